@@ -1,0 +1,35 @@
+# `make demo` and `make test` do all the set-up themselves, in the virtual environment .venv.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+DEMO ?= demo
+
+.PHONY: demo test test-all lint clean
+
+# The main job on real images, without a download: a zoo is made, loaded, run and benchmarked.
+demo: $(VENV)/.ready
+	@mkdir -p $(DEMO)
+	$(BIN)/model-zoos generate digits_cnn_s --models 32 --out $(DEMO)/zoos
+	MODEL_ZOOS_HOME=$(DEMO)/zoos $(BIN)/python examples/first_look.py
+	$(BIN)/model-zoos benchmark digits_cnn_s --data-dir $(DEMO)/zoos --out $(DEMO)/benchmark.json
+	$(BIN)/model-zoos plot digits_cnn_s --data-dir $(DEMO)/zoos --out $(DEMO)/accuracy.png
+
+test: $(VENV)/.ready
+	$(BIN)/python -m pytest
+
+# Everything, the long runs too.
+test-all: $(VENV)/.ready
+	$(BIN)/python -m pytest -m ''
+
+lint: $(VENV)/.ready
+	$(BIN)/ruff check .
+
+clean:
+	rm -rf $(VENV) $(DEMO) dist
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+		|| (echo "model_zoos needs Python 3.10 or later: make PYTHON=python3.12 ..."; exit 1)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
