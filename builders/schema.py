@@ -1,0 +1,132 @@
+"""The columns of one row: a state of a model, as Arrow schema and as datasets Features.
+
+Every config of the data set has these columns; only the length of `weights` differs, and `metrics`
+has none. Absent values are null. Metrics of epoch 1 on are as the original records them: train_loss
+and train_acc are running means over the epoch in training mode.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+if TYPE_CHECKING:
+    import datasets
+
+    from .zoo_directory import States
+
+METRICS = ("train_loss", "train_acc", "val_loss", "val_acc", "test_loss", "test_acc", "sparsity")
+"""What is measured of a state; losses in nats, accuracies and sparsity as shares of 1."""
+
+HYPERPARAMETERS: dict[str, pa.DataType] = {
+    "seed": pa.int64(),
+    "activation": pa.string(),
+    "init": pa.string(),
+    "dropout": pa.float64(),
+    "optimizer": pa.string(),
+    "learning_rate": pa.float64(),
+    "weight_decay": pa.float64(),
+    "momentum": pa.float64(),
+    "batch_size": pa.int32(),
+    "epochs": pa.int32(),
+    "scheduler": pa.string(),
+}
+"""float64, so that `filters=[("learning_rate", "==", 1e-3)]` finds its rows."""
+
+COLUMNS: dict[str, pa.DataType | None] = {
+    "zoo": pa.string(),
+    "image_dataset": pa.string(),
+    "architecture": pa.string(),
+    "variant": pa.string(),
+    "model_id": pa.string(),
+    "parent_model_id": pa.string(),
+    "epoch": pa.int32(),
+    "weights": None,  # fixed-size list of float32, as long as the zoo's layout
+    "train_loss": pa.float32(),
+    "train_acc": pa.float32(),
+    "val_loss": pa.float32(),
+    "val_acc": pa.float32(),
+    "test_loss": pa.float32(),
+    "test_acc": pa.float32(),
+    "generalization_gap": pa.float32(),
+    "sparsity": pa.float32(),
+    **HYPERPARAMETERS,
+}
+
+
+def row_schema(weights: int | None, columns: Sequence[str] | None = None) -> pa.Schema:
+    """Arrow schema of a row.
+
+    Args:
+        weights: length of the weight vector; None for a data set without weights.
+        columns: keep only these, in the schema's own order; None for all.
+
+    Raises:
+        ValueError: a column that no row has.
+    """
+    types = dict(COLUMNS)
+    types["weights"] = pa.list_(pa.float32(), weights) if weights else None
+    types = {name: kind for name, kind in types.items() if kind is not None}
+    if columns is not None:
+        for name in columns:
+            if name not in types:
+                close = difflib.get_close_matches(name, types, n=3, cutoff=0.5)
+                hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(types)}"
+                raise ValueError(f"there is no column {name!r}; {hint}")
+        types = {name: kind for name, kind in types.items() if name in columns}
+    return pa.schema(types)
+
+
+def row_features(weights: int | None, columns: Sequence[str] | None = None) -> datasets.Features:
+    """The same as datasets Features; arguments and errors as `row_schema`."""
+    import datasets
+
+    return datasets.Features.from_arrow_schema(row_schema(weights, columns))
+
+
+def states_table(files: Sequence[States], schema: pa.Schema) -> pa.Table:
+    """Rows of all states of some files, without their weights.
+
+    Args:
+        files: in the order that the rows shall have.
+        schema: as `row_schema` gives it, without weights.
+    """
+    counts = [len(states.epochs) for states in files]
+    file_of_row = pa.array(np.repeat(np.arange(len(files)), counts))
+
+    def column(name: str) -> pa.Array:
+        kind = schema.field(name).type
+        if name == "epoch":
+            return pa.array(np.concatenate([states.epochs for states in files]), kind)
+        if name in METRICS or name == "generalization_gap":
+            return pa.chunked_array([_metric(states, name, kind) for states in files], kind)
+        if name in HYPERPARAMETERS:
+            values = [states.hyperparameters.get(name) for states in files]
+        elif name == "zoo":
+            values = [states.zoo.name for states in files]
+        elif name in ("image_dataset", "architecture", "variant"):
+            values = [getattr(states.zoo, name) for states in files]
+        else:  # model_id, parent_model_id
+            values = [getattr(states, name) for states in files]
+        return pa.array(values, kind).take(file_of_row)
+
+    return pa.table({name: column(name) for name in schema.names}, schema=schema)
+
+
+def _metric(states: States, name: str, kind: pa.DataType) -> pa.Array:
+    """One metric of all states of a file; null where it was not measured."""
+    metrics: dict[str, Any] = states.metrics
+    if name == "generalization_gap":
+        if not {"train_acc", "test_acc"} <= metrics.keys():
+            return pa.nulls(len(states.epochs), kind)
+        # In float64, then rounded once: the difference of two rounded accuracies is not it.
+        values = metrics["train_acc"] - metrics["test_acc"]
+    elif name in metrics:
+        values = metrics[name]
+    else:
+        return pa.nulls(len(states.epochs), kind)
+    return pa.array(values.astype(np.float32), kind)

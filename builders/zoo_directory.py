@@ -1,0 +1,482 @@
+"""The on-disk form of a zoo: `<root>/<zoo>/zoo.json`, `splits.json` and `models/`.
+
+    zoo.json       the zoo's specification as used, layout, engine, versions, digest of the images
+    splits.json    model id -> train, validation or test; grows, never changes
+    models/        CNN zoos: <model_id>.safetensors, one file a model, all its states:
+                     weights [S, N] float32, epoch [S] int32, metrics [S, M] float64;
+                     twins also mean [S, N] and log_sigma2 [S, N]
+                   ResNet zoos: <model_id>/epoch_0005.safetensors, one file a state, named tensors
+
+What is not a tensor lies in the file's header as JSON under the single key "model_zoos"
+(safetensors writes several keys in random order, and the same model must give the same bytes). A
+file appears by rename only when it is complete, so a killed run leaves no half file, and every file
+is checked again when it is read: a faulty one raises `FaultyFile`, which costs no other file.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from .catalog import Zoo, normalize_name, zoo_from_json
+from .schema import HYPERPARAMETERS, METRICS
+from .splits import SPLITS, assign_splits
+
+FORMAT = "model_zoos/1"
+HEADER_KEY = "model_zoos"
+ACCURACIES = ("train_acc", "val_acc", "test_acc", "sparsity")
+
+
+class ZooNotFound(FileNotFoundError):
+    """There is no zoo directory of this name; the message says how to get one."""
+
+
+class FaultyZoo(ValueError):
+    """zoo.json or splits.json cannot be used; the message names the file and what is wrong."""
+
+
+class FaultyFile(ValueError):
+    """A model's file cannot be used; the message names the file and what is wrong."""
+
+
+@dataclass(frozen=True)
+class States:
+    """The states of one model that one file holds; all of them in a CNN zoo, one in a ResNet zoo.
+
+    Attributes:
+        path: of the file.
+        model_id, parent_model_id: the latter None unless a twin.
+        hyperparameters: as `catalog.Model.hyperparameters`; missing keys are unknown.
+        epochs: int32 [S], increasing; 0 is the untrained model.
+        metrics: name -> float64 [S], names from schema.METRICS; a diverged model's losses are NaN.
+        zoo: it belongs to.
+    """
+
+    path: Path
+    model_id: str
+    parent_model_id: str | None
+    hyperparameters: Mapping[str, Any]
+    epochs: np.ndarray
+    metrics: Mapping[str, np.ndarray]
+    zoo: Zoo = field(repr=False)
+
+    def weights(self, rows: Sequence[int] | None = None) -> np.ndarray:
+        """Weights of all states, or of some rows: float32 [rows, N], read from the file now."""
+        with _opened(self.path) as file:
+            if "weights" in file.keys():  # noqa: SIM118 (not a mapping)
+                if rows is None:
+                    return file.get_tensor("weights")
+                if len(rows) == 1:  # e.g. the last epoch of every model: read nothing else
+                    return file.get_slice("weights")[rows[0] : rows[0] + 1]
+                return file.get_tensor("weights")[rows]
+            vector = np.empty((1, self.zoo.layout.size), np.float32)
+            for slot in self.zoo.layout.slots:
+                vector[0, slot.slice] = file.get_tensor(slot.name).reshape(-1)
+            return vector
+
+
+@dataclass(frozen=True)
+class ZooDirectory:
+    """A zoo on disk.
+
+    Attributes:
+        path: the folder that holds zoo.json.
+        zoo: its specification.
+        info: all of zoo.json.
+    """
+
+    path: Path
+    zoo: Zoo
+    info: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def models_path(self) -> Path:
+        return self.path / "models"
+
+    def splits(self) -> dict[str, str]:
+        """Model id -> split, of every model that was ever planned.
+
+        Raises:
+            FaultyZoo: splits.json is not readable, or names a split that does not exist.
+        """
+        path = self.path / "splits.json"
+        if not path.exists():
+            return {}
+        splits = _read_json(path)
+        if not isinstance(splits, dict) or not set(splits.values()) <= set(SPLITS):
+            raise FaultyZoo(f"{path}: expected model ids with a split each ({', '.join(SPLITS)})")
+        return splits
+
+    def add_splits(
+        self, model_ids: Iterable[str], given: Mapping[str, str] | None = None
+    ) -> dict[str, str]:
+        """Write down the splits of new models; those of known models stay as they are.
+
+        Safe when several processes plan at the same time.
+
+        Args:
+            model_ids: of the zoo.
+            given: splits that are already decided: a parent's, or a published one.
+        """
+        with FileLock(self.path / ".splits.lock"):
+            existing = self.splits()
+            splits = assign_splits({**(given or {}), **existing}, model_ids)
+            if splits != existing:
+                _write_atomically(self.path / "splits.json", _json_bytes(splits))
+        return splits
+
+    def files(self) -> list[Path]:
+        """All model files, sorted by model and epoch; no file is opened."""
+        found: list[Path] = []
+        with os.scandir(self.models_path) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir():
+                    found += Path(entry.path).glob("epoch_*.safetensors")
+                elif entry.name.endswith(".safetensors"):
+                    found.append(Path(entry.path))
+        return sorted(found)
+
+    def fingerprint(self) -> list[tuple[str, int, int]]:
+        """Name, size and time of every file: changes whenever the zoo does."""
+        paths = [*self.files(), self.path / "zoo.json", self.path / "splits.json"]
+        stats = ((path.name, path.stat()) for path in paths if path.exists())
+        return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+
+    def read(self, path: Path) -> States:
+        """Read and check one model file, all but its weights.
+
+        Raises:
+            FaultyFile: truncated, not a model of this zoo, or wrong shapes or values.
+        """
+        return _read_states(path, self.zoo)
+
+    def scan(self) -> tuple[list[States], list[FaultyFile]]:
+        """All good model files and what is wrong with the others."""
+        good, faulty = [], []
+        for path in self.files():
+            try:
+                good.append(self.read(path))
+            except FaultyFile as error:
+                faulty.append(error)
+        return good, faulty
+
+    def finished(self, model_id: str) -> bool:
+        """Whether this model's file (ResNet: the file of its last epoch) is there."""
+        if self.zoo.architecture == "resnet18":
+            last = f"{model_id}/epoch_{self.zoo.epochs:04d}.safetensors"
+        else:
+            last = f"{model_id}.safetensors"
+        return (self.models_path / last).exists()
+
+    def write_model(
+        self,
+        model_id: str,
+        hyperparameters: Mapping[str, Any],
+        epochs: Sequence[int] | np.ndarray,
+        weights: np.ndarray,
+        metrics: Mapping[str, np.ndarray],
+        *,
+        parent_model_id: str | None = None,
+        extra: Mapping[str, np.ndarray] | None = None,
+    ) -> list[Path]:
+        """Write all given states of one model; its split is written down first if it has none.
+
+        Args:
+            model_id: names the file.
+            hyperparameters: as `catalog.Model.hyperparameters`; absent keys are null in the rows.
+            epochs: [S], increasing.
+            weights: float32 [S, N].
+            metrics: name -> [S]; names from schema.METRICS.
+            parent_model_id: the dense model of a twin.
+            extra: further tensors [S, N] of a twin: mean, log_sigma2.
+
+        Returns:
+            The paths written: one, or for ResNet-18 one for each state.
+
+        Raises:
+            ValueError: shapes, names or values that a reader would refuse.
+        """
+        epochs = np.asarray(epochs, np.int32)
+        weights = np.ascontiguousarray(weights, np.float32)
+        names = [name for name in METRICS if name in metrics]
+        if unknown := set(metrics) - set(names):
+            raise ValueError(f"unknown metrics {sorted(unknown)}; known: {', '.join(METRICS)}")
+        table = np.empty((len(epochs), len(names)), np.float64)
+        for column, name in enumerate(names):
+            if np.shape(metrics[name]) != epochs.shape:
+                raise ValueError(f"{name} of {model_id} must have one value for each epoch")
+            table[:, column] = metrics[name]
+        tensors = {name: np.asarray(value, np.float32) for name, value in (extra or {}).items()}
+        header = {
+            "format": FORMAT,
+            "zoo": self.zoo.name,
+            "model_id": model_id,
+            "parent_model_id": parent_model_id,
+            "hyperparameters": dict(hyperparameters),
+            "metrics": names,
+        }
+        if problem := _problem(header, epochs, table, weights.shape, self.zoo):
+            raise ValueError(f"model {model_id}: {problem}")
+        if any(value.shape != weights.shape for value in tensors.values()):
+            raise ValueError(f"model {model_id}: extra tensors must have the shape of the weights")
+        if model_id not in self.splits():
+            self.add_splits([model_id])
+        if self.zoo.architecture != "resnet18":
+            path = self.models_path / f"{model_id}.safetensors"
+            tensors |= {"weights": weights, "epoch": epochs, "metrics": table}
+            _write_atomically(path, save(tensors, metadata={HEADER_KEY: _header_json(header)}))
+            return [path]
+        paths = []
+        (self.models_path / model_id).mkdir(exist_ok=True)
+        for row, epoch in enumerate(epochs):
+            values = [None if math.isnan(value) else value for value in table[row].tolist()]
+            state = {**header, "epoch": int(epoch), "values": values}
+            named = {
+                name: np.ascontiguousarray(tensor)
+                for name, tensor in self.zoo.layout.to_state_dict(weights[row]).items()
+            }
+            path = self.models_path / model_id / f"epoch_{epoch:04d}.safetensors"
+            _write_atomically(path, save(named, metadata={HEADER_KEY: _header_json(state)}))
+            paths.append(path)
+        return paths
+
+
+def create_zoo(root: str | os.PathLike[str], zoo: Zoo, **provenance: Any) -> ZooDirectory:
+    """Create the directory of a zoo, or open it to continue.
+
+    Args:
+        root: folder of all zoos.
+        zoo: specification.
+        provenance: JSON values for zoo.json: engine, stream, images, versions. All but `versions`
+            must be the same when a zoo is continued: one zoo, one way of making it.
+
+    Raises:
+        FaultyZoo: the directory holds a zoo that was made otherwise.
+    """
+    path = Path(root) / zoo.name
+    (path / "models").mkdir(parents=True, exist_ok=True)
+    info = {
+        "format": FORMAT,
+        "zoo": zoo.to_json(),
+        "layout": zoo.layout.to_json(),
+        **provenance,
+    }
+    info = json.loads(_json_bytes(info))
+    with FileLock(path / ".splits.lock"):
+        if not (path / "zoo.json").exists():
+            _write_atomically(path / "zoo.json", _json_bytes(info))
+    found = _read_json(path / "zoo.json")
+    for key in (*info, *found):
+        if key == "versions" or found.get(key) == info.get(key):
+            continue
+        old, new = found.get(key), info.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):  # name the entry, not all of it
+            key, old, new = next(
+                (f"{key}.{k}", old.get(k), new.get(k))
+                for k in (*new, *old)
+                if old.get(k) != new.get(k)
+            )
+        raise FaultyZoo(
+            f"{path} holds a zoo made with {key} = {old!r}, not {new!r}: "
+            f"choose another output folder, or the same {key}"
+        )
+    return ZooDirectory(path, zoo, found)
+
+
+def open_zoo(root: str | os.PathLike[str], name: str) -> ZooDirectory:
+    """Open `<root>/<name>` for reading.
+
+    Raises:
+        ZooNotFound: no such directory.
+        FaultyZoo: its zoo.json cannot be used.
+    """
+    path = Path(root) / normalize_name(name)
+    if not (path / "zoo.json").exists():
+        raise ZooNotFound(f"there is no zoo {normalize_name(name)!r} in {Path(root)}")
+    info = _read_json(path / "zoo.json")
+    if not isinstance(info, dict) or info.get("format") != FORMAT or "zoo" not in info:
+        raise FaultyZoo(f"{path / 'zoo.json'}: expected a zoo in the format {FORMAT}")
+    try:
+        zoo = zoo_from_json(info["zoo"])
+    except (ValueError, TypeError) as error:
+        raise FaultyZoo(f"{path / 'zoo.json'}: {error}") from error
+    if zoo.name != path.name:
+        raise FaultyZoo(
+            f"{path} holds the zoo {zoo.name!r}: a zoo's folder must have the zoo's name"
+        )
+    if not (path / "models").is_dir():
+        raise FaultyZoo(f"{path} has no readable folder 'models'")
+    return ZooDirectory(path, zoo, info)
+
+
+def list_zoo_directories(root: str | os.PathLike[str]) -> list[str]:
+    """Names of all zoos in a folder, sorted."""
+    return sorted(path.parent.name for path in Path(root).glob("*/zoo.json"))
+
+
+# --- Reading and checking -------------------------------------------------------------------------
+
+
+class _opened:
+    """`safe_open` whose errors name the file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> Any:
+        try:
+            self.file = safe_open(self.path, "np")
+        except (SafetensorError, OSError) as error:
+            raise FaultyFile(
+                f"{self.path}: unreadable, truncated or not safetensors ({error})"
+            ) from error
+        return self.file.__enter__()
+
+    def __exit__(self, *exception: Any) -> None:
+        self.file.__exit__(*exception)
+
+
+def _read_states(path: Path, zoo: Zoo) -> States:
+    layout = zoo.layout
+    with _opened(path) as file:
+        try:
+            header = json.loads((file.metadata() or {})[HEADER_KEY])
+            assert isinstance(header, dict)
+        except (KeyError, ValueError, AssertionError) as error:
+            raise FaultyFile(
+                f"{path}: its header has no JSON object {HEADER_KEY!r}: not a model of a zoo"
+            ) from error
+        names = set(file.keys())
+        if {"weights", "epoch", "metrics"} <= names:
+            stacked = file.get_slice("weights")
+            shape, kind = tuple(stacked.get_shape()), stacked.get_dtype()
+            epochs, table = file.get_tensor("epoch"), file.get_tensor("metrics")
+        else:
+            kinds = set()
+            for slot in layout.slots:
+                if slot.name not in names:
+                    raise FaultyFile(f"{path}: there is no tensor {slot.name!r}")
+                tensor = file.get_slice(slot.name)
+                kinds.add(tensor.get_dtype())
+                if tuple(tensor.get_shape()) != slot.shape:
+                    raise FaultyFile(
+                        f"{path}: {slot.name} has shape {tuple(tensor.get_shape())}, "
+                        f"expected {slot.shape}"
+                    )
+            shape, kind = (1, layout.size), "/".join(sorted(kinds))
+            values = header.get("values")
+            if not isinstance(values, list) or not isinstance(header.get("epoch"), int):
+                raise FaultyFile(f"{path}: its header lacks the state's epoch or metrics")
+            epochs = np.array([header["epoch"]], np.int32)
+            table = np.array([[math.nan if v is None else v for v in values]], np.float64)
+    if kind != "F32":
+        raise FaultyFile(f"{path}: weights are {kind}, expected F32")
+    if problem := _problem(header, epochs, table, shape, zoo):
+        raise FaultyFile(f"{path}: {problem}")
+    if header["model_id"] not in (path.stem, path.parent.name):
+        raise FaultyFile(f"{path}: holds the model {header['model_id']}: file and header disagree")
+    return States(
+        path=path,
+        model_id=header["model_id"],
+        parent_model_id=header.get("parent_model_id"),
+        hyperparameters=header["hyperparameters"],
+        epochs=epochs,
+        metrics={name: table[:, column] for column, name in enumerate(header["metrics"])},
+        zoo=zoo,
+    )
+
+
+def _problem(
+    header: Mapping[str, Any],
+    epochs: np.ndarray,
+    table: np.ndarray,
+    weights_shape: tuple[int, ...],
+    zoo: Zoo,
+) -> str | None:
+    """What is wrong with a model's states, in one sentence; None if nothing is."""
+    count = len(epochs) if epochs.ndim == 1 else -1
+    names, hyperparameters = header.get("metrics"), header.get("hyperparameters")
+    if header.get("zoo") != zoo.name:
+        return f"belongs to the zoo {header.get('zoo')!r}, expected {zoo.name!r}"
+    if not isinstance(header.get("model_id"), str) or not header["model_id"]:
+        return "has no model_id"
+    if not isinstance(header.get("parent_model_id"), str | None):
+        return "has a parent_model_id that is not a text"
+    if weights_shape != (count, zoo.layout.size) or count < 1:
+        return (
+            f"weights have shape {weights_shape}, expected ({max(count, 1)}, {zoo.layout.size}): "
+            f"one row for each of {max(count, 0)} epochs"
+        )
+    if epochs.dtype != np.int32 or epochs[0] < 0 or (np.diff(epochs) <= 0).any():
+        return f"epochs must be increasing int32 from 0 on, found {epochs.tolist()}"
+    if not isinstance(names, list) or not all(names.count(n) == 1 and n in METRICS for n in names):
+        return f"unknown or repeated metrics {names!r}; known: {', '.join(METRICS)}"
+    if table.dtype != np.float64 or table.shape != (count, len(names)):
+        return f"metrics are {table.dtype} {table.shape}, expected float64 ({count}, {len(names)})"
+    for column, name in enumerate(names):
+        # Losses of a diverged model are NaN; an accuracy is a count and never is.
+        values = table[:, column]
+        if name in ACCURACIES and not ((values >= 0) & (values <= 1)).all():
+            return f"{name} must lie in [0, 1] at every epoch, found {values.tolist()}"
+    if not isinstance(hyperparameters, dict) or not set(hyperparameters) <= set(HYPERPARAMETERS):
+        return (
+            f"hyperparameters must be among {', '.join(HYPERPARAMETERS)}, found {hyperparameters!r}"
+        )
+    for name, value in hyperparameters.items():
+        kind = str(HYPERPARAMETERS[name])
+        if value is None:
+            continue
+        if kind == "string":
+            good = isinstance(value, str)
+        elif kind.startswith("int"):
+            bits = 63 if kind == "int64" else 31
+            good = type(value) is int and -(2**bits) <= value < 2**bits
+        else:
+            good = type(value) in (int, float) and math.isfinite(value)
+        if not good:
+            return f"{name} must be a finite {kind}, found {value!r}"
+    return None
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise FaultyZoo(f"{path}: not readable as JSON ({error})") from error
+
+
+# --- Writing --------------------------------------------------------------------------------------
+
+
+def _header_json(header: Mapping[str, Any]) -> str:
+    return json.dumps(header, separators=(",", ":"), allow_nan=False)
+
+
+def _json_bytes(value: Any) -> bytes:
+    return (json.dumps(value, indent=1, allow_nan=False) + "\n").encode()
+
+
+def _write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that it is there whole or not at all, even if this process is killed."""
+    handle, temporary = tempfile.mkstemp(prefix=".", suffix=".partial", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
