@@ -1,0 +1,1 @@
+"""From images to a zoo: architectures, image data sets, training engines."""

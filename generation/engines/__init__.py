@@ -1,0 +1,1 @@
+"""How a population is trained; each engine is one file or folder."""

@@ -1,0 +1,169 @@
+"""One model at a time in plain torch, to the bit as the original trained it.
+
+Every random number is drawn from torch's global stream in the original's order (its
+def_NN_experiment.py and def_net.py): default initialisation, the zoo's initialisation, one sample
+order that the evaluation of the untrained model uses, then for each epoch a sample order and the
+dropout masks of its steps. With float32, one thread and torch 2.13 on x86 this repeats models of
+the original bit for bit. It is the oracle of the other engines, and the slowest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from ...builders.catalog import Model
+from ...builders.layout import Layout
+from ..architectures import build, initialise
+from ..images import ImageData
+
+
+@dataclass(frozen=True)
+class State:
+    """A model at one epoch.
+
+    Attributes:
+        epoch: 0 is the untrained model.
+        weights: float32 [N] in layout order, a copy.
+        metrics: name -> value; accuracies as shares of 1, losses in nats.
+    """
+
+    epoch: int
+    weights: torch.Tensor
+    metrics: dict[str, float]
+
+
+def train(model: Model, layout: Layout, images: ImageData) -> Iterator[State]:
+    """Train one model and yield its state after every epoch, the untrained one first.
+
+    The training metrics of epoch 0 are measured in evaluation mode; those of later epochs are
+    running means over the epoch in training mode, as the original records them. A diverged model
+    goes on to its last epoch with NaN weights and losses, as there.
+
+    Args:
+        model: hyperparameters and seed.
+        layout: of the architecture.
+        images: see generation/images.py; without a validation set there are no val_ metrics.
+
+    Raises:
+        ValueError: a scheduler or architecture that this engine does not train.
+    """
+    if model.scheduler is not None or layout.architecture == "resnet18":
+        raise ValueError(
+            f"this version trains CNN-s and CNN-l, not {layout.architecture} "
+            f"(scheduler {model.scheduler})"
+        )
+    sets = {"train": (images.normalized("train"), images.train.labels)}
+    if images.validation is not None:
+        sets["val"] = (images.normalized("validation"), images.validation.labels)
+    sets["test"] = (images.normalized("test"), images.test.labels)
+
+    threads = torch.get_num_threads()
+    with _Stream() as stream:
+        torch.manual_seed(model.seed)
+        module = build(layout, model.activation, model.dropout)
+        initialise(module, model.init)
+        x, y = sets["train"]
+        order = torch.randperm(len(y))
+        state = stream.leave()
+    optimizer = _optimizer(model, module)
+    for epoch in range(model.epochs + 1):
+        torch.set_num_threads(1)  # more threads sum in another order: other bits
+        try:
+            if epoch == 0:
+                # The original evaluates over the shuffled training set.
+                losses = {"train": evaluate(module, x[order], y[order], model.batch_size)}
+            else:
+                with _Stream(state) as stream:
+                    losses = {"train": _train_epoch(module, optimizer, x, y, model.batch_size)}
+                    state = stream.leave()
+            for name in ("val", "test"):
+                if name in sets:
+                    # The original evaluates in one batch, which decides a loss's last digit.
+                    losses[name] = evaluate(module, *sets[name], len(sets[name][1]))
+        finally:
+            torch.set_num_threads(threads)
+        metrics = {}
+        for name, (loss, accuracy) in losses.items():
+            metrics[f"{name}_loss"], metrics[f"{name}_acc"] = loss, accuracy
+        vector = torch.cat([p.detach().reshape(-1) for p in module.parameters()])
+        yield State(epoch, vector, metrics)
+
+
+def _train_epoch(
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    batch_size: int,
+) -> tuple[float, float]:
+    """One epoch over a fresh random order; running mean of loss and accuracy."""
+    module.train()
+    total, correct = 0.0, 0
+    for batch in torch.randperm(len(y)).split(batch_size):
+        optimizer.zero_grad()
+        logits, target = module(x[batch]), y[batch]
+        loss = functional.cross_entropy(logits, target)  # log_softmax + NLL
+        loss.backward()
+        optimizer.step()
+        total += loss.item() * len(batch)
+        correct += int((logits.argmax(1) == target).sum())
+    return total / len(y), correct / len(y)
+
+
+@torch.no_grad()
+def evaluate(
+    module: nn.Module, x: torch.Tensor, y: torch.Tensor, batch_size: int
+) -> tuple[float, float]:
+    """Mean loss (nats) and accuracy of a network in evaluation mode.
+
+    Args:
+        x: normalised images, float32 [n, c, h, w].
+        y: labels, int64 [n].
+        batch_size: images per step.
+    """
+    module.eval()
+    total, correct = 0.0, 0
+    for images, target in zip(x.split(batch_size), y.split(batch_size), strict=True):
+        logits = module(images)
+        total += functional.cross_entropy(logits, target).item() * len(target)
+        correct += int((logits.argmax(1) == target).sum())
+    return total / len(y), correct / len(y)
+
+
+def _optimizer(model: Model, module: nn.Module) -> torch.optim.Optimizer:
+    """torch's own, with weight decay as an L2 term of the gradient."""
+    if model.optimizer == "adam":
+        return torch.optim.Adam(
+            module.parameters(), lr=model.learning_rate, weight_decay=model.weight_decay
+        )
+    return torch.optim.SGD(
+        module.parameters(),
+        lr=model.learning_rate,
+        momentum=model.momentum or 0.0,
+        weight_decay=model.weight_decay,
+    )
+
+
+class _Stream:
+    """Use torch's global stream for a while, then give it back as it was."""
+
+    def __init__(self, state: torch.Tensor | None = None) -> None:
+        self.state = state
+
+    def __enter__(self) -> _Stream:
+        self.before = torch.get_rng_state()
+        if self.state is not None:
+            torch.set_rng_state(self.state)
+        return self
+
+    def leave(self) -> torch.Tensor:
+        """Where the stream stands now, to go on from there later."""
+        return torch.get_rng_state()
+
+    def __exit__(self, *exception: object) -> None:
+        torch.set_rng_state(self.before)
