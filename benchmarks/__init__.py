@@ -1,0 +1,1 @@
+"""What can be learned from a zoo; reads zoos only through load_dataset."""

@@ -1,0 +1,35 @@
+"""python -m model_zoos.benchmarks.speed loading"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from . import loading as loading_speed
+
+app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+@app.callback()
+def speed() -> None:
+    """Measure the project's speed; ratios hold, absolute figures are this machine's."""
+
+
+@app.command()
+def loading(
+    models: Annotated[int, typer.Option(help="Of 51 CNN-s states each.")] = 1000,
+    rounds: Annotated[int, typer.Option(help="Medians are over these.")] = 5,
+    out: Annotated[Optional[Path], typer.Option(help="JSON file to write.")] = None,
+) -> None:
+    """From zoo directory through the builder, and into one tensor, beside numpy's reading."""
+    figures = loading_speed.measure(models, rounds)
+    for name, value in figures["gb_per_second"].items():
+        print(f"{name:55} {value:6.2f} GB/s")
+    if out is not None:
+        out.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+app()

@@ -1,0 +1,455 @@
+"""Model zoos as ordinary data sets.
+
+    from datasets import load_dataset
+    import model_zoos
+
+    ds = load_dataset("model_zoos", "digits_cnn_s", split="train")
+    net = model_zoos.instantiate(ds[0])          # a runnable torch.nn.Module
+    w = model_zoos.weights(ds)                   # all weights as one tensor [rows, N]
+
+Importing this module registers the name "model_zoos" with datasets. It imports neither torch nor
+the rooms that need it; they are imported when a function is called.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import datasets
+import datasets.inspect
+import datasets.load
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets.builder import Key
+
+# In a wheel the rooms lie in the folder model_zoos/ beside this file, in a checkout beside it.
+_here = Path(__file__).resolve().parent
+__path__ = [str(_here / "model_zoos" if (_here / "model_zoos" / "builders").is_dir() else _here)]
+
+from model_zoos.builders import catalog  # noqa: E402
+from model_zoos.builders.catalog import METRICS, UnknownZoo, Zoo, get_zoo, list_zoos  # noqa: E402
+from model_zoos.builders.layout import ARCHITECTURES, find_layout  # noqa: E402
+from model_zoos.builders.schema import row_features, row_schema, states_table  # noqa: E402
+from model_zoos.builders.splits import SPLITS  # noqa: E402
+from model_zoos.builders.zoo_directory import (  # noqa: E402
+    FORMAT,
+    FaultyFile,
+    States,
+    ZooDirectory,
+    ZooNotFound,
+    list_zoo_directories,
+    open_zoo,
+)
+
+if TYPE_CHECKING:
+    import torch
+
+__version__ = "0.1.0"
+__all__ = [
+    "FaultyFile",
+    "FaultyFilesWarning",
+    "ModelZoos",
+    "UnknownZoo",
+    "Zoo",
+    "ZooNotFound",
+    "get_zoo",
+    "instantiate",
+    "list_zoos",
+    "open_zoo",
+    "weights",
+    "zoos_home",
+]
+
+_ROWS_PER_TABLE = 256
+"""Rows that are read and handed over at once: 2.5 MB of CNN-s; one table costs about 1 ms."""
+
+_WRITER_BATCH_BYTES = 32 << 20
+"""Weights in one record batch of the Arrow cache (datasets' default of 1000 rows is 45 GB of
+ResNet-18)."""
+
+
+_ROWS_VERSION = datasets.Version("1.0.0")
+"""Of the rows' form."""
+
+
+class FaultyFilesWarning(UserWarning):
+    """Some model files of a zoo could not be read and were left out; the message counts them."""
+
+
+def zoos_home(data_dir: str | os.PathLike[str] | None = None) -> Path:
+    """The folder of zoo directories: the argument, else MODEL_ZOOS_HOME, else ./zoos."""
+    return Path(data_dir or os.environ.get("MODEL_ZOOS_HOME") or "zoos").expanduser()
+
+
+@dataclass
+class ModelZoosConfig(datasets.BuilderConfig):
+    """What to read of a zoo; all of it can be given to load_dataset.
+
+    Attributes:
+        name: a zoo, a union, a twin zoo, `metrics`, or any zoo directory in `data_dir`.
+        data_dir: folder of zoo directories, else MODEL_ZOOS_HOME, else ./zoos.
+        columns: read only these columns; weights that are not asked for are not read.
+        filters: keep only matching rows, in the form of datasets' Parquet loader: a list of
+            ("column", "==", value), a list of such lists, or a pyarrow expression.
+        on_bad_files: "warn" leaves out a model file that cannot be read and says so; "error" stops
+            at it; "skip" leaves it out silently.
+    """
+
+    columns: list[str] | None = None
+    filters: Any = None
+    on_bad_files: str = "warn"
+
+
+class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):
+    """Rows of model zoos: one state of one model each (builders/schema.py has the columns).
+
+    A GeneratorBasedBuilder whose bulk path yields Arrow tables: as Python lists one row of
+    ResNet-18 takes 1.9 s, 37 times as long.
+    """
+
+    VERSION = _ROWS_VERSION
+    BUILDER_CONFIG_CLASS = ModelZoosConfig
+    BUILDER_CONFIGS: ClassVar[list[ModelZoosConfig]] = [
+        ModelZoosConfig(name=name, version=_ROWS_VERSION) for name in catalog.config_names()
+    ]
+
+    def _create_builder_config(
+        self,
+        config_name: str | None = None,
+        custom_features: datasets.Features | None = None,
+        config_id: str | None = None,
+        **config_kwargs: Any,
+    ) -> tuple[ModelZoosConfig, str]:
+        if config_name is None:
+            raise ValueError(
+                'name a zoo: load_dataset("model_zoos", "digits_cnn_s"). `model-zoos list` shows '
+                "them all; MODEL_ZOOS_HOME or data_dir= says where they are"
+            )
+        if config_kwargs.pop("data_files", None) is not None:
+            raise ValueError("model_zoos reads zoo directories: give data_dir=, not data_files=")
+        if config_kwargs.get("on_bad_files", "warn") not in ("warn", "error", "skip"):
+            raise ValueError("on_bad_files must be 'warn', 'error' or 'skip'")
+        name = catalog.normalize_name(config_name)
+        root = zoos_home(config_kwargs.get("data_dir"))
+        if name not in catalog.config_names() and not (root / name / "zoo.json").exists():
+            raise UnknownZoo(
+                catalog.unknown_name(
+                    config_name, [*catalog.config_names(), *list_zoo_directories(root)]
+                )
+            )
+        config = ModelZoosConfig(**{**config_kwargs, "name": name, "version": self.VERSION})
+        if config_id is None:
+            # The cache of datasets is found by this id: it must change whenever the zoo does.
+            present = [part for part in _parts(name, root) if (root / part / "zoo.json").exists()]
+            state = [(part, open_zoo(root, part).fingerprint()) for part in present]
+            digest = hashlib.sha256(json.dumps([str(root.resolve()), state]).encode())
+            config_id = config.create_config_id(
+                {**config_kwargs, "fingerprint": digest.hexdigest()[:16]}, custom_features
+            )
+        return config, config_id
+
+    def _info(self) -> datasets.DatasetInfo:
+        size = self._weights_size()
+        if size:
+            self._writer_batch_size = max(1, _WRITER_BATCH_BYTES // (4 * size))
+        return datasets.DatasetInfo(
+            description=f"{self.config.name} of the model zoos",
+            features=row_features(size, self.config.columns),
+            homepage="https://arxiv.org/abs/2209.14764",
+            license="CC-BY-4.0",
+        )
+
+    def _weights_size(self) -> int | None:
+        """Elements of a row's weights; None for `metrics`."""
+        if self.config.name == METRICS:
+            return None
+        first = catalog.parts_of(self.config.name)[0]
+        root = zoos_home(self.config.data_dir)
+        if (root / first / "zoo.json").exists():
+            return open_zoo(root, first).zoo.layout.size
+        return get_zoo(first.removesuffix("_sparse")).layout.size
+
+    def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
+        root = zoos_home(self.config.data_dir)
+        shards: dict[str, list[list[States]]] = {split: [] for split in SPLITS}
+        faulty: list[FaultyFile] = []
+        for directory in _open_parts(self.config.name, root):
+            splits = directory.splits()
+            files: dict[str, list[States]] = {split: [] for split in SPLITS}
+            good, bad = directory.scan()
+            for states in good:
+                if states.model_id in splits:
+                    files[splits[states.model_id]].append(states)
+                else:
+                    bad.append(FaultyFile(f"{states.path}: splits.json has no split for it"))
+            if not good and not bad:
+                raise ZooNotFound(f"{directory.path} holds no finished model yet")
+            faulty += bad
+            for split in SPLITS:
+                shards[split] += _in_tables(files[split])
+        if faulty:
+            if self.config.on_bad_files == "error":
+                raise faulty[0]
+            # Kept with the cached data, so that a later load from the cache says it again.
+            self.info.description += _left_out(faulty)
+        return [
+            datasets.SplitGenerator(name=split, gen_kwargs={"files": files})
+            for split, files in shards.items()
+            if files
+        ]
+
+    def as_dataset(self, *args: Any, **kwargs: Any) -> Any:
+        self._warn_left_out()
+        return super().as_dataset(*args, **kwargs)
+
+    def as_streaming_dataset(self, *args: Any, **kwargs: Any) -> Any:
+        streaming = super().as_streaming_dataset(*args, **kwargs)
+        self._warn_left_out()
+        return streaming
+
+    def _warn_left_out(self) -> None:
+        _, _, left_out = (self.info.description or "").partition("\n")
+        if left_out and self.config.on_bad_files == "warn":
+            warnings.warn(f"{self.config.name}: {left_out}", FaultyFilesWarning, stacklevel=3)
+
+    def _generate_tables(self, files: list[list[States]]) -> Any:
+        """Arrow tables of some hundred rows.
+
+        Args:
+            files: shards; each a list of model files that make one table.
+        """
+        schema = self.info.features.arrow_schema
+        filters = self.config.filters
+        if isinstance(filters, list):
+            filters = pq.filters_to_expression(filters)
+        plain = [name for name in schema.names if name != "weights"]
+        # A filter may name columns that are not wanted in the result.
+        rows_schema = row_schema(None, None if filters is not None else plain)
+        for shard, group in enumerate(files):
+            table = states_table(group, rows_schema)
+            counts = [len(states.epochs) for states in group]
+            kept: np.ndarray | None = None
+            if filters is not None:
+                numbered = table.append_column("_row", pa.array(np.arange(len(table))))
+                try:
+                    table = numbered.filter(filters)
+                except (pa.ArrowInvalid, pa.ArrowNotImplementedError, KeyError) as error:
+                    raise ValueError(f"filters={self.config.filters!r}: {error}") from error
+                kept = table["_row"].to_numpy()
+                if not len(kept):
+                    continue
+            columns = {name: table[name] for name in plain}
+            if "weights" in schema.names:
+                kind = schema.field("weights").type
+                columns["weights"] = _weights_column(group, counts, kept, kind)
+            elif not columns:
+                raise ValueError("columns=[] asks for nothing")
+            yield (
+                Key(shard, 0),
+                pa.table({name: columns[name] for name in schema.names}, schema=schema),
+            )
+
+    def _generate_examples(self, files: list[list[States]]) -> Any:
+        """The same row by row, as a plain GeneratorBasedBuilder would yield them."""
+        for key, table in self._generate_tables(files):
+            for number, row in enumerate(table.to_pylist()):
+                yield Key(key.original_shard_id, number), row
+
+
+def _parts(name: str, root: Path) -> Sequence[str]:
+    return list_zoo_directories(root) if name == METRICS else catalog.parts_of(name)
+
+
+def _open_parts(name: str, root: Path) -> list[ZooDirectory]:
+    """The zoo directories behind a name; all of them must be there."""
+    parts = _parts(name, root)
+    missing = [part for part in parts if not (root / part / "zoo.json").exists()]
+    if not missing and parts:
+        return [open_zoo(root, part) for part in parts]
+    where = f"{root} (data_dir=, else MODEL_ZOOS_HOME, else ./zoos)"
+    if name == METRICS:
+        raise ZooNotFound(f"there is no zoo in {where}")
+    if (root / "zoo.json").exists():
+        raise ZooNotFound(f"{root} is itself a zoo: give the folder above it as data_dir")
+    first = missing[0].removesuffix("_sparse")
+    lacks = f"the zoo {name!r}" if len(parts) == 1 else f"{', '.join(missing)} of {name!r}"
+    doi = catalog.TWIN_DOIS.get(first) if first != missing[0] else get_zoo(first).doi
+    published = f" The published files are at https://doi.org/{doi}." if doi else ""
+    raise ZooNotFound(
+        f"{lacks} is not in {where}. Generate it: model-zoos generate {missing[0]} --out "
+        f"{root}.{published}"
+    )
+
+
+def _in_tables(files: list[States]) -> list[list[States]]:
+    """Files in groups that make one table each: small enough that there are some to share out."""
+    total = sum(len(states.epochs) for states in files)
+    size = files[0].zoo.layout.size if files else 1
+    limit = min(_ROWS_PER_TABLE, max(1, total // 16), max(1, _WRITER_BATCH_BYTES // (4 * size)))
+    groups: list[list[States]] = []
+    rows = limit
+    for states in files:
+        if rows >= limit:
+            groups.append([])
+            rows = 0
+        groups[-1].append(states)
+        rows += len(states.epochs)
+    return groups
+
+
+def _weights_column(
+    group: list[States], counts: list[int], kept: np.ndarray | None, kind: pa.DataType
+) -> pa.ChunkedArray:
+    """Weights of the kept rows (None: all), without a copy beyond the reading itself."""
+    chunks, start = [], 0
+    for states, count in zip(group, counts, strict=True):
+        rows = None
+        if kept is not None:
+            rows = (kept[(kept >= start) & (kept < start + count)] - start).tolist()
+        start += count
+        if rows is None or rows:
+            flat = pa.array(states.weights(rows).reshape(-1))
+            chunks.append(pa.FixedSizeListArray.from_arrays(flat, type=kind))
+    return pa.chunked_array(chunks, kind)
+
+
+def _left_out(faulty: list[FaultyFile]) -> str:
+    shown = "; ".join(str(error) for error in faulty[:3])
+    more = f"; and {len(faulty) - 3} more" if len(faulty) > 3 else ""
+    return f"\n{len(faulty)} model file(s) left out: {shown}{more}"
+
+
+# --- Public functions -----------------------------------------------------------------------------
+
+
+def instantiate(row: Mapping[str, Any]) -> torch.nn.Module:
+    """The network that a row describes, in evaluation mode.
+
+    Args:
+        row: with the columns architecture, weights, activation and dropout.
+
+    Returns:
+        A module from images float32 [n, c, h, w], normalised as at training, to logits
+        [n, classes].
+
+    Raises:
+        ValueError: a column is missing, or the weights are not those of the architecture.
+    """
+    for column in ("architecture", "weights", "activation"):
+        if row.get(column) is None:
+            raise ValueError(f"the row has no {column}: load it with columns that include it")
+    if row["architecture"] not in ARCHITECTURES:
+        raise ValueError(
+            f"unknown architecture {row['architecture']!r}; known: {', '.join(ARCHITECTURES)}"
+        )
+    import torch
+
+    from model_zoos.generation.architectures import build
+
+    vector = torch.as_tensor(np.asarray(row["weights"], np.float32))
+    if vector.ndim != 1:
+        raise ValueError(f"expected one row, found weights of shape {tuple(vector.shape)}")
+    layout = find_layout(row["architecture"], len(vector))
+    module = build(layout, row["activation"], row.get("dropout") or 0.0)
+    # torch's own names for buffers that are no weights (num_batches_tracked) keep their zeros.
+    module.load_state_dict(layout.to_state_dict(vector), strict=False)
+    return module.eval()
+
+
+def weights(dataset: datasets.Dataset) -> torch.Tensor:
+    """All weights of a data set as one float32 tensor [rows, N], in the data set's row order.
+
+    The tensor shares the memory of the data where that lies in one piece (it must then not be
+    written to); otherwise it is copied once.
+
+    Raises:
+        ValueError: a data set without weights, or a streaming one.
+    """
+    if not isinstance(dataset, datasets.Dataset):
+        raise ValueError(
+            f"expected a datasets.Dataset, found {type(dataset).__name__}: name a split, and do "
+            "not stream (a stream is read in batches: .with_format('arrow'))"
+        )
+    if "weights" not in dataset.column_names:
+        raise ValueError("this data set has no weights: load it with them among `columns`")
+    import torch
+
+    column = dataset.data.column("weights")
+    size = column.type.list_size
+    flat = [chunk.flatten().to_numpy() for chunk in column.chunks if len(chunk)]
+    blocks = [values.reshape(-1, size) for values in flat]
+    indices = None
+    if dataset._indices is not None:  # unsigned: numpy would make differences floating-point
+        indices = dataset._indices.column(0).to_numpy().astype(np.int64)
+    if indices is None and len(blocks) == 1:
+        with warnings.catch_warnings():  # memory-mapped arrays are read-only, which torch lacks
+            warnings.simplefilter("ignore", UserWarning)
+            return torch.from_numpy(blocks[0])
+    from concurrent.futures import ThreadPoolExecutor
+
+    rows = len(column) if indices is None else len(indices)
+    # numpy asks for huge pages, torch does not: half the time of this function.
+    target = np.empty((rows, size), np.float32)
+    starts = np.cumsum([0, *(len(block) for block in blocks)])
+
+    def copy(number: int) -> None:
+        start, stop = starts[number], starts[number + 1]
+        if indices is None:
+            target[start:stop] = blocks[number]
+        else:
+            wanted = np.flatnonzero((indices >= start) & (indices < stop))
+            target[wanted] = blocks[number][indices[wanted] - start]
+
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as threads:
+        list(threads.map(copy, range(len(blocks))))
+    return torch.from_numpy(target)
+
+
+def main() -> None:
+    """The command `model-zoos`."""
+    from model_zoos import cli
+
+    cli.main()
+
+
+# --- Registration with datasets -------------------------------------------------------------------
+
+
+def _register() -> None:
+    """Make `load_dataset("model_zoos", ...)` find the builder above.
+
+    datasets 4 and later run no loading scripts and look for a bare name on the Hub only. Its module
+    factory is wrapped: it answers for our name and passes everything else on.
+    """
+    original = datasets.load.dataset_module_factory
+    if getattr(original, "knows_model_zoos", False):
+        return
+    # Part of the cache's path: data of another form is never taken from the cache.
+    form = json.dumps([__version__, FORMAT, str(row_schema(1))])
+
+    def dataset_module_factory(path: str, *args: Any, **kwargs: Any) -> Any:
+        if path != "model_zoos":
+            return original(path, *args, **kwargs)
+        return datasets.load.DatasetModule(
+            module_path="model_zoos",
+            hash=hashlib.sha256(form.encode()).hexdigest()[:16],
+            builder_kwargs={},
+        )
+
+    dataset_module_factory.knows_model_zoos = True  # type: ignore[attr-defined]
+    datasets.load.dataset_module_factory = dataset_module_factory
+    datasets.inspect.dataset_module_factory = dataset_module_factory
+
+
+_register()
+
+if __name__ == "__main__":
+    main()
