@@ -1,0 +1,336 @@
+"""The on-disk form: round trips, faulty files, interrupted and concurrent writers."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import load_file, save_file
+
+from model_zoos.benchmarks.speed.loading import random_zoo
+from model_zoos.builders.catalog import get_zoo
+from model_zoos.builders.schema import METRICS
+from model_zoos.builders.zoo_directory import (
+    HEADER_KEY,
+    FaultyFile,
+    FaultyZoo,
+    ZooDirectory,
+    ZooNotFound,
+    create_zoo,
+    open_zoo,
+)
+
+DIGITS = dataclasses.replace(get_zoo("digits_cnn_s"), epochs=3)
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> ZooDirectory:
+    return random_zoo(tmp_path, DIGITS, 5)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.data())
+def test_a_model_is_read_as_it_was_written(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    directory = create_zoo(tmp_path_factory.mktemp("zoo"), DIGITS)
+    epochs = sorted(data.draw(st.sets(st.integers(0, 99), min_size=1, max_size=5)))
+    weights = np.random.default_rng(0).standard_normal((len(epochs), 2464), np.float32)
+    weights[0, :3] = [np.nan, np.inf, -0.0]  # a diverged model is kept as it is
+    names = data.draw(st.sets(st.sampled_from(METRICS)))
+    metrics = {
+        name: np.array(
+            [
+                data.draw(st.floats(0, 1) if "acc" in name or name == "sparsity" else st.floats())
+                for _ in epochs
+            ]
+        )
+        for name in names
+    }
+    hyperparameters = {"seed": data.draw(st.integers(0, 2**63 - 1)), "momentum": None}
+    parent = data.draw(st.none() | st.just("parent"))
+    [path] = directory.write_model(
+        "model", hyperparameters, epochs, weights, metrics, parent_model_id=parent
+    )
+    states = open_zoo(directory.path.parent, DIGITS.name).read(path)
+    assert states.model_id == "model"
+    assert states.parent_model_id == parent
+    assert states.hyperparameters == hyperparameters
+    assert states.epochs.tolist() == epochs
+    assert states.weights().tobytes() == weights.tobytes()
+    rows = data.draw(st.lists(st.sampled_from(range(len(epochs))), min_size=1, unique=True))
+    assert states.weights(rows).tobytes() == weights[rows].tobytes()
+    assert set(states.metrics) == names
+    for name in names:
+        assert states.metrics[name].tobytes() == metrics[name].tobytes()
+
+
+def test_resnet_states_have_a_file_each_with_named_tensors(tmp_path: Path) -> None:
+    import torch
+
+    from model_zoos.generation.architectures import build
+
+    zoo = get_zoo("cifar10_resnet18")
+    directory = create_zoo(tmp_path, zoo)
+    weights = np.random.default_rng(0).standard_normal((2, zoo.layout.size), np.float32)
+    model = zoo.models(1)[0]
+    paths = directory.write_model(
+        model.model_id,
+        model.hyperparameters(),
+        [4, 5],
+        weights,
+        {"test_acc": np.array([0.1, 0.2]), "test_loss": np.array([math.nan, 1.0])},
+    )
+    assert [path.relative_to(directory.models_path).as_posix() for path in paths] == [
+        f"{model.model_id}/epoch_0004.safetensors",
+        f"{model.model_id}/epoch_0005.safetensors",
+    ]
+    module = build(zoo.layout, "relu")
+    named = {name: torch.from_numpy(value) for name, value in load_file(paths[1]).items()}
+    missing, unexpected = module.load_state_dict(named, strict=False)
+    assert not unexpected
+    assert all("num_batches_tracked" in name for name in missing)
+    good, faulty = open_zoo(tmp_path, zoo.name).scan()
+    assert not faulty
+    assert [states.epochs.tolist() for states in good] == [[4], [5]]
+    assert good[1].weights().tobytes() == weights[1].tobytes()
+    assert good[1].metrics["test_acc"].tolist() == [0.2]
+    assert math.isnan(good[0].metrics["test_loss"][0])
+
+
+def test_the_same_model_gives_the_same_bytes(tmp_path: Path) -> None:
+    contents = []
+    for name in ("a", "b"):
+        directory = random_zoo(tmp_path / name, DIGITS, 3)
+        contents.append([path.read_bytes() for path in directory.files()])
+    assert contents[0] == contents[1]
+
+
+# --- Faulty files: each costs itself only ---------------------------------------------------------
+
+
+def _rewrite(path: Path, change: Callable[[dict[str, Any], dict[str, np.ndarray]], None]) -> None:
+    """Read a model file, change header and tensors, write it back."""
+    from safetensors import safe_open
+
+    with safe_open(path, "np") as file:
+        header = json.loads(file.metadata()[HEADER_KEY])
+    tensors = load_file(path)
+    change(header, tensors)
+    save_file(tensors, path, metadata={HEADER_KEY: json.dumps(header)})
+
+
+FAULTS: dict[str, tuple[str, Callable[[Path], None]]] = {
+    "truncated": ("truncated", lambda p: os.truncate(p, p.stat().st_size - 1)),
+    "half": ("truncated", lambda p: os.truncate(p, p.stat().st_size // 2)),
+    "empty": ("truncated", lambda p: os.truncate(p, 0)),
+    "other bytes": ("not safetensors", lambda p: p.write_bytes(b"PK\x03\x04" * 100) and None),
+    "no header": (
+        "not a model of a zoo",
+        lambda p: save_file(load_file(p), p),
+    ),
+    "other zoo": (
+        "belongs to the zoo 'mnist'",
+        lambda p: _rewrite(p, lambda h, t: h.update(zoo="mnist")),
+    ),
+    "wrong shape": (
+        r"weights have shape \(4, 2463\)",
+        lambda p: _rewrite(p, lambda h, t: t.update(weights=t["weights"][:, 1:].copy())),
+    ),
+    "a row too few": (
+        r"weights have shape \(3, 2464\)",
+        lambda p: _rewrite(p, lambda h, t: t.update(weights=t["weights"][1:].copy())),
+    ),
+    "half precision": (
+        "weights are F16",
+        lambda p: _rewrite(p, lambda h, t: t.update(weights=t["weights"].astype(np.float16))),
+    ),
+    "NaN accuracy": (
+        r"test_acc must lie in \[0, 1\]",
+        lambda p: _rewrite(p, lambda h, t: t["metrics"].__setitem__((1, 5), np.nan)),
+    ),
+    "accuracy in percent": (
+        r"train_acc must lie in \[0, 1\]",
+        lambda p: _rewrite(p, lambda h, t: t["metrics"].__setitem__((0, 1), 98.0)),
+    ),
+    "epochs repeated": (
+        "epochs must be increasing",
+        lambda p: _rewrite(p, lambda h, t: t["epoch"].__setitem__(1, 0)),
+    ),
+    "metrics of another shape": (
+        "metrics are float64",
+        lambda p: _rewrite(p, lambda h, t: t.update(metrics=t["metrics"][:, 1:].copy())),
+    ),
+    "unknown metric": (
+        "unknown or repeated metrics",
+        lambda p: _rewrite(p, lambda h, t: h.update(metrics=["loss", *h["metrics"][1:]])),
+    ),
+    "infinite learning rate": (
+        "learning_rate must be a finite double",
+        lambda p: _rewrite(p, lambda h, t: h["hyperparameters"].update(learning_rate=math.inf)),
+    ),
+    "seed as text": (
+        "seed must be a finite int64",
+        lambda p: _rewrite(p, lambda h, t: h["hyperparameters"].update(seed="1")),
+    ),
+    "renamed": (
+        "file and header disagree",
+        lambda p: _rewrite(p, lambda h, t: h.update(model_id="somebody")),
+    ),
+    "a folder": ("unreadable", lambda p: (p.unlink(), p.mkdir())[1]),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_faulty_file_costs_no_other(directory: ZooDirectory, fault: str) -> None:
+    message, spoil = FAULTS[fault]
+    path = directory.files()[2]
+    spoil(path)
+    if fault == "a folder":  # holds no states; what a ResNet zoo's model looks like
+        assert path not in directory.files()
+        assert len(directory.scan()[0]) == 4
+        return
+    with pytest.raises(FaultyFile, match=message) as raised:
+        directory.read(path)
+    assert str(path) in str(raised.value)
+    good, faulty = directory.scan()
+    assert [states.path for states in good] == [p for p in directory.files() if p != path]
+    assert [str(error) for error in faulty] == [str(raised.value)]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_no_mutation_of_a_file_does_more_than_fault_it(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    root = tmp_path_factory.getbasetemp() / "mutations"
+    if not root.exists():
+        random_zoo(root, DIGITS, 1)
+    directory = open_zoo(root, DIGITS.name)
+    [path] = [p for p in directory.files() if len(p.stem) == 12]
+    content = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        position = data.draw(st.integers(0, 1200) | st.integers(0, len(content) - 1))
+        content[position] = data.draw(st.integers(0, 255))
+    mutated = path.with_name("mutated.safetensors")
+    mutated.write_bytes(content)
+    names = []
+    with contextlib.suppress(FaultyFile):  # any other error fails the test
+        states = directory.read(mutated)
+        names.append(states.path)
+        assert states.weights().shape == (len(states.epochs), 2464)
+    assert names in ([], [mutated])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"weights": np.zeros((2, 2465), np.float32)}, "weights have shape"),
+        ({"epochs": [1, 1]}, "increasing"),
+        ({"epochs": [-1, 1]}, "increasing"),
+        ({"metrics": {"test_acc": np.array([0.1, np.nan])}}, r"lie in \[0, 1\]"),
+        ({"metrics": {"test_acc": np.array([0.1])}}, "one value for each epoch"),
+        ({"metrics": {"f1": np.array([0.1, 0.2])}}, "unknown metrics"),
+        ({"hyperparameters": {"lr": 1.0}}, "hyperparameters must be among"),
+        ({"extra": {"mean": np.zeros((1, 2464))}}, "extra tensors"),
+    ],
+)
+def test_what_a_reader_would_refuse_is_not_written(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    directory = create_zoo(tmp_path, DIGITS)
+    arguments: dict[str, Any] = {
+        "model_id": "model",
+        "hyperparameters": {},
+        "epochs": [0, 1],
+        "weights": np.zeros((2, 2464), np.float32),
+        "metrics": {},
+    }
+    with pytest.raises(ValueError, match=message):
+        directory.write_model(**{**arguments, **change})
+    assert directory.files() == []
+
+
+# --- The directory itself -------------------------------------------------------------------------
+
+
+def test_a_zoo_is_not_continued_in_another_way(directory: ZooDirectory) -> None:
+    root = directory.path.parent
+    assert create_zoo(root, DIGITS, engine="random values", versions={"torch": "3"}) == directory
+    with pytest.raises(FaultyZoo, match="made with engine = 'random values', not 'reference'"):
+        create_zoo(root, DIGITS, engine="reference")
+    with pytest.raises(FaultyZoo, match=r"zoo\.epochs = 3, not 4"):
+        create_zoo(root, dataclasses.replace(DIGITS, epochs=4), engine="random values")
+
+
+def test_what_cannot_be_opened(directory: ZooDirectory) -> None:
+    root = directory.path.parent
+    with pytest.raises(ZooNotFound, match="no zoo 'mnist_cnn_s'"):
+        open_zoo(root, "mnist_cnn_s")
+    directory.path.rename(root / "renamed")
+    with pytest.raises(FaultyZoo, match="must have the zoo's name"):
+        open_zoo(root, "renamed")
+    (root / "renamed" / "zoo.json").write_text('{"format": "other"}')
+    with pytest.raises(FaultyZoo, match="in the format model_zoos/1"):
+        open_zoo(root, "renamed")
+    (root / "renamed" / "zoo.json").write_text("{")
+    with pytest.raises(FaultyZoo, match="not readable as JSON"):
+        open_zoo(root, "renamed")
+
+
+def test_bad_splits_are_named(directory: ZooDirectory) -> None:
+    (directory.path / "splits.json").write_text('{"a": "exam"}')
+    with pytest.raises(FaultyZoo, match=r"splits\.json: expected model ids"):
+        directory.splits()
+
+
+def test_concurrent_planning_agrees(tmp_path: Path) -> None:
+    directory = create_zoo(tmp_path, DIGITS)
+    ids = [f"{i:012x}" for i in range(200)]
+    with ThreadPoolExecutor(8) as threads:
+        results = list(threads.map(lambda _: directory.add_splits(ids), range(16)))
+    assert all(result == results[0] for result in results)
+    assert directory.splits() == results[0]
+
+
+def test_a_later_model_moves_no_split(directory: ZooDirectory) -> None:
+    before = directory.splits()
+    directory.write_model("later", {}, [0], np.zeros((1, 2464), np.float32), {})
+    after = directory.splits()
+    assert set(after) == {*before, "later"}
+    assert {model: after[model] for model in before} == before
+
+
+def test_a_killed_writer_leaves_only_whole_files(tmp_path: Path) -> None:
+    code = (
+        "import sys, dataclasses; from pathlib import Path\n"
+        "from model_zoos.benchmarks.speed.loading import random_zoo\n"
+        "from model_zoos.builders.catalog import get_zoo\n"
+        "zoo = dataclasses.replace(get_zoo('mnist_cnn_s_seed'), epochs=3)\n"
+        "random_zoo(Path(sys.argv[1]), zoo)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)])
+    models = tmp_path / "mnist_cnn_s_seed" / "models"
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and len(list(models.glob("*.safetensors"))) < 20:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    good, faulty = open_zoo(tmp_path, "mnist_cnn_s_seed").scan()
+    assert 20 <= len(good) < 1000
+    assert faulty == []

@@ -1,0 +1,38 @@
+"""What every test needs: a cache of its own, no network, and a small zoo really trained."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+
+# Before datasets is imported: it reads these once.
+_CACHE = tempfile.TemporaryDirectory(prefix="model-zoos-tests-")
+os.environ["HF_HOME"] = _CACHE.name
+os.environ["HF_HUB_OFFLINE"] = "1"
+for name in ("MODEL_ZOOS_HOME", "MODEL_ZOOS_IMAGES"):
+    os.environ.pop(name, None)
+if "MODEL_ZOOS_SHARED" in os.environ:
+    os.environ["MODEL_ZOOS_SHARED"] = os.path.abspath(os.environ["MODEL_ZOOS_SHARED"])
+
+from pathlib import Path  # noqa: E402
+
+import datasets  # noqa: E402
+import pytest  # noqa: E402
+
+import model_zoos  # noqa: E402
+
+datasets.disable_progress_bars()
+
+
+@pytest.fixture(scope="session")
+def digits_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of zoos with digits_cnn_s: 20 models trained for 5 epochs (never write to it)."""
+    import dataclasses
+
+    from model_zoos.generation.images import load_images
+    from model_zoos.generation.population import generate
+
+    root = tmp_path_factory.mktemp("zoos")
+    zoo = dataclasses.replace(model_zoos.get_zoo("digits_cnn_s"), epochs=5)
+    generate(zoo, root, load_images("digits"), models=20)
+    return root

@@ -1,0 +1,93 @@
+"""The command, run as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from model_zoos.builders.catalog import get_zoo
+
+
+def run(*arguments: str, cwd: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "model_zoos", *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == code, done.stderr
+    return done
+
+
+def error(*arguments: str, cwd: Path) -> str:
+    """The one line that an expected error prints."""
+    [line] = run(*arguments, cwd=cwd, code=1).stderr.strip().splitlines()
+    assert line.startswith("error: ")
+    return line
+
+
+def test_list(tmp_path: Path) -> None:
+    table = run("list", cwd=tmp_path).stdout
+    assert len([line for line in table.splitlines() if "_" in line]) == 29
+    assert "fashion_mnist_cnn_s_hyp_10_r" in table
+    assert "130,560" in table
+    entries = json.loads(run("list", "--architecture", "cnn-l", "--json", cwd=tmp_path).stdout)
+    assert [entry["name"] for entry in entries][:2] == [
+        "cifar10_cnn_l_seed",
+        "cifar10_cnn_l_hyp_10_r",
+    ]
+    assert entries[0]["models"] == 1000
+    assert entries[0]["grid"]["learning_rate"] == [1e-4]
+    assert "no zoo has variant" in error("list", "--variant", "random", cwd=tmp_path)
+
+
+def test_from_a_specification_of_ones_own_to_benchmark_and_plot(tmp_path: Path) -> None:
+    specification = {
+        **get_zoo("digits_cnn_s").to_json(),
+        "name": "my_digits",
+        "epochs": 1,
+        "seeds": 1,
+    }
+    (tmp_path / "my_digits.json").write_text(json.dumps(specification))
+    done = run("generate", "my_digits.json", "--models", "8", "--json", cwd=tmp_path)
+    summary = json.loads(done.stdout)
+    assert (summary["models"], summary["states"]) == (8, 16)
+    assert (tmp_path / "zoos" / "my_digits" / "zoo.json").exists()
+    assert (
+        "8 of 8"
+        not in run("generate", "my_digits.json", "--models", "8", "--quiet", cwd=tmp_path).stdout
+    )
+    table = run("benchmark", "my_digits", cwd=tmp_path).stdout
+    assert "generalization_gap" in table
+    written = json.loads((tmp_path / "my_digits-benchmark.json").read_text())
+    assert len(written["scores"]) == 6
+    as_json = run("benchmark", "my_digits", "--json", cwd=tmp_path)
+    assert json.loads(as_json.stdout) == written
+    assert as_json.stderr == ""
+    run("plot", "my_digits", "--out", "figure.png", cwd=tmp_path)
+    assert (tmp_path / "figure.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_expected_errors_are_one_line(tmp_path: Path) -> None:
+    assert "did you mean mnist_cnn_s_seed" in error("generate", "mnist_cnn_s_sed", cwd=tmp_path)
+    message = error("generate", "mnist_cnn_s_seed", "--models", "2", cwd=tmp_path)
+    assert "train-images-idx3-ubyte" in message
+    assert "--download" in message
+    assert "MODEL_ZOOS_IMAGES" in message
+    assert "has 320 models" in error("generate", "digits_cnn_s", "--models", "0", cwd=tmp_path)
+    assert "model-zoos generate" in error("benchmark", "digits_cnn_s", cwd=tmp_path)
+    (tmp_path / "bad.json").write_text("{")
+    assert "bad.json: not readable as JSON" in error("generate", "bad.json", cwd=tmp_path)
+    (tmp_path / "taken.json").write_text(json.dumps(get_zoo("digits_cnn_s").to_json()))
+    assert "choose another name" in error("generate", "taken.json", cwd=tmp_path)
+    assert not (tmp_path / "zoos").exists()
+
+
+@pytest.mark.parametrize("command", ["list", "generate", "benchmark", "plot"])
+def test_help(command: str, tmp_path: Path) -> None:
+    assert "Usage" in run(command, "--help", cwd=tmp_path).stdout
