@@ -168,6 +168,9 @@ def benchmark(
     out: Annotated[
         Optional[Path], typer.Option(help="JSON file to write; <name>-benchmark.json by default.")
     ] = None,
+    max_weight: Annotated[
+        float, typer.Option(help="Leave out states with a larger weight; inf keeps all.")
+    ] = 5.0,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -175,7 +178,7 @@ def benchmark(
     from .benchmarks.property_prediction import predict_properties
 
     _quiet_datasets(quiet or as_json)
-    result = predict_properties(name, data_dir)
+    result = predict_properties(name, data_dir, max_weight=max_weight)
     text = json.dumps(_finite(dataclasses.asdict(result)), indent=1)
     path = out or Path(f"{result.zoo}-benchmark.json")
     path.write_text(text + "\n")
@@ -245,12 +248,14 @@ def _console() -> Console:
 
 
 def _print_table(title: str, values: dict[str, Any]) -> None:
-    table = Table(title=title, show_header=False, title_justify="left")
+    table = Table(show_header=False)
     table.add_column()
     table.add_column(justify="right")
     for name, value in values.items():
         table.add_row(name, str(value))
-    _console().print(table)
+    console = _console()
+    console.print(title)
+    console.print(table)
 
 
 def _progress(hidden: bool) -> Progress:

@@ -74,20 +74,24 @@ def test_states_that_cannot_be_used_are_counted(tmp_path: Path) -> None:
     models = zoo.models(12)
     directory.add_splits(model.model_id for model in models)
     for number, model in enumerate(models):
-        weights = generator.standard_normal((4, 2464), np.float32)
+        weights = generator.uniform(-1, 1, (4, 2464)).astype(np.float32)
         metrics = {"train_acc": generator.random(4), "test_acc": generator.random(4)}
         if number == 0:
             weights[2:] = np.nan
         elif number == 1:
             weights[1, 5] = np.inf
         elif number == 2:
-            weights[0, 5] = np.float32(3e38)  # large, but finite
+            weights[0, 5] = -3e38  # large, but finite
             del metrics["train_acc"]
+        elif number == 3:
+            weights[3, 5] = 5.5
         directory.write_model(model.model_id, {}, range(4), weights, metrics)
     result = predict_properties("digits_cnn_s", tmp_path)
-    assert result.left_out == {"weights not finite": 3, "target absent": 4}
-    assert sum(result.states.values()) == 12 * 4 - 7
+    assert result.left_out == {"weights not finite": 3, "a weight above 5": 2, "target absent": 3}
+    assert sum(result.states.values()) == 12 * 4 - 8
     assert sum(result.models.values()) == 11
+    result = predict_properties("digits_cnn_s", tmp_path, max_weight=np.inf)
+    assert result.left_out == {"weights not finite": 3, "a weight above inf": 0, "target absent": 4}
 
 
 def test_a_zoo_that_is_too_small(tmp_path: Path) -> None:
