@@ -172,7 +172,10 @@ class ImageData:
         column = {"dtype": torch.float32, "device": images.pixels.device}
         mean = torch.tensor(self.mean, **column).view(-1, 1, 1)
         std = torch.tensor(self.std, **column).view(-1, 1, 1)
-        return images.pixels.to(torch.float32).div_(255).sub_(mean).div_(std)
+        # A new tensor in plain order. A conversion keeps the strides, and those of one channel can
+        # be taken for channels-last: then torch convolves by another algorithm, to other last bits.
+        floats = torch.empty(images.pixels.shape, **column).copy_(images.pixels)
+        return floats.div_(255).sub_(mean).div_(std)
 
     def digest(self) -> str:
         """SHA-256 (hex) over pixels, labels, mean and std; equal on every machine.

@@ -56,7 +56,9 @@ def test_ridge_is_scikit_learns(columns: int) -> None:
 def test_a_zoo_is_benchmarked(digits_home: Path) -> None:
     result = predict_properties("digits_cnn_s", digits_home)
     assert result.models == {"train": 14, "validation": 3, "test": 3}
-    assert result.states == {"train": 84, "validation": 18, "test": 18}
+    # 120 states, of which some explode (relu from uniform weights, sgd at 3e-3).
+    assert sum(result.states.values()) + sum(result.left_out.values()) == 120
+    assert result.left_out["a weight above 5"] > 0
     assert [(score.representation, score.target) for score in result.scores] == [
         (representation, target)
         for representation in ("weights", "statistics")

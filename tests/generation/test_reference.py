@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from model_zoos.builders.catalog import get_zoo
-from model_zoos.builders.layout import Layout
+from model_zoos.builders.layout import Layout, make_layout
 from model_zoos.generation.engines.reference import train
-from model_zoos.generation.images import load_images
+from model_zoos.generation.images import ImageData, Images, load_images
 
 from ..shared import (
     CNN_L,
@@ -103,9 +103,6 @@ def test_training_leaves_torchs_global_stream_alone_and_is_not_disturbed_by_it()
 
 @pytest.mark.parametrize("scale", [1, 3])
 def test_last_batch_smaller_no_validation_set_three_channels_other_classes(scale: int) -> None:
-    from model_zoos.builders.layout import make_layout
-    from model_zoos.generation.images import ImageData, Images
-
     generator = torch.Generator().manual_seed(0)
 
     def images(count: int) -> Images:
@@ -123,6 +120,17 @@ def test_last_batch_smaller_no_validation_set_three_channels_other_classes(scale
     assert set(states[1].metrics) == {"train_loss", "train_acc", "test_loss", "test_acc"}
     assert states[1].weights.shape == (layout.size,)
     assert (states[1].metrics["train_acc"] * 25) % 1 == pytest.approx(0)
+
+
+def test_how_pixels_lie_in_memory_does_not_matter() -> None:
+    digits = load_images("digits").subset(train=slice(60))
+    model = dataclasses.replace(get_zoo("digits_cnn_s").models(1)[0], epochs=1)
+    found = []
+    for strides in ((784, 784, 28, 1), (784, 1, 28, 1)):  # the same memory, for one channel
+        pixels = digits.train.pixels.as_strided(digits.train.pixels.shape, strides)
+        images = dataclasses.replace(digits, train=Images(pixels, digits.train.labels))
+        found.append([state.weights for state in train(model, CNN_S, images)])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
 def test_resnet_is_refused_for_now() -> None:
