@@ -1,0 +1,181 @@
+"""Compiles the kernel for one architecture and activation with the system's C++ compiler.
+
+A library is built at first use, in a few seconds, and kept in a cache folder under a digest of the
+sources, the generated header, the flags and everything the compiler says about itself and this
+processor. Environment: `CXX` (a compiler, may carry arguments), `MODEL_ZOOS_CACHE` (the folder),
+`MODEL_ZOOS_ISA` (avx512, avx2 or portable in place of the best one).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import tempfile
+from functools import lru_cache
+from pathlib import Path
+
+from ....builders.layout import ARCHITECTURES, Layout
+
+FOLDER = Path(__file__).parent
+SOURCES = ("kernel.cpp", "layers.hpp", "vectors.hpp")
+ACTIVATIONS = ("tanh", "relu", "sigmoid", "gelu")
+ISAS = {
+    "avx512": ("AVX512F", "AVX512DQ", "AVX512BW", "AVX512VL", "AVX2", "FMA"),
+    "avx2": ("AVX2", "FMA"),
+    "portable": (),
+}
+"""What an instruction set needs, by the names of gcc's and clang's macros; best first."""
+
+FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared", "-fno-math-errno", "-fno-trapping-math")
+"""No -ffast-math, and no contraction but the kernel's own: the bits depend on both."""
+
+
+class LanesUnavailable(RuntimeError):
+    """The kernel cannot be built or run here; the message is one line that says why."""
+
+
+def load(layout: Layout, activation: str, isa: str = "auto") -> ctypes.CDLL:
+    """The kernel as a library; compiled if it is not in the cache.
+
+    Raises:
+        LanesUnavailable: no compiler, an instruction set that this machine lacks, a failed build.
+        ValueError: an unknown instruction set or activation, or an architecture without lanes.
+    """
+    if isa == "auto":
+        isa = os.environ.get("MODEL_ZOOS_ISA") or "auto"
+    if isa != "auto" and isa not in ISAS:
+        raise ValueError(f"unknown instruction set {isa!r}; known: auto, {', '.join(ISAS)}")
+    header = architecture_header(layout, activation)
+    compiler = _compiler()
+    native, macros = _describe(compiler)
+    if isa == "auto":
+        isa = usable_isas()[0]
+    elif isa not in usable_isas():
+        raise LanesUnavailable(f"this processor has no {isa}")
+    flags = (*FLAGS, "-ffp-contract=off", *_isa_flags(isa, native))
+    sources = [(FOLDER / name).read_text() for name in SOURCES]
+    digest = hashlib.sha256("\0".join([*sources, header, *flags, *compiler, macros]).encode())
+    name = f"{layout.architecture}_{layout.channels}_{layout.classes}_{activation}_{isa}"
+    return _open(_cache() / f"{name}-{digest.hexdigest()[:20]}.so", header, (*compiler, *flags))
+
+
+def usable_isas() -> list[str]:
+    """The instruction sets of `ISAS` that this processor and compiler have, best first.
+
+    Raises:
+        LanesUnavailable: no compiler.
+    """
+    _, macros = _describe(_compiler())
+    defined = {line.split()[1].strip("_") for line in macros.splitlines() if line}
+    return [name for name, needed in ISAS.items() if defined.issuperset(needed)]
+
+
+def architecture_header(layout: Layout, activation: str) -> str:
+    """architecture.hpp: the specification from which the kernel's templates are put together."""
+    spec = ARCHITECTURES[layout.architecture]
+    if not spec.layers:
+        raise ValueError(f"the lane kernel trains CNN-s and CNN-l, not {spec.title}")
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"unknown activation {activation!r}; known: {', '.join(ACTIVATIONS)}")
+    rows = []
+    for layer in spec.layers:
+        out = layout.layers[layer.name]["weight"].shape[0]
+        flags = (str(flag).lower() for flag in (layer.pool, layer.activation, layer.dropout))
+        rows.append(f"    {{{out}, {layer.kernel or 0}, {', '.join(flags)}}},  // {layer.name}")
+    return "\n".join(
+        [
+            f"// {spec.title}, written by library.py.",
+            f"constexpr int kChannels = {layout.channels}, kSide = {spec.image_size};",
+            f"constexpr Activation kActivation = Activation::{activation};",
+            "constexpr Layer kLayers[] = {",
+            *rows,
+            "};\n",
+        ]
+    )
+
+
+def _isa_flags(isa: str, native: tuple[str, ...]) -> tuple[str, ...]:
+    if isa == "portable":
+        return native
+    flags = [f"-DLANES_{isa.upper()}", *(f"-m{need.lower()}" for need in ISAS[isa])]
+    return (*flags, "-mprefer-vector-width=512") if isa == "avx512" else tuple(flags)
+
+
+def _compiler() -> tuple[str, ...]:
+    chosen = tuple(shlex.split(os.environ.get("CXX", "")))
+    if chosen:
+        return chosen
+    for name in ("c++", "g++", "clang++"):
+        if shutil.which(name):
+            return (name,)
+    raise LanesUnavailable("found no C++ compiler (c++, g++, clang++); set CXX to name one")
+
+
+@lru_cache
+def _describe(compiler: tuple[str, ...]) -> tuple[tuple[str, ...], str]:
+    """The flag for this very processor where the compiler knows it, and all predefined macros."""
+    if platform.system() == "Windows":
+        raise LanesUnavailable("the lane kernel is not built on Windows")
+    error = ""
+    for native in (("-march=native",), ()):
+        try:
+            done = subprocess.run(
+                [*compiler, *native, "-dM", "-E", "-x", "c++", os.devnull],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+        except OSError as failure:
+            raise LanesUnavailable(f"cannot run {compiler[0]}: {failure.strerror}") from None
+        if done.returncode == 0:
+            return native, done.stdout
+        error = _first_line(done.stderr)
+    raise LanesUnavailable(f"{compiler[0]} does not work: {error}")
+
+
+def _cache() -> Path:
+    root = os.environ.get("MODEL_ZOOS_CACHE")
+    if root:
+        return Path(root) / "lanes"
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return home / "model_zoos" / "lanes"
+
+
+@lru_cache
+def _open(path: Path, header: str, command: tuple[str, ...]) -> ctypes.CDLL:
+    """Compile `path` unless it is there; under another name first, so that it is always whole."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            with tempfile.TemporaryDirectory(dir=path.parent, prefix="building-") as folder:
+                (Path(folder) / "architecture.hpp").write_text(header)
+                built = Path(folder) / "kernel.so"
+                done = subprocess.run(
+                    [*command, f"-I{folder}", str(FOLDER / "kernel.cpp"), "-o", str(built)],
+                    capture_output=True,
+                    text=True,
+                    check=False,
+                )
+                if done.returncode != 0:
+                    raise LanesUnavailable(f"{command[0]} failed: {_first_line(done.stderr)}")
+                built.replace(path)
+        library = ctypes.CDLL(str(path))
+    except OSError as failure:
+        raise LanesUnavailable(f"cannot build the kernel in {path.parent}: {failure}") from None
+    pointer, int32, int64 = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64
+    library.train.argtypes = [
+        *(pointer, pointer, int32, int32, pointer, pointer, pointer, int64, int64, int64, pointer)
+    ]
+    library.evaluate.argtypes = [pointer, pointer, pointer, int64, pointer]
+    library.dropout_masks.argtypes = [pointer, ctypes.c_uint64, ctypes.c_uint32, pointer]
+    return library
+
+
+def _first_line(text: str) -> str:
+    lines = [line for line in text.splitlines() if "error" in line] or text.splitlines() or ["?"]
+    return lines[0].strip()
