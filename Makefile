@@ -9,7 +9,7 @@ DEMO ?= demo
 # The main job on real images, without a download: a zoo is made, loaded, run and benchmarked.
 demo: $(VENV)/.ready
 	@mkdir -p $(DEMO)
-	$(BIN)/model-zoos generate digits_cnn_s --models 32 --out $(DEMO)/zoos
+	$(BIN)/model-zoos generate digits_cnn_s --out $(DEMO)/zoos
 	MODEL_ZOOS_HOME=$(DEMO)/zoos $(BIN)/python examples/first_look.py
 	$(BIN)/model-zoos benchmark digits_cnn_s --data-dir $(DEMO)/zoos --out $(DEMO)/benchmark.json
 	$(BIN)/model-zoos plot digits_cnn_s --data-dir $(DEMO)/zoos --out $(DEMO)/accuracy.png

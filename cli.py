@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
@@ -13,7 +15,6 @@ import typer
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
     TextColumn,
     TimeElapsedColumn,
@@ -23,7 +24,7 @@ from rich.table import Table
 
 import model_zoos
 
-from .builders.catalog import METRICS, Zoo, get_zoo, list_zoos, zoo_from_json
+from .builders.catalog import Zoo, config_names, get_zoo, list_zoos, zoo_from_json
 from .builders.layout import ARCHITECTURES
 
 app = typer.Typer(
@@ -96,9 +97,12 @@ def generate(
     ] = None,
     models: Annotated[Optional[int], typer.Option(help="Only the first so many models.")] = None,
     epochs: Annotated[Optional[int], typer.Option(help="In place of the zoo's own.")] = None,
-    engine: Annotated[str, typer.Option(help="auto or reference")] = "auto",
-    processes: Annotated[
-        Optional[int], typer.Option(help="Workers; one a core by default.")
+    engine: Annotated[str, typer.Option(help="auto, lanes, batched or reference")] = "auto",
+    threads: Annotated[
+        Optional[int], typer.Option(help="Cores to use; all of them by default.")
+    ] = None,
+    device: Annotated[
+        Optional[str], typer.Option(help="cpu or cuda, for the batched engine.")
     ] = None,
     images_dir: Annotated[
         Optional[Path], typer.Option(help="Folder of image files (else MODEL_ZOOS_IMAGES).")
@@ -114,12 +118,11 @@ def generate(
     specification = _specification(zoo)
     if epochs is not None:
         specification = dataclasses.replace(specification, epochs=epochs)
-    if models is not None:
-        specification.models(models)  # an impossible number is an error before images are read
-
     from .generation import population
     from .generation.images import load_images
 
+    # What is wrong without looking at images is said before they are read or fetched.
+    population.check_request(specification, models, engine, threads, device)
     images = load_images(
         specification.images,
         images_dir,
@@ -127,34 +130,51 @@ def generate(
         allow_unverified=allow_unverified,
         progress=not (quiet or as_json),
     )
-    count = models or specification.model_count
-    with _progress(hidden=quiet or as_json) as progress:
-        task = progress.add_task(f"{specification.name}: states", total=None)
+    first_rank = os.environ.get("RANK", "0") == "0"
+    began = said = time.monotonic()
+    with _progress(hidden=quiet or as_json or not first_rank) as progress:
+        task = progress.add_task(specification.name, total=None, done="")
 
         def show(done: population.Progress) -> None:
-            progress.update(task, completed=done.states, total=done.states_total)
+            nonlocal said
+            now = time.monotonic()
+            text = (
+                f"{done.models}/{done.models_total} models, {done.states:,} states, "
+                f"{done.samples / (now - began):,.0f} model-samples/s"
+            )
+            progress.update(task, completed=done.states, total=done.states_total, done=text)
+            if not progress.disable and not progress.console.is_terminal and now - said > 30:
+                said = now
+                print(f"{specification.name}: {text}", file=sys.stderr, flush=True)
 
-        summary = population.generate(
-            specification,
-            model_zoos.zoos_home(out),
-            images,
-            models=models,
-            engine=engine,
-            processes=processes,
-            on_progress=show,
-        )
+        try:
+            summary = population.generate(
+                specification,
+                model_zoos.zoos_home(out),
+                images,
+                models=models,
+                engine=engine,
+                threads=threads,
+                device=device,
+                on_progress=show,
+            )
+        except KeyboardInterrupt:
+            print("interrupted: run the same command again to go on from here", file=sys.stderr)
+            raise typer.Exit(130) from None
+    if not first_rank:
+        return
     if as_json:
         print(json.dumps(dataclasses.asdict(summary), indent=1))
     elif not quiet:
         accuracy = "-" if summary.test_acc is None else f"{summary.test_acc:.3f}"
         _print_table(
-            f"{summary.models} of {count} models trained into {summary.path}",
+            f"{summary.models} models trained into {summary.path}",
             {
                 "already there": summary.present,
                 "states written": f"{summary.states:,}",
                 "diverged (kept)": summary.diverged,
                 "mean test accuracy, last epoch": accuracy,
-                "engine": summary.engine,
+                "engine": summary.engine + (f", {summary.ranks} ranks" * (summary.ranks > 1)),
                 "seconds": f"{summary.seconds:.1f}",
                 "model-samples a second": f"{summary.samples_per_second:,.0f}",
             },
@@ -166,7 +186,8 @@ def benchmark(
     name: Annotated[str, typer.Argument(help="A zoo, union or twin zoo.")],
     data_dir: DataDir = None,
     out: Annotated[
-        Optional[Path], typer.Option(help="JSON file to write; <name>-benchmark.json by default.")
+        Optional[Path],
+        typer.Option(help="JSON file to write; <name>-benchmark.json unless with --json."),
     ] = None,
     max_weight: Annotated[
         float, typer.Option(help="Leave out states with a larger weight; inf keeps all.")
@@ -180,8 +201,9 @@ def benchmark(
     _quiet_datasets(quiet or as_json)
     result = predict_properties(name, data_dir, max_weight=max_weight)
     text = json.dumps(_finite(dataclasses.asdict(result)), indent=1)
-    path = out or Path(f"{result.zoo}-benchmark.json")
-    path.write_text(text + "\n")
+    path = out or (None if as_json else Path(f"{result.zoo}-benchmark.json"))
+    if path is not None:
+        path.write_text(text + "\n")
     if as_json:
         print(text)
     elif not quiet:
@@ -203,7 +225,12 @@ def benchmark(
             for split, states in result.states.items()
         )
         left_out = ", ".join(f"{count} {reason}" for reason, count in result.left_out.items())
-        console.print(f"{counts}; left out: {left_out}; written to {path}", style="dim")
+        for line in (counts, f"left out: {left_out}", f"written to {path}"):
+            console.print(line, style="dim")
+        if result.models["test"] < 30:
+            console.print(
+                f"{result.models['test']} test models are too few to compare with published numbers"
+            )
 
 
 @app.command()
@@ -233,11 +260,13 @@ def _specification(name: str) -> Zoo:
         values = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise ValueError(f"{path}: not readable as JSON ({error})") from error
+    if isinstance(values, list) and len(values) == 1:  # as `model-zoos list NAME --json` prints it
+        values = {key: v for key, v in values[0].items() if key not in ("models", "states")}
     try:
         zoo = zoo_from_json(values)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}") from error
-    if zoo.name in (*model_zoos.catalog.config_names(), METRICS):
+    if zoo.name in config_names():
         raise ValueError(f"{path}: the catalog has a zoo named {zoo.name!r}: choose another name")
     return zoo
 
@@ -261,12 +290,14 @@ def _print_table(title: str, values: dict[str, Any]) -> None:
 def _progress(hidden: bool) -> Progress:
     return Progress(
         TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
+        BarColumn(bar_width=None),
+        TextColumn("{task.fields[done]}"),
         TimeElapsedColumn(),
+        TextColumn("left"),
         TimeRemainingColumn(),
         console=Console(stderr=True),
         disable=hidden,
+        expand=True,
     )
 
 

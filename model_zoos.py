@@ -35,13 +35,14 @@ _here = Path(__file__).resolve().parent
 __path__ = [str(_here / "model_zoos" if (_here / "model_zoos" / "builders").is_dir() else _here)]
 
 from model_zoos.builders import catalog  # noqa: E402
-from model_zoos.builders.catalog import METRICS, UnknownZoo, Zoo, get_zoo, list_zoos  # noqa: E402
+from model_zoos.builders.catalog import METRICS_NAME, UnknownZoo, Zoo, get_zoo, list_zoos  # noqa: E402
 from model_zoos.builders.layout import ARCHITECTURES, find_layout  # noqa: E402
 from model_zoos.builders.schema import row_features, row_schema, states_table  # noqa: E402
 from model_zoos.builders.splits import SPLITS  # noqa: E402
 from model_zoos.builders.zoo_directory import (  # noqa: E402
     FORMAT,
     FaultyFile,
+    FaultyZoo,
     States,
     ZooDirectory,
     ZooNotFound,
@@ -56,6 +57,7 @@ __version__ = "0.1.0"
 __all__ = [
     "FaultyFile",
     "FaultyFilesWarning",
+    "FaultyZoo",
     "ModelZoos",
     "UnknownZoo",
     "Zoo",
@@ -86,7 +88,8 @@ class FaultyFilesWarning(UserWarning):
 
 def zoos_home(data_dir: str | os.PathLike[str] | None = None) -> Path:
     """The folder of zoo directories: the argument, else MODEL_ZOOS_HOME, else ./zoos."""
-    return Path(data_dir or os.environ.get("MODEL_ZOOS_HOME") or "zoos").expanduser()
+    home = Path(data_dir or os.environ.get("MODEL_ZOOS_HOME") or "zoos")
+    return home.expanduser().absolute()  # a stream may be read after a change of folder
 
 
 @dataclass
@@ -137,14 +140,16 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):
             raise ValueError("model_zoos reads zoo directories: give data_dir=, not data_files=")
         if config_kwargs.get("on_bad_files", "warn") not in ("warn", "error", "skip"):
             raise ValueError("on_bad_files must be 'warn', 'error' or 'skip'")
+        columns = config_kwargs.get("columns")
+        if columns is not None and (isinstance(columns, str) or not columns):
+            raise ValueError(f"columns= is a list of names, found {columns!r}")
         name = catalog.normalize_name(config_name)
         root = zoos_home(config_kwargs.get("data_dir"))
         if name not in catalog.config_names() and not (root / name / "zoo.json").exists():
-            raise UnknownZoo(
-                catalog.unknown_name(
-                    config_name, [*catalog.config_names(), *list_zoo_directories(root)]
-                )
-            )
+            own = list_zoo_directories(root)
+            message = catalog.unknown_name(config_name, [*catalog.config_names(), *own])
+            raise UnknownZoo(f"{message} In {root}: {', '.join(own) or 'no zoo'}")
+        _check_filters(config_kwargs.get("filters"))
         config = ModelZoosConfig(**{**config_kwargs, "name": name, "version": self.VERSION})
         if config_id is None:
             # The cache of datasets is found by this id: it must change whenever the zoo does.
@@ -169,7 +174,7 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):
 
     def _weights_size(self) -> int | None:
         """Elements of a row's weights; None for `metrics`."""
-        if self.config.name == METRICS:
+        if self.config.name == METRICS_NAME:
             return None
         first = catalog.parts_of(self.config.name)[0]
         root = zoos_home(self.config.data_dir)
@@ -192,6 +197,11 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):
                     bad.append(FaultyFile(f"{states.path}: splits.json has no split for it"))
             if not good and not bad:
                 raise ZooNotFound(f"{directory.path} holds no finished model yet")
+            if not any(files.values()):
+                raise FaultyZoo(
+                    f"{directory.path}: none of its {len(bad)} model files can be used, first "
+                    f"{bad[0]}"
+                )
             faulty += bad
             for split in SPLITS:
                 shards[split] += _in_tables(files[split])
@@ -199,7 +209,8 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):
             if self.config.on_bad_files == "error":
                 raise faulty[0]
             # Kept with the cached data, so that a later load from the cache says it again.
-            self.info.description += _left_out(faulty)
+            about, _, _ = self.info.description.partition("\n")
+            self.info.description = about + _left_out(faulty)
         return [
             datasets.SplitGenerator(name=split, gen_kwargs={"files": files})
             for split, files in shards.items()
@@ -208,7 +219,14 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):
 
     def as_dataset(self, *args: Any, **kwargs: Any) -> Any:
         self._warn_left_out()
-        return super().as_dataset(*args, **kwargs)
+        try:
+            return super().as_dataset(*args, **kwargs)
+        except ValueError as error:
+            if self.config.filters is None or "corresponds to no data" not in str(error):
+                raise
+            raise ValueError(
+                f"{error} The filters leave no row there: name a split that has some (split=...)"
+            ) from None
 
     def as_streaming_dataset(self, *args: Any, **kwargs: Any) -> Any:
         streaming = super().as_streaming_dataset(*args, **kwargs)
@@ -227,9 +245,7 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):
             files: shards; each a list of model files that make one table.
         """
         schema = self.info.features.arrow_schema
-        filters = self.config.filters
-        if isinstance(filters, list):
-            filters = pq.filters_to_expression(filters)
+        filters = _expression(self.config.filters)
         plain = [name for name in schema.names if name != "weights"]
         # A filter may name columns that are not wanted in the result.
         rows_schema = row_schema(None, None if filters is not None else plain)
@@ -239,10 +255,7 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):
             kept: np.ndarray | None = None
             if filters is not None:
                 numbered = table.append_column("_row", pa.array(np.arange(len(table))))
-                try:
-                    table = numbered.filter(filters)
-                except (pa.ArrowInvalid, pa.ArrowNotImplementedError, KeyError) as error:
-                    raise ValueError(f"filters={self.config.filters!r}: {error}") from error
+                table = numbered.filter(filters)
                 kept = table["_row"].to_numpy()
                 if not len(kept):
                     continue
@@ -250,8 +263,6 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):
             if "weights" in schema.names:
                 kind = schema.field("weights").type
                 columns["weights"] = _weights_column(group, counts, kept, kind)
-            elif not columns:
-                raise ValueError("columns=[] asks for nothing")
             yield (
                 Key(shard, 0),
                 pa.table({name: columns[name] for name in schema.names}, schema=schema),
@@ -264,8 +275,26 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):
                 yield Key(key.original_shard_id, number), row
 
 
+def _expression(filters: Any) -> Any:
+    return pq.filters_to_expression(filters) if isinstance(filters, list) else filters
+
+
+def _check_filters(filters: Any) -> None:
+    """Refuse filters that no row could pass for being badly put, before anything is read."""
+    if filters is None:
+        return
+    try:
+        row_schema(None).empty_table().filter(_expression(filters))
+    except (pa.ArrowException, TypeError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"filters={filters!r}: {reason}. Give a list of (column, operator, value), a list of "
+            "such lists or a pyarrow expression, on any column but weights"
+        ) from None
+
+
 def _parts(name: str, root: Path) -> Sequence[str]:
-    return list_zoo_directories(root) if name == METRICS else catalog.parts_of(name)
+    return list_zoo_directories(root) if name == METRICS_NAME else catalog.parts_of(name)
 
 
 def _open_parts(name: str, root: Path) -> list[ZooDirectory]:
@@ -275,18 +304,21 @@ def _open_parts(name: str, root: Path) -> list[ZooDirectory]:
     if not missing and parts:
         return [open_zoo(root, part) for part in parts]
     where = f"{root} (data_dir=, else MODEL_ZOOS_HOME, else ./zoos)"
-    if name == METRICS:
+    if name == METRICS_NAME:
         raise ZooNotFound(f"there is no zoo in {where}")
     if (root / "zoo.json").exists():
         raise ZooNotFound(f"{root} is itself a zoo: give the folder above it as data_dir")
-    first = missing[0].removesuffix("_sparse")
     lacks = f"the zoo {name!r}" if len(parts) == 1 else f"{', '.join(missing)} of {name!r}"
-    doi = catalog.TWIN_DOIS.get(first) if first != missing[0] else get_zoo(first).doi
-    published = f" The published files are at https://doi.org/{doi}." if doi else ""
-    raise ZooNotFound(
-        f"{lacks} is not in {where}. Generate it: model-zoos generate {missing[0]} --out "
-        f"{root}.{published}"
-    )
+    dense = [part.removesuffix("_sparse") for part in missing]
+    made = [part for part in missing if part in catalog.ZOOS and "resnet" not in part]
+    ways = [f"Generate: model-zoos generate {part} --out {root}." for part in made]
+    dois = [
+        catalog.ZOOS[part].doi if part in missing else catalog.TWIN_DOIS.get(part)
+        for part in dense
+        if part in catalog.ZOOS
+    ]
+    ways += [f"Published: https://doi.org/{doi}." for doi in dict.fromkeys(dois) if doi]
+    raise ZooNotFound(" ".join([f"{lacks} is not in {where}.", *ways]))
 
 
 def _in_tables(files: list[States]) -> list[list[States]]:
@@ -343,6 +375,8 @@ def instantiate(row: Mapping[str, Any]) -> torch.nn.Module:
     Raises:
         ValueError: a column is missing, or the weights are not those of the architecture.
     """
+    if not isinstance(row, Mapping) or isinstance(row.get("architecture"), list):
+        raise ValueError("give one row of a data set, as ds[0], not several or the data set itself")
     for column in ("architecture", "weights", "activation"):
         if row.get(column) is None:
             raise ValueError(f"the row has no {column}: load it with columns that include it")

@@ -38,7 +38,9 @@ class Layer:
 
 @dataclass(frozen=True)
 class Architecture:
-    """A kind of network: its layers (none for ResNet-18), and the images it sees, [channels, h, w].
+    """A kind of network: its layers (none for ResNet-18), and the images it sees.
+
+    `image_size`: side of its square images, None for any.
 
     `always_dropout`: the original's class holds Dropout modules even at rate 0, which shifts the
     indices in its state_dict.
@@ -46,7 +48,7 @@ class Architecture:
 
     name: str
     title: str
-    image_size: int
+    image_size: int | None
     layers: tuple[Layer, ...] = ()
     always_dropout: bool = False
 
@@ -76,7 +78,7 @@ CNN_L = Architecture(
         Layer("fc2", 10, activation=False),
     ),
 )
-RESNET18 = Architecture(name="resnet18", title="ResNet-18", image_size=32)
+RESNET18 = Architecture(name="resnet18", title="ResNet-18", image_size=None)
 
 ARCHITECTURES: dict[str, Architecture] = {a.name: a for a in (CNN_S, CNN_L, RESNET18)}
 
@@ -218,7 +220,7 @@ class Layout:
         }
 
     def to_json(self) -> dict[str, Any]:
-        """A plain dictionary with names, shapes and offsets, for zoo.json and layouts/*.json."""
+        """A plain dictionary with names, shapes and offsets, for zoo.json."""
         return {
             "architecture": self.architecture,
             "channels": self.channels,
@@ -260,6 +262,7 @@ def make_layout(architecture: str, channels: int, classes: int = 10) -> Layout:
 def layer_outputs(spec: Architecture, channels: int, classes: int) -> list[tuple[int, ...]]:
     """Shape after each layer's convolution or product, before pooling: (c, h, w) or (features,)."""
     shapes: list[tuple[int, ...]] = []
+    assert spec.image_size is not None
     side = spec.image_size
     for layer in spec.layers:
         if layer.kernel is None:

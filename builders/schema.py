@@ -74,6 +74,8 @@ def row_schema(weights: int | None, columns: Sequence[str] | None = None) -> pa.
     if columns is not None:
         for name in columns:
             if name not in types:
+                if name == "weights":
+                    raise ValueError("`metrics` has no weights: name a zoo instead")
                 close = difflib.get_close_matches(name, types, n=3, cutoff=0.5)
                 hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(types)}"
                 raise ValueError(f"there is no column {name!r}; {hint}")

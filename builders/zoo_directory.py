@@ -18,7 +18,9 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import tempfile
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,17 +31,19 @@ from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from .catalog import Zoo, normalize_name, zoo_from_json
+from .catalog import Zoo, is_zoo_name, normalize_name, zoo_from_json
 from .schema import HYPERPARAMETERS, METRICS
 from .splits import SPLITS, assign_splits
 
 FORMAT = "model_zoos/1"
 HEADER_KEY = "model_zoos"
-ACCURACIES = ("train_acc", "val_acc", "test_acc", "sparsity")
+MODEL_ID = re.compile(r"[A-Za-z0-9_=,-][A-Za-z0-9_=,.-]{0,199}")
+"""Names a file: never a path, never hidden; trial folders of ray tune fit."""
+SHARES_OF_1 = ("train_acc", "val_acc", "test_acc", "sparsity")
 
 
 class ZooNotFound(FileNotFoundError):
-    """There is no zoo directory of this name; the message says how to get one."""
+    """There is no zoo directory of this name."""
 
 
 class FaultyZoo(ValueError):
@@ -174,12 +178,15 @@ class ZooDirectory:
         return good, faulty
 
     def finished(self, model_id: str) -> bool:
-        """Whether this model's file (ResNet: the file of its last epoch) is there."""
+        """Whether this model's file (ResNet: the file of its last epoch) is there and in order."""
         if self.zoo.architecture == "resnet18":
             last = f"{model_id}/epoch_{self.zoo.epochs:04d}.safetensors"
         else:
             last = f"{model_id}.safetensors"
-        return (self.models_path / last).exists()
+        try:
+            return bool(self.read(self.models_path / last))
+        except FaultyFile:
+            return False
 
     def write_model(
         self,
@@ -220,12 +227,16 @@ class ZooDirectory:
                 raise ValueError(f"{name} of {model_id} must have one value for each epoch")
             table[:, column] = metrics[name]
         tensors = {name: np.asarray(value, np.float32) for name, value in (extra or {}).items()}
+        plain = {  # numpy's numbers are as welcome as Python's
+            name: value.item() if isinstance(value, np.generic) else value
+            for name, value in hyperparameters.items()
+        }
         header = {
             "format": FORMAT,
             "zoo": self.zoo.name,
             "model_id": model_id,
             "parent_model_id": parent_model_id,
-            "hyperparameters": dict(hyperparameters),
+            "hyperparameters": plain,
             "metrics": names,
         }
         if problem := _problem(header, epochs, table, weights.shape, self.zoo):
@@ -268,6 +279,10 @@ def create_zoo(root: str | os.PathLike[str], zoo: Zoo, **provenance: Any) -> Zoo
     """
     path = Path(root) / zoo.name
     (path / "models").mkdir(parents=True, exist_ok=True)
+    for leftover in (path / "models").rglob(".*.partial"):
+        # Of a writer that was killed; a living one renames its file within seconds.
+        if time.time() - leftover.stat().st_mtime > 3600:
+            leftover.unlink(missing_ok=True)
     info = {
         "format": FORMAT,
         "zoo": zoo.to_json(),
@@ -323,8 +338,9 @@ def open_zoo(root: str | os.PathLike[str], name: str) -> ZooDirectory:
 
 
 def list_zoo_directories(root: str | os.PathLike[str]) -> list[str]:
-    """Names of all zoos in a folder, sorted."""
-    return sorted(path.parent.name for path in Path(root).glob("*/zoo.json"))
+    """Names of all zoos in a folder, sorted; a folder that no zoo can be named is none."""
+    found = (path.parent.name for path in Path(root).glob("*/zoo.json"))
+    return sorted(name for name in found if is_zoo_name(name))
 
 
 # --- Reading and checking -------------------------------------------------------------------------
@@ -339,6 +355,8 @@ class _opened:
     def __enter__(self) -> Any:
         try:
             self.file = safe_open(self.path, "np")
+        except FileNotFoundError as error:
+            raise FaultyFile(f"{self.path}: there is no such file (any more)") from error
         except (SafetensorError, OSError) as error:
             raise FaultyFile(
                 f"{self.path}: unreadable, truncated or not safetensors ({error})"
@@ -411,8 +429,12 @@ def _problem(
     names, hyperparameters = header.get("metrics"), header.get("hyperparameters")
     if header.get("zoo") != zoo.name:
         return f"belongs to the zoo {header.get('zoo')!r}, expected {zoo.name!r}"
-    if not isinstance(header.get("model_id"), str) or not header["model_id"]:
-        return "has no model_id"
+    model_id = header.get("model_id")
+    if not isinstance(model_id, str) or not MODEL_ID.fullmatch(model_id):
+        return (
+            "its model_id must be 1 to 200 letters, digits and the signs _ - = , . "
+            f"(not first), found {model_id!r}"
+        )
     if not isinstance(header.get("parent_model_id"), str | None):
         return "has a parent_model_id that is not a text"
     if weights_shape != (count, zoo.layout.size) or count < 1:
@@ -429,7 +451,7 @@ def _problem(
     for column, name in enumerate(names):
         # Losses of a diverged model are NaN; an accuracy is a count and never is.
         values = table[:, column]
-        if name in ACCURACIES and not ((values >= 0) & (values <= 1)).all():
+        if name in SHARES_OF_1 and not ((values >= 0) & (values <= 1)).all():
             return f"{name} must lie in [0, 1] at every epoch, found {values.tolist()}"
     if not isinstance(hyperparameters, dict) or not set(hyperparameters) <= set(HYPERPARAMETERS):
         return (

@@ -1,65 +1,106 @@
 """Make a zoo: train those of its models that are not there yet and write each when it is complete.
 
-A killed run loses the models it was training and nothing else: the same command goes on from there.
+Models that must be equal to be trained side by side (activation, optimizer, dropout or not) form
+groups; a group is cut into blocks, and a block is trained from its first to its last epoch by one
+worker. Under `accelerate launch` or `torchrun` each rank takes its share of the models and waits
+for the others at the very end only. A killed run loses the blocks it was training and nothing else:
+the same command goes on from there, with any number of threads or ranks.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import multiprocessing
 import os
 import platform
+import signal
+import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor as Threads
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from typing import Any
+from datetime import timedelta
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 from ..builders.catalog import Model, Zoo
 from ..builders.layout import ARCHITECTURES
-from ..builders.zoo_directory import ZooDirectory, create_zoo
+from ..builders.zoo_directory import ZooDirectory, ZooNotFound, create_zoo, open_zoo
 from .engines import reference
+from .engines.lanes import LanesPopulation, LanesUnavailable, lanes_count
 from .images import ImageData
+from .streams import SampleOrders, initial_weights, sample_orders
 
-ENGINES = ("auto", "reference")
+ENGINES = ("lanes", "batched", "reference")
+STREAMS = {"lanes": "philox", "batched": "philox", "reference": "torch"}
+"""Where an engine's dropout masks come from (streams.py)."""
+
+SHARE = 16
+"""Models that a rank takes at a time: a full block of the widest lanes."""
+
+BATCHED_BLOCK = {"cpu": 64, "cuda": 1024}
+"""Models that the batched engine stacks."""
 
 
 class TrainingFailed(RuntimeError):
     """A worker stopped; the models that were finished before are on disk."""
 
 
+class SlowEngineWarning(UserWarning):
+    """The fastest engine cannot run here; the message says why, and which one is used."""
+
+
+class Population(Protocol):
+    """Models in training side by side; arrays have one entry or row for each model."""
+
+    @property
+    def weights(self) -> np.ndarray:
+        """float32 [P, N] in layout order."""
+
+    def train_epoch(self, images: Any, labels: Any, orders: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Train one epoch, each model in its own order; running means of loss and accuracy."""
+
+    def evaluate(self, images: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Mean loss and accuracy in evaluation mode."""
+
+
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is: what a progress bar shows."""
+    """How far this rank is: what a progress bar shows. `samples` are model-samples trained."""
 
     models: int
     models_total: int
     states: int
     states_total: int
+    samples: int
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What one run of `generate` did.
+    """What one run of `generate` did, all ranks together.
 
     Attributes:
         zoo, path: name and folder.
         engine: that trained.
+        ranks: processes that shared the work.
         models: trained in this run; `present`: models that were there before.
         states: written in this run.
         diverged: models of this run whose last weights are not finite. They are kept, as the
             original keeps them.
         test_acc: mean over this run's models at the last epoch; None if there are none.
-        seconds: of training and writing.
+        seconds: of training, evaluating and writing; of the slowest rank.
         samples_per_second: training images seen by all models together, each second.
     """
 
     zoo: str
     path: str
     engine: str
+    ranks: int
     models: int
     present: int
     states: int
@@ -69,6 +110,14 @@ class Summary:
     samples_per_second: float
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """A model that was trained and written: its last test accuracy, and whether it diverged."""
+
+    test_acc: float
+    diverged: bool
+
+
 def generate(
     zoo: Zoo,
     root: str | os.PathLike[str],
@@ -76,7 +125,8 @@ def generate(
     *,
     models: int | None = None,
     engine: str = "auto",
-    processes: int | None = None,
+    threads: int | None = None,
+    device: str | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Summary:
     """Train a zoo, or the first `models` of it, into `<root>/<zoo>/`.
@@ -86,28 +136,27 @@ def generate(
         root: folder of all zoos.
         images: that `zoo.images` names (images.load_images).
         models: how many; None for all. The first n are spread over the grid.
-        engine: one of `ENGINES`.
-        processes: workers; None for one a core.
+        engine: one of `ENGINES`, or "auto": that of a zoo that has been begun, else batched on a
+            GPU, else lanes, else (with a warning) batched.
+        threads: cores to use; None for all that this rank may use.
+        device: "cpu" or "cuda" for the batched engine; None for CUDA where there is one.
         on_progress: called about five times a second.
 
     Raises:
-        ValueError: the images do not fit the zoo, or an unknown engine.
+        ValueError: the images do not fit the zoo, or an unknown engine or device.
         FaultyZoo: the folder holds a zoo of this name that was made otherwise.
-        TrainingFailed: a worker was killed, e.g. for want of memory.
+        LanesUnavailable: lanes were asked for and cannot run here.
+        TrainingFailed: a worker was killed or could not write.
     """
-    if engine not in ENGINES:
-        raise ValueError(f"unknown engine {engine!r}; known: {', '.join(ENGINES)}")
-    if zoo.architecture == "resnet18":
-        raise ValueError(f"{zoo.name}: this version trains CNN-s and CNN-l, not ResNet-18")
-    if processes is not None and processes < 1:
-        raise ValueError(f"the number of processes must be at least 1, found {processes}")
+    specifications = check_request(zoo, models, engine, threads, device)
     _check_images(zoo, images)
-    specifications = zoo.models(models)
+    engine, device = _choose_engine(zoo, root, engine, device)
+    ranks = _join_ranks()
     directory = create_zoo(
         root,
         zoo,
-        engine="reference",
-        stream="torch",
+        engine=engine,
+        stream=STREAMS[engine],
         images={"name": images.name, "sha256": images.digest(), "verified": images.verified},
         versions={
             "python": platform.python_version(),
@@ -116,23 +165,68 @@ def generate(
         },
     )
     directory.add_splits(model.model_id for model in specifications)
-    missing = [model for model in specifications if not directory.finished(model.model_id)]
+    # Shares are cut from all models, not from the missing ones, which ranks may see differently.
+    own = [
+        model
+        for group in group_models(specifications, SHARE)[ranks.index :: ranks.count]
+        for model in group
+    ]
+    missing = [model for model in own if not directory.finished(model.model_id)]
     start = time.monotonic()
-    results = list(_train(directory, missing, images, processes or _cores(), on_progress))
-    seconds = time.monotonic() - start
-    accuracies = [accuracy for accuracy, _ in results]
-    return Summary(
+    work = _Work(directory, images, threads or ranks.cores(), device, on_progress)
+    outcomes = list(_TRAINERS[engine](work, missing))
+    summary = Summary(
         zoo=zoo.name,
         path=str(directory.path),
-        engine="reference",
-        models=len(results),
-        present=len(specifications) - len(missing),
-        states=len(results) * (zoo.epochs + 1),
-        diverged=sum(diverged for _, diverged in results),
-        test_acc=float(np.mean(accuracies)) if accuracies else None,
-        seconds=seconds,
-        samples_per_second=len(results) * zoo.epochs * len(images.train.labels) / seconds,
+        engine=engine,
+        ranks=1,
+        models=len(outcomes),
+        present=len(own) - len(missing),
+        states=len(outcomes) * zoo.states_per_model,
+        diverged=sum(outcome.diverged for outcome in outcomes),
+        test_acc=float(np.mean([o.test_acc for o in outcomes])) if outcomes else None,
+        seconds=time.monotonic() - start,
+        samples_per_second=0.0,
     )
+    summary = _join_summaries(ranks.gather(summary))
+    samples = summary.models * zoo.epochs * len(images.train)
+    return dataclasses.replace(summary, samples_per_second=samples / summary.seconds)
+
+
+def check_request(
+    zoo: Zoo, models: int | None, engine: str, threads: int | None, device: str | None
+) -> list[Model]:
+    """The models that `generate` would train with these arguments, which need no images.
+
+    Raises:
+        ValueError: as `generate`.
+    """
+    if engine not in (*ENGINES, "auto"):
+        raise ValueError(f"unknown engine {engine!r}; known: auto, {', '.join(ENGINES)}")
+    if device not in (None, "cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
+        raise ValueError(f"device must be 'cpu', or 'cuda' where there is one, found {device!r}")
+    if zoo.architecture == "resnet18":
+        raise ValueError(f"{zoo.name}: this version trains CNN-s and CNN-l, not ResNet-18")
+    if threads is not None and threads < 1:
+        raise ValueError(f"the number of threads must be at least 1, found {threads}")
+    return zoo.models(models)
+
+
+def group_models(models: Sequence[Model], size: int) -> list[list[Model]]:
+    """Blocks of at most `size` models that can be trained side by side, in the models' order.
+
+    Models of one block are equal in activation, optimizer, dropout or not, batch size and epochs;
+    learning rate, weight decay, momentum, dropout rate, initialisation and seed may differ.
+    """
+    blocks: list[list[Model]] = []
+    filling: dict[tuple[Any, ...], list[Model]] = {}
+    for model in models:
+        key = (model.activation, model.optimizer, model.dropout > 0, model.batch_size, model.epochs)
+        if len(filling.get(key, range(size))) == size:
+            filling[key] = []
+            blocks.append(filling[key])
+        filling[key].append(model)
+    return blocks
 
 
 def _check_images(zoo: Zoo, images: ImageData) -> None:
@@ -146,69 +240,309 @@ def _check_images(zoo: Zoo, images: ImageData) -> None:
         )
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _choose_engine(
+    zoo: Zoo, root: str | os.PathLike[str], engine: str, device: str | None
+) -> tuple[str, str]:
+    """The engine and device for "auto" and None."""
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if engine == "auto":
+        try:
+            begun = open_zoo(root, zoo.name).info.get("engine")
+        except ZooNotFound:
+            begun = None
+        if begun in ENGINES:
+            engine = begun
+        else:
+            engine = "batched" if device == "cuda" else "lanes"
+            if engine == "lanes":
+                try:
+                    lanes_count(zoo.layout)
+                except LanesUnavailable as error:
+                    warnings.warn(
+                        f"{error}: training with the batched engine, which is several times slower",
+                        SlowEngineWarning,
+                        stacklevel=3,
+                    )
+                    engine = "batched"
+    return engine, device
 
 
-# --- Workers: one model at a time in each process -------------------------------------------------
+# --- Ranks ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Ranks:
+    """The processes that share a run; one, unless a launcher started several."""
+
+    index: int
+    count: int
+    local_count: int
+
+    def cores(self) -> int:
+        """Cores for this rank: its share of those that this machine's ranks may use."""
+        if hasattr(os, "sched_getaffinity"):
+            cores = len(os.sched_getaffinity(0))
+        else:
+            cores = os.cpu_count() or 1
+        return max(1, cores // self.local_count)
+
+    def gather(self, summary: Summary) -> list[Summary]:
+        """The summaries of all ranks, once all have ended."""
+        if self.count == 1:
+            return [summary]
+        from accelerate.utils import gather_object
+
+        return gather_object([summary])
+
+
+def _join_ranks() -> _Ranks:
+    count = int(os.environ.get("WORLD_SIZE", 1))
+    if count == 1:
+        return _Ranks(0, 1, 1)
+    from accelerate import PartialState
+
+    # Ranks meet at the end, when one may have been done for days: no time-out until then.
+    state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=365))
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", count))
+    return _Ranks(state.process_index, state.num_processes, local)
+
+
+def _join_summaries(summaries: list[Summary]) -> Summary:
+    models = sum(summary.models for summary in summaries)
+    total = sum((s.test_acc or 0.0) * s.models for s in summaries)
+    return dataclasses.replace(
+        summaries[0],
+        ranks=len(summaries),
+        models=models,
+        present=sum(summary.present for summary in summaries),
+        states=sum(summary.states for summary in summaries),
+        diverged=sum(summary.diverged for summary in summaries),
+        test_acc=total / models if models else None,
+        seconds=max(summary.seconds for summary in summaries),
+    )
+
+
+# --- Workers --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What every worker of a run needs."""
+
+    directory: ZooDirectory
+    images: ImageData
+    threads: int
+    device: str
+    on_progress: Callable[[Progress], None] | None
+
+
+def _train_lanes(work: _Work, models: list[Model]) -> Iterator[Outcome]:
+    """A thread for each core, a block of one model a lane in each: the kernel releases the GIL."""
+    layout = work.directory.zoo.layout
+    blocks = group_models(models, lanes_count(layout))
+
+    def begin(block: list[Model], weights: np.ndarray) -> Population:
+        return LanesPopulation(layout, weights=weights, threads=1, **_arguments(block))
+
+    yield from _train_blocks(work, blocks, begin, work.threads)
+
+
+def _train_batched(work: _Work, models: list[Model]) -> Iterator[Outcome]:
+    """One block of stacked models after the other, with torch's own threads."""
+    from .engines.batched import BatchedPopulation
+
+    layout = work.directory.zoo.layout
+
+    def begin(block: list[Model], weights: np.ndarray) -> Population:
+        return BatchedPopulation(
+            layout, weights=weights, device=work.device, threads=work.threads, **_arguments(block)
+        )
+
+    yield from _train_blocks(work, group_models(models, BATCHED_BLOCK[work.device]), begin, 1)
+
+
+def _arguments(block: list[Model]) -> dict[str, Any]:
+    """What a population engine wants to know about the models of a block."""
+    first = block[0]
+    return {
+        "activation": first.activation,
+        "optimizer": first.optimizer,
+        "batch_size": first.batch_size,
+        "seeds": np.array([model.seed for model in block], np.int64),
+        "learning_rate": np.array([model.learning_rate for model in block]),
+        "weight_decay": np.array([model.weight_decay for model in block]),
+        "momentum": np.array([model.momentum or 0.0 for model in block]),
+        "dropout": np.array([model.dropout for model in block]),
+    }
+
+
+def _train_blocks(
+    work: _Work,
+    blocks: list[list[Model]],
+    begin: Callable[[list[Model], np.ndarray], Population],
+    threads: int,
+) -> Iterator[Outcome]:
+    sets = {
+        name: (work.images.normalized(split).numpy(), getattr(work.images, split).labels.numpy())
+        for name, split in (("train", "train"), ("val", "validation"), ("test", "test"))
+        if getattr(work.images, split) is not None
+    }
+    stop, drawing, states = threading.Event(), threading.Lock(), [0] * len(blocks)
+
+    def train(number: int) -> list[Outcome]:
+        def on_epoch() -> bool:
+            states[number] += len(blocks[number])
+            return not stop.is_set()
+
+        return _train_block(work.directory, blocks[number], sets, begin, drawing, on_epoch)
+
+    pool = Threads(min(threads, len(blocks)) or 1)
+    futures = {pool.submit(train, number): blocks[number] for number in range(len(blocks))}
+    yield from _collect(work, pool, futures, lambda: sum(states), stop)
+
+
+def _train_block(
+    directory: ZooDirectory,
+    block: list[Model],
+    sets: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    begin: Callable[[list[Model], np.ndarray], Population],
+    drawing: threading.Lock,
+    on_epoch: Callable[[], bool],
+) -> list[Outcome]:
+    """Train the models of one block through all epochs, then write their files."""
+    # Another run of the same zoo may have come first.
+    block = [model for model in block if not directory.finished(model.model_id)]
+    if not block:
+        return []
+    layout, epochs = directory.zoo.layout, block[0].epochs
+    with drawing:  # torch's global stream is borrowed
+        drawn = [initial_weights(layout, model.init, model.seed) for model in block]
+    orders = [SampleOrders(generator, len(sets["train"][1])) for _, generator in drawn]
+    population = begin(block, np.stack([weights for weights, _ in drawn]))
+    held_out = [name for name in sets if name != "train"]
+    weights = np.empty((len(block), epochs + 1, layout.size), np.float32)
+    metrics = {
+        f"{name}_{kind}": np.empty((len(block), epochs + 1))
+        for name in sets
+        for kind in ("loss", "acc")
+    }
+    for epoch in range(epochs + 1):
+        if epoch == 0:
+            scores = {"train": population.evaluate(*sets["train"])}
+        else:
+            order = sample_orders(orders, epoch)
+            scores = {"train": population.train_epoch(*sets["train"], order)}
+        scores |= {name: population.evaluate(*sets[name]) for name in held_out}
+        weights[:, epoch] = population.weights
+        for name, (loss, accuracy) in scores.items():
+            metrics[f"{name}_loss"][:, epoch] = loss
+            metrics[f"{name}_acc"][:, epoch] = accuracy
+        if not on_epoch():
+            return []
+    outcomes = []
+    for number, model in enumerate(block):
+        of_model = {name: values[number] for name, values in metrics.items()}
+        outcomes.append(_write(directory, model, weights[number], of_model))
+    return outcomes
+
+
+def _write(
+    directory: ZooDirectory, model: Model, weights: np.ndarray, metrics: Mapping[str, np.ndarray]
+) -> Outcome:
+    directory.write_model(
+        model.model_id, model.hyperparameters(), np.arange(len(weights)), weights, metrics
+    )
+    return Outcome(float(metrics["test_acc"][-1]), not bool(np.isfinite(weights[-1]).all()))
+
+
+# The reference engine trains one model at a time, so its workers are processes.
 
 _worker: dict[str, Any] = {}
 
 
-def _start_worker(directory: ZooDirectory, images: ImageData, states: Any) -> None:
-    torch.set_num_threads(1)
-    _worker.update(directory=directory, images=images, states=states)
+def _train_reference(work: _Work, models: list[Model]) -> Iterator[Outcome]:
+    # Not fork: a forked child of a process whose torch has started threads can hang.
+    context = multiprocessing.get_context("spawn")
+    states, stop = context.Value("q", 0), context.Event()
+    pool = ProcessPoolExecutor(
+        min(work.threads, len(models)) or 1,
+        context,
+        _start_worker,
+        (work.directory, work.images, states, stop),
+    )
+    futures = {pool.submit(_train_one, model): [model] for model in models}
+    yield from _collect(work, pool, futures, lambda: states.value, stop)
 
 
-def _train_one(model: Model) -> tuple[float, bool]:
-    """Train and write one model; its last test accuracy and whether it diverged."""
+def _start_worker(directory: ZooDirectory, images: ImageData, states: Any, stop: Any) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it and sets `stop`
+
+    def follow_the_parent() -> None:
+        parent = multiprocessing.parent_process()
+        assert parent is not None
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow_the_parent, daemon=True).start()
+    _worker.update(directory=directory, images=images, states=states, stop=stop)
+
+
+def _train_one(model: Model) -> list[Outcome]:
     directory: ZooDirectory = _worker["directory"]
+    if _worker["stop"].is_set() or directory.finished(model.model_id):
+        return []
     trajectory = []
     for state in reference.train(model, directory.zoo.layout, _worker["images"]):
         trajectory.append(state)
         with _worker["states"].get_lock():
             _worker["states"].value += 1
-    last = trajectory[-1]
-    directory.write_model(
-        model.model_id,
-        model.hyperparameters(),
-        [state.epoch for state in trajectory],
-        torch.stack([state.weights for state in trajectory]).numpy(),
-        {name: np.array([s.metrics[name] for s in trajectory]) for name in last.metrics},
-    )
-    return last.metrics["test_acc"], not bool(torch.isfinite(last.weights).all())
+        if _worker["stop"].is_set():
+            return []
+    weights = torch.stack([state.weights for state in trajectory]).numpy()
+    names = trajectory[-1].metrics
+    metrics = {name: np.array([state.metrics[name] for state in trajectory]) for name in names}
+    return [_write(directory, model, weights, metrics)]
 
 
-def _train(
-    directory: ZooDirectory,
-    models: list[Model],
-    images: ImageData,
-    processes: int,
-    on_progress: Callable[[Progress], None] | None,
-) -> Iterator[tuple[float, bool]]:
-    if not models:
-        return
-    # Not fork: a forked child of a process whose torch has started threads can hang.
-    context = multiprocessing.get_context("spawn")
-    states = context.Value("q", 0)
-    pool = ProcessPoolExecutor(
-        min(processes, len(models)), context, _start_worker, (directory, images, states)
-    )
+def _collect(
+    work: _Work,
+    pool: Executor,
+    futures: Mapping[Future[list[Outcome]], list[Model]],
+    states: Callable[[], int],
+    stop: Any,
+) -> Iterator[Outcome]:
+    """Outcomes as they come; on an error or interruption the workers stop after their epoch."""
+    total = sum(len(models) for models in futures.values())
+    epochs = work.directory.zoo.epochs
+    running, done = set(futures), 0
     try:
-        running = {pool.submit(_train_one, model) for model in models}
-        done = 0
         while running:
             finished, running = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
             for future in finished:
-                yield future.result()
-            done += len(finished)
-            if on_progress is not None:
-                total = len(models) * (directory.zoo.epochs + 1)
-                on_progress(Progress(done, len(models), states.value, total))
-    except BrokenProcessPool as error:
+                yield from future.result()
+                done += len(futures[future])
+            if work.on_progress is not None:
+                # Of epochs + 1 states of a model all but the first cost a pass over the images.
+                samples = states() * epochs // (epochs + 1) * len(work.images.train)
+                work.on_progress(Progress(done, total, states(), total * (epochs + 1), samples))
+    except (BrokenProcessPool, OSError) as error:
+        reason = (
+            "a training process ended at once or was killed (out of memory? or a script that "
+            'calls this outside of `if __name__ == "__main__":`?)'
+        )
+        if isinstance(error, OSError):
+            reason = f"a model could not be written ({error})"
         raise TrainingFailed(
-            f"a training process was killed (out of memory?); {done} models of this run are "
-            f"finished in {directory.path}: run the same command again for the others"
+            f"{reason}; {done} models of this run are finished in {work.directory.path}: run the "
+            "same command again for the others"
         ) from error
     finally:
+        stop.set()
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+_TRAINERS: dict[str, Callable[[_Work, list[Model]], Iterator[Outcome]]] = {
+    "lanes": _train_lanes,
+    "batched": _train_batched,
+    "reference": _train_reference,
+}

@@ -43,6 +43,7 @@ def test_list(tmp_path: Path) -> None:
     ]
     assert entries[0]["models"] == 1000
     assert entries[0]["grid"]["learning_rate"] == [1e-4]
+    assert "no zoo of the catalog matches" in error("list", "nosuch", cwd=tmp_path)
     assert "no zoo has variant" in error("list", "--variant", "random", cwd=tmp_path)
 
 
@@ -66,7 +67,12 @@ def test_from_a_specification_of_ones_own_to_benchmark_and_plot(tmp_path: Path) 
     assert "generalization_gap" in table
     written = json.loads((tmp_path / "my_digits-benchmark.json").read_text())
     assert len(written["scores"]) == 6
+    assert "too few to compare" in table
+    (tmp_path / "my_digits-benchmark.json").unlink()
     as_json = run("benchmark", "my_digits", "--json", cwd=tmp_path)
+    assert not (tmp_path / "my_digits-benchmark.json").exists()
+    message = error("benchmark", "metrics", cwd=tmp_path)
+    assert "`metrics` has no weights" in message
     assert json.loads(as_json.stdout) == written
     assert as_json.stderr == ""
     run("plot", "my_digits", "--out", "figure.png", cwd=tmp_path)
@@ -79,6 +85,8 @@ def test_expected_errors_are_one_line(tmp_path: Path) -> None:
     assert "train-images-idx3-ubyte" in message
     assert "--download" in message
     assert "MODEL_ZOOS_IMAGES" in message
+    assert "not ResNet-18" in error("generate", "cifar10_resnet18", "--download", cwd=tmp_path)
+    assert "unknown engine" in error("generate", "digits_cnn_s", "--engine", "x", cwd=tmp_path)
     assert "has 320 models" in error("generate", "digits_cnn_s", "--models", "0", cwd=tmp_path)
     assert "model-zoos generate" in error("benchmark", "digits_cnn_s", cwd=tmp_path)
     (tmp_path / "bad.json").write_text("{")

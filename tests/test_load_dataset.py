@@ -223,9 +223,14 @@ def test_filters_that_match_nothing_in_a_split(digits_home: Path) -> None:
     ("arguments", "message"),
     [
         ({"columns": ["epoch", "test_accuracy"]}, "no column 'test_accuracy'; did you mean"),
-        ({"columns": []}, "columns="),
+        ({"columns": []}, "columns= is a list"),
+        ({"columns": "weights"}, "columns= is a list"),
         ({"filters": [("lr", "==", 1)]}, "lr"),
-        ({"filters": [("epoch", "==", "five")]}, "filters="),
+        ({"filters": [("weights", "==", 1)]}, "any column but weights"),
+        ({"filters": [("epoch", "==", "five")]}, "filters=[('epoch'"),
+        ({"filters": ("epoch", "==", 1)}, "Give a list of (column, operator, value)"),
+        ({"filters": "epoch == 1"}, "Give a list of (column, operator, value)"),
+        ({"filters": [("epoch", "==", 99)]}, "filters leave no row"),
         ({"on_bad_files": "ignore"}, "on_bad_files must be"),
         ({"data_files": __file__}, "data_dir="),
         ({"colour": "red"}, "colour"),
@@ -251,7 +256,7 @@ def test_hyphens_and_capitals_are_accepted(digits_home: Path, name: str) -> None
 
 
 def test_unknown_name_lists_the_close_ones(digits_home: Path) -> None:
-    with pytest.raises(UnknownZoo, match="did you mean digits_cnn_s"):
+    with pytest.raises(UnknownZoo, match=r"did you mean digits_cnn_s.*: digits_cnn_s"):
         load("digits_cnn", digits_home)
     with pytest.raises(ValueError, match="name a zoo"):
         load_dataset("model_zoos")
@@ -265,6 +270,10 @@ def test_a_zoo_that_is_not_there_says_how_to_get_it(tmp_path: Path) -> None:
     assert "https://doi.org/10.5281/zenodo.6632086" in message
     assert str(tmp_path) in message
     assert "MODEL_ZOOS_HOME" in message
+    with pytest.raises(ZooNotFound) as raised:
+        load("mnist_cnn_s_seed_sparse", tmp_path)
+    assert "generate" not in str(raised.value)
+    assert "https://doi.org/10.5281/zenodo.7023335" in str(raised.value)
     with pytest.raises(ZooNotFound, match="there is no zoo in"):
         load("metrics", tmp_path)
 
@@ -318,7 +327,7 @@ def test_where_zoos_are_looked_for(
     digits_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ZooNotFound, match="is not in zoos"):
+    with pytest.raises(ZooNotFound, match=r"is not in .*zoos"):
         load_dataset("model_zoos", "digits_cnn_s")
     shutil.copytree(digits_home, tmp_path / "zoos")
     assert len(load_dataset("model_zoos", "digits_cnn_s", split="test")) == 18
@@ -327,6 +336,17 @@ def test_where_zoos_are_looked_for(
         load_dataset("model_zoos", "digits_cnn_s")
     monkeypatch.setenv("MODEL_ZOOS_HOME", str(digits_home))
     assert len(load_dataset("model_zoos", "digits_cnn_s", split="test")) == 18
+
+
+def test_a_stream_survives_a_change_of_folder(
+    digits_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(digits_home, tmp_path / "zoos")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    stream = load("digits_cnn_s", Path("zoos"), split="test", streaming=True)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert len(list(stream)) == 18
 
 
 def test_a_working_directory_full_of_other_files(
@@ -369,12 +389,27 @@ def test_faulty_files_are_left_out_and_counted_also_from_the_cache(tmp_path: Pat
             model_zoos.FaultyFilesWarning, match=r"2 model file\(s\) left out"
         ) as said:
             rows = load("digits_cnn_s", tmp_path, streaming=streaming)
+        assert len(said) == 1
+        assert str(said[0].message).count("left out") == 1
         assert broken.name in str(said[0].message)
         assert f"{orphan}: splits.json has no split for it" in str(said[0].message)
         assert sum(len(list(split)) for split in rows.values()) == 20
     with pytest.raises(model_zoos.FaultyFile, match="truncated"):
         load("digits_cnn_s", tmp_path, on_bad_files="error")
     assert len(load("digits_cnn_s", tmp_path, on_bad_files="skip")) == 3
+
+
+def test_a_zoo_of_which_nothing_can_be_used(tmp_path: Path) -> None:
+    directory = random_zoo(tmp_path, dataclasses.replace(get_zoo("digits_cnn_s"), epochs=1), 7)
+    (directory.path / "splits.json").unlink()
+    with pytest.raises(model_zoos.FaultyZoo, match=r"none of its 7 model files.*splits\.json"):
+        load("digits_cnn_s", tmp_path)
+
+
+def test_a_copied_folder_does_not_disturb_metrics(tmp_path: Path) -> None:
+    random_zoo(tmp_path, dataclasses.replace(get_zoo("digits_cnn_s"), epochs=1), 7)
+    shutil.copytree(tmp_path / "digits_cnn_s", tmp_path / "digits_cnn_s-backup")
+    assert sum(map(len, load("metrics", tmp_path).values())) == 14
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every folder")

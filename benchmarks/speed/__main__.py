@@ -1,4 +1,4 @@
-"""python -m model_zoos.benchmarks.speed loading"""
+"""python -m model_zoos.benchmarks.speed loading|generation"""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Annotated, Optional
 
 import typer
 
+from . import generation as generation_speed
 from . import loading as loading_speed
+from .machine import machine
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -29,7 +31,20 @@ def loading(
     for name, value in figures["gb_per_second"].items():
         print(f"{name:55} {value:6.2f} GB/s")
     if out is not None:
-        out.write_text(json.dumps(figures, indent=1) + "\n")
+        out.write_text(json.dumps({"machine": machine(), "results": figures}, indent=1) + "\n")
+
+
+@app.command()
+def generation(
+    rounds: Annotated[int, typer.Option(help="Medians are over these.")] = 5,
+    samples: Annotated[int, typer.Option(help="Training images of an epoch.")] = 1000,
+    out: Annotated[Optional[Path], typer.Option(help="JSON file to write.")] = None,
+) -> None:
+    """Engines beside the original's loop: one torch module, batches of 10, one thread."""
+    results = [generation_speed.measure(name, rounds, samples) for name in ("cnn_s", "cnn_l")]
+    print(generation_speed.table(results))
+    if out is not None:
+        out.write_text(json.dumps({"machine": machine(), "results": results}, indent=1) + "\n")
 
 
 app()

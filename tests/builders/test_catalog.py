@@ -139,6 +139,15 @@ def test_filters_of_the_list() -> None:
     assert len(list_zoos("*cnn-l*", variant="seed")) == 2
     with pytest.raises(ValueError, match="no zoo has variant"):
         list_zoos(variant="hyp")
+    with pytest.raises(UnknownZoo, match="no zoo of the catalog matches 'nosuch'"):
+        list_zoos("nosuch")
+
+
+def test_what_can_be_trained_is_what_a_specification_may_name() -> None:
+    from model_zoos.generation import architectures
+
+    assert tuple(architectures.ACTIVATIONS) == catalog.ACTIVATIONS
+    assert tuple(architectures.INITS) == catalog.INITS
 
 
 @pytest.mark.parametrize("name", ZOOS)
@@ -152,24 +161,32 @@ def test_specification_survives_json(name: str) -> None:
         ({"architecture": "vgg"}, "unknown architecture"),
         ({"colour": 1}, "unknown"),
         ({"name": "../up"}, "letters, digits"),
+        ({"name": "Up_Case"}, "small letters, digits"),
+        ({"channels": 2}, "channels must be 1 or 3"),
+        ({"scheduler": "OneCycleLR"}, "null for CNNs"),
+        ({"variant": "foo"}, "unknown variant"),
+        ({"images": 5}, "images must be a text"),
+        ({"grid": {"activation": ["relu", "relu"]}}, "repeats a value of activation"),
+        ({"grid": {"dropout": [0, 0.0]}}, "repeats a value of dropout"),
+        ({"grid": {"learning_rate": [float("inf")]}}, "must be a finite number"),
         ({"epochs": 0}, "epochs must be"),
         ({"epochs": True}, "epochs must be"),
         ({"momentum": None}, "sgd needs a momentum"),
         ({"momentum": "much"}, "momentum must be"),
-        ({"grid": {"activation": ["tanh"]}}, "grid must hold"),
+        ({"grid": {"activation": ["tanh"], "init": ["normal"]}}, "grid must hold"),
         ({"grid": [1]}, "object of lists"),
         ({"grid": {"init": ["ones"]}}, "unknown init"),
         ({"grid": {"init": "uniform"}}, "must be a list"),
         ({"grid": {"init": []}}, "no value for init"),
         ({"grid": {"dropout": [1.0]}}, "below 1"),
-        ({"grid": {"learning_rate": ["fast"]}}, "must be a number"),
-        ({"grid": {"learning_rate": [float("nan")]}}, "must be a number"),
+        ({"grid": {"learning_rate": ["fast"]}}, "must be a finite number"),
+        ({"grid": {"learning_rate": [float("nan")]}}, "must be a finite number"),
     ],
 )
 def test_bad_specifications(change: dict[str, object], message: str) -> None:
     values = get_zoo("digits_cnn_s").to_json()
     grid = change.get("grid")
-    if isinstance(grid, dict) and "activation" not in grid:
+    if isinstance(grid, dict) and len(grid) == 1:
         change = {"grid": {**values["grid"], **grid}}
     with pytest.raises(ValueError, match=message):
         zoo_from_json({**values, **change})

@@ -247,6 +247,11 @@ def test_no_mutation_of_a_file_does_more_than_fault_it(
         ({"metrics": {"test_acc": np.array([0.1])}}, "one value for each epoch"),
         ({"metrics": {"f1": np.array([0.1, 0.2])}}, "unknown metrics"),
         ({"hyperparameters": {"lr": 1.0}}, "hyperparameters must be among"),
+        ({"model_id": "../escape"}, "model_id must be"),
+        ({"model_id": ".hidden"}, "model_id must be"),
+        ({"model_id": "a/b"}, "model_id must be"),
+        ({"model_id": "x" * 300}, "model_id must be"),
+        ({"model_id": ""}, "model_id must be"),
         ({"extra": {"mean": np.zeros((1, 2464))}}, "extra tensors"),
     ],
 )
@@ -264,6 +269,15 @@ def test_what_a_reader_would_refuse_is_not_written(
     with pytest.raises(ValueError, match=message):
         directory.write_model(**{**arguments, **change})
     assert directory.files() == []
+    assert directory.splits() == {}
+
+
+def test_numpys_numbers_are_welcome(tmp_path: Path) -> None:
+    directory = create_zoo(tmp_path, DIGITS)
+    values = {"seed": np.int64(3), "learning_rate": np.float32(0.5), "epochs": np.int32(2)}
+    [path] = directory.write_model("model", values, [0], np.zeros((1, 2464), np.float32), {})
+    found = directory.read(path).hyperparameters
+    assert found == {"seed": 3, "learning_rate": 0.5, "epochs": 2}
 
 
 # --- The directory itself -------------------------------------------------------------------------
