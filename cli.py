@@ -132,7 +132,8 @@ def generate(
     )
     first_rank = os.environ.get("RANK", "0") == "0"
     began = said = time.monotonic()
-    with _progress(hidden=quiet or as_json or not first_rank) as progress:
+    hidden = quiet or as_json or not first_rank
+    with _progress(hidden) as progress:
         task = progress.add_task(specification.name, total=None, done="")
 
         def show(done: population.Progress) -> None:
@@ -143,7 +144,7 @@ def generate(
                 f"{done.samples / (now - began):,.0f} model-samples/s"
             )
             progress.update(task, completed=done.states, total=done.states_total, done=text)
-            if not progress.disable and not progress.console.is_terminal and now - said > 30:
+            if not hidden and progress.disable and now - said > 30:
                 said = now
                 print(f"{specification.name}: {text}", file=sys.stderr, flush=True)
 
@@ -288,6 +289,7 @@ def _print_table(title: str, values: dict[str, Any]) -> None:
 
 
 def _progress(hidden: bool) -> Progress:
+    """A bar on a terminal; elsewhere (a log, a pipe) it would be noise."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=None),
@@ -296,7 +298,7 @@ def _progress(hidden: bool) -> Progress:
         TextColumn("left"),
         TimeRemainingColumn(),
         console=Console(stderr=True),
-        disable=hidden,
+        disable=hidden or not sys.stderr.isatty(),
         expand=True,
     )
 

@@ -4,7 +4,8 @@ Every random number is drawn from torch's global stream in the original's order 
 def_NN_experiment.py and def_net.py): default initialisation, the zoo's initialisation, one sample
 order that the evaluation of the untrained model uses, then for each epoch a sample order and the
 dropout masks of its steps. With float32, one thread and torch 2.13 on x86 this repeats models of
-the original bit for bit. It is the oracle of the other engines, and the slowest.
+the original bit for bit. It is the oracle of the other engines, and the slowest; to be compared
+with them it can take its dropout masks from the counter generator that they use (streams.py).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from ...builders.catalog import Model
 from ...builders.layout import Layout
 from ..architectures import build, initialise
 from ..images import ImageData
+from ..streams import dropout_masks
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,9 @@ class State:
     metrics: dict[str, float]
 
 
-def train(model: Model, layout: Layout, images: ImageData) -> Iterator[State]:
+def train(
+    model: Model, layout: Layout, images: ImageData, stream: str = "torch"
+) -> Iterator[State]:
     """Train one model and yield its state after every epoch, the untrained one first.
 
     The training metrics of epoch 0 are measured in evaluation mode; those of later epochs are
@@ -48,10 +52,13 @@ def train(model: Model, layout: Layout, images: ImageData) -> Iterator[State]:
         model: hyperparameters and seed.
         layout: of the architecture.
         images: see generation/images.py; without a validation set there are no val_ metrics.
+        stream: of the dropout masks: "torch" as the original, "philox" as the other engines.
 
     Raises:
-        ValueError: a scheduler or architecture that this engine does not train.
+        ValueError: a scheduler or architecture that this engine does not train, unknown stream.
     """
+    if stream not in ("torch", "philox"):
+        raise ValueError(f"unknown stream {stream!r}; known: torch, philox")
     if model.scheduler is not None or layout.architecture == "resnet18":
         raise ValueError(
             f"this version trains CNN-s and CNN-l, not {layout.architecture} "
@@ -63,13 +70,14 @@ def train(model: Model, layout: Layout, images: ImageData) -> Iterator[State]:
     sets["test"] = (images.normalized("test"), images.test.labels)
 
     threads = torch.get_num_threads()
-    with _Stream() as stream:
+    with _Stream() as borrowed:
         torch.manual_seed(model.seed)
         module = build(layout, model.activation, model.dropout)
         initialise(module, model.init)
+        given = _GivenDropout.replace(module, model, layout) if stream == "philox" else None
         x, y = sets["train"]
         order = torch.randperm(len(y))
-        state = stream.leave()
+        state = borrowed.leave()
     optimizer = _optimizer(model, module)
     for epoch in range(model.epochs + 1):
         torch.set_num_threads(1)  # more threads sum in another order: other bits
@@ -78,9 +86,11 @@ def train(model: Model, layout: Layout, images: ImageData) -> Iterator[State]:
                 # The original evaluates over the shuffled training set.
                 losses = {"train": evaluate(module, x[order], y[order], model.batch_size)}
             else:
-                with _Stream(state) as stream:
-                    losses = {"train": _train_epoch(module, optimizer, x, y, model.batch_size)}
-                    state = stream.leave()
+                with _Stream(state) as borrowed:
+                    losses = {
+                        "train": _train_epoch(module, optimizer, x, y, model.batch_size, given)
+                    }
+                    state = borrowed.leave()
             for name in ("val", "test"):
                 if name in sets:
                     # The original evaluates in one batch, which decides a loss's last digit.
@@ -100,12 +110,15 @@ def _train_epoch(
     x: torch.Tensor,
     y: torch.Tensor,
     batch_size: int,
+    given: _GivenDropout | None,
 ) -> tuple[float, float]:
     """One epoch over a fresh random order; running mean of loss and accuracy."""
     module.train()
     total, correct = 0.0, 0
     for batch in torch.randperm(len(y)).split(batch_size):
         optimizer.zero_grad()
+        if given is not None:
+            given.draw(len(batch))
         logits, target = module(x[batch]), y[batch]
         loss = functional.cross_entropy(logits, target)  # log_softmax + NLL
         loss.backward()
@@ -147,6 +160,37 @@ def _optimizer(model: Model, module: nn.Module) -> torch.optim.Optimizer:
         momentum=model.momentum or 0.0,
         weight_decay=model.weight_decay,
     )
+
+
+class _GivenDropout:
+    """Dropout by the counter generator's masks in place of a network's own Dropout modules."""
+
+    class Layer(nn.Module):
+        mask: torch.Tensor
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * self.mask if self.training else x
+
+    def __init__(self, layers: list[Layer], model: Model, layout: Layout) -> None:
+        self.layers, self.model, self.layout, self.step = layers, model, layout, 0
+
+    @classmethod
+    def replace(cls, module: nn.Module, model: Model, layout: Layout) -> _GivenDropout | None:
+        """Put its layers into a network; None for a network without dropout."""
+        names = [n for n, child in module.named_children() if isinstance(child, nn.Dropout)]
+        for name in names:
+            setattr(module, name, cls.Layer())
+        layers = [getattr(module, name) for name in names]
+        return cls(layers, model, layout) if layers else None
+
+    def draw(self, batch_size: int) -> None:
+        """The masks of the next step."""
+        masks = dropout_masks(
+            self.layout, self.model.seed, self.model.dropout, self.step, batch_size
+        )
+        for layer, mask in zip(self.layers, masks, strict=True):
+            layer.mask = torch.from_numpy(mask)
+        self.step += 1
 
 
 class _Stream:

@@ -88,6 +88,26 @@ def test_every_engine_trains_the_models_of_the_catalog(
     assert summary.test_acc == pytest.approx(np.mean(accuracies))
 
 
+@pytest.mark.parametrize("engine", ["lanes", "batched"])
+def test_dropout_is_that_of_the_reference_engine_on_the_same_stream(
+    tmp_path: Path, digits: ImageData, engine: str
+) -> None:
+    zoo = with_grid(
+        dataclasses.replace(ZOO, epochs=1),
+        dropout=(0.3, 0.5), init=("kaiming_uniform",), optimizer=("adam",), activation=("tanh",),
+    )  # fmt: skip
+    generate(zoo, tmp_path, digits, models=4, engine=engine)
+    directory = open_zoo(tmp_path, zoo.name)
+    found = {states.model_id: states.weights() for states in directory.scan()[0]}
+    for model in zoo.models(4):
+        one, other = (
+            [s.weights.numpy() for s in reference.train(model, zoo.layout, digits, stream)]
+            for stream in ("philox", "torch")
+        )
+        assert found[model.model_id] == pytest.approx(np.stack(one), abs=2e-4)
+        assert np.abs(one[1] - other[1]).max() > 2e-3  # the masks do matter
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_diverged_model_is_kept_and_counted(
     tmp_path: Path, digits: ImageData, engine: str
