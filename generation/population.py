@@ -344,7 +344,7 @@ def _train_lanes(work: _Work, models: list[Model]) -> Iterator[Outcome]:
     def begin(block: list[Model], weights: np.ndarray) -> Population:
         return LanesPopulation(layout, weights=weights, threads=1, **_arguments(block))
 
-    yield from _train_blocks(work, blocks, begin, work.threads)
+    yield from _train_blocks(work, blocks, begin, work.threads, "cpu")
 
 
 def _train_batched(work: _Work, models: list[Model]) -> Iterator[Outcome]:
@@ -358,7 +358,8 @@ def _train_batched(work: _Work, models: list[Model]) -> Iterator[Outcome]:
             layout, weights=weights, device=work.device, threads=work.threads, **_arguments(block)
         )
 
-    yield from _train_blocks(work, group_models(models, BATCHED_BLOCK[work.device]), begin, 1)
+    blocks = group_models(models, BATCHED_BLOCK[work.device])
+    yield from _train_blocks(work, blocks, begin, 1, work.device)
 
 
 def _arguments(block: list[Model]) -> dict[str, Any]:
@@ -381,9 +382,14 @@ def _train_blocks(
     blocks: list[list[Model]],
     begin: Callable[[list[Model], np.ndarray], Population],
     threads: int,
+    device: str,
 ) -> Iterator[Outcome]:
+    # On the device once and for all: an engine does not copy what lies there already.
     sets = {
-        name: (work.images.normalized(split).numpy(), getattr(work.images, split).labels.numpy())
+        name: (
+            work.images.normalized(split).to(device),
+            getattr(work.images, split).labels.to(device),
+        )
         for name, split in (("train", "train"), ("val", "validation"), ("test", "test"))
         if getattr(work.images, split) is not None
     }
@@ -404,7 +410,7 @@ def _train_blocks(
 def _train_block(
     directory: ZooDirectory,
     block: list[Model],
-    sets: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    sets: Mapping[str, tuple[torch.Tensor, torch.Tensor]],
     begin: Callable[[list[Model], np.ndarray], Population],
     drawing: threading.Lock,
     on_epoch: Callable[[], bool],
