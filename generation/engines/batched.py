@@ -34,8 +34,7 @@ from torch.nn import functional
 
 from ...builders.layout import ARCHITECTURES, Layer, Layout, layer_outputs
 from ..streams import DROPOUT, dropout_scale, dropout_shapes, dropout_threshold, split_seed
-
-__all__ = ["ACTIVATIONS", "OPTIMIZERS", "BatchedPopulation"]
+from .arguments import check_models
 
 aten = torch.ops.aten
 
@@ -47,7 +46,6 @@ ACTIVATIONS: dict[str, tuple[Callable, Callable]] = {
 }
 """Each function a(z), and the gradient by z from the gradient g by a."""
 
-OPTIMIZERS = ("adam", "sgd")
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 """torch.optim.Adam's defaults."""
 
@@ -99,46 +97,39 @@ class BatchedPopulation:
         threads: int | None = None,
         compile: bool = False,
     ) -> None:
-        architecture = ARCHITECTURES[layout.architecture]
-        if not architecture.layers:
-            raise ValueError(f"this engine trains CNN-s and CNN-l, not {architecture.title}")
-        weights = np.array(weights, np.float32)
-        if weights.ndim != 2 or weights.shape[1] != layout.size or not len(weights):
-            raise ValueError(f"weights must be [P, {layout.size}], found {list(weights.shape)}")
-        if activation not in ACTIVATIONS:
-            raise ValueError(f"unknown activation {activation!r}; known: {', '.join(ACTIVATIONS)}")
-        if optimizer not in OPTIMIZERS:
-            raise ValueError(f"unknown optimizer {optimizer!r}; known: {', '.join(OPTIMIZERS)}")
-        if not 1 <= batch_size < 2**24:  # a sample's place in the batch has 24 bits in the masks
-            raise ValueError(f"batch_size must lie in [1, 2^24), found {batch_size}")
+        models = check_models(
+            layout,
+            activation=activation,
+            optimizer=optimizer,
+            batch_size=batch_size,
+            weights=weights,
+            seeds=seeds,
+            learning_rate=learning_rate,
+            weight_decay=weight_decay,
+            momentum=momentum,
+            dropout=dropout,
+        )
         self.layout, self.batch_size = layout, int(batch_size)
-        self.models, self.threads = len(weights), threads
+        self.models, self.threads = len(models.weights), threads
         self.device = torch.device(device)
-
-        dropout = self._each("dropout", dropout)
-        if not ((dropout >= 0) & (dropout < 1)).all():
-            raise ValueError("dropout rates must lie in [0, 1)")
-        seeds = self._each("seeds", seeds)
-        if seeds.dtype.kind not in "iu":
-            raise ValueError(f"seeds must be integers, found {seeds.dtype}")
         rates = _Rates(
-            learning_rate=self._each("learning_rate", learning_rate).astype(np.float64)[:, None],
-            weight_decay=self._each("weight_decay", weight_decay).astype(np.float32)[:, None],
-            momentum=self._each("momentum", momentum).astype(np.float32)[:, None],
-            key=split_seed(seeds).astype(np.int64),
-            threshold=dropout_threshold(dropout).astype(np.int64)[:, None],
-            scale=dropout_scale(dropout)[:, None],
+            learning_rate=models.learning_rate.astype(np.float64)[:, None],
+            weight_decay=models.weight_decay.astype(np.float32)[:, None],
+            momentum=models.momentum.astype(np.float32)[:, None],
+            key=split_seed(models.seeds).astype(np.int64),
+            threshold=dropout_threshold(models.dropout).astype(np.int64)[:, None],
+            scale=dropout_scale(models.dropout)[:, None],
         )
 
         self._capacity = _capacity(layout, self.device)
-        self._weights = torch.tensor(weights, device=self.device)
+        self._weights = torch.tensor(models.weights, device=self.device)
         count = math.ceil(self.models / max(1, self._capacity // self.batch_size))
         self._blocks = [
             _Block(
                 layout,
                 activation,
                 optimizer,
-                bool((dropout > 0).any()),
+                bool((models.dropout > 0).any()),
                 self._weights[members[0] : members[-1] + 1],
                 _Rates(*(torch.tensor(rate[members], device=self.device) for rate in rates)),
             )
@@ -228,12 +219,6 @@ class BatchedPopulation:
         if labels.min() < 0 or labels.max() >= self.layout.classes:
             raise ValueError(f"labels must lie in [0, {self.layout.classes})")
         return images.to(self.device, torch.float32), labels.to(self.device)
-
-    def _each(self, name: str, values: Any) -> np.ndarray:
-        values = np.asarray(values)
-        if values.shape not in ((), (self.models,)):
-            raise ValueError(f"{name} must be one number or [{self.models}], found {values.shape}")
-        return np.broadcast_to(values, self.models)
 
 
 class _Rates(NamedTuple):

@@ -27,11 +27,10 @@ import numpy as np
 
 from ....builders.layout import ARCHITECTURES, Layout
 from ...streams import dropout_scale, dropout_threshold
-from .library import ACTIVATIONS, ISAS, LanesUnavailable, load
+from ..arguments import check_models
+from .library import ISAS, LanesUnavailable, load
 
-__all__ = ["ACTIVATIONS", "ISAS", "LanesPopulation", "LanesUnavailable", "lanes_count"]
-
-OPTIMIZERS = ("adam", "sgd")
+__all__ = ["ISAS", "LanesPopulation", "LanesUnavailable", "lanes_count"]
 
 
 def lanes_count(layout: Layout, activation: str = "tanh", isa: str = "auto") -> int:
@@ -51,7 +50,7 @@ class LanesPopulation:
 
     Args:
         layout: of CNN-s or CNN-l.
-        activation: of `ACTIVATIONS`; gelu is the exact one.
+        activation: of catalog.ACTIVATIONS; gelu is the exact one.
         optimizer: "adam" or "sgd", with torch's meaning and defaults.
         batch_size: samples per step; the last batch of an epoch may be smaller.
         weights: initial weights, float32 [P, layout.size] in layout order.
@@ -84,15 +83,20 @@ class LanesPopulation:
         threads: int | None = None,
         isa: str = "auto",
     ) -> None:
-        weights = np.asarray(weights, np.float32)
-        if weights.ndim != 2 or weights.shape[1] != layout.size or not len(weights):
-            raise ValueError(f"weights must be [P, {layout.size}], found {list(weights.shape)}")
-        if optimizer not in OPTIMIZERS:
-            raise ValueError(f"unknown optimizer {optimizer!r}; known: {', '.join(OPTIMIZERS)}")
-        if not 1 <= batch_size < 2**24:  # a sample's place in the batch has 24 bits in the masks
-            raise ValueError(f"batch_size must lie in [1, 2^24), found {batch_size}")
+        models = check_models(
+            layout,
+            activation=activation,
+            optimizer=optimizer,
+            batch_size=batch_size,
+            weights=weights,
+            seeds=seeds,
+            learning_rate=learning_rate,
+            weight_decay=weight_decay,
+            momentum=momentum,
+            dropout=dropout,
+        )
         self.layout, self.batch_size, self.adam = layout, int(batch_size), optimizer == "adam"
-        self.models = len(weights)
+        self.models = len(models.weights)
         self.threads = threads or _cores()
         self._library = load(layout, activation, isa)
         self._steps = 0
@@ -110,19 +114,13 @@ class LanesPopulation:
                 ("dropout_scale", "f4"),
             ],
         )
-        dropout = self._each("dropout", dropout)
-        if not ((dropout >= 0) & (dropout < 1)).all():
-            raise ValueError("dropout rates must lie in [0, 1)")
-        seeds = self._each("seeds", seeds)
-        if seeds.dtype.kind not in "iu":
-            raise ValueError(f"seeds must be integers, found {seeds.dtype}")
-        rates["seed"] = seeds.astype(np.uint64)
-        rates["learning_rate"] = self._each("learning_rate", learning_rate)
-        rates["weight_decay"] = self._each("weight_decay", weight_decay)
-        rates["momentum"] = 0 if self.adam else self._each("momentum", momentum)
-        rates["dropout_threshold"] = dropout_threshold(dropout)
-        rates["dropout_scale"] = dropout_scale(dropout)
-        self.dropout = bool((dropout > 0).any())
+        rates["seed"] = models.seeds.astype(np.uint64)
+        rates["learning_rate"] = models.learning_rate
+        rates["weight_decay"] = models.weight_decay
+        rates["momentum"] = 0 if self.adam else models.momentum
+        rates["dropout_threshold"] = dropout_threshold(models.dropout)
+        rates["dropout_scale"] = dropout_scale(models.dropout)
+        self.dropout = bool((models.dropout > 0).any())
 
         # Lanes without a model repeat the last one; what they compute is dropped.
         members = np.arange(-(-self.models // lanes) * lanes).clip(max=self.models - 1)
@@ -130,8 +128,8 @@ class LanesPopulation:
         self._order = _kernel_order(layout)
         self._rates = [_by_field(rates[block]) for block in self._members]
         self._blocks = [_aligned((3, layout.size, lanes)) for _ in self._members]
-        for block, models in zip(self._blocks, self._members, strict=True):
-            block[0] = weights[models][:, self._order].T
+        for block, lanes_of_block in zip(self._blocks, self._members, strict=True):
+            block[0] = models.weights[lanes_of_block][:, self._order].T
 
     @property
     def weights(self) -> np.ndarray:
@@ -224,12 +222,6 @@ class LanesPopulation:
         if labels.min() < 0 or labels.max() >= self.layout.classes:
             raise ValueError(f"labels must lie in [0, {self.layout.classes})")
         return images, np.ascontiguousarray(labels, np.int64)
-
-    def _each(self, name: str, values: Any) -> np.ndarray:
-        values = np.asarray(values)
-        if values.shape not in ((), (self.models,)):
-            raise ValueError(f"{name} must be one number or [{self.models}], found {values.shape}")
-        return np.broadcast_to(values, self.models)
 
 
 def _kernel_order(layout: Layout) -> np.ndarray:

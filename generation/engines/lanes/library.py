@@ -19,11 +19,11 @@ import tempfile
 from functools import lru_cache
 from pathlib import Path
 
+from ....builders.catalog import ACTIVATIONS
 from ....builders.layout import ARCHITECTURES, Layout
 
 FOLDER = Path(__file__).parent
 SOURCES = ("kernel.cpp", "layers.hpp", "vectors.hpp")
-ACTIVATIONS = ("tanh", "relu", "sigmoid", "gelu")
 ISAS = {
     "avx512": ("AVX512F", "AVX512DQ", "AVX512BW", "AVX512VL", "AVX2", "FMA"),
     "avx2": ("AVX2", "FMA"),
