@@ -291,8 +291,8 @@ def zoo_from_json(values: Mapping[str, Any]) -> Zoo:
     )
     if unknown or missing:
         raise ValueError(
-            f"a zoo's specification lacks {missing or 'nothing'} and has unknown {unknown or 'no'} "
-            f"keys; known: {', '.join(fields)}"
+            f"a zoo's specification has the keys {', '.join(fields)}; "
+            f"missing: {', '.join(missing) or 'none'}; unknown: {', '.join(unknown) or 'none'}"
         )
     name = values["name"]
     if not isinstance(name, str) or not is_zoo_name(name):

@@ -133,7 +133,7 @@ class ZooDirectory:
             model_ids: of the zoo.
             given: splits that are already decided: a parent's, or a published one.
         """
-        with FileLock(self.path / ".splits.lock"):
+        with FileLock(self.path / ".lock"):
             existing = self.splits()
             splits = assign_splits({**(given or {}), **existing}, model_ids)
             if splits != existing:
@@ -290,7 +290,7 @@ def create_zoo(root: str | os.PathLike[str], zoo: Zoo, **provenance: Any) -> Zoo
         **provenance,
     }
     info = json.loads(_json_bytes(info))
-    with FileLock(path / ".splits.lock"):
+    with FileLock(path / ".lock"):
         if not (path / "zoo.json").exists():
             _write_atomically(path / "zoo.json", _json_bytes(info))
     found = _read_json(path / "zoo.json")

@@ -1,10 +1,10 @@
 """Make a zoo: train those of its models that are not there yet and write each when it is complete.
 
-Models that must be equal to be trained side by side (activation, optimizer, dropout or not) form
-groups; a group is cut into blocks, and a block is trained from its first to its last epoch by one
-worker. Under `accelerate launch` or `torchrun` each rank takes its share of the models and waits
-for the others at the very end only. A killed run loses the blocks it was training and nothing else:
-the same command goes on from there, with any number of threads or ranks.
+Models that are equal in activation, optimizer, and dropout or not, can be trained side by side.
+They fill blocks, and a block is trained from its first to its last epoch by one worker. Under
+`torchrun` or `accelerate launch` each rank takes its share of the models and waits for the others
+at the very end only. A killed run loses the blocks it was training and nothing else: the same
+command goes on from there, with any number of threads or ranks.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ def generate(
     specifications = check_request(zoo, models, engine, threads, device)
     _check_images(zoo, images)
     engine, device = _choose_engine(zoo, root, engine, device)
-    ranks = _join_ranks()
+    ranks = _join_ranks(device)
     directory = create_zoo(
         root,
         zoo,
@@ -203,8 +203,10 @@ def check_request(
     """
     if engine not in (*ENGINES, "auto"):
         raise ValueError(f"unknown engine {engine!r}; known: auto, {', '.join(ENGINES)}")
-    if device not in (None, "cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
-        raise ValueError(f"device must be 'cpu', or 'cuda' where there is one, found {device!r}")
+    if device not in (None, "cpu", "cuda"):
+        raise ValueError(f"device must be 'cpu' or 'cuda', found {device!r}")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device 'cuda' was asked for, but torch finds no CUDA device here")
     if zoo.architecture == "resnet18":
         raise ValueError(f"{zoo.name}: this version trains CNN-s and CNN-l, not ResNet-18")
     if threads is not None and threads < 1:
@@ -256,7 +258,7 @@ def _choose_engine(
             engine = "batched" if device == "cuda" else "lanes"
             if engine == "lanes":
                 try:
-                    lanes_count(zoo.layout)
+                    lanes_count(zoo.layout, dict(zoo.grid)["activation"][0])
                 except LanesUnavailable as error:
                     warnings.warn(
                         f"{error}: training with the batched engine, which is several times slower",
@@ -295,14 +297,14 @@ class _Ranks:
         return gather_object([summary])
 
 
-def _join_ranks() -> _Ranks:
+def _join_ranks(device: str) -> _Ranks:
     count = int(os.environ.get("WORLD_SIZE", 1))
     if count == 1:
         return _Ranks(0, 1, 1)
     from accelerate import PartialState
 
     # Ranks meet at the end, when one may have been done for days: no time-out until then.
-    state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=365))
+    state = PartialState(cpu=device == "cpu", timeout=timedelta(days=365))
     local = int(os.environ.get("LOCAL_WORLD_SIZE", count))
     return _Ranks(state.process_index, state.num_processes, local)
 
@@ -339,7 +341,8 @@ class _Work:
 def _train_lanes(work: _Work, models: list[Model]) -> Iterator[Outcome]:
     """A thread for each core, a block of one model a lane in each: the kernel releases the GIL."""
     layout = work.directory.zoo.layout
-    blocks = group_models(models, lanes_count(layout))
+    activation = dict(work.directory.zoo.grid)["activation"][0]
+    blocks = group_models(models, lanes_count(layout, activation))
 
     def begin(block: list[Model], weights: np.ndarray) -> Population:
         return LanesPopulation(layout, weights=weights, threads=1, **_arguments(block))
@@ -393,18 +396,20 @@ def _train_blocks(
         for name, split in (("train", "train"), ("val", "validation"), ("test", "test"))
         if getattr(work.images, split) is not None
     }
-    stop, drawing, states = threading.Event(), threading.Lock(), [0] * len(blocks)
+    stop, drawing = threading.Event(), threading.Lock()
+    states, trained = [0] * len(blocks), [0] * len(blocks)
 
     def train(number: int) -> list[Outcome]:
-        def on_epoch() -> bool:
+        def on_epoch(epoch: int) -> bool:
             states[number] += len(blocks[number])
+            trained[number] += len(blocks[number]) * (epoch > 0)
             return not stop.is_set()
 
         return _train_block(work.directory, blocks[number], sets, begin, drawing, on_epoch)
 
     pool = Threads(min(threads, len(blocks)) or 1)
     futures = {pool.submit(train, number): blocks[number] for number in range(len(blocks))}
-    yield from _collect(work, pool, futures, lambda: sum(states), stop)
+    yield from _collect(work, pool, futures, lambda: (sum(states), sum(trained)), stop)
 
 
 def _train_block(
@@ -413,7 +418,7 @@ def _train_block(
     sets: Mapping[str, tuple[torch.Tensor, torch.Tensor]],
     begin: Callable[[list[Model], np.ndarray], Population],
     drawing: threading.Lock,
-    on_epoch: Callable[[], bool],
+    on_epoch: Callable[[int], bool],
 ) -> list[Outcome]:
     """Train the models of one block through all epochs, then write their files."""
     # Another run of the same zoo may have come first.
@@ -443,7 +448,7 @@ def _train_block(
         for name, (loss, accuracy) in scores.items():
             metrics[f"{name}_loss"][:, epoch] = loss
             metrics[f"{name}_acc"][:, epoch] = accuracy
-        if not on_epoch():
+        if not on_epoch(epoch):
             return []
     outcomes = []
     for number, model in enumerate(block):
@@ -469,7 +474,7 @@ _worker: dict[str, Any] = {}
 def _train_reference(work: _Work, models: list[Model]) -> Iterator[Outcome]:
     # Not fork: a forked child of a process whose torch has started threads can hang.
     context = multiprocessing.get_context("spawn")
-    states, stop = context.Value("q", 0), context.Event()
+    states, stop = context.Array("q", 2), context.Event()
     pool = ProcessPoolExecutor(
         min(work.threads, len(models)) or 1,
         context,
@@ -477,7 +482,7 @@ def _train_reference(work: _Work, models: list[Model]) -> Iterator[Outcome]:
         (work.directory, work.images, states, stop),
     )
     futures = {pool.submit(_train_one, model): [model] for model in models}
-    yield from _collect(work, pool, futures, lambda: states.value, stop)
+    yield from _collect(work, pool, futures, lambda: tuple(states), stop)
 
 
 def _start_worker(directory: ZooDirectory, images: ImageData, states: Any, stop: Any) -> None:
@@ -501,7 +506,8 @@ def _train_one(model: Model) -> list[Outcome]:
     for state in reference.train(model, directory.zoo.layout, _worker["images"]):
         trajectory.append(state)
         with _worker["states"].get_lock():
-            _worker["states"].value += 1
+            _worker["states"][0] += 1
+            _worker["states"][1] += state.epoch > 0
         if _worker["stop"].is_set():
             return []
     weights = torch.stack([state.weights for state in trajectory]).numpy()
@@ -514,7 +520,7 @@ def _collect(
     work: _Work,
     pool: Executor,
     futures: Mapping[Future[list[Outcome]], list[Model]],
-    states: Callable[[], int],
+    states: Callable[[], tuple[int, int]],
     stop: Any,
 ) -> Iterator[Outcome]:
     """Outcomes as they come; on an error or interruption the workers stop after their epoch."""
@@ -528,9 +534,9 @@ def _collect(
                 yield from future.result()
                 done += len(futures[future])
             if work.on_progress is not None:
-                # Of epochs + 1 states of a model all but the first cost a pass over the images.
-                samples = states() * epochs // (epochs + 1) * len(work.images.train)
-                work.on_progress(Progress(done, total, states(), total * (epochs + 1), samples))
+                present, trained = states()
+                samples = trained * len(work.images.train)
+                work.on_progress(Progress(done, total, present, total * (epochs + 1), samples))
     except (BrokenProcessPool, OSError) as error:
         reason = (
             "a training process ended at once or was killed (out of memory? or a script that "

@@ -12,8 +12,8 @@ from ...builders.layout import ARCHITECTURES, Layout
 
 
 @dataclass(frozen=True)
-class Models:
-    """The models of a population, one entry or row for each.
+class PopulationArguments:
+    """The models of a population, one entry or row for each, as an engine sees them.
 
     Attributes:
         weights: initial, float32 [P, N].
@@ -41,7 +41,7 @@ def check_models(
     weight_decay: Any,
     momentum: Any,
     dropout: Any,
-) -> Models:
+) -> PopulationArguments:
     """The models, where one number given for all has become one for each.
 
     Raises:
@@ -66,7 +66,7 @@ def check_models(
             raise ValueError(f"{name} must be one number or [{len(weights)}], found {values.shape}")
         return np.broadcast_to(values, len(weights))
 
-    models = Models(
+    models = PopulationArguments(
         weights,
         each("seeds", seeds),
         each("learning_rate", learning_rate),

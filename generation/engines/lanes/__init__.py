@@ -202,10 +202,18 @@ class LanesPopulation:
         """Call the kernel for every block, `threads` at a time, and join the lanes' means."""
         lanes = self._members.shape[1]
         totals = np.zeros(len(self._blocks), [("loss", "f8", lanes), ("correct", "i8", lanes)])
-        with ThreadPoolExecutor(self.threads) as pool:
-            numbers = range(len(self._blocks))
-            if any(pool.map(lambda number: work(number, totals[number : number + 1]), numbers)):
-                raise MemoryError("no memory for the kernel's workspace")
+        numbers = range(len(self._blocks))
+
+        def run(number: int) -> int:
+            return work(number, totals[number : number + 1])
+
+        if len(numbers) == 1 or self.threads == 1:
+            failed = [run(number) for number in numbers]
+        else:
+            with ThreadPoolExecutor(self.threads) as pool:
+                failed = list(pool.map(run, numbers))
+        if any(failed):
+            raise MemoryError("no memory for the kernel's workspace")
         loss = totals["loss"].reshape(-1)[: self.models] / samples
         return loss, totals["correct"].reshape(-1)[: self.models] / samples
 

@@ -16,6 +16,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+import threading
 from functools import lru_cache
 from pathlib import Path
 
@@ -33,6 +34,10 @@ ISAS = {
 
 FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared", "-fno-math-errno", "-fno-trapping-math")
 """No -ffast-math, and no contraction but the kernel's own: the bits depend on both."""
+
+
+_building = threading.Lock()
+"""So that the threads of a process do not compile the same kernel side by side."""
 
 
 class LanesUnavailable(RuntimeError):
@@ -61,7 +66,8 @@ def load(layout: Layout, activation: str, isa: str = "auto") -> ctypes.CDLL:
     sources = [(FOLDER / name).read_text() for name in SOURCES]
     digest = hashlib.sha256("\0".join([*sources, header, *flags, *compiler, macros]).encode())
     name = f"{layout.architecture}_{layout.channels}_{layout.classes}_{activation}_{isa}"
-    return _open(_cache() / f"{name}-{digest.hexdigest()[:20]}.so", header, (*compiler, *flags))
+    with _building:
+        return _open(_cache() / f"{name}-{digest.hexdigest()[:20]}.so", header, (*compiler, *flags))
 
 
 def usable_isas() -> list[str]:
@@ -131,7 +137,9 @@ def _describe(compiler: tuple[str, ...]) -> tuple[tuple[str, ...], str]:
                 check=False,
             )
         except OSError as failure:
-            raise LanesUnavailable(f"cannot run {compiler[0]}: {failure.strerror}") from None
+            raise LanesUnavailable(
+                f"cannot run {compiler[0]} as C++ compiler ({failure.strerror}): set CXX to another"
+            ) from None
         if done.returncode == 0:
             return native, done.stdout
         error = _first_line(done.stderr)
@@ -150,7 +158,10 @@ def _cache() -> Path:
 def _open(path: Path, header: str, command: tuple[str, ...]) -> ctypes.CDLL:
     """Compile `path` unless it is there; under another name first, so that it is always whole."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError:  # no place to keep it: built anew in every process
+            path = Path(tempfile.mkdtemp(prefix="model-zoos-")) / path.name
         if not path.exists():
             with tempfile.TemporaryDirectory(dir=path.parent, prefix="building-") as folder:
                 (Path(folder) / "architecture.hpp").write_text(header)
