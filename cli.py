@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
@@ -20,7 +21,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
+from rich.table import Column, Table
 
 import model_zoos
 
@@ -43,7 +44,8 @@ DataDir = Annotated[
 
 
 def main() -> None:
-    """Run the command; an expected error is one line, not a traceback."""
+    """Run the command; an expected error or warning is one line, not a traceback."""
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
         app()
     except (ValueError, OSError, RuntimeError) as error:
@@ -136,13 +138,14 @@ def generate(
     with _progress(hidden) as progress:
         task = progress.add_task(specification.name, total=None, done="")
 
+        if progress.disable and not hidden:
+            print(f"{specification.name}: training", file=sys.stderr, flush=True)
+
         def show(done: population.Progress) -> None:
             nonlocal said
             now = time.monotonic()
-            text = (
-                f"{done.models}/{done.models_total} models, {done.states:,} states, "
-                f"{done.samples / (now - began):,.0f} model-samples/s"
-            )
+            speed = done.samples / (now - began)
+            text = f"{done.models}/{done.models_total} models, {speed:,.0f} samples/s"
             progress.update(task, completed=done.states, total=done.states_total, done=text)
             if not hidden and progress.disable and now - said > 30:
                 said = now
@@ -180,6 +183,127 @@ def generate(
                 "model-samples a second": f"{summary.samples_per_second:,.0f}",
             },
         )
+
+
+@app.command("import")
+def import_command(
+    source: Annotated[
+        Path, typer.Argument(help="A published zip, a folder of trials, or a dataset_*.pt.")
+    ],
+    zoo: Annotated[
+        Optional[str], typer.Option(help="The zoo's name; recognised by default.")
+    ] = None,
+    out: Annotated[
+        Optional[Path], typer.Option(help="Folder of zoo directories (see --data-dir elsewhere).")
+    ] = None,
+    max_weight: Annotated[
+        Optional[float],
+        typer.Option(help="Leave out states with a larger weight; the paper's data sets: 5."),
+    ] = None,
+    workers: Annotated[
+        Optional[int], typer.Option(help="Processes; as many as pay by default.")
+    ] = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Turn a published file into a zoo. Run the same command again to go on."""
+    _import(source, zoo, out, max_weight, workers, quiet, as_json)
+
+
+def _import(
+    source: Path,
+    zoo: str | None,
+    out: Path | None,
+    max_weight: float | None,
+    workers: int | None,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    from .builders.published.importing import REPORT, import_zoo
+
+    root = model_zoos.zoos_home(out)
+    tasks: dict[str, Any] = {}
+    with _progress(hidden=quiet or as_json) as progress:
+
+        def show(name: str, done: int, total: int) -> None:
+            if name not in tasks:
+                tasks[name] = progress.add_task(name, total=total, done="")
+            progress.update(tasks[name], completed=done, done=f"{done:,}/{total:,} models")
+
+        try:
+            reports = import_zoo(
+                source, root, zoo, max_weight=max_weight, workers=workers, on_progress=show
+            )
+        except KeyboardInterrupt:
+            print("interrupted: run the same command again to go on from here", file=sys.stderr)
+            raise typer.Exit(130) from None
+    if as_json:
+        print(json.dumps([report.to_json() for report in reports], indent=1))
+    elif not quiet:
+        for report in reports:
+            _print_table(
+                f"{report.zoo}: {report.models:,} models into {root / report.zoo}",
+                {
+                    "states found": f"{report.found:,}",
+                    "states kept": f"{report.kept:,}",
+                    **{
+                        f"left out: {category}": f"{count:,}"
+                        for category, count in report.categories().items()
+                    },
+                },
+            )
+            for state in report.left_out[:10]:
+                print(f"{state.trial} epoch {state.epoch}: {state.reason}")
+            if len(report.left_out) > 10:
+                print(f"and {len(report.left_out) - 10:,} more: {root / report.zoo / REPORT}")
+            for remark in report.remarks[:10]:
+                print(remark)
+
+
+@app.command()
+def download(
+    zoo: Annotated[str, typer.Argument(help="A published zoo's name; NAME_sparse for its twins.")],
+    file: Annotated[
+        Optional[str], typer.Option(help="The file's name in the record, if it is in doubt.")
+    ] = None,
+    preprocessed: Annotated[
+        bool, typer.Option("--preprocessed", help="The preprocessed data set, not the raw zip.")
+    ] = False,
+    out: Annotated[
+        Optional[Path], typer.Option(help="Folder of zoo directories (see --data-dir elsewhere).")
+    ] = None,
+    max_weight: Annotated[
+        Optional[float],
+        typer.Option(help="Leave out states with a larger weight; the paper's data sets: 5."),
+    ] = None,
+    workers: Annotated[
+        Optional[int], typer.Option(help="Processes; as many as pay by default.")
+    ] = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Fetch a published zoo from Zenodo and import it. Run the same command again to go on."""
+    from .builders.published import zenodo
+
+    with _progress(hidden=quiet or as_json) as progress:
+        task = progress.add_task(zoo, total=None, done="")
+
+        def show(name: str, done: int, total: int) -> None:
+            text = f"{name}: {done / 1e9:.2f} of {total / 1e9:.2f} GB"
+            progress.update(task, completed=done, total=total, done=text)
+
+        try:
+            path = zenodo.download(
+                zoo,
+                model_zoos.zoos_home(out) / "downloads",
+                file=file,
+                preprocessed=preprocessed,
+                on_progress=show,
+            )
+        except KeyboardInterrupt:
+            print("interrupted: run the same command again to go on from here", file=sys.stderr)
+            raise typer.Exit(130) from None
+    _import(path, zoo, out, max_weight, workers, quiet, as_json)
 
 
 @app.command()
@@ -294,9 +418,9 @@ def _progress(hidden: bool) -> Progress:
         TextColumn("{task.description}"),
         BarColumn(bar_width=None),
         TextColumn("{task.fields[done]}"),
-        TimeElapsedColumn(),
+        TimeElapsedColumn(table_column=Column(no_wrap=True, min_width=7)),
         TextColumn("left"),
-        TimeRemainingColumn(),
+        TimeRemainingColumn(table_column=Column(no_wrap=True, min_width=7)),
         console=Console(stderr=True),
         disable=hidden or not sys.stderr.isatty(),
         expand=True,

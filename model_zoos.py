@@ -312,12 +312,16 @@ def _open_parts(name: str, root: Path) -> list[ZooDirectory]:
     dense = [part.removesuffix("_sparse") for part in missing]
     made = [part for part in missing if part in catalog.ZOOS and "resnet" not in part]
     ways = [f"Generate: model-zoos generate {part} --out {root}." for part in made]
-    dois = [
-        catalog.ZOOS[part].doi if part in missing else catalog.TWIN_DOIS.get(part)
-        for part in dense
-        if part in catalog.ZOOS
+    dois = {
+        part: catalog.ZOOS[name].doi if part == name else catalog.TWIN_DOIS.get(name)
+        for part, name in zip(missing, dense, strict=True)
+        if name in catalog.ZOOS
+    }
+    ways += [
+        f"Published: model-zoos download {part} --out {root} (https://doi.org/{doi})."
+        for part, doi in dois.items()
+        if doi
     ]
-    ways += [f"Published: https://doi.org/{doi}." for doi in dict.fromkeys(dois) if doi]
     raise ZooNotFound(" ".join([f"{lacks} is not in {where}.", *ways]))
 
 

@@ -1,4 +1,4 @@
-"""python -m model_zoos.benchmarks.speed loading|generation"""
+"""python -m model_zoos.benchmarks.speed loading|generation|importing"""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Annotated, Optional
 import typer
 
 from . import generation as generation_speed
+from . import importing as importing_speed
 from . import loading as loading_speed
 from .machine import machine
 
@@ -45,6 +46,30 @@ def generation(
     print(generation_speed.table(results))
     if out is not None:
         out.write_text(json.dumps({"machine": machine(), "results": results}, indent=1) + "\n")
+
+
+@app.command()
+def importing(
+    models: Annotated[int, typer.Option(help="Of 51 CNN-s states each.")] = 100,
+    rounds: Annotated[int, typer.Option(help="Medians are over these.")] = 5,
+    memory_models: Annotated[
+        int, typer.Option(help="Of the import whose memory is watched (1.4 GB of disk); 0: none.")
+    ] = 1000,
+    out: Annotated[Optional[Path], typer.Option(help="JSON file to write.")] = None,
+) -> None:
+    """From a published zip to a zoo directory, beside a plain loop of torch.load."""
+    figures = importing_speed.measure(models, rounds, memory_models)
+    for name, value in figures["rows_per_second"].items():
+        print(f"{name:55} {value:6,} rows/s")
+    print(f"{'import / torch.load + flatten':55} {figures['over_torch_load']:6} x")
+    print(f"{'import / the original loader (140 rows/s)':55} {figures['over_the_original']:6} x")
+    if figures["memory"] is not None:
+        about = "peak memory of importing {states:,} states in {seconds} s".format(
+            **figures["memory"]
+        )
+        print(f"{about:55} {figures['memory']['megabytes']:6} MB")
+    if out is not None:
+        out.write_text(json.dumps({"machine": machine(), "results": figures}, indent=1) + "\n")
 
 
 app()

@@ -1,0 +1,592 @@
+"""From a published file to zoo directories, with an account of every state.
+
+    >>> [report] = import_zoo("tune_zoo_mnist_uniform.zip", "zoos")
+    >>> report.found == report.kept + len(report.left_out)
+    True
+
+A model is written when all its states were read; one that is already there with every state that
+the source has is skipped, so that an import that was killed goes on where it was, and the same
+source always gives the same bytes. Trials are shared out among processes when there are many.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import multiprocessing
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..catalog import (
+    TWIN_DOIS,
+    TWIN_EPOCHS,
+    ZOOS,
+    Zoo,
+    config_names,
+    get_zoo,
+    is_zoo_name,
+    normalize_name,
+    twin_name,
+    zoo_from_json,
+)
+from ..screening import LeftOut, Report
+from ..zoo_directory import FaultyFile, ZooDirectory, create_zoo, open_zoo
+from . import preprocessed, ray_tune
+from .archive import Source, Unreadable
+from .ray_tune import Description, State, Trial
+
+REPORT = "import_report.json"
+
+_BYTES_FOR_PROCESSES = 1 << 30
+"""Weights that one process reads in about as long as the others take to start."""
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What a process needs to import one trial."""
+
+    source: Path
+    directory: ZooDirectory
+    trial: Trial
+    description: Description
+    max_weight: float | None
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What became of one trial: kept states, the others, remarks."""
+
+    kept: int
+    left_out: list[LeftOut]
+    remarks: list[str]
+
+
+def import_zoo(
+    source: str | os.PathLike[str],
+    root: str | os.PathLike[str],
+    name: str | None = None,
+    *,
+    max_weight: float | None = None,
+    workers: int | None = None,
+    on_progress: Callable[[str, int, int], None] | None = None,
+) -> list[Report]:
+    """Turn a published file into zoo directories; run again after an interruption, it goes on.
+
+    Args:
+        source: a zip of trial folders, a folder that holds some at any depth, or a preprocessed
+            `dataset_*.pt`.
+        root: folder of all zoos.
+        name: of the zoo; None to recognise it. Twins go to `<name>_sparse`.
+        max_weight: leave out states with a larger |w| (the original's data sets: 5).
+        workers: processes; None for one, or for as many as there are cores where it pays.
+        on_progress: called with the zoo's name, trials done and trials in all.
+
+    Returns:
+        One report for each zoo that the source holds, as in its import_report.json.
+
+    Raises:
+        ValueError: the source cannot be read at all, or holds no zoo, or not that of this name.
+        FaultyZoo: the directory holds a zoo that was made otherwise.
+    """
+    path = Path(source)
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path}: there is no such file or folder; `model-zoos download NAME` fetches one"
+        )
+    if name is not None:
+        name = normalize_name(name)
+        if not is_zoo_name(name):
+            raise ValueError(
+                f"a zoo's name is made of small letters, digits and underscores, found {name!r}"
+            )
+    try:
+        if path.is_file() and path.suffix in (".pt", ".pth"):
+            return [_import_preprocessed(path, Path(root), name, max_weight, on_progress)]
+        return _import_trials(path, Path(root), name, max_weight, workers, on_progress)
+    except Unreadable as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+# --- Raw zoos -------------------------------------------------------------------------------------
+
+
+def _import_trials(
+    path: Path,
+    root: Path,
+    name: str | None,
+    max_weight: float | None,
+    workers: int | None,
+    on_progress: Callable[[str, int, int], None] | None,
+) -> list[Report]:
+    stem = path.resolve().name if path.is_dir() else path.stem
+    with Source(path) as source:
+        trials = ray_tune.find_trials(source.members(), stem)
+        if not trials:
+            raise Unreadable(
+                "holds no trial of ray tune (a folder with params.json and checkpoint_*): expected "
+                "a published zip, a folder of trials or a preprocessed dataset_*.pt"
+            )
+        described: dict[str, Description | str] = {}
+        for trial in trials:
+            try:
+                described[trial.folder] = ray_tune.describe(source, trial)
+            except Unreadable as error:
+                described[trial.folder] = str(error)
+    about = _about(path, trials)
+    reports = []
+    for zoo, members in _zoos_of(trials, described, stem, name):
+        directory = create_zoo(root, zoo, engine="original", source=about, max_weight=max_weight)
+        tasks, left_out, remarks = [], [], []
+        names: set[str] = set()
+        for trial in members:
+            description = described[trial.folder]
+            reason = _misfit(description, zoo)
+            if reason is None and trial.name in names:
+                reason = "repeated: another folder of this name came first"
+            if not trial.checkpoints:
+                remarks.append(f"{trial.name}: holds no checkpoint")
+            elif isinstance(description, str) or reason is not None:
+                left_out += trial.without(str(reason))
+            else:
+                names.add(trial.name)
+                tasks.append(_Task(path, directory, trial, description, max_weight))
+        given = _given_splits(root, zoo, tasks)
+        directory.add_splits(names, given)
+        if zoo.name.endswith("_sparse") and given and len(given) < len(names):
+            remarks.append(
+                f"{len(names) - len(given)} of {len(names)} twins have a parent that is not in "
+                f"{zoo.name.removesuffix('_sparse')}"
+            )
+        kept, models = 0, 0
+        for number, outcome in enumerate(_run(tasks, workers), start=1):
+            kept += outcome.kept
+            models += outcome.kept > 0
+            left_out += outcome.left_out
+            remarks += outcome.remarks
+            if on_progress is not None:
+                on_progress(zoo.name, number, len(tasks))
+        report = Report(
+            zoo=zoo.name,
+            source=about,
+            models=models,
+            found=sum(len(trial.checkpoints) for trial in members),
+            kept=kept,
+            left_out=tuple(sorted(left_out)),
+            remarks=tuple(sorted(remarks)),
+        )
+        _write_report(directory, report)
+        reports.append(report)
+    return reports
+
+
+def _run(tasks: Sequence[_Task], workers: int | None) -> Iterator[_Outcome]:
+    size = sum(4 * len(t.trial.checkpoints) * t.directory.zoo.layout.size for t in tasks)
+    if workers is None:
+        workers = (os.cpu_count() or 1) if size > _BYTES_FOR_PROCESSES else 1
+    workers = min(workers, len(tasks))
+    if workers < 2:
+        yield from map(_import_trial, tasks)
+        return
+    # Spawned: forking a process whose libraries run threads can lock up.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        try:
+            yield from pool.map(_import_trial, tasks, chunksize=1)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _import_trial(task: _Task) -> _Outcome:
+    trial, description, zoo = task.trial, task.description, task.directory.zoo
+    found = [epoch for epoch, _ in trial.checkpoints]
+    present = _present(task.directory, trial.name)
+    with Source(task.source) as source:
+        try:
+            lines, remarks = ray_tune.results(source, trial)
+        except Unreadable as error:
+            return _Outcome(0, trial.without(str(error)), [])
+        if len(set(found)) == len(found) and set(found) == present:
+            return _Outcome(len(found), [], remarks)
+        states = ray_tune.states(
+            source, trial, lines, zoo.layout, twin=description.twin, max_weight=task.max_weight
+        )
+        return _write_states(
+            task.directory,
+            trial.name,
+            description.hyperparameters,
+            states,
+            present,
+            parent=description.parent,
+            remarks=remarks,
+        )
+
+
+def _write_states(
+    directory: ZooDirectory,
+    model_id: str,
+    hyperparameters: Mapping[str, Any],
+    states: Iterable[State | LeftOut],
+    present: set[int],
+    *,
+    parent: str | None = None,
+    remarks: Sequence[str] = (),
+) -> _Outcome:
+    """Write one model: all its states at once, or for ResNet-18 each as soon as it was read."""
+    left_out: list[LeftOut] = []
+    pending: list[State] = []
+    kept = 0
+
+    def write() -> int:
+        epochs = [state.epoch for state in pending]
+        if not epochs or set(epochs) <= present:
+            return len(epochs)  # left untouched, so that data sets in the cache stay valid
+        try:
+            directory.write_model(
+                model_id,
+                hyperparameters,
+                epochs,
+                np.stack([state.weights for state in pending]),
+                {n: np.array([s.metrics[n] for s in pending]) for n in pending[0].metrics},
+                parent_model_id=parent,
+                extra={n: np.stack([s.extra[n] for s in pending]) for n in pending[0].extra},
+            )
+        except ValueError as error:
+            left_out.extend(LeftOut(model_id, epoch, f"refused: {error}") for epoch in epochs)
+            return 0
+        return len(epochs)
+
+    for state in states:
+        if isinstance(state, LeftOut):
+            left_out.append(state)
+            continue
+        pending.append(state)
+        if directory.zoo.architecture == "resnet18":
+            kept += write()
+            pending.clear()
+    kept += write()
+    return _Outcome(kept, left_out, list(remarks))
+
+
+def _present(directory: ZooDirectory, model_id: str) -> set[int]:
+    """Epochs of a model that an earlier run wrote."""
+    path = directory.models_path / model_id
+    files = (
+        sorted(path.glob("epoch_*.safetensors"))
+        if path.is_dir()
+        else [path.with_name(f"{model_id}.safetensors")]
+    )
+    epochs: set[int] = set()
+    for file in files:
+        try:
+            epochs.update(directory.read(file).epochs.tolist())
+        except FaultyFile:
+            continue
+    return epochs
+
+
+# --- Which zoo it is ------------------------------------------------------------------------------
+
+
+def _zoos_of(
+    trials: Sequence[Trial],
+    described: Mapping[str, Description | str],
+    stem: str,
+    name: str | None,
+) -> list[tuple[Zoo, list[Trial]]]:
+    """The zoos of a source with their trials, dense ones before twins.
+
+    Trials of one run belong together, also those whose params.json cannot be read.
+    """
+    runs: dict[str, list[Trial]] = {}
+    for trial in trials:
+        runs.setdefault(trial.run, []).append(trial)
+    groups: dict[tuple[bool, str], list[Trial]] = {}
+    nameless: list[Trial] = []
+    for run, members in runs.items():
+        good = [d for t in members if isinstance(d := described[t.folder], Description)]
+        if not good:
+            nameless += members
+            continue
+        twin = _most([d.twin for d in good])
+        experiment = _most([d.parent_experiment if twin else d.experiment for d in good])
+        groups.setdefault((twin, experiment or run.rpartition("/")[2] or stem), []).extend(members)
+    if not groups:
+        reason = next(str(described[t.folder]) for t in trials)
+        raise Unreadable(f"none of its {len(trials)} trials can be used, first: {reason}")
+    if name is not None:  # all of them, whatever their runs were called
+        joined: dict[tuple[bool, str], list[Trial]] = {}
+        for (twin, _), members in groups.items():
+            joined.setdefault((twin, name), []).extend(members)
+        groups = joined
+        if name.endswith("_sparse") and not any(twin for twin, _ in groups):
+            raise Unreadable(f"its trials are no sparse twins, as the name {name!r} says")
+    groups[min(groups)].extend(nameless)
+    found = []
+    for (twin, experiment), members in sorted(groups.items()):
+        good = [d for t in members if isinstance(d := described[t.folder], Description)]
+        found.append((_zoo(good, twin, experiment, name), sorted(members, key=lambda t: t.folder)))
+    return found
+
+
+def _zoo(descriptions: list[Description], twin: bool, experiment: str, name: str | None) -> Zoo:
+    """The specification: the catalog's where the name is known, else made from what was found."""
+    shape = _most([(d.architecture, d.channels, d.classes) for d in descriptions])
+    fitting = [z for z in ZOOS.values() if (z.architecture, z.channels, z.classes) == shape]
+    dense_name = name.removesuffix("_sparse") if name is not None else None
+    if dense_name in config_names():
+        dense = get_zoo(str(dense_name))
+        if dense not in fitting:
+            raise Unreadable(
+                f"its trials are {shape[0]} with {shape[1]} channels and {shape[2]} classes, "
+                f"not those of {dense.name}"
+            )
+    else:
+        known = [z for z in fitting if name is None and z.experiment == experiment]
+        dense = known[0] if known else _made(descriptions, shape, experiment, dense_name)
+    if not twin:
+        return dense
+    epochs = max((d.hyperparameters["epochs"] or 1 for d in descriptions), default=TWIN_EPOCHS)
+    return dataclasses.replace(
+        dense,
+        name=twin_name(dense.name),
+        epochs=epochs,
+        doi=TWIN_DOIS.get(dense.name),
+        doi_preprocessed=None,
+        published=dense.name in TWIN_DOIS,
+        note=f"sparse twins of {dense.name}",
+    )
+
+
+def _made(
+    descriptions: list[Description], shape: tuple[str, int, int], experiment: str, name: str | None
+) -> Zoo:
+    """A specification from what the trials' params.json say."""
+    architecture, channels, classes = shape
+    fitting = [
+        d.hyperparameters for d in descriptions if (d.architecture, d.channels, d.classes) == shape
+    ]
+    grid_keys = ("activation", "init", "dropout", "optimizer", "learning_rate", "weight_decay")
+    grid = {key: sorted({h[key] for h in fitting if h[key] is not None}) for key in grid_keys}
+    if missing := [key for key, values in grid.items() if not values]:
+        raise Unreadable(
+            f"does not say the {', '.join(missing)} of its models: name the catalog's zoo that it "
+            "is with --zoo"
+        )
+    seeds: dict[tuple[Any, ...], set[int]] = {}
+    for h in fitting:
+        seeds.setdefault(tuple(h[key] for key in grid_keys), set()).add(h["seed"])
+    fixed = all(found == set(range(1, len(found) + 1)) for found in seeds.values())
+    single = all(len(values) == 1 for values in grid.values())
+    momenta = [h["momentum"] for h in fitting if h["momentum"] is not None]
+    # With a name of the user's own, the run still says which images it saw.
+    run = _most([d.parent_experiment if d.twin else d.experiment for d in descriptions])
+    image_dataset = _image_dataset(run or experiment)
+    images = {
+        zoo.images
+        for zoo in ZOOS.values()
+        if (zoo.image_dataset, zoo.architecture) == (image_dataset, architecture)
+    }
+    name = name or re.sub(r"[^a-z0-9]+", "_", normalize_name(experiment)).strip("_")[:100]
+    if name in config_names() or not is_zoo_name(name):
+        raise Unreadable(f"its run is called {experiment!r:.100}: give the zoo a name with --zoo")
+    return zoo_from_json(
+        {
+            "name": name,
+            "image_dataset": image_dataset,
+            "images": min(images, default=image_dataset),
+            "architecture": architecture,
+            "variant": "seed" if single else "hyp_10_f" if fixed else "hyp_10_r",
+            "channels": channels,
+            "classes": classes,
+            "grid": grid,
+            "seeds": max(map(len, seeds.values())),
+            "random_seeds": not fixed,
+            "epochs": max((h["epochs"] or 1 for h in fitting), default=1),
+            "batch_size": _most([h["batch_size"] or 1 for h in fitting]),
+            "momentum": _most(momenta) if momenta else 0.0 if "sgd" in grid["optimizer"] else None,
+            "scheduler": "OneCycleLR" if architecture == "resnet18" else None,
+            "experiment": run or None,
+            "note": "imported; grid and seeds are those found in the models' params.json",
+        }
+    )
+
+
+def _misfit(description: Description | str, zoo: Zoo) -> str | None:
+    """Why a trial is no model of its zoo."""
+    if isinstance(description, str):
+        return description
+    twin = zoo.name.endswith("_sparse")
+    expected = (zoo.architecture, zoo.channels, zoo.classes, twin)
+    found = (description.architecture, description.channels, description.classes, description.twin)
+    if found != expected:
+        return f"wrong shape: params.json says {found}, the zoo has {expected}"
+    return None
+
+
+IMAGES = {  # by what the original's experiments are called
+    "f_mnist": "fashion_mnist",
+    "fashion_mnist": "fashion_mnist",
+    "fashionmnist": "fashion_mnist",
+    "fmnist": "fashion_mnist",
+    "mnist": "mnist",
+    "svhn": "svhn",
+    "usps": "usps",
+    "cifar100": "cifar100",
+    "cifar10": "cifar10",
+    "cifar": "cifar10",
+    "stl": "stl10",
+    "tinyimagenet": "tiny_imagenet",
+    "tiny_imagenet": "tiny_imagenet",
+    "eurosat": "eurosat",
+}
+
+
+def _image_dataset(experiment: str) -> str:
+    plain = normalize_name(experiment)
+    return next((images for part, images in IMAGES.items() if part in plain), "unknown")
+
+
+def _given_splits(root: Path, zoo: Zoo, tasks: Sequence[_Task]) -> dict[str, str]:
+    """Splits that are decided already: a twin lies where its parent lies, and the other way round.
+
+    Only of models that are imported now, and only where the counterpart is in the same folder.
+    """
+    if zoo.name.endswith("_sparse"):
+        dense = zoo.name.removesuffix("_sparse")
+        if not (root / dense / "zoo.json").exists():
+            return {}
+        splits = open_zoo(root, dense).splits()
+        parents = {t.trial.name: t.description.parent for t in tasks}
+        return {model: splits[p] for model, p in parents.items() if p is not None and p in splits}
+    if not (root / twin_name(zoo.name) / "zoo.json").exists():
+        return {}
+    twins = open_zoo(root, twin_name(zoo.name))
+    splits, wanted = twins.splits(), {task.trial.name for task in tasks}
+    return {
+        states.parent_model_id: splits[states.model_id]
+        for states in twins.scan()[0]
+        if states.parent_model_id in wanted and states.model_id in splits
+    }
+
+
+def _most(values: Sequence[Any]) -> Any:
+    """The most frequent value, the smallest of several."""
+    counts = Counter(values)
+    return min(counts, key=lambda value: (-counts[value], str(value)))
+
+
+# --- Preprocessed data sets -----------------------------------------------------------------------
+
+
+def _import_preprocessed(
+    path: Path,
+    root: Path,
+    name: str | None,
+    max_weight: float | None,
+    on_progress: Callable[[str, int, int], None] | None,
+) -> Report:
+    data = preprocessed.read_datasets(path)
+    left_out, descriptions = list(data.left_out), {}
+    size = data.size()
+    layouts = {(z.architecture, z.channels, z.classes): z.layout for z in ZOOS.values()}
+    shape = next((shape for shape, layout in layouts.items() if layout.size == size), None)
+    if shape is None:
+        raise Unreadable(f"its states have {size:,} weights, as no architecture of the catalog has")
+    for model_id, rows in data.rows.items():
+        try:
+            hyperparameters = ray_tune.hyperparameters(data.params[model_id])
+        except Unreadable as error:
+            left_out += [LeftOut(model_id, row.epoch, str(error)) for row in rows]
+            continue
+        descriptions[model_id] = Description(
+            *shape, hyperparameters, data.experiment, twin=False, parent=None, parent_experiment=""
+        )
+    if not descriptions:
+        raise Unreadable(f"none of its models can be used, first: {min(left_out).reason}")
+    experiment = data.experiment or path.stem
+    name = name or zoo_of_file(path.name, shape[0])
+    zoo = _zoo(list(descriptions.values()), False, experiment, name)
+    about = _about(path)
+    directory = create_zoo(root, zoo, engine="original", source=about, max_weight=max_weight)
+    directory.add_splits(descriptions, {model: data.splits[model] for model in descriptions})
+    kept, models = 0, 0
+    for number, (model_id, description) in enumerate(descriptions.items(), start=1):
+        present = _present(directory, model_id)
+        epochs = [row.epoch for row in data.rows[model_id]]
+        if len(set(epochs)) == len(epochs) and set(epochs) == present:
+            outcome = _Outcome(len(epochs), [], [])
+        else:
+            states = data.states(model_id, zoo.layout, max_weight)
+            outcome = _write_states(
+                directory, model_id, description.hyperparameters, states, present
+            )
+        kept += outcome.kept
+        models += outcome.kept > 0
+        left_out += outcome.left_out
+        if on_progress is not None:
+            on_progress(zoo.name, number, len(descriptions))
+    report = Report(zoo.name, about, models, data.found, kept, tuple(sorted(left_out)))
+    _write_report(directory, report)
+    return report
+
+
+def zoo_of_file(name: str, architecture: str | None = None) -> str | None:
+    """The catalog's zoo that a preprocessed file's name stands for, or None.
+
+    Args:
+        name: of the file.
+        architecture: of its models, where that is known.
+    """
+    said = preprocessed.file_zoo(name, IMAGES)
+    if said is None:
+        return None
+    image_dataset, said_architecture, variant = said
+    wanted = said_architecture or architecture or "cnn_s"
+    for zoo in ZOOS.values():
+        if (zoo.image_dataset, zoo.architecture, zoo.variant) == (image_dataset, wanted, variant):
+            return zoo.name
+    return None
+
+
+# --- The account ----------------------------------------------------------------------------------
+
+
+def _about(path: Path, trials: Sequence[Trial] = ()) -> dict[str, Any]:
+    """Name, size and digest of a source; of a folder, the digest of its trials' names and sizes."""
+    if path.is_dir():
+        sizes = [
+            (trial.folder, [(epoch, member and member.size) for epoch, member in trial.checkpoints])
+            for trial in trials
+        ]
+        digest = hashlib.sha256(json.dumps(sizes).encode()).hexdigest()
+        total = sum(size or 0 for _, states in sizes for _, size in states)
+        return {"file": path.resolve().name, "bytes": total, "sha256": digest}
+    with path.open("rb") as file:
+        digest = _file_digest(file)
+    return {"file": path.name, "bytes": path.stat().st_size, "sha256": digest}
+
+
+def _file_digest(file: Any) -> str:
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def _write_report(directory: ZooDirectory, report: Report) -> None:
+    path = directory.path / REPORT
+    content = json.dumps(report.to_json(), indent=1) + "\n"
+    if path.exists() and path.read_text() == content:
+        return
+    partial = path.with_name(f".{REPORT}.partial")
+    partial.write_text(content)
+    partial.replace(path)
