@@ -382,8 +382,13 @@ def instantiate(row: Mapping[str, Any]) -> torch.nn.Module:
     if not isinstance(row, Mapping) or isinstance(row.get("architecture"), list):
         raise ValueError("give one row of a data set, as ds[0], not several or the data set itself")
     for column in ("architecture", "weights", "activation"):
-        if row.get(column) is None:
+        if column not in row:
             raise ValueError(f"the row has no {column}: load it with columns that include it")
+        if row[column] is None:
+            raise ValueError(
+                f"the row's {column} is not known: its source does not say it. If you know it, "
+                f'give {{**row, "{column}": ...}}'
+            )
     if row["architecture"] not in ARCHITECTURES:
         raise ValueError(
             f"unknown architecture {row['architecture']!r}; known: {', '.join(ARCHITECTURES)}"

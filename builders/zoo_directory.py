@@ -271,8 +271,9 @@ def create_zoo(root: str | os.PathLike[str], zoo: Zoo, **provenance: Any) -> Zoo
     Args:
         root: folder of all zoos.
         zoo: specification.
-        provenance: JSON values for zoo.json: engine, stream, images, versions. All but `versions`
-            must be the same when a zoo is continued: one zoo, one way of making it.
+        provenance: JSON values for zoo.json: engine, stream, images, source, versions. All but
+            `versions` and the source's file name must be the same when a zoo is continued: one
+            zoo, one way of making it.
 
     Raises:
         FaultyZoo: the directory holds a zoo that was made otherwise.
@@ -294,10 +295,15 @@ def create_zoo(root: str | os.PathLike[str], zoo: Zoo, **provenance: Any) -> Zoo
         if not (path / "zoo.json").exists():
             _write_atomically(path / "zoo.json", _json_bytes(info))
     found = _read_json(path / "zoo.json")
-    for key in (*info, *found):
-        if key == "versions" or found.get(key) == info.get(key):
-            continue
+    for key in (*provenance, *info, *found):
         old, new = found.get(key), info.get(key)
+        if key == "source" and old and new and old.get("sha256") != new.get("sha256"):
+            raise FaultyZoo(
+                f"{path} holds a zoo imported from {old.get('file')}, which is another source than "
+                f"{new.get('file')}: give this one another name (--zoo) or folder (--out)"
+            )
+        if key == "versions" or old == new or (key == "source" and old and new):
+            continue
         if isinstance(old, dict) and isinstance(new, dict):  # name the entry, not all of it
             key, old, new = next(
                 (f"{key}.{k}", old.get(k), new.get(k))

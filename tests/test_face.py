@@ -71,7 +71,7 @@ def test_every_architecture(architecture: str, channels: int, classes: int) -> N
         ({"architecture": "cnn_l"}, "no CNN-l has 2464 weights"),
         ({"architecture": "resnet18"}, "no ResNet-18 has 2464 weights"),
         ({"architecture": "vgg"}, "unknown architecture 'vgg'"),
-        ({"weights": None}, "the row has no weights"),
+        ({"weights": None}, "the row's weights is not known"),
         ({"weights": np.zeros(2463)}, "no CNN-s has 2463 weights"),
         ({"weights": np.zeros((2, 2464))}, "expected one row"),
         ({"activation": "swish"}, "unknown activation"),

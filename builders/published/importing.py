@@ -14,12 +14,16 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import multiprocessing
 import os
 import re
+import signal
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +31,7 @@ from typing import Any
 import numpy as np
 
 from ..catalog import (
+    METRICS_NAME,
     TWIN_DOIS,
     TWIN_EPOCHS,
     ZOOS,
@@ -104,10 +109,15 @@ def import_zoo(
         )
     if name is not None:
         name = normalize_name(name)
-        if not is_zoo_name(name):
+        if not is_zoo_name(name) or name == METRICS_NAME:
             raise ValueError(
-                f"a zoo's name is made of small letters, digits and underscores, found {name!r}"
+                f"a zoo's name is made of small letters, digits and underscores, and is not "
+                f"{METRICS_NAME!r}, found {name!r}"
             )
+    if max_weight is not None and not 0 < max_weight < math.inf:
+        raise ValueError(f"the largest weight must be a number above 0, found {max_weight}")
+    if workers is not None and workers < 1:
+        raise ValueError(f"the number of workers must be at least 1, found {workers}")
     try:
         if path.is_file() and path.suffix in (".pt", ".pth"):
             return [_import_preprocessed(path, Path(root), name, max_weight, on_progress)]
@@ -159,9 +169,14 @@ def _import_trials(
             else:
                 names.add(trial.name)
                 tasks.append(_Task(path, directory, trial, description, max_weight))
+        if outside := sum(not _in_grid(task.description, zoo) for task in tasks):
+            remarks.append(
+                f"{outside} of {len(tasks)} models have hyperparameters outside of the grid of "
+                f"{zoo.name}; their rows say what they have"
+            )
         given = _given_splits(root, zoo, tasks)
         directory.add_splits(names, given)
-        if zoo.name.endswith("_sparse") and given and len(given) < len(names):
+        if zoo.name.endswith("_sparse") and len(given) < len(names):
             remarks.append(
                 f"{len(names) - len(given)} of {len(names)} twins have a parent that is not in "
                 f"{zoo.name.removesuffix('_sparse')}"
@@ -200,9 +215,24 @@ def _run(tasks: Sequence[_Task], workers: int | None) -> Iterator[_Outcome]:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
         try:
-            yield from pool.map(_import_trial, tasks, chunksize=1)
+            with _unheard_interrupts():
+                outcomes = pool.map(_import_trial, tasks, chunksize=1)
+            yield from outcomes
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+@contextmanager
+def _unheard_interrupts() -> Iterator[None]:
+    """Processes started meanwhile ignore Ctrl-C from their first line: it is for their parent."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _import_trial(task: _Task) -> _Outcome:
@@ -349,6 +379,12 @@ def _zoo(descriptions: list[Description], twin: bool, experiment: str, name: str
                 f"its trials are {shape[0]} with {shape[1]} channels and {shape[2]} classes, "
                 f"not those of {dense.name}"
             )
+        run = _most([d.parent_experiment if twin else d.experiment for d in descriptions])
+        if _image_dataset(run) not in ("unknown", dense.image_dataset):
+            raise Unreadable(
+                f"its run is named {run!r}, which is not trained on {dense.image_dataset} "
+                f"as {dense.name} is: give it another name with --zoo"
+            )
     else:
         known = [z for z in fitting if name is None and z.experiment == experiment]
         dense = known[0] if known else _made(descriptions, shape, experiment, dense_name)
@@ -448,6 +484,11 @@ IMAGES = {  # by what the original's experiments are called
     "tiny_imagenet": "tiny_imagenet",
     "eurosat": "eurosat",
 }
+
+
+def _in_grid(description: Description, zoo: Zoo) -> bool:
+    found = description.hyperparameters
+    return all(found[key] is None or found[key] in values for key, values in zoo.grid)
 
 
 def _image_dataset(experiment: str) -> str:

@@ -28,6 +28,9 @@ from .importing import zoo_of_file
 ADDRESS = "https://zenodo.org"
 """Of the API; MODEL_ZOOS_ZENODO names another that speaks it."""
 
+RECORD_ATTEMPTS = 3
+"""Requests for the description of a record: without a network a user shall not wait for long."""
+
 ATTEMPTS = 8
 """Requests in a row that bring nothing before a download gives up."""
 
@@ -93,7 +96,7 @@ def _published(name: str, preprocessed: bool) -> tuple[Zoo, str]:
         doi = zoo.doi_preprocessed
     if doi is None:
         raise ValueError(
-            f"{key} was not published: `model-zoos list` shows DOIs of those that were"
+            f"{key} was not published: `model-zoos list --json` shows the DOIs of those that were"
         )
     return zoo, doi
 
@@ -106,7 +109,7 @@ def record_files(doi: str, address: str = ADDRESS, pause: float = 1.0) -> list[R
     """
     url = f"{address}/api/records/{doi.rpartition('.')[2]}"
     failed = ""
-    for attempt in range(ATTEMPTS):
+    for attempt in range(RECORD_ATTEMPTS):
         if attempt:
             time.sleep(min(60.0, pause * 2 ** (attempt - 1)))
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -464,3 +465,39 @@ def test_killed_and_run_again(tmp_path: Path, workers: int) -> None:
     import_zoo(source, tmp_path / "b")
     left = {n: c for n, c in contents(tmp_path / "a").items() if not n.endswith(".partial")}
     assert left == contents(tmp_path / "b")
+
+
+@needs_shared
+def test_a_name_does_not_turn_one_zoo_into_another(tmp_path: Path) -> None:
+    source = RAW / f"{SEED_ZOO}.zip"
+    for wrong in ("usps_cnn_s_seed", "digits_cnn_s"):
+        with pytest.raises(ValueError, match=f"not trained on .* as {wrong} is"):
+            import_zoo(source, tmp_path, wrong)
+    with pytest.raises(ValueError, match="is not 'metrics'"):
+        import_zoo(source, tmp_path, "metrics")
+    for weight in (float("nan"), -1.0, 0.0):
+        with pytest.raises(ValueError, match="largest weight must be"):
+            import_zoo(source, tmp_path, max_weight=weight)
+    with pytest.raises(ValueError, match="number of workers"):
+        import_zoo(source, tmp_path, workers=0)
+    assert list(tmp_path.iterdir()) == []
+
+
+@needs_shared
+def test_a_source_is_known_by_its_bytes_not_by_its_name(tmp_path: Path) -> None:
+    source = RAW / "case_unfinished_trial.zip"
+    shutil.copy(source, tmp_path / "renamed.zip")
+    [first] = import_zoo(source, tmp_path / "zoos", "mine")
+    [second] = import_zoo(tmp_path / "renamed.zip", tmp_path / "zoos", "mine")
+    assert (first.kept, first.left_out) == (second.kept, second.left_out)
+    assert first.kept == 22
+    other = source.with_name("case_no_result_json.zip")
+    with pytest.raises(FaultyZoo, match="which is another source than case_no_result_json"):
+        import_zoo(other, tmp_path / "zoos", "mine")
+
+
+@needs_shared
+def test_hyperparameters_outside_of_the_named_zoos_grid_are_remarked(tmp_path: Path) -> None:
+    source = RAW / f"{SEED_ZOO}.zip"
+    [report] = import_zoo(source, tmp_path, "mnist_cnn_s_seed")
+    assert any("12 of 12 models have hyperparameters outside" in text for text in report.remarks)
