@@ -8,6 +8,8 @@ import os
 import sys
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
@@ -37,6 +39,14 @@ app = typer.Typer(
 
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress, no table.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+OutDir = Annotated[
+    Optional[Path], typer.Option(help="Folder of zoo directories (see --data-dir elsewhere).")
+]
+MaxWeight = Annotated[
+    Optional[float],
+    typer.Option(help="Leave out states with a larger weight; the paper's data sets: 5."),
+]
+Workers = Annotated[Optional[int], typer.Option(help="Processes; as many as pay by default.")]
 DataDir = Annotated[
     Optional[Path],
     typer.Option(help="Folder of zoo directories (else MODEL_ZOOS_HOME, else ./zoos)."),
@@ -94,9 +104,7 @@ def list_command(
 @app.command()
 def generate(
     zoo: Annotated[str, typer.Argument(help="A zoo's name, or a JSON file that specifies one.")],
-    out: Annotated[
-        Optional[Path], typer.Option(help="Folder of zoo directories (see --data-dir elsewhere).")
-    ] = None,
+    out: OutDir = None,
     models: Annotated[Optional[int], typer.Option(help="Only the first so many models.")] = None,
     epochs: Annotated[Optional[int], typer.Option(help="In place of the zoo's own.")] = None,
     engine: Annotated[str, typer.Option(help="auto, lanes, batched or reference")] = "auto",
@@ -151,7 +159,7 @@ def generate(
                 said = now
                 print(f"{specification.name}: {text}", file=sys.stderr, flush=True)
 
-        try:
+        with _resumable():
             summary = population.generate(
                 specification,
                 model_zoos.zoos_home(out),
@@ -162,9 +170,6 @@ def generate(
                 device=device,
                 on_progress=show,
             )
-        except KeyboardInterrupt:
-            print("interrupted: run the same command again to go on from here", file=sys.stderr)
-            raise typer.Exit(130) from None
     if not first_rank:
         return
     if as_json:
@@ -193,16 +198,9 @@ def import_command(
     zoo: Annotated[
         Optional[str], typer.Option(help="The zoo's name; recognised by default.")
     ] = None,
-    out: Annotated[
-        Optional[Path], typer.Option(help="Folder of zoo directories (see --data-dir elsewhere).")
-    ] = None,
-    max_weight: Annotated[
-        Optional[float],
-        typer.Option(help="Leave out states with a larger weight; the paper's data sets: 5."),
-    ] = None,
-    workers: Annotated[
-        Optional[int], typer.Option(help="Processes; as many as pay by default.")
-    ] = None,
+    out: OutDir = None,
+    max_weight: MaxWeight = None,
+    workers: Workers = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -230,13 +228,10 @@ def _import(
                 tasks[name] = progress.add_task(name, total=total, done="")
             progress.update(tasks[name], completed=done, done=f"{done:,}/{total:,} models")
 
-        try:
+        with _resumable():
             reports = import_zoo(
                 source, root, zoo, max_weight=max_weight, workers=workers, on_progress=show
             )
-        except KeyboardInterrupt:
-            print("interrupted: run the same command again to go on from here", file=sys.stderr)
-            raise typer.Exit(130) from None
     if as_json:
         print(json.dumps([report.to_json() for report in reports], indent=1))
     elif not quiet:
@@ -269,16 +264,9 @@ def download(
     preprocessed: Annotated[
         bool, typer.Option("--preprocessed", help="The preprocessed data set, not the raw zip.")
     ] = False,
-    out: Annotated[
-        Optional[Path], typer.Option(help="Folder of zoo directories (see --data-dir elsewhere).")
-    ] = None,
-    max_weight: Annotated[
-        Optional[float],
-        typer.Option(help="Leave out states with a larger weight; the paper's data sets: 5."),
-    ] = None,
-    workers: Annotated[
-        Optional[int], typer.Option(help="Processes; as many as pay by default.")
-    ] = None,
+    out: OutDir = None,
+    max_weight: MaxWeight = None,
+    workers: Workers = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -292,7 +280,7 @@ def download(
             text = f"{name}: {done / 1e9:.2f} of {total / 1e9:.2f} GB"
             progress.update(task, completed=done, total=total, done=text)
 
-        try:
+        with _resumable():
             path = zenodo.download(
                 zoo,
                 model_zoos.zoos_home(out) / "downloads",
@@ -300,9 +288,6 @@ def download(
                 preprocessed=preprocessed,
                 on_progress=show,
             )
-        except KeyboardInterrupt:
-            print("interrupted: run the same command again to go on from here", file=sys.stderr)
-            raise typer.Exit(130) from None
     _import(path, zoo, out, max_weight, workers, quiet, as_json)
 
 
@@ -374,6 +359,16 @@ def plot(
     path = plot_accuracy_by_epoch(name, out or Path(f"{name}-accuracy.png"), data_dir)
     if not quiet:
         _console().print(f"written to {path}")
+
+
+@contextmanager
+def _resumable() -> Iterator[None]:
+    """Work that goes on where it was: an interruption is one line that says so."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("interrupted: run the same command again to go on from here", file=sys.stderr)
+        raise typer.Exit(130) from None
 
 
 def _specification(name: str) -> Zoo:
