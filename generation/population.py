@@ -9,6 +9,7 @@ command goes on from there, with any number of threads or ranks.
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
 import multiprocessing
 import os
@@ -305,8 +306,15 @@ def _join_ranks(device: str) -> _Ranks:
 
     # Ranks meet at the end, when one may have been done for days: no time-out until then.
     state = PartialState(cpu=device == "cpu", timeout=timedelta(days=365))
+    # A group that is still there when Python shuts down can abort the process, its work done.
+    atexit.register(_leave_ranks)
     local = int(os.environ.get("LOCAL_WORLD_SIZE", count))
     return _Ranks(state.process_index, state.num_processes, local)
+
+
+def _leave_ranks() -> None:
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _join_summaries(summaries: list[Summary]) -> Summary:
