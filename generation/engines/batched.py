@@ -14,11 +14,11 @@ once as a CUDA graph and replayed, and an epoch waits for the device at its end 
 Models do not influence each other, but unlike in the lane kernel a model's bits may depend on how
 many there are: matrix products of another number of models may be summed in another order.
 
-Measured in one run on one core (Xeon, AVX-512), batch 10, Adam, model-samples a second: CNN-s
-18,400 with 16 models, 18,800 with 64 or 256, 12,500 with dropout, where the original's loop makes
-4,500; CNN-l 5,400, 5,700 and 3,500, where that makes 2,750. That is 4.2 and 2.1 times as many;
-torch's grouped convolutions with autograd reached 1.9 and 1.2 times, one block of 64 models in
-place of small ones 2.6 and 1.6 times. Nothing has been measured on a GPU yet.
+On one core (Xeon, AVX-512), batch 10, Adam, it trains 4.2 times as many model-samples a second as
+the original's loop for CNN-s and 2.1 times for CNN-l; torch's grouped convolutions with autograd
+reached 1.9 and 1.2 times, one block of 64 models in place of small ones 2.6 and 1.6 times. About
+half of the time are matrix products, a sixth the pools, a sixth the columns' copies. Nothing has
+been measured on a GPU yet.
 """
 
 from __future__ import annotations
@@ -49,8 +49,9 @@ ACTIVATIONS: dict[str, tuple[Callable, Callable]] = {
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 """torch.optim.Adam's defaults."""
 
-CPU_WORKSPACE = 16 * 2**20
-"""Bytes of columns in a block. The best of 1 to 64 MiB for CNN-s (14 models) and CNN-l (8)."""
+CPU_WORKSPACE = 12 * 2**20
+"""Bytes of columns in a block: 11 models of CNN-s, 5 of CNN-l. On a quiet machine 8 to 16 MiB are
+alike; beside other work, which wants its share of the cache, 16 are much slower."""
 GPU_WORKSPACE = 1 / 8
 """The same as share of the free memory; the rest of a step takes up to twice as much again."""
 
@@ -122,6 +123,9 @@ class BatchedPopulation:
         )
 
         self._capacity = _capacity(layout, self.device)
+        # CUDA's allocator keeps memory by itself, and a graph or compiled step its own.
+        keep = self.device.type == "cpu" and not compile
+        columns: dict[str, torch.Tensor] | None = {} if keep else None
         self._weights = torch.tensor(models.weights, device=self.device)
         count = math.ceil(self.models / max(1, self._capacity // self.batch_size))
         self._blocks = [
@@ -132,6 +136,7 @@ class BatchedPopulation:
                 bool((models.dropout > 0).any()),
                 self._weights[members[0] : members[-1] + 1],
                 _Rates(*(torch.tensor(rate[members], device=self.device) for rate in rates)),
+                columns,
             )
             for members in np.array_split(np.arange(self.models), count)
         ]
@@ -250,6 +255,9 @@ class _Block:
         dropout: whether any model has a rate above 0.
         weights: float32 [p, N], trained in place.
         rates: of these models.
+        columns: memory for the columns of each layer, shared by blocks that work one after
+            another: new memory in every step costs a tenth of the time, for its first touch. None:
+            new memory.
     """
 
     def __init__(
@@ -260,12 +268,13 @@ class _Block:
         dropout: bool,
         weights: torch.Tensor,
         rates: _Rates,
+        columns: dict[str, torch.Tensor] | None,
     ) -> None:
         self.layout, self.dropout = layout, dropout
         self.activation, self.derivative = ACTIVATIONS[activation]
         self.update = self.adam if optimizer == "adam" else self.sgd
         self.models = len(weights)
-        self.rates = rates
+        self.rates, self.columns = rates, columns
         self.weights = weights
         self.mean = torch.zeros_like(weights)  # sgd's momentum buffer
         self.square = torch.zeros_like(weights if optimizer == "adam" else weights[:, :0])
@@ -322,7 +331,7 @@ class _Block:
         masks, tape = iter(masks or ()), []
         for layer, weight, bias in self._layers():
             shape, samples = x.shape, x.shape[-1]
-            columns, side = _unfold(x, layer)
+            columns, side = _unfold(x, layer, self.columns)
             z = torch.bmm(weight, columns.expand(self.models, -1, -1))
             pooled: list[torch.Tensor] = []
             if side:
@@ -398,10 +407,13 @@ def _gather(images: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
     return x.permute(0, 2, 3, 4, 1).contiguous()
 
 
-def _unfold(x: torch.Tensor, layer: Layer) -> tuple[torch.Tensor, int | None]:
+def _unfold(
+    x: torch.Tensor, layer: Layer, memory: dict[str, torch.Tensor] | None = None
+) -> tuple[torch.Tensor, int | None]:
     """The inputs [p, inputs of one output, ...] of each output, and the side of the output.
 
-    A last row and column that the pool behind the convolution drops are not computed.
+    A last row and column that the pool behind the convolution drops are not computed. With a
+    `memory` the result lies in it until the layer's next call.
     """
     if layer.kernel is None:
         return x.flatten(1, -2), None
@@ -411,8 +423,14 @@ def _unfold(x: torch.Tensor, layer: Layer) -> tuple[torch.Tensor, int | None]:
         side -= side % 2
     x = x[:, :, : side + k - 1, : side + k - 1]
     windows = x.unfold(2, k, 1).unfold(3, k, 1)  # [p, channels, side, side, b, k, k]
-    columns = windows.permute(0, 1, 5, 6, 2, 3, 4).flatten(1, 3)
-    return columns.flatten(2), side
+    windows = windows.permute(0, 1, 5, 6, 2, 3, 4)
+    if memory is None:
+        columns = windows.contiguous()
+    else:
+        if layer.name not in memory or memory[layer.name].numel() < windows.numel():
+            memory[layer.name] = x.new_empty(windows.numel())
+        columns = memory[layer.name][: windows.numel()].view(windows.shape).copy_(windows)
+    return columns.flatten(1, 3).flatten(2), side
 
 
 def _fold(columns: torch.Tensor, layer: Layer, shape: torch.Size) -> torch.Tensor:
