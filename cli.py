@@ -292,6 +292,53 @@ def download(
 
 
 @app.command()
+def build(
+    names: Annotated[list[str], typer.Argument(help="Zoos, twin zoos or unions.")],
+    out: Annotated[Path, typer.Option(help="The repository folder.")],
+    data_dir: DataDir = None,
+    workers: Annotated[
+        Optional[int], typer.Option(help="Threads; one each core by default.")
+    ] = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write zoos as Parquet with a card, to be published. Run the same command again to go on."""
+    from .builders.parquet import build_repository
+
+    tasks: dict[str, Any] = {}
+    with _progress(hidden=quiet or as_json) as progress:
+
+        def show(zoo: str, done: int, total: int) -> None:
+            if zoo not in tasks:
+                tasks[zoo] = progress.add_task(zoo, total=total, done="")
+            progress.update(tasks[zoo], completed=done, done=f"{done:,}/{total:,} states")
+
+        with _resumable():
+            summaries = build_repository(
+                names, model_zoos.zoos_home(data_dir), out, workers=workers, on_progress=show
+            )
+    if as_json:
+        print(json.dumps([dataclasses.asdict(summary) for summary in summaries], indent=1))
+    elif not quiet:
+        for summary in summaries:
+            _print_table(
+                f"{summary.zoo}: {summary.models:,} models into {out / 'data' / summary.zoo}",
+                {
+                    "states": f"{summary.states:,}",
+                    "shards": f"{summary.shards} ({summary.written} new)",
+                    "weights": f"{summary.weights_bytes / 1e6:,.1f} MB",
+                    "files": f"{summary.file_bytes / 1e6:,.1f} MB",
+                    "model files left out": len(summary.left_out),
+                    "seconds": f"{summary.seconds:.1f}",
+                },
+            )
+            for reason in summary.left_out[:10]:
+                print(reason)
+            if len(summary.left_out) > 10:
+                print(f"and {len(summary.left_out) - 10:,} more (--json lists them all)")
+
+
+@app.command()
 def benchmark(
     name: Annotated[str, typer.Argument(help="A zoo, union or twin zoo.")],
     data_dir: DataDir = None,

@@ -34,6 +34,7 @@ def test_nothing_but_the_package_lands_in_site_packages(wheel: Path) -> None:
     }
     assert "model_zoos/builders/catalog.py" in names
     assert "model_zoos/py.typed" in names
+    assert "model_zoos/dataset_card.md" in names
     assert not [name for name in names if "test" in name or "__pycache__" in name]
 
 

@@ -1,0 +1,304 @@
+"""The card of a repository: README.md from dataset_card.md, the catalog and the files themselves.
+
+    repository = read_repository("out")            # or a folder of the Hub, with its file system
+    Path("out/README.md").write_text(render_card(repository, "me/model_zoos"))
+
+Everything in the card follows from the folder's content, so that the same files give the same card
+wherever they came from. The YAML at its top is what makes `load_dataset(repository, name)` work: it
+says for each zoo, each union whose parts are all there, and `metrics`, which files are which split.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from .catalog import METRICS_NAME, UNIONS, Zoo, parts_of, twin_name, zoo_from_json
+from .layout import ARCHITECTURES
+from .schema import row_features
+from .splits import SPLITS
+from .zoo_directory import FaultyZoo
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
+    from huggingface_hub import DatasetCardData
+
+TEMPLATE = Path(__file__).resolve().parents[1] / "dataset_card.md"
+"""Beside the rooms, in a checkout as in a wheel."""
+
+PLACEHOLDER = "ORG/model_zoos"
+"""Stands for the repository's name where that is not known yet."""
+
+_DATA = re.compile(rf"data/([a-z0-9_]+)/({'|'.join(SPLITS)})-(\d{{5}})-of-(\d{{5}})\.parquet")
+_METRICS = re.compile(rf"metrics/([a-z0-9_]+)-({'|'.join(SPLITS)})\.parquet")
+_FIGURE = re.compile(r"figures/([\w.-]+)\.(?:png|svg)")
+
+
+@dataclass(frozen=True)
+class PublishedZoo:
+    """One zoo of a repository, as its files describe it.
+
+    Attributes:
+        zoo: specification.
+        provenance: the rest of its zoo.json: engine, source, versions.
+        models, states: by split, in the order of splits.SPLITS; only splits that are there.
+        file_bytes: of its files in data/.
+        test_acc: mean over the last states of all models; None where it was not measured.
+    """
+
+    zoo: Zoo
+    provenance: Mapping[str, Any]
+    models: Mapping[str, int]
+    states: Mapping[str, int]
+    file_bytes: int
+    test_acc: float | None
+
+    @property
+    def name(self) -> str:
+        return self.zoo.name
+
+    @property
+    def origin(self) -> str:
+        """Where its models come from, as Markdown."""
+        engine, source = self.provenance.get("engine"), self.provenance.get("source")
+        if engine != "original":
+            return f"made with model_zoos ({engine or 'engine unknown'})"
+        doi = f" of [{self.zoo.doi}](https://doi.org/{self.zoo.doi})" if self.zoo.doi else ""
+        file = f"`{source['file']}`{doi}" if isinstance(source, dict) and "file" in source else doi
+        return f"published: {file}" if file else "published"
+
+
+@dataclass(frozen=True)
+class Repository:
+    """What a repository folder holds of ours.
+
+    Attributes:
+        zoos: sorted by name.
+        figures: paths of images below figures/, sorted.
+    """
+
+    zoos: tuple[PublishedZoo, ...]
+    figures: tuple[str, ...] = ()
+
+    @cached_property
+    def configs(self) -> dict[str, tuple[PublishedZoo, ...]]:
+        """Name of each data set -> its parts: zoos, unions that are complete, `metrics`."""
+        zoos = {zoo.name: zoo for zoo in self.zoos}
+        unions = [*UNIONS, *(twin_name(name) for name in UNIONS)]
+        complete = {name: parts_of(name) for name in unions if set(parts_of(name)) <= set(zoos)}
+        return {
+            **{name: (zoo,) for name, zoo in zoos.items()},
+            **{name: tuple(zoos[part] for part in parts) for name, parts in complete.items()},
+            METRICS_NAME: self.zoos,
+        }
+
+
+def read_repository(
+    root: str | os.PathLike[str], filesystem: AbstractFileSystem | None = None
+) -> Repository:
+    """What is in a repository folder: its names, and the files below metrics/, are read.
+
+    Files of other people, and what does not carry a zoo's specification, are passed over.
+
+    Args:
+        root: the folder; on the Hub `datasets/ORG/NAME` or `datasets/ORG/NAME@revision`.
+        filesystem: that it lies on, such as huggingface_hub.HfFileSystem(); None for this machine.
+
+    Raises:
+        FaultyZoo: a zoo lacks some of its files: its build was not finished.
+    """
+    import fsspec
+
+    filesystem = filesystem or fsspec.filesystem("file")
+    base = str(root) if filesystem.protocol != ("file", "local") else str(Path(root).absolute())
+    found = filesystem.find(base, detail=True)
+    # Listed names may lack the revision, so they are cut at the folders that we look for.
+    known = re.compile(r"(?:^|/)((?:data/[^/]+|metrics|figures)/[^/]+)$")
+    files = {
+        match[1]: (path, info) for path, info in found.items() if (match := known.search(path))
+    }
+    shards: dict[tuple[str, str], dict[int, int]] = {}
+    counts: dict[tuple[str, str], set[int]] = {}
+    for name, (_, info) in files.items():
+        if match := _DATA.fullmatch(name):
+            key = (match[1], match[2])
+            shards.setdefault(key, {})[int(match[3])] = info["size"]
+            counts.setdefault(key, set()).add(int(match[4]))
+    tables: dict[str, dict[str, Any]] = {}
+    for name, (path, _) in sorted(files.items()):
+        if match := _METRICS.fullmatch(name):
+            with filesystem.open(path, "rb") as file:
+                # Without the columns that only `metrics` itself needs.
+                table = pq.read_table(file, columns=["model_id", "epoch", "test_acc"])
+            if b"model_zoos" in (table.schema.metadata or {}):
+                tables.setdefault(match[1], {})[match[2]] = table
+    for key in sorted({*shards, *((zoo, split) for zoo in tables for split in tables[zoo])}):
+        name, split = key
+        whole = counts.get(key) == {len(shards.get(key, ()))} and split in tables.get(name, ())
+        if name in tables and not whole:
+            raise FaultyZoo(
+                f"{root}: the zoo {name} lacks some of its files of the split {split}: "
+                "build it again to finish it"
+            )
+    zoos = [
+        _published_zoo(by_split, sum(sum(shards[zoo, split].values()) for split in by_split))
+        for zoo, by_split in sorted(tables.items())
+    ]
+    figures = sorted(name for name in files if _FIGURE.fullmatch(name))
+    return Repository(tuple(zoos), tuple(figures))
+
+
+def _published_zoo(tables: Mapping[str, Any], file_bytes: int) -> PublishedZoo:
+    first = next(iter(tables.values()))
+    about = json.loads(first.schema.metadata[b"model_zoos"])
+    models, states, last = {}, {}, []
+    for split in SPLITS:
+        if split not in tables:
+            continue
+        table = tables[split]
+        ends = table.group_by("model_id", use_threads=False).aggregate([("epoch", "max")])
+        ends = ends.rename_columns({"epoch_max": "epoch"})
+        ends = ends.join(table, ["model_id", "epoch"], join_type="inner", use_threads=False)
+        models[split], states[split] = len(ends), len(table)
+        last.append(pc.drop_null(ends["test_acc"]).to_numpy())
+    accuracies = np.sort(np.concatenate(last).astype(np.float64))  # a sum in a fixed order
+    return PublishedZoo(
+        zoo=zoo_from_json(about["zoo"]),
+        provenance={key: value for key, value in about.items() if key != "zoo"},
+        models=models,
+        states=states,
+        file_bytes=file_bytes,
+        test_acc=float(accuracies.mean()) if len(accuracies) else None,
+    )
+
+
+def card_data(repository: Repository) -> DatasetCardData:
+    """The YAML at the top of the card.
+
+    It names no numbers of rows: datasets would compare them with what `filters=` leaves.
+    """
+    import datasets
+    from datasets.info import DatasetInfosDict
+    from datasets.utils.metadata import MetadataConfigs
+    from huggingface_hub import DatasetCardData
+
+    states = sum(sum(zoo.states.values()) for zoo in repository.zoos)
+    images = sorted({zoo.zoo.image_dataset for zoo in repository.zoos})
+    data = DatasetCardData(
+        pretty_name="Model Zoos",
+        license="cc-by-4.0",
+        task_categories=["other", "feature-extraction"],
+        tags=[
+            "model-zoo",
+            "weight-space-learning",
+            "neural-network-weights",
+            "hyper-representations",
+            "arxiv:2209.14764",
+            *(name.replace("_", "-") for name in images),
+        ],
+        size_categories=[size_category(states)],
+    )
+    configs, infos = {}, {}
+    for name, parts in repository.configs.items():
+        metrics = name == METRICS_NAME
+        splits = [split for split in SPLITS if any(split in part.states for part in parts)]
+        configs[name] = {
+            "data_files": [
+                {
+                    "split": split,
+                    "path": f"metrics/*-{split}.parquet"
+                    if metrics
+                    else [f"data/{p.name}/{split}-*.parquet" for p in parts if split in p.states],
+                }
+                for split in splits
+            ]
+        }
+        if metrics:
+            configs[name]["default"] = True
+        size = None if metrics else parts[0].zoo.layout.size
+        infos[name] = datasets.DatasetInfo(features=row_features(size))
+    MetadataConfigs(configs).to_dataset_card_data(data)
+    DatasetInfosDict(infos).to_dataset_card_data(data)
+    return data
+
+
+def size_category(rows: int) -> str:
+    """The Hub's id of a data set's size: `1K<n<10K`."""
+    steps = ("1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B")
+    for power, step in enumerate(steps, start=3):
+        if rows < 10**power:
+            return f"n<{step}" if power == 3 else f"{steps[power - 4]}<n<{step}"
+    return "10B<n<100B"
+
+
+def render_card(repository: Repository, repo_id: str = PLACEHOLDER) -> str:
+    """README.md of a repository: YAML, then the text of dataset_card.md, filled in.
+
+    Args:
+        repository: as `read_repository` found it.
+        repo_id: that the examples name.
+
+    Raises:
+        ValueError: a repository without zoos.
+    """
+    from huggingface_hub import DatasetCard
+
+    if not repository.zoos:
+        raise ValueError("a card describes at least one zoo: build one first")
+    cnns = [zoo for zoo in repository.zoos if zoo.zoo.architecture != "resnet18"]
+    example = (cnns or list(repository.zoos))[0]
+    card = DatasetCard.from_template(
+        card_data(repository),
+        template_path=str(TEMPLATE),
+        repo_id=repo_id,
+        example=example.name,
+        example_split=next(iter(example.states)),
+        example_epoch=example.zoo.epochs,
+        zoo_table=_zoo_table(repository.zoos),
+        unions={
+            name: [part.name for part in parts]
+            for name, parts in repository.configs.items()
+            if len(parts) > 1 and name != METRICS_NAME
+        },
+        notes=[(zoo.name, zoo.zoo.note) for zoo in repository.zoos if zoo.zoo.note],
+        figures=[(path, Path(path).stem.replace("-", " ")) for path in repository.figures],
+        has_cnn=bool(cnns),
+        has_resnet=len(cnns) < len(repository.zoos),
+        has_twins=any(zoo.name.endswith("_sparse") for zoo in repository.zoos),
+    )
+    return str(card).rstrip() + "\n"
+
+
+def _zoo_table(zoos: Sequence[PublishedZoo]) -> str:
+    rows = [
+        "| config | architecture | weights | models (train / val / test) | states | size | "
+        "test accuracy | origin |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | --- |",
+    ]
+    for zoo in zoos:
+        models = " / ".join(f"{zoo.models.get(split, 0):,}" for split in SPLITS)
+        accuracy = "-" if zoo.test_acc is None else f"{zoo.test_acc:.1%}"
+        rows.append(
+            f"| `{zoo.name}` | {ARCHITECTURES[zoo.zoo.architecture].title} | "
+            f"{zoo.zoo.layout.size:,} | {models} | {sum(zoo.states.values()):,} | "
+            f"{_size(zoo.file_bytes)} | {accuracy} | {zoo.origin} |"
+        )
+    return "\n".join(rows)
+
+
+def _size(count: int) -> str:
+    """1.2 MB, 3.4 GB; powers of 1000, as the Hub counts."""
+    for unit, scale in (("TB", 1e12), ("GB", 1e9)):
+        if count >= scale:
+            return f"{count / scale:.1f} {unit}"
+    return f"{count / 1e6:.1f} MB"
