@@ -73,9 +73,10 @@ class PublishedZoo:
         engine, source = self.provenance.get("engine"), self.provenance.get("source")
         if engine != "original":
             return f"made with model_zoos ({engine or 'engine unknown'})"
-        doi = f" of [{self.zoo.doi}](https://doi.org/{self.zoo.doi})" if self.zoo.doi else ""
-        file = f"`{source['file']}`{doi}" if isinstance(source, dict) and "file" in source else doi
-        return f"published: {file}" if file else "published"
+        file = f" `{source['file']}`" if isinstance(source, dict) and "file" in source else ""
+        if self.zoo.doi:
+            return f"published:{file} [{self.zoo.doi}](https://doi.org/{self.zoo.doi})"
+        return f"imported:{file or ' source unknown'}"
 
 
 @dataclass(frozen=True)
@@ -273,7 +274,7 @@ def render_card(repository: Repository, repo_id: str = PLACEHOLDER) -> str:
         notes=[(zoo.name, zoo.zoo.note) for zoo in repository.zoos if zoo.zoo.note],
         figures=[(path, Path(path).stem.replace("-", " ")) for path in repository.figures],
         has_cnn=bool(cnns),
-        has_resnet=len(cnns) < len(repository.zoos),
+        resnet=next((zoo.name for zoo in repository.zoos if zoo not in cnns), None),
         has_twins=any(zoo.name.endswith("_sparse") for zoo in repository.zoos),
     )
     return str(card).rstrip() + "\n"

@@ -1,4 +1,4 @@
-"""python -m model_zoos.benchmarks.speed loading|generation|importing"""
+"""python -m model_zoos.benchmarks.speed loading|generation|importing|building"""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated, Optional
 
 import typer
 
+from . import building as building_speed
 from . import generation as generation_speed
 from . import importing as importing_speed
 from . import loading as loading_speed
@@ -68,6 +69,23 @@ def importing(
             **figures["memory"]
         )
         print(f"{about:55} {figures['memory']['megabytes']:6} MB")
+    if out is not None:
+        out.write_text(json.dumps({"machine": machine(), "results": figures}, indent=1) + "\n")
+
+
+@app.command()
+def building(
+    models: Annotated[int, typer.Option(help="Of 51 CNN-s states each.")] = 400,
+    rounds: Annotated[int, typer.Option(help="Medians are over these.")] = 5,
+    out: Annotated[Optional[Path], typer.Option(help="JSON file to write.")] = None,
+) -> None:
+    """From zoo directory to Parquet on one core, beside pyarrow.parquet.write_table."""
+    figures = building_speed.measure(models, rounds)
+    for name, value in figures["gb_per_second"].items():
+        cpu = figures["gb_per_cpu_second"][name]
+        print(f"{name:55} {value:6.3f} GB/s {cpu:6.3f} GB per second of the core's time")
+    print(f"{'build / write_table':55} {figures['build_over_write_table']:6.1%}")
+    print(f"{'files with weights / float32':55} {figures['size_over_raw']:6.3f}")
     if out is not None:
         out.write_text(json.dumps({"machine": machine(), "results": figures}, indent=1) + "\n")
 
