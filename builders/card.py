@@ -121,13 +121,9 @@ def read_repository(
     import fsspec
 
     filesystem = filesystem or fsspec.filesystem("file")
-    base = str(root) if filesystem.protocol != ("file", "local") else str(Path(root).absolute())
+    base = filesystem._strip_protocol(os.fspath(root)).rstrip("/")
     found = filesystem.find(base, detail=True)
-    # Listed names may lack the revision, so they are cut at the folders that we look for.
-    known = re.compile(r"(?:^|/)((?:data/[^/]+|metrics|figures)/[^/]+)$")
-    files = {
-        match[1]: (path, info) for path, info in found.items() if (match := known.search(path))
-    }
+    files = {path.removeprefix(f"{base}/"): (path, info) for path, info in found.items()}
     shards: dict[tuple[str, str], dict[int, int]] = {}
     counts: dict[tuple[str, str], set[int]] = {}
     for name, (_, info) in files.items():
