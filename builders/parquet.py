@@ -422,7 +422,7 @@ def _write_shard(
                 kind = schema.field("weights").type
                 position = schema.get_field_index("weights")
                 table = table.add_column(position, "weights", weights_column(group, kind))
-            writer.write_table(table.cast(schema), row_group_size=len(table))
+            writer.write_table(table, row_group_size=len(table))
             advance(len(table))
 
 
