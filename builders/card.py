@@ -135,10 +135,10 @@ def read_repository(
     for name, (path, _) in sorted(files.items()):
         if match := _METRICS.fullmatch(name):
             with filesystem.open(path, "rb") as file:
-                # Without the columns that only `metrics` itself needs.
-                table = pq.read_table(file, columns=["model_id", "epoch", "test_acc"])
-            if b"model_zoos" in (table.schema.metadata or {}):
-                tables.setdefault(match[1], {})[match[2]] = table
+                parquet = pq.ParquetFile(file)
+                if b"model_zoos" in (parquet.schema_arrow.metadata or {}):
+                    table = parquet.read(["model_id", "epoch", "test_acc"])
+                    tables.setdefault(match[1], {})[match[2]] = table
     for key in sorted({*shards, *((zoo, split) for zoo in tables for split in tables[zoo])}):
         name, split = key
         whole = counts.get(key) == {len(shards.get(key, ()))} and split in tables.get(name, ())

@@ -154,13 +154,14 @@ def build_repository(
     out = Path(out)
     if (out / "model_zoos.py").exists():
         raise ValueError(f"{out} holds a model_zoos.py, with which datasets loads no folder")
+    # All of them are looked through before anything is written.
     directories = [open_zoo(root, name) for name in wanted]
+    zoos = [(directory, *_files_by_split(directory)) for directory in directories]
     (out / BUILD_FOLDER).mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(out / BUILD_FOLDER / "lock", timeout=0):
             summaries = [
-                _build_zoo(directory, out, workers or os.cpu_count() or 1, on_progress)
-                for directory in directories
+                _build_zoo(*zoo, out, workers or os.cpu_count() or 1, on_progress) for zoo in zoos
             ]
             card = render_card(read_repository(out))
             _write_atomically(out, "README.md", card.encode())
@@ -171,13 +172,14 @@ def build_repository(
 
 def _build_zoo(
     directory: ZooDirectory,
+    files: dict[str, list[States]],
+    left_out: list[FaultyFile],
     out: Path,
     workers: int,
     on_progress: Callable[[str, int, int], None] | None,
 ) -> BuildSummary:
     start = time.monotonic()
     name = directory.zoo.name
-    files, left_out = _files_by_split(directory)
     shards = [shard for split in SPLITS for shard in _plan(directory, split, files[split])]
     record = out / BUILD_FOLDER / f"{name}.json"
     known = _known(record)
