@@ -408,6 +408,63 @@ def plot(
         _console().print(f"written to {path}")
 
 
+@app.command()
+def publish(
+    repository: Annotated[str, typer.Argument(help="On the Hub: ORG/NAME; created if missing.")],
+    folder: Annotated[Path, typer.Option("--from", help="Folder that `model-zoos build` made.")],
+    private: Annotated[
+        bool, typer.Option("--private", help="A new repository is private.")
+    ] = False,
+    revision: Annotated[
+        Optional[str],
+        typer.Option(help="Branch, created if missing; refs/pr/N goes on with a pull request."),
+    ] = None,
+    create_pr: Annotated[
+        bool, typer.Option("--create-pr", help="Open a pull request in place of a commit.")
+    ] = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Bring a repository on the Hub to what a folder holds. Run it again to go on.
+
+    The token is that of HF_TOKEN or of `hf auth login`.
+    """
+    from huggingface_hub.utils import disable_progress_bars
+
+    from .builders import hub
+
+    disable_progress_bars()  # one bar for each file; here is one for all
+    with _progress(hidden=quiet or as_json) as progress:
+        task = progress.add_task(repository, total=None, done="")
+
+        def show(what: str, done: int, total: int) -> None:
+            text = f"{done / 1e9:.2f} of {total / 1e9:.2f} GB {what}"
+            progress.update(task, completed=done, total=total, done=text)
+
+        with _resumable():
+            summary = hub.publish(
+                folder,
+                repository,
+                private=private,
+                revision=revision,
+                create_pr=create_pr,
+                on_progress=show,
+            )
+    if as_json:
+        print(json.dumps(dataclasses.asdict(summary), indent=1))
+    elif not quiet:
+        _print_table(
+            f"{', '.join(summary.zoos)}: published, {summary.url}",
+            {
+                "files new or changed": f"{summary.uploaded:,}",
+                "megabytes of these": f"{summary.uploaded_bytes / 1e6:,.1f}",
+                "files skipped, being the same": f"{summary.unchanged:,}",
+                "files of earlier builds deleted": f"{len(summary.deleted):,}",
+                "configs of others kept": f"{len(summary.kept_configs):,}",
+            },
+        )
+
+
 @contextmanager
 def _resumable() -> Iterator[None]:
     """Work that goes on where it was: an interruption is one line that says so."""

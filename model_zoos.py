@@ -17,7 +17,7 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -37,6 +37,14 @@ __path__ = [str(_here / "model_zoos" if (_here / "model_zoos" / "builders").is_d
 from model_zoos.builders import catalog  # noqa: E402
 from model_zoos.builders.catalog import METRICS_NAME, UnknownZoo, Zoo, get_zoo, list_zoos  # noqa: E402
 from model_zoos.builders.layout import ARCHITECTURES, find_layout  # noqa: E402
+from model_zoos.builders.repository import (  # noqa: E402
+    HubFailed,
+    Repository,
+    Shard,
+    open_repository,
+    read_tables,
+    weights_size,
+)
 from model_zoos.builders.schema import row_features, row_schema, states_table  # noqa: E402
 from model_zoos.builders.splits import SPLITS  # noqa: E402
 from model_zoos.builders.zoo_directory import (  # noqa: E402
@@ -58,6 +66,7 @@ __all__ = [
     "FaultyFile",
     "FaultyFilesWarning",
     "FaultyZoo",
+    "HubFailed",
     "ModelZoos",
     "UnknownZoo",
     "Zoo",
@@ -99,6 +108,9 @@ class ModelZoosConfig(datasets.BuilderConfig):
     Attributes:
         name: a zoo, a union, a twin zoo, `metrics`, or any zoo directory in `data_dir`.
         data_dir: folder of zoo directories, else MODEL_ZOOS_HOME, else ./zoos.
+        repo: repository on the Hub, ORG/NAME, else MODEL_ZOOS_REPO: a zoo that has no directory is
+            read from there (`metrics` if there is no directory at all).
+        revision: of the repository: branch, tag or commit; main by default.
         columns: read only these columns; weights that are not asked for are not read.
         filters: keep only matching rows, in the form of datasets' Parquet loader: a list of
             ("column", "==", value), a list of such lists, or a pyarrow expression.
@@ -106,6 +118,8 @@ class ModelZoosConfig(datasets.BuilderConfig):
             at it; "skip" leaves it out silently.
     """
 
+    repo: str | None = None
+    revision: str | None = None
     columns: list[str] | None = None
     filters: Any = None
     on_bad_files: str = "warn"
@@ -145,16 +159,29 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):
             raise ValueError(f"columns= is a list of names, found {columns!r}")
         name = catalog.normalize_name(config_name)
         root = zoos_home(config_kwargs.get("data_dir"))
-        if name not in catalog.config_names() and not (root / name / "zoo.json").exists():
+        present = [part for part in _parts(name, root) if _is_zoo(root, part)]
+        repo = config_kwargs.get("repo") or os.environ.get("MODEL_ZOOS_REPO")
+        if config_kwargs.get("revision") and not repo:
+            raise ValueError("revision= is that of a repository: give repo= or set MODEL_ZOOS_REPO")
+        self._repository: Repository | None = None
+        if repo and (not present or len(present) < len(_parts(name, root))):
+            self._repository = open_repository(repo, config_kwargs.get("revision"), self.token)
+        published = self._repository.zoos() if self._repository else []
+        if name not in catalog.config_names() and not present and name not in published:
             own = list_zoo_directories(root)
-            message = catalog.unknown_name(config_name, [*catalog.config_names(), *own])
-            raise UnknownZoo(f"{message} In {root}: {', '.join(own) or 'no zoo'}")
+            known = [*catalog.config_names(), *own, *published]
+            message = catalog.unknown_name(config_name, known)
+            places = f"In {root}: {', '.join(own) or 'no zoo'}"
+            if self._repository:
+                places += f"; in {repo}: {', '.join(published) or 'no zoo'}"
+            raise UnknownZoo(f"{message} {places}")
         _check_filters(config_kwargs.get("filters"))
         config = ModelZoosConfig(**{**config_kwargs, "name": name, "version": self.VERSION})
         if config_id is None:
             # The cache of datasets is found by this id: it must change whenever the zoo does.
-            present = [part for part in _parts(name, root) if (root / part / "zoo.json").exists()]
-            state = [(part, open_zoo(root, part).fingerprint()) for part in present]
+            state: list[Any] = [(part, open_zoo(root, part).fingerprint()) for part in present]
+            if self._repository:
+                state += [self._repository.repo_id, self._repository.commit]
             digest = hashlib.sha256(json.dumps([str(root.resolve()), state]).encode())
             config_id = config.create_config_id(
                 {**config_kwargs, "fingerprint": digest.hexdigest()[:16]}, custom_features
@@ -178,15 +205,22 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):
             return None
         first = catalog.parts_of(self.config.name)[0]
         root = zoos_home(self.config.data_dir)
-        if (root / first / "zoo.json").exists():
+        if _is_zoo(root, first):
             return open_zoo(root, first).zoo.layout.size
+        for split in SPLITS if self._repository else ():
+            for shard in self._repository.shards(first, split):
+                return weights_size(shard, self.token, self.storage_options.get("hf"))
         return get_zoo(first.removesuffix("_sparse")).layout.size
 
     def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
         root = zoos_home(self.config.data_dir)
-        shards: dict[str, list[list[States]]] = {split: [] for split in SPLITS}
+        shards: dict[str, list[list[States] | Shard]] = {split: [] for split in SPLITS}
         faulty: list[FaultyFile] = []
-        for directory in _open_parts(self.config.name, root):
+        for directory in _open_parts(self.config.name, root, self._repository):
+            if isinstance(directory, str):
+                for split in SPLITS:
+                    shards[split] += self._repository.shards(directory, split)
+                continue
             splits = directory.splits()
             files: dict[str, list[States]] = {split: [] for split in SPLITS}
             good, bad = directory.scan()
@@ -238,41 +272,49 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):
         if left_out and self.config.on_bad_files == "warn":
             warnings.warn(f"{self.config.name}: {left_out}", FaultyFilesWarning, stacklevel=3)
 
-    def _generate_tables(self, files: list[list[States]]) -> Any:
+    def _generate_tables(self, files: list[list[States] | Shard]) -> Any:
         """Arrow tables of some hundred rows.
 
         Args:
-            files: shards; each a list of model files that make one table.
+            files: shards; each a list of model files that make one table, or a file of a
+                repository, which gives one for each of its row groups.
         """
         schema = self.info.features.arrow_schema
         filters = _expression(self.config.filters)
-        plain = [name for name in schema.names if name != "weights"]
-        # A filter may name columns that are not wanted in the result.
-        rows_schema = row_schema(None, None if filters is not None else plain)
-        for shard, group in enumerate(files):
-            table = states_table(group, rows_schema)
-            counts = [len(states.epochs) for states in group]
-            kept: np.ndarray | None = None
-            if filters is not None:
-                numbered = table.append_column("_row", pa.array(np.arange(len(table))))
-                table = numbered.filter(filters)
-                kept = table["_row"].to_numpy()
-                if not len(kept):
-                    continue
-            columns = {name: table[name] for name in plain}
-            if "weights" in schema.names:
-                kind = schema.field("weights").type
-                columns["weights"] = _weights_column(group, counts, kept, kind)
-            yield (
-                Key(shard, 0),
-                pa.table({name: columns[name] for name in schema.names}, schema=schema),
-            )
+        for number, group in enumerate(files):
+            if isinstance(group, Shard):
+                options = self.storage_options.get("hf")
+                tables = read_tables(group, schema, filters, self.token, options)
+            else:
+                tables = _read_states(group, schema, filters)
+            for index, table in enumerate(tables):
+                yield Key(number, index), table
 
     def _generate_examples(self, files: list[list[States]]) -> Any:
         """The same row by row, as a plain GeneratorBasedBuilder would yield them."""
         for key, table in self._generate_tables(files):
             for number, row in enumerate(table.to_pylist()):
                 yield Key(key.original_shard_id, number), row
+
+
+def _read_states(group: list[States], schema: pa.Schema, filters: Any) -> Iterator[pa.Table]:
+    """The rows of some model files as one table; none where no row passes the filters."""
+    plain = [name for name in schema.names if name != "weights"]
+    # A filter may name columns that are not wanted in the result.
+    table = states_table(group, row_schema(None, None if filters is not None else plain))
+    counts = [len(states.epochs) for states in group]
+    kept: np.ndarray | None = None
+    if filters is not None:
+        numbered = table.append_column("_row", pa.array(np.arange(len(table))))
+        table = numbered.filter(filters)
+        kept = table["_row"].to_numpy()
+        if not len(kept):
+            return
+    columns = {name: table[name] for name in plain}
+    if "weights" in schema.names:
+        kind = schema.field("weights").type
+        columns["weights"] = _weights_column(group, counts, kept, kind)
+    yield pa.table({name: columns[name] for name in schema.names}, schema=schema)
 
 
 def _expression(filters: Any) -> Any:
@@ -297,13 +339,28 @@ def _parts(name: str, root: Path) -> Sequence[str]:
     return list_zoo_directories(root) if name == METRICS_NAME else catalog.parts_of(name)
 
 
-def _open_parts(name: str, root: Path) -> list[ZooDirectory]:
-    """The zoo directories behind a name; all of them must be there."""
-    parts = _parts(name, root)
-    missing = [part for part in parts if not (root / part / "zoo.json").exists()]
+def _is_zoo(root: Path, name: str) -> bool:
+    return (root / name / "zoo.json").exists()
+
+
+def _open_parts(name: str, root: Path, repository: Repository | None) -> list[ZooDirectory | str]:
+    """What is behind a name, all of which must be there: zoo directories; of those that the
+    repository has, the names."""
+    parts = _parts(name, root) or ([METRICS_NAME] if repository else [])
+    missing = [part for part in parts if not _is_zoo(root, part)]
+    published = repository.zoos() if repository else []
+    if repository and published and missing == [METRICS_NAME]:
+        missing = []
+    missing = [part for part in missing if part not in published]
     if not missing and parts:
-        return [open_zoo(root, part) for part in parts]
+        return [open_zoo(root, part) if _is_zoo(root, part) else part for part in parts]
     where = f"{root} (data_dir=, else MODEL_ZOOS_HOME, else ./zoos)"
+    if repository:
+        has = ", ".join(published) or "no zoo"
+        raise ZooNotFound(
+            f"{', '.join(missing)} is not in {where}, nor in the repository "
+            f"{repository.repo_id}, which has {has}"
+        )
     if name == METRICS_NAME:
         raise ZooNotFound(f"there is no zoo in {where}")
     if (root / "zoo.json").exists():
@@ -478,13 +535,14 @@ def _register() -> None:
     # Part of the cache's path: data of another form is never taken from the cache.
     form = json.dumps([__version__, FORMAT, str(row_schema(1))])
 
-    def dataset_module_factory(path: str, *args: Any, **kwargs: Any) -> Any:
+    def dataset_module_factory(path: str, revision: Any = None, *args: Any, **kwargs: Any) -> Any:
         if path != "model_zoos":
-            return original(path, *args, **kwargs)
+            return original(path, revision, *args, **kwargs)
         return datasets.load.DatasetModule(
             module_path="model_zoos",
             hash=hashlib.sha256(form.encode()).hexdigest()[:16],
-            builder_kwargs={},
+            # datasets keeps load_dataset's revision= to itself otherwise
+            builder_kwargs={"revision": revision} if revision is not None else {},
         )
 
     dataset_module_factory.knows_model_zoos = True  # type: ignore[attr-defined]

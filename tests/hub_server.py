@@ -139,7 +139,9 @@ class Hub(ThreadingHTTPServer):
         self.server_close()
 
     def handle_error(self, *_: object) -> None:
-        """Broken connections are part of the tests."""
+        import traceback
+
+        traceback.print_exc()
 
     # --- Disturbances -----------------------------------------------------------------------------
 
@@ -176,13 +178,14 @@ class Hub(ThreadingHTTPServer):
 
     def read(self, repo: str, path: str, revision: str = "main") -> bytes:
         found = self.repos[repo]
-        return self.bytes_of(found.commits[found.find(revision)][path])
+        blob = found.commits[found.find(revision)][path]
+        return blob.content or self.object(repo, blob.sha256).read_bytes()
 
     def put(self, repo: str, files: dict[str, bytes], message: str = "by hand") -> str:
         """Commit some files on top of what is there, past the API."""
         with self.lock:
             found = self.repos.setdefault(repo, Repo())
-            blobs = {path: self.store(path, content) for path, content in files.items()}
+            blobs = {path: self.store(repo, path, content) for path, content in files.items()}
             head = found.commits.get(found.refs.get("main", ""), {})
             return found.commit({**head, **blobs}, message, "main")
 
@@ -191,17 +194,16 @@ class Hub(ThreadingHTTPServer):
         chosen = (r for r in self.requests[start:] if re.search(pattern, r.path))
         return sum(request.sent for request in chosen)
 
-    def bytes_of(self, blob: Blob) -> bytes:
-        return blob.content if blob.content is not None else self.object(blob.sha256).read_bytes()
+    def object(self, repo: str, sha256: str | None) -> Path:
+        folder = self.folder / repo.replace("/", "--")
+        folder.mkdir(exist_ok=True)
+        return folder / f"{sha256}"
 
-    def object(self, sha256: str | None) -> Path:
-        return self.folder / f"{sha256}"
-
-    def store(self, path: str, content: bytes) -> Blob:
+    def store(self, repo: str, path: str, content: bytes) -> Blob:
         if not path.endswith(LFS_ENDINGS) and len(content) < LFS_SIZE:
             return Blob(content, None, len(content))
         sha256 = hashlib.sha256(content).hexdigest()
-        self.object(sha256).write_bytes(content)
+        self.object(repo, sha256).write_bytes(content)
         return Blob(None, sha256, len(content))
 
 
@@ -301,7 +303,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._create_repo()
         if match := _LFS.fullmatch(path):
             self._repo(match["repo"])
-            return self._lfs_batch()
+            return self._lfs_batch(match["repo"])
         if match := _RESOLVE.fullmatch(path):
             return self._resolve(match["repo"], unquote(match["revision"]), unquote(match["path"]))
         if match := _API.fullmatch(path):
@@ -474,23 +476,24 @@ class _Handler(BaseHTTPRequestHandler):
             answers.append({**answer, **({"oid": known} if known else {})})
         return _as_json({"files": answers})
 
-    def _lfs_batch(self) -> tuple[int, dict[str, str], bytes]:
+    def _lfs_batch(self, name: str) -> tuple[int, dict[str, str], bytes]:
         if self.role is None:
             raise _Answer(401, message="Invalid username or password.")
         answers = []
         for entry in self._json()["objects"]:
             answer = {"oid": entry["oid"], "size": entry["size"]}
-            if not self.server.object(entry["oid"]).exists():
-                address = f"{self.server.endpoint}/objects/{entry['oid']}"
+            if not self.server.object(name, entry["oid"]).exists():
+                address = f"{self.server.storage}/objects/{name}/{entry['oid']}"
                 actions = {"upload": {"href": address}, "verify": {"href": f"{address}/verify"}}
                 answer["actions"] = actions
             answers.append(answer)
         return _as_json({"transfer": "basic", "objects": answers})
 
     def _object(self, rest: str) -> tuple[int, dict[str, str], bytes]:
-        oid, _, verify = rest.partition("/")
-        assert re.fullmatch("[0-9a-f]{64}", oid)
-        path = self.server.object(oid)
+        match = re.fullmatch(r"([\w.-]+/[\w.-]+)/([0-9a-f]{64})(/verify)?", rest)
+        assert match is not None
+        name, oid, verify = match.groups()
+        path = self.server.object(name, oid)
         if verify:
             size = self._json()["size"]
             if not path.exists() or path.stat().st_size != size:
@@ -530,7 +533,7 @@ class _Handler(BaseHTTPRequestHandler):
                     content = base64.b64decode(value["content"])
                     files[value["path"]] = Blob(content, None, len(content))
                 elif kind == "lfsFile":
-                    if not self.server.object(value["oid"]).exists():
+                    if not self.server.object(name, value["oid"]).exists():
                         raise _Answer(400, message=f"{value['path']}: its object is missing")
                     files[value["path"]] = Blob(None, value["oid"], value["size"])
                 elif kind == "deletedFile":
@@ -563,7 +566,9 @@ class _Handler(BaseHTTPRequestHandler):
             return self._ranged(io.BytesIO(blob.content), blob.size, headers)
         headers["X-Linked-Etag"] = f'"{blob.sha256}"'
         headers["X-Linked-Size"] = str(blob.size)
-        headers["Location"] = f"{self.server.storage}/objects/{blob.sha256}?path={quote(path)}"
+        headers["Location"] = (
+            f"{self.server.storage}/objects/{name}/{blob.sha256}?path={quote(path)}"
+        )
         return 302, headers, b""
 
     def _ranged(
@@ -643,7 +648,7 @@ class Client:
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         kept = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
-        environment = {
+        self.environment = environment = {
             **kept,
             "HF_ENDPOINT": endpoint,
             "HF_HOME": str(folder / "cache"),

@@ -1,0 +1,240 @@
+"""Read a published repository: the same rows as from zoo directories, over HTTP.
+
+    data/<zoo>/<split>-00000-of-00003.parquet   all columns
+    metrics/<zoo>-<split>.parquet               the same rows without weights
+
+Files are never fetched whole. Each read of pyarrow becomes one request for just its bytes: the
+footer, then the wanted columns of those row groups whose statistics let a row pass the filters.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as pads
+from huggingface_hub import HfApi, HfFileSystem, constants, get_token
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from .catalog import METRICS_NAME, is_zoo_name
+from .schema import row_schema
+from .splits import SPLITS
+from .zoo_directory import FaultyZoo
+
+_SPLIT = "|".join(SPLITS)
+_DATA = re.compile(rf"data/(?P<zoo>[a-z0-9_]+)/(?P<split>{_SPLIT})-\d{{5}}-of-\d{{5}}\.parquet")
+_METRICS = re.compile(rf"metrics/(?P<zoo>[a-z0-9_]+)-(?P<split>{_SPLIT})\.parquet")
+
+
+class HubFailed(OSError):
+    """The Hub could not be reached or refused; the message says in one line what to do."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One Parquet file of a repository at a commit."""
+
+    repo_id: str
+    commit: str
+    path: str
+
+    def __str__(self) -> str:
+        return f"hf://datasets/{self.repo_id}@{self.commit[:8]}/{self.path}"
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A published repository as it is at one commit.
+
+    Attributes:
+        repo_id: `ORG/NAME`.
+        commit: 40 hexadecimal digits.
+        paths: of all its files, sorted.
+    """
+
+    repo_id: str
+    commit: str
+    paths: tuple[str, ...]
+
+    def zoos(self) -> list[str]:
+        """Names of its zoos, sorted."""
+        found = {match["zoo"] for match in map(_DATA.fullmatch, self.paths) if match}
+        return sorted(name for name in found if is_zoo_name(name))
+
+    def shards(self, name: str, split: str) -> list[Shard]:
+        """The files of one split of a zoo, or of `metrics`, in the order of their rows."""
+        pattern = _METRICS if name == METRICS_NAME else _DATA
+        zoos = self.zoos() if name == METRICS_NAME else [name]
+        matches = [match for match in map(pattern.fullmatch, self.paths) if match]
+        return [
+            Shard(self.repo_id, self.commit, match.string)
+            for zoo in zoos
+            for match in matches
+            if match["zoo"] == zoo and match["split"] == split
+        ]
+
+
+def open_repository(
+    repo_id: str, revision: str | None = None, token: str | bool | None = None
+) -> Repository:
+    """What a repository holds, in one request.
+
+    Args:
+        repo_id: `ORG/NAME`.
+        revision: branch, tag or commit; None for main.
+        token: of the Hub; None for the one that is logged in, if any.
+
+    Raises:
+        HubFailed: no such repository or revision, or the Hub is out of reach.
+    """
+    with explained(repo_id, token):
+        info = HfApi(token=token).repo_info(repo_id, revision=revision, repo_type="dataset")
+    paths = sorted(sibling.rfilename for sibling in info.siblings or ())
+    return Repository(repo_id, str(info.sha), tuple(paths))
+
+
+def weights_size(
+    shard: Shard, token: str | bool | None = None, options: Mapping[str, Any] | None = None
+) -> int:
+    """Elements of a row's weights, as the file's schema says.
+
+    Raises:
+        FaultyZoo: the file has other columns than a row of a zoo.
+        HubFailed: see `open_repository`.
+    """
+    with explained(shard.repo_id, token), _opened(shard, token, options) as file:
+        schema = pads.ParquetFileFormat().make_fragment(file).physical_schema
+    weights = schema.field("weights").type if "weights" in schema.names else None
+    if (
+        not isinstance(weights, pa.FixedSizeListType)
+        or weights.value_type != pa.float32()
+        or schema.names != row_schema(weights.list_size).names
+        or schema.remove(schema.get_field_index("weights")) != row_schema(None)
+    ):
+        raise FaultyZoo(
+            f"{shard} does not have the columns of a zoo: was it made by `model-zoos build`?"
+        )
+    return weights.list_size
+
+
+def read_tables(
+    shard: Shard,
+    schema: pa.Schema,
+    filters: pads.Expression | None = None,
+    token: str | bool | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Iterator[pa.Table]:
+    """The rows of a file, row group by row group, in their order.
+
+    Args:
+        shard: the file.
+        schema: wanted columns; nothing else is read.
+        filters: keep only matching rows; row groups without any are not read.
+        token: of the Hub.
+        options: of huggingface_hub.HfFileSystem.
+
+    Raises:
+        HubFailed: see `open_repository`.
+    """
+    with explained(shard.repo_id, token), _opened(shard, token, options) as file:
+        fragment = pads.ParquetFileFormat().make_fragment(file)
+        if filters is not None:
+            fragment = fragment.subset(filter=filters)
+        for group in fragment.row_groups:
+            part = fragment.subset(row_group_ids=[group.id])
+            table = part.to_table(columns=schema.names, filter=filters)
+            if len(table):
+                yield table.cast(schema)
+
+
+@contextmanager
+def _opened(
+    shard: Shard, token: str | bool | None, options: Mapping[str, Any] | None
+) -> Iterator[Any]:
+    files = HfFileSystem(**{"token": token, **(options or {})})
+    path = f"datasets/{shard.repo_id}@{shard.commit}/{shard.path}"
+    # Without a cache: pyarrow knows which bytes it wants, and reads none of them twice.
+    with files.open(path, "rb", cache_type="none") as file:
+        yield file
+
+
+@contextmanager
+def explained(repo_id: str, token: str | bool | None = None) -> Iterator[None]:
+    """What can go wrong with the Hub becomes one line that says what to do, and holds no token.
+
+    Raises:
+        HubFailed: in place of what the client raised.
+    """
+    try:
+        yield
+    except Exception as error:
+        secret = token if isinstance(token, str) else get_token()
+        message = _explanation(error, repo_id, bool(secret))
+        if message is None:
+            raise
+        message = " ".join(message.split())
+        failed = HubFailed(message.replace(secret, "***") if secret else message)
+    else:
+        return
+    # Past the handler: the client's own error, which knows the request, is no longer attached.
+    raise failed
+
+
+def _explanation(error: BaseException, repo_id: str, known: bool) -> str | None:
+    if isinstance(error, HubFailed):
+        return str(error)
+    if isinstance(error, OfflineModeIsEnabled):
+        return f"{repo_id}: HF_HUB_OFFLINE is set, so that the Hub is not asked: unset it"
+    if isinstance(error, HFValidationError):
+        return f"{repo_id!r} cannot be the name of a repository: it is ORG/NAME"
+    if isinstance(error, GatedRepoError):
+        return f"{repo_id} is gated: ask for access at {_address(repo_id)}"
+    if isinstance(error, RevisionNotFoundError):
+        return f"{repo_id} has no such revision (branch, tag or commit)"
+    if isinstance(error, RepositoryNotFoundError):
+        seen = "this token may see" if known else "can be seen without a token"
+        return (
+            f"there is no data set repository {repo_id} that {seen}: check the name; a private one "
+            "needs `hf auth login` or HF_TOKEN"
+        )
+    if isinstance(error, HfHubHTTPError):
+        status = error.response.status_code
+        if status == 401:
+            return (
+                "the Hub does not accept this token: make one with write access at "
+                f"{constants.ENDPOINT}/settings/tokens, then `hf auth login` or "
+                "HF_TOKEN"
+            )
+        if status == 403:
+            return (
+                f"this token may not write to {repo_id}: take one of type write (a fine-grained "
+                "one must name the repository), of a user who may write there, or offer the "
+                "change with --create-pr"
+            )
+        if status == 412:
+            return f"{repo_id} was changed by somebody else meanwhile: run the same command again"
+        said = error.server_message or str(error)
+        return f"{repo_id}: the Hub answered HTTP {status} ({said}): try again later"
+    # httpx or httpx2, by the version of huggingface_hub
+    if type(error).__module__.partition(".")[0] in ("httpx", "httpx2", "httpcore", "httpcore2"):
+        return (
+            f"{repo_id}: the Hub ({constants.ENDPOINT}) was not reached, or the "
+            f"connection broke off ({type(error).__name__}): run the same command again to go on"
+        )
+    cause = error.__cause__ or error.__context__
+    return None if cause is None else _explanation(cause, repo_id, known)
+
+
+def _address(repo_id: str) -> str:
+    return f"{constants.ENDPOINT}/datasets/{repo_id}"

@@ -1,0 +1,519 @@
+"""Publishing to a Hub, and reading from it with and without this package.
+
+The Hub is tests/hub_server.py; every client is a process of its own, with the libraries as they
+are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import random
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from datasets import load_dataset
+
+from model_zoos.benchmarks.speed.loading import random_zoo
+from model_zoos.builders.catalog import get_zoo
+from model_zoos.builders.hub import folder_files, merge_cards
+from model_zoos.builders.schema import row_features
+from model_zoos.builders.splits import SPLITS
+from model_zoos.builders.zoo_directory import open_zoo
+
+from ..hub_server import Client, ClientError, Hub
+
+WRITER, READER = "hf_writerwriterwriter", "hf_readerreaderreader"
+ME = "me/model_zoos"
+
+PUBLISH = """
+from dataclasses import asdict
+from model_zoos.builders.hub import publish
+result = asdict(publish(folder, repo_id, **arguments))
+"""
+
+
+# --- Folders as `model-zoos build` makes them, of few lines ---------------------------------------
+
+
+def write_folder(
+    folder: Path, home: Path, names: list[str], *, shards: int = 1, group: int = 12
+) -> Path:
+    """A repository folder: `shards` files of each split, in row groups of `group` rows."""
+    configs = []
+    for name in names:
+        about = {"zoo": open_zoo(home, name).zoo.to_json(), "engine": "test"}
+        splits = load_dataset("model_zoos", name, data_dir=str(home))
+        files = []
+        for split, rows in splits.items():
+            table = rows.with_format("arrow")[:]
+            size = table.schema.field("weights").type.list_size
+            for kind, columns in (("data", size), ("metrics", None)):
+                schema = row_features(columns).arrow_schema
+                metadata = {**schema.metadata, "model_zoos": json.dumps(about)}
+                part = table.select(schema.names).cast(schema.with_metadata(metadata))
+                if kind == "metrics":
+                    _write(folder / f"metrics/{name}-{split}.parquet", part, 1 << 16)
+                    continue
+                step = -(-len(part) // shards)
+                for number in range(shards):
+                    path = f"data/{name}/{split}-{number:05d}-of-{shards:05d}.parquet"
+                    _write(folder / path, part.slice(number * step, step), group)
+            files.append({"split": split, "path": f"data/{name}/{split}-*.parquet"})
+        configs.append({"config_name": name, "data_files": files})
+    metrics = [{"split": split, "path": f"metrics/*-{split}.parquet"} for split in SPLITS]
+    configs.append({"config_name": "metrics", "data_files": metrics, "default": True})
+    header = {"license": "cc-by-4.0", "tags": ["model-zoo"], "configs": configs}
+    card = f"---\n{yaml.safe_dump(header, sort_keys=False)}---\n# Model zoos\n"
+    (folder / "README.md").write_text(card)
+    (folder / ".build").mkdir(exist_ok=True)
+    (folder / ".build" / "lock").write_text("")
+    return folder
+
+
+def _write(path: Path, table: pa.Table, group: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    plain = [name for name in table.column_names if name != "weights"]
+    split = ["weights.list.element"] if "weights" in table.column_names else False
+    pq.write_table(
+        table,
+        path,
+        row_group_size=group,
+        compression="zstd",
+        use_dictionary=plain,
+        write_statistics=plain,
+        use_byte_stream_split=split,
+        write_page_index=True,
+    )
+
+
+def bits(table: pa.Table) -> dict[str, Any]:
+    """Every value of a table in a form that is equal only if the bits are."""
+    columns: dict[str, Any] = {}
+    for name in table.column_names:
+        column = table[name].combine_chunks()
+        kind = column.type
+        if isinstance(column, pa.ChunkedArray):
+            column = pa.concat_arrays(column.chunks)
+        if isinstance(kind, pa.FixedSizeListType):
+            columns[name] = column.flatten().to_numpy().tobytes()
+        elif pa.types.is_floating(kind):
+            values = column.fill_null(0).to_numpy(zero_copy_only=False)
+            columns[name] = (values.tobytes(), column.is_null().to_pylist())
+        else:
+            columns[name] = column.to_pylist()
+    return columns
+
+
+# --- A Hub, its clients, and what is published there ----------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
+    tokens = {WRITER: "write", READER: "read"}
+    with Hub(tmp_path_factory.mktemp("hub"), tokens=tokens, page=7) as hub:
+        yield hub
+
+
+@pytest.fixture(scope="module")
+def writer(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    """Somebody with this package and a token that may write."""
+    with Client(hub.endpoint, tmp_path_factory.mktemp("writer"), token=WRITER) as client:
+        client.run(
+            "import time; sleep = time.sleep\n"
+            "time.sleep = lambda seconds: sleep(min(seconds, 0.01))  # between attempts"
+        )
+        yield client
+
+
+@pytest.fixture(scope="module")
+def stranger(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    """Somebody without a token."""
+    with Client(hub.endpoint, tmp_path_factory.mktemp("stranger")) as client:
+        client.run("import logging; logging.basicConfig(level=logging.DEBUG)")
+        yield client
+
+
+@pytest.fixture(scope="module")
+def plain(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    """Somebody with datasets alone."""
+    folder = tmp_path_factory.mktemp("plain")
+    with Client(hub.endpoint, folder, without=("model_zoos",)) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def home(digits_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Zoo directories: digits_cnn_s, and a union of three."""
+    root = tmp_path_factory.mktemp("zoos")
+    (root / "digits_cnn_s").symlink_to(digits_home / "digits_cnn_s")
+    for variant, models in (("seed", 9), ("hyp_10_r", 8), ("hyp_10_f", 7)):
+        zoo = dataclasses.replace(get_zoo(f"mnist_cnn_s_{variant}"), epochs=2)
+        random_zoo(root, zoo, models)
+    return root
+
+
+UNION = ["mnist_cnn_s_seed", "mnist_cnn_s_hyp_10_r", "mnist_cnn_s_hyp_10_f"]
+
+
+@pytest.fixture(scope="module")
+def folder(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_folder(tmp_path_factory.mktemp("folder"), home, ["digits_cnn_s", *UNION], shards=2)
+
+
+@pytest.fixture(scope="module")
+def published(hub: Hub, writer: Client, folder: Path) -> str:
+    """The name of a repository that holds all of `folder`."""
+    writer.run(PUBLISH, folder=str(folder), repo_id=ME, arguments={})
+    return ME
+
+
+# --- Publishing -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_published_zoo_is_loaded_with_datasets_alone(
+    published: str, plain: Client, home: Path, streaming: bool
+) -> None:
+    loaded = plain.run(
+        """
+        import pyarrow, sys
+        from datasets import load_dataset
+        assert sys.modules["model_zoos"] is None
+        splits = load_dataset(repo, "digits_cnn_s", streaming=streaming)
+        result = {name: rows.with_format("arrow") for name, rows in splits.items()}
+        for name, rows in result.items():
+            result[name] = pyarrow.concat_tables(rows.iter(50)) if streaming else rows[:]
+        """,
+        repo=published,
+        streaming=streaming,
+    )
+    ours = load_dataset("model_zoos", "digits_cnn_s", data_dir=str(home))
+    assert list(loaded) == list(ours)
+    for split, table in loaded.items():
+        assert len(table) == len(ours[split])
+        assert bits(table) == bits(ours[split].with_format("arrow")[:])
+
+
+def test_only_what_has_changed_travels(
+    hub: Hub, writer: Client, home: Path, tmp_path: Path
+) -> None:
+    arguments: dict[str, Any] = {"repo_id": "me/changes", "arguments": {}}
+    folder = write_folder(tmp_path / "one", home, ["digits_cnn_s"], shards=2)
+    first = writer.run(PUBLISH, folder=str(folder), **arguments)
+    files = folder_files(folder)
+    assert set(hub.content("me/changes")) == {".gitattributes", *files}
+    sizes = {path: len(hub.read("me/changes", path)) for path in files}
+    for path in files[1:]:  # but the README
+        assert hub.read("me/changes", path) == (folder / path).read_bytes()
+    assert (first["uploaded"], first["unchanged"], first["deleted"]) == (len(files), 0, ())
+    assert first["uploaded_bytes"] == sum(sizes.values())
+
+    before = len(hub.requests)
+    again = writer.run(PUBLISH, folder=str(folder), **arguments)
+    assert (again["uploaded"], again["unchanged"]) == (0, len(files))
+    assert again["commit"] == first["commit"] == hub.repos["me/changes"].refs["main"]
+    assert {request.method for request in hub.requests[before:]} <= {"GET", "HEAD"}
+
+    # Of an earlier build with other shards nothing stays; what is the same is not sent.
+    folder = write_folder(tmp_path / "two", home, ["digits_cnn_s"], shards=1)
+    before = len(hub.requests)
+    third = writer.run(PUBLISH, folder=str(folder), **arguments)
+    assert len(third["deleted"]) == 6
+    assert set(hub.content("me/changes")) == {".gitattributes", *folder_files(folder)}
+    assert (third["uploaded"], third["unchanged"]) == (3, 4)
+    assert sum(request.method == "PUT" for request in hub.requests[before:]) == 3
+
+
+def test_what_others_have_put_there_stays(
+    hub: Hub, writer: Client, plain: Client, home: Path, tmp_path: Path
+) -> None:
+    repo = "org/shared"
+    header = {
+        "tags": ["fish"],
+        "annotations_creators": ["found"],
+        "configs": [{"config_name": "fish", "data_files": "fish/*.parquet", "default": True}],
+        "dataset_info": {
+            "config_name": "fish",
+            "features": [{"name": "length", "dtype": "int64"}],
+        },
+    }
+    card = f"---\n{yaml.safe_dump(header)}---\n# Fish\n\nA text of somebody.\n"
+    pond = io.BytesIO()
+    pq.write_table(pa.table({"length": [3, 5]}), pond)
+    theirs = {
+        "README.md": card.encode(),
+        "fish/pond.parquet": pond.getvalue(),
+        "data/other/train-00000-of-00001.parquet": b"not of the folder",
+    }
+    hub.put(repo, theirs)
+    first = writer.run(
+        PUBLISH,
+        folder=str(write_folder(tmp_path / "1", home, ["digits_cnn_s"])),
+        repo_id=repo,
+        arguments={},
+    )
+    assert first["kept_configs"] == ("fish",)
+    second = write_folder(tmp_path / "2", home, ["mnist_cnn_s_seed"])
+    summary = writer.run(PUBLISH, folder=str(second), repo_id=repo, arguments={})
+    assert summary["kept_configs"] == ("digits_cnn_s", "fish")
+    for path in ("fish/pond.parquet", "data/other/train-00000-of-00001.parquet"):
+        assert hub.read(repo, path) == theirs[path]
+    readme = hub.read(repo, "README.md").decode()
+    assert readme.count("A text of somebody.") == 1
+    assert readme.index("# Model zoos") < readme.index("# Fish")
+    values = yaml.safe_load(readme.split("---")[1])
+    assert values["tags"] == ["model-zoo", "fish"]
+    assert values["annotations_creators"] == ["found"]
+    names = {config["config_name"]: config.get("default") for config in values["configs"]}
+    expected = {"mnist_cnn_s_seed": None, "metrics": None, "digits_cnn_s": None, "fish": True}
+    assert names == expected
+    again = writer.run(PUBLISH, folder=str(second), repo_id=repo, arguments={})
+    assert (again["uploaded"], again["commit"]) == (0, summary["commit"])
+    counts = plain.run(
+        """
+        from datasets import load_dataset
+        result = {}
+        for name in (None, "digits_cnn_s", "mnist_cnn_s_seed", "metrics"):
+            splits = load_dataset(repo, name)
+            result[name] = sum(len(rows) for rows in splits.values())
+        """,
+        repo=repo,
+    )
+    assert counts == {None: 2, "digits_cnn_s": 120, "mnist_cnn_s_seed": 27, "metrics": 147}
+
+
+def test_a_pull_request_a_branch_and_several_commits(
+    hub: Hub, writer: Client, home: Path, tmp_path: Path
+) -> None:
+    folder = write_folder(tmp_path / "f", home, ["digits_cnn_s"])
+    hub.put("org/theirs", {"README.md": b"# Theirs\n"})
+    before = hub.content("org/theirs")
+    arguments: dict[str, Any] = {"folder": str(folder), "repo_id": "org/theirs"}
+    # More commits than one: the first opens the pull request, the others go on with it.
+    summary = writer.run(
+        "import model_zoos.builders.hub as hub\nhub._FILES_PER_COMMIT = 3" + PUBLISH,
+        **arguments,
+        arguments={"create_pr": True},
+    )
+    assert summary["url"] == f"{hub.endpoint}/datasets/org/theirs/discussions/1"
+    assert hub.content("org/theirs") == before
+    assert set(hub.content("org/theirs", "refs/pr/1")) == set(folder_files(folder))
+    messages = hub.repos["org/theirs"].messages
+    assert messages[1:] == [f"Publish digits_cnn_s ({number} of 3)" for number in (1, 2, 3)]
+    assert [ref for ref in hub.repos["org/theirs"].refs if ref != "main"] == ["refs/pr/1"]
+    on_branch = writer.run(
+        "import model_zoos.builders.hub as hub\nhub._FILES_PER_COMMIT = 250" + PUBLISH,
+        **arguments,
+        arguments={"revision": "v2"},
+    )
+    assert hub.content("org/theirs") == before
+    assert hub.repos["org/theirs"].refs["v2"] == on_branch["commit"]
+    with pytest.raises(ClientError, match="not both"):
+        writer.run(PUBLISH, **arguments, arguments={"revision": "v2", "create_pr": True})
+    private = {**arguments, "repo_id": "me/secret"}
+    writer.run(PUBLISH, **private, arguments={"private": True})
+    assert hub.repos["me/secret"].private
+    with pytest.raises(ClientError, match="exists and is public"):
+        writer.run(PUBLISH, **arguments, arguments={"private": True})
+
+
+@pytest.fixture(scope="module")
+def undisturbed(hub: Hub, writer: Client, folder: Path) -> int:
+    """Requests that a publication of `folder` takes."""
+    before = len(hub.requests)
+    writer.run(PUBLISH, folder=str(folder), repo_id="me/undisturbed", arguments={})
+    return len(hub.requests) - before
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_an_interrupted_publication_is_finished_by_the_next(
+    hub: Hub, writer: Client, undisturbed: int, folder: Path, seed: int
+) -> None:
+    chance = random.Random(seed)
+    repo = f"me/interrupted-{seed}"
+    hub.close_after(chance.randrange(undisturbed), chance.choice(["before", "middle", "after"]))
+    start = len(hub.requests)
+    with pytest.raises(ClientError, match=r"HubFailed: .*run the same command again to go on$"):
+        writer.run(PUBLISH, folder=str(folder), repo_id=repo, arguments={})
+    hub.mend()
+    sent = {r.path for r in hub.requests[start:] if r.method == "PUT"}
+    start = len(hub.requests)
+    writer.run(PUBLISH, folder=str(folder), repo_id=repo, arguments={})
+    assert hub.content(repo) == hub.content("me/undisturbed")
+    assert hub.repos[repo].messages == hub.repos["me/undisturbed"].messages
+    assert not sent & {r.path for r in hub.requests[start:] if r.method == "PUT"}
+
+
+def test_a_killed_publication_is_finished_by_the_next(
+    home: Path, writer: Client, tmp_path: Path
+) -> None:
+    folder = write_folder(tmp_path / "f", home, ["digits_cnn_s"], shards=4)
+    arguments: dict[str, Any] = {"folder": str(folder), "repo_id": ME, "arguments": {}}
+    with Hub(tmp_path / "hub") as hub:
+        with Client(hub.endpoint, tmp_path / "killed", token=WRITER) as client:
+            client.run("import model_zoos.builders.hub")
+
+            def kill() -> None:
+                while sum(request.method == "PUT" for request in hub.requests) < 3:
+                    time.sleep(0.001)
+                client.process.kill()
+
+            killer = threading.Thread(target=kill)
+            killer.start()
+            with pytest.raises(EOFError):
+                client.run(PUBLISH, **arguments)
+            killer.join()
+        assert set(hub.content(ME)) == {".gitattributes"}
+        sent = {r.path for r in hub.requests if r.method == "PUT"}
+        start = len(hub.requests)
+        program = Path(sys.executable).with_name("model-zoos")
+        done = subprocess.run(
+            [program, "publish", ME, "--from", folder, "--json"],
+            env=client.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["commit"] == hub.repos[ME].refs["main"]
+        assert done.stderr == ""
+        assert set(hub.content(ME)) == {".gitattributes", *folder_files(folder)}
+        assert not sent & {r.path for r in hub.requests[start:] if r.method == "PUT"}
+        hub.tokens = {}
+        done = subprocess.run(
+            [program, "publish", ME, "--from", folder],
+            env=client.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        [line] = done.stderr.splitlines()
+        assert line.startswith("error: the Hub does not accept this token")
+        assert WRITER not in done.stderr + done.stdout
+        assert (done.returncode, done.stdout) == (1, "")
+
+
+REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
+    "no token": ({}, "publishing needs a token with write access: `hf auth login`"),
+    "unknown token": ({"token": "hf_nobodynobody"}, "the Hub does not accept this token"),
+    "may not write": (
+        {"token": READER, "repo_id": "org/theirs"},
+        "this token may not write to org/theirs",
+    ),
+    "broken token": ({"token": "hf_broken\nbroken"}, "characters that no token has"),
+    "bad name": ({"token": WRITER, "repo_id": "a/b/c"}, "it is ORG/NAME"),
+    "no repository": (
+        {"token": WRITER, "repo_id": "me/none", "create_pr": True},
+        "there is no data set repository me/none that this token may see",
+    ),
+    "no pull request": ({"token": WRITER, "revision": "refs/pr/9"}, "has no such revision"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_refusals_are_one_line_that_says_what_to_do(
+    hub: Hub, published: str, stranger: Client, folder: Path, case: str
+) -> None:
+    arguments, message = REFUSALS[case]
+    hub.put("org/theirs", {"README.md": b"# Theirs\n"})
+    arguments = {"repo_id": published, **arguments}
+    with pytest.raises(ClientError) as raised:
+        stranger.run(
+            PUBLISH, folder=str(folder), repo_id=arguments.pop("repo_id"), arguments=arguments
+        )
+    said = str(raised.value)
+    assert said.startswith("HubFailed: ")
+    assert message in said
+    assert "\n" not in said
+    token = arguments.get("token", WRITER)
+    for secret in {token, *token.split()}:
+        assert secret not in said + stranger.output()
+
+
+def test_a_hub_that_is_not_there(writer: Client, folder: Path, hub: Hub) -> None:
+    for setting, message in (
+        ("constants.HF_HUB_OFFLINE = True", "HF_HUB_OFFLINE is set"),
+        ("constants.ENDPOINT = 'http://127.0.0.1:9'", "was not reached"),
+    ):
+        with pytest.raises(ClientError, match=f"HubFailed: .*{message}"):
+            writer.run(
+                "from huggingface_hub import constants\n"
+                "from huggingface_hub.utils import close_session\n"
+                "kept = constants.HF_HUB_OFFLINE, constants.ENDPOINT\n"
+                f"{setting}\n"
+                "close_session()\n"
+                "try:\n    from model_zoos.builders.hub import publish\n"
+                "    publish(folder, 'me/x')\n"
+                "finally:\n"
+                "    constants.HF_HUB_OFFLINE, constants.ENDPOINT = kept\n"
+                "    close_session()\n",
+                folder=str(folder),
+            )
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda f: (f / "model_zoos.py").write_text(""), "takes it for a loading script"),
+        (lambda f: (f / "data/model_zoos.py").write_text(""), "takes it for a loading script"),
+        (lambda f: (f / "notes.txt").write_text(""), "no part of a built repository"),
+        (lambda f: (f / "README.md").unlink(), "holds no README.md or no data"),
+        (lambda f: shutil.rmtree(f / "data"), "holds no README.md or no data"),
+        (lambda f: next(f.glob("data/*/train-00000*")).unlink(), "are missing or of two builds"),
+        (
+            lambda f: shutil.copy(
+                next(f.glob("data/*/train-00000*")),
+                f / "data/digits_cnn_s/train-00000-of-00003.parquet",
+            ),
+            "are missing or of two builds",
+        ),
+        (
+            lambda f: next(f.glob("data/*/train-00000*")).write_bytes(b"PAR1"),
+            "not readable as Parquet",
+        ),
+        (
+            lambda f: pq.write_table(pa.table({"a": [1]}), next(f.glob("data/*/train-00000*"))),
+            "was not written by `model-zoos build`",
+        ),
+        (lambda f: shutil.rmtree(f), "is not a folder"),
+    ],
+)
+def test_a_folder_that_is_no_repository(
+    folder: Path, tmp_path: Path, spoil: Any, message: str
+) -> None:
+    copied = tmp_path / "copied"
+    for path in folder_files(folder):
+        if path.startswith(("data/digits_cnn_s/", "README.md")):
+            (copied / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(folder / path, copied / path)
+    assert "README.md" in folder_files(copied)
+    spoil(copied)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        folder_files(copied)
+
+
+def test_cards_that_add_nothing_leave_ours_to_the_byte() -> None:
+    ours = "---\nlicense:   mit # as we wrote it\nconfigs:\n- config_name: z\n---\nText\n"
+    theirs = "---\nconfigs:\n- config_name: z\n  data_files: old\n---\nOld text\n"
+    end = "\n<!-- end of the card made by model_zoos -->\n"
+    assert merge_cards(ours, "") == (ours + end, ())
+    assert merge_cards(ours, theirs + end) == (ours + end, ())
+    with pytest.raises(ValueError, match="should be a dict"):
+        merge_cards(ours, "---\n- a list\n---\n")
+    for files in ("a.csv", ["a.parquet", "b.csv"], [{"split": "test", "path": ["c/*.csv"]}]):
+        theirs = {"configs": [{"config_name": "fish", "data_files": files}]}
+        with pytest.raises(ValueError, match=r"config 'fish' reads \.csv files"):
+            merge_cards(ours, f"---\n{yaml.safe_dump(theirs)}---\n")
