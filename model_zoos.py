@@ -39,8 +39,8 @@ from model_zoos.builders.catalog import METRICS_NAME, UnknownZoo, Zoo, get_zoo, 
 from model_zoos.builders.layout import ARCHITECTURES, find_layout  # noqa: E402
 from model_zoos.builders.repository import (  # noqa: E402
     HubFailed,
-    Repository,
     Shard,
+    Snapshot,
     open_repository,
     read_tables,
     weights_size,
@@ -163,7 +163,7 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):
         repo = config_kwargs.get("repo") or os.environ.get("MODEL_ZOOS_REPO")
         if config_kwargs.get("revision") and not repo:
             raise ValueError("revision= is that of a repository: give repo= or set MODEL_ZOOS_REPO")
-        self._repository: Repository | None = None
+        self._repository: Snapshot | None = None
         if repo and (not present or len(present) < len(_parts(name, root))):
             self._repository = open_repository(repo, config_kwargs.get("revision"), self.token)
         published = self._repository.zoos() if self._repository else []
@@ -343,7 +343,7 @@ def _is_zoo(root: Path, name: str) -> bool:
     return (root / name / "zoo.json").exists()
 
 
-def _open_parts(name: str, root: Path, repository: Repository | None) -> list[ZooDirectory | str]:
+def _open_parts(name: str, root: Path, repository: Snapshot | None) -> list[ZooDirectory | str]:
     """What is behind a name, all of which must be there: zoo directories; of those that the
     repository has, the names."""
     parts = _parts(name, root) or ([METRICS_NAME] if repository else [])

@@ -27,6 +27,7 @@ from huggingface_hub import (
     DatasetCard,
     DatasetCardData,
     HfApi,
+    HfFileSystem,
     constants,
     get_token,
 )
@@ -34,15 +35,17 @@ from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundErro
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
+from .card import PLACEHOLDER, Repository, read_repository, render_card
 from .repository import HubFailed, explained
 from .splits import SPLITS
+from .zoo_directory import FaultyZoo
 
 _SPLIT = "|".join(SPLITS)
 _SHARD = re.compile(
     rf"data/(?P<zoo>[a-z0-9_]+)/(?P<split>{_SPLIT})-(?P<number>\d{{5}})-of-(?P<count>\d{{5}})\.parquet"
 )
 _PARTS = re.compile(
-    rf"README\.md|metrics/[a-z0-9_]+-({_SPLIT})\.parquet|layouts/[\w.-]+\.json|figures/[\w.-]+\.png"
+    rf"README\.md|metrics/[a-z0-9_]+-({_SPLIT})\.parquet|layouts/[\w.-]+\.json|figures/[\w.-]+\.(png|svg)"
 )
 """All else that a built folder holds; names that begin with a dot are no part of it."""
 
@@ -138,7 +141,7 @@ def publish(
             )
             if isinstance(entry, RepoFile)
         }
-        card, kept = _card(api, repo_id, head, (folder / "README.md").read_text("utf-8"), remote)
+        card, kept = _card(folder, zoos, HfFileSystem(token=token), repo_id, head, set(remote))
         contents: dict[str, Path | bytes] = {path: folder / path for path in files}
         contents["README.md"] = card.encode()
         changed, unchanged = _compare(contents, remote, on_progress)
@@ -355,13 +358,31 @@ def _send(
 
 
 def _card(
-    api: HfApi, repo_id: str, head: str, ours: str, remote: dict[str, RepoFile]
+    folder: Path,
+    zoos: Sequence[str],
+    files: HfFileSystem,
+    repo_id: str,
+    head: str,
+    remote: set[str],
 ) -> tuple[str, tuple[str, ...]]:
-    """The folder's card with what the repository's knows besides, and the configs so kept."""
-    theirs = ""
-    if "README.md" in remote:
-        path = api.hf_hub_download(repo_id, "README.md", repo_type="dataset", revision=head)
-        theirs = Path(path).read_text("utf-8")
+    """The repository's README to be, and the configs in it that are not ours.
+
+    That is the folder's own where the repository has no other zoos; else a card of all of them.
+    """
+    path = f"datasets/{repo_id}@{head}"
+    ours = (folder / "README.md").read_text("utf-8").replace(PLACEHOLDER, repo_id)
+    if {_belongs_to(name) for name in remote} - {None, *zoos}:
+        here = read_repository(folder)
+        try:
+            there = read_repository(path, files)
+        except FaultyZoo:  # half a publication in several commits: its next run mends the card
+            there = Repository(())
+        others = [zoo for zoo in there.zoos if zoo.name not in zoos]
+        if others:
+            every = tuple(sorted([*here.zoos, *others], key=lambda zoo: zoo.name))
+            figures = tuple(sorted({*here.figures, *there.figures}))
+            ours = render_card(Repository(every, figures), repo_id)
+    theirs = files.read_text(f"{path}/README.md") if "README.md" in remote else ""
     return merge_cards(ours, theirs)
 
 

@@ -54,7 +54,7 @@ class Shard:
 
 
 @dataclass(frozen=True)
-class Repository:
+class Snapshot:
     """A published repository as it is at one commit.
 
     Attributes:
@@ -87,7 +87,7 @@ class Repository:
 
 def open_repository(
     repo_id: str, revision: str | None = None, token: str | bool | None = None
-) -> Repository:
+) -> Snapshot:
     """What a repository holds, in one request.
 
     Args:
@@ -101,7 +101,7 @@ def open_repository(
     with explained(repo_id, token):
         info = HfApi(token=token).repo_info(repo_id, revision=revision, repo_type="dataset")
     paths = sorted(sibling.rfilename for sibling in info.siblings or ())
-    return Repository(repo_id, str(info.sha), tuple(paths))
+    return Snapshot(repo_id, str(info.sha), tuple(paths))
 
 
 def weights_size(

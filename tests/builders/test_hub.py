@@ -268,17 +268,20 @@ def test_what_others_have_put_there_stays(
     assert first["kept_configs"] == ("fish",)
     second = write_folder(tmp_path / "2", home, ["mnist_cnn_s_seed"])
     summary = writer.run(PUBLISH, folder=str(second), repo_id=repo, arguments={})
-    assert summary["kept_configs"] == ("digits_cnn_s", "fish")
+    assert summary["kept_configs"] == ("fish",)
     for path in ("fish/pond.parquet", "data/other/train-00000-of-00001.parquet"):
         assert hub.read(repo, path) == theirs[path]
     readme = hub.read(repo, "README.md").decode()
     assert readme.count("A text of somebody.") == 1
-    assert readme.index("# Model zoos") < readme.index("# Fish")
+    assert readme.index("# Model Zoos") < readme.index("# Fish")
+    assert "| `digits_cnn_s` | CNN-s |" in readme  # the card is one of both zoos
+    assert "| `mnist_cnn_s_seed` | CNN-s |" in readme
+    assert f'load_dataset("{repo}", "digits_cnn_s"' in readme
     values = yaml.safe_load(readme.split("---")[1])
-    assert values["tags"] == ["model-zoo", "fish"]
+    assert {"model-zoo", "fish"} < set(values["tags"])
     assert values["annotations_creators"] == ["found"]
     names = {config["config_name"]: config.get("default") for config in values["configs"]}
-    expected = {"mnist_cnn_s_seed": None, "metrics": None, "digits_cnn_s": None, "fish": True}
+    expected = {"digits_cnn_s": None, "fish": True, "metrics": None, "mnist_cnn_s_seed": None}
     assert names == expected
     again = writer.run(PUBLISH, folder=str(second), repo_id=repo, arguments={})
     assert (again["uploaded"], again["commit"]) == (0, summary["commit"])
@@ -517,3 +520,187 @@ def test_cards_that_add_nothing_leave_ours_to_the_byte() -> None:
         theirs = {"configs": [{"config_name": "fish", "data_files": files}]}
         with pytest.raises(ValueError, match=r"config 'fish' reads \.csv files"):
             merge_cards(ours, f"---\n{yaml.safe_dump(theirs)}---\n")
+
+
+# --- Reading a repository by the names of zoos ----------------------------------------------------
+
+LOAD = """
+import model_zoos, os, pyarrow
+from datasets import load_dataset
+def table(rows):
+    if isinstance(rows, dict):
+        return {name: table(split) for name, split in rows.items()}
+    rows = rows.with_format("arrow")
+    return rows[:] if hasattr(rows, "__len__") else pyarrow.concat_tables(rows.iter(50))
+"""
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("name", ["digits-cnn-s", "mnist_cnn_s", "metrics"])
+def test_a_repository_gives_the_rows_of_the_zoo_directories(
+    published: str, writer: Client, home: Path, name: str, streaming: bool
+) -> None:
+    features, tables = writer.run(
+        LOAD
+        + "rows = load_dataset('model_zoos', name, repo=repo, streaming=streaming)\n"
+        + "result = rows['train'].features, table(rows)",
+        name=name,
+        repo=published,
+        streaming=streaming,
+    )
+    ours = load_dataset("model_zoos", name, data_dir=str(home))
+    assert list(tables) == list(ours)
+    assert features == ours["train"].features
+    for split, table in tables.items():
+        expected = ours[split].with_format("arrow")[:]
+        if name == "metrics":  # by zoo, then as in each
+            assert set(table["zoo"].to_pylist()) == {"digits_cnn_s", *UNION}
+        assert bits(table) == bits(expected)
+
+
+QUESTIONS: list[dict[str, Any]] = [
+    {"columns": ["test_acc", "epoch"]},
+    {"columns": ["weights"], "filters": [("epoch", "==", 5)]},
+    {"filters": [[("epoch", "<", 2)], [("optimizer", "==", "adam"), ("test_acc", ">", 0.3)]]},
+    {"columns": ["model_id"], "filters": [("learning_rate", "==", 3e-3)]},
+]
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_columns_and_filters_mean_the_same(
+    published: str, writer: Client, home: Path, question: dict[str, Any]
+) -> None:
+    for streaming in (False, True):
+        got = writer.run(
+            LOAD + "os.environ['MODEL_ZOOS_REPO'] = repo\ntry:\n"
+            "    result = table(load_dataset('model_zoos', 'digits_cnn_s', split='train',\n"
+            "                                streaming=streaming, **question))\n"
+            "finally:\n    del os.environ['MODEL_ZOOS_REPO']",
+            repo=published,
+            streaming=streaming,
+            question=question,
+        )
+        ours = load_dataset(
+            "model_zoos", "digits_cnn_s", split="train", data_dir=str(home), **question
+        )
+        assert 0 < len(got) == len(ours)
+        assert bits(got) == bits(ours.with_format("arrow")[:])
+
+
+def test_zoo_directories_come_first(
+    hub: Hub, published: str, writer: Client, home: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(home / UNION[0], tmp_path / UNION[0])
+    before = len(hub.requests)
+    alone, union, everything = writer.run(
+        LOAD + "result = [sum(len(rows) for rows in load_dataset('model_zoos', name, repo=repo,\n"
+        "           data_dir=home, columns=['epoch']).values()) for name in names]",
+        names=[UNION[0], "mnist_cnn_s", "metrics"],
+        repo=published,
+        home=str(tmp_path),
+    )
+    # One zoo lies here, the union takes its other two from the Hub; metrics are the folder's.
+    assert (alone, union, everything) == (27, 72, 27)
+    read = " ".join(request.path for request in hub.requests[before:])
+    assert UNION[1] in read
+    assert f"data/{UNION[0]}/" not in read
+
+
+def test_commits_and_branches(hub: Hub, writer: Client, home: Path, tmp_path: Path) -> None:
+    repo = "me/history"
+    random_zoo(tmp_path / "zoos", dataclasses.replace(get_zoo("digits_cnn_s"), epochs=1), 7)
+    counts = []
+    for models in (7, 10):
+        random_zoo(
+            tmp_path / "zoos", dataclasses.replace(get_zoo("digits_cnn_s"), epochs=1), models
+        )
+        folder = write_folder(tmp_path / f"{models}", tmp_path / "zoos", ["digits_cnn_s"])
+        writer.run(PUBLISH, folder=str(folder), repo_id=repo, arguments={})
+        counts.append(hub.repos[repo].refs["main"])
+    loaded = writer.run(
+        LOAD + "result = [sum(len(rows) for rows in load_dataset('model_zoos', 'digits_cnn_s',\n"
+        "          repo=repo, revision=revision).values()) for revision in revisions]",
+        repo=repo,
+        revisions=[counts[0], None, "main", counts[0][:40]],
+    )
+    assert loaded == [14, 20, 20, 14]
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        (
+            "cifar10_cnn_s_seed",
+            {},
+            r"cifar10_cnn_s_seed is not in .*, which has digits_cnn_s, mnis",
+        ),
+        ("cifar10_cnn_s", {}, r"cifar10_cnn_s_seed, cifar10_cnn_s_hyp_10_r, .* is not in"),
+        ("nonsense", {}, r"UnknownZoo: there is no zoo named 'nonsense'.*model_zoos: digits_cnn_s"),
+        ("digits_cnn_s", {"revision": "v9"}, "HubFailed: .*no such revision"),
+        ("digits_cnn_s", {"repo": "me/nothing"}, "HubFailed: there is no data set repository"),
+        ("digits_cnn_s", {"repo": None, "revision": "v9"}, "give repo= or set MODEL_ZOOS_REPO"),
+        ("digits_cnn_s", {"repo": "me/foreign"}, r"FaultyZoo: .*not have the columns of a zoo"),
+    ],
+)
+def test_what_a_repository_cannot_give(
+    hub: Hub, published: str, writer: Client, name: str, arguments: dict[str, Any], message: str
+) -> None:
+    other = io.BytesIO()
+    pq.write_table(pa.table({"weights": [[1.0, 2.0]]}), other)
+    hub.put("me/foreign", {"data/digits_cnn_s/train-00000-of-00001.parquet": other.getvalue()})
+    with pytest.raises(ClientError, match=message):
+        writer.run(
+            LOAD + "load_dataset('model_zoos', name, **arguments)",
+            name=name,
+            arguments={"repo": published, **arguments},
+        )
+
+
+@pytest.mark.parametrize("source", ["plain", "ours"])
+def test_ranks_workers_and_a_resumed_stream_see_every_row_once(
+    published: str, plain: Client, writer: Client, home: Path, source: str
+) -> None:
+    client = plain if source == "plain" else writer
+    arguments = (
+        {"path": published, "name": "digits_cnn_s"}
+        if source == "plain"
+        else {"path": "model_zoos", "name": "digits_cnn_s", "repo": published}
+    )
+    by_rank, by_worker, resumed, resharded = client.run(
+        """
+        if source == "ours":
+            import model_zoos
+        from datasets import load_dataset
+        from datasets.distributed import split_dataset_by_node
+        from torch.utils.data import DataLoader
+        arguments |= {"split": "train", "streaming": True, "columns": ["model_id", "epoch"]}
+        stream = load_dataset(**arguments)
+        def keys(rows):
+            return [(row["model_id"], row["epoch"]) for row in rows]
+        by_rank = [keys(split_dataset_by_node(stream, rank, 2)) for rank in (0, 1)]
+        loader = DataLoader(stream.batch(10), batch_size=None, num_workers=2)
+        by_worker = [key for batch in loader
+                     for key in zip(batch["model_id"], batch["epoch"], strict=True)]
+        rows = iter(stream)
+        first = keys(next(rows) for _ in range(31))
+        state = stream.state_dict()
+        stream.load_state_dict(state)
+        resumed = [first, keys(stream)]
+        again = load_dataset(**arguments)
+        again.load_state_dict(state)
+        assert keys(again) == resumed[1]
+        resharded = again.reshard()
+        resharded = [resharded.num_shards, keys(resharded)]
+        result = by_rank, by_worker, resumed, resharded
+        """,
+        source=source,
+        arguments=arguments,
+    )
+    rows = load_dataset("model_zoos", "digits_cnn_s", data_dir=str(home), split="train")
+    expected = list(zip(rows["model_id"], rows["epoch"], strict=True))
+    assert [len(keys) for keys in by_rank] == [42, 42]
+    assert sorted(by_rank[0] + by_rank[1]) == sorted(expected)
+    assert sorted(by_worker) == sorted(expected)
+    assert resumed == [expected[:31], expected[31:]]
+    assert resharded[1] == expected
+    assert resharded[0] == (8 if source == "plain" else 2)  # row groups; files
