@@ -1,4 +1,4 @@
-"""python -m model_zoos.benchmarks.speed loading|generation|importing|building"""
+"""python -m model_zoos.benchmarks.speed loading|generation|importing|building|streaming"""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from . import building as building_speed
 from . import generation as generation_speed
 from . import importing as importing_speed
 from . import loading as loading_speed
+from . import streaming as streaming_cost
 from .machine import machine
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -86,6 +87,19 @@ def building(
         print(f"{name:55} {value:6.3f} GB/s {cpu:6.3f} GB per second of the core's time")
     print(f"{'build / write_table':55} {figures['build_over_write_table']:6.1%}")
     print(f"{'files with weights / float32':55} {figures['size_over_raw']:6.3f}")
+    if out is not None:
+        out.write_text(json.dumps({"machine": machine(), "results": figures}, indent=1) + "\n")
+
+
+@app.command()
+def streaming(
+    states: Annotated[int, typer.Option(help="Of ResNet-18, 45 MB each.")] = 10,
+    out: Annotated[Optional[Path], typer.Option(help="JSON file to write.")] = None,
+) -> None:
+    """Bytes that each way to stream a published zoo reads, counted by a server on loopback."""
+    figures = streaming_cost.measure(states)
+    print(streaming_cost.table(figures))
+    print("all data: {file_bytes:,} bytes in {files} file(s)".format(**figures))
     if out is not None:
         out.write_text(json.dumps({"machine": machine(), "results": figures}, indent=1) + "\n")
 
