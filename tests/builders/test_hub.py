@@ -24,16 +24,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from datasets import load_dataset
+from datasets import Dataset, load_dataset
 
+from model_zoos.benchmarks.speed import streaming as streaming_cost
 from model_zoos.benchmarks.speed.loading import random_zoo
 from model_zoos.builders.catalog import get_zoo
 from model_zoos.builders.hub import folder_files, merge_cards
+from model_zoos.builders.parquet import build_repository
 from model_zoos.builders.schema import row_features
 from model_zoos.builders.splits import SPLITS
 from model_zoos.builders.zoo_directory import open_zoo
 
 from ..hub_server import Client, ClientError, Hub
+from .bits import digests
 
 WRITER, READER = "hf_writerwriterwriter", "hf_readerreaderreader"
 ME = "me/model_zoos"
@@ -100,21 +103,8 @@ def _write(path: Path, table: pa.Table, group: int) -> None:
 
 
 def bits(table: pa.Table) -> dict[str, Any]:
-    """Every value of a table in a form that is equal only if the bits are."""
-    columns: dict[str, Any] = {}
-    for name in table.column_names:
-        column = table[name].combine_chunks()
-        kind = column.type
-        if isinstance(column, pa.ChunkedArray):
-            column = pa.concat_arrays(column.chunks)
-        if isinstance(kind, pa.FixedSizeListType):
-            columns[name] = column.flatten().to_numpy().tobytes()
-        elif pa.types.is_floating(kind):
-            values = column.fill_null(0).to_numpy(zero_copy_only=False)
-            columns[name] = (values.tobytes(), column.is_null().to_pylist())
-        else:
-            columns[name] = column.to_pylist()
-    return columns
+    """Digests of all columns, equal only if every value is to the bit."""
+    return digests(Dataset(table))
 
 
 # --- A Hub, its clients, and what is published there ----------------------------------------------
@@ -363,7 +353,8 @@ def test_an_interrupted_publication_is_finished_by_the_next(
 def test_a_killed_publication_is_finished_by_the_next(
     home: Path, writer: Client, tmp_path: Path
 ) -> None:
-    folder = write_folder(tmp_path / "f", home, ["digits_cnn_s"], shards=4)
+    folder = tmp_path / "f"
+    build_repository(["digits_cnn_s"], home, folder)
     arguments: dict[str, Any] = {"folder": str(folder), "repo_id": ME, "arguments": {}}
     with Hub(tmp_path / "hub") as hub:
         with Client(hub.endpoint, tmp_path / "killed", token=WRITER) as client:
@@ -704,3 +695,108 @@ def test_ranks_workers_and_a_resumed_stream_see_every_row_once(
     assert resumed == [expected[:31], expected[31:]]
     assert resharded[1] == expected
     assert resharded[0] == (8 if source == "plain" else 2)  # row groups; files
+
+
+# --- Bytes ----------------------------------------------------------------------------------------
+
+
+def test_only_the_wanted_bytes_are_read(
+    hub: Hub, published: str, writer: Client, home: Path, folder: Path
+) -> None:
+    footer, read = 1 << 16, {}
+    questions: dict[str, dict[str, Any]] = {
+        "metrics": {"columns": ["epoch", "test_acc"]},
+        "model": {"filters": [_one_model(home)]},
+        "all": {},
+    }
+    for name, question in questions.items():
+        before = len(hub.requests)
+        rows = writer.run(
+            LOAD + "result = len(table(load_dataset('model_zoos', name, repo=repo, split='train',\n"
+            "                              streaming=True, **question)))",
+            name="digits_cnn_s",
+            repo=published,
+            question=question,
+        )
+        assert rows == {"metrics": 84, "model": 6, "all": 84}[name]
+        read[name] = hub.sent(before, "/objects/")
+    metadata = [pq.read_metadata(path) for path in folder.glob("data/digits_cnn_s/train-*")]
+    groups = [
+        sum(m.row_group(i).column(j).total_compressed_size for j in range(m.num_columns))
+        for m in metadata
+        for i in range(m.num_row_groups)
+    ]
+    assert read["metrics"] < 3 * footer + 20_000  # of the schema and of two files
+    assert read["model"] < 3 * footer + max(groups) + 10_000
+    assert sum(groups) < read["all"] < 3 * footer + sum(groups) + 10_000
+
+
+def _one_model(home: Path) -> tuple[str, str, str]:
+    rows = load_dataset("model_zoos", "digits_cnn_s", data_dir=str(home), split="train")
+    return ("model_id", "==", rows[0]["model_id"])
+
+
+@pytest.mark.slow
+def test_bytes_of_a_resnet_zoo() -> None:
+    figures = streaming_cost.measure()
+    read = {reading["name"]: reading for reading in figures["readings"]}
+    rows = {name: reading["rows"] for name, reading in read.items()}
+    group = figures["row_group_bytes"]
+    cost = {name: reading["bytes"] for name, reading in read.items()}
+    assert read.keys() == streaming_cost.CALLS.keys()
+    assert all(rows[name] == (1 if "first" in name or "50" in name else 10) for name in rows)
+    assert cost["metrics of all zoos"] < 50_000
+    assert cost["metrics of one zoo, small blocks"] < 1_000_000
+    assert cost["model_zoos: metrics of one zoo"] < 1_000_000
+    for name in ("first row, reshard", "first row, reshard, small blocks", "model_zoos: first row"):
+        assert cost[name] < 2 * group
+    for name in ("rows of epoch 50", "model_zoos: rows of epoch 50"):
+        assert group < cost[name] < 1.01 * group
+    for name in ("all rows", "all rows, reshard, small blocks", "model_zoos: all rows"):
+        assert figures["file_bytes"] < cost[name] < 1.01 * figures["file_bytes"]
+
+
+# --- docs/streaming.md ----------------------------------------------------------------------------
+
+ROOT = Path(__file__).resolve().parents[2]
+GUIDE = (ROOT / "docs" / "streaming.md").read_text()
+SNIPPETS = re.findall(r"^```python\n(.*?)^```", GUIDE, re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize("number", range(len(SNIPPETS)))
+def test_what_the_guide_shows_runs(
+    published: str, plain: Client, writer: Client, home: Path, number: int
+) -> None:
+    code = SNIPPETS[number].replace("ORG/model_zoos", published)
+    code = code.replace("cifar10_resnet18", "digits_cnn_s").replace('"==", 50', '"==", 5')
+    with_it = "import model_zoos" in code
+    names = ["good", "accuracies", "row", "first", "batch", "mine", "sixth", "network"]
+    values = (writer if with_it else plain).run(
+        f"{code}\nfound = {{name: value for name, value in locals().items() if name in {names}}}\n"
+        "result = {name: value if isinstance(value, (dict, list)) else str(value)\n"
+        "          for name, value in found.items()}"
+    )
+    zoo = "digits_cnn_s" if "digits_cnn_s" in code else UNION[0]
+    rows = load_dataset("model_zoos", zoo, data_dir=str(home), split="train")
+    if "accuracies" in values:
+        assert values["accuracies"] == rows["test_acc"][:]
+    elif "row" in values:
+        assert values["row"] == next(row for row in rows if row["epoch"] == 5)
+    elif "first" in values:
+        assert values["first"] == rows[0]
+    elif "batch" in values:
+        weights = values["batch"]["weights"].tolist()  # of one worker, which has one file
+        assert weights == rows["weights"][: len(weights)]
+        assert len(weights) == 10
+    elif "sixth" in values:
+        assert values["sixth"] == {name: rows[5][name] for name in ("model_id", "epoch")}
+    else:
+        assert values.keys() & {"good", "mine", "network"}
+
+
+def test_the_guides_figures_are_the_measured_ones() -> None:
+    path = ROOT / "benchmarks" / "results" / "speed-streaming.json"
+    measured = streaming_cost.table(json.loads(path.read_text())["results"])
+    shown = re.search(r"<!-- bytes:.*?-->\n(.*?)\n<!-- /bytes -->", GUIDE, re.DOTALL)
+    assert shown is not None
+    assert shown[1] == measured
