@@ -184,11 +184,9 @@ def explained(repo_id: str, token: str | bool | None = None) -> Iterator[None]:
         if message is None:
             raise
         message = " ".join(message.split())
-        failed = HubFailed(message.replace(secret, "***") if secret else message)
-    else:
-        return
-    # Past the handler: the client's own error, which knows the request, is no longer attached.
-    raise failed
+        if secret:
+            message = message.replace(secret, "***")
+        raise HubFailed(message) from None  # the client's own error holds the request
 
 
 def _explanation(error: BaseException, repo_id: str, known: bool) -> str | None:

@@ -27,6 +27,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -145,8 +146,9 @@ class Hub(ThreadingHTTPServer):
 
     # --- Disturbances -----------------------------------------------------------------------------
 
-    def close_after(self, requests: int, where: str = "before") -> None:
-        """Answer so many requests more; at the next, and ever after, close the connection.
+    @contextlib.contextmanager
+    def closing(self, requests: int, where: str = "before") -> Iterator[None]:
+        """Answer so many requests more; at the next, and all later ones, close the connection.
 
         Args:
             requests: 0 closes at the next one.
@@ -155,10 +157,11 @@ class Hub(ThreadingHTTPServer):
         """
         with self.lock:
             self._left, self._where = requests, where
-
-    def mend(self) -> None:
-        with self.lock:
-            self._left = None
+        try:
+            yield
+        finally:
+            with self.lock:
+                self._left = None
 
     def disturbance(self) -> str | None:
         with self.lock:

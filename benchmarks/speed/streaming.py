@@ -3,8 +3,8 @@
 The repository holds one zoo of ResNet-18: one model, ten states of 45 MB, each a row group. A
 server that speaks the Hub's protocol (tests/hub_server.py, so a checkout is needed) counts the
 bodies of its answers; every call is made in a process with datasets and huggingface_hub as they are
-(plain HTTP; with Xet a client fetches whole chunks of about 64 kB). Bytes do not depend on the
-machine, but for what is read ahead of a first row.
+(plain HTTP; for Xet no figures could be obtained). Bytes do not depend on the machine, but somewhat
+on the order in which pyarrow's threads read, and for a first row on how much is read ahead.
 """
 
 from __future__ import annotations

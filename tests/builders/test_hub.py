@@ -202,8 +202,17 @@ def test_only_what_has_changed_travels(
 ) -> None:
     arguments: dict[str, Any] = {"repo_id": "me/changes", "arguments": {}}
     folder = write_folder(tmp_path / "one", home, ["digits_cnn_s"], shards=2)
-    first = writer.run(PUBLISH, folder=str(folder), **arguments)
+    first, told = writer.run(
+        "told = []\narguments = {**arguments, 'on_progress': lambda *values: told.append(values)}"
+        + PUBLISH
+        + "result = result, told",
+        folder=str(folder),
+        **arguments,
+    )
     files = folder_files(folder)
+    for what in ("compared", "uploaded"):
+        assert [done for kind, done, _ in told if kind == what][-1] == first["uploaded_bytes"]
+    assert {total for _, _, total in told} == {first["uploaded_bytes"]}
     assert set(hub.content("me/changes")) == {".gitattributes", *files}
     sizes = {path: len(hub.read("me/changes", path)) for path in files}
     for path in files[1:]:  # but the README
@@ -225,6 +234,40 @@ def test_only_what_has_changed_travels(
     assert set(hub.content("me/changes")) == {".gitattributes", *folder_files(folder)}
     assert (third["uploaded"], third["unchanged"]) == (3, 4)
     assert sum(request.method == "PUT" for request in hub.requests[before:]) == 3
+
+
+def test_a_change_by_somebody_else_meanwhile_is_not_overwritten(
+    hub: Hub, writer: Client, folder: Path
+) -> None:
+    old = hub.put("org/busy", {"README.md": b"# Before\n"})
+    hub.put("org/busy", {"README.md": b"# After\n"})
+    with pytest.raises(ClientError, match="HubFailed: org/busy was changed by somebody else"):
+        writer.run(
+            "import model_zoos.builders.hub as hub\nkept, hub._head = hub._head, lambda *_: old\n"
+            "try:\n    hub.publish(folder, 'org/busy')\nfinally:\n    hub._head = kept",
+            folder=str(folder),
+            old=old,
+        )
+    assert set(hub.content("org/busy")) == {"README.md"}
+
+
+def test_the_command(writer: Client, home: Path, tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "f", home, ["digits_cnn_s"])
+    command = """
+        import contextlib, io
+        from model_zoos.cli import app
+        with contextlib.redirect_stdout(io.StringIO()) as output:
+            app(["publish", "me/command", "--from", folder, *options], standalone_mode=False)
+        result = output.getvalue()
+        """
+    shown = writer.run(command, folder=str(folder), options=[])
+    assert re.search(
+        r"^digits_cnn_s: published, http://.*/datasets/me/command/commit/\w+$", shown, re.M
+    )
+    assert re.search(r"files new or changed .* 7 ", shown)
+    told = json.loads(writer.run(command, folder=str(folder), options=["--json"]))
+    assert (told["uploaded"], told["unchanged"], told["zoos"]) == (0, 7, ["digits_cnn_s"])
+    assert writer.run(command, folder=str(folder), options=["--quiet"]) == ""
 
 
 def test_what_others_have_put_there_stays(
@@ -337,11 +380,11 @@ def test_an_interrupted_publication_is_finished_by_the_next(
 ) -> None:
     chance = random.Random(seed)
     repo = f"me/interrupted-{seed}"
-    hub.close_after(chance.randrange(undisturbed), chance.choice(["before", "middle", "after"]))
+    moment, where = chance.randrange(undisturbed), chance.choice(["before", "middle", "after"])
     start = len(hub.requests)
-    with pytest.raises(ClientError, match=r"HubFailed: .*run the same command again to go on$"):
+    message = r"HubFailed: .*run the same command again to go on$"
+    with hub.closing(moment, where), pytest.raises(ClientError, match=message):
         writer.run(PUBLISH, folder=str(folder), repo_id=repo, arguments={})
-    hub.mend()
     sent = {r.path for r in hub.requests[start:] if r.method == "PUT"}
     start = len(hub.requests)
     writer.run(PUBLISH, folder=str(folder), repo_id=repo, arguments={})
@@ -600,21 +643,21 @@ def test_zoo_directories_come_first(
 def test_commits_and_branches(hub: Hub, writer: Client, home: Path, tmp_path: Path) -> None:
     repo = "me/history"
     random_zoo(tmp_path / "zoos", dataclasses.replace(get_zoo("digits_cnn_s"), epochs=1), 7)
-    counts = []
+    commits = []
     for models in (7, 10):
         random_zoo(
             tmp_path / "zoos", dataclasses.replace(get_zoo("digits_cnn_s"), epochs=1), models
         )
         folder = write_folder(tmp_path / f"{models}", tmp_path / "zoos", ["digits_cnn_s"])
         writer.run(PUBLISH, folder=str(folder), repo_id=repo, arguments={})
-        counts.append(hub.repos[repo].refs["main"])
+        commits.append(hub.repos[repo].refs["main"])
     loaded = writer.run(
         LOAD + "result = [sum(len(rows) for rows in load_dataset('model_zoos', 'digits_cnn_s',\n"
         "          repo=repo, revision=revision).values()) for revision in revisions]",
         repo=repo,
-        revisions=[counts[0], None, "main", counts[0][:40]],
+        revisions=[commits[0], None, "main"],
     )
-    assert loaded == [14, 20, 20, 14]
+    assert loaded == [14, 20, 20]
 
 
 @pytest.mark.parametrize(
@@ -697,6 +740,24 @@ def test_ranks_workers_and_a_resumed_stream_see_every_row_once(
     assert resharded[0] == (8 if source == "plain" else 2)  # row groups; files
 
 
+def test_a_connection_that_breaks_off_while_reading(
+    hub: Hub, published: str, writer: Client
+) -> None:
+    code = LOAD + (
+        "stream = load_dataset('model_zoos', 'digits_cnn_s', repo=repo, split='train',"
+        " streaming=True)\n"
+    )
+    for _ in range(2):  # the second time finds listings in its cache
+        before = len(hub.requests)
+        assert writer.run(code + "result = len(table(stream))", repo=published) == 84
+    requests = len(hub.requests) - before
+    message = "HubFailed: me/model_zoos: the Hub .* broke off"
+    for moment in (0, requests // 2, requests - 1):
+        with hub.closing(moment, "middle"), pytest.raises(ClientError, match=message):
+            writer.run(code + "result = len(table(stream))", repo=published)
+    assert writer.run(code + "result = len(table(stream))", repo=published) == 84
+
+
 # --- Bytes ----------------------------------------------------------------------------------------
 
 
@@ -750,10 +811,13 @@ def test_bytes_of_a_resnet_zoo() -> None:
     assert cost["model_zoos: metrics of one zoo"] < 1_000_000
     for name in ("first row, reshard", "first row, reshard, small blocks", "model_zoos: first row"):
         assert cost[name] < 2 * group
-    for name in ("rows of epoch 50", "model_zoos: rows of epoch 50"):
-        assert group < cost[name] < 1.01 * group
-    for name in ("all rows", "all rows, reshard, small blocks", "model_zoos: all rows"):
+    for name in ("rows of epoch 50, small blocks", "model_zoos: rows of epoch 50"):
+        assert 0.99 * group < cost[name] < 1.01 * group
+    for name in ("all rows, reshard, small blocks", "model_zoos: all rows"):
         assert figures["file_bytes"] < cost[name] < 1.01 * figures["file_bytes"]
+    blocks = 3 * 5 * 2**20  # of huggingface_hub's default size: how many depends on threads' order
+    assert cost["rows of epoch 50"] < group + blocks
+    assert cost["all rows"] < figures["file_bytes"] + blocks
 
 
 # --- docs/streaming.md ----------------------------------------------------------------------------
@@ -787,7 +851,7 @@ def test_what_the_guide_shows_runs(
     elif "batch" in values:
         weights = values["batch"]["weights"].tolist()  # of one worker, which has one file
         assert weights == rows["weights"][: len(weights)]
-        assert len(weights) == 10
+        assert len(weights) == 9
     elif "sixth" in values:
         assert values["sixth"] == {name: rows[5][name] for name in ("model_id", "epoch")}
     else:
