@@ -331,6 +331,23 @@ def test_what_others_have_put_there_stays(
     assert counts == {None: 2, "digits_cnn_s": 120, "mnist_cnn_s_seed": 27, "metrics": 147}
 
 
+def test_a_zoo_that_is_half_there_does_not_hinder(
+    hub: Hub, writer: Client, folder: Path, home: Path, tmp_path: Path
+) -> None:
+    half = ["metrics/mnist_cnn_s_seed-train.parquet"]
+    half += [path for path in folder_files(folder) if path.startswith("data/mnist_cnn_s_seed/test")]
+    hub.put("org/half", {path: (folder / path).read_bytes() for path in half})
+    one = write_folder(tmp_path / "f", home, ["digits_cnn_s"])
+    summary = writer.run(PUBLISH, folder=str(one), repo_id="org/half", arguments={})
+    assert summary["zoos"] == ("digits_cnn_s",)
+    assert set(hub.content("org/half")) == {*half, *folder_files(one)}
+    # Once it is whole, the card is one of both.
+    whole = write_folder(tmp_path / "g", home, ["mnist_cnn_s_seed"], shards=2)
+    writer.run(PUBLISH, folder=str(whole), repo_id="org/half", arguments={})
+    card = hub.read("org/half", "README.md").decode()
+    assert all(f"config_name: {name}\n" in card for name in ("digits_cnn_s", "mnist_cnn_s_seed"))
+
+
 def test_a_pull_request_a_branch_and_several_commits(
     hub: Hub, writer: Client, home: Path, tmp_path: Path
 ) -> None:
