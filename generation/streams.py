@@ -17,6 +17,9 @@ over all epochs, and `unit` numbers the outputs of all dropout layers of the net
 order, each in torch's order channel, row, column. A unit is kept iff its word is at least
 floor(rate * 2^32), and then multiplied by float32(1) / float32(1 - rate). The lane kernel
 (engines/lanes) makes the same bits in C++.
+
+The normal numbers of sparse twins (variational dropout) come from the same generator under another
+purpose; `gaussian_noise` has their order and formula.
 """
 
 from __future__ import annotations
@@ -32,8 +35,8 @@ from ..builders.layout import ARCHITECTURES, Layout, layer_outputs
 if TYPE_CHECKING:
     import torch
 
-DROPOUT = 1
-"""The purpose of a mask's draws; others, when there are any, take other numbers below 256."""
+DROPOUT, NOISE = 1, 2
+"""The purposes of draws: of dropout masks, of variational dropout; others take others below 256."""
 
 
 def philox(counter: np.ndarray, key: np.ndarray) -> np.ndarray:
@@ -104,26 +107,74 @@ def dropout_masks(
     shapes = dropout_shapes(layout)
     ends = np.cumsum([math.prod(shape) for shape in shapes])
     seeds = np.asarray(seeds)
-    sample, block = np.meshgrid(
-        np.arange(batch_size), np.arange(-(-ends[-1] // 4)), indexing="ij", copy=False
-    )
-    counter = np.stack(
-        [
-            block,
-            sample | DROPOUT << 24,
-            np.full_like(block, step % 2**32),
-            np.full_like(block, step >> 32),
-        ],
-        axis=-1,
-    ).astype(np.uint32)
-    words = philox(counter, split_seed(seeds)[..., None, None, :])
-    words = words.reshape(*seeds.shape, batch_size, -1)[..., : ends[-1]]
+    words = _words(DROPOUT, seeds, step, batch_size, ends[-1])
     rates = np.broadcast_to(rates, seeds.shape)[..., None, None]
     masks = np.where(words >= dropout_threshold(rates), dropout_scale(rates), np.float32(0))
     return [
         part.reshape(*seeds.shape, batch_size, *shape)
         for part, shape in zip(np.split(masks, ends[:-1], axis=-1), shapes, strict=True)
     ]
+
+
+def gaussian_noise(
+    layout: Layout, seeds: np.ndarray | int, step: int, batch_size: int
+) -> list[np.ndarray]:
+    """The standard normal numbers of one training step of sparse twins, one for each layer output.
+
+    `unit` numbers the outputs of all layers *before pooling*, in forward order, within a layer in
+    the order row, column, channel (channels last: the order in which the lane kernel needs them).
+    Words (4j, 4j + 1) give units 4j and 4j + 1, words (4j + 2, 4j + 3) units 4j + 2 and 4j + 3, by
+    Box and Muller ("A note on the generation of random normal deviates", 1958):
+
+        u = (float32(word >> 8) + 0.5) * 2^-24, rounded to float32 after the addition
+        cos(2 pi u1) sqrt(-2 ln u0)  and  sin(2 pi u1) sqrt(-2 ln u0)
+
+    here in double precision, rounded to float32 at the end. The lane kernel computes the functions
+    in single precision: its numbers differ by less than 1e-6 from these.
+
+    Args:
+        layout: of the architecture.
+        seeds: of the models, an integer or integers [P].
+        step: optimizer steps made before this one, over all epochs.
+        batch_size: samples of this batch.
+
+    Returns:
+        For each layer float32 [P, batch_size, channels, rows, columns], of a linear layer
+        [P, batch_size, features]; without P for a single seed.
+    """
+    outputs = layer_outputs(ARCHITECTURES[layout.architecture], layout.channels, layout.classes)
+    ends = np.cumsum([math.prod(shape) for shape in outputs])
+    seeds = np.asarray(seeds)
+    words = _words(NOISE, seeds, step, batch_size, 4 * -(-ends[-1] // 4))
+    uniform = ((words >> np.uint32(8)).astype(np.float32) + np.float32(0.5)) * np.float32(2**-24)
+    radius = np.sqrt(-2 * np.log(uniform[..., 0::2], dtype=np.float64))
+    angle = 2 * np.pi * uniform[..., 1::2].astype(np.float64)
+    normals = np.stack([np.cos(angle) * radius, np.sin(angle) * radius], -1).astype(np.float32)
+    normals = normals.reshape(*words.shape)[..., : ends[-1]]
+    return [
+        np.moveaxis(
+            part.reshape(*seeds.shape, batch_size, *shape[1:], shape[0]), -1, seeds.ndim + 1
+        )
+        for part, shape in zip(np.split(normals, ends[:-1], axis=-1), outputs, strict=True)
+    ]
+
+
+def _words(purpose: int, seeds: np.ndarray, step: int, batch_size: int, units: int) -> np.ndarray:
+    """The words of a step's units, uint32 [*seeds.shape, batch_size, units]."""
+    sample, block = np.meshgrid(
+        np.arange(batch_size), np.arange(-(-units // 4)), indexing="ij", copy=False
+    )
+    counter = np.stack(
+        [
+            block,
+            sample | purpose << 24,
+            np.full_like(block, step % 2**32),
+            np.full_like(block, step >> 32),
+        ],
+        axis=-1,
+    ).astype(np.uint32)
+    words = philox(counter, split_seed(seeds)[..., None, None, :])
+    return words.reshape(*seeds.shape, batch_size, -1)[..., :units]
 
 
 def initial_weights(layout: Layout, init: str, seed: int) -> tuple[np.ndarray, torch.Generator]:

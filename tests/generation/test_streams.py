@@ -1,8 +1,11 @@
+import math
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from model_zoos.builders.layout import make_layout
 from model_zoos.generation import architectures
@@ -12,6 +15,7 @@ from model_zoos.generation.streams import (
     dropout_scale,
     dropout_shapes,
     dropout_threshold,
+    gaussian_noise,
     initial_weights,
     philox,
     sample_orders,
@@ -91,6 +95,72 @@ def test_share_of_kept_units():
         mask = dropout_masks(CNN_L, 1, rate, step=0, batch_size=50)[0]
         assert (mask > 0).mean() == pytest.approx(1 - rate, abs=0.005)
         assert mask.mean() == pytest.approx(1, abs=0.02 / (1 - rate))
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    seed=st.integers(-(2**63), 2**63 - 1),
+    step=st.integers(0, 2**64 - 1),
+    sample=st.integers(0, 2),
+    place=st.sampled_from(
+        # Layer, place in it, unit: after 24 * 24 * 8 outputs of the first layer come 8 * 8 * 6, ...
+        [
+            (0, (0, 0, 0), 0),
+            (0, (3, 5, 7), (5 * 24 + 7) * 8 + 3),
+            (1, (5, 7, 0), 4608 + (7 * 8 + 0) * 6 + 5),
+            (2, (1, 0, 2), 4608 + 384 + 2 * 4 + 1),
+            (3, (19,), 4608 + 384 + 36 + 19),
+            (4, (9,), 4608 + 384 + 36 + 20 + 9),
+        ]
+    ),
+)
+def test_noise_is_the_stated_function(seed, step, sample, place):
+    """One unit at a time, in Python numbers."""
+    layer, index, unit = place
+    counter = (unit // 4, 2 << 24 | sample, step % 2**32, step // 2**32)
+    key = np.array([seed % 2**32, seed % 2**64 // 2**32], np.uint32)
+    words = philox(np.array(counter, np.uint32), key)[unit % 4 // 2 * 2 :][:2]
+    u0, u1 = (float(np.float32(int(word) // 256 + 0.5)) / 2**24 for word in words)
+    wave = math.sin if unit % 2 else math.cos
+    noise = gaussian_noise(CNN_S, seed, step, batch_size=3)
+    assert [part.dtype for part in noise] == [np.float32] * 5
+    expected = wave(2 * math.pi * u1) * math.sqrt(-2 * math.log(u0))
+    assert noise[layer][(sample, *index)] == pytest.approx(expected, rel=1e-7, abs=1e-12)
+
+
+def test_noise_is_standard_normal():
+    for layout, outputs in ((CNN_S, 5058), (CNN_L, 20_078)):
+        noise = gaussian_noise(layout, 5, step=1, batch_size=40)
+        flat = np.concatenate([part.reshape(40, -1) for part in noise], axis=1)
+        assert flat.shape == (40, outputs)
+        assert stats.kstest(flat.ravel(), "norm").pvalue > 0.01
+        count = flat.size
+        assert flat.mean() == pytest.approx(0, abs=4 / count**0.5)
+        assert (flat**2).mean() == pytest.approx(1, abs=4 * (2 / count) ** 0.5)
+        assert (flat**4).mean() == pytest.approx(3, abs=4 * (96 / count) ** 0.5)
+        # Nothing in common: the two numbers of a pair, their squares, neighbours, samples.
+        pairs = [
+            (flat[:, 0::2], flat[:, 1::2]),
+            (flat[:, 0::2] ** 2, flat[:, 1::2] ** 2),
+            (flat[:, 1:-1:2], flat[:, 2::2]),
+            (flat[:-1], flat[1:]),
+        ]
+        for a, b in pairs:
+            assert abs(np.corrcoef(a.ravel(), b.ravel())[0, 1]) < 4 / a.size**0.5
+
+
+def test_noise_depends_on_the_model_and_the_sample_alone():
+    seeds = np.array([5, -3, 2**40])
+    together = gaussian_noise(CNN_L, seeds, step=2**33 + 1, batch_size=3)
+    assert [part.shape for part in together] == [
+        *((3, 3, 16, 30, 30), (3, 3, 32, 13, 13), (3, 3, 15, 4, 4), (3, 3, 20), (3, 3, 10))
+    ]
+    for model in (2, 0):
+        alone = gaussian_noise(CNN_L, seeds[model], step=2**33 + 1, batch_size=2)
+        for joint, own in zip(together, alone, strict=True):
+            np.testing.assert_array_equal(joint[model, :2], own)
+    other = gaussian_noise(CNN_L, seeds, step=2**33 + 2, batch_size=3)
+    assert not any((a == b).any() for a, b in zip(together[2:], other[2:], strict=True))
 
 
 def test_threshold_and_scale():
