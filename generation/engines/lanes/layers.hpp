@@ -16,6 +16,7 @@ enum class Activation { none, tanh, relu, sigmoid, gelu };
 
 // Kept apart: the compiler allocates registers best in a function of one hot loop.
 #define NOINLINE __attribute__((noinline))
+#define ALWAYS_INLINE __attribute__((always_inline)) inline
 
 constexpr int smaller(int a, int b) { return a < b ? a : b; }
 constexpr int larger(int a, int b) { return a > b ? a : b; }
@@ -58,6 +59,88 @@ constexpr Tile best_tile(int rows, int columns, int least_rows = 1) {
   return best;
 }
 
+// A model's seed, in each lane.
+struct Key {
+  Word low, high;
+};
+
+// Four random words of a sample for one purpose, as generation/streams.py defines them: Philox at
+// counter (block, purpose << 24 | sample, step low, step high) under the model's seed as key.
+inline void draw(Word (&word)[4], const Key& key, uint32_t purpose, uint64_t step, uint32_t sample,
+                 int block) {
+  word[0] = all(uint32_t(block));
+  word[1] = all(purpose << 24 | sample);
+  word[2] = all(uint32_t(step));
+  word[3] = all(uint32_t(step >> 32));
+  philox(word, key.low, key.high);
+}
+
+// One sample's dropout masks, 0 or 1 / (1 - rate), for units 0, 1, 2, ...: word unit % 4 of block
+// unit / 4 decides.
+struct Dropout {
+  static constexpr uint32_t purpose = 1;
+  Key key;
+  Word threshold;
+  Float scale;
+
+  NOINLINE void masks(Float* mask, int units, uint64_t step, uint32_t sample) const {
+    for (int unit = 0; unit < units; unit += 4) {
+      Word word[4];
+      draw(word, key, purpose, step, sample, unit / 4);
+      for (int i = 0; i < 4 && unit + i < units; i++)
+        mask[unit + i] = word[i] >= threshold ? scale : all(0.0f);
+    }
+  }
+};
+
+// One sample's standard normal numbers, two of each pair of words; see `gaussian_noise` in
+// generation/streams.py.
+struct Normals {
+  static constexpr uint32_t purpose = 2;
+  Key key;
+  uint64_t step;
+  uint32_t sample;
+
+  // Units first ... first + count - 1, both multiples of 4.
+  NOINLINE void draw_units(Float* normals, int first, int count) const {
+    for (int unit = 0; unit < count; unit += 4) {
+      Word word[4];
+      draw(word, key, purpose, step, sample, (first + unit) / 4);
+#pragma GCC unroll 2
+      for (int i = 0; i < 4; i += 2) {
+        const Float radius = sqrt(-2.0f * log(uniform(word[i])));
+        const Turn turn(uniform(word[i + 1]));
+        normals[unit + i] = radius * turn.cosine;
+        normals[unit + i + 1] = radius * turn.sine;
+      }
+    }
+  }
+
+ private:
+  static Float uniform(Word word) {
+    return (__builtin_convertvector(bits<Int>(word >> 8), Float) + 0.5f) * 0x1p-24f;
+  }
+};
+
+// Local reparametrisation (Kingma, Salimans and Welling, "Variational dropout and the local
+// reparameterization trick", 2015): weights with independent normal noise give a sum the same layer
+// of means, and as variance the same layer of squared inputs under the weights' variances. A sum
+// becomes mean + deviation * normal, deviation = sqrt(variance + 1e-15).
+struct Noise {
+  static constexpr bool any = true;
+  const Float *variances, *bias_variances, *squares;
+  Normals normals;
+  int unit;        // the number of the layer's first normal
+  Float* spreads;  // receives d output / d variance = normal / (2 deviation)
+
+  static Float deviation(Float variance) { return sqrt(variance + 1e-15f); }
+  static Float spread(Float deviation, Float normal) { return normal / (deviation + deviation); }
+};
+
+struct NoNoise {
+  static constexpr bool any = false;
+};
+
 // Convolution (stride 1, no padding) over a square image, followed by 2x2 max-pooling where `pool`.
 // As in torch an odd last row and column are dropped, the first of equal maxima is taken, and a NaN
 // wins. `Input` is a function from an element of the image to its vector.
@@ -68,39 +151,65 @@ struct Convolution {
   static constexpr int sums = output_side * window;  // sums in a row, those dropped left out
   static constexpr int row_terms = kernel * in;  // terms of a sum side by side in the image
 
-  // Sets the outputs and, for each pooled one, from which place of its window it came. A tile is a
-  // pooling window, or up to four neighbouring sums, in a few channels.
-  template <class Input>
+  // A tile is a pooling window, or up to four neighbouring sums, in a few channels.
+  static constexpr int places = pool ? 4 : smaller(4, sums);
+  static constexpr int group = best_tile(places, out, places).columns;
+  // From the first of a tile's places to the p-th, in an image of this width.
+  static constexpr int step(int p, int width) { return pool ? p / 2 * width + p % 2 : p; }
+
+  // The sums of one tile, at the place `at` of the image.
+  template <int n, int size, class Input>
+  ALWAYS_INLINE static void add_products(const Float* weights, const Float* biases, Input input,
+                                         int at, int channel, Float (&sum)[n][size]) {
+#pragma GCC unroll 8
+    for (int c = 0; c < size; c++)
+#pragma GCC unroll 4
+      for (int p = 0; p < n; p++) sum[p][c] = biases[channel + c];
+    for (int row = 0; row < kernel; row++) {
+      const int first = (at + row * side) * in;
+      const Float* w = weights + row * row_terms * out + channel;
+#pragma GCC unroll 2
+      for (int t = 0; t < row_terms; t++) {
+        Float pixel[n];
+#pragma GCC unroll 4
+        for (int p = 0; p < n; p++) pixel[p] = input(first + t + step(p, side) * in);
+#pragma GCC unroll 8
+        for (int c = 0; c < size; c++) {
+          const Float weight = w[t * out + c];
+#pragma GCC unroll 4
+          for (int p = 0; p < n; p++) sum[p][c] = fma(pixel[p], weight, sum[p][c]);
+        }
+      }
+    }
+  }
+
+  // Sets the outputs and, for each pooled one, from which place of its window it came.
+  template <class Input, class Noise>
   NOINLINE static void forward(const Float* weights, const Float* biases, Input input,
-                               Float* outputs, Int* routes) {
-    constexpr int places = pool ? 4 : smaller(4, sums);
-    constexpr int group = best_tile(places, out, places).columns;
-    for (int y = 0; y < output_side; y++)
+                               Float* outputs, Int* routes, const Noise noise) {
+    constexpr int width = side - kernel + 1, drawn = window * width * out;
+    Float normals[Noise::any ? drawn : 1];
+    for (int y = 0; y < output_side; y++) {
+      if constexpr (Noise::any) noise.normals.draw_units(normals, noise.unit + y * drawn, drawn);
       in_groups<output_side, pool ? 1 : places>([&](auto neighbours, int x) {
         constexpr int n = pool ? 4 : neighbours();
         in_groups<out, group>([&](auto channels, int channel) {
           constexpr int size = channels;
-          Float sum[n][size];
+          const int at = window * (y * side + x);
+          Float sum[n][size], deviation[n][size], normal[n][size];
+          add_products(weights, biases, input, at, channel, sum);
+          if constexpr (Noise::any) {
+            add_products(noise.variances, noise.bias_variances,
+                         [&](int element) { return noise.squares[element]; }, at, channel,
+                         deviation);
 #pragma GCC unroll 8
-          for (int c = 0; c < size; c++)
+            for (int c = 0; c < size; c++)
 #pragma GCC unroll 4
-            for (int p = 0; p < n; p++) sum[p][c] = biases[channel + c];
-          for (int row = 0; row < kernel; row++) {
-            const int at = ((window * y + row) * side + window * x) * in;
-            const Float* w = weights + row * row_terms * out + channel;
-#pragma GCC unroll 2
-            for (int t = 0; t < row_terms; t++) {
-              Float pixel[n];
-#pragma GCC unroll 4
-              for (int p = 0; p < n; p++)
-                pixel[p] = input(at + t + (pool ? p / 2 * side + p % 2 : p) * in);
-#pragma GCC unroll 8
-              for (int c = 0; c < size; c++) {
-                const Float weight = w[t * out + c];
-#pragma GCC unroll 4
-                for (int p = 0; p < n; p++) sum[p][c] = fma(pixel[p], weight, sum[p][c]);
+              for (int p = 0; p < n; p++) {
+                deviation[p][c] = Noise::deviation(deviation[p][c]);
+                normal[p][c] = normals[(window * x + step(p, width)) * out + channel + c];
+                sum[p][c] = fma(deviation[p][c], normal[p][c], sum[p][c]);
               }
-            }
           }
           const int element = (y * output_side + x) * out + channel;
 #pragma GCC unroll 8
@@ -113,16 +222,28 @@ struct Convolution {
                 const Int wins = (sum[p][c] > best) | (sum[p][c] != sum[p][c]);
                 best = wins ? sum[p][c] : best;
                 route = wins ? all(p) : route;
+                if constexpr (Noise::any) {
+                  deviation[0][c] = wins ? deviation[p][c] : deviation[0][c];
+                  normal[0][c] = wins ? normal[p][c] : normal[0][c];
+                }
               }
               outputs[element + c] = best;
               routes[element + c] = route;
+              if constexpr (Noise::any)
+                noise.spreads[element + c] = Noise::spread(deviation[0][c], normal[0][c]);
             } else {
 #pragma GCC unroll 4
-              for (int p = 0; p < n; p++) outputs[element + p * out + c] = sum[p][c];
+              for (int p = 0; p < n; p++) {
+                outputs[element + p * out + c] = sum[p][c];
+                if constexpr (Noise::any)
+                  noise.spreads[element + p * out + c] =
+                      Noise::spread(deviation[p][c], normal[p][c]);
+              }
             }
           }
         });
       });
+    }
   }
 
   // On the way back the gradients of the sums are zero but where the maximum was; they are spread
@@ -269,6 +390,25 @@ struct Linear {
     });
   }
 
+  static void forward(const Float* weights, const Float* biases, const Float* input,
+                      Float* outputs, NoNoise) {
+    forward(weights, biases, input, outputs);
+  }
+
+  static void forward(const Float* weights, const Float* biases, const Float* input,
+                      Float* outputs, const Noise& noise) {
+    constexpr int drawn = (out + 3) / 4 * 4;
+    Float normals[drawn], variances[out];
+    noise.normals.draw_units(normals, noise.unit, drawn);
+    forward(weights, biases, input, outputs);
+    forward(noise.variances, noise.bias_variances, noise.squares, variances);
+    for (int o = 0; o < out; o++) {
+      const Float deviation = Noise::deviation(variances[o]);
+      outputs[o] = fma(deviation, normals[o], outputs[o]);
+      noise.spreads[o] = Noise::spread(deviation, normals[o]);
+    }
+  }
+
   static void backward(const Float* weights, Float* weight_gradients, Float* bias_gradients,
                        const Float* input, Float* input_gradients, const Float* gradients) {
     for (int o = 0; o < out; o++) bias_gradients[o] += gradients[o];
@@ -314,25 +454,6 @@ struct Activated {
     if constexpr (kind == Activation::none) return gradient;
     if constexpr (kind == Activation::relu) return slope == 0.0f ? all(0.0f) : gradient;
     return gradient * slope;
-  }
-};
-
-// One sample's dropout masks, 0 or 1 / (1 - rate), for units 0, 1, 2, ... as generation/streams.py
-// defines them: a unit's word is word unit % 4 of Philox at counter
-// (unit / 4, purpose << 24 | sample, step low, step high) under the model's seed as key.
-struct Dropout {
-  static constexpr uint32_t purpose = 1;
-  Word key0, key1, threshold;
-  Float scale;
-
-  NOINLINE void masks(Float* mask, int units, uint64_t step, uint32_t sample) const {
-    for (int unit = 0; unit < units; unit += 4) {
-      Word word[4] = {all(uint32_t(unit) / 4), all(purpose << 24 | sample), all(uint32_t(step)),
-                      all(uint32_t(step >> 32))};
-      philox(word, key0, key1);
-      for (int i = 0; i < 4 && unit + i < units; i++)
-        mask[unit + i] = word[i] >= threshold ? scale : all(0.0f);
-    }
   }
 };
 

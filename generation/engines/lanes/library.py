@@ -1,4 +1,4 @@
-"""Compiles the kernel for one architecture and activation with the system's C++ compiler.
+"""Compiles a kernel for one architecture and activation with the system's C++ compiler.
 
 A library is built at first use, in a few seconds, and kept in a cache folder under a digest of the
 sources, the generated header, the flags and everything the compiler says about itself and this
@@ -24,7 +24,10 @@ from ....builders.catalog import ACTIVATIONS
 from ....builders.layout import ARCHITECTURES, Layout
 
 FOLDER = Path(__file__).parent
-SOURCES = ("kernel.cpp", "layers.hpp", "vectors.hpp")
+KERNELS = {"dense": "dense.cpp", "twins": "twins.cpp"}
+"""What can be trained, and where the kernel is."""
+
+HEADERS = ("network.hpp", "layers.hpp", "vectors.hpp")
 ISAS = {
     "avx512": ("AVX512F", "AVX512DQ", "AVX512BW", "AVX512VL", "AVX2", "FMA"),
     "avx2": ("AVX2", "FMA"),
@@ -44,8 +47,8 @@ class LanesUnavailable(RuntimeError):
     """The kernel cannot be built or run here; the message is one line that says why."""
 
 
-def load(layout: Layout, activation: str, isa: str = "auto") -> ctypes.CDLL:
-    """The kernel as a library; compiled if it is not in the cache.
+def load(layout: Layout, activation: str, isa: str = "auto", kernel: str = "dense") -> ctypes.CDLL:
+    """One of `KERNELS` as a library; compiled if it is not in the cache.
 
     Raises:
         LanesUnavailable: no compiler, an instruction set that this machine lacks, a failed build.
@@ -63,11 +66,15 @@ def load(layout: Layout, activation: str, isa: str = "auto") -> ctypes.CDLL:
     elif isa not in usable_isas():
         raise LanesUnavailable(f"this processor has no {isa}")
     flags = (*FLAGS, "-ffp-contract=off", *_isa_flags(isa, native))
-    sources = [(FOLDER / name).read_text() for name in SOURCES]
+    source = FOLDER / KERNELS[kernel]
+    sources = [path.read_text() for path in (source, *(FOLDER / name for name in HEADERS))]
     digest = hashlib.sha256("\0".join([*sources, header, *flags, *compiler, macros]).encode())
-    name = f"{layout.architecture}_{layout.channels}_{layout.classes}_{activation}_{isa}"
+    name = f"{layout.architecture}_{layout.channels}_{layout.classes}_{activation}_{isa}_{kernel}"
+    path = _cache() / f"{name}-{digest.hexdigest()[:20]}.so"
     with _building:
-        return _open(_cache() / f"{name}-{digest.hexdigest()[:20]}.so", header, (*compiler, *flags))
+        library = _open(path, header, (*compiler, *flags), source)
+    _describe_functions(library, kernel)
+    return library
 
 
 def usable_isas() -> list[str]:
@@ -155,7 +162,7 @@ def _cache() -> Path:
 
 
 @lru_cache
-def _open(path: Path, header: str, command: tuple[str, ...]) -> ctypes.CDLL:
+def _open(path: Path, header: str, command: tuple[str, ...], source: Path) -> ctypes.CDLL:
     """Compile `path` unless it is there; under another name first, so that it is always whole."""
     try:
         try:
@@ -167,7 +174,7 @@ def _open(path: Path, header: str, command: tuple[str, ...]) -> ctypes.CDLL:
                 (Path(folder) / "architecture.hpp").write_text(header)
                 built = Path(folder) / "kernel.so"
                 done = subprocess.run(
-                    [*command, f"-I{folder}", str(FOLDER / "kernel.cpp"), "-o", str(built)],
+                    [*command, f"-I{folder}", str(source), "-o", str(built)],
                     capture_output=True,
                     text=True,
                     check=False,
@@ -175,16 +182,36 @@ def _open(path: Path, header: str, command: tuple[str, ...]) -> ctypes.CDLL:
                 if done.returncode != 0:
                     raise LanesUnavailable(f"{command[0]} failed: {_first_line(done.stderr)}")
                 built.replace(path)
-        library = ctypes.CDLL(str(path))
+        return ctypes.CDLL(str(path))
     except OSError as failure:
         raise LanesUnavailable(f"cannot build the kernel in {path.parent}: {failure}") from None
+
+
+def _describe_functions(library: ctypes.CDLL, kernel: str) -> None:
     pointer, int32, int64 = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64
-    library.train.argtypes = [
-        *(pointer, pointer, int32, int32, pointer, pointer, pointer, int64, int64, int64, pointer)
+    train = [
+        pointer,
+        pointer,
+        int32,
+        int32,
+        pointer,
+        pointer,
+        pointer,
+        int64,
+        int64,
+        int64,
+        pointer,
     ]
+    sample = [pointer, ctypes.c_uint64, ctypes.c_uint32, pointer]
     library.evaluate.argtypes = [pointer, pointer, pointer, int64, pointer]
-    library.dropout_masks.argtypes = [pointer, ctypes.c_uint64, ctypes.c_uint32, pointer]
-    return library
+    if kernel == "dense":
+        library.train.argtypes = train
+        library.dropout_masks.argtypes = sample
+    else:
+        library.train.argtypes = [*train, ctypes.c_float]
+        library.prune.argtypes = [pointer, pointer]
+        library.prune.restype = None
+        library.gaussian_noise.argtypes = sample
 
 
 def _first_line(text: str) -> str:

@@ -154,6 +154,27 @@ inline Float log(Float x) {
   return x == x ? result : x;
 }
 
+// cos and sin of 2 pi u, u in [0, 1]: a rest of at most an eighth of a turn, exact, by the polynomials
+// of Cephes' sinf and cosf (S. Moshier), and a number of quarters.
+struct Turn {
+  Float cosine, sine;
+  explicit Turn(Float u) {
+    const Float shifted = fma(u, all(4.0f), all(12582912.0f));  // 1.5 * 2^23: rounds
+    const Int quarters = bits<Int>(shifted);
+    const Float x = fma(u, all(4.0f), 12582912.0f - shifted) * 1.57079632679489662f, z = x * x;
+    Float s = fma(z, all(-1.9515295891e-4f), all(8.3321608736e-3f));
+    s = fma(s, z, all(-1.6666654611e-1f));
+    s = fma(s * z, x, x);
+    Float c = fma(z, all(2.443315711809948e-5f), all(-1.388731625493765e-3f));
+    c = fma(c, z, all(4.166664568298827e-2f));
+    c = fma(c, z * z, fma(z, all(-0.5f), all(1.0f)));
+    const Int odd = (quarters & 1) != 0;
+    const Int cosine_sign = ((quarters + 1) & 2) << 30, sine_sign = (quarters & 2) << 30;
+    cosine = bits<Float>(bits<Int>(odd ? s : c) ^ cosine_sign);
+    sine = bits<Float>(bits<Int>(odd ? c : s) ^ sine_sign);
+  }
+};
+
 // Error function to about 1 ulp (polynomials of N. Juffa), in two branches at 475/512.
 inline Float erf(Float x) {
   const Int sign = bits<Int>(x) & INT32_MIN;

@@ -1,22 +1,12 @@
-// Trains and evaluates one block of kLanes models of one architecture, one model in each SIMD lane.
+// The network of one architecture put together from layers.hpp: a block of kLanes models, one in each
+// SIMD lane, forward, loss and backward; what dense.cpp and twins.cpp train and evaluate.
 //
 // architecture.hpp, which library.py writes from builders/layout.py, holds the specification: the
 // image, the layers, the activation. A training step runs fused, sample by sample: forward, loss
 // and backward of all layers, then the optimizer; so that weights, gradients and the activations
 // of one sample stay in the core's L2 cache. Each lane has its own sample order, seed and rates.
-//
-// Measured with g++ 12 on one core of a Xeon with AVX-512 (2 MB L2), batch 10, Adam, tanh, in one
-// run with the original's loop (nn.Module, torch.optim, one thread) and torch's sgemm, medians:
-//
-//                     model-samples a second             times the loop     share of sgemm's
-//                     loop     AVX-512    AVX2           AVX-512   AVX2     FLOP/s, AVX-512
-//   CNN-s, 1 channel   4,750   142,000    90,000         29.8      18.8     77 %
-//   CNN-l, 3 channels  2,800    21,300    12,600          7.5       4.5     75 %
-//
-// Dropout costs 13 % (the loop: 15 %), evaluation runs at 358,000 and 60,000. Nine tenths of the
-// time are the convolutions, at about 85 % of the multiply-adds that the core can make. A further
-// factor would need fewer of them (of four gradients under a pooling window three are zero, but
-// other ones in each lane), not faster ones.
+
+#pragma once
 
 #include <algorithm>
 #include <array>
@@ -36,10 +26,10 @@ struct Layer {
 #include "architecture.hpp"
 
 // Where a layer's numbers lie: its tensors among the weights, its input and output among the values
-// of one sample, the routes of its pooling, its dropout units.
+// of one sample, the routes of its pooling, its dropout units, its normal numbers.
 struct Place {
   int in, in_side, out, side;  // channels and side of the image; side 1 after a linear layer
-  int weights, biases, input, output, routes, units;
+  int weights, biases, input, output, routes, units, normals;
   constexpr int outputs() const { return out * side * side; }
 };
 
@@ -47,17 +37,19 @@ constexpr int kDepth = sizeof(kLayers) / sizeof(kLayers[0]);
 
 constexpr std::array<Place, kDepth + 1> place_layers() {
   std::array<Place, kDepth + 1> places{};
-  Place at{kChannels, kSide, 0, 0, 0, 0, 0, kChannels * kSide * kSide, 0, 0};
+  Place at{kChannels, kSide, 0, 0, 0, 0, 0, kChannels * kSide * kSide, 0, 0, 0};
   for (int i = 0; i < kDepth; i++) {
     const Layer& layer = kLayers[i];
     at.out = layer.out;
-    at.side = layer.kernel ? (at.in_side - layer.kernel + 1) / (layer.pool ? 2 : 1) : 1;
+    const int sums = layer.kernel ? at.in_side - layer.kernel + 1 : 1;  // in a row
+    at.side = sums / (layer.pool ? 2 : 1);
     const int window = layer.kernel ? layer.kernel : at.in_side;  // a linear layer sees the image
     at.biases = at.weights + window * window * at.in * at.out;
     places[i] = at;
     at.weights = at.biases + at.out;
     at.routes += layer.pool ? at.outputs() : 0;
     at.units += layer.dropout ? at.outputs() : 0;
+    at.normals += sums * sums * at.out;
     at.input = at.output;
     at.output += at.outputs();
     at.in = at.out;
@@ -75,11 +67,28 @@ constexpr int kClasses = kLayers[kDepth - 1].out, kLogits = kEnd.input;
 // What a training step needs beside the weights. `values` are the image and each layer's output, as
 // the next layer sees it; `slopes` those of the activations, `gradients` those of the loss.
 struct Workspace {
+  static constexpr bool variational = false;
   Float values[kEnd.output], slopes[kEnd.output], gradients[kEnd.output];
   Float masks[kEnd.units + 1];
   Int routes[kEnd.routes + 1];
   Float weight_gradients[kWeights];
   float pixels[kPixels];
+};
+
+// Variational dropout: the squares of `values` and the gradients with respect to them; of each
+// output the `Noise::spreads`; of each weight the variance of this step and its gradient.
+struct VariationalWorkspace : Workspace {
+  static constexpr bool variational = true;
+  Float squares[kEnd.output], square_gradients[kEnd.output], spreads[kEnd.output];
+  Float variances[kWeights], variance_gradients[kWeights];
+  Normals normals;
+
+  template <int i>
+  Noise noise() {
+    constexpr Place at = kPlaces[i];
+    return {variances + at.weights, variances + at.biases, squares + at.input,
+            normals,                at.normals,            spreads + at.output};
+  }
 };
 
 template <int i>
@@ -98,8 +107,8 @@ inline int unit(int element) {
 }
 
 // From the sums in work.values to what the next layer sees, in place.
-template <int i, bool training>
-inline void activate(Workspace& work, bool dropout) {
+template <int i, bool training, class Work>
+inline void activate(Work& work, bool dropout) {
   constexpr Place at = kPlaces[i];
   for (int element = 0; element < at.outputs(); element++) {
     const Activated<kind<i>> activated(work.values[at.output + element]);
@@ -108,21 +117,27 @@ inline void activate(Workspace& work, bool dropout) {
       work.slopes[at.output + element] = activated.slope;
       if constexpr (kLayers[i].dropout)
         if (dropout) value *= work.masks[unit<i>(element)];
+      if constexpr (Work::variational) work.squares[at.output + element] = value * value;
     }
     work.values[at.output + element] = value;
   }
 }
 
 // The layers from the i-th on; `image(pixel)` is the first one's input.
-template <int i, bool training, class Image>
-inline void forward(const Float* weights, Workspace& work, bool dropout, Image image) {
+template <int i, bool training, class Work, class Image>
+inline void forward(const Float* weights, Work& work, bool dropout, Image image) {
   constexpr Place at = kPlaces[i];
   Float* values = work.values + at.output;
+  const auto noise = [&] {
+    if constexpr (training && Work::variational) return work.template noise<i>();
+    else return NoNoise{};
+  }();
   if constexpr (kLayers[i].kernel > 0)
     ConvolutionAt<i>::forward(weights + at.weights, weights + at.biases, image, values,
-                              work.routes + at.routes);
+                              work.routes + at.routes, noise);
   else
-    LinearAt<i>::forward(weights + at.weights, weights + at.biases, work.values + at.input, values);
+    LinearAt<i>::forward(weights + at.weights, weights + at.biases, work.values + at.input, values,
+                         noise);
   activate<i, training>(work, dropout);
   if constexpr (i + 1 < kDepth)
     forward<i + 1, training>(weights, work, dropout, [&](int element) {
@@ -130,9 +145,10 @@ inline void forward(const Float* weights, Workspace& work, bool dropout, Image i
     });
 }
 
-// The layers from the i-th back to the first: adds to work.weight_gradients.
-template <int i>
-inline void backward(const Float* weights, Workspace& work, bool dropout) {
+// The layers from the i-th back to the first: adds to work.weight_gradients. A noisy layer is two:
+// that of the means, and that of the variances, whose input are squares.
+template <int i, class Work>
+inline void backward(const Float* weights, Work& work, bool dropout) {
   constexpr Place at = kPlaces[i];
   Float* weight_gradients = work.weight_gradients + at.weights;
   Float* bias_gradients = work.weight_gradients + at.biases;
@@ -154,6 +170,31 @@ inline void backward(const Float* weights, Workspace& work, bool dropout) {
     LinearAt<i>::backward(weights + at.weights, weight_gradients, bias_gradients,
                           work.values + at.input, work.gradients + at.input,
                           work.gradients + at.output);
+  }
+  if constexpr (Work::variational) {
+    Float* square_gradients = i > 0 ? work.square_gradients + at.input : nullptr;
+    weight_gradients = work.variance_gradients + at.weights;
+    bias_gradients = work.variance_gradients + at.biases;
+    if constexpr (kLayers[i].kernel > 0) {
+      if (square_gradients)
+        std::fill(square_gradients, work.square_gradients + at.output, all(0.0f));
+      ConvolutionAt<i>::backward(
+          work.variances + at.weights, weight_gradients, bias_gradients,
+          [&](int element) { return work.squares[at.input + element]; }, square_gradients,
+          [&](int element) { return gradient(element) * work.spreads[at.output + element]; },
+          work.routes + at.routes);
+    } else {
+      for (int o = 0; o < at.out; o++)
+        work.square_gradients[at.output + o] =
+            work.gradients[at.output + o] * work.spreads[at.output + o];
+      LinearAt<i>::backward(work.variances + at.weights, weight_gradients, bias_gradients,
+                            work.squares + at.input, square_gradients,
+                            work.square_gradients + at.output);
+    }
+    if constexpr (i > 0)
+      for (int element = at.input; element < at.output; element++)
+        work.gradients[element] = fma(work.values[element] + work.values[element],
+                                      work.square_gradients[element], work.gradients[element]);
   }
   if constexpr (i > 0) backward<i - 1>(weights, work, dropout);
 }
@@ -188,22 +229,19 @@ struct Free {
   void operator()(void* memory) const { std::free(memory); }
 };
 
-std::unique_ptr<Workspace, Free> make_workspace() {
+template <class Work>
+std::unique_ptr<Work, Free> make_workspace() {
   constexpr std::size_t alignment = 4096;
-  constexpr std::size_t size = (sizeof(Workspace) + alignment - 1) / alignment * alignment;
+  constexpr std::size_t size = (sizeof(Work) + alignment - 1) / alignment * alignment;
   void* memory = std::aligned_alloc(alignment, size);
   if (memory) std::memset(memory, 0, size);
-  return std::unique_ptr<Workspace, Free>(static_cast<Workspace*>(memory));
+  return std::unique_ptr<Work, Free>(static_cast<Work*>(memory));
 }
 
-}  // namespace lanes
+// These are passed from Python; blocks.py describes them with the same fields.
 
-using namespace lanes;
-
-// These three are passed from Python; __init__.py describes them with the same fields.
-
-struct Block {
-  Float weights[kWeights];
+struct Parameters {
+  Float values[kWeights];
   Float moments[2][kWeights];  // Adam: of the gradient and its square; SGD: velocity, unused
 };
 
@@ -218,86 +256,98 @@ struct Rates {
 struct Totals {
   double loss[kLanes];
   int64_t correct[kLanes];
+
+  void add(Float sample_loss, Int sample_correct) {
+    for (int lane = 0; lane < kLanes; lane++) {
+      loss[lane] += sample_loss[lane];
+      correct[lane] -= sample_correct[lane];
+    }
+  }
 };
 
-static Dropout make_dropout(const Rates& rates) {
-  Dropout dropout{all(0u), all(0u), bits<Word>(rates.dropout_threshold),
-                  bits<Float>(rates.dropout_scale)};
+// The training images [.][channel][row][column] and which of them each lane sees, [lane][n].
+struct Samples {
+  const float* images;
+  const int64_t* labels;
+  const int32_t* orders;
+  int64_t n;
+};
+
+inline Key make_key(const Rates& rates) {
+  Key key{};
   for (int lane = 0; lane < kLanes; lane++) {
-    dropout.key0[lane] = uint32_t(rates.seed[lane]);
-    dropout.key1[lane] = uint32_t(rates.seed[lane] >> 32);
+    key.low[lane] = uint32_t(rates.seed[lane]);
+    key.high[lane] = uint32_t(rates.seed[lane] >> 32);
   }
-  return dropout;
+  return key;
 }
 
-static void add(Totals* totals, Float loss, Int correct) {
-  for (int lane = 0; lane < kLanes; lane++) {
-    totals->loss[lane] += loss[lane];
-    totals->correct[lane] -= correct[lane];
+inline Dropout make_dropout(const Rates& rates) {
+  return {make_key(rates), bits<Word>(rates.dropout_threshold), bits<Float>(rates.dropout_scale)};
+}
+
+// The gradients of the mean loss of `size` samples from `start` on, added to work.weight_gradients.
+template <class Work>
+inline void add_batch(const Float* weights, Work& work, const Samples& samples, int64_t start,
+                      int64_t size, int64_t step, const Rates& rates, bool dropout,
+                      Totals& totals) {
+  const Dropout masks = make_dropout(rates);
+  for (int64_t sample = 0; sample < size; sample++) {
+    const float* own[kLanes];
+    Int label{};
+    for (int lane = 0; lane < kLanes; lane++) {
+      const int64_t index = samples.orders[lane * samples.n + start + sample];
+      own[lane] = samples.images + index * kPixels;
+      label[lane] = int32_t(samples.labels[index]);
+    }
+    load_images(own, work.values);
+    if (dropout) masks.masks(work.masks, kEnd.units, uint64_t(step), uint32_t(sample));
+    if constexpr (Work::variational) {
+      work.normals = {make_key(rates), uint64_t(step), uint32_t(sample)};
+      for (int pixel = 0; pixel < kPixels; pixel++)
+        work.squares[pixel] = work.values[pixel] * work.values[pixel];
+    }
+    forward<0, true>(weights, work, dropout, [&](int element) { return work.values[element]; });
+    std::copy_n(work.values + kLogits, kClasses, work.gradients + kLogits);
+    const LogSoftmaxNll<kClasses> result(work.gradients + kLogits, label, 1.0f / float(size));
+    totals.add(result.loss, result.correct);
+    backward<kDepth - 1>(weights, work, dropout);
   }
 }
+
+// Calls body(update), where update(parameters, w, gradient) is the optimizer's step of one of them;
+// `steps` have been made before.
+template <class Body>
+inline void optimize(const Rates& rates, bool adam, int64_t steps, Body body) {
+  const Float weight_decay = bits<Float>(rates.weight_decay);
+  if (adam) {
+    const Adam step(rates.learning_rate, weight_decay, steps + 1);
+    body([&](Parameters& at, int w, Float gradient) {
+      step(at.values[w], gradient, at.moments[0][w], at.moments[1][w]);
+    });
+  } else {
+    const Sgd step(rates.learning_rate, weight_decay, bits<Float>(rates.momentum));
+    body([&](Parameters& at, int w, Float gradient) {
+      step(at.values[w], gradient, at.moments[0][w]);
+    });
+  }
+}
+
+}  // namespace lanes
+
+using namespace lanes;
 
 extern "C" {
 
 int32_t lanes_count() { return kLanes; }
 int32_t weights_count() { return kWeights; }
 
-// One epoch of n samples; `steps` have been made before. images [.][channel][row][column],
-// orders [lane][n]. Returns 0, or 1 where memory ran out.
-int32_t train(Block* block, const Rates* rates, int32_t adam, int32_t dropout, const float* images,
-              const int64_t* labels, const int32_t* orders, int64_t n, int64_t batch_size,
-              int64_t steps, Totals* totals) {
-  [[maybe_unused]] const FlushSubnormals flush;
-  const auto memory = make_workspace();
-  if (!memory) return 1;
-  Workspace& work = *memory;
-  *totals = Totals{};
-
-  const Dropout masks = make_dropout(*rates);
-  const Float weight_decay = bits<Float>(rates->weight_decay);
-  const Float momentum = bits<Float>(rates->momentum);
-
-  for (int64_t start = 0; start < n; start += batch_size, steps++) {
-    const int64_t size = std::min(batch_size, n - start);
-    std::fill_n(work.weight_gradients, kWeights, all(0.0f));
-    for (int64_t sample = 0; sample < size; sample++) {
-      const float* own[kLanes];
-      Int label{};
-      for (int lane = 0; lane < kLanes; lane++) {
-        const int64_t index = orders[lane * n + start + sample];
-        own[lane] = images + index * kPixels;
-        label[lane] = int32_t(labels[index]);
-      }
-      load_images(own, work.values);
-      if (dropout) masks.masks(work.masks, kEnd.units, uint64_t(steps), uint32_t(sample));
-
-      forward<0, true>(block->weights, work, dropout,
-                       [&](int element) { return work.values[element]; });
-      std::copy_n(work.values + kLogits, kClasses, work.gradients + kLogits);
-      const LogSoftmaxNll<kClasses> result(work.gradients + kLogits, label, 1.0f / float(size));
-      add(totals, result.loss, result.correct);
-      backward<kDepth - 1>(block->weights, work, dropout);
-    }
-
-    if (adam) {
-      const Adam update(rates->learning_rate, weight_decay, steps + 1);
-      for (int w = 0; w < kWeights; w++)
-        update(block->weights[w], work.weight_gradients[w], block->moments[0][w],
-               block->moments[1][w]);
-    } else {
-      const Sgd update(rates->learning_rate, weight_decay, momentum);
-      for (int w = 0; w < kWeights; w++)
-        update(block->weights[w], work.weight_gradients[w], block->moments[0][w]);
-    }
-  }
-  return 0;
-}
-
-// n samples, the same for all lanes, without dropout. Returns 0, or 1 where memory ran out.
-int32_t evaluate(const Block* block, const float* images, const int64_t* labels, int64_t n,
+// n samples, the same for all lanes, without dropout and noise. Returns 0, or 1 where memory ran
+// out.
+int32_t evaluate(const Float* weights, const float* images, const int64_t* labels, int64_t n,
                  Totals* totals) {
   [[maybe_unused]] const FlushSubnormals flush;
-  const auto memory = make_workspace();
+  const auto memory = make_workspace<Workspace>();
   if (!memory) return 1;
   Workspace& work = *memory;
   *totals = Totals{};
@@ -307,23 +357,13 @@ int32_t evaluate(const Block* block, const float* images, const int64_t* labels,
       for (int pixel = 0; pixel < area; pixel++)
         work.pixels[pixel * kChannels + channel] =
             images[sample * kPixels + channel * area + pixel];
-    forward<0, false>(block->weights, work, false,
+    forward<0, false>(weights, work, false,
                       [&](int element) { return all(work.pixels[element]); });
     const LogSoftmaxNll<kClasses> result(work.values + kLogits,
                                          all(int32_t(labels[sample])), 1.0f);
-    add(totals, result.loss, result.correct);
+    totals->add(result.loss, result.correct);
   }
   return 0;
-}
-
-// The masks of one sample, result [unit][lane], as training makes them: to be tested. Returns the
-// number of units, or 0 where memory ran out.
-int32_t dropout_masks(const Rates* rates, uint64_t step, uint32_t sample, float* result) {
-  const auto memory = make_workspace();
-  if (!memory) return 0;
-  make_dropout(*rates).masks(memory->masks, kEnd.units, step, sample);
-  std::memcpy(result, memory->masks, kEnd.units * sizeof(Float));
-  return kEnd.units;
 }
 
 }  // extern "C"
