@@ -101,24 +101,24 @@ struct Normals {
   uint64_t step;
   uint32_t sample;
 
-  // Units first ... first + count - 1, both multiples of 4.
+  // Units first ... first + count - 1, both multiples of 4. In two passes, because the processor
+  // finds more to do side by side in each.
   NOINLINE void draw_units(Float* normals, int first, int count) const {
     for (int unit = 0; unit < count; unit += 4) {
       Word word[4];
       draw(word, key, purpose, step, sample, (first + unit) / 4);
-#pragma GCC unroll 2
-      for (int i = 0; i < 4; i += 2) {
-        const Float radius = sqrt(-2.0f * log(uniform(word[i])));
-        const Turn turn(uniform(word[i + 1]));
-        normals[unit + i] = radius * turn.cosine;
-        normals[unit + i + 1] = radius * turn.sine;
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; i++) {
+        const Float number = __builtin_convertvector(bits<Int>(word[i] >> 8), Float);
+        normals[unit + i] = (number + 0.5f) * 0x1p-24f;
       }
     }
-  }
-
- private:
-  static Float uniform(Word word) {
-    return (__builtin_convertvector(bits<Int>(word >> 8), Float) + 0.5f) * 0x1p-24f;
+    for (int unit = 0; unit < count; unit += 2) {
+      const Float radius = sqrt(-2.0f * log(normals[unit]));
+      const Turn turn(normals[unit + 1]);
+      normals[unit] = radius * turn.cosine;
+      normals[unit + 1] = radius * turn.sine;
+    }
   }
 };
 

@@ -197,22 +197,34 @@ inline Float erf(Float x) {
 }
 
 // Philox4x32-10 (Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as 1, 2, 3", 2011);
-// the counter becomes four random words, each lane under its own key.
+// the counter becomes four random words, each lane under its own key. The even and the odd lanes go
+// through the rounds apart, each in the lower half of a 64-bit lane; what lies in the upper half
+// takes no part in the products.
 inline void philox(Word (&counter)[4], Word key0, Word key1) {
   const Wide m0 = Wide{} + 0xD2511F53u, m1 = Wide{} + 0xCD9E8D57u;
   const Wide low_half = Wide{} + 0xffffffffu;
-#pragma GCC unroll 10
-  for (int round = 0; round < 10; round++) {
-    const Wide a = bits<Wide>(counter[0]), b = bits<Wide>(counter[2]);
-    const Wide a_even = multiply_even(a, m0), a_odd = multiply_even(a >> 32, m0);
-    const Wide b_even = multiply_even(b, m1), b_odd = multiply_even(b >> 32, m1);
-    counter[0] = bits<Word>((b_even >> 32) | (b_odd & ~low_half)) ^ counter[1] ^ key0;
-    counter[2] = bits<Word>((a_even >> 32) | (a_odd & ~low_half)) ^ counter[3] ^ key1;
-    counter[1] = bits<Word>((b_even & low_half) | (b_odd << 32));
-    counter[3] = bits<Word>((a_even & low_half) | (a_odd << 32));
-    key0 += 0x9E3779B9u;
-    key1 += 0xBB67AE85u;
+  Wide c[4][2], key[2][2];
+#pragma GCC unroll 2
+  for (int odd = 0; odd < 2; odd++) {
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) c[i][odd] = bits<Wide>(counter[i]) >> (32 * odd);
+    key[0][odd] = bits<Wide>(key0) >> (32 * odd);
+    key[1][odd] = bits<Wide>(key1) >> (32 * odd);
   }
+#pragma GCC unroll 10
+  for (int round = 0; round < 10; round++)
+#pragma GCC unroll 2
+    for (int odd = 0; odd < 2; odd++) {
+      const Wide a = multiply_even(c[0][odd], m0), b = multiply_even(c[2][odd], m1);
+      c[0][odd] = (b >> 32) ^ c[1][odd] ^ key[0][odd];
+      c[2][odd] = (a >> 32) ^ c[3][odd] ^ key[1][odd];
+      c[1][odd] = b;
+      c[3][odd] = a;
+      key[0][odd] += 0x9E3779B9u;
+      key[1][odd] += 0xBB67AE85u;
+    }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; i++) counter[i] = bits<Word>((c[i][0] & low_half) | (c[i][1] << 32));
 }
 
 }  // namespace lanes
