@@ -42,7 +42,7 @@ def make_orders(count: int, n: int, seed: int = 0) -> np.ndarray:
 
 def logits(
     layout, activation, parameters, x, masks=(), made: dict[Call, int] | None = None,
-    close: dict[Call, list[int]] | None = None,
+    close: dict[Call, list[int]] | None = None, noise=None,
 ) -> torch.Tensor:  # fmt: skip
     """A CNN of the zoos in plain torch calls, from its specification.
 
@@ -52,14 +52,16 @@ def logits(
     Args:
         made: decisions to make in this way, whatever the numbers say.
         close: receives the decisions closer than `CLOSE` and the two ways to make each.
+        noise: a function from a layer's number, name and input to what is added to its sums.
     """
     masks = iter(masks)
     for number, layer in enumerate(ARCHITECTURES[layout.architecture].layers):
         tensors = parameters[f"{layer.name}.weight"], parameters[f"{layer.name}.bias"]
-        if layer.kernel is not None:
-            x = functional.conv2d(x, *tensors)
-        else:
-            x = functional.linear(x.flatten(1), *tensors)
+        if layer.kernel is None:
+            x = x.flatten(1)
+        added = 0 if noise is None else noise(number, layer.name, x)
+        product = functional.linear if layer.kernel is None else functional.conv2d
+        x = product(x, *tensors) + added
         own = {place: way for (at, place), way in (made or {}).items() if at == number}
         scale = CLOSE * x.detach().abs().max()
         if layer.pool and (own or close is not None):
