@@ -43,8 +43,15 @@ def generation(
     samples: Annotated[int, typer.Option(help="Training images of an epoch.")] = 1000,
     out: Annotated[Optional[Path], typer.Option(help="JSON file to write.")] = None,
 ) -> None:
-    """Engines beside the original's loop: one torch module, batches of 10, one thread."""
-    results = [generation_speed.measure(name, rounds, samples) for name in ("cnn_s", "cnn_l")]
+    """Engines beside the original's loop: one torch module, batches of 10, one thread.
+
+    Dense models, then sparse twins.
+    """
+    results = [
+        generation_speed.measure(name, rounds, samples, twins)
+        for twins in (False, True)
+        for name in ("cnn_s", "cnn_l")
+    ]
     print(generation_speed.table(results))
     if out is not None:
         out.write_text(json.dumps({"machine": machine(), "results": results}, indent=1) + "\n")
