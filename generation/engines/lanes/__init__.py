@@ -5,7 +5,8 @@ activations of all of them through memory at every operation. Here a *block* of 
 AVX-512, 8 with AVX2) shares a core's vector registers, one model in each lane, and the whole
 training step runs fused, sample by sample, with everything in the core's own cache. The sources are
 in this folder: vectors.hpp (arithmetic), layers.hpp (one template for each kind of layer),
-kernel.cpp (the network put together, training, evaluation).
+network.hpp (the network put together, its evaluation), dense.cpp and twins.cpp (training of dense
+models and of sparse twins, a library each).
 
 A model's weights depend on its own specification alone: they are the same to the bit in any lane,
 beside any other models, for any number of threads, and in the AVX-512, AVX2 and portable builds on
@@ -13,7 +14,7 @@ x86 processors with fused multiply-add. (Without it the portable build rounds mo
 processors keep subnormal numbers, which the x86 builds take as zero.)
 
 Measured: one core trains 142,000 CNN-s model-samples a second (the original's loop: 4,750) and
-21,300 of CNN-l (2,800), 30 and 7.5 times as many, two cores twice that; kernel.cpp has the table. A
+21,300 of CNN-l (2,800), 30 and 7.5 times as many, two cores twice that; dense.cpp has the table. A
 library is built in 1.5 seconds for each architecture and activation.
 """
 

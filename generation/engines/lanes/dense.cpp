@@ -1,5 +1,5 @@
-// Trains one block of models of one architecture; network.hpp has the network, its evaluation and the
-// arguments.
+// Trains one block of models of one architecture; network.hpp has the network, its evaluation and
+// the arguments.
 //
 // Measured with g++ 12 on one core of a Xeon with AVX-512 (2 MB L2), batch 10, Adam, tanh, in one
 // run with the original's loop (nn.Module, torch.optim, one thread) and torch's sgemm, medians:

@@ -183,14 +183,17 @@ struct Convolution {
     }
   }
 
-  // Sets the outputs and, for each pooled one, from which place of its window it came.
-  template <class Input, class Noise>
+  // Sets the outputs and, for each pooled one, from which place of its window it came. Noise comes
+  // before the pooling, which takes the maxima of noisy sums.
+  template <class Input, class SomeNoise>
   NOINLINE static void forward(const Float* weights, const Float* biases, Input input,
-                               Float* outputs, Int* routes, const Noise noise) {
+                               Float* outputs, Int* routes, const SomeNoise noise) {
     constexpr int width = side - kernel + 1, drawn = window * width * out;
-    Float normals[Noise::any ? drawn : 1];
+    static_assert(!SomeNoise::any || drawn % 4 == 0);
+    Float normals[SomeNoise::any ? drawn : 1];
     for (int y = 0; y < output_side; y++) {
-      if constexpr (Noise::any) noise.normals.draw_units(normals, noise.unit + y * drawn, drawn);
+      if constexpr (SomeNoise::any)
+        noise.normals.draw_units(normals, noise.unit + y * drawn, drawn);
       in_groups<output_side, pool ? 1 : places>([&](auto neighbours, int x) {
         constexpr int n = pool ? 4 : neighbours();
         in_groups<out, group>([&](auto channels, int channel) {
@@ -198,7 +201,7 @@ struct Convolution {
           const int at = window * (y * side + x);
           Float sum[n][size], deviation[n][size], normal[n][size];
           add_products(weights, biases, input, at, channel, sum);
-          if constexpr (Noise::any) {
+          if constexpr (SomeNoise::any) {
             add_products(noise.variances, noise.bias_variances,
                          [&](int element) { return noise.squares[element]; }, at, channel,
                          deviation);
@@ -222,20 +225,20 @@ struct Convolution {
                 const Int wins = (sum[p][c] > best) | (sum[p][c] != sum[p][c]);
                 best = wins ? sum[p][c] : best;
                 route = wins ? all(p) : route;
-                if constexpr (Noise::any) {
+                if constexpr (SomeNoise::any) {
                   deviation[0][c] = wins ? deviation[p][c] : deviation[0][c];
                   normal[0][c] = wins ? normal[p][c] : normal[0][c];
                 }
               }
               outputs[element + c] = best;
               routes[element + c] = route;
-              if constexpr (Noise::any)
+              if constexpr (SomeNoise::any)
                 noise.spreads[element + c] = Noise::spread(deviation[0][c], normal[0][c]);
             } else {
 #pragma GCC unroll 4
               for (int p = 0; p < n; p++) {
                 outputs[element + p * out + c] = sum[p][c];
-                if constexpr (Noise::any)
+                if constexpr (SomeNoise::any)
                   noise.spreads[element + p * out + c] =
                       Noise::spread(deviation[p][c], normal[p][c]);
               }

@@ -1,5 +1,5 @@
-// The network of one architecture put together from layers.hpp: a block of kLanes models, one in each
-// SIMD lane, forward, loss and backward; what dense.cpp and twins.cpp train and evaluate.
+// The network of one architecture put together from layers.hpp: a block of kLanes models, one in
+// each SIMD lane, forward, loss and backward; what dense.cpp and twins.cpp train and evaluate.
 //
 // architecture.hpp, which library.py writes from builders/layout.py, holds the specification: the
 // image, the layers, the activation. A training step runs fused, sample by sample: forward, loss
@@ -86,6 +86,7 @@ struct VariationalWorkspace : Workspace {
   template <int i>
   Noise noise() {
     constexpr Place at = kPlaces[i];
+    static_assert(at.normals % 4 == 0);
     return {variances + at.weights, variances + at.biases, squares + at.input,
             normals,                at.normals,            spreads + at.output};
   }

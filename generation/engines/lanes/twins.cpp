@@ -1,7 +1,7 @@
 // Trains one block of sparse twins of one architecture by variational dropout (Molchanov, Ashukha
 // and Vetrov, "Variational dropout sparsifies deep neural networks", ICML 2017) as the original
-// does it (its def_net_distillation.py): each weight is normal, with a mean and with the logarithm of a
-// variance, log_sigma2; network.hpp has the network, its evaluation and the arguments.
+// does it (its def_net_distillation.py): each weight is normal, with a mean and with the logarithm
+// of a variance, log_sigma2; network.hpp has the network, its evaluation and the arguments.
 //
 // Biases of linear layers have no noise: their log_sigma2 is never looked at and never changes.
 
@@ -120,8 +120,8 @@ void prune(const Twins* twins, Float* weights) {
       [&](int w) { weights[w] = twins->means.values[w]; });
 }
 
-// The normal numbers of one sample, result [unit][lane] with up to three units to spare, as training
-// draws them: to be tested. Returns the number of units.
+// The normal numbers of one sample, result [unit][lane] with up to three units to spare, as
+// training draws them: to be tested. Returns the number of units.
 int32_t gaussian_noise(const Rates* rates, uint64_t step, uint32_t sample, Float* result) {
   Normals{make_key(*rates), step, sample}.draw_units(result, 0, (kEnd.normals + 3) / 4 * 4);
   return kEnd.normals;

@@ -16,6 +16,8 @@ class LanesTwins(Blocks):
     Every weight has a mean and a log_sigma2, the logarithm of its variance; both are trained, by
     one optimizer with the model's rates (weight decay, too, is added to the gradients of both).
     Weights whose log_alpha = log_sigma2 - log(mean^2) is at least 3 are pruned, 0 in evaluation.
+    The kernel alone decides, in single precision, for `weights` and for `evaluate`; another
+    logarithm may see a log_alpha within a millionth of 3 on the other side.
     Biases of linear layers have no noise, are not pruned, and keep their log_sigma2. The noise is
     that of `gaussian_noise` in generation/streams.py.
 

@@ -154,8 +154,8 @@ inline Float log(Float x) {
   return x == x ? result : x;
 }
 
-// cos and sin of 2 pi u, u in [0, 1]: a rest of at most an eighth of a turn, exact, by the polynomials
-// of Cephes' sinf and cosf (S. Moshier), and a number of quarters.
+// cos and sin of 2 pi u, u in [0, 1]: a number of quarters of a turn and the rest of at most an
+// eighth, exact, by the polynomials of Cephes' sinf and cosf (S. Moshier).
 struct Turn {
   Float cosine, sine;
   explicit Turn(Float u) {
