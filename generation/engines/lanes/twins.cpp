@@ -4,6 +4,11 @@
 // of a variance, log_sigma2; network.hpp has the network, its evaluation and the arguments.
 //
 // Biases of linear layers have no noise: their log_sigma2 is never looked at and never changes.
+//
+// Measured as in dense.cpp, beside a loop of plain torch modules with the same layers, in one run on
+// a machine that had other work too, so ratios alone: CNN-s 30 times the loop with AVX-512, 21 times
+// with AVX2; CNN-l 8.9 and 6.1 times. A sample costs 2.8 (AVX2: 2.6) times a dense one: two products
+// in place of one, and a sixth of the time for the normal numbers.
 
 #include "network.hpp"
 
