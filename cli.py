@@ -16,6 +16,7 @@ from typing import Annotated, Any, Optional
 import datasets
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     Progress,
@@ -27,7 +28,15 @@ from rich.table import Column, Table
 
 import model_zoos
 
-from .builders.catalog import Zoo, config_names, get_zoo, list_zoos, zoo_from_json
+from .builders.catalog import (
+    Zoo,
+    config_names,
+    get_zoo,
+    list_zoos,
+    normalize_name,
+    parts_of,
+    zoo_from_json,
+)
 from .builders.layout import ARCHITECTURES
 
 app = typer.Typer(
@@ -346,17 +355,53 @@ def benchmark(
         Optional[Path],
         typer.Option(help="JSON file to write; <name>-benchmark.json unless with --json."),
     ] = None,
+    representation: Annotated[
+        Optional[list[str]],
+        typer.Option(
+            help="weights, statistics, or module:function for your own, from a float32 matrix and "
+            "a layout to a matrix. Can be repeated; both by default."
+        ),
+    ] = None,
+    epochs: Annotated[Optional[str], typer.Option(help="Use only these, as 10,25,50.")] = None,
     max_weight: Annotated[
         float, typer.Option(help="Leave out states with a larger weight; inf keeps all.")
     ] = 5.0,
+    offset: Annotated[
+        str, typer.Option(help="Of the ridge: free, or regularised as the paper's code has it.")
+    ] = "free",
+    boosting: Annotated[
+        bool, typer.Option("--boosting", help="Gradient-boosted trees too (needs LightGBM).")
+    ] = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Predict accuracy, epoch and generalization gap from weights and from their statistics."""
+    """Predict accuracy, epoch, gap and hyperparameters from weights and from their statistics."""
     from .benchmarks.property_prediction import predict_properties
+    from .benchmarks.representations import REPRESENTATIONS
 
+    try:
+        chosen = None if epochs is None else [int(epoch) for epoch in epochs.split(",")]
+    except ValueError:
+        raise ValueError(f"--epochs takes whole numbers, as 10,25,50; found {epochs!r}") from None
+    if any(":" in name for name in representation or ()):
+        sys.path.insert(0, os.getcwd())  # where a user's own module is expected
     _quiet_datasets(quiet or as_json)
-    result = predict_properties(name, data_dir, max_weight=max_weight)
+    with _progress(hidden=quiet or as_json) as progress:
+        task = progress.add_task(name, total=None, done="reading")
+
+        def show(step: str, done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total, done=step)
+
+        result = predict_properties(
+            name,
+            data_dir,
+            representations=representation or tuple(REPRESENTATIONS),
+            epochs=chosen,
+            max_weight=max_weight,
+            offset=offset,
+            boosting=boosting,
+            on_progress=show,
+        )
     text = json.dumps(_finite(dataclasses.asdict(result)), indent=1)
     path = out or (None if as_json else Path(f"{result.zoo}-benchmark.json"))
     if path is not None:
@@ -364,30 +409,141 @@ def benchmark(
     if as_json:
         print(text)
     elif not quiet:
-        table = Table(title=f"{result.zoo}: R2 of linear probes")
-        table.add_column("target")
-        for title in ("from", "train", "validation", "test", "ridge"):
-            table.add_column(title, justify="right" if title != "from" else "left")
+        _print_benchmark(result)
+        _console().print(f"written to {path}", style="dim")
+
+
+def _print_benchmark(result: Any) -> None:
+    console = _console()
+    splits = ("train", "validation", "test")
+    if result.scores:
+        table = Table(title=f"{result.zoo}: numbers, R2 and Kendall's tau [95 % over models]")
+        for title in ("target", "from", "by"):
+            table.add_column(title)
+        for title in (*(f"R2 {split}" for split in splits), "[95 %]", "tau test", "[95 %]"):
+            table.add_column(escape(title), justify="right")
         for score in result.scores:
+            by = "trees" if score.strength is None else f"ridge {score.strength:g}"
             table.add_row(
-                score.target,
-                score.representation,
-                *(f"{score.r2[split]:.3f}" for split in ("train", "validation", "test")),
-                f"{score.strength:g}",
+                *(score.target, score.representation, by),
+                *(f"{score.r2[split]:.3f}" for split in splits),
+                _interval(score.r2_interval),
+                f"{score.tau['test']:.3f}",
+                _interval(score.tau_interval),
             )
-        console = _console()
         console.print(table)
-        counts = ", ".join(
-            f"{split} {result.models[split]} models / {states} states"
-            for split, states in result.states.items()
-        )
-        left_out = ", ".join(f"{count} {reason}" for reason, count in result.left_out.items())
-        for line in (counts, f"left out: {left_out}", f"written to {path}"):
-            console.print(line, style="dim")
-        if result.models["test"] < 30:
-            console.print(
-                f"{result.models['test']} test models are too few to compare with published numbers"
+    if result.class_scores:
+        table = Table(title=f"{result.zoo}: classes, accuracy [95 % over models]")
+        for title in ("target", "from", "by"):
+            table.add_column(title)
+        for title in ("classes", *splits, "[95 %]", "most frequent class, test"):
+            table.add_column(escape(title), justify="right")
+        for score in result.class_scores:
+            table.add_row(
+                *(score.target, score.representation),
+                "trees" if score.method == "boosting" else score.method,
+                str(score.classes),
+                *(f"{score.accuracy[split]:.3f}" for split in splits),
+                _interval(score.accuracy_interval),
+                f"{score.majority['test']:.3f}",
             )
+        console.print(table)
+    counts = ", ".join(
+        f"{split} {result.models[split]} models / {states} states"
+        for split, states in result.states.items()
+    )
+    left_out = ", ".join(f"{count} {reason}" for reason, count in result.left_out.items())
+    not_scored = ", ".join(f"{target} ({why})" for target, why in result.not_scored.items())
+    for line in (counts, f"left out: {left_out}", f"not scored: {not_scored or 'none'}"):
+        console.print(line, style="dim")
+    if result.models["test"] < 30:
+        console.print(
+            f"{result.models['test']} test models are too few to compare with published numbers"
+        )
+
+
+def _interval(bounds: tuple[float, float]) -> str:
+    low, high = bounds
+    return "-" if low != low else f"{low:.3f} to {high:.3f}"
+
+
+@app.command()
+def verify(
+    name: Annotated[str, typer.Argument(help="A zoo, union or twin zoo.")],
+    states: Annotated[
+        int, typer.Option(help="How many to evaluate, over all models and epochs; 0: none.")
+    ] = 512,
+    every: Annotated[bool, typer.Option("--all", help="Evaluate every state.")] = False,
+    data_dir: DataDir = None,
+    images_dir: Annotated[
+        Optional[Path], typer.Option(help="Folder of image files (else MODEL_ZOOS_IMAGES).")
+    ] = None,
+    download: Annotated[bool, typer.Option("--download", help="Fetch missing images.")] = False,
+    threads: Annotated[
+        Optional[int], typer.Option(help="Cores to use; all of them by default.")
+    ] = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check that a zoo's rows are what they say, by evaluating states; exit status 1 if not."""
+    from .benchmarks.audit import audit_zoo
+
+    _quiet_datasets(True)
+    audits = []
+    with _progress(hidden=quiet or as_json) as progress:
+        for part in parts_of(normalize_name(name)):
+            task = progress.add_task(part, total=None, done="reading")
+
+            def show(done: int, total: int, task: Any = task) -> None:
+                text = f"{done:,}/{total:,} states"
+                progress.update(task, completed=done, total=total, done=text)
+
+            audits.append(
+                audit_zoo(
+                    part,
+                    data_dir,
+                    states=None if every else states,
+                    images_dir=images_dir,
+                    download=download,
+                    threads=threads,
+                    on_progress=show,
+                )
+            )
+    if as_json:
+        entries = [{**dataclasses.asdict(audit), "good": audit.good} for audit in audits]
+        print(json.dumps(_finite(entries), indent=1))
+    elif not quiet:
+        for audit in audits:
+            _print_audit(audit)
+    if not all(audit.good for audit in audits):
+        raise typer.Exit(1)
+
+
+def _print_audit(audit: Any) -> None:
+    console = _console()
+    table = Table(title=f"{audit.zoo}: {audit.models:,} models, {audit.states:,} states")
+    table.add_column("check")
+    table.add_column("looked at", justify="right")
+    table.add_column("wrong", justify="right")
+    table.add_column("note", overflow="fold")
+    for check in audit.checks:
+        style = "red" if check.wrong or check.undone else None
+        wrong = "-" if check.undone and not check.wrong else f"{check.wrong:,}"
+        table.add_row(check.name, f"{check.checked:,}", wrong, escape(check.note), style=style)
+    console.print(table)
+    if audit.evaluated:
+        exactness = "to the bit" if audit.to_the_bit else "to one image"
+        console.print(
+            f"{audit.evaluated:,} states evaluated by {audit.engine} (made by "
+            f"{audit.recorded_engine}), compared {exactness}",
+            style="dim",
+        )
+    for check in audit.checks:
+        for offender in check.offenders:
+            print(f"{check.name}: {offender}")
+        if check.wrong > len(check.offenders):
+            print(f"{check.name}: and {check.wrong - len(check.offenders):,} more")
+    print("good" if audit.good else "NOT GOOD")
 
 
 @app.command()

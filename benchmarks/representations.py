@@ -1,11 +1,13 @@
-"""What a benchmark sees of a state: all its weights, or statistics of each layer.
+"""What a benchmark sees of a state: all its weights, statistics of each layer, or your own.
 
-Both as in the original (code/model_definitions/def_downstream_module.py): W is the flat weight
-vector, s(W) has seven numbers for each layer's weights and seven for its biases.
+The two as in the original (code/model_definitions/def_downstream_module.py): W is the flat weight
+vector, s(W) has seven numbers for each layer's weights and seven for its biases. Your own is a
+function from weights and their layout to features, named as "module:function".
 """
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 
 import numpy as np
@@ -13,6 +15,9 @@ import numpy as np
 from ..builders.layout import Layout
 
 PERCENTILES = (1, 25, 50, 75, 99)
+
+Representation = Callable[[np.ndarray, Layout], np.ndarray]
+"""From weights, float32 [rows, N], and their layout to features [rows, d]."""
 
 
 def weights(matrix: np.ndarray, layout: Layout) -> np.ndarray:
@@ -46,7 +51,73 @@ def statistics(matrix: np.ndarray, layout: Layout) -> np.ndarray:
     return result
 
 
-REPRESENTATIONS: dict[str, Callable[[np.ndarray, Layout], np.ndarray]] = {
+REPRESENTATIONS: dict[str, Representation] = {
     "weights": weights,
     "statistics": statistics,
 }
+
+
+def find_representation(name: str) -> Representation:
+    """A representation of `REPRESENTATIONS`, or the function that "module:function" names.
+
+    Raises:
+        ValueError: there is none of this name.
+    """
+    if name in REPRESENTATIONS:
+        return REPRESENTATIONS[name]
+    module_name, colon, function_name = name.partition(":")
+    if not colon:
+        raise ValueError(
+            f"unknown representation {name!r}; known: {', '.join(REPRESENTATIONS)}, or your own "
+            "as module:function"
+        )
+    try:
+        module = importlib.import_module(module_name)
+    except (ImportError, ValueError) as error:
+        raise ValueError(
+            f"representation {name!r}: the module {module_name!r} cannot be imported ({error})"
+        ) from error
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        raise ValueError(
+            f"representation {name!r}: {module_name} has no function {function_name!r}"
+        )
+    return function
+
+
+def represent(
+    name: str, function: Representation, matrix: np.ndarray, layout: Layout
+) -> np.ndarray:
+    """Features of some rows, and the assurance that they can be used.
+
+    Args:
+        name: of the representation, for messages.
+        function: as `find_representation` gives it.
+        matrix: float32 [rows, N].
+        layout: of the rows.
+
+    Returns:
+        Numbers [rows, d], all finite.
+
+    Raises:
+        ValueError: the function failed, or returned something else.
+    """
+    try:
+        features = np.asarray(function(matrix, layout))
+    except Exception as error:
+        raise ValueError(
+            f"representation {name!r} failed on weights float32 {list(matrix.shape)} with "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    if features.ndim != 2 or len(features) != len(matrix) or not features.shape[1]:
+        raise ValueError(
+            f"representation {name!r} must return a matrix [{len(matrix)}, d], one row for each "
+            f"row of weights; found {list(features.shape)}"
+        )
+    if features.dtype.kind not in "fiub":
+        raise ValueError(f"representation {name!r} must return numbers, found {features.dtype}")
+    if features.dtype.kind != "f":
+        features = features.astype(np.float64)
+    if not np.isfinite(features.sum(axis=1, dtype=np.float64)).all():
+        raise ValueError(f"representation {name!r} returned NaN or infinite features")
+    return features

@@ -32,8 +32,17 @@ def assign_splits(existing: Mapping[str, str], model_ids: Iterable[str]) -> dict
         counts[split] += 1
     new = sorted(set(model_ids) - set(splits), key=lambda i: hashlib.sha256(i.encode()).digest())
     for model_id in new:
-        total = sum(counts.values()) + 1
-        split = max(SPLITS, key=lambda s: SHARES[s] * total - counts[s])
+        split = next_split(counts)
         splits[model_id] = split
         counts[split] += 1
     return dict(sorted(splits.items()))
+
+
+def next_split(counts: Mapping[str, int]) -> str:
+    """Where one more model goes: the split whose share is furthest below its target.
+
+    Args:
+        counts: models by split.
+    """
+    total = sum(counts.values()) + 1
+    return max(SPLITS, key=lambda split: SHARES[split] * total - counts[split])
