@@ -160,7 +160,7 @@ def audit_zoo(
         except (ImageFilesError, ValueError) as error:
             undone = f"not checked: {error}"
     recorded = (directory.info.get("images") or {}).get("sha256")
-    if images is not None and recorded not in (None, images.digest()):
+    if len(chosen) and images is not None and recorded not in (None, images.digest()):
         undone = (
             f"not checked: zoo.json names other images (sha256 {recorded[:12]}...) than these "
             f"{images.name} ({images.digest()[:12]}...); give those that the models saw"

@@ -635,7 +635,8 @@ def _boosted(kind: Any, features: _Matrices, values: _Matrices) -> dict[str, np.
     fitted = kind(**BOOSTING).fit(
         features["train"],
         values["train"],
-        eval_set=[(features["validation"][known], values["validation"][known])],
+        eval_X=features["validation"][known],
+        eval_y=values["validation"][known],
         callbacks=[stop],
     )
     return {split: fitted.predict(x) for split, x in features.items()}

@@ -1,4 +1,4 @@
-"""python -m model_zoos.benchmarks.speed loading|generation|importing|building|streaming"""
+"""python -m model_zoos.benchmarks.speed loading|generation|importing|building|streaming|prediction"""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from . import building as building_speed
 from . import generation as generation_speed
 from . import importing as importing_speed
 from . import loading as loading_speed
+from . import prediction as prediction_speed
 from . import streaming as streaming_cost
 from .machine import machine
 
@@ -107,6 +108,22 @@ def streaming(
     figures = streaming_cost.measure(states)
     print(streaming_cost.table(figures))
     print("all data: {file_bytes:,} bytes in {files} file(s)".format(**figures))
+    if out is not None:
+        out.write_text(json.dumps({"machine": machine(), "results": figures}, indent=1) + "\n")
+
+
+@app.command()
+def prediction(
+    models: Annotated[int, typer.Option(help="Of 51 CNN-s states each.")] = 1000,
+    rounds: Annotated[int, typer.Option(help="Medians are over these.")] = 3,
+    out: Annotated[Optional[Path], typer.Option(help="JSON file to write.")] = None,
+) -> None:
+    """Property prediction from 51,000 rows, beside scikit-learn's RidgeCV."""
+    figures = prediction_speed.measure(models, rounds)
+    for name, value in figures["seconds"].items():
+        print(f"{name:55} {value:6.2f} s")
+    print(f"{'RidgeCV / ours, numbers from weights':55} {figures['ratio_to_ridge_cv']:6} x")
+    print(f"{'peak memory':55} {figures['memory_mb']:6} MB")
     if out is not None:
         out.write_text(json.dumps({"machine": machine(), "results": figures}, indent=1) + "\n")
 

@@ -1,26 +1,40 @@
-"""The first benchmark: ridge against scikit-learn's, protocol, refusals."""
+"""Probes against scikit-learn, scipy and the original's own output; protocol; refusals."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
+import sys
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
-from sklearn.linear_model import Ridge
+from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import r2_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
+from model_zoos.benchmarks import property_prediction
 from model_zoos.benchmarks.property_prediction import (
+    LOGISTIC,
     STRENGTHS,
+    BoostingUnavailable,
+    Leakage,
     TooFewModels,
-    _ridge,
     predict_properties,
+    refuse_leakage,
+    ridge,
 )
 from model_zoos.benchmarks.speed.loading import random_zoo
 from model_zoos.builders.catalog import get_zoo
-from model_zoos.builders.zoo_directory import create_zoo
+from model_zoos.builders.published.importing import import_zoo
+from model_zoos.builders.zoo_directory import create_zoo, open_zoo
+
+from ..shared import SEED_ZOO, SHARED, needs_shared
 
 SPLITS = ("train", "validation", "test")
+NUMBERS = ["test_acc", "epoch", "generalization_gap"]
 
 
 def test_the_17_strengths_of_the_original() -> None:
@@ -29,32 +43,234 @@ def test_the_17_strengths_of_the_original() -> None:
     assert STRENGTHS[-2:] == (3e-5, 1e-5)
 
 
-@pytest.mark.parametrize("columns", [5, 80])  # fewer and more columns than rows
-def test_ridge_is_scikit_learns(columns: int) -> None:
+# --- Ridge ----------------------------------------------------------------------------------------
+
+
+def random_problem(columns: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     generator = np.random.default_rng(columns)
     truth = generator.standard_normal((columns, 2))
     features, values = {}, {}
     for split, rows in zip(SPLITS, (40, 20, 30), strict=True):
         features[split] = (generator.standard_normal((rows, columns)) + 3).astype(np.float32)
         values[split] = features[split] @ truth + 5 + generator.standard_normal((rows, 2))
-    for target, (strength, r2) in enumerate(_ridge(features, values)):
-        scores = {}
+    return features, values
+
+
+@pytest.mark.parametrize("offset", ["free", "regularised"])
+@pytest.mark.parametrize("columns", [5, 39, 40, 80])  # fewer and more columns than rows
+def test_ridge_is_scikit_learns(columns: int, offset: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(property_prediction, "_BLOCK_BYTES", 1000)  # several blocks
+    features, values = random_problem(columns)
+
+    def seen(split: str) -> np.ndarray:
+        x = features[split].astype(np.float64)
+        return x if offset == "free" else np.column_stack([x, np.ones(len(x))])
+
+    for target, (strength, predicted) in enumerate(ridge(features, values, offset)):
+        predictions = {}
         for candidate in STRENGTHS:
-            model = Ridge(candidate, solver="svd").fit(
-                features["train"].astype(np.float64), values["train"][:, target]
-            )
-            scores[candidate] = {
-                split: r2_score(values[split][:, target], model.predict(features[split]))
-                for split in SPLITS
-            }
-        best = max(STRENGTHS, key=lambda candidate: scores[candidate]["validation"])
+            model = Ridge(candidate, solver="svd", fit_intercept=offset == "free")
+            model.fit(seen("train"), values["train"][:, target])
+            predictions[candidate] = {split: model.predict(seen(split)) for split in SPLITS}
+        best = max(
+            STRENGTHS,
+            key=lambda candidate: r2_score(
+                values["validation"][:, target], predictions[candidate]["validation"]
+            ),
+        )
         assert strength == best
         for split in SPLITS:
-            assert r2[split] == pytest.approx(scores[best][split], abs=1e-8)
+            assert np.allclose(predicted[split], predictions[best][split], rtol=0, atol=1e-6)
+
+
+def test_a_validation_split_that_does_not_vary() -> None:
+    features, values = random_problem(5)
+    values["validation"][:] = 1
+    (strength, predicted), _ = ridge(features, values)
+    assert strength == STRENGTHS[0]
+    assert np.isfinite(predicted["test"]).all()
+
+
+# --- Parity with the original ---------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def reference() -> dict:
+    path = SHARED / "data" / "raw_zoos" / "reference" / f"{SEED_ZOO}.json"
+    return json.loads(path.read_text())
+
+
+@needs_shared
+@pytest.mark.parametrize("order", ["sorted", "as_listed"])
+def test_the_originals_benchmark(order: str, tmp_path: Path, reference: dict) -> None:
+    """Its rows, its splits, its ridge: its R2. Of `as_listed` the reference has the rows alone."""
+    import_zoo(SHARED / "data" / "raw_zoos" / f"{SEED_ZOO}.zip", tmp_path)
+    names = {"train": "train", "val": "validation", "test": "test"}
+    splits = {
+        trial: ours
+        for theirs, ours in names.items()
+        for trial in reference[order][theirs]["trials"]
+    }
+    path = open_zoo(tmp_path, SEED_ZOO).path / "splits.json"
+    assert set(json.loads(path.read_text())) == set(splits)
+    path.write_text(json.dumps(splits))
+    result = predict_properties(
+        SEED_ZOO,
+        tmp_path,
+        targets=NUMBERS,
+        epochs=reference["epochs"],
+        max_weight=reference["weight_threshold"],
+        offset="regularised",
+    )
+    assert result.states == {ours: reference[order][s]["rows"] for s, ours in names.items()}
+    assert sum(result.left_out.values()) == 0
+    targets = {"test_acc": "test_acc", "epoch": "training_iteration", "generalization_gap": "ggap"}
+    expected = reference[order].get("benchmark_as_published") or {
+        kind: plain_benchmark(order, kind, reference[order], list(targets.values()))
+        for kind in ("weights", "stats")
+    }
+    for score in result.scores:
+        theirs = expected["stats" if score.representation == "statistics" else "weights"]
+        for split, ours in names.items():
+            r2 = theirs[f"{targets[score.target]}_{split}"]
+            assert score.r2[ours] == pytest.approx(r2, abs=1e-3, rel=1e-5)
+
+
+def plain_benchmark(order: str, kind: str, rows: dict, targets: list[str]) -> dict[str, float]:
+    """The original's ridge in the plainest way, on the reference's own features."""
+    arrays = np.load(SHARED / "data" / "raw_zoos" / "reference" / f"{SEED_ZOO}.npz")
+    key = {"weights": "weights", "stats": "quintiles"}[kind]
+    x = {s: arrays[f"{order}_{s}_{key}"].astype(np.float64) for s in ("train", "val", "test")}
+    x = {split: np.column_stack([a, np.ones(len(a))]) for split, a in x.items()}
+    found = {}
+    for target in targets:
+        y = {split: np.array(rows[split]["properties"][target], float) for split in x}
+        fits = []
+        for strength in STRENGTHS:
+            # In the form for few rows, which is the same: (X'X + s)^-1 X'y = X'(XX' + s)^-1 y.
+            gram = x["train"] @ x["train"].T + strength * np.eye(len(x["train"]))
+            solution = x["train"].T @ np.linalg.solve(gram, y["train"])
+            fits.append({split: r2_score(y[split], x[split] @ solution) for split in x})
+        best = max(fits, key=lambda fit: fit["val"])
+        found |= {f"{target}_{split}": r2 for split, r2 in best.items()}
+    return found
+
+
+@needs_shared
+def test_the_plain_benchmark_is_the_originals(reference: dict) -> None:
+    """So that it can stand for the numbers which the reference lacks."""
+    targets = ["test_acc", "training_iteration", "ggap"]
+    for kind, theirs in reference["sorted"]["benchmark_as_published"].items():
+        found = plain_benchmark("sorted", kind, reference["sorted"], targets)
+        assert found == pytest.approx(theirs, abs=1e-3, rel=1e-5)
+
+
+# --- Intervals ------------------------------------------------------------------------------------
+
+
+def test_intervals_are_those_of_a_plain_bootstrap(monkeypatch: pytest.MonkeyPatch) -> None:
+    from scipy.stats import kendalltau
+
+    monkeypatch.setattr(property_prediction, "RESAMPLES", 60)
+    generator = np.random.default_rng(1)
+    model = np.repeat(np.arange(8), generator.integers(1, 6, 8))
+    truth = np.round(generator.random(len(model)), 1) + 10  # ties, and far from 0
+    prediction = np.round(truth + generator.standard_normal(len(model)) / 5, 1)
+    r2, tau = [], []
+    for counts in property_prediction._resamples(8).astype(int):
+        rows = np.concatenate([np.flatnonzero(model == m) for m in np.repeat(np.arange(8), counts)])
+        r2.append(r2_score(truth[rows], prediction[rows]))
+        tau.append(kendalltau(truth[rows], prediction[rows]).statistic)
+    found = property_prediction._intervals(truth, prediction, model)
+    assert found[0] == pytest.approx(np.percentile(r2, [2.5, 97.5]), abs=1e-9)
+    assert found[1] == pytest.approx(np.percentile(tau, [2.5, 97.5]), abs=1e-9)
+
+
+def test_states_of_one_model_are_no_evidence() -> None:
+    """Repeated rows narrow an interval over rows; they must not narrow ours."""
+    generator = np.random.default_rng(0)
+    truth = generator.random(20)
+    prediction = truth + generator.standard_normal(20) / 3
+    once = property_prediction._intervals(truth, prediction, np.arange(20))
+    often = property_prediction._intervals(
+        np.repeat(truth, 9), np.repeat(prediction, 9), np.repeat(np.arange(20), 9)
+    )
+    assert often[0] == pytest.approx(once[0], abs=1e-9)
+    assert often[1] == pytest.approx(once[1], abs=1e-9)
+
+
+# --- Leakage --------------------------------------------------------------------------------------
+
+
+def rows(*triples: tuple[str, str, str | None]) -> datasets.Dataset:
+    columns = dict(
+        zip(("zoo", "model_id", "parent_model_id"), zip(*triples, strict=True), strict=True)
+    )
+    features = datasets.Features({name: datasets.Value("string") for name in columns})
+    return datasets.Dataset.from_dict({k: list(v) for k, v in columns.items()}, features=features)
+
+
+def test_leakage_is_refused() -> None:
+    a, b = ("z", "a", None), ("z", "b", None)
+    twin_of_a, other_twin = ("z_sparse", "t", "a"), ("z_sparse", "u", "a")
+    same_name = ("another", "a", None)
+    refuse_leakage({"train": rows(a, a, twin_of_a, other_twin), "test": rows(b, same_name)})
+    with pytest.raises(Leakage, match="a state of the model . of z lies in test, another"):
+        refuse_leakage({"train": rows(a), "validation": rows(b), "test": rows(b, a)})
+    with pytest.raises(Leakage, match="model a"):
+        refuse_leakage({"train": rows(a), "test": rows(b, twin_of_a)})
+    with pytest.raises(Leakage, match="a twin of the model a"):
+        refuse_leakage({"train": rows(twin_of_a), "test": rows(b, other_twin)})
+    shuffled = rows(a, b).select([1])  # indices, not rows, say what is in it
+    refuse_leakage({"train": shuffled, "test": rows(a)})
+
+
+@needs_shared
+def test_no_model_and_no_twin_in_two_splits(tmp_path: Path, digits_home: Path) -> None:
+    raw = SHARED / "data" / "raw_zoos"
+    for name in (SEED_ZOO, "cnn_small_mnist_ard"):
+        import_zoo(raw / f"{name}.zip", tmp_path)
+    columns = ["zoo", "model_id", "parent_model_id"]
+
+    def load(name: str, home: Path) -> datasets.DatasetDict:
+        return datasets.load_dataset("model_zoos", name, data_dir=str(home), columns=columns)
+
+    dense, twins = load(SEED_ZOO, tmp_path), load(f"{SEED_ZOO}_sparse", tmp_path)
+    refuse_leakage(load("digits_cnn_s", digits_home))
+    refuse_leakage({s: datasets.concatenate_datasets([dense[s], twins[s]]) for s in SPLITS})
+    # The benchmark itself refuses: two twins of one parent, then one of them in another split.
+    twin_zoo = open_zoo(tmp_path, f"{SEED_ZOO}_sparse")
+    path = twin_zoo.path / "splits.json"
+    splits = json.loads(path.read_text())
+    states = twin_zoo.read(twin_zoo.files()[0])
+    twin_zoo.write_model(
+        "second",
+        states.hyperparameters,
+        states.epochs,
+        states.weights(),
+        states.metrics,
+        parent_model_id=states.parent_model_id,
+    )
+    path.write_text(json.dumps({**splits, "second": splits[states.model_id]}))
+    predict_properties(f"{SEED_ZOO}_sparse", tmp_path, representations=["statistics"])
+    path.write_text(json.dumps({**splits, "second": _other(splits[states.model_id])}))
+    with pytest.raises(Leakage, match="a twin of the model"):
+        predict_properties(f"{SEED_ZOO}_sparse", tmp_path)
+
+
+def _other(split: str) -> str:
+    return "test" if split == "train" else "train"
+
+
+# --- The benchmark --------------------------------------------------------------------------------
 
 
 def test_a_zoo_is_benchmarked(digits_home: Path) -> None:
-    result = predict_properties("digits_cnn_s", digits_home)
+    steps = []
+    result = predict_properties(
+        "digits_cnn_s", digits_home, on_progress=lambda *step: steps.append(step)
+    )
+    assert [done for _, done, _ in steps] == list(range(steps[0][2]))
     assert result.models == {"train": 14, "validation": 3, "test": 3}
     # 120 states, of which some explode (relu from uniform weights, sgd at 3e-3).
     assert sum(result.states.values()) + sum(result.left_out.values()) == 120
@@ -62,22 +278,74 @@ def test_a_zoo_is_benchmarked(digits_home: Path) -> None:
     assert [(score.representation, score.target) for score in result.scores] == [
         (representation, target)
         for representation in ("weights", "statistics")
-        for target in ("test_acc", "epoch", "generalization_gap")
+        for target in NUMBERS
     ]
     assert all(score.strength in STRENGTHS for score in result.scores)
     assert all(score.r2["train"] <= 1 for score in result.scores)
-    assert predict_properties("digits_cnn_s", digits_home) == result
+    assert result.not_scored == {
+        "sparsity": "absent",
+        "dropout": "constant: 0.0",
+        "weight_decay": "constant: 0.001",
+    }
+    classes = {(s.representation, s.target): s for s in result.class_scores}
+    assert {target for _, target in classes} == {"activation", "init", "optimizer", "learning_rate"}
+    for score in result.class_scores:
+        low, high = score.accuracy_interval
+        assert 0 <= low <= score.accuracy["test"] <= high <= 1
+        assert score.accuracy["train"] >= score.majority["train"] >= 1 / score.classes
+        assert score.unknown == 0
+    init = classes["weights", "init"]  # uniform from [0, 1) is easy to tell from kaiming
+    assert init.accuracy["test"] > 0.9
+
+
+def test_the_order_of_rows_does_not_matter(
+    digits_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def result() -> property_prediction.Result:
+        return predict_properties(
+            "digits_cnn_s", digits_home, targets=["test_acc", "activation"], epochs=range(6)
+        )
+
+    before = result()
+    load = property_prediction.load_dataset
+    monkeypatch.setattr(
+        property_prediction, "load_dataset", lambda *a, **k: load(*a, **k).shuffle(seed=5)
+    )
+    assert result() == before  # to the bit
+
+
+def test_classes_are_recognised_as_by_scikit_learn(digits_home: Path) -> None:
+    result = predict_properties(
+        "digits_cnn_s",
+        digits_home,
+        targets=["optimizer"],
+        representations=["weights"],
+        max_weight=np.inf,
+    )
+    [score] = result.class_scores
+    splits = datasets.load_dataset("model_zoos", "digits_cnn_s", data_dir=str(digits_home))
+    x, y = ({s: np.array(splits[s][key]) for s in SPLITS} for key in ("weights", "optimizer"))
+    finite = {s: np.isfinite(x[s]).all(axis=1) for s in SPLITS}
+    x, y = ({s: v[s][finite[s]] for s in SPLITS} for v in (x, y))
+    plain = make_pipeline(StandardScaler(), LogisticRegression(**{**LOGISTIC, "max_iter": 1000}))
+    plain.fit(x["train"], y["train"])
+    names, counts = np.unique(y["train"], return_counts=True)
+    for split in SPLITS:
+        # Ours may stop earlier, and in float32.
+        assert score.accuracy[split] == pytest.approx(plain.score(x[split], y[split]), abs=0.12)
+        assert score.majority[split] == (y[split] == names[counts.argmax()]).mean()
 
 
 def test_states_that_cannot_be_used_are_counted(tmp_path: Path) -> None:
     zoo = dataclasses.replace(get_zoo("digits_cnn_s"), epochs=3)
     directory = create_zoo(tmp_path, zoo)
     generator = np.random.default_rng(0)
-    models = zoo.models(12)
+    models = zoo.models(20)
     directory.add_splits(model.model_id for model in models)
     for number, model in enumerate(models):
         weights = generator.uniform(-1, 1, (4, 2464)).astype(np.float32)
         metrics = {"train_acc": generator.random(4), "test_acc": generator.random(4)}
+        hyperparameters = {"activation": ["tanh", "relu"][number % 2]} if number != 11 else {}
         if number == 0:
             weights[2:] = np.nan
         elif number == 1:
@@ -87,18 +355,65 @@ def test_states_that_cannot_be_used_are_counted(tmp_path: Path) -> None:
             del metrics["train_acc"]
         elif number == 3:
             weights[3, 5] = 5.5
-        directory.write_model(model.model_id, {}, range(4), weights, metrics)
-    result = predict_properties("digits_cnn_s", tmp_path)
+        directory.write_model(model.model_id, hyperparameters, range(4), weights, metrics)
+    result = predict_properties("digits_cnn_s", tmp_path, representations=["statistics"])
     assert result.left_out == {"weights not finite": 3, "a weight above 5": 2, "target absent": 3}
-    assert sum(result.states.values()) == 12 * 4 - 8
-    assert sum(result.models.values()) == 11
-    result = predict_properties("digits_cnn_s", tmp_path, max_weight=np.inf)
+    assert sum(result.states.values()) == 20 * 4 - 8
+    assert sum(result.models.values()) == 19
+    assert [score.target for score in result.class_scores] == ["activation"]
+    assert result.class_scores[0].unknown == 4  # of this target alone
+    assert result.not_scored["init"] == "absent"
+    result = predict_properties(
+        "digits_cnn_s", tmp_path, representations=["statistics"], max_weight=np.inf
+    )
     assert result.left_out == {"weights not finite": 3, "a weight above inf": 0, "target absent": 4}
+    result = predict_properties(
+        "digits_cnn_s", tmp_path, representations=["statistics"], epochs=[2]
+    )
+    assert result.not_scored["epoch"] == "constant: 2.0"
+    assert sum(result.states.values()) == 18
 
 
-def test_a_zoo_that_is_too_small(tmp_path: Path) -> None:
+def norms(matrix: np.ndarray, layout: object) -> np.ndarray:
+    """A representation of one's own."""
+    assert matrix.dtype == np.float32
+    return np.linalg.norm(matrix, axis=1, keepdims=True)
+
+
+def test_a_representation_of_ones_own(digits_home: Path) -> None:
+    name = f"{__name__}:norms"
+    result = predict_properties(
+        "digits_cnn_s", digits_home, representations=[name], targets=["epoch", "init"]
+    )
+    assert {s.representation for s in (*result.scores, *result.class_scores)} == {name}
+
+
+def test_boosted_trees(digits_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("lightgbm")
+    result = predict_properties(
+        "digits_cnn_s",
+        digits_home,
+        representations=["statistics"],
+        targets=["test_acc", "init"],
+        boosting=True,
+    )
+    linear, trees = result.scores
+    assert (linear.method, trees.method, trees.strength) == ("ridge", "boosting", None)
+    assert trees.r2["train"] > 0.3
+    assert [score.method for score in result.class_scores] == ["logistic", "boosting"]
+    assert result.class_scores[1].accuracy["test"] > 0.8
+    monkeypatch.setitem(sys.modules, "lightgbm", None)
+    with pytest.raises(BoostingUnavailable, match=r"pip install 'model_zoos\[boosting\]'"):
+        predict_properties("digits_cnn_s", digits_home, boosting=True)
+
+
+def test_refusals(tmp_path: Path) -> None:
     random_zoo(tmp_path, dataclasses.replace(get_zoo("digits_cnn_s"), epochs=1), 2)
     with pytest.raises(TooFewModels, match="no model in validation, test"):
         predict_properties("digits_cnn_s", tmp_path)
     with pytest.raises(ValueError, match="unknown representation 'pixels'"):
         predict_properties("digits_cnn_s", tmp_path, representations=["pixels"])
+    with pytest.raises(ValueError, match="unknown target 'seed'"):
+        predict_properties("digits_cnn_s", tmp_path, targets=["seed"])
+    with pytest.raises(ValueError, match="unknown offset 'none'"):
+        predict_properties("digits_cnn_s", tmp_path, offset="none")

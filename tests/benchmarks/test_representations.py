@@ -1,12 +1,19 @@
-"""Statistics against the original's own output and against numpy."""
+"""Statistics against the original's own output and against numpy; functions of a user's own."""
 
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model_zoos.benchmarks.representations import PERCENTILES, statistics, weights
+from model_zoos.benchmarks.representations import (
+    PERCENTILES,
+    find_representation,
+    represent,
+    statistics,
+    weights,
+)
 from model_zoos.builders.layout import make_layout
 
 from ..shared import CNN_S, SEED_ZOO, SHARED, needs_shared
@@ -38,3 +45,46 @@ def test_statistics_are_numpys(kind: tuple[str, int], rows: int, seed: int) -> N
 def test_weights_are_themselves() -> None:
     matrix = np.zeros((2, 2464), np.float32)
     assert weights(matrix, CNN_S) is matrix
+
+
+def wrong_rows(matrix: np.ndarray, layout: object) -> np.ndarray:
+    return matrix[:1]
+
+
+def not_finite(matrix: np.ndarray, layout: object) -> np.ndarray:
+    return np.full((len(matrix), 3), np.nan)
+
+
+def texts(matrix: np.ndarray, layout: object) -> np.ndarray:
+    return np.full((len(matrix), 3), "a")
+
+
+def fails(matrix: np.ndarray, layout: object) -> np.ndarray:
+    raise KeyError("conv9")
+
+
+def test_ones_own_function_is_found() -> None:
+    assert find_representation("statistics") is statistics
+    assert find_representation(f"{__name__}:fails") is fails
+    counts = represent("x", lambda m, _: (m > 0).sum(1, keepdims=True), np.ones((2, 4)), CNN_S)
+    assert counts.dtype == np.float64
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("pixels", "known: weights, statistics, or your own as module:function"),
+        ("no_such_module:f", "the module 'no_such_module' cannot be imported"),
+        (":f", "cannot be imported"),
+        (f"{__name__}:nothing", "has no function 'nothing'"),
+        (f"{__name__}:CNN_S", "has no function 'CNN_S'"),
+        (f"{__name__}:wrong_rows", r"must return a matrix \[3, d\].*found \[1, 2464\]"),
+        (f"{__name__}:not_finite", "returned NaN or infinite features"),
+        (f"{__name__}:texts", "must return numbers"),
+        (f"{__name__}:fails", r"failed on weights float32 \[3, 2464\] with KeyError: 'conv9'"),
+    ],
+)
+def test_ones_own_function_that_cannot_be_used(name: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as error:
+        represent(name, find_representation(name), np.zeros((3, 2464), np.float32), CNN_S)
+    assert repr(name) in str(error.value)
