@@ -68,6 +68,26 @@ def test_from_a_specification_of_ones_own_to_benchmark_and_plot(tmp_path: Path) 
     written = json.loads((tmp_path / "my_digits-benchmark.json").read_text())
     assert len(written["scores"]) == 6
     assert "too few to compare" in table
+    assert {score["target"] for score in written["class_scores"]} >= {"activation", "optimizer"}
+    (tmp_path / "mine.py").write_text("def first(matrix, layout):\n    return matrix[:, :9]\n")
+    program = Path(sys.executable).with_name("model-zoos")  # whose path lacks the current folder
+    arguments = ["benchmark", "my_digits", "--representation", "mine:first", "--epochs", "0,1"]
+    done = subprocess.run(
+        [program, *arguments, "--json"], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert json.loads(done.stdout)["scores"][0]["representation"] == "mine:first"
+    assert "--epochs takes whole numbers" in error(
+        "benchmark", "my_digits", "--epochs", "last", cwd=tmp_path
+    )
+    assert run("verify", "my_digits", cwd=tmp_path).stdout.splitlines()[-1] == "good"
+    splits = tmp_path / "zoos" / "my_digits" / "splits.json"
+    before = splits.read_text()
+    splits.write_text(json.dumps(dict.fromkeys(json.loads(before), "train")))
+    done = run("verify", "my_digits", "--states", "3", "--json", cwd=tmp_path, code=1)
+    [audit] = json.loads(done.stdout)
+    assert (audit["good"], audit["evaluated"]) == (False, 3)
+    assert [check["name"] for check in audit["checks"] if check["wrong"]] == ["splits"]
+    splits.write_text(before)
     (tmp_path / "my_digits-benchmark.json").unlink()
     as_json = run("benchmark", "my_digits", "--json", cwd=tmp_path)
     assert not (tmp_path / "my_digits-benchmark.json").exists()
@@ -96,6 +116,6 @@ def test_expected_errors_are_one_line(tmp_path: Path) -> None:
     assert not (tmp_path / "zoos").exists()
 
 
-@pytest.mark.parametrize("command", ["list", "generate", "benchmark", "plot"])
+@pytest.mark.parametrize("command", ["list", "generate", "benchmark", "verify", "plot"])
 def test_help(command: str, tmp_path: Path) -> None:
     assert "Usage" in run(command, "--help", cwd=tmp_path).stdout

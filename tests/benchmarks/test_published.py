@@ -1,0 +1,44 @@
+"""The tables of benchmarks/README.md are those of the results."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+
+from model_zoos.benchmarks.property_prediction import predict_properties
+from model_zoos.benchmarks.published import IMAGES, SCHUERHOLT, UNTERTHINER, tables, zoo_table
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_the_readme_has_the_tables_of_the_results() -> None:
+    text = (ROOT / "benchmarks" / "README.md").read_text()
+    found = re.search(r"<!-- scores:.*?-->\n(.*?)\n<!-- /scores -->", text, re.DOTALL)
+    assert found is not None
+    assert found[1] == tables(ROOT / "benchmarks" / "results")
+
+
+def test_every_published_row_has_all_image_data_sets() -> None:
+    for row in (*UNTERTHINER.values(), *SCHUERHOLT.values()):
+        assert len(row) == len(IMAGES)
+
+
+def test_a_zoos_table(digits_home: Path) -> None:
+    result = predict_properties(
+        "digits_cnn_s",
+        digits_home,
+        representations=["statistics"],
+        targets=["test_acc", "init", "dropout"],
+    )
+    values = json.loads(json.dumps(dataclasses.asdict(result)))
+    lines = zoo_table({**values, "zoo": "mnist_cnn_s_hyp_10_r"}).splitlines()
+    [score], [of_class] = result.scores, result.class_scores
+    [accuracy] = [line for line in lines if line.startswith("| test_acc | R2")]
+    assert f"| {score.r2['test']:.3f} [" in accuracy
+    assert accuracy.endswith("| - | 0.747 / 0.815 |")
+    [init] = [line for line in lines if line.startswith("| init | accuracy")]
+    assert f"| {of_class.accuracy['test']:.3f} [" in init
+    assert f"| {of_class.majority['test']:.3f} | 0.946 / 0.720 |" in init
+    assert lines[-1] == "Not scored: dropout (constant: 0.0)."
