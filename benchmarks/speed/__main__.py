@@ -1,4 +1,5 @@
-"""python -m model_zoos.benchmarks.speed loading|generation|importing|building|streaming|prediction"""
+"""python -m model_zoos.benchmarks.speed COMMAND: loading, generation, importing, building,
+streaming, prediction"""
 
 from __future__ import annotations
 
