@@ -565,6 +565,61 @@ def plot(
 
 
 @app.command()
+def report(
+    name: Annotated[str, typer.Argument(help="A zoo, union or twin zoo.")],
+    data_dir: DataDir = None,
+    out: Annotated[
+        Optional[Path], typer.Option(help="Folder for the page; <name>-report by default.")
+    ] = None,
+    figures: Annotated[
+        Optional[Path], typer.Option(help="Write only the figures, as PNG, into this folder.")
+    ] = None,
+    images_dir: Annotated[
+        Optional[Path], typer.Option(help="Folder of image files (else MODEL_ZOOS_IMAGES).")
+    ] = None,
+    download: Annotated[bool, typer.Option("--download", help="Fetch missing images.")] = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write an HTML page about a zoo: figures, diversity and benchmarks, and the PNGs beside it."""
+    from .benchmarks import plots
+    from .benchmarks import report as pages
+
+    if out is not None and figures is not None:
+        raise ValueError("give --out for the page with its figures or --figures, not both")
+    name = normalize_name(name)
+    _quiet_datasets(True)
+    with _progress(hidden=quiet or as_json) as progress:
+        task = progress.add_task(name, total=None, done="reading")
+
+        def show(step: str) -> None:
+            progress.update(task, done=step)
+
+        if figures is not None:
+            drawn = plots.draw_all(name, data_dir, on_progress=show)
+            paths = pages.write_figures(name, drawn, figures)
+            result: dict[str, Any] = {"zoo": name}
+        else:
+            made = pages.make_report(
+                name, data_dir, images_dir=images_dir, download=download, on_progress=show
+            )
+            paths = pages.write_report(made, out or Path(f"{name}-report"))
+            drawn = made.plots
+            # Without the bytes of the figures, which are in the files.
+            result = dataclasses.asdict(dataclasses.replace(made, plots=()))
+            del result["plots"]
+    if as_json:
+        result["captions"] = {plot.name: plot.caption for plot in drawn}
+        result["files"] = [str(path) for path in paths]
+        print(json.dumps(_finite(result), indent=1))
+    elif not quiet:
+        for path in paths:
+            print(f"written to {path}")
+        for part, why in result.get("not_obtained", {}).items():
+            print(f"not obtained: {part}: {why}")
+
+
+@app.command()
 def publish(
     repository: Annotated[str, typer.Argument(help="On the Hub: ORG/NAME; created if missing.")],
     folder: Annotated[Path, typer.Option("--from", help="Folder that `model-zoos build` made.")],

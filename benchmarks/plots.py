@@ -1,63 +1,504 @@
-"""Figures of a zoo."""
+"""Figures of a zoo, as PNG.
+
+Colours are Okabe and Ito's palette and viridis, which colour-blind readers can tell apart; lines
+that differ in colour differ in style too. Diverged states (NaN or infinite losses or weights) are
+left out and counted in the caption.
+"""
 
 from __future__ import annotations
 
+import io
 import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import matplotlib
 import numpy as np
-from datasets import concatenate_datasets, load_dataset
+from matplotlib.cm import ScalarMappable
+from matplotlib.collections import LineCollection
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from sklearn.decomposition import PCA
 
-COLOUR = "#0072b2"  # of Okabe and Ito's palette, which colour-blind readers can tell apart
+from ..builders.catalog import twin_name
+from ..builders.layout import Layout, find_layout
+from ..builders.zoo_directory import ZooNotFound
+from .property_prediction import MAX_WEIGHT
+from .states import StateTable, choose, read_states, read_weights, weights_size
+
+BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#666666"
+STYLES = ((BLUE, "-"), (ORANGE, "--"), (GREEN, ":"))
+MAP = "viridis"
+
+WIDTH, HEIGHT, DPI = 9.0, 4.2, 110
+"""Inches, and points an inch: all figures are as wide."""
+
+TRAJECTORIES = 24
+"""Models whose trajectories are drawn."""
+HISTOGRAM_MODELS = 200
+POINTS = 4000
+"""In a scatter plot, at most."""
+
+_SETTINGS = {
+    "font.size": 10,
+    "axes.titlesize": 10,
+    "axes.labelsize": 10,
+    "figure.facecolor": "white",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.alpha": 0.3,
+    "legend.frameon": False,
+}
+_styled = matplotlib.rc_context(_SETTINGS)
+
+_BOXES: dict[str, Any] = {
+    "patch_artist": True,
+    "boxprops": {"facecolor": BLUE, "alpha": 0.45, "linewidth": 0.8},
+    "medianprops": {"color": "black", "linewidth": 1.4},
+    "whiskerprops": {"linewidth": 0.8},
+    "capprops": {"linewidth": 0.8},
+    "flierprops": {"marker": ".", "markersize": 3, "alpha": 0.4, "markeredgecolor": GREY},
+    "manage_ticks": False,
+}
+
+
+@dataclass(frozen=True)
+class Plot:
+    """One figure.
+
+    Attributes:
+        name: what it shows, as part of a file's name: "accuracy-by-epoch".
+        title: the same in words.
+        caption: what is seen, and what was left out.
+        png: the image.
+    """
+
+    name: str
+    title: str
+    caption: str
+    png: bytes
 
 
 def plot_accuracy_by_epoch(
     name: str, path: str | os.PathLike[str], data_dir: str | os.PathLike[str] | None = None
 ) -> Path:
-    """Box plots of test accuracy over all models of a zoo, one box an epoch, as a PNG.
-
-    The figure of the original's README: boxes are quartiles, whiskers reach 1.5 box lengths.
+    """Write the figure of `accuracy_by_epoch` as a PNG.
 
     Args:
         name: any config of the data set.
         path: of the PNG.
         data_dir: folder of zoo directories, else MODEL_ZOOS_HOME, else ./zoos.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    splits = load_dataset(
-        "model_zoos",
-        name,
-        data_dir=None if data_dir is None else str(data_dir),
-        columns=["zoo", "model_id", "epoch", "test_acc"],
-    )
-    rows = concatenate_datasets(list(splits.values())).with_format("numpy")
-    epochs, accuracies = np.asarray(rows["epoch"]), np.asarray(rows["test_acc"])
-    models = len(set(zip(rows["zoo"], rows["model_id"], strict=True)))
-    shown = np.unique(epochs)
-    figure, axes = pyplot.subplots(figsize=(max(6.0, 0.22 * len(shown)), 4.0))
-    axes.boxplot(
-        [accuracies[epochs == epoch] for epoch in shown],
-        positions=shown,
-        widths=0.6,
-        patch_artist=True,
-        boxprops={"facecolor": COLOUR, "alpha": 0.5},
-        medianprops={"color": "black"},
-        flierprops={"marker": ".", "markersize": 3, "alpha": 0.4},
-        manage_ticks=False,
-    )
-    axes.set(
-        xlabel="epoch",
-        ylabel="test accuracy",
-        ylim=(0, 1),
-        title=f"{name}: {models} models",
-    )
-    axes.grid(axis="y", alpha=0.3)
-    figure.tight_layout()
     path = Path(path)
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
+    path.write_bytes(accuracy_by_epoch(read_states(name, data_dir)).png)
     return path
+
+
+def draw_all(
+    name: str,
+    data_dir: str | os.PathLike[str] | None = None,
+    *,
+    states: StateTable | None = None,
+    seed: int = 0,
+    on_progress: Callable[[str], None] | None = None,
+) -> list[Plot]:
+    """Every figure that a zoo has something to show in.
+
+    Args:
+        name: any config of the data set with weights.
+        data_dir: folder of zoo directories, else MODEL_ZOOS_HOME, else ./zoos.
+        states: of the zoo, if they have been read already.
+        seed: of the choice of models and states, where not all are drawn.
+        on_progress: called with what is drawn next.
+
+    Raises:
+        ZooNotFound, FaultyZoo: there is nothing to read.
+        ValueError: `metrics`, which has no weights.
+    """
+    say = on_progress or (lambda what: None)
+    states = states or read_states(name, data_dir)
+    size = weights_size(name, data_dir)
+    layout = find_layout(states["architecture"][0], size)
+    say("accuracies")
+    plots = [accuracy_by_epoch(states)]
+    if states.twins:
+        plots.append(sparsity_by_epoch(states, _parents(states, data_dir)))
+    plots += [accuracy_by_hyperparameter(states), train_and_test_accuracy(states, seed)]
+    say("weight histograms")
+    three = states.epochs[[0, len(states.epochs) // 2, -1]]
+    models, _ = choose(states, size, HISTOGRAM_MODELS, 3, seed)
+    rows, weights = read_weights(states, models, np.unique(three), data_dir)
+    plots.append(weight_histograms(states, rows, weights, layout))
+    say("trajectories")
+    models, epochs = choose(states, size, TRAJECTORIES, len(states.epochs), seed)
+    rows, weights = read_weights(states, models, epochs, data_dir)
+    plots.append(trajectories(states, rows, weights))
+    return [plot for plot in plots if plot is not None]
+
+
+def _parents(
+    states: StateTable, data_dir: str | os.PathLike[str] | None
+) -> dict[tuple[str, str], float] | None:
+    """Zoo and id of the dense models -> final test accuracy; None where they are not here."""
+    dense = states.name.removesuffix("_sparse")
+    if twin_name(dense) != states.name:
+        return None
+    try:
+        parents = read_states(dense, data_dir)
+    except (ZooNotFound, ValueError):
+        return None
+    return {
+        (parents["zoo"][row], parents["model_id"][row]): parents["test_acc"][row]
+        for row in parents.final
+    }
+
+
+# --- Figures --------------------------------------------------------------------------------------
+
+
+@_styled
+def accuracy_by_epoch(states: StateTable) -> Plot:
+    """Box plots of test accuracy over all models, one box an epoch, as in the original's README."""
+    good = ~states.diverged & np.isfinite(states["test_acc"])
+    figure = _figure()
+    axes = figure.subplots()
+    _boxes_by_epoch(axes, states["epoch"][good], states["test_acc"][good])
+    axes.set(xlabel="epoch", ylabel="test accuracy (share of 1)", ylim=(0, 1))
+    return _plot(
+        figure,
+        "accuracy-by-epoch",
+        f"{states.name}: test accuracy by epoch",
+        f"Test accuracy of {states.models:,} models. Boxes are quartiles with the median, whiskers "
+        "reach 1.5 box lengths, points are models beyond." + _left_out(states, ~good),
+    )
+
+
+@_styled
+def accuracy_by_hyperparameter(states: StateTable) -> Plot | None:
+    """Box plots of final accuracy for each value of each hyperparameter that varies."""
+    rows = states.final[np.isfinite(states["test_acc"][states.final])]
+    varying = {}
+    for name in ("activation", "init", "optimizer", "learning_rate", "weight_decay", "dropout",
+                 "momentum", "batch_size", "epochs", "scheduler"):  # fmt: skip
+        values = set(states[name][rows]) - {None}
+        if len(values) > 1:
+            varying[name] = sorted(values)
+    if not varying:
+        return None
+    across = min(3, len(varying))
+    down = -(-len(varying) // across)
+    figure = _figure(0.4 + 2.6 * down)
+    panels = figure.subplots(down, across, sharey=True, squeeze=False)
+    for number, (panel, name) in enumerate(
+        zip(panels.flat, [*varying, *[""] * (panels.size - len(varying))], strict=True)
+    ):
+        if not name:
+            panel.set_visible(False)
+            continue
+        groups = [states["test_acc"][rows[states[name][rows] == value]] for value in varying[name]]
+        panel.boxplot(groups, positions=range(len(groups)), widths=0.6, **_BOXES)
+        labels = [_value(value) for value in varying[name]]
+        counts = [f"{label}\nn={len(group):,}" for label, group in zip(labels, groups, strict=True)]
+        crowded = max(map(len, labels)) * len(labels) > 36
+        panel.set_xticks(range(len(groups)), counts, fontsize=8, rotation=25 if crowded else 0)
+        panel.set(title=name.replace("_", " "), ylim=(0, 1), xlim=(-0.6, len(groups) - 0.4))
+        panel.grid(axis="x", visible=False)
+        if number % across == 0:
+            panel.set_ylabel("test accuracy (share of 1)")
+    absent = states.models - len(rows)
+    return _plot(
+        figure,
+        "accuracy-by-hyperparameter",
+        f"{states.name}: final test accuracy by hyperparameter",
+        f"Test accuracy at epoch {states.epochs[-1]} of {len(rows):,} models by each "
+        "hyperparameter that varies; n is the number of models."
+        + (f" Left out: {_count(absent, 'model')}, diverged or without that state." * bool(absent)),
+    )
+
+
+@_styled
+def train_and_test_accuracy(states: StateTable, seed: int = 0) -> Plot | None:
+    """Train against test accuracy of states, coloured by epoch."""
+    good = ~states.diverged & np.isfinite(states["test_acc"]) & np.isfinite(states["train_acc"])
+    rows = np.flatnonzero(good)
+    if not len(rows):
+        return None
+    shown = np.random.default_rng(seed).permutation(rows)[:POINTS]
+    figure = _figure(4.6)
+    left, right = figure.subplots(1, 2)
+    both = np.concatenate([states["train_acc"][shown], states["test_acc"][shown]])
+    limits = (max(0.0, both.min() - 0.03), min(1.0, both.max() + 0.03))
+    left.plot(limits, limits, color=GREY, linewidth=1, linestyle="--", label="equal")
+    points = left.scatter(
+        states["train_acc"][shown], states["test_acc"][shown],
+        c=states["epoch"][shown], cmap=MAP, s=10, alpha=0.7, linewidths=0,
+    )  # fmt: skip
+    left.set(xlabel="train accuracy (share of 1)", ylabel="test accuracy (share of 1)")
+    left.set(xlim=limits, ylim=limits, aspect="equal")
+    left.legend(loc="upper left")
+    _colour_bar(figure, points, left, "epoch", whole=True)
+    gap = states["train_acc"] - states["test_acc"]
+    right.axhline(0, color=GREY, linewidth=1, linestyle="--")
+    _boxes_by_epoch(right, states["epoch"][rows], gap[rows])
+    right.set(xlabel="epoch", ylabel="train less test accuracy (share of 1)")
+    some = "" if len(shown) == len(rows) else f" of {len(rows):,}, drawn at random"
+    return _plot(
+        figure,
+        "train-and-test-accuracy",
+        f"{states.name}: train and test accuracy",
+        f"Left: {len(shown):,} states{some}. Right: the generalization gap, box plots over all "
+        "models. Train accuracy from epoch 1 on is a running mean over the "
+        "epoch in training mode: with dropout, and early on, it lies below the model's own."
+        + _left_out(states, ~good),
+    )
+
+
+@_styled
+def weight_histograms(
+    states: StateTable, rows: np.ndarray, weights: np.ndarray, layout: Layout
+) -> Plot | None:
+    """Distribution of weights by layer at the first, middle and last epoch.
+
+    Args:
+        states: of the zoo.
+        rows: in `states`, of the weights.
+        weights: float32 [rows, N].
+        layout: of the weights.
+    """
+    kept = ~states.diverged[rows] & (np.abs(weights).max(axis=1, initial=0) <= MAX_WEIGHT)
+    left_out = int((~kept).sum())
+    rows, weights = rows[kept], weights[kept]
+    if not len(rows):
+        return None
+    slots = [
+        slots["weight"] for slots in layout.layers.values() if len(slots["weight"].shape) > 1
+    ]  # biases and batch norms are left out
+    if len(slots) > 6:
+        places = np.linspace(0, len(slots) - 1, 6).round().astype(int)
+        slots = [slots[place] for place in places]
+    across = 3
+    figure = _figure(0.4 + 2.5 * -(-len(slots) // across))
+    panels = figure.subplots(-(-len(slots) // across), across, squeeze=False)
+    epochs = np.unique(states["epoch"][rows])
+    for number, panel in enumerate(panels.flat):
+        if number >= len(slots):
+            panel.set_visible(False)
+            continue
+        slot = slots[number]
+        values = {}
+        for epoch in epochs:
+            of_epoch = weights[states["epoch"][rows] == epoch, slot.slice].reshape(-1)
+            values[epoch] = of_epoch[of_epoch != 0] if states.twins else of_epoch
+        limits = [np.percentile(v, (0.5, 99.5)) for v in values.values() if len(v)]
+        if not limits:
+            continue
+        low, high = min(pair[0] for pair in limits), max(pair[1] for pair in limits)
+        if low == high:
+            low, high = low - 0.5, high + 0.5
+        edges = np.linspace(low, high, 41)
+        for (epoch, of_epoch), (colour, style) in zip(values.items(), STYLES, strict=False):
+            heights = np.histogram(of_epoch, edges)[0] / max(1, len(of_epoch)) / np.diff(edges)
+            panel.stairs(
+                heights, edges, color=colour, linestyle=style, linewidth=1.5, label=f"epoch {epoch}"
+            )
+        panel.set(title=slot.name, xlabel="weight")
+        if states.twins:  # many weights are almost pruned: a peak at 0 that hides the rest
+            panel.set_yscale("log")
+        else:
+            panel.set_ylim(bottom=0)
+        if number % across == 0:
+            panel.set_ylabel("density (logarithmic)" if states.twins else "density")
+    handles, labels = panels.flat[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    count = len(np.unique(states.model[rows]))
+    return _plot(
+        figure,
+        "weight-histograms",
+        f"{states.name}: weights by layer",
+        f"Weights (without biases) of {count:,} models at {_epochs(epochs)}, 99 % of the values."
+        + (" Pruned weights, which are 0, are left out." if states.twins else "")
+        + _too_large(left_out),
+    )
+
+
+@_styled
+def trajectories(states: StateTable, rows: np.ndarray, weights: np.ndarray) -> Plot | None:
+    """Trajectories of some models in the plane of their weights' first two principal components.
+
+    Args:
+        states: of the zoo.
+        rows: in `states`, of the weights, ascending.
+        weights: float32 [rows, N].
+    """
+    kept = ~states.diverged[rows] & (np.abs(weights).max(axis=1, initial=0) <= MAX_WEIGHT)
+    left_out = int((~kept).sum())
+    rows, weights = rows[kept], weights[kept]
+    if len(rows) < 3:
+        return None
+    with np.errstate(divide="ignore", invalid="ignore"):
+        components = PCA(n_components=2, svd_solver="auto", random_state=0).fit(weights)
+        plane = components.transform(weights)
+    share = np.nan_to_num(components.explained_variance_ratio_)
+    figure = _figure(4.6)
+    panels = figure.subplots(1, 2, sharex=True, sharey=True)
+    numbers = np.unique(states.model[rows])
+    for panel, column, label in zip(
+        panels, ("test_acc", "epoch"), ("test accuracy (share of 1)", "epoch"), strict=True
+    ):
+        colours = states[column][rows].astype(np.float64)
+        scale = Normalize(*(_ends(states.epochs) if column == "epoch" else (0, 1)))
+        for number in numbers:
+            own = np.flatnonzero(states.model[rows] == number)
+            pieces = np.stack([plane[own][:-1], plane[own][1:]], axis=1)
+            lines = LineCollection(pieces, cmap=MAP, norm=scale, linewidths=1.1, alpha=0.8)
+            lines.set_array(colours[own][1:])
+            panel.add_collection(lines)
+        points = panel.scatter(*plane.T, c=colours, cmap=MAP, norm=scale, s=9, linewidths=0)
+        first = np.flatnonzero(np.diff(states.model[rows], prepend=-1))
+        last = np.flatnonzero(np.diff(states.model[rows], append=-1))
+        for ends, marker, name in ((first, "o", "first epoch"), (last, "s", "last epoch")):
+            panel.scatter(
+                *plane[ends].T, marker=marker, s=22, facecolors="none", edgecolors="black",
+                linewidths=0.8, label=name,
+            )  # fmt: skip
+        panel.set_xlabel(f"component 1 ({share[0]:.0%} of variance)")
+        panel.margins(0.05)
+        _colour_bar(figure, points, panel, label, whole=column == "epoch")
+    panels[0].set_ylabel(f"component 2 ({share[1]:.0%} of variance)")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2)
+    return _plot(
+        figure,
+        "trajectories",
+        f"{states.name}: trajectories of weights",
+        f"The weights of {len(numbers):,} models ({len(rows):,} states) in the plane of their "
+        "first two principal components, coloured by test accuracy (left) and by epoch (right)."
+        + _too_large(left_out),
+    )
+
+
+@_styled
+def sparsity_by_epoch(
+    states: StateTable, parents: dict[tuple[str, str], float] | None = None
+) -> Plot | None:
+    """Sparsity and test accuracy of twins by epoch.
+
+    Args:
+        states: of a twin zoo.
+        parents: zoo and id of dense models -> test accuracy, as a reference.
+    """
+    good = ~states.diverged & np.isfinite(states["sparsity"]) & np.isfinite(states["test_acc"])
+    if not good.any():
+        return None
+    figure = _figure()
+    panels = figure.subplots(1, 2)
+    for panel, column, label in zip(
+        panels, ("sparsity", "test_acc"),
+        ("share of pruned weights", "test accuracy (share of 1)"), strict=True,
+    ):  # fmt: skip
+        epochs = np.unique(states["epoch"][good])
+        bands = np.array([
+            np.percentile(states[column][good & (states["epoch"] == epoch)], (0, 25, 50, 75, 100))
+            for epoch in epochs
+        ]).T  # fmt: skip
+        panel.fill_between(epochs, bands[0], bands[4], color=BLUE, alpha=0.12, linewidth=0,
+                           label="range")  # fmt: skip
+        panel.fill_between(epochs, bands[1], bands[3], color=BLUE, alpha=0.35, linewidth=0,
+                           label="quartiles")  # fmt: skip
+        panel.plot(epochs, bands[2], color=BLUE, marker="o", markersize=4, label="median")
+        panel.set(xlabel="epoch of pruning", ylabel=label)
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+    panels[0].set_ylim(0, 1)
+    zoos = [zoo.removesuffix("_sparse") for zoo in states["zoo"]]
+    ids = dict.fromkeys(zip(zoos, states["parent_model_id"], strict=True))
+    dense = np.array([parents[key] for key in ids if key in parents] if parents else [])
+    dense = dense[np.isfinite(dense)]
+    about = " Their parents' accuracy is not here."
+    if len(dense):
+        low, median, high = np.percentile(dense, (25, 50, 75))
+        panels[1].axhspan(low, high, color=ORANGE, alpha=0.15, linewidth=0)
+        panels[1].axhline(median, color=ORANGE, linestyle="--", label="parents")
+        about = f" Dashed: median of their {len(dense):,} parents, with quartiles."
+    panels[1].legend(loc="best")
+    return _plot(
+        figure,
+        "sparsity-by-epoch",
+        f"{states.name}: sparsity and accuracy",
+        f"Sparsity and test accuracy of {states.models:,} twins by epoch of pruning." + about
+        + _left_out(states, ~good),
+    )  # fmt: skip
+
+
+# --- Parts of figures -----------------------------------------------------------------------------
+
+
+def _figure(height: float = HEIGHT) -> Figure:
+    # Without pyplot: no global state, and no window system is looked for.
+    return Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained")
+
+
+def _plot(figure: Figure, name: str, title: str, caption: str) -> Plot:
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
+    file = io.BytesIO()
+    figure.savefig(file, format="png", metadata={"Software": None})
+    return Plot(name, title, caption, file.getvalue())
+
+
+def _boxes_by_epoch(axes: Any, epochs: np.ndarray, values: np.ndarray) -> None:
+    shown = np.unique(epochs)
+    width = 0.6 * (np.diff(shown).min() if len(shown) > 1 else 1)
+    axes.boxplot(
+        [values[epochs == epoch] for epoch in shown], positions=shown, widths=width, **_BOXES
+    )
+    axes.set_xlim(shown[0] - width, shown[-1] + width)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=14, integer=True))
+    axes.grid(axis="x", visible=False)
+
+
+def _colour_bar(
+    figure: Figure, points: ScalarMappable, axes: Any, label: str, *, whole: bool
+) -> None:
+    bar = figure.colorbar(points, ax=axes, label=label, pad=0.02)
+    if bar.solids is not None:
+        bar.solids.set_alpha(1)
+    if whole:
+        bar.locator = MaxNLocator(nbins=8, integer=True)
+        bar.update_ticks()
+
+
+def _left_out(states: StateTable, mask: np.ndarray) -> str:
+    diverged = int((mask & states.diverged).sum())
+    absent = int(mask.sum()) - diverged
+    parts = [_count(diverged, "diverged state")] if diverged else []
+    parts += [_count(absent, "state") + " without these numbers"] if absent else []
+    return f" Left out: {' and '.join(parts)}." if parts else ""
+
+
+def _too_large(count: int) -> str:
+    if not count:
+        return ""
+    return f" Left out: {_count(count, 'state')}, diverged or with a weight above {MAX_WEIGHT:g}."
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number:,} {thing}{'s' * (number != 1)}"
+
+
+def _epochs(epochs: Sequence[int] | np.ndarray) -> str:
+    names = [str(epoch) for epoch in epochs]
+    if len(names) == 1:
+        return f"epoch {names[0]}"
+    return f"epochs {', '.join(names[:-1])} and {names[-1]}"
+
+
+def _ends(epochs: np.ndarray) -> tuple[float, float]:
+    return float(epochs[0]), float(max(epochs[-1], epochs[0] + 1))
+
+
+def _value(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value).replace("_", " ")
