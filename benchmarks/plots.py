@@ -16,9 +16,8 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
-from matplotlib.colors import Normalize
+from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from sklearn.decomposition import PCA
@@ -31,7 +30,8 @@ from .states import StateTable, choose, read_states, read_weights, weights_size
 
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#666666"
 STYLES = ((BLUE, "-"), (ORANGE, "--"), (GREEN, ":"))
-MAP = "viridis"
+MAP = ListedColormap(matplotlib.colormaps["viridis"](np.linspace(0, 0.92, 256)))
+"""Without its lightest yellow, which is hard to see on white."""
 
 WIDTH, HEIGHT, DPI = 9.0, 4.2, 110
 """Inches, and points an inch: all figures are as wide."""
@@ -451,6 +451,9 @@ def _plot(figure: Figure, name: str, title: str, caption: str) -> Plot:
 
 def _boxes_by_epoch(axes: Any, epochs: np.ndarray, values: np.ndarray) -> None:
     shown = np.unique(epochs)
+    if not len(shown):
+        axes.text(0.5, 0.5, "no such numbers", ha="center", transform=axes.transAxes)
+        return
     width = 0.6 * (np.diff(shown).min() if len(shown) > 1 else 1)
     axes.boxplot(
         [values[epochs == epoch] for epoch in shown], positions=shown, widths=width, **_BOXES
@@ -460,9 +463,7 @@ def _boxes_by_epoch(axes: Any, epochs: np.ndarray, values: np.ndarray) -> None:
     axes.grid(axis="x", visible=False)
 
 
-def _colour_bar(
-    figure: Figure, points: ScalarMappable, axes: Any, label: str, *, whole: bool
-) -> None:
+def _colour_bar(figure: Figure, points: Any, axes: Any, label: str, *, whole: bool) -> None:
     bar = figure.colorbar(points, ax=axes, label=label, pad=0.02)
     if bar.solids is not None:
         bar.solids.set_alpha(1)

@@ -283,9 +283,9 @@ def _diversity(measured: Diversity) -> str:
     last = measured.epochs[-1]
     compared = [epoch for epoch in measured.epochs if epoch.compared]
     accuracy = _table(
-        "Shares of 1: mean ± standard deviation, and median [quartiles] over models that have not "
-        "diverged. Gap: train less test accuracy.",
-        ["epoch", "models", "diverged", "test accuracy", "", "gap", ""],
+        "Shares of 1 over models that have not diverged; ± standard deviation, [quartiles]. Gap: "
+        "train less test accuracy.",
+        ["epoch", "models", "diverged", "mean test accuracy", "median", "mean gap", "median"],
         [
             [
                 str(epoch.epoch),
@@ -387,14 +387,18 @@ def _prediction(result: Result) -> str:
 def _both(values: Distribution | None) -> list[str]:
     if values is None:
         return ["-", "-"]
-    return [f"{values.mean:.3f} ± {values.std:.3f}", _quartiles(values)]
+    return [f"{_number(values.mean)} ± {_number(values.std)}", _quartiles(values)]
 
 
 def _quartiles(values: Distribution | None, digits: int = 3) -> str:
     if values is None:
         return "-"
-    low, median, high = (f"{q:,.{digits}f}" for q in values.quartiles)
+    low, median, high = (_number(quartile, digits) for quartile in values.quartiles)
     return f"{median} [{low}, {high}]"
+
+
+def _number(value: float, digits: int = 3) -> str:
+    return f"{round(value, digits) + 0.0:,.{digits}f}"  # + 0.0: never -0.000
 
 
 def _interval(bounds: tuple[float, float]) -> str:

@@ -35,7 +35,7 @@ class StateTable:
         columns: name -> [rows]. Metrics float64, NaN where absent; `epoch` int64; texts and
             hyperparameters objects, None where absent; `split`.
         model: int64 [rows], 0, 1, ...: number of the model.
-        diverged: bool [rows]: a loss is NaN or infinite.
+        diverged: bool [rows]: the training or test loss is NaN or infinite.
     """
 
     name: str
@@ -93,7 +93,7 @@ def read_states(name: str, data_dir: str | os.PathLike[str] | None = None) -> St
         columns[column] = np.array(table[column].to_pylist(), object)
     columns["split"] = np.array(splits, object)
     diverged = np.zeros(len(table), bool)
-    for column in ("train_loss", "val_loss", "test_loss"):
+    for column in ("train_loss", "test_loss"):  # a source may lack single validation losses
         # Absent is null in Arrow, which a diverged model's NaN is not.
         known = ~np.asarray(table[column].is_null())
         diverged |= known & ~np.isfinite(columns[column])
@@ -148,6 +148,8 @@ def read_weights(
     rows = np.flatnonzero(np.isin(states.model, models) & np.isin(states["epoch"], epochs))
     key_columns = ("zoo", "model_id", "epoch")
     row_of = dict(zip(zip(*(states[c][rows] for c in key_columns), strict=True), rows, strict=True))
+    if not len(rows):
+        return rows, np.zeros((0, weights_size(states.name, data_dir)), np.float32)
     filters = [
         ("model_id", "in", sorted({key[1] for key in row_of})),
         ("epoch", "in", sorted({int(key[2]) for key in row_of})),
@@ -163,8 +165,6 @@ def read_weights(
             kept = (numbers >= 0) & np.isfinite(matrix).all(axis=1)
             found.append(numbers[kept])
             blocks.append(matrix[kept])
-    if not blocks:
-        return np.zeros(0, np.int64), np.zeros((0, 1), np.float32)
     found_rows = np.concatenate(found)
     order = np.argsort(found_rows)
     return found_rows[order], np.concatenate(blocks)[order]

@@ -113,6 +113,25 @@ def test_expected_errors_are_one_line(tmp_path: Path) -> None:
     assert not (tmp_path / "zoos").exists()
 
 
-@pytest.mark.parametrize("command", ["list", "generate", "benchmark", "verify", "plot"])
+@pytest.mark.parametrize("command", ["list", "generate", "benchmark", "verify", "plot", "report"])
 def test_help(command: str, tmp_path: Path) -> None:
     assert "Usage" in run(command, "--help", cwd=tmp_path).stdout
+
+
+def test_report(tmp_path: Path, digits_home: Path) -> None:
+    home = ("--data-dir", str(digits_home))
+    done = run("report", "digits-cnn-s", *home, "--out", "page", "--json", cwd=tmp_path)
+    result = json.loads(done.stdout)
+    files = [tmp_path / file for file in result["files"]]
+    assert files[0] == tmp_path / "page" / "digits_cnn_s.html"
+    assert "20 models, 120 states" in files[0].read_text()
+    assert len(files) == 1 + len(result["captions"]) == 6
+    assert result["diversity"]["epochs"][5]["models"] == 20
+    assert result["prediction"]["zoo"] == "digits_cnn_s"
+    assert done.stderr == ""
+    run("report", "digits_cnn_s", *home, "--figures", "figures", "--quiet", cwd=tmp_path)
+    names = sorted(path.name for path in (tmp_path / "figures").iterdir())
+    assert names == sorted(path.name for path in files[1:])
+    message = error("report", "digits_cnn_s", "--out", "a", "--figures", "b", cwd=tmp_path)
+    assert "not both" in message
+    assert "`metrics` has no weights" in error("report", "metrics", *home, cwd=tmp_path)

@@ -1,0 +1,77 @@
+"""New models from old: densities, soup and ensemble against plain formulas."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import model_zoos
+from model_zoos.benchmarks.combining import (
+    combine_models,
+    ensemble_probabilities,
+    sample_kernel_density,
+    uniform_soup,
+)
+from model_zoos.benchmarks.states import read_states
+from model_zoos.builders.layout import make_layout
+from model_zoos.generation.images import load_images
+
+
+@pytest.mark.parametrize("independent", [False, True])
+def test_samples_lie_a_bandwidth_around_models(independent: bool) -> None:
+    models = np.arange(5)[:, None] + np.zeros((5, 40), np.float32)
+    samples = sample_kernel_density(models, 400, bandwidth=0.01, independent=independent, seed=1)
+    assert samples.shape == (400, 40)
+    assert samples.dtype == np.float32
+    nearest = samples.round()
+    assert (samples - nearest).std() == pytest.approx(0.01, rel=0.03)
+    assert np.bincount(nearest.astype(int).reshape(-1), minlength=5).min() > 0.15 * samples.size
+    mixed = [len(np.unique(sample)) > 1 for sample in nearest]
+    assert all(mixed) if independent else not any(mixed)
+    again = sample_kernel_density(models, 400, bandwidth=0.01, independent=independent, seed=1)
+    assert (again == samples).all()
+
+
+def test_refusals() -> None:
+    with pytest.raises(ValueError, match="finite"):
+        sample_kernel_density(np.full((2, 3), np.nan), 1)
+    with pytest.raises(ValueError, match="bandwidth"):
+        sample_kernel_density(np.zeros((2, 3)), 1, bandwidth=0)
+
+
+def test_soup_and_ensemble_are_means() -> None:
+    layout = make_layout("cnn_s", 1)
+    generator = np.random.default_rng(0)
+    weights = (0.3 * generator.standard_normal((3, layout.size))).astype(np.float32)
+    np.testing.assert_allclose(uniform_soup(weights), weights.mean(axis=0), atol=1e-6)
+    pixels = torch.from_numpy(generator.standard_normal((4, 1, 28, 28)).astype(np.float32))
+    rows = [{"architecture": "cnn_s", "activation": "tanh", "weights": w} for w in weights]
+    with torch.inference_mode():
+        each = [model_zoos.instantiate(row)(pixels).softmax(1).numpy() for row in rows]
+    found = ensemble_probabilities(weights, layout, "tanh", pixels)
+    np.testing.assert_allclose(found, np.mean(each, axis=0), atol=1e-6)
+
+
+def test_of_a_trained_zoo(digits_home: Path) -> None:
+    images = load_images("digits")
+    found = combine_models("digits_cnn_s", digits_home, samples=3, bandwidth=1e-9, images=images)
+    states = read_states("digits_cnn_s", digits_home)
+    mine = [
+        row
+        for row in states.final
+        if states["split"][row] == "train" and states["activation"][row] == found.activation
+    ]
+    assert found.models == len(mine)
+    assert 2 <= found.best < found.models
+    best = sorted(states["test_acc"][mine])[-found.best :]
+    assert found.best_accuracy.mean == pytest.approx(np.mean(best))
+    # Without noise a sample of whole models is one of the models.
+    joint = combine_models("digits_cnn_s", digits_home, samples=1, bandwidth=1e-9, images=images)
+    assert min(abs(joint.joint.mean - accuracy) for accuracy in best) < 1e-6
+    assert 0 <= found.soup <= 1
+    assert 0 <= found.ensemble <= 1
+    with pytest.raises(ValueError, match="`metrics` has no weights"):
+        combine_models("metrics", digits_home, images=images)

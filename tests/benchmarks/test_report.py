@@ -1,0 +1,164 @@
+"""Figures and the page: readable images, honest captions, nothing fetched from anywhere."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import io
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from model_zoos.benchmarks import plots
+from model_zoos.benchmarks.plots import draw_all, plot_accuracy_by_epoch
+from model_zoos.benchmarks.report import (
+    ZooReport,
+    make_report,
+    render,
+    write_figures,
+    write_report,
+)
+from model_zoos.benchmarks.states import read_states
+
+from .zoos import write_odd_zoos
+
+
+class Page(HTMLParser):
+    """What a page refers to, and its text."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.references: list[str] = []
+        self.text = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.references += [
+            value or ""
+            for name, value in attributes
+            if name in ("src", "srcset", "data", "href", "poster", "action", "background")
+        ]
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def image(png: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
+
+
+@pytest.fixture(scope="module")
+def made(odd: Path) -> ZooReport:
+    return make_report("odd", odd)
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("odd")
+    write_odd_zoos(root)
+    return root
+
+
+def test_the_figures_of_a_grid(made: ZooReport) -> None:
+    drawn = {plot.name: plot for plot in made.plots}
+    assert list(drawn) == [
+        "accuracy-by-epoch",
+        "accuracy-by-hyperparameter",
+        "train-and-test-accuracy",
+        "weight-histograms",
+        "trajectories",
+    ]
+    for plot in drawn.values():
+        pixels = image(plot.png)
+        assert pixels.shape[1] == plots.WIDTH * plots.DPI
+        assert (pixels[0, 0] == 255).all()  # white
+        assert (pixels != 255).any(axis=2).mean() > 0.01  # and something on it
+    assert "Left out: 2 diverged states." in drawn["accuracy-by-epoch"].caption
+    assert "of 11 models" in drawn["accuracy-by-hyperparameter"].caption
+    assert "Left out: 1 model," in drawn["accuracy-by-hyperparameter"].caption
+    # NaN weights are never read; the exploded model's two states are counted.
+    assert "Left out: 2 states" in drawn["weight-histograms"].caption
+    assert "(32 states)" in drawn["trajectories"].caption
+
+
+def test_diverged_states_do_not_change_a_figure(odd: Path) -> None:
+    states = read_states("odd", odd)
+    accuracies = states["test_acc"].copy()
+    accuracies[states.diverged] = 1e9
+    changed = dataclasses.replace(states, columns={**states.columns, "test_acc": accuracies})
+    for draw in (
+        plots.accuracy_by_epoch,
+        plots.accuracy_by_hyperparameter,
+        plots.train_and_test_accuracy,
+    ):
+        assert (image(draw(changed).png) == image(draw(states).png)).all()
+
+
+def test_the_figures_of_twins(odd: Path) -> None:
+    drawn = {plot.name: plot for plot in draw_all("odd_sparse", odd)}
+    assert "median of their 10 parents" in drawn["sparsity-by-epoch"].caption
+    assert "Pruned weights" in drawn["weight-histograms"].caption
+    alone = plots.sparsity_by_epoch(read_states("odd_sparse", odd), None)
+    assert "parents' accuracy is not here" in alone.caption
+
+
+def test_constant_and_absent_numbers_are_drawn_or_left_out(odd: Path) -> None:
+    states = read_states("odd", odd)
+    absent = {"test_acc": np.full(len(states), np.nan)}
+    empty = dataclasses.replace(states, columns={**states.columns, **absent})
+    assert "34 states without these numbers" in plots.accuracy_by_epoch(empty).caption
+    assert plots.accuracy_by_hyperparameter(empty) is None
+    assert plots.train_and_test_accuracy(empty) is None
+    rows = np.arange(6)
+    same = np.zeros((6, 2464), np.float32)
+    assert plots.trajectories(states, rows, same) is not None
+
+
+def test_the_page_holds_everything_and_fetches_nothing(made: ZooReport, tmp_path: Path) -> None:
+    page, *figures = write_report(made, tmp_path / "out")
+    html = page.read_text()
+    parsed = Page(html)
+    assert page.name == "odd.html"
+    assert [path.name for path in figures] == [f"odd-{plot.name}.png" for plot in made.plots]
+    embedded = re.findall(r'src="data:image/png;base64,([^"]+)"', html)
+    assert [base64.b64decode(e) for e in embedded] == [path.read_bytes() for path in figures]
+    assert parsed.tags.count("img") == len(figures) == 5
+    assert all(reference.startswith("data:image/png;") for reference in parsed.references)
+    assert not {"script", "link", "iframe", "object", "embed", "base"} & set(parsed.tags)
+    assert not re.search(r"https?:|url\(|@import", html)
+    assert "default-src 'none'" in html
+    assert "12 models, 36 states" in parsed.text
+    assert "2 of these states have diverged" in parsed.text
+    assert "linear CKA" in " ".join(parsed.text.split()).replace("Linear", "linear")
+    for score in made.prediction.scores:
+        assert f"{score.r2['test']:.3f}" in parsed.text
+    assert render(made) == html
+    json.dumps(dataclasses.asdict(dataclasses.replace(made, plots=())))
+
+
+def test_names_from_outside_are_escaped(made: ZooReport) -> None:
+    hostile = dataclasses.replace(
+        made,
+        about={"made by": "<script>alert(1)</script>"},
+        not_obtained={"<img src=http://a>": '"><b>'},
+    )
+    tags = Page(render(hostile)).tags
+    assert "script" not in tags
+    assert tags.count("img") == len(made.plots)
+
+
+def test_single_figures(digits_home: Path, tmp_path: Path) -> None:
+    path = plot_accuracy_by_epoch("digits_cnn_s", tmp_path / "a.png", digits_home)
+    plot = plots.accuracy_by_epoch(read_states("digits_cnn_s", digits_home))
+    assert plot.png == path.read_bytes()
+    [written] = write_figures("digits_cnn_s", [plot], tmp_path / "figures")
+    # The names that a repository's card looks for.
+    assert re.fullmatch(r"[\w.-]+\.png", written.name)
+    assert written.name == "digits_cnn_s-accuracy-by-epoch.png"
