@@ -203,7 +203,7 @@ def render(report: ZooReport) -> str:
         f"<h1>{escape(report.zoo)}</h1>",
         f'<p class="lead">{sum(report.models.values()):,} models, '
         f"{sum(report.states.values()):,} states: a population of neural networks.</p>",
-        _table("", ["", ""], [[k, v] for k, v in report.about.items()], text=2),
+        _table("", ["", ""], [[fact, value] for fact, value in report.about.items()], text=2),
         _table(
             "What is in it",
             ["", *SPLITS, "all"],
@@ -221,8 +221,10 @@ def render(report: ZooReport) -> str:
         _prediction(prediction) if prediction else "<p>Not obtained.</p>",
     ]
     if report.not_obtained:
-        rows = [[part, why] for part, why in report.not_obtained.items()]
-        items = "".join(f"<li><b>{escape(part)}</b>: {escape(why)}</li>" for part, why in rows)
+        items = "".join(
+            f"<li><b>{escape(part)}</b>: {escape(why)}</li>"
+            for part, why in report.not_obtained.items()
+        )
         parts += ["<h2>Not obtained</h2>", f"<ul>{items}</ul>"]
     parts.append(
         f'<p class="lead">Made by model_zoos {escape(model_zoos.__version__)}: <code>model-zoos '
@@ -268,8 +270,7 @@ def _figure(plot: Plot) -> str:
 
 
 def _left_out_line(report: ZooReport) -> str:
-    counts = {**report.left_out}
-    parts = [f"{count:,} {why}" for why, count in counts.items()]
+    parts = [f"{count:,} {why}" for why, count in report.left_out.items()]
     diverged = (
         f"{report.diverged:,} of these states have diverged (a loss is NaN or infinite); "
         "they are in the zoo, but not in the figures. "
@@ -301,7 +302,7 @@ def _diversity(measured: Diversity) -> str:
     models = max((e.compared for e in compared), default=0)
     run = max((e.run for e in compared), default=0)
     weights = _table(
-        f"Over {pairs:,} pairs of {models:,} models: median "
+        f"Over up to {pairs:,} pairs of {models:,} models: median "
         "[quartiles] of the weights' l2 distance and cosine; over pairs of "
         f"{run:,} models on {measured.images:,} test images: "
         "share of equal answers. Models that never leave chance agree by giving one answer.",
@@ -334,8 +335,16 @@ def _prediction(result: Result) -> str:
     if result.scores:
         parts.append(
             _table(
-                "Numbers: R² and Kendall's tau; [95 % bootstrap intervals over the test models].",
-                ["target", "from", "by", *(f"R² {s}" for s in SPLITS), "", "tau test", ""],
+                "Numbers: R² and Kendall's tau; bootstrap intervals over the test models.",
+                [
+                    "target",
+                    "from",
+                    "by",
+                    *(f"R² {s}" for s in SPLITS),
+                    "[95 %]",
+                    "tau test",
+                    "[95 %]",
+                ],
                 [
                     [
                         *(score.target, score.representation),
@@ -356,7 +365,7 @@ def _prediction(result: Result) -> str:
         parts.append(
             _table(
                 "Classes: accuracy, beside that of always answering the most frequent class.",
-                ["target", "from", "by", "classes", *SPLITS, "", "most frequent, test"],
+                ["target", "from", "by", "classes", *SPLITS, "[95 %]", "most frequent, test"],
                 [
                     [
                         *(score.target, score.representation, score.method, str(score.classes)),

@@ -8,8 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from model_zoos.builders.catalog import get_zoo
+from model_zoos.cli import app
+
+from .benchmarks.zoos import write_odd_zoos
 
 
 def run(*arguments: str, cwd: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
@@ -118,20 +122,20 @@ def test_help(command: str, tmp_path: Path) -> None:
     assert "Usage" in run(command, "--help", cwd=tmp_path).stdout
 
 
-def test_report(tmp_path: Path, digits_home: Path) -> None:
-    home = ("--data-dir", str(digits_home))
-    done = run("report", "digits-cnn-s", *home, "--out", "page", "--json", cwd=tmp_path)
+def test_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_odd_zoos(tmp_path / "zoos")
+    done = run("report", "odd", "--out", "page", "--json", cwd=tmp_path)
     result = json.loads(done.stdout)
     files = [tmp_path / file for file in result["files"]]
-    assert files[0] == tmp_path / "page" / "digits_cnn_s.html"
-    assert "20 models, 120 states" in files[0].read_text()
+    assert files[0] == tmp_path / "page" / "odd.html"
+    assert "12 models, 36 states" in files[0].read_text()
     assert len(files) == 1 + len(result["captions"]) == 6
-    assert result["diversity"]["epochs"][5]["models"] == 20
-    assert result["prediction"]["zoo"] == "digits_cnn_s"
+    assert result["diversity"]["epochs"][2]["diverged"] == 1
+    assert result["prediction"]["zoo"] == "odd"
     assert done.stderr == ""
-    run("report", "digits_cnn_s", *home, "--figures", "figures", "--quiet", cwd=tmp_path)
+    monkeypatch.chdir(tmp_path)  # the rest in this process, which has imported everything already
+    CliRunner().invoke(app, ["report", "odd", "--figures", "figures", "--quiet"])
     names = sorted(path.name for path in (tmp_path / "figures").iterdir())
     assert names == sorted(path.name for path in files[1:])
-    message = error("report", "digits_cnn_s", "--out", "a", "--figures", "b", cwd=tmp_path)
-    assert "not both" in message
-    assert "`metrics` has no weights" in error("report", "metrics", *home, cwd=tmp_path)
+    both = CliRunner().invoke(app, ["report", "odd", "--out", "a", "--figures", "b"])
+    assert "not both" in str(both.exception)
