@@ -6,8 +6,8 @@
   dimension by itself, but of a learned representation, and draws each dimension with the same
   random state, so that all dimensions of a sample come from one and the same model.
   Published for the density of weights (project page of that paper, accuracy without training, %):
-  MNIST 63.2, SVHN 10.1, CIFAR-10 15.5, STL-10 12.7. The code of that baseline is not published;
-  here both readings are measured, `joint` and `independent`. Other differences: final states only
+  MNIST 63.2, SVHN 10.1, CIFAR-10 15.5, STL-10 12.7. We have not seen the code of that baseline;
+  both readings are measured here, `joint` and `independent`. Other differences: final states only
   where theirs are of many epochs, and fewer models in a small zoo.
 - Uniform soup: the mean of the weights (Wortsman et al. 2022, "Model soups", section 2).
 - Ensemble: the mean of the models' probabilities (Lakshminarayanan et al. 2017).

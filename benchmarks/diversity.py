@@ -240,11 +240,15 @@ def _test_images(
     if isinstance(images, ImageData):
         data = images
     else:
-        zoo = open_zoo(model_zoos.zoos_home(data_dir), states["zoo"][0]).zoo
+        directory = open_zoo(model_zoos.zoos_home(data_dir), states["zoo"][0])
         try:
-            data = load_images(zoo.images, images_dir, download=download, progress=False)
+            data = load_images(directory.zoo.images, images_dir, download=download, progress=False)
         except (ImageFilesError, ValueError) as error:
             not_obtained[NEED_IMAGES] = str(error)
+            return None
+        recorded = (directory.info.get("images") or {}).get("sha256")
+        if recorded not in (None, data.digest()):
+            not_obtained[NEED_IMAGES] = f"zoo.json names other images than these {data.name}"
             return None
         chosen = np.random.default_rng(seed).permutation(len(data.test))[:images]
         data = data.subset(train=slice(0), test=np.sort(chosen))
