@@ -11,9 +11,8 @@ by order and shape: the numbers in their names shift with dropout. The folders' 
 scripts' grids disagree with params.json, which is right.
 
 A twin's checkpoint (class CNN_ARD, def_net_distillation.py) has `log_sigma2` and `log_sigma2_bias`
-beside each weight and bias. What runs in evaluation are the weights with log_alpha =
-log_sigma2 - 2 log(|w| + 1e-15) below 3 and zeros for the others; so for convolutions' biases, while
-those of linear layers are never pruned. The clamps of log_alpha (8 and 10) lie above 3.
+beside each weight and bias; builders/variational_dropout.py says what runs in evaluation. The losses
+in its result.json hold the divergence too, with the weight of their epoch.
 """
 
 from __future__ import annotations
@@ -30,14 +29,13 @@ import numpy as np
 from ..catalog import ACTIVATIONS, INITS, OPTIMIZERS
 from ..layout import Layout
 from ..screening import REQUIRED_METRICS, LeftOut, common_metrics, metrics_fault, weights_fault
+from ..variational_dropout import prune
 from ..zoo_directory import MODEL_ID
 from .archive import Member, Source, Unreadable
 from .checkpoint import read_state_dict
 
 ARCHITECTURES = {"CNN": "cnn_s", "CNN3": "cnn_l", "Resnet18": "resnet18"}
 """`model::type`, for twins with _ARD at its end -> our name."""
-
-PRUNE_LOG_ALPHA = 3.0
 
 _HYPERPARAMETERS: dict[str, tuple[str, type]] = {
     "seed": ("seed", int),
@@ -318,21 +316,6 @@ def _weights(
     except ValueError as error:
         raise Unreadable(f"wrong shape: {error!s:.300}") from None
     return prune(mean, log_sigma2, layout), {"mean": mean, "log_sigma2": log_sigma2}
-
-
-def prune(mean: np.ndarray, log_sigma2: np.ndarray, layout: Layout) -> np.ndarray:
-    """The weights that a twin uses in evaluation: `mean` with zeros where log_alpha >= 3.
-
-    Args:
-        mean, log_sigma2: float32 [..., N].
-    """
-    with np.errstate(all="ignore"):
-        log_alpha = log_sigma2 - 2 * np.log(np.abs(mean) + np.float32(1e-15))
-        pruned = log_alpha >= PRUNE_LOG_ALPHA
-    for layer in layout.layers.values():
-        if len(layer["weight"].shape) == 2:
-            pruned[..., layer["bias"].slice] = False
-    return np.where(pruned, np.float32(0), mean)
 
 
 def _json(content: bytes, what: str) -> Any:
