@@ -9,8 +9,8 @@ LinearARD, NNmoduleARD), which departs from the paper in details. They are kept:
 
 - log alpha is clamped, to other bounds in convolutions than in linear layers, and outside of them
   neither the data nor the divergence moves log sigma^2.
-- Biases of convolutions have noise too, and are pruned; those of linear layers do not. Their
-  log_sigma2 (an unused tensor of arbitrary numbers in the original) stays at its start in our twins.
+- Biases of convolutions have noise too, and are pruned; those of linear layers have none. Their
+  log_sigma2, arbitrary numbers in the original's files, stays at its start in our twins.
 - The sparsity counts weights alone, neither the biases that are pruned nor those that cannot be.
 """
 
@@ -104,7 +104,7 @@ def kl_divergence(mean: np.ndarray, log_sigma2: np.ndarray, layout: Layout) -> n
 
 
 def kl_weight(epoch: int, epochs: int) -> float:
-    """What the divergence counts in the loss of an epoch, the first being 1: min(1, 0.01 e / epochs).
+    """What the divergence counts in the loss of an epoch (from 1 on): min(1, 0.01 e / epochs).
 
     e is the original's iteration, which is 0 in the first epoch of training: that one has no
     divergence at all. (The original's evaluation before it has e = -1 and reports a loss of -16.)

@@ -11,8 +11,8 @@ by order and shape: the numbers in their names shift with dropout. The folders' 
 scripts' grids disagree with params.json, which is right.
 
 A twin's checkpoint (class CNN_ARD, def_net_distillation.py) has `log_sigma2` and `log_sigma2_bias`
-beside each weight and bias; builders/variational_dropout.py says what runs in evaluation. The losses
-in its result.json hold the divergence too, with the weight of their epoch.
+beside each weight and bias; builders/variational_dropout.py says what runs in evaluation. Its
+losses in result.json hold the divergence too, with the weight of their epoch.
 """
 
 from __future__ import annotations

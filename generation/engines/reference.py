@@ -10,8 +10,8 @@ with them it can take its dropout masks from the counter generator that they use
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -32,15 +32,52 @@ class State:
         epoch: 0 is the untrained model.
         weights: float32 [N] in layout order, a copy.
         metrics: name -> value; accuracies as shares of 1, losses in nats.
+        extra: further vectors [N] of a twin.
     """
 
     epoch: int
     weights: torch.Tensor
     metrics: dict[str, float]
+    extra: Mapping[str, torch.Tensor] = field(default_factory=dict)
+
+
+class Network:
+    """A network as it is trained; twins (reference_twins.py) are trained otherwise.
+
+    Args:
+        module: initialised, changed in place.
+        model: hyperparameters and seed.
+        layout: of the architecture.
+        stream: of what is drawn in training: "torch" or "philox".
+    """
+
+    def __init__(self, module: nn.Module, model: Model, layout: Layout, stream: str) -> None:
+        self.module = module
+        self.given = _GivenDropout.replace(module, model, layout) if stream == "philox" else None
+
+    def before_step(self, batch_size: int) -> None:
+        """Called before the forward pass of each training step."""
+        if self.given is not None:
+            self.given.draw(batch_size)
+
+    def penalty(self, epoch: int) -> torch.Tensor | None:
+        """What an epoch's loss has beside the mean cross entropy; None for nothing."""
+        return None
+
+    def after_step(self) -> None:
+        """Called after each step of the optimizer."""
+
+    def state(self) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """The weights in evaluation mode, float32 [N], and a twin's further vectors; copies."""
+        return torch.cat([p.detach().reshape(-1) for p in self.module.parameters()]), {}
 
 
 def train(
-    model: Model, layout: Layout, images: ImageData, stream: str = "torch"
+    model: Model,
+    layout: Layout,
+    images: ImageData,
+    stream: str = "torch",
+    network: Callable[[nn.Module, Model, Layout, str], Network] = Network,
 ) -> Iterator[State]:
     """Train one model and yield its state after every epoch, the untrained one first.
 
@@ -53,6 +90,7 @@ def train(
         layout: of the architecture.
         images: see generation/images.py; without a validation set there are no val_ metrics.
         stream: of the dropout masks: "torch" as the original, "philox" as the other engines.
+        network: makes what is trained of an initialised module: a model of its own, or a twin.
 
     Raises:
         ValueError: a scheduler or architecture that this engine does not train, unknown stream.
@@ -74,7 +112,7 @@ def train(
         torch.manual_seed(model.seed)
         module = build(layout, model.activation, model.dropout)
         initialise(module, model.init)
-        given = _GivenDropout.replace(module, model, layout) if stream == "philox" else None
+        trained = network(module, model, layout, stream)
         x, y = sets["train"]
         order = torch.randperm(len(y))
         state = borrowed.leave()
@@ -88,7 +126,7 @@ def train(
             else:
                 with _Stream(state) as borrowed:
                     losses = {
-                        "train": _train_epoch(module, optimizer, x, y, model.batch_size, given)
+                        "train": _train_epoch(trained, optimizer, x, y, model.batch_size, epoch)
                     }
                     state = borrowed.leave()
             for name in ("val", "test"):
@@ -100,30 +138,31 @@ def train(
         metrics = {}
         for name, (loss, accuracy) in losses.items():
             metrics[f"{name}_loss"], metrics[f"{name}_acc"] = loss, accuracy
-        vector = torch.cat([p.detach().reshape(-1) for p in module.parameters()])
-        yield State(epoch, vector, metrics)
+        vector, extra = trained.state()
+        yield State(epoch, vector, metrics, extra)
 
 
 def _train_epoch(
-    module: nn.Module,
+    network: Network,
     optimizer: torch.optim.Optimizer,
     x: torch.Tensor,
     y: torch.Tensor,
     batch_size: int,
-    given: _GivenDropout | None,
+    epoch: int,
 ) -> tuple[float, float]:
-    """One epoch over a fresh random order; running mean of loss and accuracy."""
-    module.train()
+    """One epoch over a fresh random order; running mean of cross entropy and accuracy."""
+    module = network.module.train()
     total, correct = 0.0, 0
     for batch in torch.randperm(len(y)).split(batch_size):
         optimizer.zero_grad()
-        if given is not None:
-            given.draw(len(batch))
+        network.before_step(len(batch))
         logits, target = module(x[batch]), y[batch]
-        loss = functional.cross_entropy(logits, target)  # log_softmax + NLL
-        loss.backward()
+        cross_entropy = functional.cross_entropy(logits, target)  # log_softmax + NLL
+        penalty = network.penalty(epoch)
+        (cross_entropy if penalty is None else cross_entropy + penalty).backward()
         optimizer.step()
-        total += loss.item() * len(batch)
+        network.after_step()
+        total += cross_entropy.item() * len(batch)
         correct += int((logits.argmax(1) == target).sum())
     return total / len(y), correct / len(y)
 
