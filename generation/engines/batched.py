@@ -75,11 +75,16 @@ class BatchedPopulation:
         dropout: rates in [0, 1), [P]; masks as generation/streams.py defines them.
         device: "cpu", "cuda" or "cuda:1".
         threads: of torch, while this population works; by default as many as torch has.
+        pruned: weights that are 0 and stay 0, bool [P, layout.size]; none by default.
         compile: let torch.compile fuse the step of whole batches, which takes a minute at first.
 
     Raises:
         ValueError: arguments of a wrong shape or out of range.
     """
+
+    @property
+    def _block(self) -> type[_Block]:
+        return _Block
 
     def __init__(
         self,
@@ -96,6 +101,7 @@ class BatchedPopulation:
         dropout: Any = 0.0,
         device: str | torch.device = "cpu",
         threads: int | None = None,
+        pruned: Any = None,
         compile: bool = False,
     ) -> None:
         models = check_models(
@@ -122,14 +128,19 @@ class BatchedPopulation:
             scale=dropout_scale(models.dropout)[:, None],
         )
 
-        self._capacity = _capacity(layout, self.device)
+        self._capacity = _capacity(layout, self.device, self._block.columns_of_one)
         # CUDA's allocator keeps memory by itself, and a graph or compiled step its own.
         keep = self.device.type == "cpu" and not compile
         columns: dict[str, torch.Tensor] | None = {} if keep else None
         self._weights = torch.tensor(models.weights, device=self.device)
+        if pruned is not None:
+            pruned = torch.as_tensor(pruned, device=self.device)
+            if pruned.shape != self._weights.shape or pruned.dtype != torch.bool:
+                raise ValueError(f"pruned must be bool {list(self._weights.shape)}")
+            self._weights.masked_fill_(pruned, 0)
         count = math.ceil(self.models / max(1, self._capacity // self.batch_size))
         self._blocks = [
-            _Block(
+            self._block(
                 layout,
                 activation,
                 optimizer,
@@ -137,6 +148,7 @@ class BatchedPopulation:
                 self._weights[members[0] : members[-1] + 1],
                 _Rates(*(torch.tensor(rate[members], device=self.device) for rate in rates)),
                 columns,
+                None if pruned is None else pruned[members[0] : members[-1] + 1],
             )
             for members in np.array_split(np.arange(self.models), count)
         ]
@@ -258,7 +270,11 @@ class _Block:
         columns: memory for the columns of each layer, shared by blocks that work one after
             another: new memory in every step costs a tenth of the time, for its first touch. None:
             new memory.
+        pruned: weights that stay 0, bool [p, N], or None.
     """
+
+    columns_of_one = 1
+    """Numbers of memory for each number of the columns."""
 
     def __init__(
         self,
@@ -269,13 +285,14 @@ class _Block:
         weights: torch.Tensor,
         rates: _Rates,
         columns: dict[str, torch.Tensor] | None,
+        pruned: torch.Tensor | None = None,
     ) -> None:
-        self.layout, self.dropout = layout, dropout
+        self.layout, self.dropout, self.pruned = layout, dropout, pruned
         self.activation, self.derivative = ACTIVATIONS[activation]
         self.update = self.adam if optimizer == "adam" else self.sgd
         self.models = len(weights)
         self.rates, self.columns = rates, columns
-        self.weights = weights
+        self.weights = weights  # all that is trained: of twins (batched_twins.py) more
         self.mean = torch.zeros_like(weights)  # sgd's momentum buffer
         self.square = torch.zeros_like(weights if optimizer == "adam" else weights[:, :0])
         self.steps = weights.new_zeros((), dtype=torch.int64)
@@ -310,15 +327,24 @@ class _Block:
             x: float32 [p, channels, h, w, b].
             labels: int64 [p, b].
         """
-        masks = None
-        if self.dropout:
-            masks = dropout_masks(self.layout, self.rates, self.steps, labels.shape[1])
+        masks = self.masks(labels.shape[1])
         logits, tape = self.forward(x, masks)
+        self.update(self.backward(self.gradient(logits, labels), tape, masks))
+        if self.pruned is not None:
+            self.weights.masked_fill_(self.pruned, 0)
+
+    def masks(self, batch_size: int) -> list[torch.Tensor] | None:
+        """The dropout masks of this step."""
+        if not self.dropout:
+            return None
+        return dropout_masks(self.layout, self.rates, self.steps, batch_size)
+
+    def gradient(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """That of the mean cross entropy by the logits [p, classes, b], which are counted."""
         log_probabilities = self.add_to_totals(logits, labels)
         classes = torch.arange(self.layout.classes, device=labels.device)
         truth = (labels[:, None] == classes[:, None]).float()
-        gradient = (log_probabilities.exp() - truth) / labels.shape[1]
-        self.update(self.backward(gradient, tape, masks))
+        return (log_probabilities.exp() - truth) / labels.shape[1]
 
     def forward(
         self, x: torch.Tensor, masks: list[torch.Tensor] | None = None
@@ -386,13 +412,19 @@ class _Block:
         self.mean.mul_(self.rates.momentum).add_(g)
         self.weights -= self.rates.learning_rate.float() * self.mean
 
-    def _layers(self) -> list[tuple[Layer, torch.Tensor, torch.Tensor]]:
-        """Each layer with its weight [p, out, inputs of one output] and bias [p, out], as views."""
-        layers = []
+    def _layers(
+        self, vectors: torch.Tensor | None = None
+    ) -> list[tuple[Layer, torch.Tensor, torch.Tensor]]:
+        """Each layer with its weight [p, out, inputs of one output] and bias [p, out], as views.
+
+        Args:
+            vectors: [p, N] in place of the weights.
+        """
+        vectors, layers = self.weights if vectors is None else vectors, []
         for layer, slots in zip(
             ARCHITECTURES[self.layout.architecture].layers, self.layout.layers.values(), strict=True
         ):
-            weight, bias = (self.weights[:, slot.slice] for slot in slots.values())
+            weight, bias = (vectors[:, slot.slice] for slot in slots.values())
             layers.append((layer, weight.unflatten(1, (bias.shape[1], -1)), bias))
         return layers
 
@@ -483,15 +515,25 @@ def dropout_masks(
     """
     shapes = dropout_shapes(layout)
     sizes = [math.prod(shape) for shape in shapes]
-    blocks = torch.arange(-(-sum(sizes) // 4), device=step.device)[:, None]
-    samples = torch.arange(batch_size, device=step.device) | DROPOUT << 24
-    counter = blocks, samples, step & _LOW, step >> 32
-    words = _philox(counter, rates.key[:, :, None, None].unbind(1))
+    words = random_words(DROPOUT, sum(sizes), rates, step, batch_size)
     words = torch.stack(words, 2).flatten(1, 2)[:, : sum(sizes)]  # [p, units, b]
     masks = (words >= rates.threshold[:, None]) * rates.scale[:, None]
     return [
         mask.unflatten(1, shape) for mask, shape in zip(masks.split(sizes, 1), shapes, strict=True)
     ]
+
+
+def random_words(
+    purpose: int, units: int, rates: _Rates, step: torch.Tensor, batch_size: int
+) -> list[torch.Tensor]:
+    """Words of 32 bits of streams.py's generator: four int64 [p, units / 4 rounded up, b].
+
+    Word i of four stands for the units 4 j + i.
+    """
+    blocks = torch.arange(-(-units // 4), device=step.device)[:, None]
+    samples = torch.arange(batch_size, device=step.device) | purpose << 24
+    counter = blocks, samples, step & _LOW, step >> 32
+    return _philox(counter, rates.key[:, :, None, None].unbind(1))
 
 
 _LOW = 2**32 - 1
@@ -554,7 +596,7 @@ class _Graph:
         self._graph.replay()
 
 
-def _capacity(layout: Layout, device: torch.device) -> int:
+def _capacity(layout: Layout, device: torch.device, columns_of_one: int) -> int:
     """How many model-samples at a time have columns that fit the workspace."""
     if device.type == "cuda":
         workspace = GPU_WORKSPACE * torch.cuda.mem_get_info(device)[0]
@@ -566,7 +608,7 @@ def _capacity(layout: Layout, device: torch.device) -> int:
         math.prod(layout.layers[layer.name]["weight"].shape[1:]) * math.prod(shape[1:])
         for layer, shape in zip(layers, outputs, strict=True)
     )
-    return max(1, int(workspace / (4 * columns)))
+    return max(1, int(workspace / (4 * columns * columns_of_one)))
 
 
 def _integers(name: str, values: Any) -> torch.Tensor:

@@ -1,0 +1,278 @@
+"""Sparse twins, stacked in torch: variational dropout for the batched engine (batched.py).
+
+The formulas and their sources: builders/variational_dropout.py; the normal numbers:
+streams.gaussian_noise, here in torch. Means and log_sigma2 of a model are one vector [2 N] to the
+optimizer. A layer's outputs have the variance columns^2 exp(log_alpha) w^2, so that a step has two
+matrix products where dense training has one, and draws a normal number for every output before
+pooling: in torch that costs more than all the rest.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from ...builders.layout import ARCHITECTURES, Layer, Layout, layer_outputs
+from ...builders.variational_dropout import (
+    KL_CONSTANTS,
+    LOG_SIGMA2_START,
+    PRUNE_LOG_ALPHA,
+    TINY,
+    noise_bounds,
+)
+from ..streams import NOISE
+from .batched import BatchedPopulation, _Block, _fold, _pool, _Rates, _unfold, _unpool, random_words
+
+
+class BatchedTwins(BatchedPopulation):
+    """Sparse twins in training, started from the weights of dense models.
+
+    Args:
+        layout: of CNN-s or CNN-l.
+        log_sigma2: float32 [P, layout.size]; at the first step -10 everywhere, the default.
+        **arguments: as of `BatchedPopulation`, where `weights` are the parents' weights, and
+            `seeds` are those of dropout masks and noise. `pruned` is not among them.
+    """
+
+    _blocks: list[_TwinBlock]
+
+    def __init__(self, layout: Layout, *, log_sigma2: Any = None, **arguments: Any) -> None:
+        super().__init__(layout, **arguments)
+        if log_sigma2 is None:
+            return
+        start = torch.as_tensor(np.asarray(log_sigma2, np.float32), device=self.device)
+        if start.shape != self._weights.shape:
+            raise ValueError(
+                f"log_sigma2 must be {list(self._weights.shape)}, found {list(start.shape)}"
+            )
+        for block, values in zip(
+            self._blocks, start.split([block.models for block in self._blocks]), strict=True
+        ):
+            block.log_sigma2.copy_(values)
+            block.fixed.copy_(values)
+
+    @property
+    def _block(self) -> type[_TwinBlock]:
+        return _TwinBlock
+
+    @property
+    def weights(self) -> np.ndarray:
+        """The pruned weights, as evaluation uses them, float32 [P, layout.size], a copy."""
+        return self._collect([block.pruned_weights() for block in self._blocks])
+
+    @property
+    def mean(self) -> np.ndarray:
+        """The weights before pruning, float32 [P, layout.size], a copy."""
+        return self._collect([block.means for block in self._blocks])
+
+    @property
+    def log_sigma2(self) -> np.ndarray:
+        """float32 [P, layout.size], a copy; biases of linear layers keep their start."""
+        return self._collect([block.log_sigma2 for block in self._blocks])
+
+    @staticmethod
+    def _collect(parts: list[torch.Tensor]) -> np.ndarray:
+        return torch.cat(parts).cpu().numpy().copy()
+
+    def train_epoch(  # type: ignore[override]
+        self, images: Any, labels: Any, orders: Any, kl_weight: float
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Train every twin for one epoch.
+
+        Args:
+            images, labels, orders: as in `BatchedPopulation.train_epoch`.
+            kl_weight: of the divergence in the loss (variational_dropout.kl_weight).
+
+        Returns:
+            Cross entropy (without divergence) and accuracy of each twin, means over its samples as
+            they were trained on, with noise.
+        """
+        for block in self._blocks:
+            block.kl_weight.fill_(kl_weight)
+        return super().train_epoch(images, labels, orders)
+
+
+class _Saved(NamedTuple):
+    """What the backward pass needs of one layer."""
+
+    shape: torch.Size  # of the layer's input
+    columns: torch.Tensor  # [p, inputs of one output, outputs of one channel * b]
+    slope: torch.Tensor  # of the outputs by their variance: noise / (2 deviation), as the outputs
+    pooled: Any  # what `_unpool` needs, if there is a pool
+    z: torch.Tensor  # before the activation
+    a: torch.Tensor  # behind it
+
+
+class _TwinBlock(_Block):
+    """Twins that take their steps together; arguments as of `_Block`, weights are the means."""
+
+    columns_of_one = 2  # and their squares
+
+    def __init__(
+        self,
+        layout: Layout,
+        activation: str,
+        optimizer: str,
+        dropout: bool,
+        weights: torch.Tensor,
+        rates: _Rates,
+        pruned: torch.Tensor | None = None,
+    ) -> None:
+        if pruned is not None:
+            raise ValueError("variational dropout prunes by itself: it takes no `pruned`")
+        theta = torch.cat([weights, torch.full_like(weights, LOG_SIGMA2_START)], 1)
+        super().__init__(layout, activation, optimizer, dropout, theta, rates)
+        self.means, self.log_sigma2 = theta[:, : layout.size], theta[:, layout.size :]
+        bounds = torch.from_numpy(noise_bounds(layout)).to(weights.device)
+        self.noisy = ~bounds.isnan()
+        self.bounds = bounds.nan_to_num(0)
+        self.kl_weight = theta.new_zeros(())
+        self.fixed = self.log_sigma2.clone()
+        """What log_sigma2 is where there is no noise."""
+
+    def log_alpha(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Clamped, [p, N], and whether each lay within its bounds."""
+        values = self.log_sigma2 - 2 * torch.log(self.means.abs() + TINY)
+        within = (values >= -self.bounds) & (values <= self.bounds)
+        return values.clamp(-self.bounds, self.bounds), within
+
+    def pruned_weights(self) -> torch.Tensor:
+        """[p, N]."""
+        # The comparison with NaN is false: what has diverged stays to be seen.
+        return self.means.masked_fill((self.log_alpha()[0] >= PRUNE_LOG_ALPHA) & self.noisy, 0)
+
+    def _layers(
+        self, vectors: torch.Tensor | None = None
+    ) -> list[tuple[Layer, torch.Tensor, torch.Tensor]]:
+        """As in `_Block`; by default with the pruned weights, so that `forward` evaluates."""
+        return super()._layers(self.pruned_weights() if vectors is None else vectors)
+
+    def step(self, x: torch.Tensor, labels: torch.Tensor) -> None:
+        """One training step of every twin on its own batch; arguments as in `_Block`."""
+        masks = self.masks(labels.shape[1])
+        noise = gaussian_noise(self.layout, self.rates, self.steps, labels.shape[1])
+        log_alpha, within = self.log_alpha()
+        alpha = log_alpha.exp() * self.noisy
+        variances = alpha * self.means * self.means
+        logits, tape = self.forward_noisy(x, variances, masks, noise)
+        g, by_variance = self.backward_noisy(self.gradient(logits, labels), tape, variances, masks)
+        # By log_alpha: of the variances, and of the divergence's approximation.
+        k1, k2, k3 = KL_CONSTANTS
+        sigmoid = torch.sigmoid(k2 + k3 * log_alpha)
+        divergence = -k1 * k3 * sigmoid * (1 - sigmoid) - 0.5 * torch.sigmoid(-log_alpha)
+        by_log_alpha = by_variance * variances + self.kl_weight * divergence * self.noisy
+        by_log_sigma2 = by_log_alpha * within
+        # The variance exp(log_alpha) w^2 depends on w itself, and through log_alpha.
+        g += 2 * by_variance * alpha * self.means
+        g -= 2 * by_log_sigma2 * self.means.sign() / (self.means.abs() + TINY)
+        self.update(torch.cat([g, by_log_sigma2], 1))
+        # The optimizer's weight decay is for what is trained.
+        torch.where(self.noisy, self.log_sigma2, self.fixed, out=self.log_sigma2)
+
+    def forward_noisy(
+        self,
+        x: torch.Tensor,
+        variances: torch.Tensor,
+        masks: list[torch.Tensor] | None,
+        noise: list[torch.Tensor],
+    ) -> tuple[torch.Tensor, list[_Saved]]:
+        """Logits [p, classes, b] of images [p, channels, h, w, b], with noise.
+
+        Args:
+            variances: of the weights, [p, N]; 0 for biases of linear layers.
+            noise: standard normal numbers for each layer's outputs.
+        """
+        dropped, tape = iter(masks or ()), []
+        layers = zip(self._layers(self.means), self._layers(variances), noise, strict=True)
+        for (layer, weight, bias), (_, variance, variance_bias), normals in layers:
+            shape, samples = x.shape, x.shape[-1]
+            columns, side = _unfold(x, layer)
+            deviation = torch.bmm(variance, columns.square())
+            deviation += variance_bias[..., None] + TINY
+            deviation.sqrt_()
+            if side:
+                normals = normals[:, :, :side, :side].flatten(2)
+            z = torch.bmm(weight, columns).addcmul_(deviation, normals)
+            slope = normals / deviation.mul_(2)
+            pooled: list[torch.Tensor] = []
+            if side:
+                z = z.view(*z.shape[:2], side, side, samples)
+            if layer.pool:
+                z, *pooled = _pool(z)
+            z = z + bias.view(*bias.shape, *[1] * (z.ndim - 2))
+            x = self.activation(z) if layer.activation else z
+            tape.append(_Saved(shape, columns, slope, pooled, z, x))
+            if layer.dropout:
+                mask = next(dropped, None)
+                x = x if mask is None else x * mask
+        return x, tape
+
+    def backward_noisy(
+        self,
+        g: torch.Tensor,
+        tape: list[_Saved],
+        variances: torch.Tensor,
+        masks: list[torch.Tensor] | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The gradients by means and by variances, [p, N] each, from that by the logits."""
+        masks, by_mean, by_variance = list(masks or ()), [], []
+        layers = list(zip(self._layers(self.means), self._layers(variances), tape, strict=True))
+        for (layer, weight, _), (_, variance, _), saved in reversed(layers):
+            g = g.view(saved.a.shape)
+            if layer.dropout and masks:
+                g = g * masks.pop()
+            if layer.activation:
+                g = self.derivative(g, saved.z, saved.a)
+            by_bias = g.flatten(2).sum(2)
+            if layer.pool:
+                g = _unpool(g, *saved.pooled)
+            g = g.flatten(2)
+            h = g * saved.slope
+            squares = saved.columns.square()
+            by_mean += [by_bias, torch.bmm(g, saved.columns.mT).flatten(1)]
+            by_variance += [h.sum(2), torch.bmm(h, squares.mT).flatten(1)]
+            if layer is not layers[0][0][0]:
+                columns = torch.bmm(variance.mT, h).mul_(saved.columns).mul_(2)
+                g = _fold(columns.baddbmm_(weight.mT, g), layer, saved.shape)
+        return torch.cat(by_mean[::-1], 1), torch.cat(by_variance[::-1], 1)
+
+
+def gaussian_noise(
+    layout: Layout, rates: _Rates, step: torch.Tensor, batch_size: int
+) -> list[torch.Tensor]:
+    """streams.gaussian_noise on the device of the rates, with the samples innermost.
+
+    Args:
+        layout: of the architecture.
+        rates: of p models.
+        step: optimizer steps made before this one, int64 [], on the device.
+        batch_size: samples of this batch, b.
+
+    Returns:
+        For each layer float32 [p, *outputs before pooling, b], within 1e-6 of those of streams.py.
+    """
+    shapes = layer_outputs(ARCHITECTURES[layout.architecture], layout.channels, layout.classes)
+    sizes = [math.prod(shape) for shape in shapes]
+    words = random_words(NOISE, sum(sizes), rates, step, batch_size)
+    uniform = [((word >> 8).float() + 0.5) * 2**-24 for word in words]
+    normals = []
+    for first, second in (uniform[:2], uniform[2:]):
+        radius = torch.sqrt(-2 * torch.log(first))
+        # Less whole quarters of a turn, which float32 subtracts exactly.
+        quarters = torch.round(4 * second)
+        angle = (4 * second - quarters) * (math.pi / 2)
+        quarters = quarters.to(torch.int8)
+        sine, cosine = torch.sin(angle), torch.cos(angle)
+        odd = quarters % 2 == 1
+        normals += [
+            radius * torch.where(odd, sine, cosine) * torch.where((quarters + 1) & 2 > 0, -1, 1),
+            radius * torch.where(odd, cosine, sine) * torch.where(quarters & 2 > 0, -1, 1),
+        ]
+    flat = torch.stack(normals, 2).flatten(1, 2)[:, : sum(sizes)]  # [p, units, b]
+    return [
+        part.unflatten(1, (*shape[1:], shape[0])).movedim(-2, 1)
+        for part, shape in zip(flat.split(sizes, 1), shapes, strict=True)
+    ]
