@@ -8,7 +8,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Optional
@@ -29,6 +29,7 @@ from rich.table import Column, Table
 import model_zoos
 
 from .builders.catalog import (
+    TWIN_EPOCHS,
     Zoo,
     config_names,
     get_zoo,
@@ -59,6 +60,16 @@ Workers = Annotated[Optional[int], typer.Option(help="Processes; as many as pay 
 DataDir = Annotated[
     Optional[Path],
     typer.Option(help="Folder of zoo directories (else MODEL_ZOOS_HOME, else ./zoos)."),
+]
+Engine = Annotated[str, typer.Option(help="auto, lanes, batched or reference")]
+ThreadCount = Annotated[Optional[int], typer.Option(help="Cores to use; all of them by default.")]
+Device = Annotated[Optional[str], typer.Option(help="cpu or cuda, for the batched engine.")]
+ImagesDir = Annotated[
+    Optional[Path], typer.Option(help="Folder of image files (else MODEL_ZOOS_IMAGES).")
+]
+DownloadImages = Annotated[bool, typer.Option("--download", help="Fetch missing images.")]
+AllowUnverified = Annotated[
+    bool, typer.Option("--allow-unverified", help="Accept images with another checksum.")
 ]
 
 
@@ -116,20 +127,12 @@ def generate(
     out: OutDir = None,
     models: Annotated[Optional[int], typer.Option(help="Only the first so many models.")] = None,
     epochs: Annotated[Optional[int], typer.Option(help="In place of the zoo's own.")] = None,
-    engine: Annotated[str, typer.Option(help="auto, lanes, batched or reference")] = "auto",
-    threads: Annotated[
-        Optional[int], typer.Option(help="Cores to use; all of them by default.")
-    ] = None,
-    device: Annotated[
-        Optional[str], typer.Option(help="cpu or cuda, for the batched engine.")
-    ] = None,
-    images_dir: Annotated[
-        Optional[Path], typer.Option(help="Folder of image files (else MODEL_ZOOS_IMAGES).")
-    ] = None,
-    download: Annotated[bool, typer.Option("--download", help="Fetch missing images.")] = False,
-    allow_unverified: Annotated[
-        bool, typer.Option("--allow-unverified", help="Accept images with another checksum.")
-    ] = False,
+    engine: Engine = "auto",
+    threads: ThreadCount = None,
+    device: Device = None,
+    images_dir: ImagesDir = None,
+    download: DownloadImages = False,
+    allow_unverified: AllowUnverified = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -149,54 +152,92 @@ def generate(
         allow_unverified=allow_unverified,
         progress=not (quiet or as_json),
     )
-    first_rank = os.environ.get("RANK", "0") == "0"
-    began = said = time.monotonic()
-    hidden = quiet or as_json or not first_rank
-    with _progress(hidden) as progress:
-        task = progress.add_task(specification.name, total=None, done="")
+    with _resumable(), _training(specification.name, quiet or as_json) as show:
+        summary = population.generate(
+            specification,
+            model_zoos.zoos_home(out),
+            images,
+            models=models,
+            engine=engine,
+            threads=threads,
+            device=device,
+            on_progress=show,
+        )
+    _print_summary(summary, quiet, as_json)
 
-        if progress.disable and not hidden:
-            print(f"{specification.name}: training", file=sys.stderr, flush=True)
 
-        def show(done: population.Progress) -> None:
-            nonlocal said
-            now = time.monotonic()
-            speed = done.samples / (now - began)
-            text = f"{done.models}/{done.models_total} models, {speed:,.0f} samples/s"
-            progress.update(task, completed=done.states, total=done.states_total, done=text)
-            if not hidden and progress.disable and now - said > 30:
-                said = now
-                print(f"{specification.name}: {text}", file=sys.stderr, flush=True)
+@app.command()
+def sparsify(
+    zoo: Annotated[str, typer.Argument(help="A dense zoo or union, generated or imported.")],
+    more_levels: Annotated[Optional[list[float]], typer.Argument(hidden=True, metavar="")] = None,
+    out: Annotated[
+        Optional[Path], typer.Option(help="Folder for the twins; that of the dense zoo by default.")
+    ] = None,
+    data_dir: DataDir = None,
+    models: Annotated[Optional[int], typer.Option(help="Twins of the first so many only.")] = None,
+    epochs: Annotated[int, typer.Option(help="Of every twin.")] = TWIN_EPOCHS,
+    engine: Engine = "auto",
+    threads: ThreadCount = None,
+    device: Device = None,
+    method: Annotated[str, typer.Option(help="variational or magnitude")] = "variational",
+    sparsity: Annotated[
+        Optional[list[float]],
+        typer.Option(help="Shares of weights that magnitude prunes; 0.5 0.8 0.9 by default."),
+    ] = None,
+    seed: Annotated[
+        str, typer.Option(help="Of all twins: a number, or first (model's); or parent (each its).")
+    ] = "first",
+    images_dir: ImagesDir = None,
+    download: DownloadImages = False,
+    allow_unverified: AllowUnverified = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train sparse twins of a zoo. Run the same command again to go on after an interruption."""
+    from .builders.zoo_directory import open_zoo
+    from .generation import sparsification
+    from .generation.images import load_images
 
-        with _resumable():
-            summary = population.generate(
-                specification,
-                model_zoos.zoos_home(out),
+    if more_levels and sparsity is None:
+        raise ValueError(f"one zoo at a time; what are {' '.join(map(str, more_levels))}?")
+    levels = [*(sparsity or sparsification.LEVELS), *(more_levels or ())]
+    chosen = seed if seed in ("first", "parent") else _whole_number("--seed", seed)
+    home = model_zoos.zoos_home(data_dir)
+    dense = [open_zoo(home, part) for part in parts_of(normalize_name(zoo))]
+    for parents in dense:
+        sparsification.check_request(
+            parents, models, method, levels, epochs, chosen, engine, threads, device
+        )
+    summaries = []
+    for parents in dense:
+        images = load_images(
+            sparsification.image_name(parents),
+            images_dir,
+            download=download,
+            allow_unverified=allow_unverified,
+            progress=not (quiet or as_json),
+        )
+        name = sparsification.twin_zoo(parents.zoo, method).name
+        with _resumable(), _training(name, quiet or as_json) as show:
+            summary = sparsification.sparsify(
+                parents,
+                home if out is None else out,
                 images,
                 models=models,
+                method=method,
+                levels=levels,
+                epochs=epochs,
+                seed=chosen,
                 engine=engine,
                 threads=threads,
                 device=device,
                 on_progress=show,
             )
-    if not first_rank:
-        return
-    if as_json:
-        print(json.dumps(dataclasses.asdict(summary), indent=1))
-    elif not quiet:
-        accuracy = "-" if summary.test_acc is None else f"{summary.test_acc:.3f}"
-        _print_table(
-            f"{summary.models} models trained into {summary.path}",
-            {
-                "already there": summary.present,
-                "states written": f"{summary.states:,}",
-                "diverged (kept)": summary.diverged,
-                "mean test accuracy, last epoch": accuracy,
-                "engine": summary.engine + (f", {summary.ranks} ranks" * (summary.ranks > 1)),
-                "seconds": f"{summary.seconds:.1f}",
-                "model-samples a second": f"{summary.samples_per_second:,.0f}",
-            },
-        )
+        summaries.append(summary)
+        _print_summary(summary, quiet or as_json, as_json=False)
+    if as_json and _first_rank():  # of a union one for each part
+        found = [dataclasses.asdict(summary) for summary in summaries]
+        print(json.dumps(found if len(found) > 1 else found[0], indent=1))
 
 
 @app.command("import")
@@ -674,6 +715,75 @@ def publish(
                 "configs of others kept": f"{len(summary.kept_configs):,}",
             },
         )
+
+
+def _first_rank() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
+@contextmanager
+def _training(name: str, hidden: bool) -> Iterator[Callable[[Any], None]]:
+    """Shows how far a training is: a bar, or a line now and then where there is no terminal."""
+    began = said = time.monotonic()
+    hidden = hidden or not _first_rank()
+    with _progress(hidden) as progress:
+        task = progress.add_task(name, total=None, done="")
+        if progress.disable and not hidden:
+            print(f"{name}: training", file=sys.stderr, flush=True)
+
+        def show(done: Any) -> None:
+            nonlocal said
+            now = time.monotonic()
+            speed = done.samples / (now - began)
+            text = f"{done.models}/{done.models_total} models, {speed:,.0f} samples/s"
+            progress.update(task, completed=done.states, total=done.states_total, done=text)
+            if not hidden and progress.disable and now - said > 30:
+                said = now
+                print(f"{name}: {text}", file=sys.stderr, flush=True)
+
+        yield show
+
+
+def _print_summary(summary: Any, quiet: bool, as_json: bool) -> None:
+    """What a training did."""
+    if not _first_rank():
+        return
+    if as_json:
+        print(json.dumps(dataclasses.asdict(summary), indent=1))
+        return
+    if quiet:
+        return
+    values = {
+        "already there": summary.present,
+        "states written": f"{summary.states:,}",
+        "diverged (kept)": summary.diverged,
+        "mean test accuracy, last epoch": (
+            "-" if summary.test_acc is None else f"{summary.test_acc:.3f}"
+        ),
+    }
+    if summary.sparsity is not None:
+        values["mean sparsity, last epoch"] = f"{summary.sparsity:.3f}"
+    if summary.left_out:
+        values["parents left out"] = len(summary.left_out)
+    values |= {
+        "engine": summary.engine + (f", {summary.ranks} ranks" * (summary.ranks > 1)),
+        "seconds": f"{summary.seconds:.1f}",
+        "model-samples a second": f"{summary.samples_per_second:,.0f}",
+    }
+    _print_table(f"{summary.models} models trained into {summary.path}", values)
+    for name, reason in [*summary.left_out.items()][:10]:
+        print(f"{name}: {reason}")
+    if len(summary.left_out) > 10:
+        print(f"and {len(summary.left_out) - 10:,} more: --json names them all")
+
+
+def _whole_number(option: str, text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(
+            f"{option} must be a number, 'first' or 'parent', found {text!r}"
+        ) from None
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures import ThreadPoolExecutor as Threads
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Protocol
 
@@ -83,7 +83,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Summary:
-    """What one run of `generate` did, all ranks together.
+    """What one run of `generate` or `sparsify` did, all ranks together.
 
     Attributes:
         zoo, path: name and folder.
@@ -94,6 +94,8 @@ class Summary:
         diverged: models of this run whose last weights are not finite. They are kept, as the
             original keeps them.
         test_acc: mean over this run's models at the last epoch; None if there are none.
+        sparsity: the same, of twins; None for models of their own.
+        left_out: what could not be trained, with the reason: parents of twins by model id.
         seconds: of training, evaluating and writing; of the slowest rank.
         samples_per_second: training images seen by all models together, each second.
     """
@@ -109,6 +111,8 @@ class Summary:
     test_acc: float | None
     seconds: float
     samples_per_second: float
+    sparsity: float | None = None
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -117,6 +121,64 @@ class Outcome:
 
     test_acc: float
     diverged: bool
+    sparsity: float | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is trained into a zoo directory: models of a zoo, from their initial weights.
+
+    `run` does any job; those of sparse twins (sparsification.py) override what they do otherwise.
+    The processes of the reference engine get a copy of it.
+    """
+
+    directory: ZooDirectory
+    images: ImageData
+
+    def population(
+        self, engine: str, models: Sequence[Model], initial: np.ndarray, **options: Any
+    ) -> Population:
+        """Models that are trained side by side.
+
+        Args:
+            engine: "lanes" or "batched".
+            models: of the population, [P].
+            initial: weights as their seeds draw them, float32 [P, N].
+            options: of the engine.
+        """
+        return population_class(engine)(
+            self.directory.zoo.layout, weights=initial, **options, **engine_arguments(models)
+        )
+
+    def train_epoch(
+        self, population: Any, images: Any, labels: Any, orders: Any, epoch: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """One epoch, from 1 on; the rest as `Population.train_epoch`."""
+        return population.train_epoch(images, labels, orders)
+
+    def tensors(self, population: Any) -> dict[str, np.ndarray]:
+        """What is kept of a state, float32 [P, N] each: weights, and a twin's further tensors."""
+        return {"weights": population.weights}
+
+    def trajectory(self, model: Model) -> Iterator[reference.State]:
+        """One model's states, by the reference engine."""
+        return reference.train(model, self.directory.zoo.layout, self.images)
+
+    def write(
+        self, model: Model, tensors: Mapping[str, np.ndarray], metrics: Mapping[str, np.ndarray]
+    ) -> Outcome:
+        """Write a model that is complete.
+
+        Args:
+            tensors: as `tensors`, [S, N] each.
+            metrics: name -> [S].
+        """
+        weights = tensors["weights"]
+        epochs = np.arange(len(weights))
+        self.directory.write_model(
+            model.model_id, model.hyperparameters(), epochs, weights, metrics
+        )
+        return Outcome(float(metrics["test_acc"][-1]), not bool(np.isfinite(weights[-1]).all()))
 
 
 def generate(
@@ -150,35 +212,69 @@ def generate(
         TrainingFailed: a worker was killed or could not write.
     """
     specifications = check_request(zoo, models, engine, threads, device)
-    _check_images(zoo, images)
-    engine, device = _choose_engine(zoo, root, engine, device)
-    ranks = _join_ranks(device)
-    directory = create_zoo(
+    check_images(zoo, images)
+    engine, device = choose_engine(zoo, root, engine, device)
+    directory = begin(root, zoo, engine, images)
+    directory.add_splits(model.model_id for model in specifications)
+    return run(Job(directory, images), specifications, engine, threads, device, on_progress)
+
+
+def begin(
+    root: str | os.PathLike[str], zoo: Zoo, engine: str, images: ImageData, **provenance: Any
+) -> ZooDirectory:
+    """The directory of a zoo that an engine trains on these images, new or to be continued.
+
+    Raises:
+        FaultyZoo: the folder holds a zoo of this name that was made otherwise.
+    """
+    return create_zoo(
         root,
         zoo,
         engine=engine,
         stream=STREAMS[engine],
         images={"name": images.name, "sha256": images.digest(), "verified": images.verified},
+        **provenance,
         versions={
             "python": platform.python_version(),
             "torch": str(torch.__version__),
             "numpy": np.__version__,
         },
     )
-    directory.add_splits(model.model_id for model in specifications)
+
+
+def run(
+    job: Job,
+    models: Sequence[Model],
+    engine: str,
+    threads: int | None,
+    device: str,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Summary:
+    """Train those of some models that are not there yet, this rank its share of them.
+
+    Args:
+        job: says how; its directory knows the models' splits.
+        models: all models of the run, the same on every rank.
+        engine, threads, device, on_progress: as in `generate`, chosen.
+
+    Raises:
+        TrainingFailed: a worker was killed or could not write.
+    """
+    ranks, zoo = _join_ranks(device), job.directory.zoo
     # Shares are cut from all models, not from the missing ones, which ranks may see differently.
     own = [
         model
-        for group in group_models(specifications, SHARE)[ranks.index :: ranks.count]
+        for group in group_models(models, SHARE)[ranks.index :: ranks.count]
         for model in group
     ]
-    missing = [model for model in own if not directory.finished(model.model_id)]
+    missing = [model for model in own if not job.directory.finished(model.model_id)]
     start = time.monotonic()
-    work = _Work(directory, images, threads or ranks.cores(), device, on_progress)
+    work = _Work(job, threads or ranks.cores(), device, on_progress)
     outcomes = list(_TRAINERS[engine](work, missing))
+    sparsities = [o.sparsity for o in outcomes if o.sparsity is not None]
     summary = Summary(
         zoo=zoo.name,
-        path=str(directory.path),
+        path=str(job.directory.path),
         engine=engine,
         ranks=1,
         models=len(outcomes),
@@ -188,9 +284,10 @@ def generate(
         test_acc=float(np.mean([o.test_acc for o in outcomes])) if outcomes else None,
         seconds=time.monotonic() - start,
         samples_per_second=0.0,
+        sparsity=float(np.mean(sparsities)) if sparsities else None,
     )
     summary = _join_summaries(ranks.gather(summary))
-    samples = summary.models * zoo.epochs * len(images.train)
+    samples = summary.models * zoo.epochs * len(job.images.train)
     return dataclasses.replace(summary, samples_per_second=samples / summary.seconds)
 
 
@@ -198,6 +295,16 @@ def check_request(
     zoo: Zoo, models: int | None, engine: str, threads: int | None, device: str | None
 ) -> list[Model]:
     """The models that `generate` would train with these arguments, which need no images.
+
+    Raises:
+        ValueError: as `generate`.
+    """
+    check_training(zoo, engine, threads, device)
+    return zoo.models(models)
+
+
+def check_training(zoo: Zoo, engine: str, threads: int | None, device: str | None) -> None:
+    """Whether models of such a zoo can be trained with these arguments.
 
     Raises:
         ValueError: as `generate`.
@@ -212,7 +319,6 @@ def check_request(
         raise ValueError(f"{zoo.name}: this version trains CNN-s and CNN-l, not ResNet-18")
     if threads is not None and threads < 1:
         raise ValueError(f"the number of threads must be at least 1, found {threads}")
-    return zoo.models(models)
 
 
 def group_models(models: Sequence[Model], size: int) -> list[list[Model]]:
@@ -232,7 +338,12 @@ def group_models(models: Sequence[Model], size: int) -> list[list[Model]]:
     return blocks
 
 
-def _check_images(zoo: Zoo, images: ImageData) -> None:
+def check_images(zoo: Zoo, images: ImageData) -> None:
+    """Whether models of a zoo can see these images.
+
+    Raises:
+        ValueError: they have another shape or number of classes.
+    """
     size = ARCHITECTURES[zoo.architecture].image_size
     expected = (zoo.channels, size, size)
     found = tuple(images.train.pixels.shape[1:])
@@ -243,10 +354,14 @@ def _check_images(zoo: Zoo, images: ImageData) -> None:
         )
 
 
-def _choose_engine(
-    zoo: Zoo, root: str | os.PathLike[str], engine: str, device: str | None
+def choose_engine(
+    zoo: Zoo, root: str | os.PathLike[str], engine: str, device: str | None, lanes: bool = True
 ) -> tuple[str, str]:
-    """The engine and device for "auto" and None."""
+    """The engine and device for "auto" and None; arguments as of `generate`.
+
+    Args:
+        lanes: whether the lane kernel can do what is asked for.
+    """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if engine == "auto":
         try:
@@ -256,7 +371,7 @@ def _choose_engine(
         if begun in ENGINES:
             engine = begun
         else:
-            engine = "batched" if device == "cuda" else "lanes"
+            engine = "batched" if device == "cuda" or not lanes else "lanes"
             if engine == "lanes":
                 try:
                     lanes_count(zoo.layout, dict(zoo.grid)["activation"][0])
@@ -320,6 +435,8 @@ def _leave_ranks() -> None:
 def _join_summaries(summaries: list[Summary]) -> Summary:
     models = sum(summary.models for summary in summaries)
     total = sum((s.test_acc or 0.0) * s.models for s in summaries)
+    pruned = sum((s.sparsity or 0.0) * s.models for s in summaries)
+    of_twins = any(s.sparsity is not None for s in summaries)
     return dataclasses.replace(
         summaries[0],
         ranks=len(summaries),
@@ -328,6 +445,7 @@ def _join_summaries(summaries: list[Summary]) -> Summary:
         states=sum(summary.states for summary in summaries),
         diverged=sum(summary.diverged for summary in summaries),
         test_acc=total / models if models else None,
+        sparsity=pruned / models if of_twins else None,
         seconds=max(summary.seconds for summary in summaries),
     )
 
@@ -339,8 +457,7 @@ def _join_summaries(summaries: list[Summary]) -> Summary:
 class _Work:
     """What every worker of a run needs."""
 
-    directory: ZooDirectory
-    images: ImageData
+    job: Job
     threads: int
     device: str
     on_progress: Callable[[Progress], None] | None
@@ -348,72 +465,70 @@ class _Work:
 
 def _train_lanes(work: _Work, models: list[Model]) -> Iterator[Outcome]:
     """A thread for each core, a block of one model a lane in each: the kernel releases the GIL."""
-    layout = work.directory.zoo.layout
-    activation = dict(work.directory.zoo.grid)["activation"][0]
-    blocks = group_models(models, lanes_count(layout, activation))
-
-    def begin(block: list[Model], weights: np.ndarray) -> Population:
-        return LanesPopulation(layout, weights=weights, threads=1, **_arguments(block))
-
-    yield from _train_blocks(work, blocks, begin, work.threads, "cpu")
+    zoo = work.job.directory.zoo
+    blocks = group_models(models, lanes_count(zoo.layout, dict(zoo.grid)["activation"][0]))
+    yield from _train_blocks(work, "lanes", blocks, work.threads, "cpu", {"threads": 1})
 
 
 def _train_batched(work: _Work, models: list[Model]) -> Iterator[Outcome]:
     """One block of stacked models after the other, with torch's own threads."""
+    blocks = group_models(models, BATCHED_BLOCK[work.device])
+    options = {"device": work.device, "threads": work.threads}
+    yield from _train_blocks(work, "batched", blocks, 1, work.device, options)
+
+
+def population_class(engine: str) -> type[Population]:
+    """The class that trains models of their own."""
+    if engine == "lanes":
+        return LanesPopulation
     from .engines.batched import BatchedPopulation
 
-    layout = work.directory.zoo.layout
-
-    def begin(block: list[Model], weights: np.ndarray) -> Population:
-        return BatchedPopulation(
-            layout, weights=weights, device=work.device, threads=work.threads, **_arguments(block)
-        )
-
-    blocks = group_models(models, BATCHED_BLOCK[work.device])
-    yield from _train_blocks(work, blocks, begin, 1, work.device)
+    return BatchedPopulation
 
 
-def _arguments(block: list[Model]) -> dict[str, Any]:
-    """What a population engine wants to know about the models of a block."""
-    first = block[0]
+def engine_arguments(models: Sequence[Model]) -> dict[str, Any]:
+    """What a population engine wants to know about models that are trained side by side."""
+    first = models[0]
     return {
         "activation": first.activation,
         "optimizer": first.optimizer,
         "batch_size": first.batch_size,
-        "seeds": np.array([model.seed for model in block], np.int64),
-        "learning_rate": np.array([model.learning_rate for model in block]),
-        "weight_decay": np.array([model.weight_decay for model in block]),
-        "momentum": np.array([model.momentum or 0.0 for model in block]),
-        "dropout": np.array([model.dropout for model in block]),
+        "seeds": np.array([model.seed for model in models], np.int64),
+        "learning_rate": np.array([model.learning_rate for model in models]),
+        "weight_decay": np.array([model.weight_decay for model in models]),
+        "momentum": np.array([model.momentum or 0.0 for model in models]),
+        "dropout": np.array([model.dropout for model in models]),
     }
 
 
 def _train_blocks(
     work: _Work,
+    engine: str,
     blocks: list[list[Model]],
-    begin: Callable[[list[Model], np.ndarray], Population],
     threads: int,
     device: str,
+    options: Mapping[str, Any],
 ) -> Iterator[Outcome]:
     # On the device once and for all: an engine does not copy what lies there already.
+    images = work.job.images
     sets = {
-        name: (
-            work.images.normalized(split).to(device),
-            getattr(work.images, split).labels.to(device),
-        )
+        name: (images.normalized(split).to(device), getattr(images, split).labels.to(device))
         for name, split in (("train", "train"), ("val", "validation"), ("test", "test"))
-        if getattr(work.images, split) is not None
+        if getattr(images, split) is not None
     }
     stop, drawing = threading.Event(), threading.Lock()
     states, trained = [0] * len(blocks), [0] * len(blocks)
 
     def train(number: int) -> list[Outcome]:
+        def begin(block: list[Model], initial: np.ndarray) -> Population:
+            return work.job.population(engine, block, initial, **options)
+
         def on_epoch(epoch: int) -> bool:
             states[number] += len(blocks[number])
             trained[number] += len(blocks[number]) * (epoch > 0)
             return not stop.is_set()
 
-        return _train_block(work.directory, blocks[number], sets, begin, drawing, on_epoch)
+        return _train_block(work.job, blocks[number], sets, begin, drawing, on_epoch)
 
     pool = Threads(min(threads, len(blocks)) or 1)
     futures = {pool.submit(train, number): blocks[number] for number in range(len(blocks))}
@@ -421,7 +536,7 @@ def _train_blocks(
 
 
 def _train_block(
-    directory: ZooDirectory,
+    job: Job,
     block: list[Model],
     sets: Mapping[str, tuple[torch.Tensor, torch.Tensor]],
     begin: Callable[[list[Model], np.ndarray], Population],
@@ -430,16 +545,16 @@ def _train_block(
 ) -> list[Outcome]:
     """Train the models of one block through all epochs, then write their files."""
     # Another run of the same zoo may have come first.
-    block = [model for model in block if not directory.finished(model.model_id)]
+    block = [model for model in block if not job.directory.finished(model.model_id)]
     if not block:
         return []
-    layout, epochs = directory.zoo.layout, block[0].epochs
+    layout, epochs = job.directory.zoo.layout, block[0].epochs
     with drawing:  # torch's global stream is borrowed
         drawn = [initial_weights(layout, model.init, model.seed) for model in block]
     orders = [SampleOrders(generator, len(sets["train"][1])) for _, generator in drawn]
     population = begin(block, np.stack([weights for weights, _ in drawn]))
     held_out = [name for name in sets if name != "train"]
-    weights = np.empty((len(block), epochs + 1, layout.size), np.float32)
+    tensors: dict[str, np.ndarray] = {}
     metrics = {
         f"{name}_{kind}": np.empty((len(block), epochs + 1))
         for name in sets
@@ -450,28 +565,25 @@ def _train_block(
             scores = {"train": population.evaluate(*sets["train"])}
         else:
             order = sample_orders(orders, epoch)
-            scores = {"train": population.train_epoch(*sets["train"], order)}
+            scores = {"train": job.train_epoch(population, *sets["train"], order, epoch)}
         scores |= {name: population.evaluate(*sets[name]) for name in held_out}
-        weights[:, epoch] = population.weights
+        for name, values in job.tensors(population).items():
+            if epoch == 0:
+                tensors[name] = np.empty((len(block), epochs + 1, layout.size), np.float32)
+            tensors[name][:, epoch] = values
         for name, (loss, accuracy) in scores.items():
             metrics[f"{name}_loss"][:, epoch] = loss
             metrics[f"{name}_acc"][:, epoch] = accuracy
         if not on_epoch(epoch):
             return []
-    outcomes = []
-    for number, model in enumerate(block):
-        of_model = {name: values[number] for name, values in metrics.items()}
-        outcomes.append(_write(directory, model, weights[number], of_model))
-    return outcomes
-
-
-def _write(
-    directory: ZooDirectory, model: Model, weights: np.ndarray, metrics: Mapping[str, np.ndarray]
-) -> Outcome:
-    directory.write_model(
-        model.model_id, model.hyperparameters(), np.arange(len(weights)), weights, metrics
-    )
-    return Outcome(float(metrics["test_acc"][-1]), not bool(np.isfinite(weights[-1]).all()))
+    return [
+        job.write(
+            model,
+            {name: values[number] for name, values in tensors.items()},
+            {name: values[number] for name, values in metrics.items()},
+        )
+        for number, model in enumerate(block)
+    ]
 
 
 # The reference engine trains one model at a time, so its workers are processes.
@@ -487,13 +599,13 @@ def _train_reference(work: _Work, models: list[Model]) -> Iterator[Outcome]:
         min(work.threads, len(models)) or 1,
         context,
         _start_worker,
-        (work.directory, work.images, states, stop),
+        (work.job, states, stop),
     )
     futures = {pool.submit(_train_one, model): [model] for model in models}
     yield from _collect(work, pool, futures, lambda: tuple(states), stop)
 
 
-def _start_worker(directory: ZooDirectory, images: ImageData, states: Any, stop: Any) -> None:
+def _start_worker(job: Job, states: Any, stop: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it and sets `stop`
 
     def follow_the_parent() -> None:
@@ -503,25 +615,26 @@ def _start_worker(directory: ZooDirectory, images: ImageData, states: Any, stop:
         os._exit(1)
 
     threading.Thread(target=follow_the_parent, daemon=True).start()
-    _worker.update(directory=directory, images=images, states=states, stop=stop)
+    _worker.update(job=job, states=states, stop=stop)
 
 
 def _train_one(model: Model) -> list[Outcome]:
-    directory: ZooDirectory = _worker["directory"]
-    if _worker["stop"].is_set() or directory.finished(model.model_id):
+    job: Job = _worker["job"]
+    if _worker["stop"].is_set() or job.directory.finished(model.model_id):
         return []
     trajectory = []
-    for state in reference.train(model, directory.zoo.layout, _worker["images"]):
+    for state in job.trajectory(model):
         trajectory.append(state)
         with _worker["states"].get_lock():
             _worker["states"][0] += 1
             _worker["states"][1] += state.epoch > 0
         if _worker["stop"].is_set():
             return []
-    weights = torch.stack([state.weights for state in trajectory]).numpy()
+    vectors = [{"weights": state.weights, **state.extra} for state in trajectory]
+    tensors = {name: torch.stack([v[name] for v in vectors]).numpy() for name in vectors[0]}
     names = trajectory[-1].metrics
     metrics = {name: np.array([state.metrics[name] for state in trajectory]) for name in names}
-    return [_write(directory, model, weights, metrics)]
+    return [job.write(model, tensors, metrics)]
 
 
 def _collect(
@@ -533,7 +646,8 @@ def _collect(
 ) -> Iterator[Outcome]:
     """Outcomes as they come; on an error or interruption the workers stop after their epoch."""
     total = sum(len(models) for models in futures.values())
-    epochs = work.directory.zoo.epochs
+    directory = work.job.directory
+    epochs = directory.zoo.epochs
     running, done = set(futures), 0
     try:
         while running:
@@ -543,7 +657,7 @@ def _collect(
                 done += len(futures[future])
             if work.on_progress is not None:
                 present, trained = states()
-                samples = trained * len(work.images.train)
+                samples = trained * len(work.job.images.train)
                 work.on_progress(Progress(done, total, present, total * (epochs + 1), samples))
     except (BrokenProcessPool, OSError) as error:
         reason = (
@@ -553,7 +667,7 @@ def _collect(
         if isinstance(error, OSError):
             reason = f"a model could not be written ({error})"
         raise TrainingFailed(
-            f"{reason}; {done} models of this run are finished in {work.directory.path}: run the "
+            f"{reason}; {done} models of this run are finished in {directory.path}: run the "
             "same command again for the others"
         ) from error
     finally:

@@ -32,17 +32,15 @@ class BatchedTwins(BatchedPopulation):
 
     Args:
         layout: of CNN-s or CNN-l.
-        log_sigma2: float32 [P, layout.size]; at the first step -10 everywhere, the default.
+        log_sigma2: float32 [P, layout.size]; -10 everywhere at the first step.
         **arguments: as of `BatchedPopulation`, where `weights` are the parents' weights, and
             `seeds` are those of dropout masks and noise. `pruned` is not among them.
     """
 
     _blocks: list[_TwinBlock]
 
-    def __init__(self, layout: Layout, *, log_sigma2: Any = None, **arguments: Any) -> None:
+    def __init__(self, layout: Layout, *, log_sigma2: Any, **arguments: Any) -> None:
         super().__init__(layout, **arguments)
-        if log_sigma2 is None:
-            return
         start = torch.as_tensor(np.asarray(log_sigma2, np.float32), device=self.device)
         if start.shape != self._weights.shape:
             raise ValueError(
