@@ -128,7 +128,7 @@ class BatchedPopulation:
             scale=dropout_scale(models.dropout)[:, None],
         )
 
-        self._capacity = _capacity(layout, self.device, self._block.columns_of_one)
+        self._capacity = max(1, _capacity(layout, self.device) // self._block.columns_of_one)
         # CUDA's allocator keeps memory by itself, and a graph or compiled step its own.
         keep = self.device.type == "cpu" and not compile
         columns: dict[str, torch.Tensor] | None = {} if keep else None
@@ -596,7 +596,7 @@ class _Graph:
         self._graph.replay()
 
 
-def _capacity(layout: Layout, device: torch.device, columns_of_one: int) -> int:
+def _capacity(layout: Layout, device: torch.device) -> int:
     """How many model-samples at a time have columns that fit the workspace."""
     if device.type == "cuda":
         workspace = GPU_WORKSPACE * torch.cuda.mem_get_info(device)[0]
@@ -608,7 +608,7 @@ def _capacity(layout: Layout, device: torch.device, columns_of_one: int) -> int:
         math.prod(layout.layers[layer.name]["weight"].shape[1:]) * math.prod(shape[1:])
         for layer, shape in zip(layers, outputs, strict=True)
     )
-    return max(1, int(workspace / (4 * columns * columns_of_one)))
+    return max(1, int(workspace / (4 * columns)))
 
 
 def _integers(name: str, values: Any) -> torch.Tensor:
