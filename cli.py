@@ -35,7 +35,6 @@ from .builders.catalog import (
     get_zoo,
     list_zoos,
     normalize_name,
-    parts_of,
     zoo_from_json,
 )
 from .builders.layout import ARCHITECTURES
@@ -194,7 +193,6 @@ def sparsify(
     as_json: AsJson = False,
 ) -> None:
     """Train sparse twins of a zoo. Run the same command again to go on after an interruption."""
-    from .builders.zoo_directory import open_zoo
     from .generation import sparsification
     from .generation.images import load_images
 
@@ -203,7 +201,7 @@ def sparsify(
     levels = [*(sparsity or sparsification.LEVELS), *(more_levels or ())]
     chosen = seed if seed in ("first", "parent") else _whole_number("--seed", seed)
     home = model_zoos.zoos_home(data_dir)
-    dense = [open_zoo(home, part) for part in parts_of(normalize_name(zoo))]
+    dense = model_zoos.open_parts(normalize_name(zoo), home)
     for parents in dense:
         sparsification.check_request(
             parents, models, method, levels, epochs, chosen, engine, threads, device

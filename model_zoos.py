@@ -216,7 +216,7 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):
         root = zoos_home(self.config.data_dir)
         shards: dict[str, list[list[States] | Shard]] = {split: [] for split in SPLITS}
         faulty: list[FaultyFile] = []
-        for directory in _open_parts(self.config.name, root, self._repository):
+        for directory in open_parts(self.config.name, root, self._repository):
             if isinstance(directory, str):
                 for split in SPLITS:
                     shards[split] += self._repository.shards(directory, split)
@@ -343,7 +343,9 @@ def _is_zoo(root: Path, name: str) -> bool:
     return (root / name / "zoo.json").exists()
 
 
-def _open_parts(name: str, root: Path, repository: Snapshot | None) -> list[ZooDirectory | str]:
+def open_parts(
+    name: str, root: Path, repository: Snapshot | None = None
+) -> list[ZooDirectory | str]:
     """What is behind a name, all of which must be there: zoo directories; of those that the
     repository has, the names."""
     parts = _parts(name, root) or ([METRICS_NAME] if repository else [])
@@ -369,6 +371,11 @@ def _open_parts(name: str, root: Path, repository: Snapshot | None) -> list[ZooD
     dense = [part.removesuffix("_sparse") for part in missing]
     made = [part for part in missing if part in catalog.ZOOS and "resnet" not in part]
     ways = [f"Generate: model-zoos generate {part} --out {root}." for part in made]
+    ways += [
+        f"Train twins: model-zoos sparsify {name} --data-dir {root}."
+        for part, name in zip(missing, dense, strict=True)
+        if part != name and "resnet" not in name
+    ]
     dois = {
         part: catalog.ZOOS[name].doi if part == name else catalog.TWIN_DOIS.get(name)
         for part, name in zip(missing, dense, strict=True)

@@ -129,8 +129,8 @@ def sparsify(
         FaultyZoo: the folder holds a zoo of this name that was made otherwise.
         TrainingFailed: a worker was killed or could not write.
     """
-    zoo = twin_zoo(parents.zoo, method, epochs)
     check_request(parents, models, method, levels, epochs, seed, engine, threads, device)
+    zoo = twin_zoo(parents.zoo, method, epochs)
     _compare_images(parents, images)
     check_images(zoo, images)
     engine, device = choose_engine(zoo, root, engine, device, lanes=method == "variational")
