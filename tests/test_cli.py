@@ -117,7 +117,34 @@ def test_expected_errors_are_one_line(tmp_path: Path) -> None:
     assert not (tmp_path / "zoos").exists()
 
 
-@pytest.mark.parametrize("command", ["list", "generate", "benchmark", "verify", "plot", "report"])
+def test_sparsify(tmp_path: Path) -> None:
+    message = error("sparsify", "digits_cnn_s", cwd=tmp_path)
+    assert "the zoo 'digits_cnn_s' is not in" in message
+    assert "model-zoos generate digits_cnn_s" in message
+    assert "model-zoos sparsify digits_cnn_s" in error("plot", "digits_cnn_s_sparse", cwd=tmp_path)
+    run("generate", "digits_cnn_s", "--models", "2", "--epochs", "1", "--quiet", cwd=tmp_path)
+    command = ("sparsify", "digits-cnn-s", "--epochs", "1")
+    assert "must be a number, 'first' or 'parent'" in error(*command, "--seed", "x", cwd=tmp_path)
+    assert "what are 0.5?" in error(*command[:2], "0.5", cwd=tmp_path)
+    levels = ("--method", "magnitude", "--sparsity", "0.5", "0.8")
+    summary = json.loads(run(*command, *levels, "--json", cwd=tmp_path).stdout)
+    assert (summary["zoo"], summary["models"]) == ("digits_cnn_s_sparse_magnitude", 4)
+    assert summary["sparsity"] == pytest.approx(0.65, abs=1e-3)
+    assert summary["left_out"] == {}
+    folder = tmp_path / "zoos" / "digits_cnn_s" / "models"
+    next(folder.iterdir()).unlink()
+    table = run(*command, "--out", "twins", "--engine", "batched", cwd=tmp_path).stdout
+    assert "parents left out" in table
+    assert "it is not trained yet" in table
+    assert len(list((tmp_path / "twins" / "digits_cnn_s_sparse" / "models").iterdir())) == 1
+    info = tmp_path / "zoos" / "digits_cnn_s" / "zoo.json"
+    info.write_text(info.read_text().replace('"images": "digits"', '"images": "unknown"'))
+    assert "does not say which images" in error(*command, cwd=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "command", ["list", "generate", "sparsify", "benchmark", "verify", "plot", "report"]
+)
 def test_help(command: str, tmp_path: Path) -> None:
     assert "Usage" in run(command, "--help", cwd=tmp_path).stdout
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import subprocess
@@ -31,10 +32,13 @@ COMMANDS = [line for block in blocks("bash") for line in block.splitlines()]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A working directory as `make demo` leaves it, with the README's own specification."""
+    """A working directory as `make demo` leaves it, with the README's own specification, and with
+    the zoo that its first command makes, so that later ones can be tried alone."""
     path = tmp_path_factory.mktemp("readme")
     digits = load_images("digits").subset(train=slice(20))
     generate(get_zoo("digits_cnn_s"), path / "demo" / "zoos", digits, models=16)
+    zoo = dataclasses.replace(get_zoo("digits_cnn_s"), epochs=2)
+    generate(zoo, path / "zoos", load_images("digits"), models=4)
     [specification] = blocks("json")
     (path / "my_digits.json").write_text(specification)
     return path
