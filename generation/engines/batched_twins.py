@@ -118,12 +118,13 @@ class _TwinBlock(_Block):
         dropout: bool,
         weights: torch.Tensor,
         rates: _Rates,
+        columns: dict[str, torch.Tensor] | None,
         pruned: torch.Tensor | None = None,
     ) -> None:
         if pruned is not None:
             raise ValueError("variational dropout prunes by itself: it takes no `pruned`")
         theta = torch.cat([weights, torch.full_like(weights, LOG_SIGMA2_START)], 1)
-        super().__init__(layout, activation, optimizer, dropout, theta, rates)
+        super().__init__(layout, activation, optimizer, dropout, theta, rates, columns)
         self.means, self.log_sigma2 = theta[:, : layout.size], theta[:, layout.size :]
         bounds = torch.from_numpy(noise_bounds(layout)).to(weights.device)
         self.noisy = ~bounds.isnan()
@@ -188,7 +189,7 @@ class _TwinBlock(_Block):
         layers = zip(self._layers(self.means), self._layers(variances), noise, strict=True)
         for (layer, weight, bias), (_, variance, variance_bias), normals in layers:
             shape, samples = x.shape, x.shape[-1]
-            columns, side = _unfold(x, layer)
+            columns, side = _unfold(x, layer, self.columns)
             squares = columns * columns
             deviation = torch.bmm(variance, squares)
             deviation += variance_bias[..., None] + TINY

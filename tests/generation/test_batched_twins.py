@@ -19,9 +19,9 @@ from model_zoos.generation.streams import SampleOrders, initial_weights, sample_
 from model_zoos.generation.streams import gaussian_noise as noise_of_streams
 
 from . import test_lanes_twins
+from .oracle import CNN_L, CNN_S, make_images, make_orders, make_weights
 from .test_batched import ON_CUDA
-from .test_lanes import one_torch_thread  # noqa: F401
-from .test_lanes_twins import CNN_L, CNN_S, check_against_torch, make_images, make_orders
+from .test_lanes_twins import check_against_torch, has_noise, one_torch_thread  # noqa: F401
 
 DIGITS = get_zoo("digits_cnn_s")
 
@@ -129,7 +129,7 @@ def test_blocks_and_diverged_neighbours_do_not_disturb(monkeypatch):
     """Models are trained as alone; one that is NaN stays NaN."""
     layout = make_layout("cnn_s", 1)
     images, labels = make_images(layout, 44)
-    weights = test_lanes_twins.make_weights(layout, 5)
+    weights = make_weights(layout, 5)
     weights[2, 3] = np.nan
     orders = make_orders(5, 44)
 
@@ -154,14 +154,14 @@ def test_blocks_and_diverged_neighbours_do_not_disturb(monkeypatch):
 
 def test_log_sigma2_without_noise_keeps_its_start():
     images, labels = make_images(CNN_S, 20)
-    weights = test_lanes_twins.make_weights(CNN_S, 2)
+    weights = make_weights(CNN_S, 2)
     start = np.random.default_rng(0).normal(-8, 1, weights.shape).astype(np.float32)
     twins = BatchedTwins(
         CNN_S, activation="tanh", optimizer="adam", batch_size=10, weights=weights, seeds=0,
         log_sigma2=start, learning_rate=1e-2, weight_decay=0.1,
     )  # fmt: skip
     twins.train_epoch(images, labels, make_orders(2, 20), 0.01)
-    noisy = test_lanes_twins.has_noise(CNN_S)
+    noisy = has_noise(CNN_S)
     np.testing.assert_array_equal(twins.log_sigma2[:, ~noisy], start[:, ~noisy])
     assert (twins.log_sigma2[:, noisy] != start[:, noisy]).mean() > 0.9
 
