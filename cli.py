@@ -35,6 +35,7 @@ from .builders.catalog import (
     get_zoo,
     list_zoos,
     normalize_name,
+    parts_of,
     zoo_from_json,
 )
 from .builders.layout import ARCHITECTURES
