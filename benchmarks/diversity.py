@@ -61,6 +61,7 @@ class EpochDiversity:
         models: that have a state there which has not diverged.
         diverged: states left out.
         accuracy, gap: of all these models on test; shares of 1.
+        sparsity: of all these models, if they are sparse twins.
         l2, cosine: of the weights, over pairs of `compared` models.
         compared: models whose weights were compared.
         agreement: share of images to which two models give the same answer, over pairs of `run`.
@@ -74,6 +75,7 @@ class EpochDiversity:
     diverged: int
     accuracy: Distribution | None
     gap: Distribution | None
+    sparsity: Distribution | None = None
     l2: Distribution | None = None
     cosine: Distribution | None = None
     compared: int = 0
@@ -170,6 +172,7 @@ def diversity(
                 diverged=len(rows) - len(good),
                 accuracy=describe(states["test_acc"][good]),
                 gap=describe(states["generalization_gap"][good]),
+                sparsity=describe(states["sparsity"][good]),
                 **measured,
             )
         )

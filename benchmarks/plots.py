@@ -26,6 +26,7 @@ from ..builders.catalog import twin_name
 from ..builders.layout import Layout, find_layout
 from ..builders.zoo_directory import ZooNotFound
 from .property_prediction import MAX_WEIGHT
+from .published import TWINS, TWINS_ZOO
 from .states import StateTable, choose, read_states, read_weights, weights_size
 
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#666666"
@@ -411,6 +412,9 @@ def sparsity_by_epoch(
         panel.fill_between(epochs, bands[1], bands[3], color=BLUE, alpha=0.35, linewidth=0,
                            label="quartiles")  # fmt: skip
         panel.plot(epochs, bands[2], color=BLUE, marker="o", markersize=4, label="median")
+        if states.name == TWINS_ZOO:
+            panel.plot(*zip(*TWINS[column].items(), strict=True), color=GREEN, marker="x",
+                       linestyle="", label="median of the original's twins")  # fmt: skip
         panel.set(xlabel="epoch of pruning", ylabel=label)
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))
     panels[0].set_ylim(0, 1)

@@ -2,15 +2,17 @@
 
     python -m model_zoos.benchmarks.published [FOLDER]
 
-writes the tables of benchmarks/README.md anew, between its two `scores` marks, from every
-`*-benchmark.json` in the folder (by default benchmarks/results): what `model-zoos benchmark NAME
---boosting --out FILE` writes. No number of ours is typed.
+writes the tables of benchmarks/README.md anew, between its two `scores` marks, from what is in the
+folder (by default benchmarks/results): every `*-benchmark.json` that `model-zoos benchmark NAME
+--boosting --out FILE` writes, and every `*_sparse-report.json` that `model-zoos report NAME --json`
+prints. No number of ours is typed.
 
 Sources: UNTERTHINER: Unterthiner, Keysers, Gelly, Bousquet and Tolstikhin, "Predicting Neural
 Network Accuracy from Weights", 2020; best_configs.json in google-research/dnn_predict_accuracy.
 SCHUERHOLT: Schuerholt, Kostadinov and Borth, "Self-Supervised Representation Learning on Neural
 Network Weights for Model Characteristic Prediction", NeurIPS 2021; the image of results on the
 HSG-AIML site, linear probes.
+TWINS: the figure of MNIST twins in the README of the original's repository, read by eye (+- 0.01).
 """
 
 from __future__ import annotations
@@ -54,6 +56,18 @@ SCHUERHOLT: dict[str, tuple[tuple[float, float, float], ...]] = {
 """Linear probes on the same zoo by `IMAGES`: weights, statistics, learned representation. R2 x 100,
 of the last three accuracy in %."""
 
+TWINS: dict[str, dict[int, float]] = {
+    "sparsity": {
+        **dict(enumerate((0, 0, 0.26, 0.43, 0.51, 0.56, 0.585, 0.61, 0.63, 0.65, 0.665))),
+        **{16: 0.73, 20: 0.76, 25: 0.785},
+    },
+    "test_acc": {0: 0.911, 1: 0.912, 5: 0.901, 10: 0.8845, 15: 0.878, 20: 0.875, 25: 0.8745},
+    "generalization_gap": {0: 0.006, 5: -0.018, 10: -0.054, 15: -0.047, 20: -0.041, 25: -0.0385},
+}
+"""Medians of the original's MNIST twins (`mnist_cnn_s_seed_sparse`) by epoch; shares of 1."""
+
+TWINS_ZOO = "mnist_cnn_s_seed_sparse"
+
 _TITLES = {
     "mnist": "MNIST",
     "fashion_mnist": "Fashion-MNIST",
@@ -67,6 +81,10 @@ def tables(folder: Path) -> str:
     """Markdown: a table for each benchmark file of a folder, then the published ones."""
     parts = [
         zoo_table(json.loads(path.read_text())) for path in sorted(folder.glob("*-benchmark.json"))
+    ]
+    parts += [
+        twins_table(json.loads(path.read_text()))
+        for path in sorted(folder.glob("*_sparse-report.json"))
     ]
     return "\n\n".join([*parts, _published()])
 
@@ -123,6 +141,36 @@ def zoo_table(result: Mapping[str, Any]) -> str:
     if result["not_scored"]:
         why = ", ".join(f"{target} ({reason})" for target, reason in result["not_scored"].items())
         lines += ["", f"Not scored: {why}."]
+    return "\n".join(lines)
+
+
+def twins_table(report: Mapping[str, Any]) -> str:
+    """Sparsity and accuracy of sparse twins by epoch, beside the original's if they are MNIST's.
+
+    Args:
+        report: as `model-zoos report NAME --json` prints it.
+    """
+    epochs = {epoch["epoch"]: epoch for epoch in report["diversity"]["epochs"]}
+    shown = sorted({*TWINS["test_acc"], *epochs} & {0, 1, 2, 5, 10, 15, 20, max(epochs)})
+    lines = [
+        f'`{report["zoo"]}`, {report["diversity"]["models"]:,} twins: medians (means); "original": '
+        "the medians of its MNIST twins, read off its figure.",
+        "",
+        "| epoch | sparsity | original | test accuracy | original | gap | original |",
+        "| ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for number in shown:
+        row = [str(number)]
+        for column, key in (
+            ("sparsity",) * 2,
+            ("test_acc", "accuracy"),
+            ("generalization_gap", "gap"),
+        ):
+            found = epochs.get(number, {}).get(key)
+            row.append(f"{found['quartiles'][1]:.3f} ({found['mean']:.3f})" if found else "-")
+            known = TWINS[column].get(number) if report["zoo"] == TWINS_ZOO else None
+            row.append("-" if known is None else f"{known:g}")
+        lines.append(f"| {' | '.join(row)} |")
     return "\n".join(lines)
 
 

@@ -8,7 +8,14 @@ import re
 from pathlib import Path
 
 from model_zoos.benchmarks.property_prediction import predict_properties
-from model_zoos.benchmarks.published import IMAGES, SCHUERHOLT, UNTERTHINER, tables, zoo_table
+from model_zoos.benchmarks.published import (
+    IMAGES,
+    SCHUERHOLT,
+    UNTERTHINER,
+    tables,
+    twins_table,
+    zoo_table,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -42,3 +49,19 @@ def test_a_zoos_table(digits_home: Path) -> None:
     assert f"| {of_class.accuracy['test']:.3f} [" in init
     assert f"| {of_class.majority['test']:.3f} | 0.946 / 0.720 |" in init
     assert lines[-1] == "Not scored: dropout (constant: 0.0)."
+
+
+def test_twins_stand_beside_the_originals() -> None:
+    measured = {"count": 3, "mean": 0.5, "std": 0.1, "quartiles": [0.25, 0.75, 0.8]}
+    epochs = [
+        {"epoch": 0, "accuracy": measured, "gap": None, "sparsity": None},
+        {"epoch": 25, "accuracy": measured, "gap": measured, "sparsity": measured},
+    ]
+    report = {"zoo": "mnist_cnn_s_seed_sparse", "diversity": {"models": 3, "epochs": epochs}}
+    lines = twins_table(report).splitlines()
+    assert "| 0 | - | 0 | 0.750 (0.500) | 0.911 | - | 0.006 |" in lines
+    # The figure of the original ends at 78.5 % sparsity and 87.45 % accuracy.
+    assert lines[-1] == (
+        "| 25 | 0.750 (0.500) | 0.785 | 0.750 (0.500) | 0.8745 | 0.750 (0.500) | -0.0385 |"
+    )
+    assert "0.911" not in twins_table({**report, "zoo": "svhn_cnn_s_seed_sparse"})
