@@ -85,15 +85,15 @@ def importing(
 
 @app.command()
 def building(
-    models: Annotated[int, typer.Option(help="Of 51 CNN-s states each.")] = 400,
+    models: Annotated[int, typer.Option(help="Of 51 CNN-s states each.")] = 1000,
     rounds: Annotated[int, typer.Option(help="Medians are over these.")] = 5,
     out: Annotated[Optional[Path], typer.Option(help="JSON file to write.")] = None,
 ) -> None:
-    """From zoo directory to Parquet on one core, beside pyarrow.parquet.write_table."""
+    """From zoo directory to Parquet with one worker, beside pyarrow.parquet.write_table."""
     figures = building_speed.measure(models, rounds)
     for name, value in figures["gb_per_second"].items():
         cpu = figures["gb_per_cpu_second"][name]
-        print(f"{name:55} {value:6.3f} GB/s {cpu:6.3f} GB per second of the core's time")
+        print(f"{name:55} {value:6.3f} GB/s {cpu:6.3f} GB per second of processor time")
     print(f"{'build / write_table':55} {figures['build_over_write_table']:6.1%}")
     print(f"{'files with weights / float32':55} {figures['size_over_raw']:6.3f}")
     if out is not None:
