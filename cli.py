@@ -185,7 +185,10 @@ def sparsify(
         typer.Option(help="Shares of weights that magnitude prunes; 0.5 0.8 0.9 by default."),
     ] = None,
     seed: Annotated[
-        str, typer.Option(help="Of all twins: a number, or first (model's); or parent (each its).")
+        str,
+        typer.Option(
+            help="A number or `first` (model's): one for all twins. `parent`: each its own."
+        ),
     ] = "first",
     images_dir: ImagesDir = None,
     download: DownloadImages = False,
@@ -199,6 +202,8 @@ def sparsify(
 
     if more_levels and sparsity is None:
         raise ValueError(f"one zoo at a time; what are {' '.join(map(str, more_levels))}?")
+    if sparsity is not None and method != "magnitude":
+        raise ValueError("--sparsity is for --method magnitude: variational dropout finds its own")
     levels = [*(sparsity or sparsification.LEVELS), *(more_levels or ())]
     chosen = seed if seed in ("first", "parent") else _whole_number("--seed", seed)
     home = model_zoos.zoos_home(data_dir)

@@ -71,6 +71,8 @@ class PublishedZoo:
     def origin(self) -> str:
         """Where its models come from, as Markdown."""
         engine, source = self.provenance.get("engine"), self.provenance.get("source")
+        if engine is None and source is None:
+            return "trained elsewhere, written with model_zoos"
         if engine != "original":
             return f"made with model_zoos ({engine or 'engine unknown'})"
         file = f" `{source['file']}`" if isinstance(source, dict) and "file" in source else ""

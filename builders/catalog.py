@@ -334,7 +334,7 @@ def get_zoo(name: str) -> Zoo:
 def unknown_name(name: str, known: Iterable[str]) -> str:
     """One sentence for a name that nobody has, with the close ones."""
     close = difflib.get_close_matches(normalize_name(name), list(known), n=5, cutoff=0.5)
-    hint = f"did you mean {', '.join(close)}?" if close else "`model-zoos list` shows them all"
+    hint = f"did you mean {', '.join(close)}?" if close else "`model-zoos list` shows them all."
     return f"there is no zoo named {name!r}; {hint}"
 
 

@@ -326,7 +326,10 @@ def open_zoo(root: str | os.PathLike[str], name: str) -> ZooDirectory:
     """
     path = Path(root) / normalize_name(name)
     if not (path / "zoo.json").exists():
-        raise ZooNotFound(f"there is no zoo {normalize_name(name)!r} in {Path(root)}")
+        found = ", ".join(list_zoo_directories(root)) or "no zoo"
+        raise ZooNotFound(
+            f"there is no zoo {normalize_name(name)!r} in {Path(root)}, which has {found}"
+        )
     info = _read_json(path / "zoo.json")
     if not isinstance(info, dict) or info.get("format") != FORMAT or "zoo" not in info:
         raise FaultyZoo(f"{path / 'zoo.json'}: expected a zoo in the format {FORMAT}")

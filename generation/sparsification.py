@@ -349,10 +349,10 @@ class _VariationalTwins(_Twins):
     ) -> Population:
         weights = np.stack([self.parent(twin) for twin in models])
         if engine == "lanes":
-            from .engines.lanes import LanesTwins as Population
+            from .engines.lanes import LanesTwins as Twins
         else:
-            from .engines.batched_twins import BatchedTwins as Population
-        return Population(
+            from .engines.batched_twins import BatchedTwins as Twins
+        return Twins(
             self.directory.zoo.layout,
             weights=weights,
             log_sigma2=np.full_like(weights, LOG_SIGMA2_START),

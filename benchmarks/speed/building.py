@@ -1,12 +1,12 @@
 """How fast a zoo directory becomes Parquet, beside pyarrow's own writing of one table in memory.
 
-The work is a whole zoo, 1000 models with 51 states of CNN-s (0.5 GB of weights, normally distributed
-values: as incompressible as trained ones but for their exponents). The yardstick is one call of
-pyarrow.parquet.write_table with the same options and row groups on the same rows, all in memory:
-encoding and compression are in both, the build also reads and checks the model files, makes the
-rows, plans, and writes metrics, layouts and the card. Both with one worker and on the same disk; the
-build reads ahead in a thread of its own, which processor time counts and wall time hides. Rounds are
-interleaved; medians are reported, in GB of weights a second.
+The work is a whole zoo, 1000 models with 51 states of CNN-s (0.5 GB of weights, normally
+distributed values: as incompressible as trained ones but for their exponents). The yardstick is one
+call of pyarrow.parquet.write_table with the same options and row groups on the same rows, all in
+memory: encoding and compression are in both, the build also reads and checks the model files, makes
+the rows, plans, and writes metrics, layouts and the card. Both with one worker and on the same
+disk; the build reads ahead in a thread of its own, which processor time counts and wall time hides.
+Rounds are interleaved; medians are reported, in GB of weights a second.
 """
 
 from __future__ import annotations
