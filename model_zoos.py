@@ -210,7 +210,7 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):
         for split in SPLITS if self._repository else ():
             for shard in self._repository.shards(first, split):
                 return weights_size(shard, self.token, self.storage_options.get("hf"))
-        return get_zoo(first.removesuffix("_sparse")).layout.size
+        return get_zoo(catalog.dense_name(first)).layout.size
 
     def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
         root = zoos_home(self.config.data_dir)
@@ -368,18 +368,19 @@ def open_parts(
     if (root / "zoo.json").exists():
         raise ZooNotFound(f"{root} is itself a zoo: give the folder above it as data_dir")
     lacks = f"the zoo {name!r}" if len(parts) == 1 else f"{', '.join(missing)} of {name!r}"
-    dense = [part.removesuffix("_sparse") for part in missing]
+    dense = [catalog.dense_name(part) for part in missing]
     made = [part for part in missing if part in catalog.ZOOS and "resnet" not in part]
     ways = [f"Generate: model-zoos generate {part} --out {root}." for part in made]
     ways += [
-        f"Train twins: model-zoos sparsify {name} --data-dir {root}."
+        f"Train twins: model-zoos sparsify {name} --data-dir {root}"
+        + (" --method magnitude." if part.endswith("_magnitude") else ".")
         for part, name in zip(missing, dense, strict=True)
         if part != name and "resnet" not in name
     ]
     dois = {
         part: catalog.ZOOS[name].doi if part == name else catalog.TWIN_DOIS.get(name)
         for part, name in zip(missing, dense, strict=True)
-        if name in catalog.ZOOS
+        if name in catalog.ZOOS and part in (name, catalog.twin_name(name))
     }
     ways += [
         f"Published: model-zoos download {part} --out {root} (https://doi.org/{doi})."

@@ -5,7 +5,8 @@ these must be the recorded ones. Sampled states (or all) are evaluated many at a
 population engines. On the same engine that recorded them they must agree to the last bit of the
 row's float32; on another, where sums are taken in another order, accuracies to one image and losses
 to 1e-3. Beside that every row is looked at: files, layout, ids, epochs, splits, values that are not
-finite, duplicates, the first weights that a seed gives, and a twin's parent, split and sparsity.
+finite, duplicates, the first weights that a seed gives, and a twin's parent, split and sparsity; of
+twins made here also that they have their parent's hyperparameters and start from its last weights.
 
 What an audit cannot see: training metrics after epoch 0, which are running means over an epoch, and
 the order of a trajectory whose rows were permuted whole.
@@ -29,7 +30,7 @@ from datasets import load_dataset
 
 import model_zoos
 
-from ..builders.catalog import ACTIVATIONS, INITS, ZOOS
+from ..builders.catalog import ACTIVATIONS, INITS, ZOOS, twin_name
 from ..builders.layout import Layout
 from ..builders.splits import SHARES, SPLITS, assign_splits, next_split
 from ..builders.zoo_directory import FaultyFile, States, ZooDirectory, ZooNotFound, open_zoo
@@ -149,7 +150,7 @@ def audit_zoo(
     _check_ids(findings, directory, good, rows)
     _check_epochs(findings, directory, rows)
     _check_splits(findings, directory, splits, rows)
-    _check_parents(findings, directory, splits, rows)
+    _check_parents(findings, directory, good, splits, rows)
 
     undone = ""
     if len(chosen) and images is None:
@@ -179,6 +180,8 @@ def audit_zoo(
         findings.see(name_, 0)
         if not len(chosen):
             findings.note(name_, "not asked for (0 states)")
+        elif name_ == "loss" and _penalised(directory):
+            findings.note(name_, "not compared: those of imported twins hold the divergence too")
     if undone:
         findings.undone("accuracy", undone)
         findings.undone("loss", undone)
@@ -301,8 +304,9 @@ def _generated(directory: ZooDirectory) -> bool:
     return directory.info.get("engine") in ENGINES
 
 
-def _is_twin_zoo(directory: ZooDirectory) -> bool:
-    return directory.zoo.name.endswith("_sparse")
+def _penalised(directory: ZooDirectory) -> bool:
+    """Whether these are imported twins, whose losses are not cross entropies alone."""
+    return directory.parent_zoo is not None and "sparsification" not in directory.info
 
 
 def _check_files(
@@ -348,7 +352,7 @@ def _check_ids(
         if key in seen:
             findings.wrong("ids", f"{_state(rows, row)}: there are two of it")
         seen.add(key)
-    if not _generated(directory) or _is_twin_zoo(directory):
+    if not _generated(directory) or directory.parent_zoo is not None:
         return
     known = {model.model_id: model for model in directory.zoo.models()}
     for states in good:
@@ -395,7 +399,7 @@ def _check_splits(
     for model, split in zip(rows["model_id"], rows["split"], strict=True):
         if found.setdefault(model, split) != split:
             findings.wrong("splits", f"{model}: has states in {found[model]} and in {split}")
-    if _is_twin_zoo(directory):
+    if directory.parent_zoo is not None:
         return  # a twin lies in its parent's, which is checked there
     source = directory.info.get("source") or {}
     if str(source.get("file", "")).endswith((".pt", ".pth")):
@@ -410,7 +414,7 @@ def _check_splits(
     if _generated(directory):
         order = [m.model_id for m in directory.zoo.models() if m.model_id in splits]
         right = _assigned_in_runs(splits, order) if len(order) == len(splits) else None
-    elif source and not (directory.path.parent / f"{directory.zoo.name}_sparse").exists():
+    elif source and not (directory.path.parent / twin_name(directory.zoo.name)).exists():
         right = splits == assign_splits({}, splits)
     else:
         right = None
@@ -463,25 +467,27 @@ def _assigned_in_runs(splits: Mapping[str, str], order: Sequence[str]) -> bool |
 def _check_parents(
     findings: _Findings,
     directory: ZooDirectory,
+    good: Sequence[States],
     splits: Mapping[str, str],
     rows: Mapping[str, Sequence[Any]],
 ) -> None:
     parents = dict(zip(rows["model_id"], rows["parent_model_id"], strict=True))
-    if not _is_twin_zoo(directory):
+    dense = directory.parent_zoo
+    if dense is None:
         for model, parent in parents.items():
             if parent is not None:
                 findings.see("parents")
                 findings.wrong("parents", f"{model}: has a parent, but this is no zoo of twins")
         return
     findings.see("parents", len(parents))
-    dense = directory.zoo.name.removesuffix("_sparse")
     try:
         dense_directory = open_zoo(directory.path.parent, dense)
     except ZooNotFound:
         dense_directory = None
         findings.note("parents", f"{dense} is not here: parents and their splits are not checked")
     dense_splits = dense_directory.splits() if dense_directory else {}
-    present = {states.model_id for states in dense_directory.scan()[0]} if dense_directory else ()
+    # Of several files of a model the last one stays.
+    present = {s.model_id: s for s in dense_directory.scan()[0]} if dense_directory else {}
     for model, parent in parents.items():
         if parent is None:
             findings.wrong("parents", f"{model}: has no parent")
@@ -492,6 +498,35 @@ def _check_parents(
                 "parents",
                 f"{model}: lies in {splits[model]}, its parent in {dense_splits.get(parent)}",
             )
+    if "sparsification" in directory.info:
+        for states in good:
+            if states.parent_model_id in present:
+                _check_twin(findings, directory, states, present[states.parent_model_id])
+
+
+def _check_twin(findings: _Findings, directory: ZooDirectory, twin: States, parent: States) -> None:
+    """A twin made here is trained as its parent was, and starts from its last weights, pruned."""
+    seed = (directory.info["sparsification"] or {}).get("seed")
+    expected = {**parent.hyperparameters, "epochs": directory.zoo.epochs}
+    if seed != "parent":
+        expected["seed"] = seed
+    for name, value in twin.hyperparameters.items():
+        if value != expected.get(name):
+            findings.wrong(
+                "parents",
+                f"{twin.model_id}: its {name} is {value!r}, as a twin of {parent.model_id} it "
+                f"would be {expected.get(name)!r}",
+            )
+    if twin.epochs[0] != 0:
+        return
+    findings.see("first weights")
+    first, last = twin.weights([0])[0], parent.weights([len(parent.epochs) - 1])[0]
+    if other := int(((first != 0) & (first != last)).sum()):
+        findings.wrong(
+            "first weights",
+            f"{twin.model_id} epoch 0: {other} weights are neither 0 nor the last ones of its "
+            f"parent {parent.model_id}",
+        )
 
 
 # --- Weights --------------------------------------------------------------------------------------
@@ -506,7 +541,7 @@ def _check_weights(
     on_progress: Callable[[int, int], None] | None,
 ) -> None:
     """One pass over all weights."""
-    layout, twins = directory.zoo.layout, _is_twin_zoo(directory)
+    layout, twins = directory.zoo.layout, directory.parent_zoo is not None
     no_bias = np.ones(layout.size, bool)
     for slot in layout.slots:
         no_bias[slot.slice] = not slot.name.endswith(".bias")
@@ -604,14 +639,16 @@ class _Evaluator:
         self.layout: Layout = directory.zoo.layout
         self.threads = threads or _cores()
         self.states = 0
-        self.twins = _is_twin_zoo(directory)
+        self.penalised = _penalised(directory)
         recorded = directory.info.get("engine")
         self.engine = self._choose(recorded, dict(directory.zoo.grid)["activation"][0])
         # The batched engine's sums depend on how many models are stacked; processors other than x86
-        # keep subnormal numbers.
+        # keep subnormal numbers; the reference engine's variational twins add biases separately.
+        method = (directory.info.get("sparsification") or {}).get("method")
         self.to_the_bit = (
             self.engine == recorded
             and self.engine in ("lanes", "reference")
+            and (self.engine, method) != ("reference", "variational")
             and platform.machine().lower() in ("x86_64", "amd64")
         )
         self.sets = {
@@ -660,8 +697,8 @@ class _Evaluator:
         activation, untrained = key
         self.states += len(states)
         weights = np.stack([vector for _, vector in states])
-        # Later training metrics are running means over an epoch; a twin's first are a parent's.
-        names = [n for n in self.sets if n != "train" or (untrained and not self.twins)]
+        # Later training metrics are running means; an imported twin's first are its parent's.
+        names = [n for n in self.sets if n != "train" or (untrained and not self.penalised)]
         for name in names:
             numbers = [
                 n for n, (row, _) in enumerate(states) if rows[f"{name}_acc"][row] is not None
@@ -683,7 +720,7 @@ class _Evaluator:
                         f"evaluated {found_accuracy:.4f}",
                     )
                 recorded = rows[f"{name}_loss"][row]
-                if recorded is None or self.twins:  # a twin's hold the penalty of its training
+                if recorded is None or self.penalised:
                     continue
                 findings.see("loss")
                 if not _equal_loss(float(found_loss), recorded, exact):

@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from sklearn.decomposition import PCA
 
-from ..builders.catalog import twin_name
+from ..builders.catalog import dense_name
 from ..builders.layout import Layout, find_layout
 from ..builders.zoo_directory import ZooNotFound
 from .property_prediction import MAX_WEIGHT
@@ -146,8 +146,8 @@ def _parents(
     states: StateTable, data_dir: str | os.PathLike[str] | None
 ) -> dict[tuple[str, str], float] | None:
     """Zoo and id of the dense models -> final test accuracy; None where they are not here."""
-    dense = states.name.removesuffix("_sparse")
-    if twin_name(dense) != states.name:
+    dense = dense_name(states.name)
+    if dense == states.name:
         return None
     try:
         parents = read_states(dense, data_dir)
@@ -418,7 +418,7 @@ def sparsity_by_epoch(
         panel.set(xlabel="epoch of pruning", ylabel=label)
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))
     panels[0].set_ylim(0, 1)
-    zoos = [zoo.removesuffix("_sparse") for zoo in states["zoo"]]
+    zoos = [dense_name(zoo) for zoo in states["zoo"]]
     ids = dict.fromkeys(zip(zoos, states["parent_model_id"], strict=True))
     dense = np.array([parents[key] for key in ids if key in parents] if parents else [])
     dense = dense[np.isfinite(dense)]

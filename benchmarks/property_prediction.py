@@ -32,6 +32,7 @@ from sklearn.linear_model import LogisticRegression
 
 import model_zoos
 
+from ..builders.catalog import dense_name
 from ..builders.layout import find_layout
 from ..builders.splits import SPLITS
 from .representations import REPRESENTATIONS, find_representation, represent
@@ -311,7 +312,7 @@ def refuse_leakage(splits: Mapping[str, Dataset]) -> None:
             table = table.take(dataset._indices.column(0))
         table = table.group_by(table.column_names).aggregate([])
         for row in table.to_pylist():
-            zoo = row["zoo"].removesuffix("_sparse")
+            zoo = dense_name(row["zoo"])
             family = (zoo, row["parent_model_id"] or row["model_id"])
             if found.setdefault(family, split) != split:
                 kind = "a state of" if row["parent_model_id"] is None else "a twin of"

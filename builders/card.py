@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from .catalog import METRICS_NAME, UNIONS, Zoo, parts_of, twin_name, zoo_from_json
+from .catalog import METRICS_NAME, UNIONS, Zoo, dense_name, parts_of, twin_name, zoo_from_json
 from .layout import ARCHITECTURES
 from .schema import row_features
 from .splits import SPLITS
@@ -273,7 +273,7 @@ def render_card(repository: Repository, repo_id: str = PLACEHOLDER) -> str:
         figures=[(path, Path(path).stem.replace("-", " ")) for path in repository.figures],
         has_cnn=bool(cnns),
         resnet=next((zoo.name for zoo in repository.zoos if zoo not in cnns), None),
-        has_twins=any(zoo.name.endswith("_sparse") for zoo in repository.zoos),
+        has_twins=any(dense_name(zoo.name) != zoo.name for zoo in repository.zoos),
     )
     return str(card).rstrip() + "\n"
 

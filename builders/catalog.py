@@ -19,6 +19,7 @@ import hashlib
 import itertools
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -642,13 +643,16 @@ def twin_name(name: str) -> str:
     return f"{name}_sparse"
 
 
+def dense_name(name: str) -> str:
+    """The zoo or union of which a name's twins are, by either method; of a dense one, itself."""
+    return re.sub(r"_sparse(_magnitude)?\Z", "", name)
+
+
 def parts_of(name: str) -> tuple[str, ...]:
     """The zoo directories that a name of the data set stands for: itself, or a union's parts."""
-    if name in UNIONS:
-        return UNIONS[name].parts
-    dense = name.removesuffix("_sparse")
-    if dense != name and dense in UNIONS:
-        return tuple(twin_name(part) for part in UNIONS[dense].parts)
+    dense = dense_name(name)
+    if dense in UNIONS:
+        return tuple(part + name.removeprefix(dense) for part in UNIONS[dense].parts)
     return (name,)
 
 

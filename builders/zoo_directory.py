@@ -31,7 +31,7 @@ from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from .catalog import Zoo, is_zoo_name, normalize_name, zoo_from_json
+from .catalog import Zoo, dense_name, is_zoo_name, normalize_name, zoo_from_json
 from .schema import HYPERPARAMETERS, METRICS
 from .splits import SPLITS, assign_splits
 
@@ -103,6 +103,18 @@ class ZooDirectory:
     path: Path
     zoo: Zoo
     info: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def parent_zoo(self) -> str | None:
+        """The dense zoo whose sparse twins these are; None if they are none.
+
+        zoo.json names it if the twins were made here; imported ones have the name of their zoo.
+        """
+        parent = self.info.get("parent")
+        if isinstance(parent, str) and is_zoo_name(parent):
+            return parent
+        dense = dense_name(self.zoo.name)
+        return dense if dense != self.zoo.name else None
 
     @property
     def models_path(self) -> Path:

@@ -192,7 +192,7 @@ def check_request(
         raise ValueError(f"the number of models must be at least 1, found {models}")
     if seed not in ("first", "parent") and not (type(seed) is int and -(2**63) <= seed < 2**63):
         raise ValueError(f"seed must be a number, 'first' or 'parent', found {seed!r}")
-    if "_sparse" in parents.zoo.name and "parent" in parents.info:
+    if parents.parent_zoo is not None:
         raise ValueError(f"{parents.path} holds sparse twins: name the dense zoo")
     check_training(parents.zoo, engine, threads, device)
 

@@ -21,10 +21,11 @@ from model_zoos.benchmarks.audit import Audit, _assigned_in_runs, audit_zoo
 from model_zoos.builders.catalog import get_zoo
 from model_zoos.builders.published.importing import import_zoo
 from model_zoos.builders.splits import assign_splits
-from model_zoos.builders.zoo_directory import HEADER_KEY, ZooNotFound, create_zoo
+from model_zoos.builders.zoo_directory import HEADER_KEY, ZooNotFound, create_zoo, open_zoo
 from model_zoos.generation.engines import reference
 from model_zoos.generation.images import ImageData, load_images
 from model_zoos.generation.population import generate
+from model_zoos.generation.sparsification import METHODS, sparsify
 
 from ..shared import (
     HYPERPARAMETER_ZOO,
@@ -100,7 +101,6 @@ def test_a_healthy_zoo(digits_home: Path) -> None:
 
 def test_samples_are_spread_over_the_models(digits_home: Path) -> None:
     from model_zoos.benchmarks import audit as module
-    from model_zoos.builders.zoo_directory import open_zoo
 
     rows = module._rows(open_zoo(digits_home, NAME))
     for states, each in ((20, 1), (60, 3)):
@@ -319,6 +319,83 @@ def test_the_other_engines(engine: str, tmp_path: Path) -> None:
     assert not audit_zoo(NAME, tmp_path, images=images).good
 
 
+# --- Twins made here ------------------------------------------------------------------------------
+
+TWINS = {"variational": f"{NAME}_sparse", "magnitude": f"{NAME}_sparse_magnitude"}
+
+
+@pytest.fixture(scope="module")
+def twins_home(digits_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The zoo and twins of four of its models by both methods (never write to it)."""
+    root = tmp_path_factory.mktemp("twins")
+    shutil.copytree(digits_home / NAME, root / NAME)
+    parents, images = open_zoo(root, NAME), load_images("digits")
+    for method in METHODS:
+        arguments = {"models": 4, "epochs": 2, "levels": [0.5, 0.9], "threads": 2}
+        sparsify(parents, root, images, method=method, **arguments)
+    return root
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_healthy_twins(method: str, twins_home: Path) -> None:
+    audit = audit_zoo(TWINS[method], twins_home, states=None)
+    assert wrong(audit) == {}
+    assert audit.good
+    twins = 4 if method == "variational" else 8
+    assert (audit.models, audit.evaluated) == (twins, 3 * twins)
+    assert audit.engine == audit.recorded_engine
+    checked = {check.name: check.checked for check in audit.checks}
+    assert checked["accuracy"] == checked["loss"] == 2 * 3 * twins + twins
+    assert checked["first weights"] == checked["parents"] == twins
+
+
+def test_twins_of_the_reference_engine(digits_home: Path, tmp_path: Path) -> None:
+    shutil.copytree(digits_home / NAME, tmp_path / NAME)
+    for method in METHODS:
+        arguments = {"models": 1, "epochs": 1, "levels": [0.8], "engine": "reference"}
+        sparsify(
+            open_zoo(tmp_path, NAME), tmp_path, load_images("digits"), method=method, **arguments
+        )
+        audit = audit_zoo(TWINS[method], tmp_path)
+        assert wrong(audit) == {}
+        assert audit.to_the_bit == (method == "magnitude" and platform.machine() == "x86_64")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_damaged_twins(method: str, twins_home: Path, tmp_path: Path) -> None:
+    name = TWINS[method]
+    shutil.copytree(twins_home, tmp_path, dirs_exist_ok=True)
+    paths, splits = models(tmp_path, name), open_zoo(tmp_path, name).splits()
+    parents = {s.model_id: s.parent_model_id for s in open_zoo(tmp_path, name).scan()[0]}
+    one, another = next(
+        (a, b)
+        for a in paths
+        for b in paths
+        if parents[a.stem] != parents[b.stem] and splits[a.stem] == splits[b.stem]
+    )
+    second, third = [path for path in paths if path != one][:2]
+
+    def exchanged(tensors: Tensors, header: dict[str, Any]) -> None:
+        header["parent_model_id"] = parents[another.stem]
+
+    def faster(tensors: Tensors, header: dict[str, Any]) -> None:
+        header["hyperparameters"]["learning_rate"] *= 2
+
+    def better(tensors: Tensors, header: dict[str, Any]) -> None:
+        tensors["metrics"][2, header["metrics"].index("test_loss")] *= 0.99
+
+    change(one, exchanged)
+    change(second, faster)
+    change(third, better)
+    found = wrong(audit_zoo(name, tmp_path, states=None))
+    assert set(found) == {"parents", "first weights", "loss"}
+    assert f"{second.stem}: its learning_rate is " in " ".join(found["parents"])
+    assert {line.split()[0].rstrip(":") for line in found["parents"]} <= {one.stem, second.stem}
+    assert [line.split()[0] for line in found["first weights"]] == [one.stem]
+    [loss] = found["loss"]
+    assert loss.startswith(f"{third.stem} epoch 2: test_loss is recorded as")
+
+
 # --- Zoos of the original's own code --------------------------------------------------------------
 
 
@@ -346,7 +423,9 @@ def test_what_the_originals_code_recorded(name: str, states: int, imported: Path
     assert audit.good
     assert audit.evaluated == states
     assert not audit.to_the_bit
-    assert "no digest of the images" in {c.name: c.note for c in audit.checks}["accuracy"]
+    notes = {check.name: check.note for check in audit.checks}
+    assert "no digest of the images" in notes["accuracy"]
+    assert ("not compared" in notes["loss"]) == name.endswith("_sparse")
 
 
 @needs_shared

@@ -214,7 +214,10 @@ def test_leakage_is_refused() -> None:
     a, b = ("z", "a", None), ("z", "b", None)
     twin_of_a, other_twin = ("z_sparse", "t", "a"), ("z_sparse", "u", "a")
     same_name = ("another", "a", None)
+    pruned_a = ("z_sparse_magnitude", "t", "a")
     refuse_leakage({"train": rows(a, a, twin_of_a, other_twin), "test": rows(b, same_name)})
+    with pytest.raises(Leakage, match="a twin of the model a of z lies in test"):
+        refuse_leakage({"train": rows(a, b), "test": rows(pruned_a)})
     with pytest.raises(Leakage, match=r"a state of the model . of z lies in test, another"):
         refuse_leakage({"train": rows(a), "validation": rows(b), "test": rows(b, a)})
     with pytest.raises(Leakage, match="model a"):

@@ -122,9 +122,11 @@ def test_names() -> None:
         get_zoo("mnist_cnn_s_sed")
     with pytest.raises(UnknownZoo, match="union of mnist_cnn_s_seed"):
         get_zoo("mnist_cnn_s")
-    assert catalog.parts_of("mnist_cnn_s_sparse") == tuple(
-        f"mnist_cnn_s_{variant}_sparse" for variant in catalog.VARIANTS
-    )
+    for twins in ("_sparse", "_sparse_magnitude"):
+        assert catalog.dense_name(f"mnist_cnn_s{twins}") == "mnist_cnn_s"
+        assert catalog.parts_of(f"mnist_cnn_s{twins}") == tuple(
+            f"mnist_cnn_s_{variant}{twins}" for variant in catalog.VARIANTS
+        )
     names = catalog.config_names()
     assert len(names) == len(set(names))
     assert {"digits_cnn_s", "eurosat_cnn_s", "cifar10_cnn_l", "metrics"} <= set(names)
