@@ -169,13 +169,24 @@ class ImageData:
         if images is None:
             present = ", ".join(name for name, _ in self._splits())
             raise ValueError(f"{self.name} has no split {split!r}, it has {present}")
-        column = {"dtype": torch.float32, "device": images.pixels.device}
+        return self.normalize(images.pixels)
+
+    def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
+        """As `normalized`, for any pixels uint8 [n, c, h, w], such as augmented ones."""
+        column = {"dtype": torch.float32, "device": pixels.device}
         mean = torch.tensor(self.mean, **column).view(-1, 1, 1)
         std = torch.tensor(self.std, **column).view(-1, 1, 1)
         # A new tensor in plain order. A conversion keeps the strides, and those of one channel can
         # be taken for channels-last: then torch convolves by another algorithm, to other last bits.
-        floats = torch.empty(images.pixels.shape, **column).copy_(images.pixels)
+        floats = torch.empty(pixels.shape, **column).copy_(pixels)
         return floats.div_(255).sub_(mean).div_(std)
+
+    def to(self, device: str | torch.device) -> ImageData:
+        """The same images on a device, to train there without copies."""
+        return replace(
+            self,
+            **{s: Images(i.pixels.to(device), i.labels.to(device)) for s, i in self._splits()},
+        )
 
     def digest(self) -> str:
         """SHA-256 (hex) over pixels, labels, mean and std; equal on every machine.
@@ -313,8 +324,8 @@ def load_images(
     the published proportions.
 
     Args:
-        name: a key of `IMAGE_SOURCES` (hyphens may stand for underscores), or a source of your
-            own.
+        name: a key of `IMAGE_SOURCES` (hyphens may stand for underscores), a source of your own,
+            or `folder/NAME` (image_folder.py).
         images_dir: the images folder; default: MODEL_ZOOS_IMAGES, else "images".
         download: fetch the set where it is missing. Files that are there stay.
         allow_unverified: take files that are not the published ones, with a warning and
@@ -331,9 +342,13 @@ def load_images(
         >>> load_images("cifar10/cnn_s", "images", download=True).normalized("test").shape
         torch.Size([10000, 3, 28, 28])
     """
+    root = Path(images_dir or os.environ.get("MODEL_ZOOS_IMAGES") or "images").expanduser()
+    if isinstance(name, str) and name.startswith("folder/"):
+        from .image_folder import load_folder
+
+        return load_folder(name, root, progress=progress)
     source = name if isinstance(name, ImageSource) else _source(name)
     files = source.files
-    root = Path(images_dir or os.environ.get("MODEL_ZOOS_IMAGES") or "images").expanduser()
     folder = _find(files, root)
     if folder is None and download:
         _download(files, root / files.folders[0])
@@ -404,7 +419,8 @@ _DECLARED: list[torch.library.Library] = []  # a schema lives as long as its lib
 def _source(name: str) -> ImageSource:
     source = IMAGE_SOURCES.get(name.replace("-", "_"))
     if source is None:
-        raise ValueError(f"no image data set {name!r}; there are {', '.join(IMAGE_SOURCES)}")
+        known = ", ".join(IMAGE_SOURCES)
+        raise ValueError(f"no image data set {name!r}; there are {known}, folder/<your own>")
     return source
 
 

@@ -1,0 +1,139 @@
+"""Augmentation of training images: crops, flips and rotations of whole batches, on their device.
+
+The transforms are torchvision's (RandomCrop, RandomHorizontalFlip, RandomRotation), which the
+original applies image by image in the order that `ImageData.augmentation` names them:
+
+    random_crop_32_4     pad by 4 pixels of value 0 on each side, then cut 32 x 32 anywhere
+    horizontal_flip      one image in two
+    random_rotation_20   by an angle between -20 and 20 degrees about the centre, nearest pixel,
+                         0 where the image has no pixel
+
+What is drawn for an image is a function of the model's seed, the step and the image's place in the
+batch, made by the counter generator of streams.py: the same on every device, for any number of
+ranks, and after an interruption.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from .streams import philox, split_seed
+
+AUGMENTATION = 3
+"""The purpose of these draws in the counter (streams.py has dropout's and the twins')."""
+
+_NAME = re.compile(r"(random_crop)_(\d+)_(\d+)|(horizontal_flip)|(random_rotation)_(\d+)")
+
+
+def augmentation_draws(seed: int, step: int, batch_size: int) -> np.ndarray:
+    """Four random words for each image of a batch.
+
+    Word 0 decides over a crop's row, 1 over its column, 2 over the flip, 3 over the rotation. The
+    counter is (0, purpose << 24 | place in the batch, step % 2^32, step // 2^32), the key the seed.
+
+    Args:
+        seed: of the model.
+        step: optimizer steps made before this one, over all epochs.
+        batch_size: images of this batch.
+
+    Returns:
+        uint32 [batch_size, 4].
+    """
+    counter = np.empty((batch_size, 4), np.uint32)
+    counter[:, 0] = 0
+    counter[:, 1] = np.arange(batch_size, dtype=np.uint32) | np.uint32(AUGMENTATION << 24)
+    counter[:, 2] = step % 2**32
+    counter[:, 3] = step >> 32
+    return philox(counter, split_seed(np.asarray(seed)))
+
+
+def check_augmentation(names: Sequence[str], height: int, width: int) -> None:
+    """Refuse what `augment` cannot do to images of this size.
+
+    Raises:
+        ValueError: an unknown name, a crop of another size than the images, a rotation beyond 180
+            degrees.
+    """
+    for name in names:
+        if not (match := _NAME.fullmatch(name)):
+            raise ValueError(
+                f"unknown augmentation {name!r}; known: random_crop_<size>_<padding>, "
+                "horizontal_flip, random_rotation_<degrees>"
+            )
+        if match[1] and (int(match[2]), int(match[2])) != (height, width):
+            raise ValueError(f"{name} makes images of another size than {height} x {width}")
+        if match[5] and int(match[6]) > 180:
+            raise ValueError(f"{name}: degrees must be at most 180")
+
+
+def augment(pixels: torch.Tensor, names: Sequence[str], draws: np.ndarray) -> torch.Tensor:
+    """Augment one batch.
+
+    Args:
+        pixels: uint8 [b, c, h, w], on any device.
+        names: as in `ImageData.augmentation`, in order.
+        draws: uint32 [b, 4], of `augmentation_draws`.
+
+    Returns:
+        uint8 [b, c, h, w], on the same device.
+
+    Raises:
+        ValueError: as `check_augmentation`.
+    """
+    check_augmentation(names, *pixels.shape[2:])
+    if not names:
+        return pixels
+    words = torch.from_numpy(draws.astype(np.int64)).to(pixels.device)
+    for name in names:
+        match = _NAME.fullmatch(name)
+        assert match is not None
+        if match[1]:
+            pixels = _crop(pixels, int(match[3]), words[:, 0], words[:, 1])
+        elif match[4]:
+            flipped = (words[:, 2] >= 1 << 31)[:, None, None, None]
+            pixels = torch.where(flipped, pixels.flip(3), pixels)
+        else:
+            degrees = (words[:, 3].double() * 2**-31 - 1) * int(match[6])
+            pixels = _rotate(pixels, degrees)
+    return pixels
+
+
+def _crop(
+    pixels: torch.Tensor, padding: int, row_words: torch.Tensor, column_words: torch.Tensor
+) -> torch.Tensor:
+    """Cut an image's size out of the padded image, from one of (2 padding + 1)^2 places."""
+    count, channels, height, width = pixels.shape
+    padded = functional.pad(pixels, (padding,) * 4)
+    places = 2 * padding + 1
+
+    def indices(words: torch.Tensor, size: int) -> torch.Tensor:
+        return (words * places >> 32)[:, None] + torch.arange(size, device=pixels.device)
+
+    rows, columns = indices(row_words, height), indices(column_words, width)
+    image = torch.arange(count, device=pixels.device)[:, None, None, None]
+    channel = torch.arange(channels, device=pixels.device)[:, None, None]
+    return padded[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
+
+
+def _rotate(pixels: torch.Tensor, degrees: torch.Tensor) -> torch.Tensor:
+    """Turn each image counter-clockwise about its centre.
+
+    In double precision, so that the nearest pixel is the same one on every device.
+    """
+    count, channels, height, width = pixels.shape
+    y = torch.arange(height, device=pixels.device, dtype=torch.float64) - (height - 1) / 2
+    x = torch.arange(width, device=pixels.device, dtype=torch.float64) - (width - 1) / 2
+    cos, sin = (f(torch.deg2rad(degrees))[:, None, None] for f in (torch.cos, torch.sin))
+    y, x = y[:, None], x[None, :]
+    # Where each pixel of the result comes from; rows count downwards.
+    from_x = (cos * x - sin * y + (width - 1) / 2).round().long()
+    from_y = (sin * x + cos * y + (height - 1) / 2).round().long()
+    inside = (from_x >= 0) & (from_x < width) & (from_y >= 0) & (from_y < height)
+    source = (from_y * width + from_x).where(inside, 0).view(count, 1, -1)
+    turned = pixels.flatten(2).gather(2, source.expand(-1, channels, -1)).view_as(pixels)
+    return turned * inside[:, None]
