@@ -8,10 +8,10 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import datasets
 import typer
@@ -30,6 +30,7 @@ import model_zoos
 
 from .builders.catalog import (
     TWIN_EPOCHS,
+    ZOOS,
     Zoo,
     config_names,
     get_zoo,
@@ -39,6 +40,9 @@ from .builders.catalog import (
     zoo_from_json,
 )
 from .builders.layout import ARCHITECTURES
+
+if TYPE_CHECKING:
+    from .generation.plan import Plan
 
 app = typer.Typer(
     help="Load, make and benchmark populations of neural networks.",
@@ -61,9 +65,11 @@ DataDir = Annotated[
     Optional[Path],
     typer.Option(help="Folder of zoo directories (else MODEL_ZOOS_HOME, else ./zoos)."),
 ]
-Engine = Annotated[str, typer.Option(help="auto, lanes, batched or reference")]
+Engine = Annotated[str, typer.Option(help="auto; or lanes, batched or reference, for CNNs.")]
 ThreadCount = Annotated[Optional[int], typer.Option(help="Cores to use; all of them by default.")]
-Device = Annotated[Optional[str], typer.Option(help="cpu or cuda, for the batched engine.")]
+Device = Annotated[
+    Optional[str], typer.Option(help="cpu or cuda; lanes and reference run on a CPU.")
+]
 ImagesDir = Annotated[
     Optional[Path], typer.Option(help="Folder of image files (else MODEL_ZOOS_IMAGES).")
 ]
@@ -71,6 +77,10 @@ DownloadImages = Annotated[bool, typer.Option("--download", help="Fetch missing 
 AllowUnverified = Annotated[
     bool, typer.Option("--allow-unverified", help="Accept images with another checksum.")
 ]
+
+
+_WORTH_SAYING = 100_000_000
+"""Bytes of disk that a user is told of before a zoo is made."""
 
 
 def main() -> None:
@@ -130,6 +140,27 @@ def generate(
     engine: Engine = "auto",
     threads: ThreadCount = None,
     device: Device = None,
+    precision: Annotated[
+        Optional[str],
+        typer.Option(help="fp32 or bf16, for ResNet-18; fp32 on a CPU, bf16 on a GPU by default."),
+    ] = None,
+    compile: Annotated[
+        bool, typer.Option("--compile", help="Train ResNet-18 with torch.compile.")
+    ] = False,
+    keep_epochs: Annotated[
+        Optional[str],
+        typer.Option(help="Of ResNet-18, the epochs to write, as 1,10,50; all by default."),
+    ] = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Say what would be done, how long, how much disk.")
+    ] = False,
+    ranks: Annotated[
+        Optional[int], typer.Option(help="With --plan: processes that will share the work.")
+    ] = None,
+    seconds_per_epoch: Annotated[
+        Optional[float],
+        typer.Option(help="With --plan: of one model; measured here by default (ResNet-18)."),
+    ] = None,
     images_dir: ImagesDir = None,
     download: DownloadImages = False,
     allow_unverified: AllowUnverified = False,
@@ -143,8 +174,34 @@ def generate(
     from .generation import population
     from .generation.images import load_images
 
+    if not plan and not (ranks is None and seconds_per_epoch is None):
+        raise ValueError(
+            "--ranks and --seconds-per-epoch are for --plan: a launcher starts the ranks"
+        )
+    root = model_zoos.zoos_home(out)
+    arguments = {
+        "models": models,
+        "engine": engine,
+        "threads": threads,
+        "device": device,
+        "precision": precision,
+        "compile": compile,
+        "keep_epochs": _epochs(keep_epochs),
+    }
     # What is wrong without looking at images is said before they are read or fetched.
-    population.check_request(specification, models, engine, threads, device)
+    planned = population.plan(
+        specification,
+        root,
+        **arguments,
+        ranks=ranks,
+        seconds_per_epoch=seconds_per_epoch,
+        measure=plan and _first_rank(),
+    )
+    if plan:
+        _print_plan(planned, as_json)
+        return
+    if _first_rank() and not (quiet or as_json) and planned.bytes_needed > _WORTH_SAYING:
+        print(planned.space(), file=sys.stderr, flush=True)
     images = load_images(
         specification.images,
         images_dir,
@@ -153,16 +210,7 @@ def generate(
         progress=not (quiet or as_json),
     )
     with _resumable(), _training(specification.name, quiet or as_json) as show:
-        summary = population.generate(
-            specification,
-            model_zoos.zoos_home(out),
-            images,
-            models=models,
-            engine=engine,
-            threads=threads,
-            device=device,
-            on_progress=show,
-        )
+        summary = population.generate(specification, root, images, **arguments, on_progress=show)
     _print_summary(summary, quiet, as_json)
 
 
@@ -207,7 +255,10 @@ def sparsify(
     levels = [*(sparsity or sparsification.LEVELS), *(more_levels or ())]
     chosen = seed if seed in ("first", "parent") else _whole_number("--seed", seed)
     home = model_zoos.zoos_home(data_dir)
-    dense = model_zoos.open_parts(normalize_name(zoo), home)
+    name = normalize_name(zoo)
+    if name in ZOOS:  # before it is said how to get one that is not there
+        sparsification.check_zoo(ZOOS[name])
+    dense = model_zoos.open_parts(name, home)
     for parents in dense:
         sparsification.check_request(
             parents, models, method, levels, epochs, chosen, engine, threads, device
@@ -779,6 +830,56 @@ def _print_summary(summary: Any, quiet: bool, as_json: bool) -> None:
         print(f"{name}: {reason}")
     if len(summary.left_out) > 10:
         print(f"and {len(summary.left_out) - 10:,} more: --json names them all")
+
+
+def _print_plan(plan: Plan, as_json: bool) -> None:
+    """A table of ranks, and the sums."""
+    if not _first_rank():
+        return
+    if as_json:
+        print(json.dumps(plan.to_json(), indent=1))
+        return
+    table = Table()
+    for title in ("rank", "models", "to train", "seeds", "states", "GB", "hours"):
+        table.add_column(title, justify="left" if title == "seeds" else "right")
+    for share in plan.shares:
+        table.add_row(
+            str(share.rank),
+            f"{len(share.model_ids):,}",
+            f"{share.missing:,}",
+            _few(share.seeds),
+            f"{share.states:,}",
+            f"{share.bytes / 1e9:,.1f}",
+            "?" if share.seconds is None else f"{share.seconds / 3600:,.2f}",
+        )
+    console = _console()
+    console.print(table)
+    console.print(plan.space())
+    console.print(f"{plan.epochs} epochs a model, of which {len(plan.kept_epochs)} states are kept")
+    if plan.seconds is None:
+        console.print("how long: not known; --seconds-per-epoch states what a model's epoch takes")
+    else:
+        total = sum(share.seconds or 0 for share in plan.shares)
+        console.print(
+            f"how long: {plan.seconds / 3600:,.2f} hours, {total / 3600:,.1f} rank hours, at "
+            f"{plan.seconds_per_epoch:.3g} seconds for a model's epoch ({plan.source_of_seconds})"
+        )
+
+
+def _few(numbers: Sequence[int]) -> str:
+    """The first and the last of many."""
+    shown = list(map(str, numbers))
+    return ", ".join(shown if len(shown) <= 6 else [*shown[:3], "...", shown[-1]])
+
+
+def _epochs(text: str | None) -> list[int] | None:
+    """The epochs of `--keep-epochs 1,10,50`."""
+    if text is None:
+        return None
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"--keep-epochs takes numbers such as 1,10,50, found {text!r}") from None
 
 
 def _whole_number(option: str, text: str) -> int:

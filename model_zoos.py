@@ -13,6 +13,7 @@ the rooms that need it; they are imported when a function is called.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import os
@@ -73,6 +74,7 @@ __all__ = [
     "ZooNotFound",
     "get_zoo",
     "instantiate",
+    "layer",
     "list_zoos",
     "open_zoo",
     "weights",
@@ -369,7 +371,7 @@ def open_parts(
         raise ZooNotFound(f"{root} is itself a zoo: give the folder above it as data_dir")
     lacks = f"the zoo {name!r}" if len(parts) == 1 else f"{', '.join(missing)} of {name!r}"
     dense = [catalog.dense_name(part) for part in missing]
-    made = [part for part in missing if part in catalog.ZOOS and "resnet" not in part]
+    made = [part for part in missing if part in catalog.ZOOS]
     ways = [f"Generate: model-zoos generate {part} --out {root}." for part in made]
     ways += [
         f"Train twins: model-zoos sparsify {name} --data-dir {root}"
@@ -444,20 +446,7 @@ def instantiate(row: Mapping[str, Any]) -> torch.nn.Module:
     Raises:
         ValueError: a column is missing, or the weights are not those of the architecture.
     """
-    if not isinstance(row, Mapping) or isinstance(row.get("architecture"), list):
-        raise ValueError("give one row of a data set, as ds[0], not several or the data set itself")
-    for column in ("architecture", "weights", "activation"):
-        if column not in row:
-            raise ValueError(f"the row has no {column}: load it with columns that include it")
-        if row[column] is None:
-            raise ValueError(
-                f"the row's {column} is not known: its source does not say it. If you know it, "
-                f'give {{**row, "{column}": ...}}'
-            )
-    if row["architecture"] not in ARCHITECTURES:
-        raise ValueError(
-            f"unknown architecture {row['architecture']!r}; known: {', '.join(ARCHITECTURES)}"
-        )
+    _check_row(row, ("architecture", "weights", "activation"))
     import torch
 
     from model_zoos.generation.architectures import build
@@ -470,6 +459,57 @@ def instantiate(row: Mapping[str, Any]) -> torch.nn.Module:
     # torch's own names for buffers that are no weights (num_batches_tracked) keep their zeros.
     module.load_state_dict(layout.to_state_dict(vector), strict=False)
     return module.eval()
+
+
+def layer(row: Mapping[str, Any], name: str) -> torch.Tensor:
+    """One named tensor of a row, cut out without the rest.
+
+    Args:
+        row: with the columns architecture and weights, in any format of datasets.
+        name: as in the state_dict of `instantiate(row)`, such as "layer1.0.conv1.weight" of
+            ResNet-18 or "conv1.weight" of the CNNs.
+
+    Returns:
+        A float32 tensor of its own.
+
+    Raises:
+        ValueError: no such tensor, a column is missing, or the weights are not those of the
+            architecture.
+
+    Example:
+        >>> model_zoos.layer(row, "fc.weight").shape  # doctest: +SKIP
+        torch.Size([10, 512])
+    """
+    _check_row(row, ("architecture", "weights"))
+    layout = find_layout(row["architecture"], len(row["weights"]))
+    slots = {slot.name: slot for slot in layout.slots}
+    if name not in slots:
+        close = difflib.get_close_matches(name, slots, n=3, cutoff=0.5) or list(slots)[:3]
+        raise ValueError(f"there is no tensor {name!r}; did you mean {', '.join(close)}?")
+    import torch
+
+    slot = slots[name]
+    # Cut first: as a Python list one row of ResNet-18 takes a second to become an array.
+    values = np.array(row["weights"][slot.slice], np.float32)
+    return torch.from_numpy(values.reshape(slot.shape))
+
+
+def _check_row(row: Any, columns: Sequence[str]) -> None:
+    """Refuse what is no row, or lacks a column that is needed."""
+    if not isinstance(row, Mapping) or isinstance(row.get("architecture"), list):
+        raise ValueError("give one row of a data set, as ds[0], not several or the data set itself")
+    for column in columns:
+        if column not in row:
+            raise ValueError(f"the row has no {column}: load it with columns that include it")
+        if row[column] is None:
+            raise ValueError(
+                f"the row's {column} is not known: its source does not say it. If you know it, "
+                f'give {{**row, "{column}": ...}}'
+            )
+    if row["architecture"] not in ARCHITECTURES:
+        raise ValueError(
+            f"unknown architecture {row['architecture']!r}; known: {', '.join(ARCHITECTURES)}"
+        )
 
 
 def weights(dataset: datasets.Dataset) -> torch.Tensor:

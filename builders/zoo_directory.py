@@ -5,7 +5,8 @@
     models/        CNN zoos: <model_id>.safetensors, one file a model, all its states:
                      weights [S, N] float32, epoch [S] int32, metrics [S, M] float64;
                      twins also mean [S, N] and log_sigma2 [S, N]
-                   ResNet zoos: <model_id>/epoch_0005.safetensors, one file a state, named tensors
+                   ResNet zoos: <model_id>/epoch_0005.safetensors, one file a state, named tensors;
+                     while a model trains also checkpoint.pt, from which it goes on
 
 What is not a tensor lies in the file's header as JSON under the single key "model_zoos"
 (safetensors writes several keys in random order, and the same model must give the same bytes). A
@@ -120,6 +121,18 @@ class ZooDirectory:
     def models_path(self) -> Path:
         return self.path / "models"
 
+    @property
+    def kept_epochs(self) -> Sequence[int]:
+        """Epochs of each model that are written: all, or (ResNet) those that zoo.json names."""
+        first = 0 if self.zoo.keeps_epoch_0 else 1
+        return self.info.get("keep_epochs") or range(first, self.zoo.epochs + 1)
+
+    def state_path(self, model_id: str, epoch: int) -> Path:
+        """The file that holds a model's state: its own (ResNet), or that of all its states."""
+        if self.zoo.architecture == "resnet18":
+            return self.models_path / model_id / f"epoch_{epoch:04d}.safetensors"
+        return self.models_path / f"{model_id}.safetensors"
+
     def splits(self) -> dict[str, str]:
         """Model id -> split, of every model that was ever planned.
 
@@ -190,13 +203,10 @@ class ZooDirectory:
         return good, faulty
 
     def finished(self, model_id: str) -> bool:
-        """Whether this model's file (ResNet: the file of its last epoch) is there and in order."""
-        if self.zoo.architecture == "resnet18":
-            last = f"{model_id}/epoch_{self.zoo.epochs:04d}.safetensors"
-        else:
-            last = f"{model_id}.safetensors"
+        """Whether the files of all its epochs that this zoo keeps are there and in order."""
+        paths = dict.fromkeys(self.state_path(model_id, epoch) for epoch in self.kept_epochs)
         try:
-            return bool(self.read(self.models_path / last))
+            return all(self.read(path) for path in reversed(paths))
         except FaultyFile:
             return False
 
@@ -258,7 +268,7 @@ class ZooDirectory:
         if model_id not in self.splits():
             self.add_splits([model_id])
         if self.zoo.architecture != "resnet18":
-            path = self.models_path / f"{model_id}.safetensors"
+            path = self.state_path(model_id, int(epochs[0]))
             tensors |= {"weights": weights, "epoch": epochs, "metrics": table}
             _write_atomically(path, save(tensors, metadata={HEADER_KEY: _header_json(header)}))
             return [path]
@@ -271,7 +281,7 @@ class ZooDirectory:
                 name: np.ascontiguousarray(tensor)
                 for name, tensor in self.zoo.layout.to_state_dict(weights[row]).items()
             }
-            path = self.models_path / model_id / f"epoch_{epoch:04d}.safetensors"
+            path = self.state_path(model_id, int(epoch))
             _write_atomically(path, save(named, metadata={HEADER_KEY: _header_json(state)}))
             paths.append(path)
         return paths

@@ -4,7 +4,8 @@ Models that are equal in activation, optimizer, and dropout or not, can be train
 They fill blocks, and a block is trained from its first to its last epoch by one worker. Under
 `torchrun` or `accelerate launch` each rank takes its share of the models and waits for the others
 at the very end only. A killed run loses the blocks it was training and nothing else: the same
-command goes on from there, with any number of threads or ranks.
+command goes on from there, with any number of threads or ranks. A ResNet-18 is a block of its own,
+which goes on from its last epoch (trajectory.py).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from concurrent.futures import ThreadPoolExecutor as Threads
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -32,14 +34,17 @@ import torch
 from ..builders.catalog import Model, Zoo
 from ..builders.layout import ARCHITECTURES
 from ..builders.zoo_directory import ZooDirectory, ZooNotFound, create_zoo, open_zoo
-from .engines import reference
+from .engines import reference, resnet
 from .engines.lanes import LanesPopulation, LanesUnavailable, lanes_count
 from .images import ImageData
+from .plan import Plan, check_space, make_plan, measure_epoch
 from .streams import SampleOrders, initial_weights, sample_orders
+from .trajectory import Outcome, train_trajectory
 
 ENGINES = ("lanes", "batched", "reference")
-STREAMS = {"lanes": "philox", "batched": "philox", "reference": "torch"}
-"""Where an engine's dropout masks come from (streams.py)."""
+"""For CNNs; ResNet-18 has the engine "resnet" alone."""
+STREAMS = {"lanes": "philox", "batched": "philox", "reference": "torch", "resnet": "philox"}
+"""Where an engine's dropout masks and augmentation come from (streams.py, augmentation.py)."""
 
 SHARE = 16
 """Models that a rank takes at a time: a full block of the widest lanes."""
@@ -116,20 +121,12 @@ class Summary:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """A model that was trained and written: its last test accuracy, and whether it diverged."""
-
-    test_acc: float
-    diverged: bool
-    sparsity: float | None = None
-
-
-@dataclass(frozen=True)
 class Job:
     """What is trained into a zoo directory: models of a zoo, from their initial weights.
 
     `run` does any job; those of sparse twins (sparsification.py) override what they do otherwise.
-    The processes of the reference engine get a copy of it.
+    The processes of the reference engine get a copy of it. ResNet-18 needs no more of it than the
+    directory, whose zoo.json says how it is trained, and the images.
     """
 
     directory: ZooDirectory
@@ -178,7 +175,12 @@ class Job:
         self.directory.write_model(
             model.model_id, model.hyperparameters(), epochs, weights, metrics
         )
-        return Outcome(float(metrics["test_acc"][-1]), not bool(np.isfinite(weights[-1]).all()))
+        return Outcome(
+            test_acc=float(metrics["test_acc"][-1]),
+            diverged=not bool(np.isfinite(weights[-1]).all()),
+            states=len(epochs),
+            epochs=int(epochs[-1]),
+        )
 
 
 def generate(
@@ -190,6 +192,9 @@ def generate(
     engine: str = "auto",
     threads: int | None = None,
     device: str | None = None,
+    precision: str | None = None,
+    compile: bool = False,
+    keep_epochs: Sequence[int] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Summary:
     """Train a zoo, or the first `models` of it, into `<root>/<zoo>/`.
@@ -202,7 +207,13 @@ def generate(
         engine: one of `ENGINES`, or "auto": that of a zoo that has been begun, else batched on a
             GPU, else lanes, else (with a warning) batched.
         threads: cores to use; None for all that this rank may use.
-        device: "cpu" or "cuda" for the batched engine; None for CUDA where there is one.
+        device: "cpu" or "cuda" for the batched engine and ResNet-18; None for CUDA where there is
+            one.
+        precision: "fp32" or "bf16" for ResNet-18; None: that of a zoo that has been begun, else
+            bf16 on a GPU and fp32 on a CPU.
+        compile: train ResNet-18 with torch.compile.
+        keep_epochs: of ResNet-18, the epochs to write; None: those of a zoo that has been begun,
+            else all. Nothing is trained after the last of them.
         on_progress: called about five times a second.
 
     Raises:
@@ -210,13 +221,69 @@ def generate(
         FaultyZoo: the folder holds a zoo of this name that was made otherwise.
         LanesUnavailable: lanes were asked for and cannot run here.
         TrainingFailed: a worker was killed or could not write.
+        NotEnoughSpace: the models that are missing do not fit on the disk.
     """
-    specifications = check_request(zoo, models, engine, threads, device)
+    specifications = check_request(
+        zoo, models, engine, threads, device, precision, compile, keep_epochs
+    )
     check_images(zoo, images)
     engine, device = choose_engine(zoo, root, engine, device)
-    directory = begin(root, zoo, engine, images)
+    options = _options(zoo, root, device, precision, compile, keep_epochs)
+    if options:  # images of the same digest, seen otherwise
+        options["augmentation"] = list(images.augmentation)
+    directory = begin(root, zoo, engine, images, **options)
+    check_space(directory, share_models(zoo, specifications, _rank_count()))
     directory.add_splits(model.model_id for model in specifications)
     return run(Job(directory, images), specifications, engine, threads, device, on_progress)
+
+
+def plan(
+    zoo: Zoo,
+    root: str | os.PathLike[str],
+    *,
+    models: int | None = None,
+    engine: str = "auto",
+    threads: int | None = None,
+    device: str | None = None,
+    precision: str | None = None,
+    compile: bool = False,
+    keep_epochs: Sequence[int] | None = None,
+    ranks: int | None = None,
+    seconds_per_epoch: float | None = None,
+    measure: bool = False,
+) -> Plan:
+    """What `generate` with the same arguments would do; neither images nor a folder are needed.
+
+    Args:
+        ranks: processes that will share the work; None: those that this run has.
+        seconds_per_epoch: of one model on one rank, if known.
+        measure: if it is not known, measure it here in some seconds (ResNet-18 alone).
+
+    Raises:
+        ValueError: as `generate`.
+    """
+    specifications = check_request(
+        zoo, models, engine, threads, device, precision, compile, keep_epochs
+    )
+    ranks = _rank_count() if ranks is None else ranks
+    if ranks < 1:
+        raise ValueError(f"the number of ranks must be at least 1, found {ranks}")
+    if seconds_per_epoch is not None and not 0 < seconds_per_epoch < float("inf"):
+        raise ValueError(f"seconds per epoch must be a number above 0, found {seconds_per_epoch}")
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    options = _options(zoo, root, device, precision, compile, keep_epochs)
+    source = "stated"
+    if seconds_per_epoch is None and measure and options:
+        source = "measured"
+        seconds_per_epoch = measure_epoch(
+            zoo,
+            device=device,
+            precision=options["precision"],
+            compile=options["compile"],
+            threads=threads,
+        )
+    directory = ZooDirectory(Path(root) / zoo.name, zoo, options)
+    return make_plan(directory, share_models(zoo, specifications, ranks), seconds_per_epoch, source)
 
 
 def begin(
@@ -261,16 +328,15 @@ def run(
         TrainingFailed: a worker was killed or could not write.
     """
     ranks, zoo = _join_ranks(device), job.directory.zoo
+    if device == "cuda":  # this rank's: other threads have a current device of their own
+        device = f"cuda:{torch.cuda.current_device()}"
     # Shares are cut from all models, not from the missing ones, which ranks may see differently.
-    own = [
-        model
-        for group in group_models(models, SHARE)[ranks.index :: ranks.count]
-        for model in group
-    ]
+    own = share_models(zoo, models, ranks.count)[ranks.index]
     missing = [model for model in own if not job.directory.finished(model.model_id)]
     start = time.monotonic()
     work = _Work(job, threads or ranks.cores(), device, on_progress)
     outcomes = list(_TRAINERS[engine](work, missing))
+    seconds = time.monotonic() - start
     sparsities = [o.sparsity for o in outcomes if o.sparsity is not None]
     summary = Summary(
         zoo=zoo.name,
@@ -279,20 +345,25 @@ def run(
         ranks=1,
         models=len(outcomes),
         present=len(own) - len(missing),
-        states=len(outcomes) * zoo.states_per_model,
+        states=sum(outcome.states for outcome in outcomes),
         diverged=sum(outcome.diverged for outcome in outcomes),
         test_acc=float(np.mean([o.test_acc for o in outcomes])) if outcomes else None,
-        seconds=time.monotonic() - start,
-        samples_per_second=0.0,
+        seconds=seconds,
+        samples_per_second=sum(o.epochs for o in outcomes) * len(job.images.train) / seconds,
         sparsity=float(np.mean(sparsities)) if sparsities else None,
     )
-    summary = _join_summaries(ranks.gather(summary))
-    samples = summary.models * zoo.epochs * len(job.images.train)
-    return dataclasses.replace(summary, samples_per_second=samples / summary.seconds)
+    return _join_summaries(ranks.gather(summary))
 
 
 def check_request(
-    zoo: Zoo, models: int | None, engine: str, threads: int | None, device: str | None
+    zoo: Zoo,
+    models: int | None,
+    engine: str,
+    threads: int | None,
+    device: str | None,
+    precision: str | None = None,
+    compile: bool = False,
+    keep_epochs: Sequence[int] | None = None,
 ) -> list[Model]:
     """The models that `generate` would train with these arguments, which need no images.
 
@@ -300,6 +371,19 @@ def check_request(
         ValueError: as `generate`.
     """
     check_training(zoo, engine, threads, device)
+    if zoo.architecture == "resnet18":
+        resnet.check_zoo(zoo, precision)
+    elif precision is not None or compile or keep_epochs is not None:
+        raise ValueError(f"{zoo.name}: precision, compile and keep-epochs are for ResNet-18 alone")
+    if keep_epochs is not None and not (
+        all(1 <= epoch <= zoo.epochs for epoch in keep_epochs)
+        and list(keep_epochs) == sorted(set(keep_epochs))
+        and keep_epochs
+    ):
+        raise ValueError(
+            f"epochs to keep are increasing numbers from 1 to {zoo.epochs}, "
+            f"found {', '.join(map(str, keep_epochs)) or 'none'}"
+        )
     return zoo.models(models)
 
 
@@ -309,14 +393,16 @@ def check_training(zoo: Zoo, engine: str, threads: int | None, device: str | Non
     Raises:
         ValueError: as `generate`.
     """
-    if engine not in (*ENGINES, "auto"):
-        raise ValueError(f"unknown engine {engine!r}; known: auto, {', '.join(ENGINES)}")
+    engines = ("resnet",) if zoo.architecture == "resnet18" else ENGINES
+    if engine not in (*engines, "auto"):
+        raise ValueError(
+            f"unknown engine {engine!r} for {ARCHITECTURES[zoo.architecture].title}; "
+            f"known: auto, {', '.join(engines)}"
+        )
     if device not in (None, "cpu", "cuda"):
         raise ValueError(f"device must be 'cpu' or 'cuda', found {device!r}")
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device 'cuda' was asked for, but torch finds no CUDA device here")
-    if zoo.architecture == "resnet18":
-        raise ValueError(f"{zoo.name}: this version trains CNN-s and CNN-l, not ResNet-18")
     if threads is not None and threads < 1:
         raise ValueError(f"the number of threads must be at least 1, found {threads}")
 
@@ -338,15 +424,23 @@ def group_models(models: Sequence[Model], size: int) -> list[list[Model]]:
     return blocks
 
 
+def share_models(zoo: Zoo, models: Sequence[Model], ranks: int) -> list[list[Model]]:
+    """The models of each rank: full blocks in turn, of ResNet-18 single models."""
+    groups = group_models(models, 1 if zoo.architecture == "resnet18" else SHARE)
+    return [[model for group in groups[rank::ranks] for model in group] for rank in range(ranks)]
+
+
 def check_images(zoo: Zoo, images: ImageData) -> None:
     """Whether models of a zoo can see these images.
 
     Raises:
-        ValueError: they have another shape or number of classes.
+        ValueError: they have another shape or number of classes, or are too small.
     """
-    size = ARCHITECTURES[zoo.architecture].image_size
-    expected = (zoo.channels, size, size)
     found = tuple(images.train.pixels.shape[1:])
+    size = ARCHITECTURES[zoo.architecture].image_size
+    expected = (zoo.channels, *((size, size) if size else found[1:]))
+    if zoo.architecture == "resnet18":
+        resnet.check_images(images)
     if found != expected or images.classes != zoo.classes:
         raise ValueError(
             f"{zoo.name} needs images of shape {expected} in {zoo.classes} classes; "
@@ -363,6 +457,8 @@ def choose_engine(
         lanes: whether the lane kernel can do what is asked for.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if zoo.architecture == "resnet18":
+        engine = "resnet"
     if engine == "auto":
         try:
             begun = open_zoo(root, zoo.name).info.get("engine")
@@ -383,6 +479,32 @@ def choose_engine(
                     )
                     engine = "batched"
     return engine, device
+
+
+def _options(
+    zoo: Zoo,
+    root: str | os.PathLike[str],
+    device: str,
+    precision: str | None,
+    compile: bool,
+    keep_epochs: Sequence[int] | None,
+) -> dict[str, Any]:
+    """What zoo.json says of a ResNet zoo besides: as asked for, as begun, or by default."""
+    if zoo.architecture != "resnet18":
+        return {}
+    try:
+        begun = open_zoo(root, zoo.name).info
+    except ZooNotFound:
+        begun = {}
+    default = "bf16" if device == "cuda" else "fp32"
+    keep = keep_epochs if keep_epochs is not None else begun.get("keep_epochs")
+    if keep is not None and list(keep) == list(range(1, zoo.epochs + 1)):
+        keep = None
+    return {
+        "precision": precision or begun.get("precision") or default,
+        "compile": compile or begun.get("compile", False),
+        "keep_epochs": list(keep) if keep is not None else None,
+    }
 
 
 # --- Ranks ----------------------------------------------------------------------------------------
@@ -413,8 +535,13 @@ class _Ranks:
         return gather_object([summary])
 
 
+def _rank_count() -> int:
+    """Processes that share this run, as their launcher says; 1 without one."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
 def _join_ranks(device: str) -> _Ranks:
-    count = int(os.environ.get("WORLD_SIZE", 1))
+    count = _rank_count()
     if count == 1:
         return _Ranks(0, 1, 1)
     from accelerate import PartialState
@@ -437,6 +564,7 @@ def _join_summaries(summaries: list[Summary]) -> Summary:
     total = sum((s.test_acc or 0.0) * s.models for s in summaries)
     pruned = sum((s.sparsity or 0.0) * s.models for s in summaries)
     of_twins = any(s.sparsity is not None for s in summaries)
+    seconds = max(summary.seconds for summary in summaries)
     return dataclasses.replace(
         summaries[0],
         ranks=len(summaries),
@@ -446,7 +574,8 @@ def _join_summaries(summaries: list[Summary]) -> Summary:
         diverged=sum(summary.diverged for summary in summaries),
         test_acc=total / models if models else None,
         sparsity=pruned / models if of_twins else None,
-        seconds=max(summary.seconds for summary in summaries),
+        seconds=seconds,
+        samples_per_second=sum(s.samples_per_second * s.seconds for s in summaries) / seconds,
     )
 
 
@@ -472,7 +601,7 @@ def _train_lanes(work: _Work, models: list[Model]) -> Iterator[Outcome]:
 
 def _train_batched(work: _Work, models: list[Model]) -> Iterator[Outcome]:
     """One block of stacked models after the other, with torch's own threads."""
-    blocks = group_models(models, BATCHED_BLOCK[work.device])
+    blocks = group_models(models, BATCHED_BLOCK[torch.device(work.device).type])
     options = {"device": work.device, "threads": work.threads}
     yield from _train_blocks(work, "batched", blocks, 1, work.device, options)
 
@@ -586,6 +715,43 @@ def _train_block(
     ]
 
 
+def _train_resnet(work: _Work, models: list[Model]) -> Iterator[Outcome]:
+    """One model after the other, its states written by a second thread."""
+    directory, images = work.job.directory, work.job.images.to(work.device)
+    stop, counts = threading.Event(), {"states": 0, "images": 0}
+
+    def on_step(images: int) -> bool:
+        counts["images"] += images
+        return not stop.is_set()
+
+    def on_state(states: int) -> None:
+        counts["states"] += states
+
+    def train(model: Model) -> list[Outcome]:
+        if stop.is_set() or directory.finished(model.model_id):
+            return []
+        try:
+            outcome = train_trajectory(
+                *(directory, model, images),
+                precision=directory.info["precision"],
+                compile=directory.info["compile"],
+                threads=work.threads if work.device == "cpu" else None,
+                on_step=on_step,
+                on_state=on_state,
+            )
+        except resnet.Stopped:
+            return []
+        return [outcome]
+
+    pool = Threads(1)
+    futures = {pool.submit(train, model): [model] for model in models}
+
+    def states() -> tuple[int, float]:
+        return counts["states"], counts["images"] / len(images.train)
+
+    yield from _collect(work, pool, futures, states, stop)
+
+
 # The reference engine trains one model at a time, so its workers are processes.
 
 _worker: dict[str, Any] = {}
@@ -641,13 +807,13 @@ def _collect(
     work: _Work,
     pool: Executor,
     futures: Mapping[Future[list[Outcome]], list[Model]],
-    states: Callable[[], tuple[int, int]],
+    states: Callable[[], tuple[int, float]],
     stop: Any,
 ) -> Iterator[Outcome]:
     """Outcomes as they come; on an error or interruption the workers stop after their epoch."""
     total = sum(len(models) for models in futures.values())
     directory = work.job.directory
-    epochs = directory.zoo.epochs
+    kept = len(directory.kept_epochs)
     running, done = set(futures), 0
     try:
         while running:
@@ -657,8 +823,8 @@ def _collect(
                 done += len(futures[future])
             if work.on_progress is not None:
                 present, trained = states()
-                samples = trained * len(work.job.images.train)
-                work.on_progress(Progress(done, total, present, total * (epochs + 1), samples))
+                samples = round(trained * len(work.job.images.train))
+                work.on_progress(Progress(done, total, present, total * kept, samples))
     except (BrokenProcessPool, OSError) as error:
         reason = (
             "a training process ended at once or was killed (out of memory? or a script that "
@@ -679,4 +845,5 @@ _TRAINERS: dict[str, Callable[[_Work, list[Model]], Iterator[Outcome]]] = {
     "lanes": _train_lanes,
     "batched": _train_batched,
     "reference": _train_reference,
+    "resnet": _train_resnet,
 }

@@ -124,8 +124,8 @@ def sparsify(
             lanes.
 
     Raises:
-        ValueError: an unknown method or engine, a level, seed or number out of range, images on
-            which the parents were not trained, or no parent that could have a twin.
+        ValueError: a zoo of ResNet-18, an unknown method or engine, a level, seed or number out of
+            range, images on which the parents were not trained, or no parent that could have twins.
         FaultyZoo: the folder holds a zoo of this name that was made otherwise.
         TrainingFailed: a worker was killed or could not write.
     """
@@ -179,6 +179,7 @@ def check_request(
     Raises:
         ValueError: as `sparsify`.
     """
+    check_zoo(parents.zoo)
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}; known: {', '.join(METHODS)}")
     if method == "magnitude":
@@ -195,6 +196,16 @@ def check_request(
     if parents.parent_zoo is not None:
         raise ValueError(f"{parents.path} holds sparse twins: name the dense zoo")
     check_training(parents.zoo, engine, threads, device)
+
+
+def check_zoo(zoo: Zoo) -> None:
+    """Refuse a zoo whose models cannot have twins.
+
+    Raises:
+        ValueError: as `sparsify`.
+    """
+    if zoo.architecture == "resnet18":
+        raise ValueError(f"{zoo.name}: sparse twins are made of CNN-s and CNN-l, not of ResNet-18")
 
 
 def twin_zoo(zoo: Zoo, method: str = "variational", epochs: int = TWIN_EPOCHS) -> Zoo:
@@ -339,8 +350,13 @@ class _Twins(Job):
             parent_model_id=model.parent,
             extra=extra,
         )
-        diverged = not all(np.isfinite(values[-1]).all() for values in tensors.values())
-        return Outcome(float(metrics["test_acc"][-1]), diverged, float(shares[-1]))
+        return Outcome(
+            test_acc=float(metrics["test_acc"][-1]),
+            diverged=not all(np.isfinite(values[-1]).all() for values in tensors.values()),
+            states=len(weights),
+            epochs=len(weights) - 1,
+            sparsity=float(shares[-1]),
+        )
 
 
 class _VariationalTwins(_Twins):

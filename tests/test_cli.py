@@ -106,7 +106,12 @@ def test_expected_errors_are_one_line(tmp_path: Path) -> None:
     assert "train-images-idx3-ubyte" in message
     assert "--download" in message
     assert "MODEL_ZOOS_IMAGES" in message
-    assert "not ResNet-18" in error("generate", "cifar10_resnet18", "--download", cwd=tmp_path)
+    lanes = error("generate", "cifar10_resnet18", "--engine", "lanes", cwd=tmp_path)
+    assert "unknown engine 'lanes' for ResNet-18" in lanes
+    epochs = error("generate", "cifar10_resnet18", "--keep-epochs", "all", cwd=tmp_path)
+    assert "--keep-epochs takes numbers such as 1,10,50" in epochs
+    for option in ("--ranks", "--seconds-per-epoch"):
+        assert "are for --plan" in error("generate", "digits_cnn_s", option, "2", cwd=tmp_path)
     assert "unknown engine" in error("generate", "digits_cnn_s", "--engine", "x", cwd=tmp_path)
     assert "has 320 models" in error("generate", "digits_cnn_s", "--models", "0", cwd=tmp_path)
     assert "model-zoos generate" in error("benchmark", "digits_cnn_s", cwd=tmp_path)
@@ -121,6 +126,7 @@ def test_sparsify(tmp_path: Path) -> None:
     message = error("sparsify", "digits_cnn_s", cwd=tmp_path)
     assert "the zoo 'digits_cnn_s' is not in" in message
     assert "model-zoos generate digits_cnn_s" in message
+    assert "not of ResNet-18" in error("sparsify", "cifar10-resnet18", cwd=tmp_path)
     assert "model-zoos sparsify digits_cnn_s" in error("plot", "digits_cnn_s_sparse", cwd=tmp_path)
     run("generate", "digits_cnn_s", "--models", "2", "--epochs", "1", "--quiet", cwd=tmp_path)
     command = ("sparsify", "digits-cnn-s", "--epochs", "1")

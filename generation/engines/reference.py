@@ -99,7 +99,7 @@ def train(
         raise ValueError(f"unknown stream {stream!r}; known: torch, philox")
     if model.scheduler is not None or layout.architecture == "resnet18":
         raise ValueError(
-            f"this version trains CNN-s and CNN-l, not {layout.architecture} "
+            f"this engine trains CNN-s and CNN-l, not {layout.architecture} "
             f"(scheduler {model.scheduler})"
         )
     sets = {"train": (images.normalized("train"), images.train.labels)}
@@ -116,7 +116,7 @@ def train(
         x, y = sets["train"]
         order = torch.randperm(len(y))
         state = borrowed.leave()
-    optimizer = _optimizer(model, module)
+    optimizer = make_optimizer(model, module)
     for epoch in range(model.epochs + 1):
         torch.set_num_threads(1)  # more threads sum in another order: other bits
         try:
@@ -187,7 +187,7 @@ def evaluate(
     return total / len(y), correct / len(y)
 
 
-def _optimizer(model: Model, module: nn.Module) -> torch.optim.Optimizer:
+def make_optimizer(model: Model, module: nn.Module) -> torch.optim.Optimizer:
     """torch's own, with weight decay as an L2 term of the gradient."""
     if model.optimizer == "adam":
         return torch.optim.Adam(

@@ -393,6 +393,6 @@ def test_bad_arguments(tmp_path: Path, digits: ImageData) -> None:
         generate(ZOO, tmp_path, digits, device="tpu")
     with pytest.raises(ValueError, match=r"needs images of shape \(3, 28, 28\)"):
         generate(get_zoo("cifar10_cnn_s_seed"), tmp_path, digits)
-    with pytest.raises(ValueError, match="not ResNet-18"):
-        generate(get_zoo("cifar10_resnet18"), tmp_path, digits)
+    with pytest.raises(ValueError, match="unknown engine 'resnet' for CNN-s"):
+        generate(ZOO, tmp_path, digits, engine="resnet")
     assert list(tmp_path.iterdir()) == []

@@ -133,7 +133,7 @@ def test_how_pixels_lie_in_memory_does_not_matter() -> None:
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
-def test_resnet_is_refused_for_now() -> None:
+def test_resnet_is_refused() -> None:
     zoo = get_zoo("cifar10_resnet18")
     with pytest.raises(ValueError, match="trains CNN-s and CNN-l"):
         next(train(zoo.models(1)[0], zoo.layout, load_images("digits")))

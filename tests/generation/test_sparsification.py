@@ -484,5 +484,8 @@ def test_bad_arguments(tmp_path: Path, digits: ImageData, dense: ZooDirectory) -
     refused("were trained on other images than these", digits.subset(train=slice(90)))
     assert list(tmp_path.iterdir()) == []
     sparsify(dense, tmp_path, digits, models=1, epochs=1, engine="batched")
+    resnets = create_zoo(tmp_path, get_zoo("cifar10_resnet18"))
+    with pytest.raises(ValueError, match="twins are made of CNN-s and CNN-l, not of ResNet-18"):
+        sparsify(resnets, tmp_path, digits)
     with pytest.raises(ValueError, match="holds sparse twins: name the dense zoo"):
         sparsify(open_zoo(tmp_path, SPARSE), tmp_path, digits, epochs=1)

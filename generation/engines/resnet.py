@@ -1,0 +1,252 @@
+"""ResNet-18, one model at a time, in torch on a CPU or a GPU.
+
+The original's training (code/model_definitions/def_net.py and
+code/zoo_generators/train_zoo_*_resnet18_kaiming_uniform.py): SGD with momentum and weight decay as
+an L2 term, torch's OneCycleLR stepped after every batch with the zoo's learning rate as its highest
+and torch's defaults otherwise (it also cycles the momentum, between 0.95 and 0.85), augmented
+training images. The images lie on the device as 8-bit pixels, a batch is augmented and normalised
+there, and the network runs in channels-last order, which is faster on every device.
+
+Every draw is a function of the model's seed, the epoch and the step: initial weights and sample
+orders as in the other engines, augmentation as augmentation.py says. On one device, with one number
+of threads, a model has the same bits however it is run and interrupted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from ...builders.catalog import Model, Zoo
+from ...builders.layout import ARCHITECTURES, Layout
+from ..architectures import build
+from ..augmentation import augment, augmentation_draws, check_augmentation
+from ..images import ImageData
+from ..streams import SampleOrders, initial_weights
+from .reference import make_optimizer
+
+PRECISIONS = ("fp32", "bf16")
+"""Of products and convolutions in training; weights, their gradients and evaluation are float32."""
+
+METRIC_OF_SPLIT = {"train": "train", "validation": "val", "test": "test"}
+
+
+class Stopped(Exception):
+    """Training was told to stop within an epoch."""
+
+
+def check_zoo(zoo: Zoo, precision: str | None) -> None:
+    """Refuse what this engine cannot train.
+
+    Raises:
+        ValueError: another architecture, an activation or dropout that ResNet-18 does not have, an
+            unknown precision.
+    """
+    if zoo.architecture != "resnet18":
+        title = ARCHITECTURES[zoo.architecture].title
+        raise ValueError(f"{zoo.name}: this engine trains ResNet-18, not {title}")
+    grid = dict(zoo.grid)
+    if set(grid["activation"]) != {"relu"} or set(grid["dropout"]) != {0.0}:
+        raise ValueError(
+            f"{zoo.name}: ResNet-18 has the activation relu and no dropout, found "
+            f"{', '.join(grid['activation'])} and {', '.join(map(str, grid['dropout']))}"
+        )
+    if precision not in (None, *PRECISIONS):
+        raise ValueError(f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}")
+
+
+def check_images(images: ImageData) -> None:
+    """Refuse images that the network or the augmentation cannot work on.
+
+    Raises:
+        ValueError: below 9 pixels a side, where batches of one have no variance; or as
+            `augmentation.check_augmentation`.
+    """
+    height, width = images.train.pixels.shape[2:]
+    if min(height, width) < 9:
+        raise ValueError(
+            f"{images.name}: ResNet-18 needs images of at least 9 x 9 pixels, "
+            f"found {height} x {width}"
+        )
+    check_augmentation(images.augmentation, height, width)
+
+
+class ResNetTraining:
+    """One model in training.
+
+    Args:
+        model: hyperparameters and seed.
+        layout: of its architecture.
+        images: on the device on which it shall train (`ImageData.to`).
+        precision: one of `PRECISIONS`.
+        compile: train with torch.compile; the first step then takes a minute, and last bits differ.
+        threads: of a CPU; None for torch's own setting.
+
+    Attributes:
+        epoch: epochs trained.
+        steps_per_epoch: the last batch may be smaller.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        layout: Layout,
+        images: ImageData,
+        *,
+        precision: str = "fp32",
+        compile: bool = False,
+        threads: int | None = None,
+    ) -> None:
+        check_images(images)
+        self.model, self.layout, self.images = model, layout, images
+        self.precision, self.threads = precision, threads
+        self.device = images.train.pixels.device
+        self.epoch = 0
+        self.steps_per_epoch = -(-len(images.train) // model.batch_size)
+        weights, generator = initial_weights(layout, model.init, model.seed)
+        self._orders = SampleOrders(generator, len(images.train))
+        with torch.random.fork_rng(devices=[]):
+            self.network = build(layout, model.activation)
+        self.network.load_state_dict(layout.to_state_dict(torch.from_numpy(weights)), strict=False)
+        self.network.to(self.device, memory_format=torch.channels_last)
+        self.optimizer = make_optimizer(model, self.network)
+        self.scheduler = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimizer,
+            max_lr=model.learning_rate,
+            epochs=model.epochs,
+            steps_per_epoch=self.steps_per_epoch,
+        )
+        self._forward = torch.compile(self.network) if compile else self.network
+
+    def train_epoch(
+        self, on_step: Callable[[int], bool] = lambda images: True
+    ) -> tuple[float, float]:
+        """Train the next epoch.
+
+        Args:
+            on_step: called with the number of images after every step; False stops.
+
+        Returns:
+            Running means of loss (nats) and accuracy in training mode.
+
+        Raises:
+            Stopped: `on_step` said so; what was trained of the epoch is not to be used.
+        """
+        epoch = self.epoch + 1
+        pixels, labels = self.images.train.pixels, self.images.train.labels
+        order = torch.from_numpy(self._orders.epoch(epoch)).to(self.device)
+        # Summed on the device: it would be waited for at every step otherwise.
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        correct = torch.zeros((), dtype=torch.int64, device=self.device)
+        self.network.train()
+        with _settings(self.device, self.threads):
+            for number, batch in enumerate(order.split(self.model.batch_size)):
+                step = self.epoch * self.steps_per_epoch + number
+                draws = augmentation_draws(self.model.seed, step, len(batch))
+                x = self._input(augment(pixels[batch], self.images.augmentation, draws))
+                target = labels[batch]
+                self.optimizer.zero_grad(set_to_none=True)
+                with self._autocast():
+                    logits = self._forward(x)
+                # The loss of bf16 would have 3 digits.
+                logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+                loss = functional.cross_entropy(logits, target)  # log_softmax + NLL
+                loss.backward()
+                self.optimizer.step()
+                self.scheduler.step()
+                total += loss.detach().double() * len(batch)
+                correct += (logits.detach().argmax(1) == target).sum()
+                if not on_step(len(batch)):
+                    raise Stopped
+        self.epoch = epoch
+        return total.item() / len(labels), correct.item() / len(labels)
+
+    @torch.no_grad()
+    def evaluate(self, split: str) -> tuple[float, float]:
+        """Mean loss (nats) and accuracy in evaluation mode, float32 whatever the precision."""
+        images = getattr(self.images, split)
+        total, correct = 0.0, 0
+        self.network.eval()
+        with _settings(self.device, self.threads):
+            for pixels, target in zip(
+                images.pixels.split(self.model.batch_size),
+                images.labels.split(self.model.batch_size),
+                strict=True,
+            ):
+                logits = self.network(self._input(pixels))
+                total += functional.cross_entropy(logits, target).item() * len(target)
+                correct += int((logits.argmax(1) == target).sum())
+        return total / len(images), correct / len(images)
+
+    def weights(self) -> np.ndarray:
+        """All float tensors as one vector, float32 [N] in layout order, a copy."""
+        state = self.network.state_dict()
+        return self.layout.to_vector({name: t.detach().cpu() for name, t in state.items()})
+
+    def snapshot(self) -> dict[str, Any]:
+        """All that is needed to go on from here: a copy on the CPU for `restore`."""
+        state = {
+            "model_id": self.model.model_id,
+            "epoch": self.epoch,
+            "threads": torch.get_num_threads() if self.threads is None else self.threads,
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+        }
+        return _copied(state)
+
+    def restore(self, snapshot: Mapping[str, Any]) -> None:
+        """Go on from a snapshot of the same model.
+
+        Raises:
+            ValueError: it is another model's, or no snapshot.
+        """
+        try:
+            if snapshot["model_id"] != self.model.model_id:
+                raise ValueError(f"a snapshot of the model {snapshot['model_id']!r}")
+            self.network.load_state_dict(snapshot["network"])
+            self.optimizer.load_state_dict(snapshot["optimizer"])
+            self.scheduler.load_state_dict(snapshot["scheduler"])
+            self.epoch = int(snapshot["epoch"])
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise ValueError(f"not a snapshot of a ResNet-18 in training: {error}") from error
+
+    def _input(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.images.normalize(pixels).contiguous(memory_format=torch.channels_last)
+
+    def _autocast(self) -> Any:
+        if self.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)
+
+
+def _copied(value: Any) -> Any:
+    """A nested state with copies of its tensors on the CPU, in their memory order."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, Mapping):
+        return {key: _copied(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_copied(entry) for entry in value]
+    return value
+
+
+@contextmanager
+def _settings(device: torch.device, threads: int | None) -> Iterator[None]:
+    """This device, so many threads and repeatable convolutions; then everything as before."""
+    before = torch.get_num_threads()
+    if threads is not None:
+        torch.set_num_threads(threads)
+    try:
+        with (
+            torch.backends.cudnn.flags(enabled=True, deterministic=True, benchmark=False),
+            torch.cuda.device(device) if device.type == "cuda" else nullcontext(),
+        ):
+            yield
+    finally:
+        torch.set_num_threads(before)

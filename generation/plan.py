@@ -1,0 +1,262 @@
+"""What making a zoo will take: which rank trains which models, how long, how much disk.
+
+A ResNet-18 zoo of the paper is 2.2 TB and thousands of GPU hours. So the space is computed before
+the first model is trained, and `model-zoos generate --plan` says all of it without training.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..builders.catalog import Model, Zoo
+from ..builders.zoo_directory import ZooDirectory
+from .engines.resnet import ResNetTraining
+from .images import IMAGE_SOURCES, ImageData, Images
+
+_CPU_BATCH = 16
+
+_HEADER_BYTES = 128
+"""A tensor's entry in a file's header, rounded up."""
+
+
+class NotEnoughSpace(RuntimeError):
+    """The missing models do not fit on the disk; the message says how much is needed."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one rank does.
+
+    Attributes:
+        rank: from 0.
+        model_ids, seeds: of all models that are its part.
+        missing: how many of them are to be trained, those that were begun included.
+        states: to be written.
+        bytes: of these states.
+        seconds: of training, evaluating and writing; None if the speed is not known.
+    """
+
+    rank: int
+    model_ids: tuple[str, ...]
+    seeds: tuple[int, ...]
+    missing: int
+    states: int
+    bytes: int
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `generate` would do.
+
+    Attributes:
+        zoo, path: name and folder.
+        models, missing, states: in all, to be trained, to be written.
+        epochs: that each model is trained for: up to the last that is kept.
+        kept_epochs: that are written of each model.
+        bytes_needed: free space that it takes, checkpoints of models in training included.
+        bytes_free: where the zoo lies or will lie.
+        seconds_per_epoch: of one model, and whether it was "stated", "measured" or "unknown".
+        shares: of the ranks.
+    """
+
+    zoo: str
+    path: str
+    models: int
+    missing: int
+    states: int
+    epochs: int
+    kept_epochs: tuple[int, ...]
+    bytes_needed: int
+    bytes_free: int
+    seconds_per_epoch: float | None
+    source_of_seconds: str
+    shares: tuple[Share, ...]
+
+    @property
+    def seconds(self) -> float | None:
+        """Until the last rank has ended; None if the speed is not known."""
+        known = [share.seconds for share in self.shares if share.seconds is not None]
+        return max(known) if known else None
+
+    def space(self) -> str:
+        """One sentence about the disk."""
+        return (
+            f"{self.zoo}: {self.missing:,} models to train, {self.states:,} states to write, needs "
+            f"{_size(self.bytes_needed)} of disk, {_size(self.bytes_free)} are free"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        return {**dataclasses.asdict(self), "seconds": self.seconds}
+
+
+def make_plan(
+    directory: ZooDirectory,
+    shares: Sequence[Sequence[Model]],
+    seconds_per_epoch: float | None = None,
+    source_of_seconds: str = "stated",
+) -> Plan:
+    """Plan a zoo, which need not exist yet; no model file is opened.
+
+    Args:
+        directory: of the zoo.
+        shares: the models of each rank (`population.share_models`).
+        seconds_per_epoch: of one model on one rank; None if not known.
+        source_of_seconds: "stated" or "measured".
+    """
+    kept = tuple(directory.kept_epochs)
+    size = state_bytes(directory.zoo)
+    planned = []
+    for rank, models in enumerate(shares):
+        absent = [_absent(directory, model, kept) for model in models]
+        missing = sum(states > 0 for states in absent)
+        planned.append(
+            Share(
+                rank=rank,
+                model_ids=tuple(model.model_id for model in models),
+                seeds=tuple(model.seed for model in models),
+                missing=missing,
+                states=sum(absent),
+                bytes=sum(absent) * size,
+                seconds=seconds_per_epoch and missing * kept[-1] * seconds_per_epoch,
+            )
+        )
+    return Plan(
+        zoo=directory.zoo.name,
+        path=str(directory.path),
+        models=sum(len(models) for models in shares),
+        missing=sum(share.missing for share in planned),
+        states=sum(share.states for share in planned),
+        epochs=kept[-1],
+        kept_epochs=kept,
+        bytes_needed=sum(share.bytes for share in planned)
+        + sum(share.missing > 0 for share in planned) * _working_bytes(directory.zoo),
+        bytes_free=_free(directory.path),
+        seconds_per_epoch=seconds_per_epoch,
+        source_of_seconds=source_of_seconds if seconds_per_epoch is not None else "unknown",
+        shares=tuple(planned),
+    )
+
+
+def check_space(directory: ZooDirectory, shares: Sequence[Sequence[Model]]) -> None:
+    """Refuse to begin what cannot be finished on this disk.
+
+    Raises:
+        NotEnoughSpace: less is free than the missing models need.
+    """
+    plan = make_plan(directory, shares)
+    if plan.bytes_needed > plan.bytes_free:
+        advice = "make room, choose another folder (--out) or fewer models (--models)"
+        if directory.zoo.architecture == "resnet18":
+            advice += f", or keep fewer epochs (--keep-epochs 1,{directory.zoo.epochs})"
+        raise NotEnoughSpace(f"{plan.space()} in {directory.path}: {advice}")
+
+
+def state_bytes(zoo: Zoo) -> int:
+    """Disk of one state: float32 weights, and its part of the header or metrics."""
+    entries = len(zoo.layout.slots) if zoo.architecture == "resnet18" else 1
+    return 4 * zoo.layout.size + _HEADER_BYTES * entries
+
+
+def _working_bytes(zoo: Zoo) -> int:
+    """Files of a model in training: a ResNet-18's old and new checkpoint, and a state."""
+    return 5 * 4 * zoo.layout.size if zoo.architecture == "resnet18" else 0
+
+
+def _absent(directory: ZooDirectory, model: Model, kept: Iterable[int]) -> int:
+    """Number of a model's states that are not on disk."""
+    there: dict[Path, bool] = {}
+    absent = 0
+    for epoch in kept:
+        path = directory.state_path(model.model_id, epoch)
+        if path not in there:
+            there[path] = path.exists()
+        absent += not there[path]
+    return absent
+
+
+def _free(path: Path) -> int:
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free
+
+
+def _size(count: int) -> str:
+    for unit, power in (("TB", 12), ("GB", 9), ("MB", 6)):
+        if count >= 10**power:
+            return f"{count / 10**power:.1f} {unit}"
+    return f"{count / 1000:.0f} kB"
+
+
+def measure_epoch(
+    zoo: Zoo,
+    *,
+    device: str,
+    precision: str = "fp32",
+    compile: bool = False,
+    threads: int | None = None,
+    steps: int = 3,
+) -> float | None:
+    """Seconds that one model's epoch takes here, extrapolated from some steps on random images.
+
+    Args:
+        zoo: with ResNet-18, on images of the catalog, whose numbers and shapes are known.
+        device, precision, compile, threads: as `population.generate`.
+        steps: measured after one that warms up.
+
+    Returns:
+        Seconds of training and evaluating; None for another zoo.
+    """
+    source = IMAGE_SOURCES.get(zoo.images)
+    if zoo.architecture != "resnet18" or source is None:
+        return None
+    train, validation, test = source.sizes
+    generator = np.random.default_rng(0)
+
+    def random(count: int) -> Images:
+        pixels = generator.integers(0, 256, (count, *source.shape), np.uint8)
+        return Images(pixels, generator.integers(0, source.classes, count))
+
+    # A CPU is as fast with a part of a batch, a GPU is not.
+    batch = min(zoo.batch_size, train, _CPU_BATCH if torch.device(device).type == "cpu" else train)
+    images = ImageData(
+        name="random",
+        train=random(batch * (steps + 1)),
+        validation=None,
+        test=random(batch),
+        mean=source.mean,
+        std=source.std,
+        augmentation=source.augmentation,
+        classes=source.classes,
+    ).to(device)
+    training = ResNetTraining(
+        dataclasses.replace(zoo.models(1)[0], batch_size=batch),
+        zoo.layout,
+        images,
+        precision=precision,
+        compile=compile,
+        threads=threads,
+    )
+    ends: list[float] = []
+
+    def on_step(count: int) -> bool:
+        if torch.device(device).type == "cuda":
+            torch.cuda.synchronize()
+        ends.append(time.perf_counter())
+        return True
+
+    training.train_epoch(on_step)
+    trained = (ends[-1] - ends[0]) / (steps * batch)
+    start = time.perf_counter()
+    training.evaluate("test")
+    evaluated = (time.perf_counter() - start) / batch
+    return trained * train + evaluated * (test + (validation or 0))

@@ -1,0 +1,86 @@
+"""Plans: every model once, the bytes that really are written, refusal before a disk is full."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from model_zoos.builders.catalog import get_zoo
+from model_zoos.builders.zoo_directory import create_zoo, open_zoo
+from model_zoos.generation.images import load_images
+from model_zoos.generation.plan import NotEnoughSpace, check_space, measure_epoch
+from model_zoos.generation.population import generate, plan
+
+RESNET = get_zoo("cifar10_resnet18")
+
+
+def test_a_plan_names_every_model_once(tmp_path: Path) -> None:
+    whole = plan(RESNET, tmp_path / "zoos", ranks=32, seconds_per_epoch=10.0)
+    assert (whole.models, whole.missing, whole.states) == (1000, 1000, 50_000)
+    ids = [model for share in whole.shares for model in share.model_ids]
+    assert sorted(ids) == sorted(model.model_id for model in RESNET.models())
+    assert sum(share.states for share in whole.shares) == 50_000
+    # 8 ranks have 32 models, the others 31: a model is never split.
+    assert whole.seconds == 32 * 50 * 10
+    assert 2.2e12 < whole.bytes_needed < 2.3e12
+    assert whole.bytes_free == pytest.approx(shutil.disk_usage(tmp_path).free, rel=0.2)
+    assert not (tmp_path / "zoos").exists()
+    json.dumps(whole.to_json(), allow_nan=False)
+
+
+def test_kept_epochs_cost_less(tmp_path: Path) -> None:
+    some = plan(RESNET, tmp_path, keep_epochs=[1, 25], seconds_per_epoch=1.0)
+    assert (some.states, some.epochs, some.kept_epochs) == (2000, 25, (1, 25))
+    assert some.seconds == 1000 * 25
+    unknown = plan(RESNET, tmp_path)
+    assert (unknown.seconds, unknown.source_of_seconds) == (None, "unknown")
+
+
+def test_what_is_there_is_not_planned_again_and_sizes_are_those_of_files(tmp_path: Path) -> None:
+    zoo = dataclasses.replace(get_zoo("digits_cnn_s"), epochs=2)
+    generate(zoo, tmp_path, load_images("digits").subset(train=slice(20)), models=16)
+    rest = plan(zoo, tmp_path, models=20, ranks=2)
+    assert (rest.models, rest.missing, rest.states) == (20, 4, 12)
+    written = sum(path.stat().st_size for path in open_zoo(tmp_path, zoo.name).files())
+    before = plan(zoo, tmp_path / "elsewhere", models=16).bytes_needed
+    assert before == pytest.approx(written, rel=0.05)
+
+
+def test_a_zoo_that_does_not_fit_is_not_begun(tmp_path: Path) -> None:
+    directory = create_zoo(tmp_path, RESNET)
+    models = RESNET.models()
+    if shutil.disk_usage(tmp_path).free > 2.3e12:
+        pytest.skip("this disk has room for a whole ResNet-18 zoo")
+    with pytest.raises(NotEnoughSpace, match=r"needs 2\.2 TB of disk.*--keep-epochs 1,50"):
+        check_space(directory, [models])
+    check_space(directory, [models[:1]])
+
+
+def test_a_measured_epoch_is_positive_and_only_resnets(tmp_path: Path) -> None:
+    assert measure_epoch(get_zoo("digits_cnn_s"), device="cpu") is None
+    one = measure_epoch(RESNET, device="cpu", threads=1, steps=1)
+    assert one is not None
+    assert one > 1
+
+
+def test_the_command_says_it(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "model_zoos", "generate", "cifar10_resnet18", "--plan"]
+    more = ["--ranks", "8", "--seconds-per-epoch", "36", "--out", str(tmp_path / "zoos")]
+    done = subprocess.run(
+        [*command, *more], capture_output=True, text=True, check=True, env=os.environ
+    )
+    assert "2, 10, 18, ..., 994" in done.stdout
+    assert "62.50 hours, 500.0 rank hours" in done.stdout
+    assert "1,000 models to train, 50,000 states to write, needs 2.2 TB" in done.stdout
+    as_json = subprocess.run(
+        [*command, *more, "--json"], capture_output=True, text=True, check=True
+    )
+    assert len(json.loads(as_json.stdout)["shares"]) == 8
+    assert not (tmp_path / "zoos").exists()
