@@ -1,5 +1,5 @@
 """python -m model_zoos.benchmarks.speed COMMAND: loading, generation, importing, building,
-streaming, prediction"""
+streaming, prediction, resnet"""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from . import generation as generation_speed
 from . import importing as importing_speed
 from . import loading as loading_speed
 from . import prediction as prediction_speed
+from . import resnet as resnet_speed
 from . import streaming as streaming_cost
 from .machine import machine
 
@@ -127,6 +128,23 @@ def prediction(
     print(f"{'peak memory':55} {figures['memory_mb']:6} MB")
     if out is not None:
         out.write_text(json.dumps({"machine": machine(), "results": figures}, indent=1) + "\n")
+
+
+@app.command()
+def resnet(
+    rounds: Annotated[int, typer.Option(help="Medians are over these.")] = 5,
+    samples: Annotated[int, typer.Option(help="Training images of an epoch.")] = 512,
+    batch_size: Annotated[int, typer.Option(help="Images of a step.")] = 128,
+    threads: Annotated[Optional[int], typer.Option(help="Cores; all of them by default.")] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
+    compile: Annotated[bool, typer.Option("--compile", help="torch.compile as well.")] = False,
+    out: Annotated[Optional[Path], typer.Option(help="JSON file to write.")] = None,
+) -> None:
+    """Training ResNet-18 with bf16 and channels-last order, beside the original's loop."""
+    result = resnet_speed.measure(rounds, samples, batch_size, threads, device, compile)
+    print(resnet_speed.table(result))
+    if out is not None:
+        out.write_text(json.dumps({"machine": machine(), "results": result}, indent=1) + "\n")
 
 
 app()

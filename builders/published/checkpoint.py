@@ -143,7 +143,8 @@ def read_state_dict(content: bytes) -> dict[str, np.ndarray]:
     Raises:
         Unreadable: as `read_torch`, or something else than a dictionary of tensors.
     """
-    file = read_torch(lambda offset, count: content[offset : offset + count], len(content))
+    view = memoryview(content)  # 45 MB of ResNet-18 are not copied
+    file = read_torch(lambda offset, count: view[offset : offset + count], len(view))
     if not isinstance(file.tree, dict) or len(file.tree) > 1000:  # ResNet-18 has 122 tensors
         raise Unreadable("unreadable: not the state_dict of a known architecture")
     return {str(name): file.array(tensor) for name, tensor in file.tree.items()}

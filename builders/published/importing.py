@@ -284,7 +284,7 @@ def _write_states(
                 model_id,
                 hyperparameters,
                 epochs,
-                np.stack([state.weights for state in pending]),
+                _stacked([state.weights for state in pending]),
                 {n: np.array([s.metrics[n] for s in pending]) for n in pending[0].metrics},
                 parent_model_id=parent,
                 extra={n: np.stack([s.extra[n] for s in pending]) for n in pending[0].extra},
@@ -302,8 +302,14 @@ def _write_states(
         if directory.zoo.architecture == "resnet18":
             kept += write()
             pending.clear()
+            del state  # while the next is read
     kept += write()
     return _Outcome(kept, left_out, list(remarks))
+
+
+def _stacked(rows: Sequence[np.ndarray]) -> np.ndarray:
+    """np.stack, without a copy of a single row."""
+    return rows[0][None] if len(rows) == 1 else np.stack(rows)
 
 
 def _present(directory: ZooDirectory, model_id: str) -> set[int]:

@@ -301,6 +301,7 @@ def states(
         last = epoch
         metrics = {name: float(lines[epoch][name]) for name in names}
         yield State(epoch, weights, metrics, extra)
+        del weights, extra, values  # while the next is read
 
 
 def _weights(

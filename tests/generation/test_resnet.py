@@ -401,6 +401,49 @@ def test_killed_and_resumed_on_one_and_two_ranks(cifar_home: Path) -> None:
         assert contents(cifar_home / out, "cifar_sample") == expected
 
 
+STREAMED = """
+import sys
+import numpy as np, torch
+from datasets import load_dataset
+import model_zoos
+
+images, labels = (torch.from_numpy(np.load(path)) for path in sys.argv[2:4])
+
+def difference(row):
+    network = model_zoos.instantiate(row)
+    with torch.no_grad():
+        found = torch.cat([network(part).argmax(1) for part in images.split(10)])
+    return abs(float((found == labels).double().mean()) - float(row["test_acc"]))
+
+stream = load_dataset(
+    "model_zoos", "small_resnets", data_dir=sys.argv[1], split="train", streaming=True
+)
+differences = list(map(difference, stream.with_format("numpy")))
+assert len(differences) == 3
+assert max(differences) < 1e-6
+[memory] = [line for line in open("/proc/self/status") if line.startswith("VmHWM")]
+print(memory.split()[1])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_states_stream_in_little_memory(tmp_path: Path, home: Path, digits: ImageData) -> None:
+    np.save(tmp_path / "images.npy", digits.normalized("test").numpy())
+    np.save(tmp_path / "labels.npy", digits.test.labels.numpy())
+    done = subprocess.run(
+        [
+            *(sys.executable, "-c", STREAMED, str(home)),
+            *(str(tmp_path / "images.npy"), str(tmp_path / "labels.npy")),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 600_000  # kB, of which torch and datasets are 315,000
+
+
 @pytest.mark.slow
 def test_compiled_training_is_close(tmp_path: Path, home: Path, digits: ImageData) -> None:
     generate(ZOO, tmp_path, digits, models=1, threads=1, compile=True, keep_epochs=[1])

@@ -345,6 +345,46 @@ def test_resnet_with_batch_norm_buffers(tmp_path: Path) -> None:
         assert states.weights()[0].tobytes() == weights.tobytes()
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_resnets_of_45_mb_a_state_are_imported_in_little_memory(tmp_path: Path, kind: str) -> None:
+    import io
+
+    from model_zoos.builders.layout import make_layout
+    from model_zoos.generation.architectures import build
+
+    buffer = io.BytesIO()
+    torch.save(build(make_layout("resnet18", 3, 10), "relu").state_dict(), buffer)
+    params = json.loads(next(c for n, c in files_of(epochs=0).items() if "params" in n))
+    params |= {"model::type": "Resnet18", "model::channels_in": 3, "optim::optimizer": "sgd"}
+    params |= {"optim::momentum": 0.9, "optim::scheduler": "OneCycleLR", "model::nlin": "relu"}
+    line = {"train_loss": 1.0, "train_acc": 0.5, "test_loss": 1.0, "test_acc": 0.5}
+    lines = [json.dumps({**line, "training_iteration": epoch}) for epoch in range(1, 7)]
+    files = {
+        "run/trial/params.json": json.dumps(params).encode(),
+        "run/trial/result.json": "\n".join(lines).encode(),
+        **{f"run/trial/checkpoint_{e:06d}/checkpoints": buffer.getvalue() for e in range(1, 7)},
+    }
+    source = (
+        write_folder(tmp_path / "raw", files)
+        if kind == "folder"
+        else write_zip(tmp_path / "raw.zip", files)
+    )
+    code = """
+import sys
+from model_zoos.builders.published.importing import import_zoo
+[report] = import_zoo(sys.argv[1], sys.argv[2], "my_resnets", workers=1)
+assert report.kept == 6, report
+[memory] = [line for line in open("/proc/self/status") if line.startswith("VmHWM")]
+print(memory.split()[1])
+"""
+    command = [sys.executable, "-c", code, str(source), str(tmp_path / "zoos")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 400_000  # kB
+
+
 def test_the_last_of_repeated_lines_wins_and_epoch_0_may_be_missing(tmp_path: Path) -> None:
     files = files_of(epochs=3)
     [result] = [name for name in files if name.endswith("result.json")]

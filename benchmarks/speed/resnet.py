@@ -1,0 +1,151 @@
+"""How fast a ResNet-18 trains: bf16 and channels-last order beside the original's loop.
+
+The original's loop is torchvision's network in plain memory order and float32, with torch's SGD and
+OneCycleLR and one wait for the loss at every step, as its code trains. Everyone sees the same
+images (scikit-learn's digits in colour at 32 x 32) in the same order from the same initial weights,
+augmented alike. Rounds of one epoch are interleaved, so that a change of the machine's speed meets
+all alike; figures are medians over the rounds, in training images a second, and the test accuracy
+after the same steps.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from ...builders.catalog import get_zoo
+from ...generation.augmentation import augment, augmentation_draws
+from ...generation.engines.resnet import ResNetTraining
+from ...generation.images import ImageData, Images, load_images
+
+LOOP = "original's loop: fp32, plain order"
+
+
+def measure(
+    rounds: int, samples: int, batch_size: int, threads: int | None, device: str, compile: bool
+) -> dict[str, Any]:
+    """Medians over some rounds after one that warms up.
+
+    Args:
+        rounds: at least 1; each is an epoch.
+        samples: training images of an epoch, at most 1200.
+        batch_size, threads, device: of all.
+        compile: measure torch.compile as well.
+
+    Returns:
+        `samples_per_second`, `ratio` to the original's loop (median over rounds of the rounds' own
+        ratios) and `test_acc` after all rounds, by name.
+    """
+    images = _images(samples).to(device)
+    zoo = get_zoo("cifar10_resnet18")
+    model = dataclasses.replace(
+        zoo.models(1)[0], epochs=rounds + 1, batch_size=batch_size, learning_rate=0.02
+    )
+
+    def training(**options: Any) -> ResNetTraining:
+        return ResNetTraining(model, zoo.layout, images, threads=threads, **options)
+
+    trainings = {
+        LOOP: _OriginalLoop(model, zoo.layout, images, threads=threads),
+        "fp32, channels last": training(),
+        "bf16, channels last": training(precision="bf16"),
+    }
+    if compile:
+        trainings["bf16, channels last, compiled"] = training(precision="bf16", compile=True)
+    speeds: dict[str, list[float]] = {name: [] for name in trainings}
+    for number in range(rounds + 1):
+        for name, one in trainings.items():
+            start = time.perf_counter()
+            one.train_epoch()
+            if number > 0:
+                speeds[name].append(samples / (time.perf_counter() - start))
+    return {
+        "architecture": "resnet18",
+        "images": "digits, 3 x 32 x 32",
+        "batch_size": batch_size,
+        "samples": samples,
+        "rounds": rounds,
+        "threads": threads or torch.get_num_threads(),
+        "device": device,
+        "engines": {
+            name: {
+                "samples_per_second": round(statistics.median(values), 1),
+                "ratio": round(
+                    statistics.median(a / b for a, b in zip(values, speeds[LOOP], strict=True)), 2
+                ),
+                "test_acc": round(trainings[name].evaluate("test")[1], 4),
+                "steps": (rounds + 1) * trainings[name].steps_per_epoch,
+            }
+            for name, values in speeds.items()
+        },
+    }
+
+
+class _OriginalLoop(ResNetTraining):
+    """The same draws in the plainest loop."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.network.to(memory_format=torch.contiguous_format)
+
+    def train_epoch(self, on_step: Callable[[int], bool] = lambda images: True) -> Any:
+        before = torch.get_num_threads()
+        torch.set_num_threads(self.threads or before)
+        self.network.train()
+        images = self.images.train
+        total, correct = 0.0, 0
+        order = torch.from_numpy(self._orders.epoch(self.epoch + 1)).to(self.device)
+        for number, batch in enumerate(order.split(self.model.batch_size)):
+            step = self.epoch * self.steps_per_epoch + number
+            draws = augmentation_draws(self.model.seed, step, len(batch))
+            pixels = augment(images.pixels[batch], self.images.augmentation, draws)
+            target = images.labels[batch]
+            self.optimizer.zero_grad()
+            logits = self.network(self.images.normalize(pixels))
+            loss = functional.cross_entropy(logits, target)
+            loss.backward()
+            self.optimizer.step()
+            self.scheduler.step()
+            total += loss.item() * len(batch)
+            correct += int((logits.argmax(1) == target).sum())
+        self.epoch += 1
+        torch.set_num_threads(before)
+        return total / len(images), correct / len(images)
+
+
+def _images(samples: int) -> ImageData:
+    digits = load_images("digits").subset(train=slice(samples))
+
+    def colour(images: Images) -> Images:
+        padded = functional.pad(images.pixels, (2, 2, 2, 2))
+        return Images(padded.expand(-1, 3, -1, -1).contiguous(), images.labels)
+
+    return dataclasses.replace(
+        digits,
+        train=colour(digits.train),
+        validation=None,
+        test=colour(digits.test),
+        mean=digits.mean * 3,
+        std=digits.std * 3,
+        augmentation=("random_crop_32_4",),
+    )
+
+
+def table(result: dict[str, Any]) -> str:
+    """The figures as a Markdown table."""
+    lines = [
+        "| ResNet-18, 32 x 32 | samples / s | x original's loop | test accuracy |",
+        "| --- | ---: | ---: | ---: |",
+    ]
+    for name, figures in result["engines"].items():
+        lines.append(
+            f"| {name} | {figures['samples_per_second']:,.0f} | {figures['ratio']:.1f} "
+            f"| {figures['test_acc']:.3f} |"
+        )
+    return "\n".join(lines)
