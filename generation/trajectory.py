@@ -9,6 +9,7 @@ the model is finished.
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 import tempfile
@@ -145,10 +146,12 @@ def _write(
         on_state(1)
     if snapshot is None:
         return
+    buffer = io.BytesIO()  # a full disk is then an OSError, as everywhere
+    torch.save(snapshot, buffer)
     handle, temporary = tempfile.mkstemp(prefix=".", suffix=".partial", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
-            torch.save(snapshot, file)
+            file.write(buffer.getbuffer())
         os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)
