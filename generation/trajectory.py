@@ -152,6 +152,7 @@ def _write(
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(buffer.getbuffer())
+        os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)
