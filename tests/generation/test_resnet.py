@@ -132,7 +132,10 @@ def plain_loop(
         yield (group["lr"], group["momentum"]), layout.to_vector(state)
 
 
-@pytest.mark.parametrize(("precision", "steps"), [("double", 20), ("single", 3)])
+@pytest.mark.parametrize(
+    ("precision", "steps"),
+    [pytest.param("double", 20, marks=pytest.mark.slow), ("single", 3)],
+)
 def test_first_steps_are_those_of_a_plain_torch_loop(
     digits: ImageData, precision: str, steps: int
 ) -> None:
