@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures import ThreadPoolExecutor as Threads
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -767,8 +768,23 @@ def _train_reference(work: _Work, models: list[Model]) -> Iterator[Outcome]:
         _start_worker,
         (work.job, states, stop),
     )
-    futures = {pool.submit(_train_one, model): [model] for model in models}
+    with _interrupts_held():
+        futures = {pool.submit(_train_one, model): [model] for model in models}
     yield from _collect(work, pool, futures, lambda: tuple(states), stop)
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Ctrl-C waits until the end. Processes that are started meanwhile never hear it, not even
+    before `_start_worker` has run: they inherit the mask."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _start_worker(job: Job, states: Any, stop: Any) -> None:
