@@ -338,7 +338,7 @@ def test_interrupted_by_the_user(tmp_path: Path) -> None:
         time.sleep(0.1)
     time.sleep(4)
     os.killpg(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=90)  # the epoch in training, on a busy machine
     assert process.returncode == 130
     assert "Traceback" not in errors
     assert "interrupted: run the same command again" in errors
