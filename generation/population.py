@@ -23,7 +23,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures import ThreadPoolExecutor as Threads
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -34,6 +33,7 @@ import torch
 
 from ..builders.catalog import Model, Zoo
 from ..builders.layout import ARCHITECTURES
+from ..builders.workers import end_with_parent, interrupts_held
 from ..builders.zoo_directory import ZooDirectory, ZooNotFound, create_zoo, open_zoo
 from .engines import reference, resnet
 from .engines.lanes import LanesPopulation, LanesUnavailable, lanes_count
@@ -768,35 +768,14 @@ def _train_reference(work: _Work, models: list[Model]) -> Iterator[Outcome]:
         _start_worker,
         (work.job, states, stop),
     )
-    with _interrupts_held():
+    with interrupts_held():
         futures = {pool.submit(_train_one, model): [model] for model in models}
     yield from _collect(work, pool, futures, lambda: tuple(states), stop)
 
 
-@contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Ctrl-C waits until the end. Processes that are started meanwhile never hear it, not even
-    before `_start_worker` has run: they inherit the mask."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 def _start_worker(job: Job, states: Any, stop: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it and sets `stop`
-
-    def follow_the_parent() -> None:
-        parent = multiprocessing.parent_process()
-        assert parent is not None
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=follow_the_parent, daemon=True).start()
+    end_with_parent()
     _worker.update(job=job, states=states, stop=stop)
 
 

@@ -18,12 +18,9 @@ import math
 import multiprocessing
 import os
 import re
-import signal
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +41,7 @@ from ..catalog import (
     zoo_from_json,
 )
 from ..screening import LeftOut, Report
+from ..workers import end_with_parent, interrupts_held
 from ..zoo_directory import FaultyFile, ZooDirectory, create_zoo, open_zoo
 from . import preprocessed, ray_tune
 from .archive import Source, Unreadable
@@ -213,26 +211,13 @@ def _run(tasks: Sequence[_Task], workers: int | None) -> Iterator[_Outcome]:
         return
     # Spawned: forking a process whose libraries run threads can lock up.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with ProcessPoolExecutor(workers, context, end_with_parent) as pool:
         try:
-            with _unheard_interrupts():
+            with interrupts_held():
                 outcomes = pool.map(_import_trial, tasks, chunksize=1)
             yield from outcomes
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-
-
-@contextmanager
-def _unheard_interrupts() -> Iterator[None]:
-    """Processes started meanwhile ignore Ctrl-C from their first line: it is for their parent."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _import_trial(task: _Task) -> _Outcome:

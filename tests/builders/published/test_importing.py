@@ -485,6 +485,14 @@ def test_an_import_goes_on_and_is_idempotent(tmp_path: Path) -> None:
     assert all(path.stat().st_mtime_ns == t for path, t in times.items() if path != model)
 
 
+def children(pid: int) -> list[int]:
+    found = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False
+    )
+    return [int(line) for line in found.stdout.split()]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("workers", [1, 2])
 def test_killed_and_run_again(tmp_path: Path, workers: int) -> None:
     source = many_trials(tmp_path / "zoo.zip", 300, 9)
@@ -495,12 +503,16 @@ def test_killed_and_run_again(tmp_path: Path, workers: int) -> None:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and len(list(models.glob("*.safetensors"))) < 20:
         time.sleep(0.002)
+    workers_alive = children(process.pid)
+    assert len(workers_alive) >= (0 if workers == 1 else workers)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
+    while set(map(str, workers_alive)) & set(os.listdir("/proc")):
+        assert time.monotonic() < deadline, "workers outlive their parent"
+        time.sleep(0.01)
     killed = len(list(models.glob("*.safetensors")))
     assert 20 <= killed < 300
     assert not (tmp_path / "a" / SEED_ZOO / "import_report.json").exists()
-    time.sleep(0.2)  # a worker ends with its parent, after the trial it has in hand
     import_zoo(source, tmp_path / "a")
     import_zoo(source, tmp_path / "b")
     left = {n: c for n, c in contents(tmp_path / "a").items() if not n.endswith(".partial")}
