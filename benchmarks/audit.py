@@ -643,12 +643,16 @@ class _Evaluator:
         recorded = directory.info.get("engine")
         self.engine = self._choose(recorded, dict(directory.zoo.grid)["activation"][0])
         # The batched engine's sums depend on how many models are stacked; processors other than x86
-        # keep subnormal numbers; the reference engine's variational twins add biases separately.
+        # keep subnormal numbers; the reference engine's variational twins add biases separately,
+        # and torch's sums depend on its version and the processor.
+        made = directory.info.get("versions") or {}
+        here = {"torch": str(torch.__version__), "cpu": reference.cpu_kind()}
         method = (directory.info.get("sparsification") or {}).get("method")
         self.to_the_bit = (
             self.engine == recorded
             and self.engine in ("lanes", "reference")
             and (self.engine, method) != ("reference", "variational")
+            and (self.engine == "lanes" or all(made.get(key) == here[key] for key in here))
             and platform.machine().lower() in ("x86_64", "amd64")
         )
         self.sets = {

@@ -306,6 +306,7 @@ def begin(
             "python": platform.python_version(),
             "torch": str(torch.__version__),
             "numpy": np.__version__,
+            "cpu": reference.cpu_kind(),
         },
     )
 

@@ -108,6 +108,9 @@ def raw_zoo_images(*, validation: bool, large: bool = False) -> ImageData:
     )
 
 
+SAME_SUMS = torch.backends.cpu.get_cpu_capability() == "AVX512"
+"""Whether torch sums here as where the raw zoos were trained; elsewhere in another order."""
+
 SEED_ZOO = "tune_zoo_mnist_kaiming_uniform"
 HYPERPARAMETER_ZOO = "tune_zoo_mnist_hyperparameter_10_fixed_seed"
 LARGE_ZOO = "tune_zoo_mnist32_uniform_large"

@@ -3,15 +3,18 @@
 Every random number is drawn from torch's global stream in the original's order (its
 def_NN_experiment.py and def_net.py): default initialisation, the zoo's initialisation, one sample
 order that the evaluation of the untrained model uses, then for each epoch a sample order and the
-dropout masks of its steps. With float32, one thread and torch 2.13 on x86 this repeats models of
-the original bit for bit. It is the oracle of the other engines, and the slowest; to be compared
-with them it can take its dropout masks from the counter generator that they use (streams.py).
+dropout masks of its steps. With float32, one thread, torch 2.13 and AVX-512 this repeats models of
+the original that were trained so, bit for bit. Where torch computes with other instructions
+(`cpu_kind`), the draws are the same and sums differ in their last bits, which training amplifies.
+It is the oracle of the other engines, and the slowest; to be compared with them it can take its
+dropout masks from the counter generator that they use (streams.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -22,6 +25,18 @@ from ...builders.layout import Layout
 from ..architectures import build, initialise
 from ..images import ImageData
 from ..streams import dropout_masks
+
+
+def cpu_kind() -> str:
+    """What the last bits of torch's sums depend on: `AVX512 GenuineIntel`.
+
+    The instructions that torch uses here, and (where Linux says it) who made the processor, which
+    its matrix library goes by.
+    """
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    vendors = [line.partition(":")[2].strip() for line in lines if line.startswith("vendor_id")]
+    return " ".join([torch.backends.cpu.get_cpu_capability(), *vendors[:1]])
 
 
 @dataclass(frozen=True)

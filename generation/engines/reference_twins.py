@@ -6,8 +6,8 @@ of the twin's seed last, so that its stream stands where a dense model's stands 
 initialisation; then one sample order that the evaluation of epoch 0 uses, then for each epoch a
 sample order and, for each step, the noise of the layers' outputs in forward order. Gradients are
 summed in the order of torch's graph, which is therefore the original's: a linear layer's log_alpha,
-for instance, enters the divergence twice as two nodes. With float32, one thread and torch 2.13 on
-x86 this repeats twins of the original bit for bit.
+for instance, enters the divergence twice as two nodes. With float32, one thread, torch 2.13 and
+AVX-512 this repeats twins of the original bit for bit.
 """
 
 from __future__ import annotations

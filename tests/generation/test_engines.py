@@ -175,12 +175,16 @@ def test_pooling_takes_the_first_of_equal_sums(engine):
     order = np.arange(4)[None]
     population = engine(CNN_S, batch_size=4, weights=weights, seeds=0, **options)
     population.train_epoch(images, labels, order)
-    expected = torch_steps(
-        CNN_S, weights[0], images, labels, order[0], 4, torch.float32, **options
-    )[-1]
+    expected, other = (
+        torch_steps(CNN_S, weights[0], images, labels, one, 4, torch.float32, **options)[-1]
+        for one in (order[0], order[0, ::-1].copy())
+    )
     moved = np.abs(expected - weights[0])[CNN_S.layers["conv1"]["weight"].slice]
     assert moved.max() > 1e-3
-    np.testing.assert_allclose(population.weights[0], expected, atol=1e-6)
+    # torch's own noise: the same batch in another order. (In float64 the sums are not all equal.)
+    noise = np.abs(other - expected).max()
+    assert noise < 2e-6
+    np.testing.assert_allclose(population.weights[0], expected, atol=max(1e-6, 3 * noise))
 
 
 def test_odd_rows_and_columns_are_dropped(engine):
