@@ -151,6 +151,16 @@ def generate(
         Optional[str],
         typer.Option(help="Of ResNet-18, the epochs to write, as 1,10,50; all by default."),
     ] = None,
+    push: Annotated[
+        Optional[str],
+        typer.Option(
+            help="Of ResNet-18: publish each model to this repository on the Hub, ORG/NAME, when "
+            "it is finished, while others train."
+        ),
+    ] = None,
+    free: Annotated[
+        bool, typer.Option("--free", help="With --push: then remove its files here.")
+    ] = False,
     plan: Annotated[
         bool, typer.Option("--plan", help="Say what would be done, how long, how much disk.")
     ] = False,
@@ -187,6 +197,8 @@ def generate(
         "precision": precision,
         "compile": compile,
         "keep_epochs": _epochs(keep_epochs),
+        "push": push,
+        "free": free,
     }
     # What is wrong without looking at images is said before they are read or fetched.
     planned = population.plan(
@@ -791,6 +803,8 @@ def _training(name: str, hidden: bool) -> Iterator[Callable[[Any], None]]:
             now = time.monotonic()
             speed = done.samples / (now - began)
             text = f"{done.models}/{done.models_total} models, {speed:,.0f} samples/s"
+            if done.published is not None:
+                text += f", {done.published} published"
             progress.update(task, completed=done.states, total=done.states_total, done=text)
             if not hidden and progress.disable and now - said > 30:
                 said = now
@@ -818,6 +832,8 @@ def _print_summary(summary: Any, quiet: bool, as_json: bool) -> None:
     }
     if summary.sparsity is not None:
         values["mean sparsity, last epoch"] = f"{summary.sparsity:.3f}"
+    if summary.published is not None:
+        values["published, then removed here"] = f"{summary.published}, {summary.freed}"
     if summary.left_out:
         values["parents left out"] = len(summary.left_out)
     values |= {

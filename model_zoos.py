@@ -46,7 +46,12 @@ from model_zoos.builders.repository import (  # noqa: E402
     read_tables,
     weights_size,
 )
-from model_zoos.builders.schema import row_features, row_schema, states_table  # noqa: E402
+from model_zoos.builders.schema import (  # noqa: E402
+    row_features,
+    row_schema,
+    states_table,
+    weights_column,
+)
 from model_zoos.builders.splits import SPLITS  # noqa: E402
 from model_zoos.builders.zoo_directory import (  # noqa: E402
     FORMAT,
@@ -223,24 +228,14 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):
                 for split in SPLITS:
                     shards[split] += self._repository.shards(directory, split)
                 continue
-            splits = directory.splits()
-            files: dict[str, list[States]] = {split: [] for split in SPLITS}
-            good, bad = directory.scan()
-            for states in good:
-                if states.model_id in splits:
-                    files[splits[states.model_id]].append(states)
-                else:
-                    bad.append(FaultyFile(f"{states.path}: splits.json has no split for it"))
-            if not good and not bad:
-                raise ZooNotFound(f"{directory.path} holds no finished model yet")
-            if not any(files.values()):
-                raise FaultyZoo(
-                    f"{directory.path}: none of its {len(bad)} model files can be used, first "
-                    f"{bad[0]}"
-                )
+            files, bad = directory.by_split()
             faulty += bad
+            freed = self._freed(directory)
             for split in SPLITS:
-                shards[split] += _in_tables(files[split])
+                tables = _in_tables(files[split])
+                if freed[split]:
+                    tables = sorted([*tables, *freed[split]], key=_model_id)
+                shards[split] += tables
         if faulty:
             if self.config.on_bad_files == "error":
                 raise faulty[0]
@@ -252,6 +247,28 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):
             for split, files in shards.items()
             if files
         ]
+
+    def _freed(self, directory: ZooDirectory) -> dict[str, list[Shard]]:
+        """Files on the Hub of the models that were published and freed, by split."""
+        published = directory.published()
+        if not published.freed:
+            return {split: [] for split in SPLITS}
+        snapshot = open_repository(published.repo_id, None, self.token)
+        shards = {
+            split: [
+                shard
+                for shard in snapshot.shards(directory.zoo.name, split)
+                if shard.model_id in published.freed
+            ]
+            for split in SPLITS
+        }
+        there = {shard.model_id for files in shards.values() for shard in files}
+        if missing := published.freed - there:
+            raise ZooNotFound(
+                f"{len(missing)} models of {directory.path} were published to {published.repo_id} "
+                f"and freed here, but are not there (any more), first {min(missing)}"
+            )
+        return shards
 
     def as_dataset(self, *args: Any, **kwargs: Any) -> Any:
         self._warn_left_out()
@@ -305,7 +322,6 @@ def _read_states(group: list[States], schema: pa.Schema, filters: Any) -> Iterat
     plain = [name for name in schema.names if name != "weights"]
     # A filter may name columns that are not wanted in the result.
     table = states_table(group, row_schema(None, None if filters is not None else plain))
-    counts = [len(states.epochs) for states in group]
     kept: np.ndarray | None = None
     if filters is not None:
         numbered = table.append_column("_row", pa.array(np.arange(len(table))))
@@ -316,7 +332,7 @@ def _read_states(group: list[States], schema: pa.Schema, filters: Any) -> Iterat
     columns = {name: table[name] for name in plain}
     if "weights" in schema.names:
         kind = schema.field("weights").type
-        columns["weights"] = _weights_column(group, counts, kept, kind)
+        columns["weights"] = weights_column(group, kind, kept)
     yield pa.table({name: columns.pop(name) for name in schema.names}, schema=schema)
 
 
@@ -393,6 +409,11 @@ def open_parts(
     raise ZooNotFound(" ".join([f"{lacks} is not in {where}.", *ways]))
 
 
+def _model_id(shard: list[States] | Shard) -> str:
+    """Of its first rows."""
+    return str(shard.model_id) if isinstance(shard, Shard) else shard[0].model_id
+
+
 def _in_tables(files: list[States]) -> list[list[States]]:
     """Files in groups that make one table each: small enough that there are some to share out."""
     total = sum(len(states.epochs) for states in files)
@@ -407,22 +428,6 @@ def _in_tables(files: list[States]) -> list[list[States]]:
         groups[-1].append(states)
         rows += len(states.epochs)
     return groups
-
-
-def _weights_column(
-    group: list[States], counts: list[int], kept: np.ndarray | None, kind: pa.DataType
-) -> pa.ChunkedArray:
-    """Weights of the kept rows (None: all), without a copy beyond the reading itself."""
-    chunks, start = [], 0
-    for states, count in zip(group, counts, strict=True):
-        rows = None
-        if kept is not None:
-            rows = (kept[(kept >= start) & (kept < start + count)] - start).tolist()
-        start += count
-        if rows is None or rows:
-            flat = pa.array(states.weights(rows).reshape(-1))
-            chunks.append(pa.FixedSizeListArray.from_arrays(flat, type=kind))
-    return pa.chunked_array(chunks, kind)
 
 
 def _left_out(faulty: list[FaultyFile]) -> str:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 
 from .catalog import METRICS_NAME, UNIONS, Zoo, dense_name, parts_of, twin_name, zoo_from_json
 from .layout import ARCHITECTURES
+from .repository import DATA_FILE, METRICS_FILE, data_files
 from .schema import row_features
 from .splits import SPLITS
 from .zoo_directory import FaultyZoo
@@ -39,8 +40,6 @@ TEMPLATE = Path(__file__).resolve().parents[1] / "dataset_card.md"
 PLACEHOLDER = "ORG/model_zoos"
 """Stands for the repository's name where that is not known yet."""
 
-_DATA = re.compile(rf"data/([a-z0-9_]+)/({'|'.join(SPLITS)})-(\d{{5}})-of-(\d{{5}})\.parquet")
-_METRICS = re.compile(rf"metrics/([a-z0-9_]+)-({'|'.join(SPLITS)})\.parquet")
 _FIGURE = re.compile(r"figures/([\w.-]+)\.(?:png|svg)")
 
 
@@ -109,9 +108,7 @@ class Repository:
 def read_repository(
     root: str | os.PathLike[str], filesystem: AbstractFileSystem | None = None
 ) -> Repository:
-    """What is in a repository folder: its names, and the files below metrics/, are read.
-
-    Files of other people, and what does not carry a zoo's specification, are passed over.
+    """What is in a repository folder.
 
     Args:
         root: the folder; on the Hub `datasets/ORG/NAME` or `datasets/ORG/NAME@revision`.
@@ -125,35 +122,52 @@ def read_repository(
     filesystem = filesystem or fsspec.filesystem("file")
     base = filesystem._strip_protocol(os.fspath(root)).rstrip("/")
     found = filesystem.find(base, detail=True)
-    files = {path.removeprefix(f"{base}/"): (path, info) for path, info in found.items()}
-    shards: dict[tuple[str, str], dict[int, int]] = {}
-    counts: dict[tuple[str, str], set[int]] = {}
-    for name, (_, info) in files.items():
-        if match := _DATA.fullmatch(name):
-            key = (match[1], match[2])
-            shards.setdefault(key, {})[int(match[3])] = info["size"]
-            counts.setdefault(key, set()).add(int(match[4]))
+    return describe_repository(
+        {path.removeprefix(f"{base}/"): int(info["size"]) for path, info in found.items()},
+        lambda name: filesystem.open(f"{base}/{name}", "rb"),
+        str(root),
+    )
+
+
+def describe_repository(
+    sizes: Mapping[str, int], open_file: Callable[[str], Any], root: str
+) -> Repository:
+    """What some files make, wherever they lie: their names, and those below metrics/, are read.
+
+    Files of other people, and what does not carry a zoo's specification, are passed over.
+
+    Args:
+        sizes: name in the repository -> bytes.
+        open_file: gives a binary file for a name.
+        root: what to call it in an error.
+
+    Raises:
+        FaultyZoo: a zoo lacks some of its files: its build was not finished.
+    """
+    file_bytes: dict[str, int] = {}
     tables: dict[str, dict[str, Any]] = {}
-    for name, (path, _) in sorted(files.items()):
-        if match := _METRICS.fullmatch(name):
-            with filesystem.open(path, "rb") as file:
+    for name, size in sorted(sizes.items()):
+        if match := DATA_FILE.fullmatch(name):
+            file_bytes[match["zoo"]] = file_bytes.get(match["zoo"], 0) + size
+        elif match := METRICS_FILE.fullmatch(name):
+            with open_file(name) as file:
                 parquet = pq.ParquetFile(file)
                 if b"model_zoos" in (parquet.schema_arrow.metadata or {}):
                     table = parquet.read(["model_id", "epoch", "test_acc"])
-                    tables.setdefault(match[1], {})[match[2]] = table
-    for key in sorted({*shards, *((zoo, split) for zoo in tables for split in tables[zoo])}):
-        name, split = key
-        whole = counts.get(key) == {len(shards.get(key, ()))} and split in tables.get(name, ())
-        if name in tables and not whole:
-            raise FaultyZoo(
-                f"{root}: the zoo {name} lacks some of its files of the split {split}: "
-                "build it again to finish it"
-            )
-    zoos = [
-        _published_zoo(by_split, sum(sum(shards[zoo, split].values()) for split in by_split))
-        for zoo, by_split in sorted(tables.items())
-    ]
-    figures = sorted(name for name in files if _FIGURE.fullmatch(name))
+                    tables.setdefault(match["zoo"], {})[match["split"]] = table
+    models, lacking = data_files(sizes)
+    for zoo, by_split in sorted(tables.items()):
+        for split in SPLITS:
+            data, metrics = (zoo, split) in models, split in by_split
+            rows_of = set(by_split[split]["model_id"].unique().to_pylist()) if metrics else set()
+            apart = models.get((zoo, split)) or rows_of
+            if data != metrics or (zoo, split) in lacking or apart != rows_of:
+                raise FaultyZoo(
+                    f"{root}: the zoo {zoo} lacks some of its files of the split {split}: "
+                    "build it again to finish it"
+                )
+    zoos = [_published_zoo(by_split, file_bytes[zoo]) for zoo, by_split in sorted(tables.items())]
+    figures = sorted(name for name in sizes if _FIGURE.fullmatch(name))
     return Repository(tuple(zoos), tuple(figures))
 
 

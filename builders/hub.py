@@ -12,9 +12,11 @@ and other people's files, and in the card every config that the folder does not 
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,21 +37,14 @@ from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundErro
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
-from .card import PLACEHOLDER, Repository, read_repository, render_card
-from .repository import HubFailed, explained
-from .splits import SPLITS
+from .card import PLACEHOLDER, describe_repository, render_card
+from .repository import DATA_FILE, METRICS_FILE, HubFailed, data_files, explained
 from .zoo_directory import FaultyZoo
 
-_SPLIT = "|".join(SPLITS)
-_SHARD = re.compile(
-    rf"data/(?P<zoo>[a-z0-9_]+)/(?P<split>{_SPLIT})-(?P<number>\d{{5}})-of-(?P<count>\d{{5}})\.parquet"
-)
-_PARTS = re.compile(
-    rf"README\.md|metrics/[a-z0-9_]+-({_SPLIT})\.parquet|layouts/[\w.-]+\.json|figures/[\w.-]+\.(png|svg)"
-)
+_OTHER_FILE = re.compile(r"README\.md|layouts/[\w.-]+\.json|figures/[\w.-]+\.(png|svg)")
 """All else that a built folder holds; names that begin with a dot are no part of it."""
 
-_FILES_PER_COMMIT = 250
+FILES_PER_COMMIT = 250
 """The Hub advises against commits of very many files; one more is made for each so many."""
 
 _FILES_AT_ONCE = 16
@@ -121,33 +116,28 @@ def publish(
         raise ValueError("a pull request goes to main: give a revision or create_pr, not both")
     folder = Path(folder)
     files = folder_files(folder)
-    zoos = tuple(sorted({match["zoo"] for match in map(_SHARD.fullmatch, files) if match}))
-    token = (token or get_token() or "").strip()
-    if not token:
-        raise HubFailed(
-            "publishing needs a token with write access: `hf auth login`, or set HF_TOKEN "
-            f"(made at {constants.ENDPOINT}/settings/tokens)"
-        )
-    if not re.fullmatch(r"[\x21-\x7e]+", token):
-        raise HubFailed("the token holds characters that no token has: copy it once more")
+    zoos = tuple(sorted({zoo for zoo, _ in data_files(files)[0]}))
+    token = write_token(token)
     branch = None if create_pr else revision or constants.DEFAULT_REVISION
     with explained(repo_id, token):
         api = HfApi(token=token)
-        head = _head(api, repo_id, branch, private)
-        remote = {
-            entry.path: entry
-            for entry in api.list_repo_tree(
-                repo_id, recursive=True, revision=head, repo_type="dataset"
-            )
-            if isinstance(entry, RepoFile)
-        }
-        card, kept = _card(folder, zoos, HfFileSystem(token=token), repo_id, head, set(remote))
+        head = open_head(api, repo_id, branch, private)
+        remote = list_files(api, repo_id, head)
         contents: dict[str, Path | bytes] = {path: folder / path for path in files}
-        contents["README.md"] = card.encode()
-        changed, unchanged = _compare(contents, remote, on_progress)
         stale = [
             path for path in sorted(remote) if path not in contents and _belongs_to(path) in zoos
         ]
+        others = any(_belongs_to(path) not in (None, *zoos) for path in remote)
+        ours = contents["README.md"].read_text("utf-8").replace(PLACEHOLDER, repo_id)
+        if others:
+            sizes = {path: entry.size for path, entry in remote.items() if path not in stale}
+            sizes |= {path: _size(content) for path, content in contents.items()}
+            # Without it: half a publication in several commits, whose next run mends the card.
+            with suppress(FaultyZoo):
+                ours = card_of(sizes, contents, api, repo_id, head)
+        card, kept = merge_cards(ours, card_at(api, repo_id, head, remote))
+        contents["README.md"] = card.encode()
+        changed, unchanged = _compare(contents, remote, on_progress)
         commit, url = head, f"{constants.ENDPOINT}/datasets/{repo_id}/tree/{head}"
         if changed or stale:
             commit, url = _send(
@@ -192,7 +182,7 @@ def folder_files(folder: Path) -> list[str]:
     )
     paths = [path for path in paths if not path.startswith(".") and "/." not in path]
     how = f"`model-zoos build NAME --out {folder}` makes a repository folder"
-    shards = [match for match in map(_SHARD.fullmatch, paths) if match]
+    shards = [path for path in paths if DATA_FILE.fullmatch(path)]
     for path in paths:
         if path.rpartition("/")[2] == "model_zoos.py":
             raise ValueError(
@@ -202,19 +192,13 @@ def folder_files(folder: Path) -> list[str]:
     if "README.md" not in paths or not shards:
         raise ValueError(f"{folder} holds no README.md or no data: {how}")
     for path in paths:
-        if not _SHARD.fullmatch(path) and not _PARTS.fullmatch(path):
+        if not any(kind.fullmatch(path) for kind in (DATA_FILE, METRICS_FILE, _OTHER_FILE)):
             raise ValueError(f"{folder / path} is no part of a built repository: remove it; {how}")
-    groups: dict[tuple[str, str], set[tuple[int, int]]] = {}
-    for match in shards:
-        numbers = groups.setdefault((match["zoo"], match["split"]), set())
-        numbers.add((int(match["number"]), int(match["count"])))
-    for (zoo, split), numbers in groups.items():
-        if numbers != {(number, len(numbers)) for number in range(len(numbers))}:
-            raise ValueError(
-                f"{folder}: shards of {zoo}, {split} are missing or of two builds: build it again"
-            )
-    for match in shards:
-        path = folder / match.string
+    for zoo, split in sorted(data_files(shards)[1]):
+        raise ValueError(
+            f"{folder}: shards of {zoo}, {split} are missing or of two builds: build it again"
+        )
+    for path in map(folder.joinpath, shards):
         try:
             metadata = pq.read_schema(path).metadata or {}
         except (pa.ArrowException, OSError) as error:
@@ -226,10 +210,9 @@ def folder_files(folder: Path) -> list[str]:
 
 def _belongs_to(path: str) -> str | None:
     """The zoo whose rows a file holds."""
-    match = re.fullmatch(
-        rf"(?:data/([a-z0-9_]+)/.*|metrics/([a-z0-9_]+)-(?:{_SPLIT}))\.parquet", path
-    )
-    return match and (match[1] or match[2])
+    match = re.fullmatch(r"data/(?P<zoo>[a-z0-9_]+)/.*\.parquet", path)
+    match = match or METRICS_FILE.fullmatch(path)
+    return match and match["zoo"]
 
 
 def _enumerated(zoos: Sequence[str]) -> str:
@@ -240,8 +223,33 @@ def _enumerated(zoos: Sequence[str]) -> str:
 # --- The repository -------------------------------------------------------------------------------
 
 
-def _head(api: HfApi, repo_id: str, branch: str | None, private: bool) -> str:
-    """The commit to build on; repository and branch are made if they are missing."""
+def write_token(token: str | None) -> str:
+    """The token to publish with: the argument, else HF_TOKEN or that of `hf auth login`.
+
+    Raises:
+        HubFailed: there is none, or it cannot be one.
+    """
+    token = (token or get_token() or "").strip()
+    if not token:
+        raise HubFailed(
+            "publishing needs a token with write access: `hf auth login`, or set HF_TOKEN "
+            f"(made at {constants.ENDPOINT}/settings/tokens)"
+        )
+    if not re.fullmatch(r"[\x21-\x7e]+", token):
+        raise HubFailed("the token holds characters that no token has: copy it once more")
+    return token
+
+
+def open_head(api: HfApi, repo_id: str, branch: str | None, private: bool = False) -> str:
+    """The commit to build on; repository and branch are made if they are missing.
+
+    Args:
+        branch: None for main, which a pull request is to change.
+        private: of a repository that is made.
+
+    Raises:
+        ValueError: `private`, but there is a public one.
+    """
     try:
         info = api.repo_info(repo_id, repo_type="dataset")
         if private and not info.private:
@@ -263,20 +271,23 @@ def _head(api: HfApi, repo_id: str, branch: str | None, private: bool) -> str:
     return str(info.sha)
 
 
+def list_files(api: HfApi, repo_id: str, head: str) -> dict[str, RepoFile]:
+    """The files of a repository at a commit, by name."""
+    entries = api.list_repo_tree(repo_id, recursive=True, revision=head, repo_type="dataset")
+    return {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
+
+
 def _compare(
     contents: dict[str, Path | bytes],
     remote: dict[str, RepoFile],
     on_progress: Callable[[str, int, int], None] | None,
 ) -> tuple[dict[str, int], dict[str, int]]:
     """Sizes of the files that are new or different, and of those that are the same."""
-    sizes = {
-        path: len(content) if isinstance(content, bytes) else content.stat().st_size
-        for path, content in contents.items()
-    }
+    sizes = {path: _size(content) for path, content in contents.items()}
     changed, unchanged, done = {}, {}, 0
     for path, content in contents.items():
         entry = remote.get(path)
-        same = entry is not None and entry.size == sizes[path] and _same(content, entry)
+        same = entry is not None and is_same(content, sizes[path], entry)
         (unchanged if same else changed)[path] = sizes[path]
         done += sizes[path]
         if on_progress is not None:
@@ -284,8 +295,14 @@ def _compare(
     return changed, unchanged
 
 
-def _same(content: Path | bytes, entry: RepoFile) -> bool:
-    """Whether a file has the content that the Hub lists, which is of the same size."""
+def _size(content: Path | bytes) -> int:
+    return len(content) if isinstance(content, bytes) else content.stat().st_size
+
+
+def is_same(content: Path | bytes, size: int, entry: RepoFile) -> bool:
+    """Whether a file of some size has the content that the Hub lists."""
+    if entry.size != size:
+        return False
     if entry.lfs is not None:
         digest, expected = hashlib.sha256(), entry.lfs.sha256
     else:
@@ -330,10 +347,27 @@ def _send(
         done += sum(operation.upload_info.size for operation in batch)
         if on_progress is not None:
             on_progress("uploaded", done, total)
+    return commit(api, repo_id, additions, deletions, message, head, branch)
+
+
+def commit(
+    api: HfApi,
+    repo_id: str,
+    additions: Sequence[CommitOperationAdd],
+    deletions: Sequence[CommitOperationDelete],
+    message: str,
+    head: str,
+    branch: str | None,
+) -> tuple[str, str]:
+    """Commit files that are uploaded (small ones travel along) on top of `head`; as `_send`.
+
+    Args:
+        additions: README.md, if it is one, as the last.
+    """
     # Deletions and the card come with the last files: until then the card is true of what is there.
     pieces: list[list[Any]] = [
-        list(additions[start : start + _FILES_PER_COMMIT])
-        for start in range(0, max(1, len(additions)), _FILES_PER_COMMIT)
+        list(additions[start : start + FILES_PER_COMMIT])
+        for start in range(0, max(1, len(additions)), FILES_PER_COMMIT)
     ]
     pieces[-1] += deletions
     url = ""
@@ -357,33 +391,38 @@ def _send(
 # --- The card -------------------------------------------------------------------------------------
 
 
-def _card(
-    folder: Path,
-    zoos: Sequence[str],
-    files: HfFileSystem,
+def card_of(
+    sizes: Mapping[str, int],
+    contents: Mapping[str, Path | bytes],
+    api: HfApi,
     repo_id: str,
     head: str,
-    remote: set[str],
-) -> tuple[str, tuple[str, ...]]:
-    """The repository's README to be, and the configs in it that are not ours.
+) -> str:
+    """The card of a repository to be: some files, and those of a commit that stay beside them.
 
-    That is the folder's own where the repository has no other zoos; else a card of all of them.
+    Args:
+        sizes: bytes of all files that there will be.
+        contents: of those that are not as in the commit, as far as the card needs to read them.
+
+    Raises:
+        FaultyZoo: some zoo of them lacks files.
     """
-    path = f"datasets/{repo_id}@{head}"
-    ours = (folder / "README.md").read_text("utf-8").replace(PLACEHOLDER, repo_id)
-    if {_belongs_to(name) for name in remote} - {None, *zoos}:
-        here = read_repository(folder)
-        try:
-            there = read_repository(path, files)
-        except FaultyZoo:  # half a publication in several commits: its next run mends the card
-            there = Repository(())
-        others = [zoo for zoo in there.zoos if zoo.name not in zoos]
-        if others:
-            every = tuple(sorted([*here.zoos, *others], key=lambda zoo: zoo.name))
-            figures = tuple(sorted({*here.figures, *there.figures}))
-            ours = render_card(Repository(every, figures), repo_id)
-    theirs = files.read_text(f"{path}/README.md") if "README.md" in remote else ""
-    return merge_cards(ours, theirs)
+    files = HfFileSystem(token=api.token)
+
+    def open_file(path: str) -> Any:
+        content = contents.get(path)
+        if content is None:
+            return files.open(f"datasets/{repo_id}@{head}/{path}", "rb")
+        return io.BytesIO(content) if isinstance(content, bytes) else content.open("rb")
+
+    return render_card(describe_repository(sizes, open_file, repo_id), repo_id)
+
+
+def card_at(api: HfApi, repo_id: str, head: str, remote: Mapping[str, RepoFile]) -> str:
+    """The README of a repository at a commit; empty if it has none."""
+    if "README.md" not in remote:
+        return ""
+    return str(HfFileSystem(token=api.token).read_text(f"datasets/{repo_id}@{head}/README.md"))
 
 
 def merge_cards(ours: str, theirs: str) -> tuple[str, tuple[str, ...]]:

@@ -1,13 +1,16 @@
 """From zoo directories to a repository folder: Parquet that `datasets` loads without this package.
 
-    data/<zoo>/<split>-00000-of-00003.parquet   all columns
-    metrics/<zoo>-<split>.parquet               the same rows without weights
-    layouts/<architecture>-<weights>.json       where each tensor lies in a row's weights
-    README.md                                   the card (builders/card.py)
-    .build/                                     what a later build must know; never published
+    data/<zoo>/<split>-00000-of-00003.parquet              all columns
+    data/<zoo>/<split>-<model_id>-00000-of-00005.parquet   the same of a ResNet-18 zoo
+    metrics/<zoo>-<split>.parquet                          the same rows without weights
+    layouts/<architecture>-<weights>.json                  where a row's weights have each tensor
+    README.md                                              the card (builders/card.py)
+    .build/                                                for later builds; never published
 
 Rows lie in the order of the zoo directory, by model and epoch. A row group holds whole trajectories
-(one state of ResNet-18), a shard whole row groups. Every Parquet file carries the datasets Features
+(one state of ResNet-18), a shard whole row groups. Models of ResNet-18 have shards of their own, 50
+states of 45 MB each: one more model leaves all others alone, and each can be published when it is
+finished (pushing.py). Every Parquet file carries the datasets Features
 and, under the key "model_zoos", the zoo's specification and provenance in its schema.
 
 The same zoo gives the same bytes, whatever the number of workers (with the same version of pyarrow,
@@ -23,7 +26,6 @@ import hashlib
 import json
 import math
 import os
-import re
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -40,9 +42,10 @@ from filelock import FileLock, Timeout
 from .card import read_repository, render_card
 from .catalog import METRICS_NAME, normalize_name, parts_of
 from .layout import ARCHITECTURES, Layout
-from .schema import row_features, states_table
+from .repository import DATA_FILE, METRICS_FILE, data_file, metrics_file
+from .schema import row_features, states_table, weights_column
 from .splits import SPLITS
-from .zoo_directory import FaultyFile, FaultyZoo, States, ZooDirectory, ZooNotFound, open_zoo
+from .zoo_directory import FaultyFile, States, ZooDirectory, open_zoo
 
 ROW_GROUP_BYTES = {"cnn_s": 10 << 20, "cnn_l": 20 << 20, "resnet18": 1}
 """Weights in a row group, at most, but always one file of the zoo: a trajectory of a CNN, one state
@@ -53,8 +56,9 @@ METRICS_GROUP_ROWS = 1 << 16
 
 SHARD_BYTES = {"cnn_s": 300_000_000, "cnn_l": 300_000_000, "resnet18": 450_000_000}
 """Weights that are not pruned in a shard, at most. Dense ones shrink to 0.85, sparse ones to more
-than their share (positions cost too): files of 100 to 400 MB. With ten states in a shard, the
-60,000 of a ResNet-18 zoo stay below the Hub's 10,000 files in a folder."""
+than their share (positions cost too): files of 100 to 400 MB. With ten states in a shard (fewer
+where fewer epochs of a model were kept), the 60,000 of a ResNet-18 zoo stay below the Hub's 10,000
+files in a folder."""
 
 ZSTD_LEVEL = 1
 """Dense weights do not shrink further at level 3 (mantissas are noise), and take longer."""
@@ -64,8 +68,6 @@ BUILD_FOLDER = ".build"
 
 _FORM = 1
 """Of what is written; another one makes every shard invalid."""
-
-_SHARD_NAME = re.compile(rf"({'|'.join(SPLITS)})-\d{{5}}-of-\d{{5}}\.parquet")
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ class BuildSummary:
 
 
 @dataclass(frozen=True)
-class _Shard:
+class ShardToWrite:
     """One Parquet file to be.
 
     Attributes:
@@ -101,14 +103,16 @@ class _Shard:
         schema: of the file, with metadata.
         groups: row groups, each the model files it holds.
         twin: whether its weights are pruned ones.
-        digest: changes whenever its content would.
     """
 
     name: str
     schema: pa.Schema
     groups: list[list[States]]
     twin: bool
-    digest: str
+
+    @property
+    def rows(self) -> int:
+        return sum(len(states.epochs) for group in self.groups for states in group)
 
 
 class _Cancelled(Exception):
@@ -141,7 +145,8 @@ def build_repository(
     Raises:
         ZooNotFound: a zoo has no directory, or no finished model.
         FaultyZoo: none of a zoo's files can be used.
-        ValueError: no or unusable names, or fewer than one worker.
+        ValueError: no or unusable names, fewer than one worker, or a zoo some of whose models are
+            only on the Hub.
         RuntimeError: another build is at work in the folder.
     """
     if workers is not None and workers < 1:
@@ -156,7 +161,14 @@ def build_repository(
         raise ValueError(f"{out} holds a model_zoos.py, with which datasets loads no folder")
     # All of them are looked through before anything is written.
     directories = [open_zoo(root, name) for name in wanted]
-    zoos = [(directory, *_files_by_split(directory)) for directory in directories]
+    for directory in directories:
+        if freed := directory.published().freed:
+            raise ValueError(
+                f"{len(freed)} models of {directory.path} were published to "
+                f"{directory.published().repo_id} and freed here: that repository has them all, "
+                "and a build without them would replace it"
+            )
+    zoos = [(directory, *directory.by_split()) for directory in directories]
     (out / BUILD_FOLDER).mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(out / BUILD_FOLDER / "lock", timeout=0):
@@ -180,13 +192,22 @@ def _build_zoo(
 ) -> BuildSummary:
     start = time.monotonic()
     name = directory.zoo.name
-    shards = [shard for split in SPLITS for shard in _plan(directory, split, files[split])]
+    shards = [
+        shard
+        for split in SPLITS
+        if files[split]
+        for shard in (
+            *plan_data(directory, split, files[split]),
+            plan_metrics(directory, split, files[split]),
+        )
+    ]
+    digests = {shard.name: _digest(directory, shard) for shard in shards}
     record = out / BUILD_FOLDER / f"{name}.json"
     known = _known(record)
     valid = {
         shard.name
         for shard in shards
-        if shard.name in known and known[shard.name] == _mark(out / shard.name, shard)
+        if shard.name in known and known[shard.name] == _mark(out / shard.name, digests[shard.name])
     }
     for path in _files_of_zoo(out, name):
         if path.relative_to(out).as_posix() not in valid:
@@ -196,7 +217,7 @@ def _build_zoo(
     missing = [shard for shard in shards if shard.name not in valid]
     marks = {shard.name: known[shard.name] for shard in shards if shard.name in valid}
 
-    rows = {shard.name: sum(len(f.epochs) for g in shard.groups for f in g) for shard in shards}
+    rows = {shard.name: shard.rows for shard in shards}
     total, done = sum(rows.values()), sum(rows[shard] for shard in valid)
     lock = threading.Lock()
     cancelled = threading.Event()
@@ -208,20 +229,20 @@ def _build_zoo(
             if on_progress is not None:
                 on_progress(name, done // 2, total // 2)  # every state is written twice
 
-    def write(shard: _Shard) -> None:
+    def write(shard: ShardToWrite) -> None:
         partial = out / BUILD_FOLDER / f"{name}@{shard.name.rpartition('/')[2]}.partial"
         try:
-            _write_shard(shard, partial, cancelled, advance)
+            write_shard(shard, partial, cancelled, advance)
             path = out / shard.name
             path.parent.mkdir(parents=True, exist_ok=True)
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
         with lock:
-            marks[shard.name] = _mark(path, shard)
+            marks[shard.name] = _mark(path, digests[shard.name])
             _write_atomically(out, f"{BUILD_FOLDER}/{name}.json", _json_bytes(marks))
 
-    def write_all(batch: Sequence[_Shard]) -> None:
+    def write_all(batch: Sequence[ShardToWrite]) -> None:
         # Threads: reading, encoding and compressing happen outside of the interpreter's lock.
         with ThreadPoolExecutor(max(1, min(workers, len(batch)))) as pool:
             futures = [pool.submit(write, shard) for shard in batch]
@@ -242,7 +263,7 @@ def _build_zoo(
     write_all([shard for shard in missing if shard.name.startswith("data/")])
 
     layout = directory.zoo.layout
-    _write_atomically(out, f"layouts/{layout_name(layout)}.json", _json_bytes(layout_json(layout)))
+    _write_atomically(out, layout_file(layout), layout_bytes(layout))
     with_weights = [shard for shard in shards if shard.name.startswith("data/")]
     states = sum(rows[shard.name] for shard in with_weights)
     return BuildSummary(
@@ -261,57 +282,46 @@ def _build_zoo(
 # --- What is written where ------------------------------------------------------------------------
 
 
-def _files_by_split(directory: ZooDirectory) -> tuple[dict[str, list[States]], list[FaultyFile]]:
-    splits = directory.splits()
-    files: dict[str, list[States]] = {split: [] for split in SPLITS}
-    good, bad = directory.scan()
-    for states in good:
-        if states.model_id in splits:
-            files[splits[states.model_id]].append(states)
-        else:
-            bad.append(FaultyFile(f"{states.path}: splits.json has no split for it"))
-    if not good and not bad:
-        raise ZooNotFound(f"{directory.path} holds no finished model yet")
-    if not any(files.values()):
-        raise FaultyZoo(
-            f"{directory.path}: none of its {len(bad)} model files can be used, first {bad[0]}"
-        )
-    return files, bad
+def plan_data(directory: ZooDirectory, split: str, files: Sequence[States]) -> list[ShardToWrite]:
+    """The Parquet files for some model files of one split, weights included.
 
-
-def _plan(directory: ZooDirectory, split: str, files: list[States]) -> list[_Shard]:
-    """The files of one split: some with weights, one without."""
-    if not files:
-        return []
+    Args:
+        directory: of the zoo.
+        split: to which they belong.
+        files: in order; all of the split, or of ResNet-18 all of some models.
+    """
     zoo = directory.zoo
     twin = any(states.parent_model_id is not None for states in files)
-    sizes = [4 * zoo.layout.size * len(states.epochs) for states in files]
-    groups = _grouped(files, sizes, ROW_GROUP_BYTES[zoo.architecture])
-    stored = [sum(_stored_bytes(states) for states in group) for group in groups]
-    parts = _shared_out(groups, stored, math.ceil(sum(stored) / SHARD_BYTES[zoo.architecture]))
+    schema = _schema(directory, zoo.layout.size)
+    apart: dict[str | None, list[States]] = {}
+    for states in files:
+        model = states.model_id if zoo.architecture == "resnet18" else None
+        apart.setdefault(model, []).append(states)
+    planned = []
+    for model, own in apart.items():
+        sizes = [4 * zoo.layout.size * len(states.epochs) for states in own]
+        groups = _grouped(own, sizes, ROW_GROUP_BYTES[zoo.architecture])
+        stored = [sum(_stored_bytes(states) for states in group) for group in groups]
+        parts = _shared_out(groups, stored, math.ceil(sum(stored) / SHARD_BYTES[zoo.architecture]))
+        for number, part in enumerate(parts):
+            name = data_file(zoo.name, split, number, len(parts), model)
+            planned.append(ShardToWrite(name, schema, part, twin))
+    return planned
+
+
+def plan_metrics(directory: ZooDirectory, split: str, files: Sequence[States]) -> ShardToWrite:
+    """The Parquet file of a split without weights."""
+    groups = _grouped(files, [len(states.epochs) for states in files], METRICS_GROUP_ROWS)
+    name = metrics_file(directory.zoo.name, split)
+    return ShardToWrite(name, _schema(directory, None), groups, twin=False)
+
+
+def _schema(directory: ZooDirectory, size: int | None) -> pa.Schema:
+    """Of a file, with the zoo's specification and provenance."""
     # What the layout says follows from the rest, and is long for ResNet-18.
     about = {key: value for key, value in directory.info.items() if key != "layout"}
-    schemas = {
-        kind: row_features(size).arrow_schema
-        for kind, size in (("data", zoo.layout.size), ("metrics", None))
-    }
-    schemas = {
-        kind: schema.with_metadata({**schema.metadata, "model_zoos": json.dumps(about)})
-        for kind, schema in schemas.items()
-    }
-    names = [
-        f"data/{zoo.name}/{split}-{number:05d}-of-{len(parts):05d}.parquet"
-        for number in range(len(parts))
-    ]
-    by_rows = _grouped(files, [len(states.epochs) for states in files], METRICS_GROUP_ROWS)
-    planned = [
-        *((name, schemas["data"], part) for name, part in zip(names, parts, strict=True)),
-        (f"metrics/{zoo.name}-{split}.parquet", schemas["metrics"], by_rows),
-    ]
-    return [
-        _Shard(name, schema, part, twin, _digest(directory, schema, part))
-        for name, schema, part in planned
-    ]
+    schema = row_features(size).arrow_schema
+    return schema.with_metadata({**schema.metadata, "model_zoos": json.dumps(about)})
 
 
 def _grouped(files: Sequence[States], sizes: Sequence[int], limit: int) -> list[list[States]]:
@@ -347,17 +357,23 @@ def _shared_out(
 
 def _files_of_zoo(out: Path, name: str) -> list[Path]:
     """Parquet files of a zoo in a repository folder, also those of earlier builds."""
-    shards = (out / "data" / name).glob("*.parquet")
-    metrics = (out / "metrics" / f"{name}-{split}.parquet" for split in SPLITS)
-    return [
-        *(path for path in shards if _SHARD_NAME.fullmatch(path.name)),
-        *(path for path in metrics if path.exists()),
-    ]
+    found = [*(out / "data" / name).glob("*.parquet"), *(out / "metrics").glob(f"{name}-*.parquet")]
+    names = {path: path.relative_to(out).as_posix() for path in found}
+    matches = {
+        path: DATA_FILE.fullmatch(text) or METRICS_FILE.fullmatch(text)
+        for path, text in names.items()
+    }
+    return [path for path, match in matches.items() if match and match["zoo"] == name]
 
 
-def layout_name(layout: Layout) -> str:
-    """`cnn_s-2464`: a row's architecture and the number of its weights."""
-    return f"{layout.architecture}-{layout.size}"
+def layout_file(layout: Layout) -> str:
+    """`layouts/cnn_s-2464.json`: a row's architecture and the number of its weights."""
+    return f"layouts/{layout.architecture}-{layout.size}.json"
+
+
+def layout_bytes(layout: Layout) -> bytes:
+    """Content of that file."""
+    return _json_bytes(layout_json(layout))
 
 
 def layout_json(layout: Layout) -> dict[str, Any]:
@@ -401,23 +417,25 @@ def writer_options(schema: pa.Schema, *, twin: bool = False) -> dict[str, Any]:
     }
 
 
-def weights_column(files: Sequence[States], kind: pa.DataType) -> pa.ChunkedArray:
-    """All weights of some files, without a copy beyond the reading itself."""
-    chunks = [
-        pa.FixedSizeListArray.from_arrays(pa.array(states.weights().reshape(-1)), type=kind)
-        for states in files
-    ]
-    return pa.chunked_array(chunks, kind)
-
-
-def _write_shard(
-    shard: _Shard, path: Path, cancelled: threading.Event, advance: Callable[[int], None]
+def write_shard(
+    shard: ShardToWrite,
+    path: Path,
+    cancelled: threading.Event,
+    advance: Callable[[int], None] = lambda rows: None,
 ) -> None:
+    """Write one Parquet file.
+
+    Args:
+        shard: what it holds.
+        path: where; the file is whole when this returns.
+        cancelled: ends the work before the next row group, with an exception.
+        advance: called with the number of rows of every row group that was written.
+    """
     schema = shard.schema
     plain = pa.schema([field for field in schema if field.name != "weights"])
 
     def read(group: list[States]) -> pa.Table:
-        table = states_table(group, plain)
+        table = states_table(group, plain).combine_chunks()
         if "weights" not in schema.names:
             return table
         kind = schema.field("weights").type
@@ -438,23 +456,23 @@ def _write_shard(
             advance(len(table))
 
 
-def _digest(directory: ZooDirectory, schema: pa.Schema, groups: list[list[States]]) -> str:
+def _digest(directory: ZooDirectory, shard: ShardToWrite) -> str:
     """Of all that decides a shard's content; model files by name, size and time."""
     files = []
-    for group in groups:
+    for group in shard.groups:
         stats = ((states.path, states.path.stat()) for states in group)
         files.append(
             [(str(p.relative_to(directory.path)), s.st_size, s.st_mtime_ns) for p, s in stats]
         )
     form = [_FORM, ZSTD_LEVEL, pa.__version__]
     digest = hashlib.sha256(json.dumps([form, files]).encode())
-    digest.update(schema.serialize())
+    digest.update(shard.schema.serialize())
     return digest.hexdigest()
 
 
-def _mark(path: Path, shard: _Shard) -> list[Any] | None:
+def _mark(path: Path, digest: str) -> list[Any] | None:
     """What `.build` says of a finished shard: its digest and the file's size."""
-    return [shard.digest, path.stat().st_size] if path.exists() else None
+    return [digest, path.stat().st_size] if path.exists() else None
 
 
 def _known(record: Path) -> dict[str, Any]:

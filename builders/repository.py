@@ -1,7 +1,8 @@
 """Read a published repository: the same rows as from zoo directories, over HTTP.
 
-    data/<zoo>/<split>-00000-of-00003.parquet   all columns
-    metrics/<zoo>-<split>.parquet               the same rows without weights
+    data/<zoo>/<split>-00000-of-00003.parquet              all columns
+    data/<zoo>/<split>-<model_id>-00000-of-00005.parquet   the same of a ResNet-18 zoo: models apart
+    metrics/<zoo>-<split>.parquet                          the same rows without weights
 
 Files are never fetched whole. Each read of pyarrow becomes one request for just its bytes: the
 footer, then the wanted columns of those row groups whose statistics let a row pass the filters.
@@ -10,7 +11,7 @@ footer, then the wanted columns of those row groups whose statistics let a row p
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -30,11 +31,52 @@ from huggingface_hub.errors import (
 from .catalog import METRICS_NAME, is_zoo_name
 from .schema import row_schema
 from .splits import SPLITS
-from .zoo_directory import FaultyZoo
+from .zoo_directory import MODEL_ID, FaultyZoo
 
-_SPLIT = "|".join(SPLITS)
-_DATA = re.compile(rf"data/(?P<zoo>[a-z0-9_]+)/(?P<split>{_SPLIT})-\d{{5}}-of-\d{{5}}\.parquet")
-_METRICS = re.compile(rf"metrics/(?P<zoo>[a-z0-9_]+)-(?P<split>{_SPLIT})\.parquet")
+_OF = rf"(?P<zoo>[a-z0-9_]+){{}}(?P<split>{'|'.join(SPLITS)})"
+DATA_FILE = re.compile(
+    rf"data/{_OF.format('/')}(?:-(?P<model_id>{MODEL_ID.pattern}))?"
+    r"-(?P<number>\d{5})-of-(?P<count>\d{5})\.parquet"
+)
+METRICS_FILE = re.compile(rf"metrics/{_OF.format('-')}\.parquet")
+
+
+def data_file(zoo: str, split: str, number: int, count: int, model_id: str | None = None) -> str:
+    """Name of a file of `DATA_FILE`: the rows of a split, or of one of its models, in `count`."""
+    model = "" if model_id is None else f"-{model_id}"
+    return f"data/{zoo}/{split}{model}-{number:05d}-of-{count:05d}.parquet"
+
+
+def metrics_file(zoo: str, split: str) -> str:
+    """Name of a file of `METRICS_FILE`."""
+    return f"metrics/{zoo}-{split}.parquet"
+
+
+def data_files(
+    paths: Iterable[str],
+) -> tuple[dict[tuple[str, str], set[str]], set[tuple[str, str]]]:
+    """Which splits of zoos have files with weights.
+
+    Args:
+        paths: names of files in a repository; others are passed over.
+
+    Returns:
+        (zoo, split) -> the ids of the models that have files of their own (none of a CNN zoo), and
+        those of these splits that lack files, or hold files of two builds.
+    """
+    numbers: dict[tuple[str, str, str | None], set[tuple[int, int]]] = {}
+    for match in filter(None, map(DATA_FILE.fullmatch, paths)):
+        key = (match["zoo"], match["split"], match["model_id"])
+        numbers.setdefault(key, set()).add((int(match["number"]), int(match["count"])))
+    found: dict[tuple[str, str], set[str]] = {}
+    faulty = set()
+    for (zoo, split, model), parts in numbers.items():
+        found.setdefault((zoo, split), set()).update({model} - {None})
+        if parts != {(number, len(parts)) for number in range(len(parts))}:
+            faulty.add((zoo, split))
+        if model is not None and (zoo, split, None) in numbers:
+            faulty.add((zoo, split))
+    return found, faulty
 
 
 class HubFailed(OSError):
@@ -43,11 +85,17 @@ class HubFailed(OSError):
 
 @dataclass(frozen=True)
 class Shard:
-    """One Parquet file of a repository at a commit."""
+    """One Parquet file of a repository at a commit.
+
+    Attributes:
+        repo_id, commit, path: where it is.
+        model_id: whose rows it holds; None if it holds those of several models.
+    """
 
     repo_id: str
     commit: str
     path: str
+    model_id: str | None = None
 
     def __str__(self) -> str:
         return f"hf://datasets/{self.repo_id}@{self.commit[:8]}/{self.path}"
@@ -69,16 +117,16 @@ class Snapshot:
 
     def zoos(self) -> list[str]:
         """Names of its zoos, sorted."""
-        found = {match["zoo"] for match in map(_DATA.fullmatch, self.paths) if match}
+        found = {match["zoo"] for match in map(DATA_FILE.fullmatch, self.paths) if match}
         return sorted(name for name in found if is_zoo_name(name))
 
     def shards(self, name: str, split: str) -> list[Shard]:
         """The files of one split of a zoo, or of `metrics`, in the order of their rows."""
-        pattern = _METRICS if name == METRICS_NAME else _DATA
+        pattern = METRICS_FILE if name == METRICS_NAME else DATA_FILE
         zoos = self.zoos() if name == METRICS_NAME else [name]
         matches = [match for match in map(pattern.fullmatch, self.paths) if match]
         return [
-            Shard(self.repo_id, self.commit, match.string)
+            Shard(self.repo_id, self.commit, match.string, match.groupdict().get("model_id"))
             for zoo in zoos
             for match in matches
             if match["zoo"] == zoo and match["split"] == split

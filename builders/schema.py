@@ -119,6 +119,30 @@ def states_table(files: Sequence[States], schema: pa.Schema) -> pa.Table:
     return pa.table({name: column(name) for name in schema.names}, schema=schema)
 
 
+def weights_column(
+    files: Sequence[States], kind: pa.DataType, kept: np.ndarray | None = None
+) -> pa.ChunkedArray:
+    """The weights that belong to `states_table`, without a copy beyond the reading itself.
+
+    Args:
+        files: in the same order.
+        kind: of the column, a fixed-size list of float32.
+        kept: numbers of the wanted rows, int64, increasing; None for all. Files without any are
+            not opened.
+    """
+    chunks, start = [], 0
+    for states in files:
+        stop = start + len(states.epochs)
+        rows = None
+        if kept is not None:
+            rows = (kept[(kept >= start) & (kept < stop)] - start).tolist()
+        start = stop
+        if rows is None or rows:
+            flat = pa.array(states.weights(rows).reshape(-1))
+            chunks.append(pa.FixedSizeListArray.from_arrays(flat, type=kind))
+    return pa.chunked_array(chunks, kind)
+
+
 def _metric(states: States, name: str, kind: pa.DataType) -> pa.Array:
     """One metric of all states of a file; null where it was not measured."""
     metrics: dict[str, Any] = states.metrics

@@ -2,6 +2,8 @@
 
     zoo.json       the zoo's specification as used, layout, engine, versions, digest of the images
     splits.json    model id -> train, validation or test; grows, never changes
+    published.json of a zoo that is published while it is made (pushing.py): which of its models are
+                   on the Hub, and whether their files are still here
     models/        CNN zoos: <model_id>.safetensors, one file a model, all its states:
                      weights [S, N] float32, epoch [S] int32, metrics [S, M] float64;
                      twins also mean [S, N] and log_sigma2 [S, N]
@@ -90,6 +92,24 @@ class States:
 
 
 @dataclass(frozen=True)
+class Published:
+    """Models of a zoo that were published one by one: what published.json says.
+
+    Attributes:
+        repo_id: where: `ORG/NAME` on the Hub.
+        models: model id -> "here", or "freed" if its files were removed here afterwards.
+    """
+
+    repo_id: str
+    models: Mapping[str, str]
+
+    @property
+    def freed(self) -> frozenset[str]:
+        """Ids of the models that are only there."""
+        return frozenset(model for model, where in self.models.items() if where == "freed")
+
+
+@dataclass(frozen=True)
 class ZooDirectory:
     """A zoo on disk.
 
@@ -164,11 +184,15 @@ class ZooDirectory:
         return splits
 
     def files(self) -> list[Path]:
-        """All model files, sorted by model and epoch; no file is opened."""
+        """All model files, sorted by model and epoch; no file is opened.
+
+        Files of a freed model are about to be removed, and none of these.
+        """
         found: list[Path] = []
+        freed = self.published().freed
         with os.scandir(self.models_path) as entries:
             for entry in entries:
-                if entry.name.startswith("."):
+                if entry.name.startswith(".") or entry.name in freed:
                     continue
                 if entry.is_dir():
                     found += Path(entry.path).glob("epoch_*.safetensors")
@@ -178,7 +202,8 @@ class ZooDirectory:
 
     def fingerprint(self) -> list[tuple[str, int, int]]:
         """Name, size and time of every file: changes whenever the zoo does."""
-        paths = [*self.files(), self.path / "zoo.json", self.path / "splits.json"]
+        names = ("zoo.json", "splits.json", "published.json")
+        paths = [*self.files(), *(self.path / name for name in names)]
         stats = ((path.name, path.stat()) for path in paths if path.exists())
         return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
 
@@ -200,8 +225,57 @@ class ZooDirectory:
                 faulty.append(error)
         return good, faulty
 
+    def by_split(self) -> tuple[dict[str, list[States]], list[FaultyFile]]:
+        """The good model files of each split, and what is wrong with the others.
+
+        Raises:
+            ZooNotFound: there is no model file, and none was freed.
+            FaultyZoo: none of them can be used.
+        """
+        splits = self.splits()
+        files: dict[str, list[States]] = {split: [] for split in SPLITS}
+        good, faulty = self.scan()
+        for states in good:
+            if states.model_id in splits:
+                files[splits[states.model_id]].append(states)
+            else:
+                faulty.append(FaultyFile(f"{states.path}: splits.json has no split for it"))
+        if any(files.values()) or self.published().freed:
+            return files, faulty
+        if not faulty:
+            raise ZooNotFound(f"{self.path} holds no finished model yet")
+        raise FaultyZoo(
+            f"{self.path}: none of its {len(faulty)} model files can be used, first {faulty[0]}"
+        )
+
+    def published(self) -> Published:
+        """Which models are on the Hub; no repository ("") and no model where none was published.
+
+        Raises:
+            FaultyZoo: published.json is not readable as what it should be.
+        """
+        path = self.path / "published.json"
+        if not path.exists():
+            return Published("", {})
+        found = _read_json(path)
+        if (
+            not isinstance(found, dict)
+            or not isinstance(found.get("repo_id"), str)
+            or not isinstance(found.get("models"), dict)
+            or not set(found["models"].values()) <= {"here", "freed"}
+        ):
+            raise FaultyZoo(f"{path}: expected a repo_id, and models that are 'here' or 'freed'")
+        return Published(found["repo_id"], found["models"])
+
+    def write_published(self, published: Published) -> None:
+        """Write down which models are on the Hub, in place of what was known."""
+        content = {"repo_id": published.repo_id, "models": dict(sorted(published.models.items()))}
+        _write_atomically(self.path / "published.json", _json_bytes(content))
+
     def finished(self, model_id: str) -> bool:
-        """Whether the files of all its epochs that this zoo keeps are there and in order."""
+        """Whether all its epochs that this zoo keeps are there and in order, or were published."""
+        if model_id in self.published().freed:
+            return True
         paths = dict.fromkeys(self.state_path(model_id, epoch) for epoch in self.kept_epochs)
         try:
             return all(self.read(path) for path in reversed(paths))

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from ..builders.catalog import Model, Zoo
+from ..builders.pushing import STAGING_BYTES
 from ..builders.zoo_directory import ZooDirectory
 from .engines.resnet import ResNetTraining
 from .images import IMAGE_SOURCES, ImageData, Images
@@ -63,7 +64,9 @@ class Plan:
         models, missing, states: in all, to be trained, to be written.
         epochs: that each model is trained for: up to the last that is kept.
         kept_epochs: that are written of each model.
-        bytes_needed: free space that it takes, checkpoints of models in training included.
+        freeing: each model is published and removed when it is finished.
+        bytes_needed: free space that it takes, checkpoints of models in training included; with
+            `freeing`, what it takes at least.
         bytes_free: where the zoo lies or will lie.
         seconds_per_epoch: of one model, and whether it was "stated", "measured" or "unknown".
         shares: of the ranks.
@@ -76,6 +79,7 @@ class Plan:
     states: int
     epochs: int
     kept_epochs: tuple[int, ...]
+    freeing: bool
     bytes_needed: int
     bytes_free: int
     seconds_per_epoch: float | None
@@ -90,9 +94,10 @@ class Plan:
 
     def space(self) -> str:
         """One sentence about the disk."""
+        at_least = "at least " if self.freeing else ""
         return (
             f"{self.zoo}: {self.missing:,} models to train, {self.states:,} states to write, needs "
-            f"{_size(self.bytes_needed)} of disk, {_size(self.bytes_free)} are free"
+            f"{at_least}{_size(self.bytes_needed)} of disk, {_size(self.bytes_free)} are free"
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -104,6 +109,9 @@ def make_plan(
     shares: Sequence[Sequence[Model]],
     seconds_per_epoch: float | None = None,
     source_of_seconds: str = "stated",
+    *,
+    pushing: bool = False,
+    freeing: bool = False,
 ) -> Plan:
     """Plan a zoo, which need not exist yet; no model file is opened.
 
@@ -112,12 +120,16 @@ def make_plan(
         shares: the models of each rank (`population.share_models`).
         seconds_per_epoch: of one model on one rank; None if not known.
         source_of_seconds: "stated" or "measured".
+        pushing, freeing: whether models are published while others train, and then removed.
     """
     kept = tuple(directory.kept_epochs)
     size = state_bytes(directory.zoo)
+    freed = directory.published().freed
     planned = []
     for rank, models in enumerate(shares):
-        absent = [_absent(directory, model, kept) for model in models]
+        absent = [
+            0 if model.model_id in freed else _absent(directory, model, kept) for model in models
+        ]
         missing = sum(states > 0 for states in absent)
         planned.append(
             Share(
@@ -130,6 +142,11 @@ def make_plan(
                 seconds=seconds_per_epoch and missing * kept[-1] * seconds_per_epoch,
             )
         )
+    active = sum(share.missing > 0 for share in planned)
+    if freeing:
+        needed = active * model_bytes(directory)
+    else:
+        needed = sum(share.bytes for share in planned) + active * _working_bytes(directory.zoo)
     return Plan(
         zoo=directory.zoo.name,
         path=str(directory.path),
@@ -138,26 +155,34 @@ def make_plan(
         states=sum(share.states for share in planned),
         epochs=kept[-1],
         kept_epochs=kept,
-        bytes_needed=sum(share.bytes for share in planned)
-        + sum(share.missing > 0 for share in planned) * _working_bytes(directory.zoo),
-        bytes_free=_free(directory.path),
+        freeing=freeing,
+        bytes_needed=needed + (STAGING_BYTES if pushing else 0),
+        bytes_free=free_bytes(directory.path),
         seconds_per_epoch=seconds_per_epoch,
         source_of_seconds=source_of_seconds if seconds_per_epoch is not None else "unknown",
         shares=tuple(planned),
     )
 
 
-def check_space(directory: ZooDirectory, shares: Sequence[Sequence[Model]]) -> None:
-    """Refuse to begin what cannot be finished on this disk.
+def check_space(
+    directory: ZooDirectory,
+    shares: Sequence[Sequence[Model]],
+    *,
+    pushing: bool = False,
+    freeing: bool = False,
+) -> None:
+    """Refuse to begin what cannot be finished on this disk; arguments as of `make_plan`.
 
     Raises:
         NotEnoughSpace: less is free than the missing models need.
     """
-    plan = make_plan(directory, shares)
+    plan = make_plan(directory, shares, pushing=pushing, freeing=freeing)
     if plan.bytes_needed > plan.bytes_free:
         advice = "make room, choose another folder (--out) or fewer models (--models)"
         if directory.zoo.architecture == "resnet18":
-            advice += f", or keep fewer epochs (--keep-epochs 1,{directory.zoo.epochs})"
+            advice += f", keep fewer epochs (--keep-epochs 1,{directory.zoo.epochs})"
+            if not freeing:
+                advice += ", or publish models as they are finished (--push ORG/NAME --free)"
         raise NotEnoughSpace(f"{plan.space()} in {directory.path}: {advice}")
 
 
@@ -165,6 +190,19 @@ def state_bytes(zoo: Zoo) -> int:
     """Disk of one state: float32 weights, and its part of the header or metrics."""
     entries = len(zoo.layout.slots) if zoo.architecture == "resnet18" else 1
     return 4 * zoo.layout.size + _HEADER_BYTES * entries
+
+
+def model_bytes(directory: ZooDirectory) -> int:
+    """Disk that one model takes while it is trained, all the states that are kept included."""
+    states = len(directory.kept_epochs) * state_bytes(directory.zoo)
+    return states + _working_bytes(directory.zoo)
+
+
+def free_bytes(path: Path) -> int:
+    """Disk that is free where a path lies or will lie."""
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free
 
 
 def _working_bytes(zoo: Zoo) -> int:
@@ -182,12 +220,6 @@ def _absent(directory: ZooDirectory, model: Model, kept: Iterable[int]) -> int:
             there[path] = path.exists()
         absent += not there[path]
     return absent
-
-
-def _free(path: Path) -> int:
-    while not path.exists():
-        path = path.parent
-    return shutil.disk_usage(path).free
 
 
 def _size(count: int) -> str:

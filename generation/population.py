@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures import ThreadPoolExecutor as Threads
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -33,12 +34,14 @@ import torch
 
 from ..builders.catalog import Model, Zoo
 from ..builders.layout import ARCHITECTURES
+from ..builders.pushing import PushCancelled, check_push, push_models
+from ..builders.repository import HubFailed
 from ..builders.workers import end_with_parent, interrupts_held
 from ..builders.zoo_directory import ZooDirectory, ZooNotFound, create_zoo, open_zoo
 from .engines import reference, resnet
 from .engines.lanes import LanesPopulation, LanesUnavailable, lanes_count
 from .images import ImageData
-from .plan import Plan, check_space, make_plan, measure_epoch
+from .plan import Plan, check_space, free_bytes, make_plan, measure_epoch, model_bytes
 from .streams import SampleOrders, initial_weights, sample_orders
 from .trajectory import Outcome, train_trajectory
 
@@ -53,6 +56,9 @@ SHARE = 16
 BATCHED_BLOCK = {"cpu": 64, "cuda": 1024}
 """Models that the batched engine stacks."""
 
+PUSH_SECONDS = 60.0
+"""Between two looks for models to publish: the Hub limits commits to some hundred an hour."""
+
 
 class TrainingFailed(RuntimeError):
     """A worker stopped; the models that were finished before are on disk."""
@@ -60,6 +66,10 @@ class TrainingFailed(RuntimeError):
 
 class SlowEngineWarning(UserWarning):
     """The fastest engine cannot run here; the message says why, and which one is used."""
+
+
+class PublishingWarning(UserWarning):
+    """Finished models could not be published now, or wait for it to make room on the disk."""
 
 
 class Population(Protocol):
@@ -78,13 +88,15 @@ class Population(Protocol):
 
 @dataclass(frozen=True)
 class Progress:
-    """How far this rank is: what a progress bar shows. `samples` are model-samples trained."""
+    """How far this rank is: what a progress bar shows. `samples` are model-samples trained,
+    `published` models on the Hub by this run, None if it publishes none."""
 
     models: int
     models_total: int
     states: int
     states_total: int
     samples: int
+    published: int | None = None
 
 
 @dataclass(frozen=True)
@@ -101,6 +113,8 @@ class Summary:
             original keeps them.
         test_acc: mean over this run's models at the last epoch; None if there are none.
         sparsity: the same, of twins; None for models of their own.
+        published, freed: models that were published in this run, and removed here; None if that
+            was not asked for.
         left_out: what could not be trained, with the reason: parents of twins by model id.
         seconds: of training, evaluating and writing; of the slowest rank.
         samples_per_second: training images seen by all models together, each second.
@@ -118,6 +132,8 @@ class Summary:
     seconds: float
     samples_per_second: float
     sparsity: float | None = None
+    published: int | None = None
+    freed: int | None = None
     left_out: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -196,6 +212,8 @@ def generate(
     precision: str | None = None,
     compile: bool = False,
     keep_epochs: Sequence[int] | None = None,
+    push: str | None = None,
+    free: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Summary:
     """Train a zoo, or the first `models` of it, into `<root>/<zoo>/`.
@@ -215,27 +233,93 @@ def generate(
         compile: train ResNet-18 with torch.compile.
         keep_epochs: of ResNet-18, the epochs to write; None: those of a zoo that has been begun,
             else all. Nothing is trained after the last of them.
+        push: of ResNet-18, a repository on the Hub, ORG/NAME, to which each model is published
+            when it is finished, while others train (pushing.py).
+        free: remove the files of published models here.
         on_progress: called about five times a second.
 
     Raises:
         ValueError: the images do not fit the zoo, or an unknown engine or device.
+        HubFailed: the repository may not be written, or was out of reach at the end.
         FaultyZoo: the folder holds a zoo of this name that was made otherwise.
         LanesUnavailable: lanes were asked for and cannot run here.
         TrainingFailed: a worker was killed or could not write.
         NotEnoughSpace: the models that are missing do not fit on the disk.
     """
     specifications = check_request(
-        zoo, models, engine, threads, device, precision, compile, keep_epochs
+        zoo, models, engine, threads, device, precision, compile, keep_epochs, push, free
     )
     check_images(zoo, images)
     engine, device = choose_engine(zoo, root, engine, device)
     options = _options(zoo, root, device, precision, compile, keep_epochs)
     if options:  # images of the same digest, seen otherwise
         options["augmentation"] = list(images.augmentation)
+    publishes = push is not None and _rank() == 0  # for all ranks
+    if publishes:
+        check_push(zoo, push, ZooDirectory(Path(root) / zoo.name, zoo, {}).published())
     directory = begin(root, zoo, engine, images, **options)
-    check_space(directory, share_models(zoo, specifications, _rank_count()))
+    shares = share_models(zoo, specifications, _rank_count())
+    check_space(directory, shares, pushing=push is not None, freeing=free)
     directory.add_splits(model.model_id for model in specifications)
-    return run(Job(directory, images), specifications, engine, threads, device, on_progress)
+    # Others that train here may need as much at the same time.
+    room = sum(map(bool, shares)) * model_bytes(directory) if free else 0
+    job = Job(directory, images)
+    if not publishes:
+        return run(job, specifications, engine, threads, device, on_progress, room)
+    with _publishing(directory, push, free) as pushed:
+
+        def show(progress: Progress) -> None:
+            if on_progress is not None:
+                on_progress(dataclasses.replace(progress, published=pushed["published"]))
+
+        summary = run(job, specifications, engine, threads, device, show, room)
+    return dataclasses.replace(summary, **pushed)
+
+
+@contextmanager
+def _publishing(directory: ZooDirectory, repo_id: str, free: bool) -> Iterator[dict[str, int]]:
+    """Publish finished models now and then while something else is done, and all others after it.
+
+    Yields:
+        `published` and `freed`, numbers of models that grow meanwhile.
+
+    Raises:
+        HubFailed: at the end; meanwhile it is a warning, and tried again.
+    """
+    counts = {"published": 0, "freed": 0}
+    ended, cancelled = threading.Event(), threading.Event()
+
+    def publish() -> None:
+        def count(models: int) -> None:
+            counts["published"] += models
+
+        done = push_models(directory, repo_id, free=free, cancelled=cancelled, on_published=count)
+        counts["freed"] += done.freed
+
+    def now_and_then() -> None:
+        while not ended.wait(PUSH_SECONDS):
+            try:
+                publish()
+            except PushCancelled:
+                return
+            except (HubFailed, OSError, ValueError, RuntimeError) as error:
+                warnings.warn(
+                    f"not published now, tried again in a minute: {error}",
+                    PublishingWarning,
+                    stacklevel=1,
+                )
+
+    thread = threading.Thread(target=now_and_then, name="publish")
+    thread.start()
+    try:
+        yield counts
+    except BaseException:
+        cancelled.set()
+        raise
+    finally:
+        ended.set()
+        thread.join()
+    publish()
 
 
 def plan(
@@ -249,6 +333,8 @@ def plan(
     precision: str | None = None,
     compile: bool = False,
     keep_epochs: Sequence[int] | None = None,
+    push: str | None = None,
+    free: bool = False,
     ranks: int | None = None,
     seconds_per_epoch: float | None = None,
     measure: bool = False,
@@ -264,7 +350,7 @@ def plan(
         ValueError: as `generate`.
     """
     specifications = check_request(
-        zoo, models, engine, threads, device, precision, compile, keep_epochs
+        zoo, models, engine, threads, device, precision, compile, keep_epochs, push, free
     )
     ranks = _rank_count() if ranks is None else ranks
     if ranks < 1:
@@ -284,7 +370,14 @@ def plan(
             threads=threads,
         )
     directory = ZooDirectory(Path(root) / zoo.name, zoo, options)
-    return make_plan(directory, share_models(zoo, specifications, ranks), seconds_per_epoch, source)
+    return make_plan(
+        directory,
+        share_models(zoo, specifications, ranks),
+        seconds_per_epoch,
+        source,
+        pushing=push is not None,
+        freeing=free,
+    )
 
 
 def begin(
@@ -318,6 +411,7 @@ def run(
     threads: int | None,
     device: str,
     on_progress: Callable[[Progress], None] | None = None,
+    room: int = 0,
 ) -> Summary:
     """Train those of some models that are not there yet, this rank its share of them.
 
@@ -325,6 +419,7 @@ def run(
         job: says how; its directory knows the models' splits.
         models: all models of the run, the same on every rank.
         engine, threads, device, on_progress: as in `generate`, chosen.
+        room: bytes of disk that must be free before a ResNet-18 is begun.
 
     Raises:
         TrainingFailed: a worker was killed or could not write.
@@ -336,7 +431,7 @@ def run(
     own = share_models(zoo, models, ranks.count)[ranks.index]
     missing = [model for model in own if not job.directory.finished(model.model_id)]
     start = time.monotonic()
-    work = _Work(job, threads or ranks.cores(), device, on_progress)
+    work = _Work(job, threads or ranks.cores(), device, on_progress, room)
     outcomes = list(_TRAINERS[engine](work, missing))
     seconds = time.monotonic() - start
     sparsities = [o.sparsity for o in outcomes if o.sparsity is not None]
@@ -366,6 +461,8 @@ def check_request(
     precision: str | None = None,
     compile: bool = False,
     keep_epochs: Sequence[int] | None = None,
+    push: str | None = None,
+    free: bool = False,
 ) -> list[Model]:
     """The models that `generate` would train with these arguments, which need no images.
 
@@ -377,6 +474,13 @@ def check_request(
         resnet.check_zoo(zoo, precision)
     elif precision is not None or compile or keep_epochs is not None:
         raise ValueError(f"{zoo.name}: precision, compile and keep-epochs are for ResNet-18 alone")
+    elif push is not None:
+        raise ValueError(
+            f"{zoo.name}: only ResNet-18 zoos are published while they are made (--push); the "
+            "models of others share files: `model-zoos build`, then `model-zoos publish`"
+        )
+    if free and push is None:
+        raise ValueError("free removes models that are published (--free goes with --push)")
     if keep_epochs is not None and not (
         all(1 <= epoch <= zoo.epochs for epoch in keep_epochs)
         and list(keep_epochs) == sorted(set(keep_epochs))
@@ -537,6 +641,11 @@ class _Ranks:
         return gather_object([summary])
 
 
+def _rank() -> int:
+    """Of this process among them."""
+    return int(os.environ.get("RANK", 0))
+
+
 def _rank_count() -> int:
     """Processes that share this run, as their launcher says; 1 without one."""
     return int(os.environ.get("WORLD_SIZE", 1))
@@ -548,8 +657,9 @@ def _join_ranks(device: str) -> _Ranks:
         return _Ranks(0, 1, 1)
     from accelerate import PartialState
 
-    # Ranks meet at the end, when one may have been done for days: no time-out until then.
-    state = PartialState(cpu=device == "cpu", timeout=timedelta(days=365))
+    # Ranks meet at the end, when one may have been done for days: no time-out until then. Through
+    # gloo: NCCL would busy a GPU while it waits, and lets no two ranks share one.
+    state = PartialState(cpu=device == "cpu", backend="gloo", timeout=timedelta(days=365))
     # A group that is still there when Python shuts down can abort the process, its work done.
     atexit.register(_leave_ranks)
     local = int(os.environ.get("LOCAL_WORLD_SIZE", count))
@@ -592,6 +702,7 @@ class _Work:
     threads: int
     device: str
     on_progress: Callable[[Progress], None] | None
+    room: int
 
 
 def _train_lanes(work: _Work, models: list[Model]) -> Iterator[Outcome]:
@@ -732,6 +843,7 @@ def _train_resnet(work: _Work, models: list[Model]) -> Iterator[Outcome]:
     def train(model: Model) -> list[Outcome]:
         if stop.is_set() or directory.finished(model.model_id):
             return []
+        _wait_for_room(directory.path, work.room, stop)
         try:
             outcome = train_trajectory(
                 *(directory, model, images),
@@ -752,6 +864,20 @@ def _train_resnet(work: _Work, models: list[Model]) -> Iterator[Outcome]:
         return counts["states"], counts["images"] / len(images.train)
 
     yield from _collect(work, pool, futures, states, stop)
+
+
+def _wait_for_room(path: Path, room: int, stop: threading.Event) -> None:
+    """Until models that are published have made room for one more, or `stop` is set."""
+    said = False
+    while free_bytes(path) < room and not stop.wait(0.5):
+        if not said:
+            warnings.warn(
+                f"a model waits until {room / 1e9:.1f} GB are free in {path}: "
+                "finished ones are published and removed first",
+                PublishingWarning,
+                stacklevel=1,
+            )
+        said = True
 
 
 # The reference engine trains one model at a time, so its workers are processes.

@@ -243,8 +243,9 @@ def test_a_change_by_somebody_else_meanwhile_is_not_overwritten(
     hub.put("org/busy", {"README.md": b"# After\n"})
     with pytest.raises(ClientError, match="HubFailed: org/busy was changed by somebody else"):
         writer.run(
-            "import model_zoos.builders.hub as hub\nkept, hub._head = hub._head, lambda *_: old\n"
-            "try:\n    hub.publish(folder, 'org/busy')\nfinally:\n    hub._head = kept",
+            "import model_zoos.builders.hub as hub\n"
+            "kept, hub.open_head = hub.open_head, lambda *_: old\n"
+            "try:\n    hub.publish(folder, 'org/busy')\nfinally:\n    hub.open_head = kept",
             folder=str(folder),
             old=old,
         )
@@ -357,7 +358,7 @@ def test_a_pull_request_a_branch_and_several_commits(
     arguments: dict[str, Any] = {"folder": str(folder), "repo_id": "org/theirs"}
     # More commits than one: the first opens the pull request, the others go on with it.
     summary = writer.run(
-        "import model_zoos.builders.hub as hub\nhub._FILES_PER_COMMIT = 3" + PUBLISH,
+        "import model_zoos.builders.hub as hub\nhub.FILES_PER_COMMIT = 3" + PUBLISH,
         **arguments,
         arguments={"create_pr": True},
     )
@@ -368,7 +369,7 @@ def test_a_pull_request_a_branch_and_several_commits(
     assert messages[1:] == [f"Publish digits_cnn_s ({number} of 3)" for number in (1, 2, 3)]
     assert [ref for ref in hub.repos["org/theirs"].refs if ref != "main"] == ["refs/pr/1"]
     on_branch = writer.run(
-        "import model_zoos.builders.hub as hub\nhub._FILES_PER_COMMIT = 250" + PUBLISH,
+        "import model_zoos.builders.hub as hub\nhub.FILES_PER_COMMIT = 250" + PUBLISH,
         **arguments,
         arguments={"revision": "v2"},
     )

@@ -369,6 +369,30 @@ def test_a_changed_zoo_replaces_its_shards_and_no_others(
         assert (out / path.relative_to(fresh)).read_bytes() == path.read_bytes()
 
 
+def test_a_resnet_zoo_that_grows_keeps_its_shards(tmp_path: Path) -> None:
+    """Each model has files of its own, so that terabytes are not written again for one more."""
+    zoos, out = tmp_path / "zoos", tmp_path / "out"
+    directory = random_zoo(zoos, dataclasses.replace(get_zoo("cifar10_resnet18"), epochs=1), 3)
+    models = sorted(directory.splits())
+    shutil.move(directory.models_path / models[1], tmp_path / models[1])
+    [first] = build_repository(["cifar10_resnet18"], zoos, out)
+    before = {path.name: path.stat().st_mtime_ns for path in (out / "data").rglob("*.parquet")}
+    shutil.move(tmp_path / models[1], directory.models_path / models[1])
+    [second] = build_repository(["cifar10_resnet18"], zoos, out)
+    after = {path.name: path.stat().st_mtime_ns for path in (out / "data").rglob("*.parquet")}
+    assert (first.shards, second.shards, second.written) == (2, 3, 1)
+    assert before.items() <= after.items()
+    [new] = after.keys() - before.keys()
+    assert new == f"{directory.splits()[models[1]]}-{models[1]}-00000-of-00001.parquet"
+    rows = [row["model_id"] for split in SPLITS for row in _rows(out, split)]
+    assert sorted(rows) == models
+
+
+def _rows(out: Path, split: str) -> list[dict[str, Any]]:
+    stream = load_dataset(str(out), "cifar10_resnet18", streaming=True, columns=["model_id"])
+    return list(stream[split]) if split in stream else []
+
+
 def test_faulty_files_are_left_out_and_reported(home: Path, tmp_path: Path) -> None:
     root, out = tmp_path / "zoos", tmp_path / "out"
     shutil.copytree(home, root)

@@ -35,6 +35,7 @@ from model_zoos.generation.images import ImageData, Images, import_torchvision, 
 from model_zoos.generation.population import Progress, generate, share_models
 from model_zoos.generation.trajectory import CHECKPOINT, CheckpointWarning, _restore
 
+from ..hub_server import Client, Hub
 from ..shared import SHARED, needs_shared
 from .test_augmentation import one_by_one
 
@@ -307,6 +308,71 @@ def test_ranks_take_single_models_in_turn() -> None:
     assert [model.seed for model in shares[3]][:2] == [4, 36]
 
 
+# --- Published while it is made -------------------------------------------------------------------
+
+PUSH = """
+import dataclasses, datasets, shutil, torch, warnings
+import model_zoos
+from model_zoos.builders.zoo_directory import open_zoo
+from model_zoos.generation import population
+from model_zoos.generation.images import ImageData
+
+population.PUSH_SECONDS = 0.5
+zoo, images = dataclasses.replace(zoo, epochs=1), images
+waits = []
+
+def free_bytes(path):  # room for one model, with those that are finished
+    models = [p for p in path.glob("models/*/epoch_0001.safetensors")]
+    waits.append(len(models))
+    return room if len(models) < 1 else 0
+
+population.free_bytes = free_bytes
+room = population.model_bytes(population.ZooDirectory(path, zoo, {}))
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    summary = population.generate(
+        zoo, path.parent, images, threads=1, push="me/resnets", free=True
+    )
+result = {
+    "summary": dataclasses.asdict(summary),
+    "waits": waits,
+    "warnings": [str(w.message) for w in caught if w.category is population.PublishingWarning],
+    "here": [p.name for p in path.glob("models/*")],
+    "again": population.generate(zoo, path.parent, images, threads=1).present,
+}
+"""
+
+
+def test_models_are_published_and_freed_while_others_train(
+    tmp_path: Path, digits: ImageData
+) -> None:
+    expected = tmp_path / "kept"
+    zoo = dataclasses.replace(ZOO, epochs=1)
+    generate(zoo, expected, digits, threads=1)
+    name = "me/resnets"
+    with Hub(tmp_path / "hub") as hub, Client(hub.endpoint, tmp_path / "c", token="hf_x") as client:
+        done = client.run(PUSH, zoo=zoo, images=digits, path=tmp_path / "freed" / zoo.name)
+        summary = done["summary"]
+        assert (summary["models"], summary["published"], summary["freed"]) == (3, 3, 3)
+        assert done["here"] == []
+        assert done["again"] == 3
+        # Each had to wait for the one before, which was published meanwhile.
+        assert {0, 1} == set(done["waits"])
+        assert len(done["warnings"]) == 2
+        assert "a model waits until" in done["warnings"][0]
+        assert [m for m in hub.repos[name].messages if m.startswith("Publish the model")]
+        found = client.run(
+            "from datasets import load_dataset\n"
+            "rows = load_dataset(repo, zoo, split='train', streaming=True).with_format('numpy')\n"
+            "result = {row['model_id']: row['weights'].tobytes() for row in rows}",
+            repo=name,
+            zoo=zoo.name,
+        )
+        for model, weights in found.items():
+            [states] = [s for s in open_zoo(expected, zoo.name).scan()[0] if s.model_id == model]
+            assert states.weights().tobytes() == weights
+
+
 # --- What cannot be done --------------------------------------------------------------------------
 
 
@@ -320,6 +386,7 @@ def test_bad_requests(tmp_path: Path, digits: ImageData) -> None:
         ({"keep_epochs": [0, 1]}, "increasing numbers from 1 to 3, found 0, 1"),
         ({"keep_epochs": [2, 1]}, "increasing numbers"),
         ({"keep_epochs": []}, "found none"),
+        ({"free": True}, "--free goes with --push"),
     ):
         with pytest.raises(ValueError, match=message):
             generate(ZOO, tmp_path, digits, **arguments)
@@ -335,6 +402,8 @@ def test_bad_requests(tmp_path: Path, digits: ImageData) -> None:
         generate(ZOO, tmp_path, dataclasses.replace(digits, train=tiny, test=test, validation=None))
     with pytest.raises(ValueError, match="for ResNet-18 alone"):
         generate(get_zoo("digits_cnn_s"), tmp_path, load_images("digits"), precision="bf16")
+    with pytest.raises(ValueError, match="only ResNet-18 zoos are published while they are made"):
+        generate(get_zoo("digits_cnn_s"), tmp_path, load_images("digits"), push="me/digits")
     assert list(tmp_path.iterdir()) == []
 
 
