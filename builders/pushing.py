@@ -8,8 +8,8 @@ that, if asked for, a model's files are removed here. `load_dataset("model_zoos"
 rows of such a model from the repository.
 
 At whatever moment this is killed, the next call goes on: what the Hub has already is not sent
-again, and nothing is removed here that no commit holds. Rows of other models
-that the repository has of this zoo stay.
+again, and nothing is removed here that no commit holds. Rows of other models that the repository
+has of this zoo stay.
 """
 
 from __future__ import annotations

@@ -37,6 +37,9 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 import yaml
 
+WRITER, READER = "hf_writerwriterwriter", "hf_readerreaderreader"
+"""Tokens for a Hub of tests."""
+
 LFS_ENDINGS = (".parquet", ".safetensors", ".png", ".bin")
 LFS_SIZE = 10 << 20
 """Other files of at least this size are kept as LFS too, as on the Hub."""

@@ -35,10 +35,9 @@ from model_zoos.builders.schema import row_features
 from model_zoos.builders.splits import SPLITS
 from model_zoos.builders.zoo_directory import open_zoo
 
-from ..hub_server import Client, ClientError, Hub
+from ..hub_server import READER, WRITER, Client, ClientError, Hub
 from .bits import digests
 
-WRITER, READER = "hf_writerwriterwriter", "hf_readerreaderreader"
 ME = "me/model_zoos"
 
 PUBLISH = """
@@ -108,24 +107,6 @@ def bits(table: pa.Table) -> dict[str, Any]:
 
 
 # --- A Hub, its clients, and what is published there ----------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
-    tokens = {WRITER: "write", READER: "read"}
-    with Hub(tmp_path_factory.mktemp("hub"), tokens=tokens, page=7) as hub:
-        yield hub
-
-
-@pytest.fixture(scope="module")
-def writer(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    """Somebody with this package and a token that may write."""
-    with Client(hub.endpoint, tmp_path_factory.mktemp("writer"), token=WRITER) as client:
-        client.run(
-            "import time; sleep = time.sleep\n"
-            "time.sleep = lambda seconds: sleep(min(seconds, 0.01))  # between attempts"
-        )
-        yield client
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +24,10 @@ from model_zoos.builders.parquet import build_repository
 from model_zoos.builders.pushing import check_push
 from model_zoos.builders.zoo_directory import FaultyZoo, Published, ZooDirectory, open_zoo
 
-from ..hub_server import Client, ClientError, Hub
+from ..hub_server import READER, Client, ClientError, Hub
 from .bits import digests
 
 ME, NAME = "me/model_zoos", "cifar10_resnet18"
-WRITER, READER = "hf_writerwriterwriter", "hf_readerreaderreader"
 
 PUSH = """
 import dataclasses
@@ -72,28 +70,11 @@ def home(zoo_home: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
-    tokens = {WRITER: "write", READER: "read"}
-    with Hub(tmp_path_factory.mktemp("hub"), tokens=tokens, page=7) as hub:
-        yield hub
-
-
-@pytest.fixture(scope="module")
-def client(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    with Client(hub.endpoint, tmp_path_factory.mktemp("client"), token=WRITER) as client:
-        client.run(
-            "import time; sleep = time.sleep\n"
-            "time.sleep = lambda seconds: sleep(min(seconds, 0.01))  # between attempts"
-        )
-        yield client
-
-
-@pytest.fixture(scope="module")
-def expected(hub: Hub, client: Client, zoo_home: Path, tmp_path_factory: Any) -> dict[str, str]:
+def expected(hub: Hub, writer: Client, zoo_home: Path, tmp_path_factory: Any) -> dict[str, str]:
     """What the repository holds when the zoo is built and published as a whole."""
     out = tmp_path_factory.mktemp("built")
     build_repository([NAME], zoo_home, out)
-    client.run(PUBLISH, folder=str(out), repo_id="me/whole")
+    writer.run(PUBLISH, folder=str(out), repo_id="me/whole")
     return repository(hub, "me/whole")
 
 
@@ -113,29 +94,29 @@ def ids(home: Path) -> list[str]:
     return sorted(path.name for path in (home / NAME / "models").iterdir())
 
 
-def failure(client: Client, code: str, **values: Any) -> str | None:
+def failure(writer: Client, code: str, **values: Any) -> str | None:
     try:
-        client.run(code, **values)
+        writer.run(code, **values)
     except ClientError as error:
         return str(error)
     return None
 
 
-def load(client: Client, home: Path, name: str = NAME, **arguments: Any) -> Any:
+def load(writer: Client, home: Path, name: str = NAME, **arguments: Any) -> Any:
     values = {"home": str(home), "name": name, "arguments": arguments}
-    return client.run(LOAD, tests=str(Path(__file__).parent), **values)
+    return writer.run(LOAD, tests=str(Path(__file__).parent), **values)
 
 
 # --- Publishing -----------------------------------------------------------------------------------
 
 
 def test_one_by_one_they_make_what_a_build_of_all_makes(
-    hub: Hub, client: Client, home: Path, tmp_path: Path, expected: dict[str, str]
+    hub: Hub, writer: Client, home: Path, tmp_path: Path, expected: dict[str, str]
 ) -> None:
     models, elsewhere = ids(home), tmp_path / "elsewhere"
     hide(home, models[1:3], elsewhere)  # neither the first nor the last come last
     arguments = {"home": str(home), "repo_id": "me/pieces", "free": False}
-    first = client.run(PUSH, **arguments)
+    first = writer.run(PUSH, **arguments)
     assert (first["models"], first["freed"]) == (2, 0)
     assert hub.repos["me/pieces"].messages[-1] == f"Publish 2 models of {NAME}"
     assert len([path for path in hub.content("me/pieces") if path.startswith("data/")]) == 2
@@ -143,22 +124,22 @@ def test_one_by_one_they_make_what_a_build_of_all_makes(
         hide(elsewhere.parent / "home", [], elsewhere)
         shutil.move(elsewhere / model, home / NAME / "models" / model)
         before = len(hub.requests)
-        assert client.run(PUSH, **arguments)["models"] == 1
+        assert writer.run(PUSH, **arguments)["models"] == 1
         sent = sum(r.received for r in hub.requests[before:] if "/objects/" in r.path)
         assert sent < 2.2 * 40e6  # the two states of this model
         assert hub.repos["me/pieces"].messages[-1].startswith(f"Publish the model {model} of")
     assert repository(hub, "me/pieces") == expected
     commits = len(hub.repos["me/pieces"].messages)
-    assert client.run(PUSH, **arguments) == {"models": 0, "uploaded_bytes": 0, "freed": 0}
+    assert writer.run(PUSH, **arguments) == {"models": 0, "uploaded_bytes": 0, "freed": 0}
     assert len(hub.repos["me/pieces"].messages) == commits
     # Kept at first, freed when that is asked for later.
     assert ids(home) == models
-    assert client.run(PUSH, **arguments | {"free": True})["freed"] == 4
+    assert writer.run(PUSH, **arguments | {"free": True})["freed"] == 4
     assert ids(home) == []
 
 
 def test_freed_models_are_read_from_the_repository(
-    hub: Hub, client: Client, home: Path, zoo_home: Path, tmp_path: Path
+    hub: Hub, writer: Client, home: Path, zoo_home: Path, tmp_path: Path
 ) -> None:
     rows = {
         key: {
@@ -175,7 +156,7 @@ def test_freed_models_are_read_from_the_repository(
     }
     models, elsewhere = ids(home), tmp_path / "elsewhere"
     hide(home, models[::2], elsewhere)
-    done = client.run(PUSH, home=str(home), repo_id="me/freed", free=True)
+    done = writer.run(PUSH, home=str(home), repo_id="me/freed", free=True)
     assert (done["models"], done["freed"]) == (2, 2)
     assert ids(home) == []
     for model in models[::2]:
@@ -183,50 +164,50 @@ def test_freed_models_are_read_from_the_repository(
     directory = open_zoo(home, NAME)
     assert directory.published().freed == set(models[1::2])
     assert all(directory.finished(model) for model in models)
-    assert load(client, home) == rows["all"]
+    assert load(writer, home) == rows["all"]
     some = {"columns": ["model_id", "test_acc"], "filters": [("epoch", "==", 2)]}
     before = len(hub.requests)
-    assert load(client, home, **some) == rows["some"]
+    assert load(writer, home, **some) == rows["some"]
     assert hub.sent(before) < 500_000  # no weights
-    assert load(client, home, "metrics") == rows["metrics"]
+    assert load(writer, home, "metrics") == rows["metrics"]
     with pytest.raises(ValueError, match=r"2 models of .* were published to me/freed and freed"):
         build_repository([NAME], home, tmp_path / "out")
     del hub.repos["me/freed"]
     with pytest.raises(ClientError, match="no data set repository me/freed"):
-        load(client, home)
+        load(writer, home)
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_whenever_the_connection_breaks_off_the_next_call_goes_on(
-    hub: Hub, client: Client, home: Path, expected: dict[str, str], seed: int
+    hub: Hub, writer: Client, home: Path, expected: dict[str, str], seed: int
 ) -> None:
     chance = random.Random(seed)
     repo_id = f"me/broken{seed}"
     arguments = {"home": str(home), "repo_id": repo_id, "free": True}
     # It is made, and the first request of what follows is the first that can fail.
-    client.run(
+    writer.run(
         "from huggingface_hub import create_repo; create_repo(name, repo_type='dataset')",
         name=repo_id,
     )
     for _ in range(3):
         where = chance.choice(["before", "middle", "after"])
         with hub.closing(chance.randrange(2, 40), where):
-            failed = failure(client, PUSH, **arguments)
+            failed = failure(writer, PUSH, **arguments)
         assert failed is None or failed.startswith("HubFailed")
         committed = [path for path in hub.content(repo_id) if path.startswith("data/")]
         # Whatever is not here is there.
         assert len(ids(home)) + len(committed) >= 4
-    client.run(PUSH, **arguments)
+    writer.run(PUSH, **arguments)
     assert ids(home) == []
     assert repository(hub, repo_id) == expected
 
 
 @pytest.mark.slow
-def test_killed_it_goes_on(hub: Hub, client: Client, home: Path, expected: dict[str, str]) -> None:
+def test_killed_it_goes_on(hub: Hub, writer: Client, home: Path, expected: dict[str, str]) -> None:
     values = {"home": str(home), "repo_id": "me/killed", "free": True}
     code = "".join(f"{name} = {value!r}\n" for name, value in values.items()) + PUSH
     for seconds in (0.0, 0.3, 0.8):
-        process = subprocess.Popen([sys.executable, "-c", code], env=client.environment)
+        process = subprocess.Popen([sys.executable, "-c", code], env=writer.environment)
         deadline = time.monotonic() + 60
         while not list((home / NAME).glob(".push/*")) and process.poll() is None:
             assert time.monotonic() < deadline
@@ -236,7 +217,7 @@ def test_killed_it_goes_on(hub: Hub, client: Client, home: Path, expected: dict[
         process.wait()
         there = [p for p in hub.content("me/killed") if p.startswith("data/")]
         assert len(ids(home)) + len(there) >= 4
-    client.run(PUSH, **values)
+    writer.run(PUSH, **values)
     assert repository(hub, "me/killed") == expected
     assert ids(home) == []
     assert not list((home / NAME).glob(".push/*"))
@@ -251,14 +232,14 @@ def test_files_that_an_interruption_left_are_no_rows(home: Path) -> None:
 
 
 def test_what_others_have_put_there_stays(
-    hub: Hub, client: Client, home: Path, tmp_path: Path
+    hub: Hub, writer: Client, home: Path, tmp_path: Path
 ) -> None:
     digits = dataclasses.replace(get_zoo("digits_cnn_s"), epochs=1)
     random_zoo(tmp_path / "digits", digits, 7)
     build_repository(["digits_cnn_s"], tmp_path / "digits", tmp_path / "out")
-    client.run(PUBLISH, folder=str(tmp_path / "out"), repo_id="me/both")
+    writer.run(PUBLISH, folder=str(tmp_path / "out"), repo_id="me/both")
     before = hub.content("me/both")
-    client.run(PUSH, home=str(home), repo_id="me/both", free=False)
+    writer.run(PUSH, home=str(home), repo_id="me/both", free=False)
     after = hub.content("me/both")
     assert {p: after[p] for p in before if p != "README.md"} == {
         p: before[p] for p in before if p != "README.md"
@@ -272,13 +253,13 @@ def test_what_others_have_put_there_stays(
 # --- What cannot be done --------------------------------------------------------------------------
 
 
-def test_refusals(hub: Hub, client: Client, home: Path, zoo_home: Path, tmp_path: Path) -> None:
+def test_refusals(hub: Hub, writer: Client, home: Path, zoo_home: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"only ResNet-18 zoos are published model by model"):
         check_push(get_zoo("digits_cnn_s"), ME, Published("", {}))
     with pytest.raises(ValueError, match=r"1 models of .* are in me/other and freed here: go on"):
         check_push(get_zoo(NAME), ME, Published("me/other", {"a": "freed"}))
     with Client(hub.endpoint, tmp_path / "reader", token=READER) as reader:
-        client.run(
+        writer.run(
             "from huggingface_hub import create_repo; create_repo(name, repo_type='dataset')",
             name="me/closed",
         )
@@ -293,7 +274,7 @@ def test_refusals(hub: Hub, client: Client, home: Path, zoo_home: Path, tmp_path
     with pytest.raises(
         ClientError, match=r"ValueError: me/shared_files has .* in files that models share"
     ):
-        client.run(PUSH, home=str(home), repo_id="me/shared_files", free=True)
+        writer.run(PUSH, home=str(home), repo_id="me/shared_files", free=True)
     assert ids(home) == ids(zoo_home)
 
 
