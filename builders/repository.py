@@ -204,6 +204,7 @@ def read_tables(
             table = part.to_table(columns=schema.names, filter=filters)
             if len(table):
                 yield table.cast(schema)
+            del table  # 45 MB of ResNet-18, while the next is read
 
 
 @contextmanager

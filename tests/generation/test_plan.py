@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from model_zoos.builders.catalog import get_zoo
-from model_zoos.builders.zoo_directory import create_zoo, open_zoo
+from model_zoos.builders.pushing import STAGING_BYTES
+from model_zoos.builders.zoo_directory import Published, create_zoo, open_zoo
 from model_zoos.generation.images import load_images
 from model_zoos.generation.plan import NotEnoughSpace, check_space, measure_epoch
 from model_zoos.generation.population import generate, plan
@@ -41,6 +42,22 @@ def test_kept_epochs_cost_less(tmp_path: Path) -> None:
     assert some.seconds == 1000 * 25
     unknown = plan(RESNET, tmp_path)
     assert (unknown.seconds, unknown.source_of_seconds) == (None, "unknown")
+
+
+def test_models_that_are_freed_need_the_disk_of_one_a_rank(tmp_path: Path) -> None:
+    arguments = {"ranks": 8, "push": "me/resnets"}
+    kept = plan(RESNET, tmp_path, **arguments)
+    freed = plan(RESNET, tmp_path, **arguments, free=True)
+    assert (kept.states, freed.states) == (50_000, 50_000)
+    assert kept.bytes_needed == plan(RESNET, tmp_path, ranks=8).bytes_needed + STAGING_BYTES
+    state = 4 * RESNET.layout.size
+    # 50 states, the old and the new checkpoint of twice that and a state on its way, each rank.
+    assert freed.bytes_needed == pytest.approx(8 * 55 * state + STAGING_BYTES, rel=0.001)
+    assert "needs at least 20." in freed.space()
+    directory = create_zoo(tmp_path, RESNET)
+    first = RESNET.models()[0].model_id
+    directory.write_published(Published("me/resnets", {first: "freed"}))
+    assert plan(RESNET, tmp_path).states == 49_950
 
 
 def test_what_is_there_is_not_planned_again_and_sizes_are_those_of_files(tmp_path: Path) -> None:
