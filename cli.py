@@ -161,6 +161,9 @@ def generate(
     free: Annotated[
         bool, typer.Option("--free", help="With --push: then remove its files here.")
     ] = False,
+    private: Annotated[
+        bool, typer.Option("--private", help="With --push: a new repository is private.")
+    ] = False,
     plan: Annotated[
         bool, typer.Option("--plan", help="Say what would be done, how long, how much disk.")
     ] = False,
@@ -222,7 +225,9 @@ def generate(
         progress=not (quiet or as_json),
     )
     with _resumable(), _training(specification.name, quiet or as_json) as show:
-        summary = population.generate(specification, root, images, **arguments, on_progress=show)
+        summary = population.generate(
+            specification, root, images, **arguments, private=private, on_progress=show
+        )
     _print_summary(summary, quiet, as_json)
 
 
@@ -835,7 +840,8 @@ def _print_summary(summary: Any, quiet: bool, as_json: bool) -> None:
     if summary.published is not None:
         values["published, then removed here"] = f"{summary.published}, {summary.freed}"
     if summary.left_out:
-        values["parents left out"] = len(summary.left_out)
+        what = "parents left out" if summary.published is None else "not published"
+        values[what] = len(summary.left_out)
     values |= {
         "engine": summary.engine + (f", {summary.ranks} ranks" * (summary.ranks > 1)),
         "seconds": f"{summary.seconds:.1f}",
@@ -856,7 +862,7 @@ def _print_plan(plan: Plan, as_json: bool) -> None:
         print(json.dumps(plan.to_json(), indent=1))
         return
     table = Table()
-    for title in ("rank", "models", "to train", "seeds", "states", "GB", "hours"):
+    for title in ("rank", "models", "to train", "seeds", "states", "GB written", "hours"):
         table.add_column(title, justify="left" if title == "seeds" else "right")
     for share in plan.shares:
         table.add_row(
@@ -871,6 +877,8 @@ def _print_plan(plan: Plan, as_json: bool) -> None:
     console = _console()
     console.print(table)
     console.print(plan.space())
+    if plan.bytes_needed > plan.bytes_free:
+        console.print("it would not be begun on this disk", style="red")
     console.print(f"{plan.epochs} epochs a model, of which {len(plan.kept_epochs)} states are kept")
     if plan.seconds is None:
         console.print("how long: not known; --seconds-per-epoch states what a model's epoch takes")

@@ -230,7 +230,8 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):
                 continue
             files, bad = directory.by_split()
             faulty += bad
-            freed = self._freed(directory)
+            here = {states.model_id for found in files.values() for states in found}
+            freed = self._freed(directory, here)
             for split in SPLITS:
                 tables = _in_tables(files[split])
                 if freed[split]:
@@ -248,22 +249,24 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):
             if files
         ]
 
-    def _freed(self, directory: ZooDirectory) -> dict[str, list[Shard]]:
-        """Files on the Hub of the models that were published and freed, by split."""
+    def _freed(self, directory: ZooDirectory, here: set[str]) -> dict[str, list[Shard]]:
+        """Files on the Hub of the models that were published and freed, by split; none of those
+        that were still `here` a moment ago."""
         published = directory.published()
-        if not published.freed:
+        freed = published.freed - here
+        if not freed:
             return {split: [] for split in SPLITS}
         snapshot = open_repository(published.repo_id, None, self.token)
         shards = {
             split: [
                 shard
                 for shard in snapshot.shards(directory.zoo.name, split)
-                if shard.model_id in published.freed
+                if shard.model_id in freed
             ]
             for split in SPLITS
         }
         there = {shard.model_id for files in shards.values() for shard in files}
-        if missing := published.freed - there:
+        if missing := freed - there:
             raise ZooNotFound(
                 f"{len(missing)} models of {directory.path} were published to {published.repo_id} "
                 f"and freed here, but are not there (any more), first {min(missing)}"

@@ -145,7 +145,7 @@ def audit_zoo(
     rows = _rows(directory)
     chosen = _choose(rows, states, seed)
     findings = _Findings()
-    _check_files(findings, good, faulty, splits)
+    _check_files(findings, good, faulty, splits, directory.published().freed)
     _check_layout(findings, directory)
     _check_ids(findings, directory, good, rows)
     _check_epochs(findings, directory, rows)
@@ -314,6 +314,7 @@ def _check_files(
     good: Sequence[States],
     faulty: Sequence[FaultyFile],
     splits: Mapping[str, str],
+    freed: frozenset[str],
 ) -> None:
     findings.see("files", len(good) + len(faulty))
     for error in faulty:
@@ -321,7 +322,7 @@ def _check_files(
     present = {states.model_id for states in good}
     for model in sorted(present - set(splits)):
         findings.wrong("files", f"{model}: splits.json has no split for it")
-    if absent := len(set(splits) - present):
+    if absent := len(set(splits) - present - freed):
         findings.note("files", f"{absent} models of splits.json have no (readable) file")
 
 

@@ -125,9 +125,9 @@ def publish(
         remote = list_files(api, repo_id, head)
         contents: dict[str, Path | bytes] = {path: folder / path for path in files}
         stale = [
-            path for path in sorted(remote) if path not in contents and _belongs_to(path) in zoos
+            path for path in sorted(remote) if path not in contents and zoo_of_file(path) in zoos
         ]
-        others = any(_belongs_to(path) not in (None, *zoos) for path in remote)
+        others = any(zoo_of_file(path) not in (None, *zoos) for path in remote)
         ours = contents["README.md"].read_text("utf-8").replace(PLACEHOLDER, repo_id)
         if others:
             sizes = {path: entry.size for path, entry in remote.items() if path not in stale}
@@ -208,7 +208,7 @@ def folder_files(folder: Path) -> list[str]:
     return paths
 
 
-def _belongs_to(path: str) -> str | None:
+def zoo_of_file(path: str) -> str | None:
     """The zoo whose rows a file holds."""
     match = re.fullmatch(r"data/(?P<zoo>[a-z0-9_]+)/.*\.parquet", path)
     match = match or METRICS_FILE.fullmatch(path)

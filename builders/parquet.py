@@ -115,8 +115,8 @@ class ShardToWrite:
         return sum(len(states.epochs) for group in self.groups for states in group)
 
 
-class _Cancelled(Exception):
-    """Another shard failed, or the user pressed Ctrl-C."""
+class Cancelled(Exception):
+    """A file is not finished, since another failed or the user pressed Ctrl-C."""
 
 
 def build_repository(
@@ -254,7 +254,7 @@ def _build_zoo(
             if any(future.done() and future.exception() for future in futures):
                 cancelled.set()
         errors = [error for future in futures if (error := future.exception())]
-        for error in sorted(errors, key=lambda error: isinstance(error, _Cancelled)):
+        for error in sorted(errors, key=lambda error: isinstance(error, Cancelled)):
             raise error
 
     advance(0)
@@ -428,8 +428,12 @@ def write_shard(
     Args:
         shard: what it holds.
         path: where; the file is whole when this returns.
-        cancelled: ends the work before the next row group, with an exception.
+        cancelled: ends the work before the next row group.
         advance: called with the number of rows of every row group that was written.
+
+    Raises:
+        Cancelled: before all of it was written.
+        FaultyFile: a model file cannot be read.
     """
     schema = shard.schema
     plain = pa.schema([field for field in schema if field.name != "weights"])
@@ -449,7 +453,7 @@ def write_shard(
         for number in range(len(shard.groups)):
             table = ahead.result()
             if cancelled.is_set():
-                raise _Cancelled
+                raise Cancelled
             if number + 1 < len(shard.groups):
                 ahead = reader.submit(read, shard.groups[number + 1])
             writer.write_table(table, row_group_size=len(table))

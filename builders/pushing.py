@@ -8,16 +8,17 @@ that, if asked for, a model's files are removed here. `load_dataset("model_zoos"
 rows of such a model from the repository.
 
 At whatever moment this is killed, the next call goes on: what the Hub has already is not sent
-again, and nothing is removed here that no commit holds. Rows of other models that the repository
-has of this zoo stay.
+again, and nothing is removed here but what the repository is seen to have. What it has of this zoo
+from elsewhere stays, and is taken over (`prepare_push`).
 """
 
 from __future__ import annotations
 
 import io
+import json
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,10 +46,12 @@ from .hub import (
     merge_cards,
     open_head,
     write_token,
+    zoo_of_file,
 )
 from .parquet import (
     METRICS_GROUP_ROWS,
     SHARD_BYTES,
+    Cancelled,
     layout_bytes,
     layout_file,
     plan_data,
@@ -56,9 +59,10 @@ from .parquet import (
     write_shard,
     writer_options,
 )
-from .repository import DATA_FILE, explained
+from .repository import DATA_FILE, data_files, explained, metrics_file
 from .schema import states_table
-from .zoo_directory import Published, States, ZooDirectory
+from .splits import SPLITS
+from .zoo_directory import FaultyFile, FaultyZoo, Published, States, ZooDirectory
 
 STAGING_BYTES = SHARD_BYTES["resnet18"]
 """Disk that publishing needs: one Parquet file, at most."""
@@ -66,9 +70,8 @@ STAGING_BYTES = SHARD_BYTES["resnet18"]
 _FOLDER = ".push"
 """In a zoo directory: the Parquet file that is on its way."""
 
-
-class PushCancelled(Exception):
-    """Publishing was told to stop; what was committed stays."""
+_MAY_DIFFER = ("format", "layout", "versions")
+"""Of zoo.json, between the parts of a zoo that are made on several machines."""
 
 
 @dataclass(frozen=True)
@@ -79,26 +82,26 @@ class PushSummary:
         models: that were published now.
         uploaded_bytes: of their files, but for those that the Hub had already.
         freed: models whose files were removed here now, those published earlier included.
+        left_out: finished models that could not be published, with the reason.
     """
 
     models: int
     uploaded_bytes: int
     freed: int
+    left_out: Mapping[str, str]
 
 
-def check_push(zoo: Zoo, repo_id: str, published: Published, token: str | None = None) -> None:
-    """Refuse what could not be published, before hours of training; makes a missing repository.
+def check_push(zoo: Zoo, repo_id: str, published: Published) -> None:
+    """Refuse what could never be published; asks nobody.
 
     Args:
         zoo: that will be published.
         repo_id: `ORG/NAME`.
         published: what its directory says of earlier publications.
-        token: with write access; None for HF_TOKEN or that of `hf auth login`.
 
     Raises:
         ValueError: not a ResNet-18 zoo, or one whose earlier models are freed and in another
-            repository, or the repository has this zoo in files that models share.
-        HubFailed: no token, not allowed, or out of reach.
+            repository.
     """
     if zoo.architecture != "resnet18":
         raise ValueError(
@@ -110,14 +113,70 @@ def check_push(zoo: Zoo, repo_id: str, published: Published, token: str | None =
             f"{len(published.freed)} models of {zoo.name} are in {published.repo_id} and freed "
             f"here: go on with that repository, not {repo_id}"
         )
+
+
+def prepare_push(
+    directory: ZooDirectory, repo_id: str, *, private: bool = False, token: str | None = None
+) -> None:
+    """Make a repository if it is missing, see that it may be written, take over what it has.
+
+    Models of this zoo that the repository has whole and this directory has not are written down as
+    published and freed, with their splits: a zoo goes on on another disk.
+
+    Args:
+        directory: of a ResNet-18 zoo; published.json and splits.json are written.
+        repo_id: `ORG/NAME`.
+        private: of a repository that is made.
+        token: with write access; None for HF_TOKEN or that of `hf auth login`.
+
+    Raises:
+        ValueError: as `check_push`; the repository lacks models that were freed here; it has this
+            zoo in files that models share, made otherwise, or with a model in another split.
+        HubFailed: no token, not allowed, or out of reach.
+    """
+    published = directory.published()
+    check_push(directory.zoo, repo_id, published)
     token = write_token(token)
     with explained(repo_id, token):
         api = HfApi(token=token)
-        head = open_head(api, repo_id, constants.DEFAULT_REVISION)
-        _check_form(zoo, repo_id, list_files(api, repo_id, head))
+        if published.repo_id == repo_id:  # it was there; made anew it would be empty
+            api.repo_info(repo_id, repo_type="dataset")
+        head = open_head(api, repo_id, constants.DEFAULT_REVISION, private)
+        remote = list_files(api, repo_id, head)
+        there = _models_there(directory.zoo, repo_id, remote)
+        if lacking := published.freed - set(there):
+            raise ValueError(
+                f"{len(lacking)} models of {directory.path} were published to {repo_id} and freed "
+                f"here, but are not there any more, first {min(lacking)}: restore that repository, "
+                f"or remove {directory.path / 'published.json'} to train them again"
+            )
+        if there:
+            _check_provenance(directory, HfFileSystem(token=token), repo_id, head, remote)
         # Asks for an upload, which needs the right to write, and commits nothing.
-        layout = CommitOperationAdd(layout_file(zoo.layout), layout_bytes(zoo.layout))
-        api.preupload_lfs_files(repo_id, [layout], repo_type="dataset", free_memory=False)
+        layout = directory.zoo.layout
+        probe = CommitOperationAdd(layout_file(layout), layout_bytes(layout))
+        api.preupload_lfs_files(repo_id, [probe], repo_type="dataset", free_memory=False)
+    splits = directory.splits()
+    for model, split in there.items():
+        if splits.get(model, split) != split:
+            raise ValueError(
+                f"{repo_id} has the model {model} in the split {split}, {directory.path} in "
+                f"{splits[model]}: publish to another repository"
+            )
+    directory.add_splits(there, there)
+    models = {model: "freed" for model in there if not directory.finished(model)}
+    models |= dict.fromkeys(published.freed, "freed")
+    kept = {m for m, where in published.models.items() if where == "here" and m in there}
+    models |= dict.fromkeys(kept if published.repo_id == repo_id else (), "here")
+    if models or published.models:
+        directory.write_published(Published(repo_id, models))
+
+
+def unpublished(directory: ZooDirectory) -> list[str]:
+    """Ids of the models that are finished and wait to be published, sorted."""
+    known = directory.published().models
+    found = sorted(path.name for path in directory.models_path.iterdir() if path.is_dir())
+    return [model for model in found if model not in known and directory.finished(model)]
 
 
 def push_models(
@@ -133,113 +192,114 @@ def push_models(
 
     Args:
         directory: of a ResNet-18 zoo; other processes may add models to it meanwhile.
-        repo_id: `ORG/NAME`, which `check_push` has found good.
-        free: remove the files of models that are published.
+        repo_id: `ORG/NAME`, after `prepare_push`.
+        free: remove the files of models that are published, once a commit is seen to hold them.
         token: with write access; None for HF_TOKEN or that of `hf auth login`.
         cancelled: stops before the next row group or file.
         on_published: called after every commit with the number of models that it added.
 
     Raises:
         HubFailed: not allowed, out of reach, or changed by somebody else meanwhile; call it again.
-        ValueError: the repository has this zoo in files that models share.
-        FaultyFile: a model's file was damaged after it had been written.
-        PushCancelled: told to stop.
+        ValueError: as `check_push`, or the repository has this zoo in files that models share.
+        Cancelled: told to stop; what was committed stays.
         RuntimeError: another process publishes this zoo.
     """
     cancelled = cancelled or threading.Event()
     token = write_token(token)
     api = HfApi(token=token)
-    work = directory.path / _FOLDER
+    models = sent = freed = 0
+    left_out: dict[str, str] = {}
     try:
         with FileLock(directory.path / ".push.lock", timeout=0), explained(repo_id, token):
-            models = sent = freed = 0
-            if free and directory.published().repo_id == repo_id:  # published earlier, then kept
-                freed += _free(directory)
-            for batch in _batches(directory, _unpublished(directory, repo_id)):
-                work.mkdir(exist_ok=True)
-                try:
-                    sent += _push(directory, batch, repo_id, api, work, cancelled)
-                finally:
-                    shutil.rmtree(work, ignore_errors=True)
-                known = directory.published()
-                here = known.models if known.repo_id == repo_id else {}
-                here = {**here, **dict.fromkeys(batch, "here")}
-                directory.write_published(Published(repo_id, here))
-                models += len(batch)
-                if free:
-                    freed += _free(directory)
-                on_published(len(batch))
+            published = directory.published()
+            check_push(directory.zoo, repo_id, published)
+            if published.repo_id != repo_id:
+                directory.write_published(Published(repo_id, {}))
+            if free and "here" in published.models.values():  # published earlier, and kept then
+                freed += _free(directory, api)
+            waiting = unpublished(directory)
+            while waiting:
+                batch, waiting = _batch(directory, waiting, left_out)
+                pushed, size = _push(directory, batch, repo_id, api, cancelled, left_out)
+                known = directory.published().models
+                known = {**known, **dict.fromkeys(left_out, "damaged")}
+                known = {**known, **dict.fromkeys(pushed, "here")}
+                directory.write_published(Published(repo_id, known))
+                models += len(pushed)
+                sent += size
+                if free and pushed:
+                    freed += _free(directory, api)
+                on_published(len(pushed))
     except Timeout:
         raise RuntimeError(f"another process publishes {directory.path}") from None
-    return PushSummary(models, sent, freed)
+    return PushSummary(models, sent, freed, left_out)
 
 
-def _unpublished(directory: ZooDirectory, repo_id: str) -> list[str]:
-    """Ids of finished models that the repository lacks, sorted."""
-    published = directory.published()
-    known = published.models if published.repo_id == repo_id else {}
-    found = sorted(path.name for path in directory.models_path.iterdir() if path.is_dir())
-    return [model for model in found if model not in known and directory.finished(model)]
-
-
-def _batches(directory: ZooDirectory, models: Sequence[str]) -> Iterator[dict[str, list[States]]]:
-    """Model ids with their states: as many as one commit may have files of."""
+def _batch(
+    directory: ZooDirectory, models: Sequence[str], left_out: dict[str, str]
+) -> tuple[dict[str, list[States]], list[str]]:
+    """The first models with their states, as many as one commit may have files of, and the rest."""
     batch: dict[str, list[States]] = {}
     files = 0
-    for model in models:
+    for number, model in enumerate(models):
         paths = [directory.state_path(model, epoch) for epoch in directory.kept_epochs]
-        states = [directory.read(path) for path in paths]
-        count = len(plan_data(directory, "train", states))
+        try:
+            states = [directory.read(path) for path in paths]
+        except FaultyFile as error:
+            left_out[model] = str(error)
+            continue
+        count = len(plan_data(directory, SPLITS[0], states))
         if batch and files + count > FILES_PER_COMMIT - 10:  # metrics, the layout, the card
-            yield batch
-            batch, files = {}, 0
+            return batch, list(models[number:])
         batch[model] = states
         files += count
-    if batch:
-        yield batch
+    return batch, []
 
 
 def _push(
     directory: ZooDirectory,
-    batch: dict[str, list[States]],
+    batch: Mapping[str, list[States]],
     repo_id: str,
     api: HfApi,
-    work: Path,
     cancelled: threading.Event,
-) -> int:
-    """Upload the files of some models, then commit them; bytes uploaded."""
+    left_out: dict[str, str],
+) -> tuple[list[str], int]:
+    """Upload the files of some models, then commit them: which these are, and bytes uploaded."""
+    zoo = directory.zoo
     head = open_head(api, repo_id, constants.DEFAULT_REVISION)
     remote = list_files(api, repo_id, head)
-    _check_form(directory.zoo, repo_id, remote)
+    there = _models_there(zoo, repo_id, remote)
     splits = directory.splits()
-    by_split: dict[str, list[States]] = {}
-    for model, states in sorted(batch.items()):
-        by_split.setdefault(splits[model], []).extend(states)
-
     sizes = {path: entry.size for path, entry in remote.items()}
     additions: list[CommitOperationAdd] = []
-    names, sent = set(), 0
-    for split, states in by_split.items():
-        for shard in plan_data(directory, split, states):
-            if cancelled.is_set():
-                raise PushCancelled
-            path = work / "shard.parquet"
-            write_shard(shard, path, cancelled)
-            names.add(shard.name)
-            sizes[shard.name] = path.stat().st_size
-            entry = remote.get(shard.name)
-            if entry is None or not is_same(path, sizes[shard.name], entry):
-                addition = CommitOperationAdd(shard.name, path)
-                api.preupload_lfs_files(repo_id, [addition], repo_type="dataset")
-                additions.append(addition)
-                sent += sizes[shard.name]
-            path.unlink()
-    stale = {  # of an earlier form of these models
-        path for path in remote if _model_of(path, directory.zoo) in batch and path not in names
-    }
-    contents: dict[str, Path | bytes] = {
-        layout_file(directory.zoo.layout): layout_bytes(directory.zoo.layout)
-    }
+    by_split: dict[str, list[States]] = {}
+    stale: set[str] = set()
+    pushed, sent = [], 0
+    for model, states in sorted(batch.items()):
+        split = splits.get(model)
+        if split is None or there.get(model, split) != split:
+            left_out[model] = (
+                "splits.json has no split for it"
+                if split is None
+                else f"it is in the split {split} here, {there[model]} in {repo_id}"
+            )
+            continue
+        try:
+            shards, new = _upload(directory, split, states, remote, repo_id, api, cancelled)
+        except FaultyFile as error:
+            left_out[model] = str(error)
+            continue
+        pushed.append(model)
+        by_split.setdefault(split, []).extend(states)
+        additions += new
+        sent += sum(addition.upload_info.size for addition in new)
+        # Files of an earlier form of this model go.
+        stale |= {path for path in remote if _model_of(path, zoo) == model and path not in shards}
+        sizes |= shards
+    if not pushed:
+        return [], 0
+
+    contents: dict[str, Path | bytes] = {layout_file(zoo.layout): layout_bytes(zoo.layout)}
     files = HfFileSystem(token=api.token)
     for split, states in by_split.items():
         planned = plan_metrics(directory, split, states)
@@ -250,7 +310,11 @@ def _push(
         contents[planned.name] = _metrics(states, planned.schema, before)
     sizes = {path: size for path, size in sizes.items() if path not in stale}
     sizes |= {path: len(content) for path, content in contents.items()}
-    ours = card_of(sizes, contents, api, repo_id, head)
+    try:
+        ours = card_of(sizes, contents, api, repo_id, head)
+    except FaultyZoo:  # another zoo is there by halves, and its own business
+        own = {path: size for path, size in sizes.items() if zoo_of_file(path) in (None, zoo.name)}
+        ours = card_of(own, contents, api, repo_id, head)
     card, _ = merge_cards(ours, card_at(api, repo_id, head, remote))
     contents["README.md"] = card.encode()  # the last
     for path, content in contents.items():
@@ -258,12 +322,47 @@ def _push(
         if entry is None or not is_same(content, len(content), entry):
             additions.append(CommitOperationAdd(path, content))
     if additions or stale:
-        count = f"{len(batch)} models" if len(batch) > 1 else f"the model {min(batch)}"
+        count = f"{len(pushed)} models" if len(pushed) > 1 else f"the model {pushed[0]}"
         deletions = [CommitOperationDelete(path) for path in sorted(stale)]
-        message = f"Publish {count} of {directory.zoo.name}"
-        branch = constants.DEFAULT_REVISION
-        commit(api, repo_id, additions, deletions, message, head, branch)
-    return sent
+        message = f"Publish {count} of {zoo.name}"
+        commit(api, repo_id, additions, deletions, message, head, constants.DEFAULT_REVISION)
+    return pushed, sent
+
+
+def _upload(
+    directory: ZooDirectory,
+    split: str,
+    states: Sequence[States],
+    remote: Mapping[str, RepoFile],
+    repo_id: str,
+    api: HfApi,
+    cancelled: threading.Event,
+) -> tuple[dict[str, int], list[CommitOperationAdd]]:
+    """Write and upload the Parquet files of one model, one after the other.
+
+    Returns:
+        Sizes of all of them by name, and those that the commit to come must add.
+    """
+    work = directory.path / _FOLDER
+    sizes, additions = {}, []
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir()
+    try:
+        for shard in plan_data(directory, split, states):
+            if cancelled.is_set():
+                raise Cancelled
+            path = work / "shard.parquet"
+            write_shard(shard, path, cancelled)
+            sizes[shard.name] = path.stat().st_size
+            entry = remote.get(shard.name)
+            if entry is None or not is_same(path, sizes[shard.name], entry):
+                addition = CommitOperationAdd(shard.name, path)
+                api.preupload_lfs_files(repo_id, [addition], repo_type="dataset")
+                additions.append(addition)
+            path.unlink()
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return sizes, additions
 
 
 def _metrics(states: Sequence[States], schema: pa.Schema, before: pa.Table | None) -> bytes:
@@ -291,25 +390,74 @@ def _model_of(path: str, zoo: Zoo) -> str | None:
     return match["model_id"] if match and match["zoo"] == zoo.name else None
 
 
-def _check_form(zoo: Zoo, repo_id: str, remote: dict[str, RepoFile]) -> None:
-    """Refuse a repository whose files of this zoo are not one model's each."""
-    for path in remote:
-        match = DATA_FILE.fullmatch(path)
-        if match and match["zoo"] == zoo.name and match["model_id"] is None:
+def _models_there(zoo: Zoo, repo_id: str, remote: Mapping[str, RepoFile]) -> dict[str, str]:
+    """The models of a zoo that a repository has whole -> their splits.
+
+    Raises:
+        ValueError: its files of this zoo are not one model's each.
+    """
+    own = [path for path in remote if zoo_of_file(path) == zoo.name and DATA_FILE.fullmatch(path)]
+    for path in own:
+        if _model_of(path, zoo) is None:
             raise ValueError(
                 f"{repo_id} has {zoo.name} in files that models share ({path}): publish to "
                 "another repository, or build that zoo anew and publish it first"
             )
+    files: dict[str, list[str]] = {}
+    for path in own:
+        files.setdefault(str(_model_of(path, zoo)), []).append(path)
+    whole = {}
+    for model, paths in files.items():
+        found, lacking = data_files(paths)
+        if len(found) == 1 and not lacking:
+            [(_, whole[model])] = found
+    return whole
 
 
-def _free(directory: ZooDirectory) -> int:
-    """Remove the files of all models that are published; their number."""
+def _check_provenance(
+    directory: ZooDirectory,
+    files: HfFileSystem,
+    repo_id: str,
+    head: str,
+    remote: Mapping[str, RepoFile],
+) -> None:
+    """Refuse a zoo of the same name that was made otherwise.
+
+    Raises:
+        ValueError: it was.
+    """
+    ours = {key: value for key, value in directory.info.items() if key not in _MAY_DIFFER}
+    for split in SPLITS:
+        if (name := metrics_file(directory.zoo.name, split)) not in remote:
+            continue
+        with files.open(f"datasets/{repo_id}@{head}/{name}", "rb") as file:
+            about = json.loads((pq.read_schema(file).metadata or {}).get(b"model_zoos", b"{}"))
+        for key in ours.keys() | about.keys() - set(_MAY_DIFFER):
+            if ours.get(key) != about.get(key):
+                raise ValueError(
+                    f"{repo_id} has a zoo {directory.zoo.name} that was made with {key} = "
+                    f"{about.get(key)!r:.100}, not {ours.get(key)!r:.100}: publish to another "
+                    "repository"
+                )
+
+
+def _free(directory: ZooDirectory, api: HfApi) -> int:
+    """Remove the files of all models that are published, if they are seen to be there now.
+
+    Returns:
+        How many.
+    """
     published = directory.published()
-    freed = [model for model, where in published.models.items() if where == "here"]
-    if freed:
-        # First this: a model whose files are not whole must not be trained again.
-        everywhere = dict.fromkeys(published.models, "freed")
-        directory.write_published(Published(published.repo_id, everywhere))
-    for model in published.models:  # those that an interruption has left too
-        shutil.rmtree(directory.models_path / model, ignore_errors=True)
+    repo_id = published.repo_id
+    head = str(api.repo_info(repo_id, repo_type="dataset").sha)
+    there = _models_there(directory.zoo, repo_id, list_files(api, repo_id, head))
+    here = {model for model, where in published.models.items() if where == "here"}
+    models = {m: where for m, where in published.models.items() if m not in here - set(there)}
+    freed = here & set(there)
+    # First this: a model whose files are not whole must not be trained again.
+    models |= dict.fromkeys(freed, "freed")
+    directory.write_published(Published(repo_id, models))
+    for model, where in models.items():
+        if where == "freed":  # those that an interruption has left, too
+            shutil.rmtree(directory.models_path / model, ignore_errors=True)
     return len(freed)

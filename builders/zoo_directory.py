@@ -97,7 +97,8 @@ class Published:
 
     Attributes:
         repo_id: where: `ORG/NAME` on the Hub.
-        models: model id -> "here", or "freed" if its files were removed here afterwards.
+        models: model id -> "here": published, and its files are here too; "freed": published, and
+            no longer (or never) here; "damaged": here, but could not be read to be published.
     """
 
     repo_id: str
@@ -240,7 +241,13 @@ class ZooDirectory:
                 files[splits[states.model_id]].append(states)
             else:
                 faulty.append(FaultyFile(f"{states.path}: splits.json has no split for it"))
-        if any(files.values()) or self.published().freed:
+        # Read once more: a model that was freed meanwhile must not count twice, here and there.
+        freed = self.published().freed
+        files = {
+            split: [states for states in found if states.model_id not in freed]
+            for split, found in files.items()
+        }
+        if any(files.values()) or freed:
             return files, faulty
         if not faulty:
             raise ZooNotFound(f"{self.path} holds no finished model yet")
@@ -262,9 +269,11 @@ class ZooDirectory:
             not isinstance(found, dict)
             or not isinstance(found.get("repo_id"), str)
             or not isinstance(found.get("models"), dict)
-            or not set(found["models"].values()) <= {"here", "freed"}
+            or not set(found["models"].values()) <= {"here", "freed", "damaged"}
         ):
-            raise FaultyZoo(f"{path}: expected a repo_id, and models that are 'here' or 'freed'")
+            raise FaultyZoo(
+                f"{path}: expected a repo_id, and models that are 'here', 'freed' or 'damaged'"
+            )
         return Published(found["repo_id"], found["models"])
 
     def write_published(self, published: Published) -> None:
@@ -273,7 +282,7 @@ class ZooDirectory:
         _write_atomically(self.path / "published.json", _json_bytes(content))
 
     def finished(self, model_id: str) -> bool:
-        """Whether all its epochs that this zoo keeps are there and in order, or were published."""
+        """Whether all its epochs that this zoo keeps are here and in order, or it was freed."""
         if model_id in self.published().freed:
             return True
         paths = dict.fromkeys(self.state_path(model_id, epoch) for epoch in self.kept_epochs)
@@ -422,7 +431,9 @@ def open_zoo(root: str | os.PathLike[str], name: str) -> ZooDirectory:
     if not (path / "zoo.json").exists():
         found = ", ".join(list_zoo_directories(root)) or "no zoo"
         raise ZooNotFound(
-            f"there is no zoo {normalize_name(name)!r} in {Path(root)}, which has {found}"
+            f"there is no zoo {normalize_name(name)!r} in {Path(root)}, which has {found}: another "
+            "folder is named by --data-dir (data_dir=) or MODEL_ZOOS_HOME; `model-zoos generate` "
+            "makes zoos, `model-zoos download` fetches published ones"
         )
     info = _read_json(path / "zoo.json")
     if not isinstance(info, dict) or info.get("format") != FORMAT or "zoo" not in info:

@@ -1,6 +1,6 @@
 """What making a zoo will take: which rank trains which models, how long, how much disk.
 
-A ResNet-18 zoo of the paper is 2.2 TB and thousands of GPU hours. So the space is computed before
+A ResNet-18 zoo of the paper is 2.2 TB and hundreds of GPU hours. So the space is computed before
 the first model is trained, and `model-zoos generate --plan` says all of it without training.
 """
 
@@ -125,12 +125,13 @@ def make_plan(
     kept = tuple(directory.kept_epochs)
     size = state_bytes(directory.zoo)
     freed = directory.published().freed
-    planned = []
+    planned, most = [], []
     for rank, models in enumerate(shares):
         absent = [
             0 if model.model_id in freed else _absent(directory, model, kept) for model in models
         ]
         missing = sum(states > 0 for states in absent)
+        most.append(_most_at_once(directory, [states for states in absent if states]))
         planned.append(
             Share(
                 rank=rank,
@@ -144,7 +145,7 @@ def make_plan(
         )
     active = sum(share.missing > 0 for share in planned)
     if freeing:
-        needed = active * model_bytes(directory)
+        needed = sum(most)
     else:
         needed = sum(share.bytes for share in planned) + active * _working_bytes(directory.zoo)
     return Plan(
@@ -196,6 +197,20 @@ def model_bytes(directory: ZooDirectory) -> int:
     """Disk that one model takes while it is trained, all the states that are kept included."""
     states = len(directory.kept_epochs) * state_bytes(directory.zoo)
     return states + _working_bytes(directory.zoo)
+
+
+def _most_at_once(directory: ZooDirectory, absent: Sequence[int]) -> int:
+    """Disk that a rank needs at most at one time, if each model is removed when it is finished.
+
+    Args:
+        absent: states that are not on disk, of each of its unfinished models in turn.
+    """
+    size, kept = state_bytes(directory.zoo), len(directory.kept_epochs)
+    most = made = 0
+    for states in absent:
+        most = max(most, states * size + _working_bytes(directory.zoo) - made)
+        made += (kept - states) * size  # what is there already is removed with it
+    return most
 
 
 def free_bytes(path: Path) -> int:

@@ -34,10 +34,16 @@ import torch
 
 from ..builders.catalog import Model, Zoo
 from ..builders.layout import ARCHITECTURES
-from ..builders.pushing import PushCancelled, check_push, push_models
-from ..builders.repository import HubFailed
+from ..builders.parquet import Cancelled
+from ..builders.pushing import STAGING_BYTES, check_push, prepare_push, push_models, unpublished
 from ..builders.workers import end_with_parent, interrupts_held
-from ..builders.zoo_directory import ZooDirectory, ZooNotFound, create_zoo, open_zoo
+from ..builders.zoo_directory import (
+    Published,
+    ZooDirectory,
+    ZooNotFound,
+    create_zoo,
+    open_zoo,
+)
 from .engines import reference, resnet
 from .engines.lanes import LanesPopulation, LanesUnavailable, lanes_count
 from .images import ImageData
@@ -214,6 +220,7 @@ def generate(
     keep_epochs: Sequence[int] | None = None,
     push: str | None = None,
     free: bool = False,
+    private: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Summary:
     """Train a zoo, or the first `models` of it, into `<root>/<zoo>/`.
@@ -236,11 +243,13 @@ def generate(
         push: of ResNet-18, a repository on the Hub, ORG/NAME, to which each model is published
             when it is finished, while others train (pushing.py).
         free: remove the files of published models here.
+        private: a repository that is made is private.
         on_progress: called about five times a second.
 
     Raises:
         ValueError: the images do not fit the zoo, or an unknown engine or device.
         HubFailed: the repository may not be written, or was out of reach at the end.
+        RuntimeError: another process publishes this zoo.
         FaultyZoo: the folder holds a zoo of this name that was made otherwise.
         LanesUnavailable: lanes were asked for and cannot run here.
         TrainingFailed: a worker was killed or could not write.
@@ -254,17 +263,21 @@ def generate(
     options = _options(zoo, root, device, precision, compile, keep_epochs)
     if options:  # images of the same digest, seen otherwise
         options["augmentation"] = list(images.augmentation)
-    publishes = push is not None and _rank() == 0  # for all ranks
-    if publishes:
-        check_push(zoo, push, ZooDirectory(Path(root) / zoo.name, zoo, {}).published())
     directory = begin(root, zoo, engine, images, **options)
     shares = share_models(zoo, specifications, _rank_count())
-    check_space(directory, shares, pushing=push is not None, freeing=free)
-    directory.add_splits(model.model_id for model in specifications)
-    # Others that train here may need as much at the same time.
-    room = sum(map(bool, shares)) * model_bytes(directory) if free else 0
+    ranks = _join_ranks(device)
+    if ranks.index == 0:  # for all of them
+        if push is not None:
+            prepare_push(directory, push, private=private)
+        directory.add_splits(model.model_id for model in specifications)
+        if push is not None and free:  # what is to be removed makes room
+            push_models(directory, push, free=True)
+        check_space(directory, shares, pushing=push is not None, freeing=free)
+    ranks.wait()
+    # Each rank trains one model, and publishing takes a file: so much is never asked for twice.
+    room = sum(map(bool, shares)) * model_bytes(directory) + STAGING_BYTES if free else 0
     job = Job(directory, images)
-    if not publishes:
+    if push is None or ranks.index > 0:
         return run(job, specifications, engine, threads, device, on_progress, room)
     with _publishing(directory, push, free) as pushed:
 
@@ -277,16 +290,17 @@ def generate(
 
 
 @contextmanager
-def _publishing(directory: ZooDirectory, repo_id: str, free: bool) -> Iterator[dict[str, int]]:
+def _publishing(directory: ZooDirectory, repo_id: str, free: bool) -> Iterator[dict[str, Any]]:
     """Publish finished models now and then while something else is done, and all others after it.
 
     Yields:
-        `published` and `freed`, numbers of models that grow meanwhile.
+        `published`, `freed` and `left_out` of a Summary, which grow meanwhile.
 
     Raises:
-        HubFailed: at the end; meanwhile it is a warning, and tried again.
+        HubFailed, ValueError, RuntimeError: of `push_models`, at the end; meanwhile they are
+            warnings, and it is tried again.
     """
-    counts = {"published": 0, "freed": 0}
+    counts: dict[str, Any] = {"published": 0, "freed": 0, "left_out": {}}
     ended, cancelled = threading.Event(), threading.Event()
 
     def publish() -> None:
@@ -295,16 +309,20 @@ def _publishing(directory: ZooDirectory, repo_id: str, free: bool) -> Iterator[d
 
         done = push_models(directory, repo_id, free=free, cancelled=cancelled, on_published=count)
         counts["freed"] += done.freed
+        for model, reason in done.left_out.items():
+            counts["left_out"][model] = f"not published: {reason}"
 
     def now_and_then() -> None:
+        failures = 0
         while not ended.wait(PUSH_SECONDS):
             try:
                 publish()
-            except PushCancelled:
+            except Cancelled:
                 return
-            except (HubFailed, OSError, ValueError, RuntimeError) as error:
+            except Exception as error:  # training goes on, whatever it is
+                failures += 1
                 warnings.warn(
-                    f"not published now, tried again in a minute: {error}",
+                    f"not published now, tried again in a minute ({failures}): {error}",
                     PublishingWarning,
                     stacklevel=1,
                 )
@@ -474,13 +492,13 @@ def check_request(
         resnet.check_zoo(zoo, precision)
     elif precision is not None or compile or keep_epochs is not None:
         raise ValueError(f"{zoo.name}: precision, compile and keep-epochs are for ResNet-18 alone")
-    elif push is not None:
-        raise ValueError(
-            f"{zoo.name}: only ResNet-18 zoos are published while they are made (--push); the "
-            "models of others share files: `model-zoos build`, then `model-zoos publish`"
-        )
     if free and push is None:
-        raise ValueError("free removes models that are published (--free goes with --push)")
+        raise ValueError(
+            "--free removes models that were published: add --push ORG/NAME, a repository on the "
+            "Hub"
+        )
+    if push is not None:
+        check_push(zoo, push, Published("", {}))
     if keep_epochs is not None and not (
         all(1 <= epoch <= zoo.epochs for epoch in keep_epochs)
         and list(keep_epochs) == sorted(set(keep_epochs))
@@ -632,18 +650,17 @@ class _Ranks:
             cores = os.cpu_count() or 1
         return max(1, cores // self.local_count)
 
-    def gather(self, summary: Summary) -> list[Summary]:
-        """The summaries of all ranks, once all have ended."""
+    def gather(self, value: Any) -> list[Any]:
+        """The values of all ranks, once all have come here."""
         if self.count == 1:
-            return [summary]
+            return [value]
         from accelerate.utils import gather_object
 
-        return gather_object([summary])
+        return gather_object([value])
 
-
-def _rank() -> int:
-    """Of this process among them."""
-    return int(os.environ.get("RANK", 0))
+    def wait(self) -> None:
+        """Until all ranks have come here."""
+        self.gather(None)
 
 
 def _rank_count() -> int:
@@ -843,7 +860,7 @@ def _train_resnet(work: _Work, models: list[Model]) -> Iterator[Outcome]:
     def train(model: Model) -> list[Outcome]:
         if stop.is_set() or directory.finished(model.model_id):
             return []
-        _wait_for_room(directory.path, work.room, stop)
+        _wait_for_room(directory, work.room, stop)
         try:
             outcome = train_trajectory(
                 *(directory, model, images),
@@ -866,18 +883,19 @@ def _train_resnet(work: _Work, models: list[Model]) -> Iterator[Outcome]:
     yield from _collect(work, pool, futures, states, stop)
 
 
-def _wait_for_room(path: Path, room: int, stop: threading.Event) -> None:
-    """Until models that are published have made room for one more, or `stop` is set."""
+def _wait_for_room(directory: ZooDirectory, room: int, stop: threading.Event) -> None:
+    """Until there is room for one more model, or no finished one is left that would make it."""
     said = False
-    while free_bytes(path) < room and not stop.wait(0.5):
+    while not stop.is_set() and free_bytes(directory.path) < room and unpublished(directory):
         if not said:
             warnings.warn(
-                f"a model waits until {room / 1e9:.1f} GB are free in {path}: "
-                "finished ones are published and removed first",
+                f"a model waits until {room / 1e9:.1f} GB are free in {directory.path}, or "
+                "finished ones are published and removed",
                 PublishingWarning,
                 stacklevel=1,
             )
         said = True
+        stop.wait(1)
 
 
 # The reference engine trains one model at a time, so its workers are processes.

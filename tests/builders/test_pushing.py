@@ -6,6 +6,7 @@ The Hub is tests/hub_server.py, the client a process of its own. Weights are ran
 from __future__ import annotations
 
 import dataclasses
+import json
 import random
 import shutil
 import signal
@@ -22,7 +23,13 @@ from model_zoos.benchmarks.speed.loading import random_zoo
 from model_zoos.builders.catalog import get_zoo
 from model_zoos.builders.parquet import build_repository
 from model_zoos.builders.pushing import check_push
-from model_zoos.builders.zoo_directory import FaultyZoo, Published, ZooDirectory, open_zoo
+from model_zoos.builders.zoo_directory import (
+    FaultyZoo,
+    Published,
+    ZooDirectory,
+    create_zoo,
+    open_zoo,
+)
 
 from ..hub_server import READER, Client, ClientError, Hub
 from .bits import digests
@@ -31,10 +38,11 @@ ME, NAME = "me/model_zoos", "cifar10_resnet18"
 
 PUSH = """
 import dataclasses
-from model_zoos.builders.pushing import check_push, push_models
+from model_zoos.builders import pushing
+from model_zoos.builders.pushing import prepare_push, push_models
 from model_zoos.builders.zoo_directory import open_zoo
 directory = open_zoo(home, "cifar10_resnet18")
-check_push(directory.zoo, repo_id, directory.published())
+prepare_push(directory, repo_id)
 result = dataclasses.asdict(push_models(directory, repo_id, free=free))
 """
 
@@ -130,7 +138,10 @@ def test_one_by_one_they_make_what_a_build_of_all_makes(
         assert hub.repos["me/pieces"].messages[-1].startswith(f"Publish the model {model} of")
     assert repository(hub, "me/pieces") == expected
     commits = len(hub.repos["me/pieces"].messages)
-    assert writer.run(PUSH, **arguments) == {"models": 0, "uploaded_bytes": 0, "freed": 0}
+    assert writer.run(PUSH, **arguments) == {
+        **{"models": 0, "uploaded_bytes": 0, "freed": 0},
+        "left_out": {},
+    }
     assert len(hub.repos["me/pieces"].messages) == commits
     # Kept at first, freed when that is asked for later.
     assert ids(home) == models
@@ -250,6 +261,112 @@ def test_what_others_have_put_there_stays(
         assert f"| `{name}` |" in card
 
 
+def test_nothing_is_removed_that_the_repository_does_not_have(
+    hub: Hub, writer: Client, home: Path, expected: dict[str, str]
+) -> None:
+    values = {"home": str(home), "repo_id": "me/emptied", "free": False}
+    models = ids(home)
+    writer.run(PUSH, **values)
+    kept = hub.repos.pop("me/emptied")
+    with pytest.raises(ClientError, match="HubFailed: there is no data set repository me/emptied"):
+        writer.run(PUSH, **values | {"free": True})
+    assert ids(home) == models
+    # It is there again, but for one model's files.
+    hub.repos["me/emptied"] = kept
+    head = kept.commits[kept.find("main")]
+    kept.commit({p: b for p, b in head.items() if models[0] not in p}, "by hand", "main")
+    done = writer.run(PUSH, **values | {"free": True})
+    assert (done["models"], done["freed"]) == (1, 4)
+    assert repository(hub, "me/emptied") == expected
+    # Freed models that are gone there are said, and not trained again by themselves.
+    head = kept.commits[kept.find("main")]
+    kept.commit({p: b for p, b in head.items() if models[0] not in p}, "by hand", "main")
+    with pytest.raises(ClientError, match=rf"ValueError: 1 models .* not there .* {models[0]}"):
+        writer.run(PUSH, **values)
+
+
+def test_a_zoo_goes_on_when_its_disk_is_lost(
+    hub: Hub, writer: Client, home: Path, zoo_home: Path, tmp_path: Path, expected: dict[str, str]
+) -> None:
+    models = ids(home)
+    hide(home, models[2:], tmp_path / "elsewhere")
+    writer.run(PUSH, home=str(home), repo_id="me/lost", free=False)
+    before = open_zoo(home, NAME)
+    other = create_zoo(tmp_path / "new", before.zoo, engine=before.info["engine"])
+    other.add_splits(["a model", *models[2:]])  # would be split otherwise
+    shutil.rmtree(other.path)
+    other = create_zoo(tmp_path / "new", before.zoo, engine=before.info["engine"])
+    values = {"home": str(tmp_path / "new"), "repo_id": "me/lost", "free": True}
+    writer.run(PUSH, **values)
+    assert other.published().freed == set(models[:2])
+    assert other.splits().items() <= before.splits().items()
+    for model in models[2:]:
+        shutil.move(tmp_path / "elsewhere" / model, other.models_path / model)
+    other.add_splits(models[2:], before.splits())
+    assert writer.run(PUSH, **values)["models"] == 2
+    assert repository(hub, "me/lost") == expected
+    assert load(writer, tmp_path / "new") == {
+        split: digests(rows)
+        for split, rows in load_dataset(
+            "model_zoos", NAME, data_dir=str(zoo_home), streaming=True
+        ).items()
+    }
+
+
+FAULT = """
+from model_zoos.builders import pushing
+upload = pushing._upload
+def truncating(directory, split, states, *others):
+    if states[0].model_id == model:
+        content = states[0].path.read_bytes()
+        states[0].path.unlink()  # it is a link
+        states[0].path.write_bytes(content[:1_000_000])
+    return upload(directory, split, states, *others)
+pushing._upload = truncating
+"""
+
+
+def test_a_damaged_model_costs_no_other(hub: Hub, writer: Client, home: Path) -> None:
+    models = ids(home)
+    values = {"home": str(home), "repo_id": "me/damaged", "free": True, "model": models[1]}
+    done = writer.run(FAULT + PUSH + "pushing._upload = upload", **values)
+    assert (done["models"], done["freed"]) == (3, 3)
+    assert list(done["left_out"]) == [models[1]]
+    assert "epoch_0001.safetensors" in done["left_out"][models[1]]
+    assert ids(home) == [models[1]]
+    directory = open_zoo(home, NAME)
+    assert not directory.finished(models[1])  # is trained again
+    assert set(directory.published().freed) == {*models} - {models[1]}
+
+
+def test_a_model_without_a_split_is_named(writer: Client, home: Path) -> None:
+    path = home / NAME / "splits.json"
+    splits = json.loads(path.read_text())
+    path.unlink()  # it is a link
+    path.write_text(json.dumps({m: s for m, s in splits.items() if m != min(splits)}))
+    done = writer.run(PUSH, home=str(home), repo_id="me/unsplit", free=True)
+    assert done["models"] == 3
+    assert done["left_out"] == {min(splits): "splits.json has no split for it"}
+    assert ids(home) == [min(splits)]
+
+
+def test_another_zoo_that_is_half_there_does_not_hinder(
+    hub: Hub, writer: Client, home: Path, tmp_path: Path
+) -> None:
+    random_zoo(tmp_path / "d", dataclasses.replace(get_zoo("digits_cnn_s"), epochs=1), 7)
+    build_repository(["digits_cnn_s"], tmp_path / "d", tmp_path / "out")
+    files = {
+        path.relative_to(tmp_path / "out").as_posix(): path.read_bytes()
+        for path in (tmp_path / "out").rglob("*.parquet")
+        if "data/digits_cnn_s/test" not in path.as_posix()
+    }
+    hub.put("me/halves", files)
+    assert writer.run(PUSH, home=str(home), repo_id="me/halves", free=True)["freed"] == 4
+    card = hub.read("me/halves", "README.md").decode()
+    assert f"| `{NAME}` |" in card
+    assert "digits_cnn_s" not in card
+
+
 # --- What cannot be done --------------------------------------------------------------------------
 
 
@@ -275,6 +392,21 @@ def test_refusals(hub: Hub, writer: Client, home: Path, zoo_home: Path, tmp_path
         ClientError, match=r"ValueError: me/shared_files has .* in files that models share"
     ):
         writer.run(PUSH, home=str(home), repo_id="me/shared_files", free=True)
+    writer.run(PUSH, home=str(zoo_home), repo_id="me/other", free=False)
+    (zoo_home / NAME / "published.json").unlink()
+    path = home / NAME / "zoo.json"
+    info = json.loads(path.read_text())
+    path.unlink()  # it is a link
+    path.write_text(json.dumps(info | {"engine": "another"}))
+    with pytest.raises(ClientError, match=r"ValueError: me/other has a zoo .* made with engine = "):
+        writer.run(PUSH, home=str(home), repo_id="me/other", free=True)
+    path.write_text(json.dumps(info))
+    splits = open_zoo(home, NAME).splits()
+    turned = dict.fromkeys(splits, "test")
+    (home / NAME / "splits.json").unlink()
+    (home / NAME / "splits.json").write_text(json.dumps(turned))
+    with pytest.raises(ClientError, match=r"ValueError: me/other has the model .* in the split"):
+        writer.run(PUSH, home=str(home), repo_id="me/other", free=True)
     assert ids(home) == ids(zoo_home)
 
 

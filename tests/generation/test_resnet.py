@@ -359,6 +359,7 @@ def test_models_are_published_and_freed_while_others_train(
         # Each had to wait for the one before, which was published meanwhile.
         assert {0, 1} == set(done["waits"])
         assert len(done["warnings"]) == 2
+        assert summary["left_out"] == {}
         assert "a model waits until" in done["warnings"][0]
         assert [m for m in hub.repos[name].messages if m.startswith("Publish the model")]
         found = client.run(
@@ -386,7 +387,7 @@ def test_bad_requests(tmp_path: Path, digits: ImageData) -> None:
         ({"keep_epochs": [0, 1]}, "increasing numbers from 1 to 3, found 0, 1"),
         ({"keep_epochs": [2, 1]}, "increasing numbers"),
         ({"keep_epochs": []}, "found none"),
-        ({"free": True}, "--free goes with --push"),
+        ({"free": True}, "add --push ORG/NAME"),
     ):
         with pytest.raises(ValueError, match=message):
             generate(ZOO, tmp_path, digits, **arguments)
@@ -402,7 +403,7 @@ def test_bad_requests(tmp_path: Path, digits: ImageData) -> None:
         generate(ZOO, tmp_path, dataclasses.replace(digits, train=tiny, test=test, validation=None))
     with pytest.raises(ValueError, match="for ResNet-18 alone"):
         generate(get_zoo("digits_cnn_s"), tmp_path, load_images("digits"), precision="bf16")
-    with pytest.raises(ValueError, match="only ResNet-18 zoos are published while they are made"):
+    with pytest.raises(ValueError, match="only ResNet-18 zoos are published model by model"):
         generate(get_zoo("digits_cnn_s"), tmp_path, load_images("digits"), push="me/digits")
     assert list(tmp_path.iterdir()) == []
 
@@ -482,6 +483,43 @@ def test_killed_and_resumed_on_one_and_two_ranks(cifar_home: Path) -> None:
         assert len(contents(cifar_home / out, "cifar_sample")) < 4
         subprocess.run(command(cifar_home, out, *launcher), check=True, stdout=subprocess.DEVNULL)
         assert contents(cifar_home / out, "cifar_sample") == expected
+
+
+@pytest.mark.slow
+@needs_shared
+def test_two_ranks_publish_what_they_train_killed_and_resumed(cifar_home: Path) -> None:
+    done = subprocess.run(command(cifar_home, "whole"), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    good, _ = open_zoo(cifar_home / "whole", "cifar_sample").scan()
+    expected = {(states.model_id, int(states.epochs[0])): states.weights()[0] for states in good}
+    with (
+        Hub(cifar_home / "hub") as hub,
+        Client(hub.endpoint, cifar_home / "client", token="hf_x") as client,
+    ):
+        push = [*command(cifar_home, "two", *TWO_RANKS), "--push", "me/cifar", "--free"]
+        process = subprocess.Popen(push, env=client.environment)
+        deadline = time.monotonic() + 500
+        while not list((cifar_home / "two").rglob(CHECKPOINT)) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(1)
+        kill_all(process)
+        done = subprocess.run(
+            push, env=client.environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        summary = json.loads(done.stdout)
+        assert (summary["published"], summary["freed"], summary["left_out"]) == (2, 2, {})
+        assert not list((cifar_home / "two" / "cifar_sample" / "models").iterdir())
+        rows = client.run(
+            "from datasets import load_dataset\n"
+            "result = [(row['model_id'], row['epoch'], row['weights'])\n"
+            "          for rows in load_dataset(repo, 'cifar_sample', streaming=True).values()\n"
+            "          for row in rows.with_format('numpy')]",
+            repo="me/cifar",
+        )
+    assert len(rows) == len(expected) == 4
+    for model, epoch, weights in rows:
+        assert np.array_equal(weights, expected[model, int(epoch)])
 
 
 STREAMED = """
