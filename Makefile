@@ -14,10 +14,11 @@ demo: $(VENV)/.ready
 	$(BIN)/model-zoos benchmark digits_cnn_s --data-dir $(DEMO)/zoos --out $(DEMO)/benchmark.json
 	$(BIN)/model-zoos plot digits_cnn_s --data-dir $(DEMO)/zoos --out $(DEMO)/accuracy.png
 
+# A process for each core; torch's own threads would fight over the cores with them.
 test: $(VENV)/.ready
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
-# Everything, the long runs too.
+# Everything, the long runs too, one after the other: some measure memory and speed.
 test-all: $(VENV)/.ready
 	$(BIN)/python -m pytest -m ''
 
@@ -30,6 +31,7 @@ clean:
 $(VENV)/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
 		|| (echo "model_zoos needs Python 3.10 or later: make PYTHON=python3.12 ..."; exit 1)
+	@echo "Packages are installed into $(VENV); this takes some minutes, once."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@

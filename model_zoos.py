@@ -308,19 +308,19 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):
                 options = self.storage_options.get("hf")
                 tables = read_tables(group, schema, filters, self.token, options)
             else:
-                tables = _read_states(group, schema, filters)
+                tables = _read_rows(group, schema, filters)
             for index, table in enumerate(tables):
                 yield Key(number, index), table
                 del table  # 45 MB of ResNet-18, while the next is read
 
-    def _generate_examples(self, files: list[list[States]]) -> Any:
+    def _generate_examples(self, files: list[list[States] | Shard]) -> Any:
         """The same row by row, as a plain GeneratorBasedBuilder would yield them."""
         for key, table in self._generate_tables(files):
             for number, row in enumerate(table.to_pylist()):
                 yield Key(key.original_shard_id, number), row
 
 
-def _read_states(group: list[States], schema: pa.Schema, filters: Any) -> Iterator[pa.Table]:
+def _read_rows(group: list[States], schema: pa.Schema, filters: Any) -> Iterator[pa.Table]:
     """The rows of some model files as one table; none where no row passes the filters."""
     plain = [name for name in schema.names if name != "weights"]
     # A filter may name columns that are not wanted in the result.
