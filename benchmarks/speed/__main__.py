@@ -138,10 +138,11 @@ def resnet(
     threads: Annotated[Optional[int], typer.Option(help="Cores; all of them by default.")] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
     compile: Annotated[bool, typer.Option("--compile", help="torch.compile as well.")] = False,
+    image_size: Annotated[int, typer.Option(help="32, or 16 where bf16 is slow.")] = 32,
     out: Annotated[Optional[Path], typer.Option(help="JSON file to write.")] = None,
 ) -> None:
     """Training ResNet-18 with bf16 and channels-last order, beside the original's loop."""
-    result = resnet_speed.measure(rounds, samples, batch_size, threads, device, compile)
+    result = resnet_speed.measure(rounds, samples, batch_size, threads, device, compile, image_size)
     print(resnet_speed.table(result))
     if out is not None:
         out.write_text(json.dumps({"machine": machine(), "results": result}, indent=1) + "\n")

@@ -2,8 +2,8 @@
 
 The original's loop is torchvision's network in plain memory order and float32, with torch's SGD and
 OneCycleLR and one wait for the loss at every step, as its code trains. Everyone sees the same
-images (scikit-learn's digits in colour at 32 x 32) in the same order from the same initial weights,
-augmented alike. Rounds of one epoch are interleaved, so that a change of the machine's speed meets
+images (scikit-learn's digits in colour, 32 x 32 or smaller) in the same order from the same initial
+weights, augmented alike. Rounds of one epoch are interleaved, so that a change of the machine's speed meets
 all alike; figures are medians over the rounds, in training images a second, and loss and accuracy
 after the same steps (with the defaults 24, of which the first warm up: too few for an accuracy).
 """
@@ -28,7 +28,13 @@ LOOP = "original's loop: fp32, plain order"
 
 
 def measure(
-    rounds: int, samples: int, batch_size: int, threads: int | None, device: str, compile: bool
+    rounds: int,
+    samples: int,
+    batch_size: int,
+    threads: int | None,
+    device: str,
+    compile: bool,
+    image_size: int = 32,
 ) -> dict[str, Any]:
     """Medians over some rounds after one that warms up.
 
@@ -37,12 +43,13 @@ def measure(
         samples: training images of an epoch, at most 1200.
         batch_size, threads, device: of all.
         compile: measure torch.compile as well.
+        image_size: 32, or 16 for more steps in the same time where bf16 is slow.
 
     Returns:
         `samples_per_second`, `ratio` to the original's loop (median over rounds of the rounds' own
         ratios), `train_loss` of the last round and `test_acc` after it, by name.
     """
-    images = _images(samples).to(device)
+    images = _images(samples, image_size).to(device)
     zoo = get_zoo("cifar10_resnet18")
     model = dataclasses.replace(
         zoo.models(1)[0], epochs=rounds + 1, batch_size=batch_size, learning_rate=0.02
@@ -68,7 +75,7 @@ def measure(
                 speeds[name].append(samples / (time.perf_counter() - start))
     return {
         "architecture": "resnet18",
-        "images": "digits, 3 x 32 x 32",
+        "images": f"digits, 3 x {image_size} x {image_size}",
         "batch_size": batch_size,
         "samples": samples,
         "rounds": rounds,
@@ -121,11 +128,12 @@ class _OriginalLoop(ResNetTraining):
         return total / len(images), correct / len(images)
 
 
-def _images(samples: int) -> ImageData:
+def _images(samples: int, size: int) -> ImageData:
     digits = load_images("digits").subset(train=slice(samples))
+    step = 32 // size  # of 28 pixels, then padded
 
     def colour(images: Images) -> Images:
-        padded = functional.pad(images.pixels, (2, 2, 2, 2))
+        padded = functional.pad(images.pixels[..., ::step, ::step], (2 // step,) * 4)
         return Images(padded.expand(-1, 3, -1, -1).contiguous(), images.labels)
 
     return dataclasses.replace(
@@ -135,14 +143,15 @@ def _images(samples: int) -> ImageData:
         test=colour(digits.test),
         mean=digits.mean * 3,
         std=digits.std * 3,
-        augmentation=("random_crop_32_4",),
+        augmentation=(f"random_crop_{size}_{size // 8}",),
     )
 
 
 def table(result: dict[str, Any]) -> str:
     """The figures as a Markdown table."""
     lines = [
-        "| ResNet-18, 32 x 32 | samples / s | x original's loop | train loss | test accuracy |",
+        f"| ResNet-18, {result['images']} | samples / s | x original's loop | train loss "
+        "| test accuracy |",
         "| --- | ---: | ---: | ---: | ---: |",
     ]
     for name, figures in result["engines"].items():
