@@ -3,9 +3,10 @@
 The original's loop is torchvision's network in plain memory order and float32, with torch's SGD and
 OneCycleLR and one wait for the loss at every step, as its code trains. Everyone sees the same
 images (scikit-learn's digits in colour, 32 x 32 or smaller) in the same order from the same initial
-weights, augmented alike. Rounds of one epoch are interleaved, so that a change of the machine's speed meets
-all alike; figures are medians over the rounds, in training images a second, and loss and accuracy
-after the same steps (with the defaults 24, of which the first warm up: too few for an accuracy).
+weights, augmented alike. Rounds of one epoch are interleaved, so that a change of the machine's
+speed meets all alike; figures are medians over the rounds, in training images a second, and loss
+and accuracy after the same steps (with the defaults 24, of which the first warm up: too few for an
+accuracy).
 """
 
 from __future__ import annotations

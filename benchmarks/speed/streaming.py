@@ -30,8 +30,6 @@ _SMALL = 'storage_options={"hf": {"block_size": 65536}}'
 _HUB = f'load_dataset("{REPOSITORY}", "{ZOO}", split="train", streaming=True'
 _OURS = f'load_dataset("model_zoos", "{ZOO}", split="train", streaming=True, repo="{REPOSITORY}"'
 
-_LITTLE = "fragment_scan_options=ParquetFragmentScanOptions(pre_buffer=False)"
-
 _EVERY = f'load_dataset("{REPOSITORY}", "metrics", split="train", streaming=True'
 
 CALLS: dict[str, str] = {
@@ -39,7 +37,6 @@ CALLS: dict[str, str] = {
     "metrics of one zoo": f"{_HUB}, {_METRICS})",
     "metrics of one zoo, small blocks": f"{_HUB}, {_METRICS}, {_SMALL})",
     "first row": f"{_HUB})",
-    "first row, no pre-buffer": f"{_HUB}, {_LITTLE})",
     "first row, reshard": f"{_HUB}).reshard()",
     "first row, reshard, small blocks": f"{_HUB}, {_SMALL}).reshard()",
     "rows of epoch 50": f"{_HUB}, {_LAST})",
@@ -136,7 +133,6 @@ def _read(hub: Any, client: Any, name: str) -> Reading:
     before = len(hub.requests)
     rows = client.run(
         "from datasets import load_dataset\n"
-        "from pyarrow.dataset import ParquetFragmentScanOptions\n"
         + ("import model_zoos\n" if "model_zoos: " in name else "")
         + f"stream = {call}.with_format('arrow').iter(1)\n"
         + ("result = len(next(stream))" if "first" in name else "result = sum(map(len, stream))")
