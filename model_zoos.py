@@ -45,6 +45,7 @@ from model_zoos.builders.repository import (  # noqa: E402
     open_repository,
     read_tables,
     weights_size,
+    whole_models,
 )
 from model_zoos.builders.schema import (  # noqa: E402
     row_features,
@@ -257,7 +258,13 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):
         if not freed:
             return {split: [] for split in SPLITS}
         snapshot = open_repository(published.repo_id, None, self.token)
-        shards = {
+        there = whole_models(snapshot.paths, directory.zoo.name)
+        if missing := freed - set(there):
+            raise ZooNotFound(
+                f"{len(missing)} models of {directory.path} were published to {published.repo_id} "
+                f"and freed here, but are not there (any more), first {min(missing)}"
+            )
+        return {
             split: [
                 shard
                 for shard in snapshot.shards(directory.zoo.name, split)
@@ -265,13 +272,6 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):
             ]
             for split in SPLITS
         }
-        there = {shard.model_id for files in shards.values() for shard in files}
-        if missing := freed - there:
-            raise ZooNotFound(
-                f"{len(missing)} models of {directory.path} were published to {published.repo_id} "
-                f"and freed here, but are not there (any more), first {min(missing)}"
-            )
-        return shards
 
     def as_dataset(self, *args: Any, **kwargs: Any) -> Any:
         self._warn_left_out()

@@ -107,8 +107,9 @@ def publish(
         on_progress: called with "compared" or "uploaded", bytes done and bytes in all.
 
     Raises:
-        ValueError: the folder is not a built repository or lacks shards, `private` for a repository
-            that is public, or a branch as well as a pull request.
+        ValueError: the folder is not a built repository or lacks shards or whole models that the
+            repository has of a ResNet-18 zoo, `private` for a repository that is public, or a
+            branch as well as a pull request.
         HubFailed: no token, not allowed, no such repository (of a pull request), out of reach, or
             changed by somebody else meanwhile. The message holds no token.
     """
@@ -127,6 +128,7 @@ def publish(
         stale = [
             path for path in sorted(remote) if path not in contents and zoo_of_file(path) in zoos
         ]
+        _check_stale(repo_id, stale, files)
         others = any(zoo_of_file(path) not in (None, *zoos) for path in remote)
         ours = contents["README.md"].read_text("utf-8").replace(PLACEHOLDER, repo_id)
         if others:
@@ -218,6 +220,25 @@ def zoo_of_file(path: str) -> str | None:
 def _enumerated(zoos: Sequence[str]) -> str:
     more = f" and {len(zoos) - 3} more" if len(zoos) > 3 else ""
     return ", ".join(zoos[:3]) + more
+
+
+def _check_stale(repo_id: str, stale: Sequence[str], files: Sequence[str]) -> None:
+    """Refuse to delete models that the folder does not have: they may be nowhere else.
+
+    Raises:
+        ValueError: that would be done.
+    """
+    lost, here = (
+        {match["model_id"] for match in map(DATA_FILE.fullmatch, paths) if match}
+        for paths in (stale, files)
+    )
+    lost -= here | {None}
+    if lost:
+        raise ValueError(
+            f"{repo_id} has {len(lost)} models of these zoos that the folder lacks, first "
+            f"{min(lost)}: delete them there first if that is meant, or publish to another "
+            "repository"
+        )
 
 
 # --- The repository -------------------------------------------------------------------------------

@@ -18,7 +18,8 @@ import io
 import json
 import shutil
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,7 +60,7 @@ from .parquet import (
     write_shard,
     writer_options,
 )
-from .repository import DATA_FILE, data_files, explained, metrics_file
+from .repository import DATA_FILE, explained, metrics_file, whole_models
 from .schema import states_table
 from .splits import SPLITS
 from .zoo_directory import FaultyFile, FaultyZoo, Published, States, ZooDirectory
@@ -133,43 +134,40 @@ def prepare_push(
         ValueError: as `check_push`; the repository lacks models that were freed here; it has this
             zoo in files that models share, made otherwise, or with a model in another split.
         HubFailed: no token, not allowed, or out of reach.
+        RuntimeError: another process publishes this zoo.
     """
-    published = directory.published()
-    check_push(directory.zoo, repo_id, published)
-    token = write_token(token)
-    with explained(repo_id, token):
-        api = HfApi(token=token)
-        if published.repo_id == repo_id:  # it was there; made anew it would be empty
-            api.repo_info(repo_id, repo_type="dataset")
-        head = open_head(api, repo_id, constants.DEFAULT_REVISION, private)
-        remote = list_files(api, repo_id, head)
-        there = _models_there(directory.zoo, repo_id, remote)
-        if lacking := published.freed - set(there):
-            raise ValueError(
-                f"{len(lacking)} models of {directory.path} were published to {repo_id} and freed "
-                f"here, but are not there any more, first {min(lacking)}: restore that repository, "
-                f"or remove {directory.path / 'published.json'} to train them again"
-            )
-        if there:
-            _check_provenance(directory, HfFileSystem(token=token), repo_id, head, remote)
-        # Asks for an upload, which needs the right to write, and commits nothing.
-        layout = directory.zoo.layout
-        probe = CommitOperationAdd(layout_file(layout), layout_bytes(layout))
-        api.preupload_lfs_files(repo_id, [probe], repo_type="dataset", free_memory=False)
-    splits = directory.splits()
-    for model, split in there.items():
-        if splits.get(model, split) != split:
-            raise ValueError(
-                f"{repo_id} has the model {model} in the split {split}, {directory.path} in "
-                f"{splits[model]}: publish to another repository"
-            )
-    directory.add_splits(there, there)
-    models = {model: "freed" for model in there if not directory.finished(model)}
-    models |= dict.fromkeys(published.freed, "freed")
-    kept = {m for m, where in published.models.items() if where == "here" and m in there}
-    models |= dict.fromkeys(kept if published.repo_id == repo_id else (), "here")
-    if models or published.models:
-        directory.write_published(Published(repo_id, models))
+    with _alone(directory):
+        published = directory.published()
+        check_push(directory.zoo, repo_id, published)
+        token = write_token(token)
+        with explained(repo_id, token):
+            api = HfApi(token=token)
+            if published.repo_id == repo_id:  # it was there; made anew it would be empty
+                api.repo_info(repo_id, repo_type="dataset")
+            head = open_head(api, repo_id, constants.DEFAULT_REVISION, private)
+            remote = list_files(api, repo_id, head)
+            tables = _read_metrics(directory.zoo, api, repo_id, head, remote)
+            there = _models_there(directory, repo_id, remote, tables)
+            _check_provenance(directory, repo_id, tables)
+            # Asks for an upload, which needs the right to write, and commits nothing.
+            layout = directory.zoo.layout
+            probe = CommitOperationAdd(layout_file(layout), layout_bytes(layout))
+            api.preupload_lfs_files(repo_id, [probe], repo_type="dataset", free_memory=False)
+        splits = directory.splits()
+        for model, split in there.items():
+            if splits.get(model, split) != split:
+                raise ValueError(
+                    f"{repo_id} has the model {model} in the split {split}, {directory.path} in "
+                    f"{splits[model]}: publish to another repository"
+                )
+        directory.add_splits(there, there)
+        models = {model: "freed" for model in there if not directory.finished(model)}
+        models |= dict.fromkeys(published.freed, "freed")
+        kept = {m for m, where in published.models.items() if where == "here" and m in there}
+        kept -= set(models)
+        models |= dict.fromkeys(kept if published.repo_id == repo_id else (), "here")
+        if models or published.models:
+            directory.write_published(Published(repo_id, models))
 
 
 def unpublished(directory: ZooDirectory) -> list[str]:
@@ -209,30 +207,42 @@ def push_models(
     api = HfApi(token=token)
     models = sent = freed = 0
     left_out: dict[str, str] = {}
-    try:
-        with FileLock(directory.path / ".push.lock", timeout=0), explained(repo_id, token):
-            published = directory.published()
-            check_push(directory.zoo, repo_id, published)
-            if published.repo_id != repo_id:
-                directory.write_published(Published(repo_id, {}))
-            if free and "here" in published.models.values():  # published earlier, and kept then
+    with _alone(directory), explained(repo_id, token):
+        published = directory.published()
+        check_push(directory.zoo, repo_id, published)
+        if published.repo_id != repo_id:
+            directory.write_published(Published(repo_id, {}))
+        # Those published earlier and kept then, and what an interruption has left.
+        if free and any((directory.models_path / m).exists() for m in published.models):
+            freed += _free(directory, api)
+        waiting = unpublished(directory)
+        while waiting:
+            batch, waiting = _batch(directory, waiting, left_out)
+            pushed, size = _push(directory, batch, repo_id, api, cancelled, left_out)
+            known = directory.published().models
+            known = {**known, **dict.fromkeys(left_out, "damaged")}
+            known = {**known, **dict.fromkeys(pushed, "here")}
+            directory.write_published(Published(repo_id, known))
+            models += len(pushed)
+            sent += size
+            if free and pushed:
                 freed += _free(directory, api)
-            waiting = unpublished(directory)
-            while waiting:
-                batch, waiting = _batch(directory, waiting, left_out)
-                pushed, size = _push(directory, batch, repo_id, api, cancelled, left_out)
-                known = directory.published().models
-                known = {**known, **dict.fromkeys(left_out, "damaged")}
-                known = {**known, **dict.fromkeys(pushed, "here")}
-                directory.write_published(Published(repo_id, known))
-                models += len(pushed)
-                sent += size
-                if free and pushed:
-                    freed += _free(directory, api)
-                on_published(len(pushed))
+            on_published(len(pushed))
+    return PushSummary(models, sent, freed, left_out)
+
+
+@contextmanager
+def _alone(directory: ZooDirectory) -> Iterator[None]:
+    """The only process that publishes a zoo.
+
+    Raises:
+        RuntimeError: there is another one.
+    """
+    try:
+        with FileLock(directory.path / ".push.lock", timeout=0):
+            yield
     except Timeout:
         raise RuntimeError(f"another process publishes {directory.path}") from None
-    return PushSummary(models, sent, freed, left_out)
 
 
 def _batch(
@@ -266,15 +276,16 @@ def _push(
 ) -> tuple[list[str], int]:
     """Upload the files of some models, then commit them: which these are, and bytes uploaded."""
     zoo = directory.zoo
-    head = open_head(api, repo_id, constants.DEFAULT_REVISION)
+    # It was there when publishing began; made anew it would be empty, and perhaps public.
+    head = str(api.repo_info(repo_id, repo_type="dataset").sha)
     remote = list_files(api, repo_id, head)
-    there = _models_there(zoo, repo_id, remote)
+    tables = _read_metrics(zoo, api, repo_id, head, remote)
+    there = _models_there(directory, repo_id, remote, tables)
     splits = directory.splits()
-    sizes = {path: entry.size for path, entry in remote.items()}
     additions: list[CommitOperationAdd] = []
-    by_split: dict[str, list[States]] = {}
-    stale: set[str] = set()
+    by_split: dict[str, list[States]] = {split: [] for split in SPLITS}
     pushed, sent = [], 0
+    new_files: dict[str, int] = {}
     for model, states in sorted(batch.items()):
         split = splits.get(model)
         if split is None or there.get(model, split) != split:
@@ -290,25 +301,34 @@ def _push(
             left_out[model] = str(error)
             continue
         pushed.append(model)
-        by_split.setdefault(split, []).extend(states)
+        by_split[split] += states
+        there[model] = split
         additions += new
         sent += sum(addition.upload_info.size for addition in new)
-        # Files of an earlier form of this model go.
-        stale |= {path for path in remote if _model_of(path, zoo) == model and path not in shards}
-        sizes |= shards
+        new_files |= shards
     if not pushed:
         return [], 0
 
     contents: dict[str, Path | bytes] = {layout_file(zoo.layout): layout_bytes(zoo.layout)}
-    files = HfFileSystem(token=api.token)
+    # Files go that are of an earlier form of these models, or of models that are not whole there.
+    stale = {
+        path
+        for path in remote
+        if (model := _model_of(path, zoo)) is not None
+        and path not in new_files
+        and (model in pushed or model not in there)
+    }
     for split, states in by_split.items():
+        before = tables.get(split)
+        kept = sorted(m for m, where in there.items() if where == split and m not in pushed)
+        if not states and (before is None or set(before["model_id"].to_pylist()) == set(kept)):
+            continue
         planned = plan_metrics(directory, split, states)
-        before = None
-        if planned.name in remote:
-            with files.open(f"datasets/{repo_id}@{head}/{planned.name}", "rb") as file:
-                before = pq.read_table(file)
-        contents[planned.name] = _metrics(states, planned.schema, before)
-    sizes = {path: size for path, size in sizes.items() if path not in stale}
+        if states or kept:
+            contents[planned.name] = _metrics(states, planned.schema, before, kept)
+        else:
+            stale.add(planned.name)
+    sizes = {path: entry.size for path, entry in remote.items() if path not in stale} | new_files
     sizes |= {path: len(content) for path, content in contents.items()}
     try:
         ours = card_of(sizes, contents, api, repo_id, head)
@@ -346,7 +366,7 @@ def _upload(
     work = directory.path / _FOLDER
     sizes, additions = {}, []
     shutil.rmtree(work, ignore_errors=True)
-    work.mkdir()
+    work.mkdir(exist_ok=True)
     try:
         for shard in plan_data(directory, split, states):
             if cancelled.is_set():
@@ -365,14 +385,15 @@ def _upload(
     return sizes, additions
 
 
-def _metrics(states: Sequence[States], schema: pa.Schema, before: pa.Table | None) -> bytes:
-    """The Parquet file of a split's rows without weights: those of some models anew, all others as
-    they were. In its bytes that which `build` makes of all of them."""
-    table = states_table(states, schema)
+def _metrics(
+    states: Sequence[States], schema: pa.Schema, before: pa.Table | None, kept: Sequence[str]
+) -> bytes:
+    """The Parquet file of a split's rows without weights: new ones, and those there were of the
+    models `kept`. In its bytes that which `build` makes of all of them."""
+    table = states_table(states, schema) if states else schema.empty_table()
     if before is not None:
-        new = pa.array(sorted({one.model_id for one in states}))
-        others = before.filter(pc.invert(pc.is_in(before["model_id"], new))).cast(schema)
-        table = pa.concat_tables([others, table]).sort_by(
+        others = before.filter(pc.is_in(before["model_id"], pa.array(kept, pa.string())))
+        table = pa.concat_tables([others.cast(schema), table]).sort_by(
             [("model_id", "ascending"), ("epoch", "ascending")]
         )
     table = table.combine_chunks()
@@ -390,36 +411,56 @@ def _model_of(path: str, zoo: Zoo) -> str | None:
     return match["model_id"] if match and match["zoo"] == zoo.name else None
 
 
-def _models_there(zoo: Zoo, repo_id: str, remote: Mapping[str, RepoFile]) -> dict[str, str]:
-    """The models of a zoo that a repository has whole -> their splits.
+def _read_metrics(
+    zoo: Zoo, api: HfApi, repo_id: str, head: str, remote: Mapping[str, RepoFile]
+) -> dict[str, pa.Table]:
+    """The metrics of a zoo that a repository has, by split."""
+    files = HfFileSystem(token=api.token)
+    tables = {}
+    for split in SPLITS:
+        if (name := metrics_file(zoo.name, split)) in remote:
+            with files.open(f"datasets/{repo_id}@{head}/{name}", "rb") as file:
+                tables[split] = pq.read_table(file)
+    return tables
+
+
+def _models_there(
+    directory: ZooDirectory,
+    repo_id: str,
+    remote: Mapping[str, RepoFile],
+    tables: Mapping[str, pa.Table],
+) -> dict[str, str]:
+    """The models of a zoo that a repository has whole, with their metrics -> their splits.
 
     Raises:
-        ValueError: its files of this zoo are not one model's each.
+        ValueError: its files of this zoo are not one model's each, or it lacks freed models.
     """
-    own = [path for path in remote if zoo_of_file(path) == zoo.name and DATA_FILE.fullmatch(path)]
-    for path in own:
-        if _model_of(path, zoo) is None:
+    zoo = directory.zoo
+    for path in remote:
+        if zoo_of_file(path) == zoo.name and DATA_FILE.fullmatch(path) and not _model_of(path, zoo):
             raise ValueError(
                 f"{repo_id} has {zoo.name} in files that models share ({path}): publish to "
                 "another repository, or build that zoo anew and publish it first"
             )
-    files: dict[str, list[str]] = {}
-    for path in own:
-        files.setdefault(str(_model_of(path, zoo)), []).append(path)
-    whole = {}
-    for model, paths in files.items():
-        found, lacking = data_files(paths)
-        if len(found) == 1 and not lacking:
-            [(_, whole[model])] = found
-    return whole
+    rows = {split: set(table["model_id"].to_pylist()) for split, table in tables.items()}
+    there = {
+        model: split
+        for model, split in whole_models(remote, zoo.name).items()
+        if model in rows.get(split, ())
+    }
+    published = directory.published()
+    lacking = published.freed - set(there) if published.repo_id == repo_id else ()
+    if lacking:
+        raise ValueError(
+            f"{len(lacking)} models of {directory.path} were published to {repo_id} and freed "
+            f"here, but are not there any more, first {min(lacking)}: restore that repository, "
+            f"or remove {directory.path / 'published.json'} to train them again"
+        )
+    return there
 
 
 def _check_provenance(
-    directory: ZooDirectory,
-    files: HfFileSystem,
-    repo_id: str,
-    head: str,
-    remote: Mapping[str, RepoFile],
+    directory: ZooDirectory, repo_id: str, tables: Mapping[str, pa.Table]
 ) -> None:
     """Refuse a zoo of the same name that was made otherwise.
 
@@ -427,11 +468,8 @@ def _check_provenance(
         ValueError: it was.
     """
     ours = {key: value for key, value in directory.info.items() if key not in _MAY_DIFFER}
-    for split in SPLITS:
-        if (name := metrics_file(directory.zoo.name, split)) not in remote:
-            continue
-        with files.open(f"datasets/{repo_id}@{head}/{name}", "rb") as file:
-            about = json.loads((pq.read_schema(file).metadata or {}).get(b"model_zoos", b"{}"))
+    for table in tables.values():
+        about = json.loads((table.schema.metadata or {}).get(b"model_zoos", b"{}"))
         for key in ours.keys() | about.keys() - set(_MAY_DIFFER):
             if ours.get(key) != about.get(key):
                 raise ValueError(
@@ -450,14 +488,15 @@ def _free(directory: ZooDirectory, api: HfApi) -> int:
     published = directory.published()
     repo_id = published.repo_id
     head = str(api.repo_info(repo_id, repo_type="dataset").sha)
-    there = _models_there(directory.zoo, repo_id, list_files(api, repo_id, head))
+    remote = list_files(api, repo_id, head)
+    tables = _read_metrics(directory.zoo, api, repo_id, head, remote)
+    there = set(_models_there(directory, repo_id, remote, tables))
     here = {model for model, where in published.models.items() if where == "here"}
-    models = {m: where for m, where in published.models.items() if m not in here - set(there)}
-    freed = here & set(there)
+    models = {m: where for m, where in published.models.items() if m not in here - there}
     # First this: a model whose files are not whole must not be trained again.
-    models |= dict.fromkeys(freed, "freed")
+    models |= dict.fromkeys(here & there, "freed")
     directory.write_published(Published(repo_id, models))
     for model, where in models.items():
-        if where == "freed":  # those that an interruption has left, too
+        if where == "freed" and model in there:  # those that an interruption has left, too
             shutil.rmtree(directory.models_path / model, ignore_errors=True)
-    return len(freed)
+    return len(here & there)

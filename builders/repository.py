@@ -79,6 +79,25 @@ def data_files(
     return found, faulty
 
 
+def whole_models(paths: Iterable[str], zoo: str) -> dict[str, str]:
+    """The models of a zoo that have files of their own, all of them and in one split -> the split.
+
+    Args:
+        paths: names of all files in a repository.
+        zoo: a ResNet-18 zoo.
+    """
+    files: dict[str, list[str]] = {}
+    for match in filter(None, map(DATA_FILE.fullmatch, paths)):
+        if match["zoo"] == zoo and match["model_id"] is not None:
+            files.setdefault(match["model_id"], []).append(match.string)
+    whole = {}
+    for model, own in files.items():
+        found, lacking = data_files(own)
+        if len(found) == 1 and not lacking:
+            [(_, whole[model])] = found
+    return whole
+
+
 class HubFailed(OSError):
     """The Hub could not be reached or refused; the message says in one line what to do."""
 

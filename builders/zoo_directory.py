@@ -270,6 +270,7 @@ class ZooDirectory:
             or not isinstance(found.get("repo_id"), str)
             or not isinstance(found.get("models"), dict)
             or not set(found["models"].values()) <= {"here", "freed", "damaged"}
+            or not all(MODEL_ID.fullmatch(model) for model in found["models"])
         ):
             raise FaultyZoo(
                 f"{path}: expected a repo_id, and models that are 'here', 'freed' or 'damaged'"

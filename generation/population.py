@@ -35,7 +35,14 @@ import torch
 from ..builders.catalog import Model, Zoo
 from ..builders.layout import ARCHITECTURES
 from ..builders.parquet import Cancelled
-from ..builders.pushing import STAGING_BYTES, check_push, prepare_push, push_models, unpublished
+from ..builders.pushing import (
+    STAGING_BYTES,
+    PushSummary,
+    check_push,
+    prepare_push,
+    push_models,
+    unpublished,
+)
 from ..builders.workers import end_with_parent, interrupts_held
 from ..builders.zoo_directory import (
     Published,
@@ -265,13 +272,13 @@ def generate(
         options["augmentation"] = list(images.augmentation)
     directory = begin(root, zoo, engine, images, **options)
     shares = share_models(zoo, specifications, _rank_count())
-    ranks = _join_ranks(device)
+    ranks, begun = _join_ranks(device), PushSummary(0, 0, 0, {})
     if ranks.index == 0:  # for all of them
         if push is not None:
             prepare_push(directory, push, private=private)
         directory.add_splits(model.model_id for model in specifications)
         if push is not None and free:  # what is to be removed makes room
-            push_models(directory, push, free=True)
+            begun = push_models(directory, push, free=True)
         check_space(directory, shares, pushing=push is not None, freeing=free)
     ranks.wait()
     # Each rank trains one model, and publishing takes a file: so much is never asked for twice.
@@ -279,7 +286,7 @@ def generate(
     job = Job(directory, images)
     if push is None or ranks.index > 0:
         return run(job, specifications, engine, threads, device, on_progress, room)
-    with _publishing(directory, push, free) as pushed:
+    with _publishing(directory, push, free, begun) as pushed:
 
         def show(progress: Progress) -> None:
             if on_progress is not None:
@@ -290,8 +297,14 @@ def generate(
 
 
 @contextmanager
-def _publishing(directory: ZooDirectory, repo_id: str, free: bool) -> Iterator[dict[str, Any]]:
+def _publishing(
+    directory: ZooDirectory, repo_id: str, free: bool, begun: PushSummary
+) -> Iterator[dict[str, Any]]:
     """Publish finished models now and then while something else is done, and all others after it.
+
+    Args:
+        directory, repo_id, free: of `push_models`.
+        begun: what has been published in this run before.
 
     Yields:
         `published`, `freed` and `left_out` of a Summary, which grow meanwhile.
@@ -300,7 +313,11 @@ def _publishing(directory: ZooDirectory, repo_id: str, free: bool) -> Iterator[d
         HubFailed, ValueError, RuntimeError: of `push_models`, at the end; meanwhile they are
             warnings, and it is tried again.
     """
-    counts: dict[str, Any] = {"published": 0, "freed": 0, "left_out": {}}
+    counts: dict[str, Any] = {
+        "published": begun.models,
+        "freed": begun.freed,
+        "left_out": dict(begun.left_out),
+    }
     ended, cancelled = threading.Event(), threading.Event()
 
     def publish() -> None:
@@ -336,7 +353,11 @@ def _publishing(directory: ZooDirectory, repo_id: str, free: bool) -> Iterator[d
         raise
     finally:
         ended.set()
-        thread.join()
+        try:
+            thread.join()
+        except KeyboardInterrupt:
+            cancelled.set()
+            raise
     publish()
 
 
@@ -886,7 +907,9 @@ def _train_resnet(work: _Work, models: list[Model]) -> Iterator[Outcome]:
 def _wait_for_room(directory: ZooDirectory, room: int, stop: threading.Event) -> None:
     """Until there is room for one more model, or no finished one is left that would make it."""
     said = False
-    while not stop.is_set() and free_bytes(directory.path) < room and unpublished(directory):
+    while not stop.is_set() and free_bytes(directory.path) < room:
+        if not unpublished(directory) and "here" not in directory.published().models.values():
+            return  # nothing that would be removed
         if not said:
             warnings.warn(
                 f"a model waits until {room / 1e9:.1f} GB are free in {directory.path}, or "

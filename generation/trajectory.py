@@ -92,6 +92,9 @@ def train_trajectory(
     if path.exists() and not _restore(training, directory, path):
         training = begin()
     kept = directory.kept_epochs
+    for epoch in reversed(kept):  # of a training that is not gone on with: never a mix of the two
+        if epoch > training.epoch:
+            directory.state_path(model.model_id, epoch).unlink(missing_ok=True)
     on_state(sum(epoch <= training.epoch for epoch in kept))
     first, states = training.epoch, 0
     test_acc, weights = float("nan"), None
