@@ -144,11 +144,8 @@ def prepare_push(
             api = HfApi(token=token)
             if published.repo_id == repo_id:  # it was there; made anew it would be empty
                 api.repo_info(repo_id, repo_type="dataset")
-            head = open_head(api, repo_id, constants.DEFAULT_REVISION, private)
-            remote = list_files(api, repo_id, head)
-            tables = _read_metrics(directory.zoo, api, repo_id, head, remote)
-            there = _models_there(directory, repo_id, remote, tables)
-            _check_provenance(directory, repo_id, tables)
+            open_head(api, repo_id, constants.DEFAULT_REVISION, private)
+            there = _look(directory, repo_id, api).models
             # Asks for an upload, which needs the right to write, and commits nothing.
             layout = directory.zoo.layout
             probe = CommitOperationAdd(layout_file(layout), layout_bytes(layout))
@@ -276,11 +273,8 @@ def _push(
 ) -> tuple[list[str], int]:
     """Upload the files of some models, then commit them: which these are, and bytes uploaded."""
     zoo = directory.zoo
-    # It was there when publishing began; made anew it would be empty, and perhaps public.
-    head = str(api.repo_info(repo_id, repo_type="dataset").sha)
-    remote = list_files(api, repo_id, head)
-    tables = _read_metrics(zoo, api, repo_id, head, remote)
-    there = _models_there(directory, repo_id, remote, tables)
+    seen = _look(directory, repo_id, api)
+    head, remote, there = seen.head, seen.remote, dict(seen.models)
     splits = directory.splits()
     additions: list[CommitOperationAdd] = []
     by_split: dict[str, list[States]] = {split: [] for split in SPLITS}
@@ -319,7 +313,7 @@ def _push(
         and (model in pushed or model not in there)
     }
     for split, states in by_split.items():
-        before = tables.get(split)
+        before = seen.metrics.get(split)
         kept = sorted(m for m, where in there.items() if where == split and m not in pushed)
         if not states and (before is None or set(before["model_id"].to_pylist()) == set(kept)):
             continue
@@ -411,17 +405,41 @@ def _model_of(path: str, zoo: Zoo) -> str | None:
     return match["model_id"] if match and match["zoo"] == zoo.name else None
 
 
-def _read_metrics(
-    zoo: Zoo, api: HfApi, repo_id: str, head: str, remote: Mapping[str, RepoFile]
-) -> dict[str, pa.Table]:
-    """The metrics of a zoo that a repository has, by split."""
+@dataclass(frozen=True)
+class _Seen:
+    """What a repository has of a zoo at one commit.
+
+    Attributes:
+        head: the commit.
+        remote: all its files.
+        metrics: of the zoo, by split.
+        models: that are whole there, with their metrics -> their splits.
+    """
+
+    head: str
+    remote: Mapping[str, RepoFile]
+    metrics: Mapping[str, pa.Table]
+    models: Mapping[str, str]
+
+
+def _look(directory: ZooDirectory, repo_id: str, api: HfApi) -> _Seen:
+    """What a repository has of a zoo now; one that is not there is not made.
+
+    Raises:
+        ValueError: its files of this zoo are not one model's each, it lacks freed models, or has a
+            zoo of this name that was made otherwise.
+    """
+    head = str(api.repo_info(repo_id, repo_type="dataset").sha)
+    remote = list_files(api, repo_id, head)
     files = HfFileSystem(token=api.token)
-    tables = {}
+    metrics = {}
     for split in SPLITS:
-        if (name := metrics_file(zoo.name, split)) in remote:
+        if (name := metrics_file(directory.zoo.name, split)) in remote:
             with files.open(f"datasets/{repo_id}@{head}/{name}", "rb") as file:
-                tables[split] = pq.read_table(file)
-    return tables
+                metrics[split] = pq.read_table(file)
+    models = _models_there(directory, repo_id, remote, metrics)
+    _check_provenance(directory, repo_id, metrics)
+    return _Seen(head, remote, metrics, models)
 
 
 def _models_there(
@@ -487,10 +505,7 @@ def _free(directory: ZooDirectory, api: HfApi) -> int:
     """
     published = directory.published()
     repo_id = published.repo_id
-    head = str(api.repo_info(repo_id, repo_type="dataset").sha)
-    remote = list_files(api, repo_id, head)
-    tables = _read_metrics(directory.zoo, api, repo_id, head, remote)
-    there = set(_models_there(directory, repo_id, remote, tables))
+    there = set(_look(directory, repo_id, api).models)
     here = {model for model, where in published.models.items() if where == "here"}
     models = {m: where for m, where in published.models.items() if m not in here - there}
     # First this: a model whose files are not whole must not be trained again.

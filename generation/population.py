@@ -313,21 +313,21 @@ def _publishing(
         HubFailed, ValueError, RuntimeError: of `push_models`, at the end; meanwhile they are
             warnings, and it is tried again.
     """
-    counts: dict[str, Any] = {
-        "published": begun.models,
-        "freed": begun.freed,
-        "left_out": dict(begun.left_out),
-    }
+    counts: dict[str, Any] = {"published": begun.models, "freed": 0, "left_out": {}}
     ended, cancelled = threading.Event(), threading.Event()
 
     def publish() -> None:
         def count(models: int) -> None:
             counts["published"] += models
 
-        done = push_models(directory, repo_id, free=free, cancelled=cancelled, on_published=count)
+        add(push_models(directory, repo_id, free=free, cancelled=cancelled, on_published=count))
+
+    def add(done: PushSummary) -> None:  # its models are counted as they come
         counts["freed"] += done.freed
         for model, reason in done.left_out.items():
             counts["left_out"][model] = f"not published: {reason}"
+
+    add(begun)
 
     def now_and_then() -> None:
         failures = 0
