@@ -29,7 +29,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -229,10 +229,13 @@ def _build_zoo(
             if on_progress is not None:
                 on_progress(name, done // 2, total // 2)  # every state is written twice
 
-    def write(shard: ShardToWrite) -> None:
+    def write(shard: ShardToWrite, first: Sequence[Future[None]] = ()) -> None:
+        """Write a shard, which appears only when those of `first` are there."""
         partial = out / BUILD_FOLDER / f"{name}@{shard.name.rpartition('/')[2]}.partial"
         try:
             write_shard(shard, partial, cancelled, advance)
+            if any(future.exception() for future in first):
+                raise Cancelled
             path = out / shard.name
             path.parent.mkdir(parents=True, exist_ok=True)
             partial.replace(path)
@@ -242,25 +245,27 @@ def _build_zoo(
             marks[shard.name] = _mark(path, digests[shard.name])
             _write_atomically(out, f"{BUILD_FOLDER}/{name}.json", _json_bytes(marks))
 
-    def write_all(batch: Sequence[ShardToWrite]) -> None:
-        # Threads: reading, encoding and compressing happen outside of the interpreter's lock.
-        with ThreadPoolExecutor(max(1, min(workers, len(batch)))) as pool:
-            futures = [pool.submit(write, shard) for shard in batch]
-            try:
-                wait(futures, return_when=FIRST_EXCEPTION)
-            except BaseException:
-                cancelled.set()
-                raise
-            if any(future.done() and future.exception() for future in futures):
-                cancelled.set()
-        errors = [error for future in futures if (error := future.exception())]
-        for error in sorted(errors, key=lambda error: isinstance(error, Cancelled)):
-            raise error
-
     advance(0)
     # First those without weights: a zoo that has them and lacks others is seen to be unfinished.
-    write_all([shard for shard in missing if not shard.name.startswith("data/")])
-    write_all([shard for shard in missing if shard.name.startswith("data/")])
+    without = [shard for shard in missing if not shard.name.startswith("data/")]
+    others = [shard for shard in missing if shard.name.startswith("data/")]
+    # Threads: reading, encoding and compressing happen outside of the interpreter's lock.
+    with (
+        ThreadPoolExecutor(max(1, min(workers, len(others)))) as pool,
+        ThreadPoolExecutor(1) as beside,  # little work, while the first weights are encoded
+    ):
+        small = [beside.submit(write, shard) for shard in without]
+        futures = [*small, *(pool.submit(write, shard, small) for shard in others)]
+        try:
+            wait(futures, return_when=FIRST_EXCEPTION)
+        except BaseException:
+            cancelled.set()
+            raise
+        if any(future.done() and future.exception() for future in futures):
+            cancelled.set()
+    errors = [error for future in futures if (error := future.exception())]
+    for error in sorted(errors, key=lambda error: isinstance(error, Cancelled)):
+        raise error
 
     layout = directory.zoo.layout
     _write_atomically(out, layout_file(layout), layout_bytes(layout))
@@ -271,7 +276,7 @@ def _build_zoo(
         models=len({f.model_id for group in files.values() for f in group}),
         states=states,
         shards=len(with_weights),
-        written=sum(shard.name.startswith("data/") for shard in missing),
+        written=len(others),
         weights_bytes=4 * states * layout.size,
         file_bytes=sum((out / shard.name).stat().st_size for shard in with_weights),
         left_out=tuple(str(error) for error in left_out),

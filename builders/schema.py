@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -105,7 +105,11 @@ def states_table(files: Sequence[States], schema: pa.Schema) -> pa.Table:
         if name == "epoch":
             return pa.array(np.concatenate([states.epochs for states in files]), kind)
         if name in METRICS or name == "generalization_gap":
-            return pa.chunked_array([_metric(states, name, kind) for states in files], kind)
+            found = [_metric(states, name) for states in files]
+            absent = np.repeat([values is None for values in found], counts)
+            filled = [np.zeros(n) if v is None else v for v, n in zip(found, counts, strict=True)]
+            values = np.concatenate(filled).astype(np.float32)
+            return pa.array(values, kind, mask=absent if absent.any() else None)
         if name in HYPERPARAMETERS:
             values = [states.hyperparameters.get(name) for states in files]
         elif name == "zoo":
@@ -138,21 +142,16 @@ def weights_column(
             rows = (kept[(kept >= start) & (kept < stop)] - start).tolist()
         start = stop
         if rows is None or rows:
-            flat = pa.array(states.weights(rows).reshape(-1))
+            weights = states.mapped_weights() if rows is None else states.weights(rows)
+            flat = pa.array(weights.reshape(-1))
             chunks.append(pa.FixedSizeListArray.from_arrays(flat, type=kind))
     return pa.chunked_array(chunks, kind)
 
 
-def _metric(states: States, name: str, kind: pa.DataType) -> pa.Array:
-    """One metric of all states of a file; null where it was not measured."""
-    metrics: dict[str, Any] = states.metrics
-    if name == "generalization_gap":
-        if not {"train_acc", "test_acc"} <= metrics.keys():
-            return pa.nulls(len(states.epochs), kind)
+def _metric(states: States, name: str) -> np.ndarray | None:
+    """One metric of all states of a file, float64; None where it was not measured."""
+    metrics = states.metrics
+    if name == "generalization_gap" and {"train_acc", "test_acc"} <= metrics.keys():
         # In float64, then rounded once: the difference of two rounded accuracies is not it.
-        values = metrics["train_acc"] - metrics["test_acc"]
-    elif name in metrics:
-        values = metrics[name]
-    else:
-        return pa.nulls(len(states.epochs), kind)
-    return pa.array(values.astype(np.float32), kind)
+        return metrics["train_acc"] - metrics["test_acc"]
+    return metrics.get(name)

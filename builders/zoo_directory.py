@@ -24,20 +24,21 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from filelock import FileLock
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from .catalog import Zoo, dense_name, is_zoo_name, normalize_name, zoo_from_json
 from .layout import Layout
 from .schema import HYPERPARAMETERS, METRICS
 from .splits import SPLITS, assign_splits
+from .tensor_file import TensorFile
 
 FORMAT = "model_zoos/1"
 HEADER_KEY = "model_zoos"
@@ -81,14 +82,22 @@ class States:
 
     def weights(self, rows: Sequence[int] | None = None) -> np.ndarray:
         """Weights of all states, or of some rows: float32 [rows, N], read from the file now."""
-        if self.zoo.architecture == "resnet18":
-            return _read_named_tensors(self.path, self.zoo.layout)[None]
         with _opened(self.path) as file:
+            if self.zoo.architecture == "resnet18":
+                return _vector(file, self.zoo.layout)[None]
             if rows is None:
-                return file.get_tensor("weights")
-            if len(rows) == 1:  # e.g. the last epoch of every model: read nothing else
-                return file.get_slice("weights")[rows[0] : rows[0] + 1]
-            return file.get_tensor("weights")[rows]
+                return file.read("weights")
+            return file.map("weights")[rows]  # reads nothing of the other rows
+
+    def mapped_weights(self) -> np.ndarray:
+        """Weights of all states: float32 [S, N], read-only, a CNN's where they lie in its file.
+
+        Whoever writes them on reads every byte once. The file must not be cut meanwhile.
+        """
+        if self.zoo.architecture == "resnet18":
+            return self.weights()
+        with _opened(self.path) as file:
+            return file.map("weights", whole=True)
 
 
 @dataclass(frozen=True)
@@ -461,62 +470,51 @@ def list_zoo_directories(root: str | os.PathLike[str]) -> list[str]:
 # --- Reading and checking -------------------------------------------------------------------------
 
 
-class _opened:
-    """`safe_open` whose errors name the file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> Any:
-        try:
-            self.file = safe_open(self.path, "np")
-        except FileNotFoundError as error:
-            raise FaultyFile(f"{self.path}: there is no such file (any more)") from error
-        except (SafetensorError, OSError) as error:
-            raise FaultyFile(
-                f"{self.path}: unreadable, truncated or not safetensors ({error})"
-            ) from error
-        return self.file.__enter__()
-
-    def __exit__(self, *exception: Any) -> None:
-        self.file.__exit__(*exception)
+@contextmanager
+def _opened(path: Path) -> Iterator[TensorFile]:
+    """A file of tensors; errors name it."""
+    try:
+        with TensorFile(path) as file:
+            yield file
+    except FileNotFoundError as error:
+        raise FaultyFile(f"{path}: there is no such file (any more)") from error
+    except FaultyFile:
+        raise
+    except (OSError, ValueError, KeyError) as error:
+        raise FaultyFile(f"{path}: unreadable, truncated or not safetensors ({error})") from error
 
 
 def _read_states(path: Path, zoo: Zoo) -> States:
     layout = zoo.layout
     with _opened(path) as file:
         try:
-            header = json.loads((file.metadata() or {})[HEADER_KEY])
+            header = json.loads(file.metadata[HEADER_KEY])
             assert isinstance(header, dict)
-        except (KeyError, ValueError, AssertionError) as error:
+        except (KeyError, TypeError, ValueError, RecursionError, AssertionError) as error:
             raise FaultyFile(
                 f"{path}: its header has no JSON object {HEADER_KEY!r}: not a model of a zoo"
             ) from error
-        names = set(file.keys())
-        if {"weights", "epoch", "metrics"} <= names:
-            stacked = file.get_slice("weights")
-            shape, kind = tuple(stacked.get_shape()), stacked.get_dtype()
-            epochs, table = file.get_tensor("epoch"), file.get_tensor("metrics")
+        tensors = file.tensors
+        if {"weights", "epoch", "metrics"} <= tensors.keys():
+            shape, kinds = tensors["weights"].shape, {tensors["weights"].dtype}
+            epochs, table = file.read("epoch"), file.read("metrics")
         else:
-            kinds = set()
             for slot in layout.slots:
-                if slot.name not in names:
+                if slot.name not in tensors:
                     raise FaultyFile(f"{path}: there is no tensor {slot.name!r}")
-                tensor = file.get_slice(slot.name)
-                kinds.add(tensor.get_dtype())
-                if tuple(tensor.get_shape()) != slot.shape:
+                if tensors[slot.name].shape != slot.shape:
                     raise FaultyFile(
-                        f"{path}: {slot.name} has shape {tuple(tensor.get_shape())}, "
+                        f"{path}: {slot.name} has shape {tensors[slot.name].shape}, "
                         f"expected {slot.shape}"
                     )
-            shape, kind = (1, layout.size), "/".join(sorted(kinds))
+            shape, kinds = (1, layout.size), {tensors[slot.name].dtype for slot in layout.slots}
             values = header.get("values")
             if not isinstance(values, list) or not isinstance(header.get("epoch"), int):
                 raise FaultyFile(f"{path}: its header lacks the state's epoch or metrics")
             epochs = np.array([header["epoch"]], np.int32)
             table = np.array([[math.nan if v is None else v for v in values]], np.float64)
-    if kind != "F32":
-        raise FaultyFile(f"{path}: weights are {kind}, expected F32")
+    if kinds != {"F32"}:
+        raise FaultyFile(f"{path}: weights are {'/'.join(sorted(kinds))}, expected F32")
     if problem := _problem(header, epochs, table, shape, zoo):
         raise FaultyFile(f"{path}: {problem}")
     if header["model_id"] not in (path.stem, path.parent.name):
@@ -532,29 +530,11 @@ def _read_states(path: Path, zoo: Zoo) -> States:
     )
 
 
-def _read_named_tensors(path: Path, layout: Layout) -> np.ndarray:
-    """The tensors of a ResNet-18's state as one vector, float32 [N].
-
-    Read into place: the library maps the file, and the 45 MB of the mapping would count as memory
-    beside those of the vector. The form is safetensors': 8 bytes of length, a JSON header, tensors.
-    """
+def _vector(file: TensorFile, layout: Layout) -> np.ndarray:
+    """The tensors of a ResNet-18's state as one vector, float32 [N], read into place."""
     vector = np.empty(layout.size, np.float32)
-    try:
-        with path.open("rb") as file:
-            start = int.from_bytes(file.read(8), "little") + 8
-            if start > 100 << 20:
-                raise ValueError("its header is too long")
-            header = json.loads(file.read(start - 8))
-            for slot in sorted(layout.slots, key=lambda slot: header[slot.name]["data_offsets"]):
-                begin, end = header[slot.name]["data_offsets"]
-                file.seek(start + begin)
-                target = memoryview(vector[slot.slice]).cast("B")
-                if end - begin != len(target) or file.readinto(target) != len(target):
-                    raise ValueError(f"{slot.name} is not whole")
-    except FileNotFoundError as error:
-        raise FaultyFile(f"{path}: there is no such file (any more)") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise FaultyFile(f"{path}: unreadable, truncated or not safetensors ({error})") from error
+    for slot in sorted(layout.slots, key=lambda slot: file.tensors[slot.name].begin):
+        file.read_into(slot.name, vector[slot.slice])
     return vector
 
 
@@ -583,17 +563,18 @@ def _problem(
             f"weights have shape {weights_shape}, expected ({max(count, 1)}, {zoo.layout.size}): "
             f"one row for each of {max(count, 0)} epochs"
         )
-    if epochs.dtype != np.int32 or epochs[0] < 0 or (np.diff(epochs) <= 0).any():
+    if epochs.dtype != np.int32 or epochs[0] < 0 or (epochs[1:] <= epochs[:-1]).any():
         return f"epochs must be increasing int32 from 0 on, found {epochs.tolist()}"
     if not isinstance(names, list) or not all(names.count(n) == 1 and n in METRICS for n in names):
         return f"unknown or repeated metrics {names!r}; known: {', '.join(METRICS)}"
     if table.dtype != np.float64 or table.shape != (count, len(names)):
         return f"metrics are {table.dtype} {table.shape}, expected float64 ({count}, {len(names)})"
-    for column, name in enumerate(names):
-        # Losses of a diverged model are NaN; an accuracy is a count and never is.
-        values = table[:, column]
-        if name in SHARES_OF_1 and not ((values >= 0) & (values <= 1)).all():
-            return f"{name} must lie in [0, 1] at every epoch, found {values.tolist()}"
+    # Losses of a diverged model are NaN; an accuracy is a count and never is.
+    shares = [column for column, name in enumerate(names) if name in SHARES_OF_1]
+    if not ((table[:, shares] >= 0) & (table[:, shares] <= 1)).all():
+        values = {names[column]: table[:, column].tolist() for column in shares}
+        wrong = next(n for n, v in values.items() if not all(0 <= value <= 1 for value in v))
+        return f"{wrong} must lie in [0, 1] at every epoch, found {values[wrong]}"
     if not isinstance(hyperparameters, dict) or not set(hyperparameters) <= set(HYPERPARAMETERS):
         return (
             f"hyperparameters must be among {', '.join(HYPERPARAMETERS)}, found {hyperparameters!r}"

@@ -190,7 +190,8 @@ def test_weights_are_not_read_when_not_asked_for(
     def refuse(*_: Any) -> None:
         raise AssertionError("weights were read")
 
-    monkeypatch.setattr(States, "weights", refuse)
+    for method in ("weights", "mapped_weights"):
+        monkeypatch.setattr(States, method, refuse)
     cache = str(tmp_path)
     rows = load("digits_cnn_s", digits_home, columns=["epoch", "test_acc"], cache_dir=cache)
     assert len(rows["train"]) == 84
