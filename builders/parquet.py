@@ -39,6 +39,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
+from .atomic import write_atomically
 from .card import read_repository, render_card
 from .catalog import METRICS_NAME, normalize_name, parts_of
 from .layout import ARCHITECTURES, Layout
@@ -172,11 +173,13 @@ def build_repository(
     (out / BUILD_FOLDER).mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(out / BUILD_FOLDER / "lock", timeout=0):
+            for path in (out / BUILD_FOLDER).glob("*.partial"):  # of a build that was killed
+                path.unlink()
             summaries = [
                 _build_zoo(*zoo, out, workers or os.cpu_count() or 1, on_progress) for zoo in zoos
             ]
             card = render_card(read_repository(out))
-            _write_atomically(out, "README.md", card.encode())
+            _write(out, "README.md", card.encode())
     except Timeout:
         raise RuntimeError(f"another build is at work in {out}: wait for its end") from None
     return summaries
@@ -212,8 +215,6 @@ def _build_zoo(
     for path in _files_of_zoo(out, name):
         if path.relative_to(out).as_posix() not in valid:
             path.unlink()
-    for path in (out / BUILD_FOLDER).glob(f"{name}@*.partial"):
-        path.unlink()
     missing = [shard for shard in shards if shard.name not in valid]
     marks = {shard.name: known[shard.name] for shard in shards if shard.name in valid}
 
@@ -243,7 +244,7 @@ def _build_zoo(
             partial.unlink(missing_ok=True)
         with lock:
             marks[shard.name] = _mark(path, digests[shard.name])
-            _write_atomically(out, f"{BUILD_FOLDER}/{name}.json", _json_bytes(marks))
+            _write(out, f"{BUILD_FOLDER}/{name}.json", _json_bytes(marks))
 
     advance(0)
     # First those without weights: a zoo that has them and lacks others is seen to be unfinished.
@@ -268,7 +269,7 @@ def _build_zoo(
         raise error
 
     layout = directory.zoo.layout
-    _write_atomically(out, layout_file(layout), layout_bytes(layout))
+    _write(out, layout_file(layout), layout_bytes(layout))
     with_weights = [shard for shard in shards if shard.name.startswith("data/")]
     states = sum(rows[shard.name] for shard in with_weights)
     return BuildSummary(
@@ -497,12 +498,10 @@ def _json_bytes(value: Any) -> bytes:
     return (json.dumps(value, indent=1, allow_nan=False, sort_keys=True) + "\n").encode()
 
 
-def _write_atomically(out: Path, name: str, content: bytes) -> None:
-    """Write a small file whole or not at all; leave it alone if that is what it holds."""
+def _write(out: Path, name: str, content: bytes) -> None:
+    """A small file of the repository folder; left alone if that is what it holds."""
     path = out / name
     if path.exists() and path.read_bytes() == content:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = out / BUILD_FOLDER / f"{path.name}.new"
-    partial.write_bytes(content)
-    partial.replace(path)
+    write_atomically(path, content, out / BUILD_FOLDER)

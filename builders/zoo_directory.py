@@ -22,7 +22,6 @@ import json
 import math
 import os
 import re
-import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -34,6 +33,7 @@ import numpy as np
 from filelock import FileLock
 from safetensors.numpy import save
 
+from .atomic import write_atomically
 from .catalog import Zoo, dense_name, is_zoo_name, normalize_name, zoo_from_json
 from .layout import Layout
 from .schema import HYPERPARAMETERS, METRICS
@@ -190,7 +190,7 @@ class ZooDirectory:
             existing = self.splits()
             splits = assign_splits({**(given or {}), **existing}, model_ids)
             if splits != existing:
-                _write_atomically(self.path / "splits.json", _json_bytes(splits))
+                write_atomically(self.path / "splits.json", _json_bytes(splits))
         return splits
 
     def files(self) -> list[Path]:
@@ -289,7 +289,7 @@ class ZooDirectory:
     def write_published(self, published: Published) -> None:
         """Write down which models are on the Hub, in place of what was known."""
         content = {"repo_id": published.repo_id, "models": dict(sorted(published.models.items()))}
-        _write_atomically(self.path / "published.json", _json_bytes(content))
+        write_atomically(self.path / "published.json", _json_bytes(content))
 
     def finished(self, model_id: str) -> bool:
         """Whether all its epochs that this zoo keeps are here and in order, or it was freed."""
@@ -361,7 +361,7 @@ class ZooDirectory:
         if self.zoo.architecture != "resnet18":
             path = self.state_path(model_id, int(epochs[0]))
             tensors |= {"weights": weights, "epoch": epochs, "metrics": table}
-            _write_atomically(path, save(tensors, metadata={HEADER_KEY: _header_json(header)}))
+            write_atomically(path, save(tensors, metadata={HEADER_KEY: _header_json(header)}))
             return [path]
         paths = []
         (self.models_path / model_id).mkdir(exist_ok=True)
@@ -373,7 +373,7 @@ class ZooDirectory:
                 for name, tensor in self.zoo.layout.to_state_dict(weights[row]).items()
             }
             path = self.state_path(model_id, int(epoch))
-            _write_atomically(path, save(named, metadata={HEADER_KEY: _header_json(state)}))
+            write_atomically(path, save(named, metadata={HEADER_KEY: _header_json(state)}))
             paths.append(path)
         return paths
 
@@ -406,7 +406,7 @@ def create_zoo(root: str | os.PathLike[str], zoo: Zoo, **provenance: Any) -> Zoo
     info = json.loads(_json_bytes(info))
     with FileLock(path / ".lock"):
         if not (path / "zoo.json").exists():
-            _write_atomically(path / "zoo.json", _json_bytes(info))
+            write_atomically(path / "zoo.json", _json_bytes(info))
     found = _read_json(path / "zoo.json")
     for key in (*provenance, *info, *found):
         old, new = found.get(key), info.get(key)
@@ -611,16 +611,3 @@ def _header_json(header: Mapping[str, Any]) -> str:
 
 def _json_bytes(value: Any) -> bytes:
     return (json.dumps(value, indent=1, allow_nan=False) + "\n").encode()
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all, even if this process is killed."""
-    handle, temporary = tempfile.mkstemp(prefix=".", suffix=".partial", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise

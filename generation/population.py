@@ -56,7 +56,7 @@ from .engines.lanes import LanesPopulation, LanesUnavailable, lanes_count
 from .images import ImageData
 from .plan import Plan, check_space, free_bytes, make_plan, measure_epoch, model_bytes
 from .streams import SampleOrders, initial_weights, sample_orders
-from .trajectory import Outcome, train_trajectory
+from .trajectory import Outcome, remove_checkpoint, train_trajectory
 
 ENGINES = ("lanes", "batched", "reference")
 """For CNNs; ResNet-18 has the engine "resnet" alone."""
@@ -469,6 +469,9 @@ def run(
     # Shares are cut from all models, not from the missing ones, which ranks may see differently.
     own = share_models(zoo, models, ranks.count)[ranks.index]
     missing = [model for model in own if not job.directory.finished(model.model_id)]
+    if engine == "resnet":  # killed between a model's last state and this
+        for model in set(own).difference(missing):
+            remove_checkpoint(job.directory, model)
     start = time.monotonic()
     work = _Work(job, threads or ranks.cores(), device, on_progress, room)
     outcomes = list(_TRAINERS[engine](work, missing))

@@ -10,9 +10,7 @@ the model is finished.
 from __future__ import annotations
 
 import io
-import os
 import pickle
-import tempfile
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping
@@ -24,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..builders.atomic import write_atomically
 from ..builders.catalog import Model
 from ..builders.zoo_directory import FaultyFile, ZooDirectory
 from .engines.resnet import METRIC_OF_SPLIT, ResNetTraining
@@ -86,7 +85,7 @@ def train_trajectory(
             model, layout, images, precision=precision, compile=compile, threads=threads
         )
 
-    path = directory.models_path / model.model_id / CHECKPOINT
+    path = _checkpoint(directory, model)
     path.parent.mkdir(exist_ok=True)
     training = begin()
     if path.exists() and not _restore(training, directory, path):
@@ -122,9 +121,18 @@ def train_trajectory(
             )
         if pending is not None:
             pending.result()
-    path.unlink(missing_ok=True)
+    remove_checkpoint(directory, model)
     diverged = weights is not None and not bool(np.isfinite(weights).all())
     return Outcome(test_acc, diverged, states, training.epoch - first)
+
+
+def remove_checkpoint(directory: ZooDirectory, model: Model) -> None:
+    """Remove a finished model's checkpoint, if one is left."""
+    _checkpoint(directory, model).unlink(missing_ok=True)
+
+
+def _checkpoint(directory: ZooDirectory, model: Model) -> Path:
+    return directory.models_path / model.model_id / CHECKPOINT
 
 
 def _write(
@@ -151,15 +159,7 @@ def _write(
         return
     buffer = io.BytesIO()  # a full disk is then an OSError, as everywhere
     torch.save(snapshot, buffer)
-    handle, temporary = tempfile.mkstemp(prefix=".", suffix=".partial", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(buffer.getbuffer())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    write_atomically(path, buffer.getbuffer())
 
 
 def _restore(training: ResNetTraining, directory: ZooDirectory, path: Path) -> bool:

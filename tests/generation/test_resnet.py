@@ -248,7 +248,11 @@ def test_stopped_within_an_epoch_it_goes_on_to_the_same_bytes(
     assert (summary.models, summary.states) == (1, 3 - len(begun))
     assert contents(tmp_path) == contents(home)
     assert not list(tmp_path.rglob(CHECKPOINT))
+    # Killed after the last state, a model leaves its checkpoint to the next run.
+    [model] = ZOO.models(1)
+    (tmp_path / ZOO.name / "models" / model.model_id / CHECKPOINT).write_bytes(b"left")
     assert generate(ZOO, tmp_path, digits, models=1, threads=1).models == 0
+    assert not list(tmp_path.rglob(CHECKPOINT))
 
 
 def test_a_checkpoint_that_cannot_be_used(tmp_path: Path, home: Path, digits: ImageData) -> None:
