@@ -199,7 +199,7 @@ def generate(
         "device": device,
         "precision": precision,
         "compile": compile,
-        "keep_epochs": _epochs(keep_epochs),
+        "keep_epochs": _epochs("--keep-epochs", keep_epochs),
         "push": push,
         "free": free,
     }
@@ -492,10 +492,7 @@ def benchmark(
     from .benchmarks.property_prediction import predict_properties
     from .benchmarks.representations import REPRESENTATIONS
 
-    try:
-        chosen = None if epochs is None else [int(epoch) for epoch in epochs.split(",")]
-    except ValueError:
-        raise ValueError(f"--epochs takes whole numbers, as 10,25,50; found {epochs!r}") from None
+    chosen = _epochs("--epochs", epochs)
     if any(":" in name for name in representation or ()):
         sys.path.insert(0, os.getcwd())  # where a user's own module is expected
     _quiet_datasets(quiet or as_json)
@@ -896,14 +893,14 @@ def _few(numbers: Sequence[int]) -> str:
     return ", ".join(shown if len(shown) <= 6 else [*shown[:3], "...", shown[-1]])
 
 
-def _epochs(text: str | None) -> list[int] | None:
+def _epochs(option: str, text: str | None) -> list[int] | None:
     """The epochs of `--keep-epochs 1,10,50`."""
     if text is None:
         return None
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:
-        raise ValueError(f"--keep-epochs takes numbers such as 1,10,50, found {text!r}") from None
+        raise ValueError(f"{option} takes numbers such as 1,10,50, found {text!r}") from None
 
 
 def _whole_number(option: str, text: str) -> int:

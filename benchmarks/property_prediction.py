@@ -205,13 +205,19 @@ def predict_properties(
     if boosting:
         _import_lightgbm()
     columns = ["zoo", "model_id", "parent_model_id", "epoch", "architecture", "weights"]
-    splits = load_dataset(
-        "model_zoos",
-        name,
-        data_dir=None if data_dir is None else str(data_dir),
-        columns=[*columns, *(target for target in targets if target not in columns)],
-        filters=None if epochs is None else [("epoch", "in", [int(epoch) for epoch in epochs])],
-    )
+    try:
+        splits = load_dataset(
+            "model_zoos",
+            name,
+            data_dir=None if data_dir is None else str(data_dir),
+            columns=[*columns, *(target for target in targets if target not in columns)],
+            filters=None if epochs is None else [("epoch", "in", [int(epoch) for epoch in epochs])],
+        )
+    except ValueError as error:
+        if epochs is None or "leave no row" not in str(error):
+            raise
+        chosen = ", ".join(map(str, epochs))
+        raise TooFewModels(f"{name} has no state of epoch {chosen} in some split") from None
     if missing := [split for split in SPLITS if split not in splits]:
         raise TooFewModels(
             f"{name} has no model in {', '.join(missing)}: the benchmark needs all three splits "

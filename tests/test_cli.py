@@ -110,6 +110,8 @@ def test_expected_errors_are_one_line(tmp_path: Path) -> None:
     assert "unknown engine 'lanes' for ResNet-18" in lanes
     epochs = error("generate", "cifar10_resnet18", "--keep-epochs", "all", cwd=tmp_path)
     assert "--keep-epochs takes numbers such as 1,10,50" in epochs
+    epochs = error("benchmark", "digits_cnn_s", "--epochs", "1;2", cwd=tmp_path)
+    assert "--epochs takes numbers such as 1,10,50" in epochs
     for option in ("--ranks", "--seconds-per-epoch"):
         assert "are for --plan" in error("generate", "digits_cnn_s", option, "2", cwd=tmp_path)
     assert "unknown engine" in error("generate", "digits_cnn_s", "--engine", "x", cwd=tmp_path)

@@ -415,6 +415,8 @@ def test_refusals(tmp_path: Path) -> None:
     random_zoo(tmp_path, dataclasses.replace(get_zoo("digits_cnn_s"), epochs=1), 2)
     with pytest.raises(TooFewModels, match="no model in validation, test"):
         predict_properties("digits_cnn_s", tmp_path)
+    with pytest.raises(TooFewModels, match="no state of epoch 7"):
+        predict_properties("digits_cnn_s", tmp_path, epochs=[7])
     with pytest.raises(ValueError, match="unknown representation 'pixels'"):
         predict_properties("digits_cnn_s", tmp_path, representations=["pixels"])
     with pytest.raises(ValueError, match="unknown target 'seed'"):
