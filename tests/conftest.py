@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 
 # Before datasets is imported: it reads these once.
@@ -13,6 +14,10 @@ for name in ("MODEL_ZOOS_HOME", "MODEL_ZOOS_IMAGES", "MODEL_ZOOS_REPO"):
     os.environ.pop(name, None)
 if "MODEL_ZOOS_SHARED" in os.environ:
     os.environ["MODEL_ZOOS_SHARED"] = os.path.abspath(os.environ["MODEL_ZOOS_SHARED"])
+
+# Tests press Ctrl-C, to which programs that a shell starts in the background are deaf.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from pathlib import Path  # noqa: E402
 

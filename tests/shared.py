@@ -20,6 +20,7 @@ import torch
 
 from model_zoos.builders.catalog import Model
 from model_zoos.builders.layout import Layout, make_layout
+from model_zoos.generation.engines.reference import cpu_kind
 from model_zoos.generation.images import ImageData, Images, load_images
 
 SHARED = Path(os.environ.get("MODEL_ZOOS_SHARED") or Path(__file__).resolve().parents[2] / "shared")
@@ -108,8 +109,9 @@ def raw_zoo_images(*, validation: bool, large: bool = False) -> ImageData:
     )
 
 
-SAME_SUMS = torch.backends.cpu.get_cpu_capability() == "AVX512"
-"""Whether torch sums here as where the raw zoos were trained; elsewhere in another order."""
+SAME_SUMS = cpu_kind() == "AVX512 GenuineIntel"
+"""Whether torch sums here as where the raw zoos were trained; elsewhere in another order (on an AMD
+EPYC with AVX-512 too)."""
 
 SEED_ZOO = "tune_zoo_mnist_kaiming_uniform"
 HYPERPARAMETER_ZOO = "tune_zoo_mnist_hyperparameter_10_fixed_seed"

@@ -3,11 +3,11 @@
 Every random number is drawn from torch's global stream in the original's order (its
 def_NN_experiment.py and def_net.py): default initialisation, the zoo's initialisation, one sample
 order that the evaluation of the untrained model uses, then for each epoch a sample order and the
-dropout masks of its steps. With float32, one thread, torch 2.13 and AVX-512 this repeats models of
-the original that were trained so, bit for bit. Where torch computes with other instructions
-(`cpu_kind`), the draws are the same and sums differ in their last bits, which training amplifies.
-It is the oracle of the other engines, and the slowest; to be compared with them it can take its
-dropout masks from the counter generator that they use (streams.py).
+dropout masks of its steps. With float32, one thread, torch 2.13 and an Intel processor with AVX-512
+this repeats models of the original that were trained so, bit for bit. Where torch computes in
+another way (`cpu_kind`), the draws are the same and sums differ in their last bits, which training
+amplifies. It is the oracle of the other engines, and the slowest; to be compared with them it can
+take its dropout masks from the counter generator that they use (streams.py).
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ initialisation; then one sample order that the evaluation of epoch 0 uses, then 
 sample order and, for each step, the noise of the layers' outputs in forward order. Gradients are
 summed in the order of torch's graph, which is therefore the original's: a linear layer's log_alpha,
 for instance, enters the divergence twice as two nodes. With float32, one thread, torch 2.13 and
-AVX-512 this repeats twins of the original bit for bit.
+an Intel processor with AVX-512 this repeats twins of the original bit for bit.
 """
 
 from __future__ import annotations
