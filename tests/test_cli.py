@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from model_zoos.builders.catalog import get_zoo
-from model_zoos.cli import app
+from model_zoos.cli import app, main
 
 from .benchmarks.zoos import write_odd_zoos
 
@@ -29,8 +33,21 @@ def run(*arguments: str, cwd: Path, code: int = 0) -> subprocess.CompletedProces
 
 
 def error(*arguments: str, cwd: Path) -> str:
-    """The one line that an expected error prints."""
-    [line] = run(*arguments, cwd=cwd, code=1).stderr.strip().splitlines()
+    """The one line that an expected error prints; in this process, which has imported everything.
+
+    What a process of its own does: test_expected_errors_are_one_line.
+    """
+    printed, before = io.StringIO(), (Path.cwd(), sys.argv, warnings.formatwarning)
+    os.chdir(cwd)
+    sys.argv = ["model-zoos", *arguments]
+    try:
+        with contextlib.redirect_stderr(printed), pytest.raises(SystemExit) as ended:
+            main()
+    finally:
+        os.chdir(before[0])
+        _, sys.argv, warnings.formatwarning = before
+    assert ended.value.code == 1, printed.getvalue()
+    [line] = printed.getvalue().strip().splitlines()
     assert line.startswith("error: ")
     return line
 
@@ -101,7 +118,10 @@ def test_from_a_specification_of_ones_own_to_benchmark_and_plot(tmp_path: Path) 
 
 
 def test_expected_errors_are_one_line(tmp_path: Path) -> None:
-    assert "did you mean mnist_cnn_s_seed" in error("generate", "mnist_cnn_s_sed", cwd=tmp_path)
+    misspelt = ("generate", "mnist_cnn_s_sed")
+    assert "did you mean mnist_cnn_s_seed" in error(*misspelt, cwd=tmp_path)
+    done = run(*misspelt, cwd=tmp_path, code=1)
+    assert (done.stdout, done.stderr) == ("", f"{error(*misspelt, cwd=tmp_path)}\n")
     message = error("generate", "mnist_cnn_s_seed", "--models", "2", cwd=tmp_path)
     assert "train-images-idx3-ubyte" in message
     assert "--download" in message
