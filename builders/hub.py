@@ -37,7 +37,7 @@ from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundErro
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
-from .card import PLACEHOLDER, describe_repository, render_card
+from .card import PLACEHOLDER, describe_repository, read_repository, render_card
 from .repository import DATA_FILE, METRICS_FILE, HubFailed, data_files, explained
 from .zoo_directory import FaultyZoo
 
@@ -107,9 +107,9 @@ def publish(
         on_progress: called with "compared" or "uploaded", bytes done and bytes in all.
 
     Raises:
-        ValueError: the folder is not a built repository or lacks shards or whole models that the
-            repository has of a ResNet-18 zoo, `private` for a repository that is public, or a
-            branch as well as a pull request.
+        ValueError: the folder is not a built repository, its build was not finished, or it lacks
+            whole models that the repository has of a ResNet-18 zoo; `private` for a repository that
+            is public; a branch as well as a pull request.
         HubFailed: no token, not allowed, no such repository (of a pull request), out of reach, or
             changed by somebody else meanwhile. The message holds no token.
     """
@@ -117,6 +117,7 @@ def publish(
         raise ValueError("a pull request goes to main: give a revision or create_pr, not both")
     folder = Path(folder)
     files = folder_files(folder)
+    read_repository(folder)  # a build that was not finished is refused
     zoos = tuple(sorted({zoo for zoo, _ in data_files(files)[0]}))
     token = write_token(token)
     branch = None if create_pr else revision or constants.DEFAULT_REVISION
@@ -385,12 +386,17 @@ def commit(
     Args:
         additions: README.md, if it is one, as the last.
     """
-    # Deletions and the card come with the last files: until then the card is true of what is there.
+    # The card comes with the last files; a zoo's deletions with its first new ones, so that no
+    # commit has its rows twice.
     pieces: list[list[Any]] = [
         list(additions[start : start + FILES_PER_COMMIT])
         for start in range(0, max(1, len(additions)), FILES_PER_COMMIT)
     ]
-    pieces[-1] += deletions
+    for deletion in deletions:
+        zoo = zoo_of_file(deletion.path_in_repo)
+        holds = (any(zoo_of_file(a.path_in_repo) == zoo for a in piece) for piece in pieces)
+        number = next((number for number, found in enumerate(holds) if found), -1)
+        pieces[number].append(deletion)
     url = ""
     for number, operations in enumerate(pieces, 1):
         done_by = f" ({number} of {len(pieces)})" if len(pieces) > 1 else ""

@@ -232,6 +232,8 @@ def _build_zoo(
 
     def write(shard: ShardToWrite, first: Sequence[Future[None]] = ()) -> None:
         """Write a shard, which appears only when those of `first` are there."""
+        if cancelled.is_set():
+            raise Cancelled
         partial = out / BUILD_FOLDER / f"{name}@{shard.name.rpartition('/')[2]}.partial"
         try:
             write_shard(shard, partial, cancelled, advance)
@@ -255,9 +257,9 @@ def _build_zoo(
         ThreadPoolExecutor(max(1, min(workers, len(others)))) as pool,
         ThreadPoolExecutor(1) as beside,  # little work, while the first weights are encoded
     ):
-        small = [beside.submit(write, shard) for shard in without]
-        futures = [*small, *(pool.submit(write, shard, small) for shard in others)]
         try:
+            small = [beside.submit(write, shard) for shard in without]
+            futures = [*small, *(pool.submit(write, shard, small) for shard in others)]
             wait(futures, return_when=FIRST_EXCEPTION)
         except BaseException:
             cancelled.set()

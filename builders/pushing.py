@@ -18,7 +18,7 @@ import io
 import json
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +60,7 @@ from .parquet import (
     write_shard,
     writer_options,
 )
-from .repository import DATA_FILE, explained, metrics_file, whole_models
+from .repository import DATA_FILE, HubFailed, explained, metrics_file, whole_models
 from .schema import states_table
 from .splits import SPLITS
 from .zoo_directory import FaultyFile, FaultyZoo, Published, States, ZooDirectory
@@ -132,8 +132,9 @@ def prepare_push(
 
     Raises:
         ValueError: as `check_push`; the repository lacks models that were freed here; it has this
-            zoo in files that models share, made otherwise, or with a model in another split.
-        HubFailed: no token, not allowed, or out of reach.
+            zoo in files that models share or made otherwise; its card cannot hold ours.
+        HubFailed: no token, not allowed, or out of reach; the repository has models without their
+            metrics.
         RuntimeError: another process publishes this zoo.
     """
     with _alone(directory):
@@ -145,25 +146,22 @@ def prepare_push(
             if published.repo_id == repo_id:  # it was there; made anew it would be empty
                 api.repo_info(repo_id, repo_type="dataset")
             open_head(api, repo_id, constants.DEFAULT_REVISION, private)
-            there = _look(directory, repo_id, api).models
+            seen = _look(directory, repo_id, api)
+            there = seen.models
+            _check_orphans(directory, repo_id, seen, ())
+            merge_cards("", card_at(api, repo_id, seen.head, seen.remote))
             # Asks for an upload, which needs the right to write, and commits nothing.
             layout = directory.zoo.layout
             probe = CommitOperationAdd(layout_file(layout), layout_bytes(layout))
             api.preupload_lfs_files(repo_id, [probe], repo_type="dataset", free_memory=False)
-        splits = directory.splits()
-        for model, split in there.items():
-            if splits.get(model, split) != split:
-                raise ValueError(
-                    f"{repo_id} has the model {model} in the split {split}, {directory.path} in "
-                    f"{splits[model]}: publish to another repository"
-                )
-        directory.add_splits(there, there)
         models = {model: "freed" for model in there if not directory.finished(model)}
+        # A model that is here in another split is left out and named when its turn comes.
+        directory.add_splits(there, there, moved=models)
         models |= dict.fromkeys(published.freed, "freed")
         kept = {m for m, where in published.models.items() if where == "here" and m in there}
         kept -= set(models)
         models |= dict.fromkeys(kept if published.repo_id == repo_id else (), "here")
-        if models or published.models:
+        if models or published.models or published.stopped:
             directory.write_published(Published(repo_id, models))
 
 
@@ -181,7 +179,7 @@ def push_models(
     free: bool = False,
     token: str | None = None,
     cancelled: threading.Event | None = None,
-    on_published: Callable[[int], None] = lambda models: None,
+    on_published: Callable[[PushSummary], None] = lambda done: None,
 ) -> PushSummary:
     """Publish the finished models of a zoo that are not published yet.
 
@@ -191,7 +189,8 @@ def push_models(
         free: remove the files of models that are published, once a commit is seen to hold them.
         token: with write access; None for HF_TOKEN or that of `hf auth login`.
         cancelled: stops before the next row group or file.
-        on_published: called after every commit with the number of models that it added.
+        on_published: called with what was done since the last call of it, and at once: what an
+            error ends is not lost.
 
     Raises:
         HubFailed: not allowed, out of reach, or changed by somebody else meanwhile; call it again.
@@ -202,30 +201,40 @@ def push_models(
     cancelled = cancelled or threading.Event()
     token = write_token(token)
     api = HfApi(token=token)
-    models = sent = freed = 0
-    left_out: dict[str, str] = {}
+    total = PushSummary(0, 0, 0, {})
+
+    def done(models: int, size: int, freed: int, left_out: Mapping[str, str]) -> None:
+        nonlocal total
+        total = PushSummary(
+            total.models + models,
+            total.uploaded_bytes + size,
+            total.freed + freed,
+            {**total.left_out, **left_out},
+        )
+        on_published(PushSummary(models, size, freed, left_out))
+
     with _alone(directory), explained(repo_id, token):
         published = directory.published()
         check_push(directory.zoo, repo_id, published)
         if published.repo_id != repo_id:
             directory.write_published(Published(repo_id, {}))
         # Those published earlier and kept then, and what an interruption has left.
-        if free and any((directory.models_path / m).exists() for m in published.models):
-            freed += _free(directory, api)
+        removable = (m for m, where in published.models.items() if where != "damaged")
+        if free and any((directory.models_path / model).exists() for model in removable):
+            done(0, 0, _free(directory, api), {})
         waiting = unpublished(directory)
         while waiting:
+            left_out: dict[str, str] = {}
             batch, waiting = _batch(directory, waiting, left_out)
             pushed, size = _push(directory, batch, repo_id, api, cancelled, left_out)
             known = directory.published().models
             known = {**known, **dict.fromkeys(left_out, "damaged")}
             known = {**known, **dict.fromkeys(pushed, "here")}
             directory.write_published(Published(repo_id, known))
-            models += len(pushed)
-            sent += size
+            done(len(pushed), size, 0, left_out)
             if free and pushed:
-                freed += _free(directory, api)
-            on_published(len(pushed))
-    return PushSummary(models, sent, freed, left_out)
+                done(0, 0, _free(directory, api), {})
+    return total
 
 
 @contextmanager
@@ -275,6 +284,7 @@ def _push(
     zoo = directory.zoo
     seen = _look(directory, repo_id, api)
     head, remote, there = seen.head, seen.remote, dict(seen.models)
+    _check_orphans(directory, repo_id, seen, batch)
     splits = directory.splits()
     additions: list[CommitOperationAdd] = []
     by_split: dict[str, list[States]] = {split: [] for split in SPLITS}
@@ -372,6 +382,11 @@ def _upload(
             if entry is None or not is_same(path, sizes[shard.name], entry):
                 addition = CommitOperationAdd(shard.name, path)
                 api.preupload_lfs_files(repo_id, [addition], repo_type="dataset")
+                if not getattr(addition, "_is_uploaded", True):
+                    raise ValueError(
+                        f"{repo_id} ignores {shard.name}, or keeps it as a small file: mend its "
+                        ".gitignore and .gitattributes (*.parquet filter=lfs diff=lfs merge=lfs)"
+                    )
                 additions.append(addition)
             path.unlink()
     finally:
@@ -495,6 +510,26 @@ def _check_provenance(
                     f"{about.get(key)!r:.100}, not {ours.get(key)!r:.100}: publish to another "
                     "repository"
                 )
+
+
+def _check_orphans(
+    directory: ZooDirectory, repo_id: str, seen: _Seen, own: Collection[str]
+) -> None:
+    """Refuse to go on beside whole models whose rows no metrics have: they would be deleted.
+
+    Args:
+        own: models of this directory that are about to be published.
+
+    Raises:
+        HubFailed: there are such models.
+    """
+    without = set(whole_models(seen.remote, directory.zoo.name)) - set(seen.models) - set(own)
+    if orphans := sorted(model for model in without if not directory.finished(model)):
+        raise HubFailed(
+            f"{repo_id} has {len(orphans)} models of {directory.zoo.name} without their metrics, "
+            f"first {orphans[0]}: another publication is under way, whose end is waited for, or "
+            "its metrics/ were removed: restore them, or remove the files of these models"
+        )
 
 
 def _free(directory: ZooDirectory, api: HfApi) -> int:

@@ -276,6 +276,7 @@ def _explanation(error: BaseException, repo_id: str, known: bool) -> str | None:
         )
     if isinstance(error, HfHubHTTPError):
         status = error.response.status_code
+        said = error.server_message or str(error)
         if status == 401:
             return (
                 "the Hub does not accept this token: make one with write access at "
@@ -286,20 +287,24 @@ def _explanation(error: BaseException, repo_id: str, known: bool) -> str | None:
             return (
                 f"this token may not write to {repo_id}: take one of type write (a fine-grained "
                 "one must name the repository), of a user who may write there, or offer the "
-                "change with --create-pr"
+                f"change with `publish --create-pr`. The Hub says: {said}"
             )
         if status == 412:
             return f"{repo_id} was changed by somebody else meanwhile: run the same command again"
-        said = error.server_message or str(error)
         return f"{repo_id}: the Hub answered HTTP {status} ({said}): try again later"
-    # httpx or httpx2, by the version of huggingface_hub
-    if type(error).__module__.partition(".")[0] in ("httpx", "httpx2", "httpcore", "httpcore2"):
-        return (
-            f"{repo_id}: the Hub ({constants.ENDPOINT}) was not reached, or the "
-            f"connection broke off ({type(error).__name__}): run the same command again to go on"
-        )
-    cause = error.__cause__ or error.__context__
-    return None if cause is None else _explanation(cause, repo_id, known)
+    # httpx or httpx2, by the version of huggingface_hub; ConnectionError is what Xet's client says.
+    module = type(error).__module__.partition(".")[0]
+    if module in ("httpx", "httpx2", "httpcore", "httpcore2", "hf_xet"):
+        said = type(error).__name__
+    elif isinstance(error, ConnectionError | TimeoutError):
+        said = f"{error}" or type(error).__name__
+    else:
+        cause = error.__cause__ or error.__context__
+        return None if cause is None else _explanation(cause, repo_id, known)
+    return (
+        f"{repo_id}: the Hub ({constants.ENDPOINT}) was not reached, or the connection broke off "
+        f"({said}): run the same command again to go on"
+    )
 
 
 def _address(repo_id: str) -> str:

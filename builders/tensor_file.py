@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import json
 import math
-import mmap
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 DTYPES = {
     "BOOL": np.dtype(np.bool_),
@@ -59,6 +59,7 @@ class TensorFile:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.fspath(path)
         self.file = open(path, "rb", buffering=_BUFFER)  # noqa: SIM115, the object is the context
         try:
             self.metadata, self.tensors = _header(self.file)
@@ -102,11 +103,16 @@ class TensorFile:
         dtype = DTYPES[tensor.dtype]
         if tensor.begin == tensor.end or tensor.begin % dtype.itemsize:
             return self.read(name)
-        pages = mmap.mmap(self.file.fileno(), tensor.end, access=mmap.ACCESS_READ)
-        if whole and hasattr(mmap, "MADV_WILLNEED"):
-            pages.madvise(mmap.MADV_WILLNEED)
-        flat = np.frombuffer(pages, dtype, math.prod(tensor.shape), tensor.begin)
-        return flat.reshape(tensor.shape)
+        if whole and hasattr(os, "posix_fadvise"):
+            length = tensor.end - tensor.begin
+            os.posix_fadvise(self.file.fileno(), tensor.begin, length, os.POSIX_FADV_WILLNEED)
+        # Not mmap.mmap, which keeps a file descriptor for every map: there may be thousands.
+        with pa.memory_map(self.path) as pages:
+            pages.seek(tensor.begin)
+            buffer = pages.read_buffer(tensor.end - tensor.begin)
+        if len(buffer) < tensor.end - tensor.begin:
+            raise ValueError(f"{name} is not whole")
+        return np.frombuffer(buffer, dtype).reshape(tensor.shape)
 
 
 def _header(file: Any) -> tuple[Mapping[str, str], Mapping[str, Tensor]]:

@@ -18,13 +18,14 @@ is checked again when it is read: a faulty one raises `FaultyFile`, which costs 
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,8 @@ FORMAT = "model_zoos/1"
 HEADER_KEY = "model_zoos"
 MODEL_ID = re.compile(r"[A-Za-z0-9_=,-][A-Za-z0-9_=,.-]{0,199}")
 """Names a file: never a path, never hidden; trial folders of ray tune fit."""
+_NOT_THE_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""Errors of this process or machine, whatever file is read."""
 SHARES_OF_1 = ("train_acc", "val_acc", "test_acc", "sparsity")
 
 
@@ -108,10 +111,12 @@ class Published:
         repo_id: where: `ORG/NAME` on the Hub.
         models: model id -> "here": published, and its files are here too; "freed": published, and
             no longer (or never) here; "damaged": here, but could not be read to be published.
+        stopped: why nothing more is published until the zoo is started again; None if it is.
     """
 
     repo_id: str
     models: Mapping[str, str]
+    stopped: str | None = None
 
     @property
     def freed(self) -> frozenset[str]:
@@ -176,7 +181,10 @@ class ZooDirectory:
         return splits
 
     def add_splits(
-        self, model_ids: Iterable[str], given: Mapping[str, str] | None = None
+        self,
+        model_ids: Iterable[str],
+        given: Mapping[str, str] | None = None,
+        moved: Iterable[str] = (),
     ) -> dict[str, str]:
         """Write down the splits of new models; those of known models stay as they are.
 
@@ -185,10 +193,12 @@ class ZooDirectory:
         Args:
             model_ids: of the zoo.
             given: splits that are already decided: a parent's, or a published one.
+            moved: models without a row here, for which `given` counts even if they are known.
         """
         with FileLock(self.path / ".lock"):
-            existing = self.splits()
-            splits = assign_splits({**(given or {}), **existing}, model_ids)
+            existing, given = self.splits(), given or {}
+            decided = {**given, **existing, **{model: given[model] for model in moved}}
+            splits = assign_splits(decided, model_ids)
             if splits != existing:
                 write_atomically(self.path / "splits.json", _json_bytes(splits))
         return splits
@@ -280,15 +290,18 @@ class ZooDirectory:
             or not isinstance(found.get("models"), dict)
             or not set(found["models"].values()) <= {"here", "freed", "damaged"}
             or not all(MODEL_ID.fullmatch(model) for model in found["models"])
+            or not isinstance(found.get("stopped"), str | None)
         ):
             raise FaultyZoo(
                 f"{path}: expected a repo_id, and models that are 'here', 'freed' or 'damaged'"
             )
-        return Published(found["repo_id"], found["models"])
+        return Published(found["repo_id"], found["models"], found.get("stopped"))
 
     def write_published(self, published: Published) -> None:
         """Write down which models are on the Hub, in place of what was known."""
         content = {"repo_id": published.repo_id, "models": dict(sorted(published.models.items()))}
+        if published.stopped is not None:
+            content["stopped"] = published.stopped
         write_atomically(self.path / "published.json", _json_bytes(content))
 
     def finished(self, model_id: str) -> bool:
@@ -393,10 +406,7 @@ def create_zoo(root: str | os.PathLike[str], zoo: Zoo, **provenance: Any) -> Zoo
     """
     path = Path(root) / zoo.name
     (path / "models").mkdir(parents=True, exist_ok=True)
-    for leftover in (path / "models").rglob(".*.partial"):
-        # Of a writer that was killed; a living one renames its file within seconds.
-        if time.time() - leftover.stat().st_mtime > 3600:
-            leftover.unlink(missing_ok=True)
+    _remove_leftovers(path)
     info = {
         "format": FORMAT,
         "zoo": zoo.to_json(),
@@ -428,6 +438,15 @@ def create_zoo(root: str | os.PathLike[str], zoo: Zoo, **provenance: Any) -> Zoo
             f"choose another output folder, or the same {key}"
         )
     return ZooDirectory(path, zoo, found)
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Unfinished files of writers that were killed; a living one renames its within seconds."""
+    with suppress(FileNotFoundError):  # another process removes a model that it has published
+        for leftover in path.rglob(".*.partial"):
+            with suppress(FileNotFoundError):
+                if time.time() - leftover.stat().st_mtime > 3600:
+                    leftover.unlink()
 
 
 def open_zoo(root: str | os.PathLike[str], name: str) -> ZooDirectory:
@@ -481,6 +500,8 @@ def _opened(path: Path) -> Iterator[TensorFile]:
     except FaultyFile:
         raise
     except (OSError, ValueError, KeyError) as error:
+        if getattr(error, "errno", None) in _NOT_THE_FILES:
+            raise
         raise FaultyFile(f"{path}: unreadable, truncated or not safetensors ({error})") from error
 
 

@@ -313,16 +313,14 @@ def _publishing(
         HubFailed, ValueError, RuntimeError: of `push_models`, at the end; meanwhile they are
             warnings, and it is tried again.
     """
-    counts: dict[str, Any] = {"published": begun.models, "freed": 0, "left_out": {}}
+    counts: dict[str, Any] = {"published": 0, "freed": 0, "left_out": {}}
     ended, cancelled = threading.Event(), threading.Event()
 
     def publish() -> None:
-        def count(models: int) -> None:
-            counts["published"] += models
+        push_models(directory, repo_id, free=free, cancelled=cancelled, on_published=add)
 
-        add(push_models(directory, repo_id, free=free, cancelled=cancelled, on_published=count))
-
-    def add(done: PushSummary) -> None:  # its models are counted as they come
+    def add(done: PushSummary) -> None:
+        counts["published"] += done.models
         counts["freed"] += done.freed
         for model, reason in done.left_out.items():
             counts["left_out"][model] = f"not published: {reason}"
@@ -335,6 +333,15 @@ def _publishing(
             try:
                 publish()
             except Cancelled:
+                return
+            except ValueError as error:  # it would be the same in a minute
+                published = directory.published()
+                directory.write_published(dataclasses.replace(published, stopped=str(error)))
+                warnings.warn(
+                    f"nothing more is published, training goes on: {error}",
+                    PublishingWarning,
+                    stacklevel=1,
+                )
                 return
             except Exception as error:  # training goes on, whatever it is
                 failures += 1
@@ -908,11 +915,22 @@ def _train_resnet(work: _Work, models: list[Model]) -> Iterator[Outcome]:
 
 
 def _wait_for_room(directory: ZooDirectory, room: int, stop: threading.Event) -> None:
-    """Until there is room for one more model, or no finished one is left that would make it."""
+    """Until there is room for one more model, or no finished one is left that would make it.
+
+    Raises:
+        TrainingFailed: nothing more is published that would make it.
+    """
     said = False
     while not stop.is_set() and free_bytes(directory.path) < room:
-        if not unpublished(directory) and "here" not in directory.published().models.values():
+        published = directory.published()
+        if not unpublished(directory) and "here" not in published.models.values():
             return  # nothing that would be removed
+        if published.stopped is not None:
+            raise TrainingFailed(
+                f"there is no room for another model in {directory.path}, and finished ones cannot "
+                f"be published and removed ({published.stopped}): mend that, then run the same "
+                "command again"
+            )
         if not said:
             warnings.warn(
                 f"a model waits until {room / 1e9:.1f} GB are free in {directory.path}, or "

@@ -365,6 +365,39 @@ def test_a_pull_request_a_branch_and_several_commits(
         writer.run(PUBLISH, **arguments, arguments={"private": True})
 
 
+def test_an_unfinished_build_is_not_published(
+    hub: Hub, published: str, writer: Client, folder: Path, tmp_path: Path
+) -> None:
+    before = hub.content(published)
+    shutil.copytree(folder, tmp_path / "half")
+    shutil.rmtree(tmp_path / "half" / "data" / "digits_cnn_s")
+    (tmp_path / "half" / "data" / "digits_cnn_s").mkdir()
+    for path in (folder / "data" / "digits_cnn_s").glob("train-*"):
+        shutil.copy(path, tmp_path / "half" / "data" / "digits_cnn_s")
+    with pytest.raises(ClientError, match=r"FaultyZoo: .* lacks some of its files"):
+        writer.run(PUBLISH, folder=str(tmp_path / "half"), repo_id=published, arguments={})
+    assert hub.content(published) == before
+
+
+def test_no_commit_of_several_has_rows_twice(
+    hub: Hub, writer: Client, home: Path, tmp_path: Path
+) -> None:
+    arguments: dict[str, Any] = {"repo_id": "me/pieces", "arguments": {}}
+    first = write_folder(tmp_path / "three", home, ["digits_cnn_s"], shards=3)
+    writer.run(PUBLISH, folder=str(first), **arguments)
+    second = write_folder(tmp_path / "one", home, ["digits_cnn_s"], shards=1)
+    repo = hub.repos["me/pieces"]
+    known = set(repo.commits)
+    code = "import model_zoos.builders.hub as hub\nhub.FILES_PER_COMMIT = 2"
+    writer.run(code + PUBLISH, folder=str(second), **arguments)
+    writer.run("import model_zoos.builders.hub as hub\nhub.FILES_PER_COMMIT = 250")
+    added = [files for commit, files in repo.commits.items() if commit not in known]
+    assert len(added) > 1
+    assert set(added[-1]) == {".gitattributes", *folder_files(second)}
+    for files in added:
+        assert not [path for path in files if path.startswith("data/") and "-of-00003" in path]
+
+
 def stored(requests: list[Request]) -> set[str]:
     """Paths of the objects that arrived whole: half of one, from a killed client, is none."""
     return {r.path for r in requests if r.method == "PUT" and r.status == 200}

@@ -467,6 +467,22 @@ def test_an_interruption_stops_all_workers(
     assert not list(tmp_path.glob(".build/*.partial"))
 
 
+def test_after_an_error_no_other_shard_is_begun(
+    large: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_shards(monkeypatch, 1_000_000)
+    begun = []
+
+    def full(shard: parquet.ShardToWrite, *_: Any) -> None:
+        begun.append(shard.name)
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(parquet, "write_shard", full)
+    with pytest.raises(OSError, match="No space left"):
+        build_repository(["mnist_cnn_s_seed"], large[0], tmp_path, workers=1)
+    assert len([name for name in begun if name.startswith("data/")]) <= 2
+
+
 def test_bad_requests_are_refused(home: Path, tmp_path: Path) -> None:
     with pytest.raises(ZooNotFound, match="no zoo 'fashion_mnist_cnn_s_seed'"):
         build_repository(["digits_cnn_s", "fashion_mnist_cnn_s"], home, tmp_path / "a")

@@ -23,6 +23,7 @@ from model_zoos.benchmarks.speed.loading import random_zoo
 from model_zoos.builders.catalog import get_zoo
 from model_zoos.builders.parquet import build_repository
 from model_zoos.builders.pushing import check_push
+from model_zoos.builders.splits import SPLITS
 from model_zoos.builders.zoo_directory import (
     FaultyZoo,
     Published,
@@ -44,6 +45,13 @@ from model_zoos.builders.zoo_directory import open_zoo
 directory = open_zoo(home, "cifar10_resnet18")
 prepare_push(directory, repo_id)
 result = dataclasses.asdict(push_models(directory, repo_id, free=free))
+"""
+
+CSV_CARD = b"""---
+configs:
+- config_name: tables
+  data_files: "*.csv"
+---
 """
 
 PUBLISH = """
@@ -292,6 +300,9 @@ def test_a_zoo_goes_on_when_its_disk_is_lost(
     writer.run(PUSH, home=str(home), repo_id="me/lost", free=False)
     before = open_zoo(home, NAME)
     other = create_zoo(tmp_path / "new", before.zoo, engine=before.info["engine"])
+    # Planned there already, in a split that the repository knows better.
+    splits = before.splits()
+    other.add_splits(models[:1], {models[0]: next(s for s in SPLITS if s != splits[models[0]])})
     values = {"home": str(tmp_path / "new"), "repo_id": "me/lost", "free": True}
     writer.run(PUSH, **values)
     assert other.published().freed == set(models[:2])
@@ -436,9 +447,36 @@ def test_refusals(hub: Hub, writer: Client, home: Path, zoo_home: Path, tmp_path
     turned = dict.fromkeys(splits, "test")
     (home / NAME / "splits.json").unlink()
     (home / NAME / "splits.json").write_text(json.dumps(turned))
-    with pytest.raises(ClientError, match=r"ValueError: me/other has the model .* in the split"):
-        writer.run(PUSH, home=str(home), repo_id="me/other", free=True)
+    moved = {model for model, split in splits.items() if split != "test"}
+    done = writer.run(PUSH, home=str(home), repo_id="me/other", free=False)
+    assert set(done["left_out"]) == moved
+    assert all("it is in the split test here, " in reason for reason in done["left_out"].values())
+    hub.put("me/csv", {"README.md": CSV_CARD})
+    sent = sum(request.method == "PUT" for request in hub.requests)
+    with pytest.raises(ClientError, match=r"ValueError: .* config 'tables' reads \.csv"):
+        writer.run(PUSH, home=str(home), repo_id="me/csv", free=True)
+    assert sum(request.method == "PUT" for request in hub.requests) == sent
     assert ids(home) == ids(zoo_home)
+
+
+def test_models_without_their_metrics_are_not_deleted(
+    hub: Hub, writer: Client, home: Path, tmp_path: Path
+) -> None:
+    values = {"home": str(home), "repo_id": "me/orphans", "free": True}
+    before = open_zoo(home, NAME)
+    hide(home, ids(home)[3:], tmp_path / "elsewhere")
+    writer.run(PUSH, **values)
+    repo = hub.repos["me/orphans"]
+    head = repo.commits[repo.find("main")]
+    repo.commit({p: b for p, b in head.items() if not p.startswith("metrics/")}, "by hand", "main")
+    left = hub.content("me/orphans")
+    other = create_zoo(tmp_path / "new", before.zoo, engine=before.info["engine"])
+    [last] = (tmp_path / "elsewhere").iterdir()
+    shutil.move(last, other.models_path / last.name)
+    other.add_splits([last.name], before.splits())
+    with pytest.raises(ClientError, match=r"HubFailed: .* has 3 models .* without their"):
+        writer.run(PUSH, **values | {"home": str(tmp_path / "new")})
+    assert hub.content("me/orphans") == left
 
 
 @pytest.mark.parametrize(

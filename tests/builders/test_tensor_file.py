@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -137,8 +138,25 @@ def test_a_file_cut_while_open_is_no_whole_tensor(path: Path) -> None:
             other.truncate(1 << 16)
         with pytest.raises(ValueError, match="a is not whole"):
             file.read("a")
-        with pytest.raises(ValueError, match="greater than file size"):
+        with pytest.raises(ValueError, match="a is not whole"):
             file.map("a")
+
+
+def test_maps_need_no_file_descriptors(path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    path.write_bytes(save({"a": np.arange(9, dtype=np.float32)}))
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.open(os.devnull, os.O_RDONLY)
+    os.close(lowest)
+    maps = []
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + 10, before[1]))
+        for _ in range(50):
+            with TensorFile(path) as file:
+                maps.append(file.map("a", whole=True))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert {values.tobytes() for values in maps} == {np.arange(9, dtype=np.float32).tobytes()}
 
 
 def test_a_map_reads_no_more_than_its_rows(path: Path) -> None:

@@ -292,6 +292,20 @@ def test_a_zoo_is_not_continued_in_another_way(directory: ZooDirectory) -> None:
         create_zoo(root, dataclasses.replace(DIGITS, epochs=4), engine="random values")
 
 
+def test_too_many_open_files_are_not_the_files_fault(directory: ZooDirectory) -> None:
+    resource = pytest.importorskip("resource")
+    path = directory.files()[0]
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.open(os.devnull, os.O_RDONLY)
+    os.close(lowest)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, before[1]))
+        with pytest.raises(OSError, match="Too many open files"):
+            directory.read(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
 def test_what_cannot_be_opened(directory: ZooDirectory) -> None:
     root = directory.path.parent
     with pytest.raises(ZooNotFound, match="no zoo 'mnist_cnn_s'"):

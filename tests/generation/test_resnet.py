@@ -12,7 +12,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+import warnings
 import zipfile
 from collections.abc import Iterator
 from contextlib import suppress
@@ -28,11 +30,21 @@ from torch.nn import functional
 import model_zoos
 from model_zoos.builders.catalog import Model, Zoo, get_zoo, zoo_from_json
 from model_zoos.builders.layout import Layout
+from model_zoos.builders.pushing import PushSummary
 from model_zoos.builders.zoo_directory import FaultyZoo, open_zoo
+from model_zoos.generation import population
 from model_zoos.generation.augmentation import augmentation_draws
 from model_zoos.generation.engines.resnet import ResNetTraining, Stopped
 from model_zoos.generation.images import ImageData, Images, import_torchvision, load_images
-from model_zoos.generation.population import Progress, generate, share_models
+from model_zoos.generation.population import (
+    Progress,
+    PublishingWarning,
+    TrainingFailed,
+    _publishing,
+    _wait_for_room,
+    generate,
+    share_models,
+)
 from model_zoos.generation.trajectory import CHECKPOINT, CheckpointWarning, _restore
 
 from ..hub_server import Client, Hub
@@ -345,6 +357,35 @@ result = {
     "again": population.generate(zoo, path.parent, images, threads=1).present,
 }
 """
+
+
+def test_what_can_never_be_published_is_tried_once(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(home, tmp_path, dirs_exist_ok=True)
+    directory = open_zoo(tmp_path, ZOO.name)
+    calls = []
+
+    def refuse(*_: Any, **__: Any) -> PushSummary:
+        calls.append(len(calls))
+        raise ValueError("it has another zoo of this name")
+
+    monkeypatch.setattr(population, "push_models", refuse)
+    monkeypatch.setattr(population, "PUSH_SECONDS", 0.05)
+
+    def train() -> None:
+        with _publishing(directory, "me/x", True, PushSummary(0, 0, 0, {})):
+            time.sleep(1)
+            assert len(calls) == 1
+            # Whoever waits for room waits no more, on this rank or another.
+            with pytest.raises(TrainingFailed, match=r"no room .*it has another zoo"):
+                _wait_for_room(directory, 1 << 62, threading.Event())
+
+    with warnings.catch_warnings(record=True) as caught, pytest.raises(ValueError, match="another"):
+        train()  # at its end it is tried again
+    [warning] = [str(w.message) for w in caught if w.category is PublishingWarning]
+    assert warning == "nothing more is published, training goes on: it has another zoo of this name"
+    assert len(calls) == 2
 
 
 def test_models_are_published_and_freed_while_others_train(
