@@ -91,7 +91,10 @@ def main() -> None:
     except (ValueError, OSError, RuntimeError) as error:
         if isinstance(error, datasets.exceptions.DatasetGenerationError) and error.__cause__:
             error = error.__cause__  # what went wrong in the builder
-        print(f"error: {error}", file=sys.stderr)
+        text = str(error)
+        if isinstance(error, OSError) and error.filename is not None and error.strerror:
+            text = f"{error.filename}: {error.strerror.lower()} (is it the folder that you mean?)"
+        print(f"error: {text}", file=sys.stderr)
         raise SystemExit(1) from None
 
 
@@ -492,7 +495,9 @@ def benchmark(
     from .benchmarks.property_prediction import predict_properties
     from .benchmarks.representations import REPRESENTATIONS
 
-    chosen = _epochs("--epochs", epochs)
+    name, chosen = normalize_name(name), _epochs("--epochs", epochs)
+    if out is not None:  # before the work, not after it
+        out.parent.mkdir(parents=True, exist_ok=True)
     if any(":" in name for name in representation or ()):
         sys.path.insert(0, os.getcwd())  # where a user's own module is expected
     _quiet_datasets(quiet or as_json)
@@ -585,13 +590,9 @@ def verify(
     ] = 512,
     every: Annotated[bool, typer.Option("--all", help="Evaluate every state.")] = False,
     data_dir: DataDir = None,
-    images_dir: Annotated[
-        Optional[Path], typer.Option(help="Folder of image files (else MODEL_ZOOS_IMAGES).")
-    ] = None,
-    download: Annotated[bool, typer.Option("--download", help="Fetch missing images.")] = False,
-    threads: Annotated[
-        Optional[int], typer.Option(help="Cores to use; all of them by default.")
-    ] = None,
+    images_dir: ImagesDir = None,
+    download: DownloadImages = False,
+    threads: ThreadCount = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -668,7 +669,10 @@ def plot(
     """Draw test accuracy by epoch over all models."""
     from .benchmarks.plots import plot_accuracy_by_epoch
 
+    name = normalize_name(name)
     _quiet_datasets(quiet)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
     path = plot_accuracy_by_epoch(name, out or Path(f"{name}-accuracy.png"), data_dir)
     if not quiet:
         _console().print(f"written to {path}")
@@ -684,10 +688,8 @@ def report(
     figures: Annotated[
         Optional[Path], typer.Option(help="Write only the figures, as PNG, into this folder.")
     ] = None,
-    images_dir: Annotated[
-        Optional[Path], typer.Option(help="Folder of image files (else MODEL_ZOOS_IMAGES).")
-    ] = None,
-    download: Annotated[bool, typer.Option("--download", help="Fetch missing images.")] = False,
+    images_dir: ImagesDir = None,
+    download: DownloadImages = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -793,16 +795,18 @@ def _first_rank() -> bool:
 @contextmanager
 def _training(name: str, hidden: bool) -> Iterator[Callable[[Any], None]]:
     """Shows how far a training is: a bar, or a line now and then where there is no terminal."""
-    began = said = time.monotonic()
+    began, said = time.monotonic(), None
     hidden = hidden or not _first_rank()
     with _progress(hidden) as progress:
         task = progress.add_task(name, total=None, done="")
-        if progress.disable and not hidden:
-            print(f"{name}: training", file=sys.stderr, flush=True)
 
         def show(done: Any) -> None:
             nonlocal said
             now = time.monotonic()
+            if said is None:
+                said = now
+                if progress.disable and not hidden:
+                    print(f"{name}: training", file=sys.stderr, flush=True)
             speed = done.samples / (now - began)
             text = f"{done.models}/{done.models_total} models, {speed:,.0f} samples/s"
             if done.published is not None:
@@ -974,7 +978,8 @@ def _progress(hidden: bool) -> Progress:
 
 
 def _quiet_datasets(quiet: bool) -> None:
-    if quiet:
+    """No bars of datasets either where ours are hidden."""
+    if quiet or not sys.stderr.isatty():
         datasets.disable_progress_bars()
 
 

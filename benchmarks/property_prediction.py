@@ -217,7 +217,12 @@ def predict_properties(
         if epochs is None or "leave no row" not in str(error):
             raise
         chosen = ", ".join(map(str, epochs))
-        raise TooFewModels(f"{name} has no state of epoch {chosen} in some split") from None
+        raise TooFewModels(
+            f"{name} has no state of epoch {chosen} in one of {', '.join(SPLITS)}, or none at all"
+        ) from None
+    found = set().union(*(split.unique("epoch") for split in splits.values()))
+    if absent := sorted(set(epochs or ()) - found):
+        raise TooFewModels(f"{name} has no state of epoch {', '.join(map(str, absent))}")
     if missing := [split for split in SPLITS if split not in splits]:
         raise TooFewModels(
             f"{name} has no model in {', '.join(missing)}: the benchmark needs all three splits "

@@ -80,7 +80,7 @@ def read_states(name: str, data_dir: str | os.PathLike[str] | None = None) -> St
     """
     wanted = [*_TEXTS, *_NUMBERS, *HYPERPARAMETERS]
     tables, splits = [], []
-    for split, stream in _stream(name, data_dir, columns=wanted).items():
+    for split, stream in _stream(name, data_dir, columns=wanted, on_bad_files="warn").items():
         for table in stream.with_format("arrow").iter(batch_size=10_000):
             tables.append(table)
             splits += [split] * len(table)
@@ -186,6 +186,5 @@ def _stream(name: str, data_dir: str | os.PathLike[str] | None, **options: objec
         name,
         data_dir=str(model_zoos.zoos_home(data_dir)),
         streaming=True,
-        on_bad_files="skip",
-        **options,
+        **{"on_bad_files": "skip", **options},
     )

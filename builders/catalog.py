@@ -334,7 +334,8 @@ def get_zoo(name: str) -> Zoo:
 
 def unknown_name(name: str, known: Iterable[str]) -> str:
     """One sentence for a name that nobody has, with the close ones."""
-    close = difflib.get_close_matches(normalize_name(name), list(known), n=5, cutoff=0.5)
+    known = list(dict.fromkeys(known))
+    close = difflib.get_close_matches(normalize_name(name), known, n=5, cutoff=0.5)
     hint = f"did you mean {', '.join(close)}?" if close else "`model-zoos list` shows them all."
     return f"there is no zoo named {name!r}; {hint}"
 
@@ -363,7 +364,14 @@ def list_zoos(
         chosen = [zoo for zoo in chosen if getattr(zoo, key) == wanted]
     chosen = [zoo for zoo in chosen if fnmatch.fnmatch(zoo.name, normalize_name(pattern))]
     if not chosen:
-        raise UnknownZoo(f"no zoo of the catalog matches {pattern!r} and the filters")
+        given = ", ".join(f"{key} {value!r}" for key, value in filters.items() if value is not None)
+        message = f"no zoo of the catalog matches {pattern!r}" + (f" with {given}" if given else "")
+        name = normalize_name(pattern)
+        if name in UNIONS:
+            message += f": it is the union of {', '.join(UNIONS[name].parts)}"
+        elif close := difflib.get_close_matches(name, list(ZOOS), n=3, cutoff=0.5):
+            message += f"; did you mean {', '.join(close)}?"
+        raise UnknownZoo(message)
     return chosen
 
 

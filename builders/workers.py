@@ -1,8 +1,8 @@
 """Worker processes: they end with their parent and leave Ctrl-C to it.
 
+    pool = ProcessPoolExecutor(n, context, initializer=end_with_parent)
     with interrupts_held():
         futures = [pool.submit(...) for ...]       # the processes are started here
-    pool = ProcessPoolExecutor(n, context, initializer=end_with_parent)
 
 Without it, workers of a parent that is killed wait for work for ever.
 """

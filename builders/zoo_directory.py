@@ -310,9 +310,10 @@ class ZooDirectory:
             return True
         paths = dict.fromkeys(self.state_path(model_id, epoch) for epoch in self.kept_epochs)
         try:
-            return all(self.read(path) for path in reversed(paths))
+            found = {int(epoch) for path in reversed(paths) for epoch in self.read(path).epochs}
         except FaultyFile:
             return False
+        return found.issuperset(self.kept_epochs)
 
     def write_model(
         self,
@@ -457,6 +458,8 @@ def open_zoo(root: str | os.PathLike[str], name: str) -> ZooDirectory:
         FaultyZoo: its zoo.json cannot be used.
     """
     path = Path(root) / normalize_name(name)
+    if (Path(root) / "zoo.json").exists():
+        raise ZooNotFound(f"{root} is itself a zoo: give the folder above it as data_dir")
     if not (path / "zoo.json").exists():
         found = ", ".join(list_zoo_directories(root)) or "no zoo"
         raise ZooNotFound(

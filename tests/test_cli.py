@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -57,6 +58,14 @@ def test_list(tmp_path: Path) -> None:
     assert len([line for line in table.splitlines() if "_" in line]) == 29
     assert "fashion_mnist_cnn_s_hyp_10_r" in table
     assert "130,560" in table
+    titles, row = (
+        next(line for line in table.splitlines() if f" {word} " in line)
+        for word in ("zoo", "cifar10_cnn_l_seed")
+    )
+    cells = ("cifar10_cnn_l_seed", "cifar10", "CNN-l", "seed", "1,000", "51,000", "10,853")
+    names = ("zoo", "images", "architecture", "variant", "models", "states", "weights")
+    assert [cell.strip() for cell in re.split("[┃│]", titles)[1:-1]] == list(names)
+    assert [cell.strip() for cell in re.split("[┃│]", row)[1:-1]] == list(cells)
     entries = json.loads(run("list", "--architecture", "cnn-l", "--json", cwd=tmp_path).stdout)
     assert [entry["name"] for entry in entries][:2] == [
         "cifar10_cnn_l_seed",
@@ -64,7 +73,11 @@ def test_list(tmp_path: Path) -> None:
     ]
     assert entries[0]["models"] == 1000
     assert entries[0]["grid"]["learning_rate"] == [1e-4]
-    assert "no zoo of the catalog matches" in error("list", "nosuch", cwd=tmp_path)
+    message = error("list", "mnist_cnn", "--variant", "seed", cwd=tmp_path)
+    assert "no zoo of the catalog matches 'mnist_cnn' with variant 'seed'; did you mean" in message
+    assert "the union of mnist_cnn_s_seed, mnist_cnn_s_hyp" in error(
+        "list", "mnist-cnn-s", cwd=tmp_path
+    )
     assert "no zoo has variant" in error("list", "--variant", "random", cwd=tmp_path)
 
 
@@ -113,8 +126,8 @@ def test_from_a_specification_of_ones_own_to_benchmark_and_plot(tmp_path: Path) 
     assert "`metrics` has no weights" in message
     assert json.loads(as_json.stdout) == written
     assert as_json.stderr == ""
-    run("plot", "my_digits", "--out", "figure.png", cwd=tmp_path)
-    assert (tmp_path / "figure.png").read_bytes()[:4] == b"\x89PNG"
+    run("plot", "my-digits", "--out", "new/figure.png", cwd=tmp_path)
+    assert (tmp_path / "new" / "figure.png").read_bytes()[:4] == b"\x89PNG"
 
 
 def test_expected_errors_are_one_line(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 
+from ..atomic import write_atomically
 from ..catalog import (
     METRICS_NAME,
     TWIN_DOIS,
@@ -619,6 +620,4 @@ def _write_report(directory: ZooDirectory, report: Report) -> None:
     content = json.dumps(report.to_json(), indent=1) + "\n"
     if path.exists() and path.read_text() == content:
         return
-    partial = path.with_name(f".{REPORT}.partial")
-    partial.write_text(content)
-    partial.replace(path)
+    write_atomically(path, content.encode())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -88,3 +90,12 @@ def test_metrics_have_no_weights(digits_home: Path) -> None:
         states_module.weights_size("metrics", digits_home)
     with pytest.raises(model_zoos.ZooNotFound):
         read_states("mnist_cnn_s", digits_home)
+
+
+def test_a_damaged_file_is_said(digits_home: Path, tmp_path: Path) -> None:
+    shutil.copytree(digits_home, tmp_path, dirs_exist_ok=True)
+    path = sorted((tmp_path / "digits_cnn_s" / "models").iterdir())[4]
+    os.truncate(path, 1000)
+    with pytest.warns(model_zoos.FaultyFilesWarning, match=path.name):
+        states = read_states("digits_cnn_s", tmp_path)
+    assert states.models == 19

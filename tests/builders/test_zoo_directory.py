@@ -292,6 +292,17 @@ def test_a_zoo_is_not_continued_in_another_way(directory: ZooDirectory) -> None:
         create_zoo(root, dataclasses.replace(DIGITS, epochs=4), engine="random values")
 
 
+def test_a_model_that_lacks_epochs_is_not_finished(directory: ZooDirectory) -> None:
+    model = directory.scan()[0][0]
+    assert directory.finished(model.model_id)
+    for count, finished in ((3, False), (4, True)):
+        directory.write_model(
+            model.model_id, {}, range(count), np.zeros((count, 2464), np.float32), {}
+        )
+        assert directory.finished(model.model_id) == finished
+    assert not directory.finished("nobody")
+
+
 def test_too_many_open_files_are_not_the_files_fault(directory: ZooDirectory) -> None:
     resource = pytest.importorskip("resource")
     path = directory.files()[0]
