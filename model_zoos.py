@@ -63,6 +63,7 @@ from model_zoos.builders.zoo_directory import (  # noqa: E402
     ZooNotFound,
     list_zoo_directories,
     open_zoo,
+    refuse_zoo_as_root,
 )
 
 if TYPE_CHECKING:
@@ -387,8 +388,7 @@ def open_parts(
         )
     if name == METRICS_NAME:
         raise ZooNotFound(f"there is no zoo in {where}")
-    if (root / "zoo.json").exists():
-        raise ZooNotFound(f"{root} is itself a zoo: give the folder above it as data_dir")
+    refuse_zoo_as_root(root)
     lacks = f"the zoo {name!r}" if len(parts) == 1 else f"{', '.join(missing)} of {name!r}"
     dense = [catalog.dense_name(part) for part in missing]
     made = [part for part in missing if part in catalog.ZOOS]

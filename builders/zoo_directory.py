@@ -450,6 +450,16 @@ def _remove_leftovers(path: Path) -> None:
                     leftover.unlink()
 
 
+def refuse_zoo_as_root(root: str | os.PathLike[str]) -> None:
+    """Say so where a zoo directory is given in place of the folder of all zoos.
+
+    Raises:
+        ZooNotFound: it is one.
+    """
+    if (Path(root) / "zoo.json").exists():
+        raise ZooNotFound(f"{root} is itself a zoo: give the folder above it as data_dir")
+
+
 def open_zoo(root: str | os.PathLike[str], name: str) -> ZooDirectory:
     """Open `<root>/<name>` for reading.
 
@@ -458,9 +468,8 @@ def open_zoo(root: str | os.PathLike[str], name: str) -> ZooDirectory:
         FaultyZoo: its zoo.json cannot be used.
     """
     path = Path(root) / normalize_name(name)
-    if (Path(root) / "zoo.json").exists():
-        raise ZooNotFound(f"{root} is itself a zoo: give the folder above it as data_dir")
     if not (path / "zoo.json").exists():
+        refuse_zoo_as_root(root)
         found = ", ".join(list_zoo_directories(root)) or "no zoo"
         raise ZooNotFound(
             f"there is no zoo {normalize_name(name)!r} in {Path(root)}, which has {found}: another "

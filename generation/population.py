@@ -334,7 +334,17 @@ def _publishing(
                 publish()
             except Cancelled:
                 return
-            except ValueError as error:  # it would be the same in a minute
+            except Exception as error:  # training goes on, whatever it is
+                if type(error) is not ValueError:
+                    failures += 1
+                    warnings.warn(
+                        f"not published now, tried again in a minute ({failures}): {error}",
+                        PublishingWarning,
+                        stacklevel=1,
+                    )
+                    continue
+                # A refusal of ours, the same in a minute; not a kind of ValueError that a library
+                # raises, such as for an answer that broke off.
                 published = directory.published()
                 directory.write_published(dataclasses.replace(published, stopped=str(error)))
                 warnings.warn(
@@ -343,13 +353,6 @@ def _publishing(
                     stacklevel=1,
                 )
                 return
-            except Exception as error:  # training goes on, whatever it is
-                failures += 1
-                warnings.warn(
-                    f"not published now, tried again in a minute ({failures}): {error}",
-                    PublishingWarning,
-                    stacklevel=1,
-                )
 
     thread = threading.Thread(target=now_and_then, name="publish")
     thread.start()
