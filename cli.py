@@ -26,20 +26,10 @@ from rich.progress import (
 )
 from rich.table import Column, Table
 
-import model_zoos
-
-from .builders.catalog import (
-    TWIN_EPOCHS,
-    ZOOS,
-    Zoo,
-    config_names,
-    get_zoo,
-    list_zoos,
-    normalize_name,
-    parts_of,
-    zoo_from_json,
-)
-from .builders.layout import ARCHITECTURES
+from .builders.architecture import ARCHITECTURES
+from .builders.catalog import TWIN_EPOCHS, ZOOS, config_names, get_zoo, list_zoos, parts_of
+from .builders.dataset import open_parts, zoos_home
+from .builders.specification import Zoo, normalize_name, zoo_from_json
 
 if TYPE_CHECKING:
     from .generation.plan import Plan
@@ -187,14 +177,14 @@ def generate(
     specification = _specification(zoo)
     if epochs is not None:
         specification = dataclasses.replace(specification, epochs=epochs)
-    from .generation import population
+    from .generation import generate as population
     from .generation.images import load_images
 
     if not plan and not (ranks is None and seconds_per_epoch is None):
         raise ValueError(
             "--ranks and --seconds-per-epoch are for --plan: a launcher starts the ranks"
         )
-    root = model_zoos.zoos_home(out)
+    root = zoos_home(out)
     arguments = {
         "models": models,
         "engine": engine,
@@ -265,7 +255,7 @@ def sparsify(
     as_json: AsJson = False,
 ) -> None:
     """Train sparse twins of a zoo. Run the same command again to go on after an interruption."""
-    from .generation import sparsification
+    from .generation import sparsify as sparsification
     from .generation.images import load_images
 
     if more_levels and sparsity is None:
@@ -274,11 +264,11 @@ def sparsify(
         raise ValueError("--sparsity is for --method magnitude: variational dropout finds its own")
     levels = [*(sparsity or sparsification.LEVELS), *(more_levels or ())]
     chosen = seed if seed in ("first", "parent") else _whole_number("--seed", seed)
-    home = model_zoos.zoos_home(data_dir)
+    home = zoos_home(data_dir)
     name = normalize_name(zoo)
     if name in ZOOS:  # before it is said how to get one that is not there
         sparsification.check_zoo(ZOOS[name])
-    dense = model_zoos.open_parts(name, home)
+    dense = open_parts(name, home)
     for parents in dense:
         sparsification.check_request(
             parents, models, method, levels, epochs, chosen, engine, threads, device
@@ -342,9 +332,9 @@ def _import(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    from .builders.published.importing import REPORT, import_zoo
+    from .builders.sources.importing import REPORT, import_zoo
 
-    root = model_zoos.zoos_home(out)
+    root = zoos_home(out)
     tasks: dict[str, Any] = {}
     with _progress(hidden=quiet or as_json) as progress:
 
@@ -396,7 +386,7 @@ def download(
     as_json: AsJson = False,
 ) -> None:
     """Fetch a published zoo from Zenodo and import it. Run the same command again to go on."""
-    from .builders.published import zenodo
+    from .builders.sources import zenodo
 
     with _progress(hidden=quiet or as_json) as progress:
         task = progress.add_task(zoo, total=None, done="")
@@ -408,7 +398,7 @@ def download(
         with _resumable():
             path = zenodo.download(
                 zoo,
-                model_zoos.zoos_home(out) / "downloads",
+                zoos_home(out) / "downloads",
                 file=file,
                 preprocessed=preprocessed,
                 on_progress=show,
@@ -428,7 +418,7 @@ def build(
     as_json: AsJson = False,
 ) -> None:
     """Write zoos as Parquet with a card, to be published. Run the same command again to go on."""
-    from .builders.parquet import build_repository
+    from .builders.hub.parquet import build_repository
 
     tasks: dict[str, Any] = {}
     with _progress(hidden=quiet or as_json) as progress:
@@ -440,7 +430,7 @@ def build(
 
         with _resumable():
             summaries = build_repository(
-                names, model_zoos.zoos_home(data_dir), out, workers=workers, on_progress=show
+                names, zoos_home(data_dir), out, workers=workers, on_progress=show
             )
     if as_json:
         print(json.dumps([dataclasses.asdict(summary) for summary in summaries], indent=1))
@@ -754,7 +744,7 @@ def publish(
     """
     from huggingface_hub.utils import disable_progress_bars
 
-    from .builders import hub
+    from .builders.hub import publish as hub
 
     disable_progress_bars()  # one bar for each file; here is one for all
     with _progress(hidden=quiet or as_json) as progress:

@@ -30,15 +30,18 @@ from datasets import load_dataset
 
 import model_zoos
 
-from ..builders.catalog import ACTIVATIONS, INITS, ZOOS, twin_name
+from ..builders.catalog import ZOOS, twin_name
 from ..builders.layout import Layout
+from ..builders.model_file import States
+from ..builders.specification import ACTIVATIONS, INITS
 from ..builders.splits import SHARES, SPLITS, assign_splits, next_split
-from ..builders.zoo_directory import FaultyFile, States, ZooDirectory, ZooNotFound, open_zoo
+from ..builders.zoo_directory import ZooDirectory, open_zoo
+from ..errors import FaultyFile, ImageFilesError, ZooNotFound
 from ..generation.engines import reference
 from ..generation.engines.batched import BatchedPopulation
 from ..generation.engines.lanes import LanesPopulation, LanesUnavailable, lanes_count
-from ..generation.images import ImageData, ImageFilesError, load_images
-from ..generation.population import ENGINES
+from ..generation.images import ImageData, load_images
+from ..generation.job import ENGINES
 from ..generation.streams import initial_weights
 
 STATES = 512

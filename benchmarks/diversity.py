@@ -21,9 +21,11 @@ from scipy.spatial.distance import pdist
 
 import model_zoos
 
-from ..builders.layout import ARCHITECTURES, find_layout
+from ..builders.architecture import ARCHITECTURES
+from ..builders.layout import find_layout
 from ..builders.zoo_directory import open_zoo
-from ..generation.images import ImageData, ImageFilesError, load_images
+from ..errors import ImageFilesError
+from ..generation.images import ImageData, load_images
 from .states import StateTable, choose, read_states, read_weights, weights_size
 
 MODELS = 200

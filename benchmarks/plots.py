@@ -24,9 +24,9 @@ from sklearn.decomposition import PCA
 
 from ..builders.catalog import dense_name
 from ..builders.layout import Layout, find_layout
-from ..builders.zoo_directory import ZooNotFound
+from ..errors import ZooNotFound
+from .literature import TWINS, TWINS_ZOO
 from .property_prediction import MAX_WEIGHT
-from .published import TWINS, TWINS_ZOO
 from .states import StateTable, choose, read_states, read_weights, weights_size
 
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#666666"

@@ -35,6 +35,7 @@ import model_zoos
 from ..builders.catalog import dense_name
 from ..builders.layout import find_layout
 from ..builders.splits import SPLITS
+from ..errors import BoostingUnavailable, Leakage, TooFewModels
 from .representations import REPRESENTATIONS, find_representation, represent
 
 NUMBERS = ("test_acc", "epoch", "generalization_gap", "sparsity")
@@ -149,18 +150,6 @@ class Result:
     scores: Sequence[Score]
     class_scores: Sequence[ClassScore]
     settings: Mapping[str, Any] = field(default_factory=dict)
-
-
-class TooFewModels(ValueError):
-    """A split is missing or holds too little for a score."""
-
-
-class Leakage(ValueError):
-    """States of one model, or twins of one parent, lie in two splits."""
-
-
-class BoostingUnavailable(RuntimeError):
-    """LightGBM is not installed."""
 
 
 def predict_properties(

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import model_zoos
 
-from ..builders.catalog import normalize_name
-from ..builders.layout import ARCHITECTURES
-from ..builders.published.importing import REPORT
+from ..builders.architecture import ARCHITECTURES
+from ..builders.sources.importing import REPORT
+from ..builders.specification import normalize_name
 from ..builders.splits import SPLITS
 from ..builders.zoo_directory import open_zoo
 from .diversity import Distribution, Diversity, EpochDiversity, diversity

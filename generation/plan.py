@@ -17,20 +17,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..builders.catalog import Model, Zoo
-from ..builders.pushing import STAGING_BYTES
+from ..builders.hub.incremental import STAGING_BYTES
+from ..builders.specification import Model, Zoo
 from ..builders.zoo_directory import ZooDirectory
+from ..errors import NotEnoughSpace
 from .engines.resnet import ResNetTraining
-from .images import IMAGE_SOURCES, ImageData, Images
+from .images import IMAGE_SOURCES
+from .images.data import ImageData, Images
 
 _CPU_BATCH = 16
 
 _HEADER_BYTES = 128
 """A tensor's entry in a file's header, rounded up."""
-
-
-class NotEnoughSpace(RuntimeError):
-    """The missing models do not fit on the disk; the message says how much is needed."""
 
 
 @dataclass(frozen=True)

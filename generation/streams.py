@@ -30,7 +30,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..builders.layout import ARCHITECTURES, Layout, layer_outputs
+from ..builders.architecture import ARCHITECTURES
+from ..builders.layout import Layout, layer_outputs
 
 if TYPE_CHECKING:
     import torch
@@ -192,7 +193,7 @@ def initial_weights(layout: Layout, init: str, seed: int) -> tuple[np.ndarray, t
     """
     import torch
 
-    from .architectures import build, initialise
+    from .networks import build, initialise
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

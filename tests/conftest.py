@@ -34,8 +34,8 @@ def digits_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of zoos with digits_cnn_s: 20 models trained for 5 epochs (never write to it)."""
     import dataclasses
 
+    from model_zoos.generation.generate import generate
     from model_zoos.generation.images import load_images
-    from model_zoos.generation.population import generate
 
     root = tmp_path_factory.mktemp("zoos")
     zoo = dataclasses.replace(model_zoos.get_zoo("digits_cnn_s"), epochs=5)

@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 import torch
 
-from model_zoos.builders.catalog import Model
 from model_zoos.builders.layout import Layout, make_layout
+from model_zoos.builders.specification import Model
 from model_zoos.generation.engines.reference import cpu_kind
 from model_zoos.generation.images import ImageData, Images, load_images
 

@@ -17,8 +17,7 @@ from typer.testing import CliRunner
 
 from model_zoos.builders.catalog import get_zoo
 from model_zoos.cli import app, main
-
-from .benchmarks.zoos import write_odd_zoos
+from tests.benchmarks.zoos import write_odd_zoos
 
 
 def run(*arguments: str, cwd: Path, code: int = 0) -> subprocess.CompletedProcess[str]:

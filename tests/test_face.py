@@ -14,8 +14,8 @@ from datasets import load_dataset
 
 import model_zoos
 from model_zoos.builders.layout import make_layout
-from model_zoos.generation.architectures import build
 from model_zoos.generation.images import load_images
+from model_zoos.generation.networks import build
 
 
 @pytest.fixture(scope="module")

@@ -11,13 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from model_zoos.builders.architecture import ARCHITECTURES
 from model_zoos.builders.catalog import ZOOS, get_zoo
-from model_zoos.builders.layout import ARCHITECTURES
 from model_zoos.builders.schema import COLUMNS
+from model_zoos.generation.generate import generate
 from model_zoos.generation.images import load_images
-from model_zoos.generation.population import generate
-
-from .shared import SHARED, needs_shared
+from tests.shared import SHARED, needs_shared
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()

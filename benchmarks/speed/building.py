@@ -23,8 +23,9 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from ...builders.catalog import get_zoo
-from ...builders.parquet import ROW_GROUP_BYTES, build_repository, writer_options
-from ...builders.schema import row_features, states_table, weights_column
+from ...builders.hub.parquet import ROW_GROUP_BYTES, build_repository, writer_options
+from ...builders.rows import states_table, weights_column
+from ...builders.schema import row_features
 from .loading import random_zoo
 
 

@@ -31,10 +31,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from ...builders.layout import ARCHITECTURES, Layout, layer_outputs, make_layout
-from ...generation.architectures import build, initialise
+from ...builders.architecture import ARCHITECTURES
+from ...builders.layout import Layout, layer_outputs, make_layout
 from ...generation.engines.batched import BatchedPopulation
 from ...generation.engines.lanes import LanesPopulation, LanesTwins, LanesUnavailable
+from ...generation.networks import build, initialise
 from ...generation.streams import initial_weights
 
 BATCH = 10

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from ...builders.layout import make_layout
-from ...builders.published.importing import import_zoo
+from ...builders.sources.importing import import_zoo
 
 STATES = 51
 ORIGINAL_ROWS_PER_SECOND = 140

@@ -19,8 +19,9 @@ import numpy as np
 
 import model_zoos
 
-from ...builders.catalog import Zoo, get_zoo
+from ...builders.catalog import get_zoo
 from ...builders.schema import METRICS
+from ...builders.specification import Zoo
 from ...builders.zoo_directory import ZooDirectory, create_zoo
 
 

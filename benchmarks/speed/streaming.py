@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ...builders.catalog import get_zoo
-from ...builders.parquet import build_repository
+from ...builders.hub.parquet import build_repository
 from ...builders.schema import METRICS
 from ...builders.zoo_directory import create_zoo
 

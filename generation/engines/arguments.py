@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from ...builders.catalog import ACTIVATIONS, OPTIMIZERS
-from ...builders.layout import ARCHITECTURES, Layout
+from ...builders.architecture import ARCHITECTURES
+from ...builders.layout import Layout
+from ...builders.specification import ACTIVATIONS, OPTIMIZERS
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from ...builders.layout import ARCHITECTURES, Layer, Layout, layer_outputs
+from ...builders.architecture import ARCHITECTURES, Layer
+from ...builders.layout import Layout, layer_outputs
 from ..streams import DROPOUT, dropout_scale, dropout_shapes, dropout_threshold, split_seed
 from .arguments import check_models
 

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from ...builders.layout import ARCHITECTURES, Layer, Layout, layer_outputs
+from ...builders.architecture import ARCHITECTURES, Layer
+from ...builders.layout import Layout, layer_outputs
 from ...builders.variational_dropout import (
     KL_CONSTANTS,
     LOG_SIGMA2_START,

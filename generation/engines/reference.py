@@ -20,10 +20,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from ...builders.catalog import Model
 from ...builders.layout import Layout
-from ..architectures import build, initialise
-from ..images import ImageData
+from ...builders.specification import Model
+from ..images.data import ImageData
+from ..networks import build, initialise
 from ..streams import dropout_masks
 
 

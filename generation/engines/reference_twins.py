@@ -17,8 +17,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from ...builders.catalog import Model
 from ...builders.layout import Layout
+from ...builders.specification import Model
 from ...builders.variational_dropout import (
     BOUNDS,
     KL_CONSTANTS,

@@ -22,11 +22,12 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from ...builders.catalog import Model, Zoo
-from ...builders.layout import ARCHITECTURES, Layout
-from ..architectures import build
+from ...builders.architecture import ARCHITECTURES
+from ...builders.layout import Layout
+from ...builders.specification import Model, Zoo
 from ..augmentation import augment, augmentation_draws, check_augmentation
-from ..images import ImageData
+from ..images.data import ImageData
+from ..networks import build
 from ..streams import SampleOrders, initial_weights
 from .reference import make_optimizer
 

@@ -19,15 +19,17 @@ from safetensors.numpy import save_file
 
 from model_zoos.benchmarks.audit import Audit, _assigned_in_runs, audit_zoo
 from model_zoos.builders.catalog import get_zoo
-from model_zoos.builders.published.importing import import_zoo
+from model_zoos.builders.model_file import HEADER_KEY
+from model_zoos.builders.sources.importing import import_zoo
 from model_zoos.builders.splits import assign_splits
-from model_zoos.builders.zoo_directory import HEADER_KEY, ZooNotFound, open_zoo
+from model_zoos.builders.zoo_directory import open_zoo
+from model_zoos.errors import ZooNotFound
 from model_zoos.generation.engines import reference
+from model_zoos.generation.generate import generate
 from model_zoos.generation.images import ImageData, load_images
-from model_zoos.generation.population import begin, generate
-from model_zoos.generation.sparsification import METHODS, sparsify
-
-from ..shared import (
+from model_zoos.generation.job import begin
+from model_zoos.generation.sparsify import METHODS, sparsify
+from tests.shared import (
     HYPERPARAMETER_ZOO,
     LARGE_ZOO,
     SEED_ZOO,

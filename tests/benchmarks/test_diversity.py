@@ -15,8 +15,7 @@ from model_zoos.benchmarks.diversity import NEED_IMAGES, describe, diversity, li
 from model_zoos.benchmarks.states import read_states, read_weights
 from model_zoos.builders.zoo_directory import open_zoo
 from model_zoos.generation.images import load_images
-
-from .zoos import write_odd_zoos
+from tests.benchmarks.zoos import write_odd_zoos
 
 
 def test_cka_is_the_papers_formula_and_knows_rotations() -> None:

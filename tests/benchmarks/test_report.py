@@ -16,16 +16,9 @@ from PIL import Image
 
 from model_zoos.benchmarks import plots
 from model_zoos.benchmarks.plots import draw_all, plot_accuracy_by_epoch
-from model_zoos.benchmarks.report import (
-    ZooReport,
-    make_report,
-    render,
-    write_figures,
-    write_report,
-)
+from model_zoos.benchmarks.report import ZooReport, make_report, render, write_figures, write_report
 from model_zoos.benchmarks.states import read_states
-
-from .zoos import write_odd_zoos
+from tests.benchmarks.zoos import write_odd_zoos
 
 
 class Page(HTMLParser):

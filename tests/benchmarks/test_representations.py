@@ -15,8 +15,7 @@ from model_zoos.benchmarks.representations import (
     weights,
 )
 from model_zoos.builders.layout import make_layout
-
-from ..shared import CNN_S, SEED_ZOO, SHARED, needs_shared
+from tests.shared import CNN_S, SEED_ZOO, SHARED, needs_shared
 
 
 @needs_shared

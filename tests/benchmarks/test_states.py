@@ -13,8 +13,7 @@ from datasets import load_dataset
 import model_zoos
 from model_zoos.benchmarks import states as states_module
 from model_zoos.benchmarks.states import choose, read_states, read_weights
-
-from .zoos import DIVERGED, write_odd_zoos
+from tests.benchmarks.zoos import DIVERGED, write_odd_zoos
 
 
 def test_columns_are_those_of_load_dataset(digits_home: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from model_zoos.builders.catalog import zoo_from_json
+from model_zoos.builders.specification import zoo_from_json
 from model_zoos.builders.zoo_directory import create_zoo
 
 ODD = {

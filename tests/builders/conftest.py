@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from ..hub_server import READER, WRITER, Client, Hub
+from tests.hub_server import READER, WRITER, Client, Hub
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,10 @@ import re
 import pytest
 
 from model_zoos.builders import catalog
-from model_zoos.builders.catalog import ZOOS, UnknownZoo, get_zoo, list_zoos, zoo_from_json
-
-from ..shared import SHARED, needs_shared
+from model_zoos.builders.catalog import ZOOS, get_zoo, list_zoos
+from model_zoos.builders.specification import zoo_from_json
+from model_zoos.errors import UnknownZoo
+from tests.shared import SHARED, needs_shared
 
 PUBLISHED = [zoo for zoo in ZOOS.values() if zoo.published]
 
@@ -146,7 +147,7 @@ def test_filters_of_the_list() -> None:
 
 
 def test_what_can_be_trained_is_what_a_specification_may_name() -> None:
-    from model_zoos.generation import architectures
+    from model_zoos.generation import networks as architectures
 
     assert tuple(architectures.ACTIVATIONS) == catalog.ACTIVATIONS
     assert tuple(architectures.INITS) == catalog.INITS

@@ -10,10 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model_zoos.builders.layout import ARCHITECTURES, find_layout, make_layout
-from model_zoos.generation.architectures import build
-
-from ..shared import SEED_ZOO, SHARED, needs_shared
+from model_zoos.builders.architecture import ARCHITECTURES
+from model_zoos.builders.layout import find_layout, make_layout
+from model_zoos.generation.networks import build
+from tests.shared import SEED_ZOO, SHARED, needs_shared
 
 SIZES = {("cnn_s", 1): 2464, ("cnn_s", 3): 2864, ("cnn_l", 3): 10853}
 

@@ -24,16 +24,10 @@ from safetensors.numpy import load_file, save_file
 
 from model_zoos.benchmarks.speed.loading import random_zoo
 from model_zoos.builders.catalog import get_zoo
+from model_zoos.builders.model_file import HEADER_KEY
 from model_zoos.builders.schema import METRICS
-from model_zoos.builders.zoo_directory import (
-    HEADER_KEY,
-    FaultyFile,
-    FaultyZoo,
-    ZooDirectory,
-    ZooNotFound,
-    create_zoo,
-    open_zoo,
-)
+from model_zoos.builders.zoo_directory import ZooDirectory, create_zoo, open_zoo
+from model_zoos.errors import FaultyFile, FaultyZoo, ZooNotFound
 
 DIGITS = dataclasses.replace(get_zoo("digits_cnn_s"), epochs=3)
 
@@ -83,7 +77,7 @@ def test_a_model_is_read_as_it_was_written(
 def test_resnet_states_have_a_file_each_with_named_tensors(tmp_path: Path) -> None:
     import torch
 
-    from model_zoos.generation.architectures import build
+    from model_zoos.generation.networks import build
 
     zoo = get_zoo("cifar10_resnet18")
     directory = create_zoo(tmp_path, zoo)

@@ -13,11 +13,13 @@ from pathlib import Path
 import pytest
 
 from model_zoos.builders.catalog import get_zoo
-from model_zoos.builders.pushing import STAGING_BYTES
-from model_zoos.builders.zoo_directory import Published, create_zoo, open_zoo
+from model_zoos.builders.hub.incremental import STAGING_BYTES
+from model_zoos.builders.ledger import Published
+from model_zoos.builders.zoo_directory import create_zoo, open_zoo
+from model_zoos.errors import NotEnoughSpace
+from model_zoos.generation.generate import generate, plan
 from model_zoos.generation.images import load_images
-from model_zoos.generation.plan import NotEnoughSpace, check_space, measure_epoch
-from model_zoos.generation.population import generate, plan
+from model_zoos.generation.plan import check_space, measure_epoch
 
 RESNET = get_zoo("cifar10_resnet18")
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from model_zoos.builders.layout import make_layout
-from model_zoos.generation import architectures
+from model_zoos.generation import networks as architectures
 from model_zoos.generation.streams import (
     SampleOrders,
     dropout_masks,

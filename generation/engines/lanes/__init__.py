@@ -25,8 +25,9 @@ from typing import Any
 import numpy as np
 
 from ....builders.layout import Layout
+from ....errors import LanesUnavailable
 from .blocks import Blocks
-from .library import ISAS, LanesUnavailable, load
+from .library import ISAS, load
 from .twins import LanesTwins
 
 __all__ = ["ISAS", "LanesPopulation", "LanesTwins", "LanesUnavailable", "lanes_count"]

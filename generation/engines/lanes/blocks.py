@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ....builders.layout import ARCHITECTURES, Layout
+from ....builders.architecture import ARCHITECTURES
+from ....builders.layout import Layout
 from ...streams import dropout_scale, dropout_threshold
 from ..arguments import check_models
 from .library import load

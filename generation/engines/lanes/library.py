@@ -20,8 +20,10 @@ import threading
 from functools import lru_cache
 from pathlib import Path
 
-from ....builders.catalog import ACTIVATIONS
-from ....builders.layout import ARCHITECTURES, Layout
+from ....builders.architecture import ARCHITECTURES
+from ....builders.layout import Layout
+from ....builders.specification import ACTIVATIONS
+from ....errors import LanesUnavailable
 
 FOLDER = Path(__file__).parent
 KERNELS = {"dense": "dense.cpp", "twins": "twins.cpp"}
@@ -41,10 +43,6 @@ FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared", "-fno-math-errno", "-fno-trapp
 
 _building = threading.Lock()
 """So that the threads of a process do not compile the same kernel side by side."""
-
-
-class LanesUnavailable(RuntimeError):
-    """The kernel cannot be built or run here; the message is one line that says why."""
 
 
 def load(layout: Layout, activation: str, isa: str = "auto", kernel: str = "dense") -> ctypes.CDLL:

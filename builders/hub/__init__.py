@@ -1,0 +1,1 @@
+"""Zoo directories to and from a repository on the Hugging Face Hub."""

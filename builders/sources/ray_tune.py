@@ -1,0 +1,341 @@
+"""Trial folders of ray tune, the raw form in which the zoos were published.
+
+    <experiment>/<trial>/params.json              flat keys: "model::nlin", "optim::lr", ...
+                         result.json              one JSON object a line, with bare NaN
+                         checkpoint_000005/checkpoints   a state_dict; also checkpoint_5/
+
+As ray 1.8 and the original's trainables (code/model_definitions/def_NN_experiment.py,
+def_NN_experiment_distillation.py) wrote them; a zip holds the same. Metrics are matched by
+`training_iteration`: a resumed trial repeats lines, of which the last is right. Tensors are taken
+by order and shape: the numbers in their names shift with dropout. The folders' names and the
+scripts' grids disagree with params.json, which is right.
+
+A twin's checkpoint (class CNN_ARD, def_net_distillation.py) has `log_sigma2` and `log_sigma2_bias`
+beside each weight and bias; builders/variational_dropout.py says what runs in evaluation. Its
+losses in result.json hold the divergence too, with the weight of their epoch.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..layout import Layout
+from ..model_file import MODEL_ID
+from ..specification import ACTIVATIONS, INITS, OPTIMIZERS
+from ..variational_dropout import prune
+from .archive import Member, Source, Unreadable
+from .checkpoint import read_state_dict
+from .report import REQUIRED_METRICS, LeftOut, common_metrics, metrics_fault, weights_fault
+
+ARCHITECTURES = {"CNN": "cnn_s", "CNN3": "cnn_l", "Resnet18": "resnet18"}
+"""`model::type`, for twins with _ARD at its end -> our name."""
+
+_HYPERPARAMETERS: dict[str, tuple[str, type]] = {
+    "seed": ("seed", int),
+    "activation": ("model::nlin", str),
+    "init": ("model::init_type", str),
+    "dropout": ("model::dropout", float),
+    "optimizer": ("optim::optimizer", str),
+    "learning_rate": ("optim::lr", float),
+    "weight_decay": ("optim::wd", float),
+    "momentum": ("optim::momentum", float),
+    "batch_size": ("training::batchsize", int),
+    "epochs": ("training::epochs_train", int),
+    "scheduler": ("optim::scheduler", str),
+}
+_KNOWN = {"activation": ACTIVATIONS, "init": INITS, "optimizer": OPTIMIZERS}
+
+METRICS = {
+    **{name: name for name in (*REQUIRED_METRICS, "val_loss", "val_acc")},
+    "sparsity_ratio": "sparsity",
+}
+"""The original's names -> ours."""
+_CHECKPOINT = re.compile(r"checkpoint_(\d{1,8})")
+
+_PARAMS_LIMIT = 1 << 20
+_RESULT_LIMIT = 64 << 20
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A folder of a source that holds one model.
+
+    Attributes:
+        folder: its path in the source.
+        name: the last part of it, which becomes the model's id.
+        params, result: files; None where they are missing.
+        checkpoints: (epoch, file or None where the folder lacks it), sorted by epoch.
+    """
+
+    folder: str
+    name: str
+    params: Member | None
+    result: Member | None
+    checkpoints: tuple[tuple[int, Member | None], ...]
+
+    @property
+    def run(self) -> str:
+        """The folder above: trials of one run of ray tune share it."""
+        return self.folder.rpartition("/")[0]
+
+    def without(self, reason: str) -> list[LeftOut]:
+        """All its states, left out for the same reason."""
+        return [LeftOut(self.name, epoch, reason) for epoch, _ in self.checkpoints]
+
+
+@dataclass(frozen=True)
+class Description:
+    """What params.json says.
+
+    Attributes:
+        architecture, channels, classes: of the layout.
+        hyperparameters: as `catalog.Model.hyperparameters`; None where it says nothing.
+        experiment: the run's name, "" if unknown.
+        twin: a sparsified model.
+        parent, parent_experiment: the dense model and its run, of a twin.
+    """
+
+    architecture: str
+    channels: int
+    classes: int
+    hyperparameters: Mapping[str, Any]
+    experiment: str
+    twin: bool
+    parent: str | None
+    parent_experiment: str
+
+
+@dataclass(frozen=True)
+class State:
+    """One readable state.
+
+    Attributes:
+        epoch: of training.
+        weights: float32 [N]; of a twin the pruned ones.
+        metrics: name -> value, names from schema.METRICS.
+        extra: of a twin `mean` and `log_sigma2`, float32 [N].
+    """
+
+    epoch: int
+    weights: np.ndarray
+    metrics: Mapping[str, float]
+    extra: Mapping[str, np.ndarray]
+
+
+def find_trials(members: Iterable[Member], name: str) -> list[Trial]:
+    """All trials of a source, sorted by folder.
+
+    Args:
+        members: files of the source.
+        name: of the source, for a trial that is all of it.
+    """
+    files: dict[str, dict[str, Member]] = {}
+    checkpoints: dict[str, dict[tuple[int, str], Member | None]] = {}
+    for member in members:
+        folder, _, file = member.name.rpartition("/")
+        above, _, last = folder.rpartition("/")
+        if file in ("params.json", "result.json") and not _CHECKPOINT.fullmatch(last):
+            files.setdefault(folder, {})[file] = member
+        elif match := _CHECKPOINT.fullmatch(last):
+            key = (int(match[1]), last)
+            found = checkpoints.setdefault(above, {})
+            if file == "checkpoints":
+                found[key] = member
+            else:
+                found.setdefault(key, None)
+    return [
+        Trial(
+            folder=folder,
+            name=folder.rpartition("/")[2] or name,
+            params=files.get(folder, {}).get("params.json"),
+            result=files.get(folder, {}).get("result.json"),
+            checkpoints=tuple(
+                (epoch, member)
+                for (epoch, _), member in sorted(
+                    checkpoints.get(folder, {}).items(), key=lambda item: item[0]
+                )
+            ),
+        )
+        for folder in sorted(files.keys() | checkpoints.keys())
+    ]
+
+
+def describe(source: Source, trial: Trial) -> Description:
+    """Read and check a trial's params.json.
+
+    Raises:
+        Unreadable: it is missing, no JSON, or has a value that no model can have; or the folder's
+            name cannot name a model.
+    """
+    if ".." in trial.folder.split("/") or trial.folder.startswith("/") or "\\" in trial.folder:
+        raise Unreadable("refused: its path leaves the folder")
+    if not MODEL_ID.fullmatch(trial.name):
+        raise Unreadable("refused: its folder's name cannot name a model")
+    if trial.params is None:
+        raise Unreadable("missing params.json")
+    params = _json(source.read(trial.params, _PARAMS_LIMIT), "params.json")
+    if not isinstance(params, dict):
+        raise Unreadable("wrong params.json: not a JSON object")
+    kind = params.get("model::type")
+    twin = isinstance(kind, str) and kind.endswith("_ARD")
+    plain = kind.removesuffix("_ARD") if isinstance(kind, str) else ""
+    if plain not in ARCHITECTURES:
+        known = ", ".join(ARCHITECTURES)
+        raise Unreadable(f"wrong params.json: model::type is {kind!r:.40}, known: {known}")
+    architecture = ARCHITECTURES[plain]
+    channels = params.get("model::channels_in")
+    # The CNN classes ignore model::o_dim, which is wrong in some zoos.
+    classes = params.get("model::o_dim") if architecture == "resnet18" else 10
+    if channels not in (1, 3) or type(classes) is not int or not 1 <= classes <= 10_000:
+        raise Unreadable("wrong params.json: model::channels_in or model::o_dim")
+    run, _ = last_folders(params.get("dataset::dump"))
+    parent_experiment, parent = last_folders(params.get("training::init_checkpoint_path"))
+    return Description(
+        architecture=architecture,
+        channels=int(channels),
+        classes=classes,
+        hyperparameters=hyperparameters(params),
+        experiment=run,
+        twin=twin,
+        parent=parent or None if twin else None,
+        parent_experiment=parent_experiment if twin else "",
+    )
+
+
+def hyperparameters(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Hyperparameters under our names, from the original's flat keys.
+
+    Raises:
+        Unreadable: a value that no model can have.
+    """
+    values: dict[str, Any] = {}
+    for name, (key, kind) in _HYPERPARAMETERS.items():
+        value = params.get(key)
+        if kind is float and type(value) is int and abs(value) < 2**53:
+            value = float(value)
+        if value is not None and (
+            type(value) is not kind
+            or (kind is float and not 0 <= value < math.inf)
+            or (kind is int and not (name == "seed" or value >= 1))
+            or (kind is int and abs(value) >= (2**63 if name == "seed" else 2**31))
+            or (kind is str and value not in _KNOWN.get(name, (value,)))
+            or (name == "dropout" and value >= 1)
+        ):
+            raise Unreadable(f"wrong params.json: {key} is {value!r:.40}")
+        values[name] = value
+    if values["optimizer"] == "adam":
+        values["momentum"] = None  # see catalog.Model
+    return values
+
+
+def results(source: Source, trial: Trial) -> tuple[dict[int, dict[str, Any]], list[str]]:
+    """Metrics by training_iteration, and remarks on lines that could not be used.
+
+    Raises:
+        Unreadable: there is no result.json, or it cannot be read at all.
+    """
+    if trial.result is None:
+        raise Unreadable("missing metrics: there is no result.json")
+    content = source.read(trial.result, _RESULT_LIMIT)
+    found: dict[int, dict[str, Any]] = {}
+    remarks = []
+    for number, line in enumerate(content.split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            values = _json(line, f"line {number} of result.json")
+            epoch = values["training_iteration"] if isinstance(values, dict) else None
+            if type(epoch) is not int:
+                raise Unreadable(f"line {number} of result.json has no training_iteration")
+        except KeyError:
+            remarks.append(f"{trial.name}: line {number} of result.json has no training_iteration")
+        except Unreadable as error:
+            remarks.append(f"{trial.name}: {error}")
+        else:
+            found[epoch] = {ours: values.get(theirs) for theirs, ours in METRICS.items()}
+    return found, remarks
+
+
+def states(
+    source: Source,
+    trial: Trial,
+    lines: Mapping[int, Mapping[str, Any]],
+    layout: Layout,
+    *,
+    twin: bool = False,
+    max_weight: float | None = None,
+) -> Iterator[State | LeftOut]:
+    """The states of a trial by epoch, one in memory at a time.
+
+    Args:
+        lines: as `results` gives them.
+        layout: that the checkpoints must have.
+        twin: they hold log_sigma2 as well.
+        max_weight: see `screening.weights_fault`.
+    """
+    names = (*REQUIRED_METRICS, *common_metrics(lines.values()))
+    limit = 16 * layout.size + (1 << 20)
+    last = -1
+    for epoch, member in trial.checkpoints:
+        try:
+            if member is None:
+                raise Unreadable("missing file: the folder has no file 'checkpoints'")
+            if epoch == last:
+                raise Unreadable("repeated: another folder holds the same epoch")
+            weights, extra = _weights(source.read(member, limit), layout, twin)
+            for values, largest in [(weights, max_weight), *((v, None) for v in extra.values())]:
+                if fault := weights_fault(values, largest):
+                    raise Unreadable(fault)
+            if fault := metrics_fault(lines.get(epoch), names):
+                raise Unreadable(fault)
+        except Unreadable as error:
+            yield LeftOut(trial.name, epoch, str(error))
+            continue
+        last = epoch
+        metrics = {name: float(lines[epoch][name]) for name in names}
+        yield State(epoch, weights, metrics, extra)
+        del weights, extra, values  # while the next is read
+
+
+def _weights(
+    content: bytes, layout: Layout, twin: bool
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Flat weights of a checkpoint, and mean and log_sigma2 of a twin."""
+    tensors = read_state_dict(content)
+    try:
+        if not twin:
+            return layout.to_vector(tensors), {}
+        mean = layout.to_vector({k: v for k, v in tensors.items() if "log_sigma2" not in k})
+        log_sigma2 = layout.to_vector({k: v for k, v in tensors.items() if "log_sigma2" in k})
+    except ValueError as error:
+        raise Unreadable(f"wrong shape: {error!s:.300}") from None
+    return prune(mean, log_sigma2, layout), {"mean": mean, "log_sigma2": log_sigma2}
+
+
+def _json(content: bytes, what: str) -> Any:
+    try:
+        return json.loads(content.decode())
+    except UnicodeDecodeError:
+        raise Unreadable(f"unreadable: {what} is not UTF-8") from None
+    except (ValueError, RecursionError):
+        raise Unreadable(f"unreadable: {what} is cut or no JSON") from None
+
+
+def last_folders(path: Any) -> tuple[str, str]:
+    """(folder, name) at the end of a path, whatever system wrote it; empty where there is none.
+
+    The path of a checkpoint in a trial counts as the trial's.
+    """
+    if not isinstance(path, str):
+        return "", ""
+    parts = [part for part in re.split(r"[/\\]+", path) if part]
+    while parts and (parts[-1] == "checkpoints" or _CHECKPOINT.fullmatch(parts[-1])):
+        parts.pop()
+    return (["", "", *parts][-2], ["", *parts][-1])

@@ -1,0 +1,50 @@
+"""Collect the outcomes of workers as they finish."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+from ...builders.specification import Model
+from ...errors import TrainingFailed
+from ..job import Outcome, Progress, _Work
+
+
+def _collect(
+    work: _Work,
+    pool: Executor,
+    futures: Mapping[Future[list[Outcome]], list[Model]],
+    states: Callable[[], tuple[int, float]],
+    stop: Any,
+) -> Iterator[Outcome]:
+    """Outcomes as they come; on an error or interruption the workers stop after their epoch."""
+    total = sum(len(models) for models in futures.values())
+    directory = work.job.directory
+    kept = len(directory.kept_epochs)
+    running, done = set(futures), 0
+    try:
+        while running:
+            finished, running = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
+            for future in finished:
+                yield from future.result()
+                done += len(futures[future])
+            if work.on_progress is not None:
+                present, trained = states()
+                samples = round(trained * len(work.job.images.train))
+                work.on_progress(Progress(done, total, present, total * kept, samples))
+    except (BrokenProcessPool, OSError) as error:
+        reason = (
+            "a training process ended at once or was killed (out of memory? or a script that "
+            'calls this outside of `if __name__ == "__main__":`?)'
+        )
+        if isinstance(error, OSError):
+            reason = f"a model could not be written ({error})"
+        raise TrainingFailed(
+            f"{reason}; {done} models of this run are finished in {directory.path}: run the "
+            "same command again for the others"
+        ) from error
+    finally:
+        stop.set()
+        pool.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,243 @@
+"""Train one large model state by state: each is on disk while the next epoch trains.
+
+A ResNet-18 trains for minutes or hours and has 45 MB a state. So every state that the zoo keeps is
+written as soon as it is there, in the background, and beside the states lies a checkpoint of the
+last epoch with all that training needs to go on (`<model_id>/checkpoint.pt`, 90 MB): after an
+interruption at most one epoch is trained again, to the same bits. The checkpoint is removed when
+the model is finished.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import threading
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ...builders.atomic import write_atomically
+from ...builders.hub.incremental import unpublished
+from ...builders.specification import Model
+from ...builders.zoo_directory import ZooDirectory
+from ...errors import CheckpointWarning, FaultyFile, PublishingWarning, TrainingFailed
+from ..images.data import ImageData
+from ..job import Outcome, _Work
+from ..plan import free_bytes
+from .collect import _collect
+from .resnet import METRIC_OF_SPLIT, ResNetTraining, Stopped
+
+CHECKPOINT = "checkpoint.pt"
+
+
+def train_trajectory(
+    directory: ZooDirectory,
+    model: Model,
+    images: ImageData,
+    *,
+    precision: str = "fp32",
+    compile: bool = False,
+    threads: int | None = None,
+    on_step: Callable[[int], bool] = lambda images: True,
+    on_state: Callable[[int], None] = lambda states: None,
+) -> Outcome:
+    """Train a model up to the last epoch that the zoo keeps, from its checkpoint if there is one.
+
+    Args:
+        directory: where `directory.kept_epochs` are written.
+        model: of the zoo.
+        images: on the device on which it shall train.
+        precision, compile, threads: see `ResNetTraining`.
+        on_step: called with the number of images after every step; False stops.
+        on_state: called with the number of states that are new on disk, or were there already.
+
+    Raises:
+        Stopped: `on_step` said so; the next call goes on from the last whole epoch.
+        OSError: a file could not be written.
+    """
+
+    def begin() -> ResNetTraining:
+        layout = directory.zoo.layout
+        return ResNetTraining(
+            model, layout, images, precision=precision, compile=compile, threads=threads
+        )
+
+    path = _checkpoint(directory, model)
+    path.parent.mkdir(exist_ok=True)
+    training = begin()
+    if path.exists() and not _restore(training, directory, path):
+        training = begin()
+    kept = directory.kept_epochs
+    for epoch in reversed(kept):  # of a training that is not gone on with: never a mix of the two
+        if epoch > training.epoch:
+            directory.state_path(model.model_id, epoch).unlink(missing_ok=True)
+    on_state(sum(epoch <= training.epoch for epoch in kept))
+    first, states = training.epoch, 0
+    test_acc, weights = float("nan"), None
+    # One writer: states appear in order, and at most one waits in memory while the next trains.
+    with ThreadPoolExecutor(1) as writer:
+        pending: Future[None] | None = None
+        for epoch in range(first + 1, kept[-1] + 1):
+            scores = {"train": training.train_epoch(on_step)}
+            if epoch in kept:
+                for split in ("validation", "test"):
+                    if getattr(images, split) is not None:
+                        scores[split] = training.evaluate(split)
+                test_acc = scores["test"][1]
+                states += 1
+            metrics = {}
+            for split, (loss, accuracy) in scores.items():
+                name = METRIC_OF_SPLIT[split]
+                metrics |= {f"{name}_loss": loss, f"{name}_acc": accuracy}
+            weights = training.weights() if epoch in kept else None
+            snapshot = training.snapshot() if epoch < kept[-1] else None
+            if pending is not None:
+                pending.result()
+            pending = writer.submit(
+                _write, directory, model, epoch, weights, metrics, snapshot, path, on_state
+            )
+        if pending is not None:
+            pending.result()
+    remove_checkpoint(directory, model)
+    diverged = weights is not None and not bool(np.isfinite(weights).all())
+    return Outcome(test_acc, diverged, states, training.epoch - first)
+
+
+def remove_checkpoint(directory: ZooDirectory, model: Model) -> None:
+    """Remove a finished model's checkpoint, if one is left."""
+    _checkpoint(directory, model).unlink(missing_ok=True)
+
+
+def _checkpoint(directory: ZooDirectory, model: Model) -> Path:
+    return directory.models_path / model.model_id / CHECKPOINT
+
+
+def _write(
+    directory: ZooDirectory,
+    model: Model,
+    epoch: int,
+    weights: np.ndarray | None,
+    metrics: Mapping[str, float],
+    snapshot: Mapping[str, Any] | None,
+    path: Path,
+    on_state: Callable[[int], None],
+) -> None:
+    """A state, then the checkpoint: where there is one, all states up to it are on disk."""
+    if weights is not None:
+        directory.write_model(
+            model.model_id,
+            model.hyperparameters(),
+            [epoch],
+            weights[None],
+            {name: np.array([value]) for name, value in metrics.items()},
+        )
+        on_state(1)
+    if snapshot is None:
+        return
+    buffer = io.BytesIO()  # a full disk is then an OSError, as everywhere
+    torch.save(snapshot, buffer)
+    write_atomically(path, buffer.getbuffer())
+
+
+def _restore(training: ResNetTraining, directory: ZooDirectory, path: Path) -> bool:
+    """Go on from the checkpoint, if it and all states before it are in order; whether they are."""
+    try:
+        # As downloaded files, ours are never unpickled freely.
+        snapshot = torch.load(path, map_location="cpu", weights_only=True)
+        epoch, threads = int(snapshot["epoch"]), snapshot["threads"]
+        for kept in directory.kept_epochs:
+            if kept <= epoch:
+                directory.read(directory.state_path(training.model.model_id, kept))
+        training.restore(snapshot)
+    except (
+        *(FaultyFile, OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError),
+        *(pickle.UnpicklingError, zipfile.BadZipFile),
+    ) as error:
+        reason = " ".join(str(error).split())
+        warnings.warn(
+            f"{path}: training starts again from the beginning ({reason:.200})",
+            CheckpointWarning,
+            stacklevel=3,
+        )
+        return False
+    now = torch.get_num_threads() if training.threads is None else training.threads
+    if training.device.type == "cpu" and threads != now:
+        warnings.warn(
+            f"{path}: begun with {threads} threads, goes on with {now}: the model will differ in "
+            "its last bits from an undisturbed one (--threads sets the number)",
+            CheckpointWarning,
+            stacklevel=3,
+        )
+    return True
+
+
+def _train_resnet(work: _Work, models: list[Model]) -> Iterator[Outcome]:
+    """One model after the other, its states written by a second thread."""
+    directory, images = work.job.directory, work.job.images.to(work.device)
+    stop, counts = threading.Event(), {"states": 0, "images": 0}
+
+    def on_step(images: int) -> bool:
+        counts["images"] += images
+        return not stop.is_set()
+
+    def on_state(states: int) -> None:
+        counts["states"] += states
+
+    def train(model: Model) -> list[Outcome]:
+        if stop.is_set() or directory.finished(model.model_id):
+            return []
+        _wait_for_room(directory, work.room, stop)
+        try:
+            outcome = train_trajectory(
+                *(directory, model, images),
+                precision=directory.info["precision"],
+                compile=directory.info["compile"],
+                threads=work.threads if work.device == "cpu" else None,
+                on_step=on_step,
+                on_state=on_state,
+            )
+        except Stopped:
+            return []
+        return [outcome]
+
+    pool = ThreadPoolExecutor(1)
+    futures = {pool.submit(train, model): [model] for model in models}
+
+    def states() -> tuple[int, float]:
+        return counts["states"], counts["images"] / len(images.train)
+
+    yield from _collect(work, pool, futures, states, stop)
+
+
+def _wait_for_room(directory: ZooDirectory, room: int, stop: threading.Event) -> None:
+    """Until there is room for one more model, or no finished one is left that would make it.
+
+    Raises:
+        TrainingFailed: nothing more is published that would make it.
+    """
+    said = False
+    while not stop.is_set() and free_bytes(directory.path) < room:
+        published = directory.published()
+        if not unpublished(directory) and "here" not in published.models.values():
+            return  # nothing that would be removed
+        if published.stopped is not None:
+            raise TrainingFailed(
+                f"there is no room for another model in {directory.path}, and finished ones cannot "
+                f"be published and removed ({published.stopped}): mend that, then run the same "
+                "command again"
+            )
+        if not said:
+            warnings.warn(
+                f"a model waits until {room / 1e9:.1f} GB are free in {directory.path}, or "
+                "finished ones are published and removed",
+                PublishingWarning,
+                stacklevel=1,
+            )
+        said = True
+        stop.wait(1)

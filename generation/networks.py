@@ -1,0 +1,92 @@
+"""The networks of the zoos as torch modules, and their initialisation.
+
+CNN-s and CNN-l follow the original's classes CNN and CNN3 (code/model_definitions/def_net.py),
+ResNet-18 is torchvision's with a 3x3 stem and no max-pool. Layers have readable names (`conv1`,
+`fc2`); `Layout.original_names` translates.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from torch import nn
+
+from ..builders.architecture import ARCHITECTURES
+from ..builders.layout import Layout
+
+ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "sigmoid": nn.Sigmoid, "gelu": nn.GELU}
+INITS = {
+    "uniform": nn.init.uniform_,
+    "normal": nn.init.normal_,
+    "kaiming_uniform": nn.init.kaiming_uniform_,
+    "kaiming_normal": nn.init.kaiming_normal_,
+}
+BIAS = 0.01
+"""Every bias starts here (def_net.py, `initialize_weights`)."""
+
+
+def build(layout: Layout, activation: str, dropout: float = 0.0) -> nn.Module:
+    """A network with torch's default initialisation, drawn from torch's global stream.
+
+    Args:
+        layout: names the architecture, input channels and classes.
+        activation: key of `ACTIVATIONS`; ResNet-18 is always relu.
+        dropout: rate; as in the original's CNN a Dropout module is there only where it is > 0
+            (at rate 0 it would draw nothing and change nothing).
+
+    Returns:
+        A module from images float32 [n, channels, h, w] to logits [n, classes].
+
+    Raises:
+        ValueError: unknown activation, or a dropout rate outside [0, 1).
+    """
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"unknown activation {activation!r}; known: {', '.join(ACTIVATIONS)}")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout must lie in [0, 1), found {dropout}")
+    spec = ARCHITECTURES[layout.architecture]
+    if not spec.layers:
+        return _resnet18(layout.channels, layout.classes)
+    modules: OrderedDict[str, nn.Module] = OrderedDict()
+    for number, layer in enumerate(spec.layers, start=1):
+        out, features, *_ = layout.layers[layer.name]["weight"].shape
+        if layer.kernel is not None:
+            modules[layer.name] = nn.Conv2d(features, out, layer.kernel)
+        else:
+            if "flatten" not in modules:
+                modules["flatten"] = nn.Flatten()
+            modules[layer.name] = nn.Linear(features, out)
+        if layer.pool:
+            modules[f"pool{number}"] = nn.MaxPool2d(2)
+        if layer.activation:
+            modules[f"act{number}"] = ACTIVATIONS[activation]()
+        if layer.dropout and dropout > 0:
+            modules[f"drop{number}"] = nn.Dropout(dropout)
+    return nn.Sequential(modules)
+
+
+def initialise(module: nn.Module, init: str) -> None:
+    """Draw every convolution's and linear layer's weight anew and set its bias to 0.01.
+
+    Draws from torch's global stream, layer by layer, after torch's own default initialisation has
+    drawn: both belong to the original's order of draws.
+
+    Raises:
+        ValueError: unknown init.
+    """
+    if init not in INITS:
+        raise ValueError(f"unknown init {init!r}; known: {', '.join(INITS)}")
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            INITS[init](layer.weight)
+            if layer.bias is not None:
+                nn.init.constant_(layer.bias, BIAS)
+
+
+def _resnet18(channels: int, classes: int) -> nn.Module:
+    from .images.torchvision import import_torchvision
+
+    module = import_torchvision().models.resnet18(num_classes=classes)
+    module.conv1 = nn.Conv2d(channels, 64, kernel_size=3, stride=1, padding=1, bias=False)
+    module.maxpool = nn.Identity()
+    return module

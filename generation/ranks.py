@@ -1,0 +1,88 @@
+"""The processes of one run: how they meet and join their results."""
+
+from __future__ import annotations
+
+import atexit
+import dataclasses
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+
+from .job import Summary
+
+
+@dataclass(frozen=True)
+class _Ranks:
+    """The processes that share a run; one, unless a launcher started several."""
+
+    index: int
+    count: int
+    local_count: int
+
+    def cores(self) -> int:
+        """Cores for this rank: its share of those that this machine's ranks may use."""
+        if hasattr(os, "sched_getaffinity"):
+            cores = len(os.sched_getaffinity(0))
+        else:
+            cores = os.cpu_count() or 1
+        return max(1, cores // self.local_count)
+
+    def gather(self, value: Any) -> list[Any]:
+        """The values of all ranks, once all have come here."""
+        if self.count == 1:
+            return [value]
+        from accelerate.utils import gather_object
+
+        return gather_object([value])
+
+    def wait(self) -> None:
+        """Until all ranks have come here."""
+        self.gather(None)
+
+
+def _rank_count() -> int:
+    """Processes that share this run, as their launcher says; 1 without one."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def _join_ranks(device: str) -> _Ranks:
+    count = _rank_count()
+    if count == 1:
+        return _Ranks(0, 1, 1)
+    from accelerate import PartialState
+
+    # Ranks meet at the end, when one may have been done for days: no time-out until then. Through
+    # gloo: NCCL would busy a GPU while it waits, and lets no two ranks share one.
+    state = PartialState(cpu=device == "cpu", backend="gloo", timeout=timedelta(days=365))
+    # A group that is still there when Python shuts down can abort the process, its work done.
+    atexit.register(_leave_ranks)
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", count))
+    return _Ranks(state.process_index, state.num_processes, local)
+
+
+def _leave_ranks() -> None:
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def _join_summaries(summaries: list[Summary]) -> Summary:
+    models = sum(summary.models for summary in summaries)
+    total = sum((s.test_acc or 0.0) * s.models for s in summaries)
+    pruned = sum((s.sparsity or 0.0) * s.models for s in summaries)
+    of_twins = any(s.sparsity is not None for s in summaries)
+    seconds = max(summary.seconds for summary in summaries)
+    return dataclasses.replace(
+        summaries[0],
+        ranks=len(summaries),
+        models=models,
+        present=sum(summary.present for summary in summaries),
+        states=sum(summary.states for summary in summaries),
+        diverged=sum(summary.diverged for summary in summaries),
+        test_acc=total / models if models else None,
+        sparsity=pruned / models if of_twins else None,
+        seconds=seconds,
+        samples_per_second=sum(s.samples_per_second * s.seconds for s in summaries) / seconds,
+    )

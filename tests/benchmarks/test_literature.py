@@ -1,0 +1,67 @@
+"""The tables of benchmarks/README.md are those of the results."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+
+from model_zoos.benchmarks.literature import (
+    IMAGES,
+    SCHUERHOLT,
+    UNTERTHINER,
+    tables,
+    twins_table,
+    zoo_table,
+)
+from model_zoos.benchmarks.property_prediction import predict_properties
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_the_readme_has_the_tables_of_the_results() -> None:
+    text = (ROOT / "benchmarks" / "README.md").read_text()
+    found = re.search(r"<!-- scores:.*?-->\n(.*?)\n<!-- /scores -->", text, re.DOTALL)
+    assert found is not None
+    assert found[1] == tables(ROOT / "benchmarks" / "results")
+
+
+def test_every_published_row_has_all_image_data_sets() -> None:
+    for row in (*UNTERTHINER.values(), *SCHUERHOLT.values()):
+        assert len(row) == len(IMAGES)
+
+
+def test_a_zoos_table(digits_home: Path) -> None:
+    result = predict_properties(
+        "digits_cnn_s",
+        digits_home,
+        representations=["statistics"],
+        targets=["test_acc", "init", "dropout"],
+    )
+    values = json.loads(json.dumps(dataclasses.asdict(result)))
+    lines = zoo_table({**values, "zoo": "mnist_cnn_s_hyp_10_r"}).splitlines()
+    [score], [of_class] = result.scores, result.class_scores
+    [accuracy] = [line for line in lines if line.startswith("| test_acc | R2")]
+    assert f"| {score.r2['test']:.3f} [" in accuracy
+    assert accuracy.endswith("| - | 0.747 / 0.815 |")
+    [init] = [line for line in lines if line.startswith("| init | accuracy")]
+    assert f"| {of_class.accuracy['test']:.3f} [" in init
+    assert f"| {of_class.majority['test']:.3f} | 0.946 / 0.720 |" in init
+    assert lines[-1] == "Not scored: dropout (constant: 0.0)."
+
+
+def test_twins_stand_beside_the_originals() -> None:
+    measured = {"count": 3, "mean": 0.5, "std": 0.1, "quartiles": [0.25, 0.75, 0.8]}
+    epochs = [
+        {"epoch": 0, "accuracy": measured, "gap": None, "sparsity": None},
+        {"epoch": 25, "accuracy": measured, "gap": measured, "sparsity": measured},
+    ]
+    report = {"zoo": "mnist_cnn_s_seed_sparse", "diversity": {"models": 3, "epochs": epochs}}
+    lines = twins_table(report).splitlines()
+    assert "| 0 | - | 0 | 0.750 (0.500) | 0.911 | - | 0.006 |" in lines
+    # The figure of the original ends at 78.5 % sparsity and 87.45 % accuracy.
+    assert lines[-1] == (
+        "| 25 | 0.750 (0.500) | 0.785 | 0.750 (0.500) | 0.8745 | 0.750 (0.500) | -0.0385 |"
+    )
+    assert "0.911" not in twins_table({**report, "zoo": "svhn_cnn_s_seed_sparse"})

@@ -1,0 +1,286 @@
+"""The card: its YAML against the Hub's own classes, its tables and its code against what runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+import torch
+import yaml
+from datasets import Features, load_dataset
+from datasets.data_files import DataFilesDict, sanitize_patterns
+from datasets.info import DatasetInfosDict
+from datasets.utils.metadata import MetadataConfigs
+from huggingface_hub import DatasetCard, DatasetCardData
+
+import model_zoos
+from model_zoos.benchmarks.speed.loading import random_zoo
+from model_zoos.builders.catalog import get_zoo
+from model_zoos.builders.hub.card import (
+    TEMPLATE,
+    Repository,
+    card_data,
+    read_repository,
+    render_card,
+    size_category,
+)
+from model_zoos.builders.hub.parquet import build_repository
+from model_zoos.builders.schema import COLUMNS, row_features
+from model_zoos.builders.specification import VARIANTS
+from model_zoos.builders.zoo_directory import open_zoo
+from model_zoos.errors import FaultyZoo
+from model_zoos.generation.images import IMAGE_SOURCES
+
+# As https://huggingface.co/docs/hub/datasets-cards and datasets' own resources list them.
+LICENCES = {"cc-by-4.0", "cc-by-sa-4.0", "cc0-1.0", "mit", "apache-2.0", "other", "unknown"}
+TASK_CATEGORIES = {"other", "feature-extraction", "tabular-regression", "tabular-classification"}
+
+UNION = [f"mnist_cnn_s_{variant}" for variant in VARIANTS]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, digits_home: Path) -> Path:
+    """The trained digits and a union."""
+    root = tmp_path_factory.mktemp("card")
+    shutil.copytree(digits_home / "digits_cnn_s", root / "zoos" / "digits_cnn_s")
+    for name in UNION:
+        random_zoo(root / "zoos", dataclasses.replace(get_zoo(name), epochs=1), 8)
+    build_repository(["digits_cnn_s", "mnist_cnn_s"], root / "zoos", root / "out")
+    return root / "out"
+
+
+@pytest.fixture(scope="module")
+def card(folder: Path) -> DatasetCard:
+    return DatasetCard.load(folder / "README.md")
+
+
+def test_the_hubs_classes_read_the_yaml(card: DatasetCard, folder: Path) -> None:
+    assert isinstance(card.data, DatasetCardData)
+    configs = MetadataConfigs.from_dataset_card_data(card.data)
+    assert set(configs) == {"digits_cnn_s", "mnist_cnn_s", *UNION, "metrics"}
+    assert configs.get_default_config_name() == "metrics"
+    for name, config in configs.items():
+        files = DataFilesDict.from_patterns(
+            sanitize_patterns(config["data_files"]), base_path=str(folder)
+        )
+        assert list(files) == ["train", "validation", "test"]
+        zoos = {"metrics": ["digits_cnn_s", *sorted(UNION)], "mnist_cnn_s": UNION}
+        for split, paths in files.items():
+            expected = [
+                f"metrics/{zoo}-{split}.parquet"
+                if name == "metrics"
+                else f"data/{zoo}/{split}-00000-of-00001.parquet"
+                for zoo in zoos.get(name, [name])
+            ]
+            assert [Path(path).relative_to(folder).as_posix() for path in paths] == expected
+    infos = DatasetInfosDict.from_dataset_card_data(card.data)
+    assert set(infos) == set(configs)
+    for name, info in infos.items():
+        assert info.features == row_features(None if name == "metrics" else 2464)
+        assert info.splits is None  # numbers of rows would make `filters=` fail
+    # datasets reads these blocks itself too, not only through its classes.
+    raw = yaml.safe_load((folder / "README.md").read_text().split("---\n")[1])
+    by_name = {info["config_name"]: info["features"] for info in raw["dataset_info"]}
+    assert Features._from_yaml_list(by_name["digits_cnn_s"])["weights"].length == 2464
+
+
+def test_ids_are_those_that_the_hub_knows(card: DatasetCard) -> None:
+    import datasets
+
+    sizes = Path(datasets.__file__).parent / "utils" / "resources" / "size_categories.json"
+    allowed = json.loads(sizes.read_text())
+    assert card.data.license in LICENCES
+    assert set(card.data.task_categories) <= TASK_CATEGORIES
+    assert card.data.size_categories == ["n<1K"]  # 120 + 3 * 16 rows
+    for rows, expected in (
+        (999, "n<1K"),
+        (1000, "1K<n<10K"),
+        (8_320, "1K<n<10K"),
+        (2_585_360, "1M<n<10M"),
+        (3_844_360, "1M<n<10M"),
+        (10**9, "1B<n<10B"),
+    ):
+        assert size_category(rows) == expected
+        assert expected in allowed
+
+
+def test_the_table_says_what_is_in_the_files(card: DatasetCard, folder: Path) -> None:
+    home = folder.parent / "zoos"
+    directory = open_zoo(home, "digits_cnn_s")
+    last = [states.metrics["test_acc"][-1] for states in directory.scan()[0]]
+    size = sum(path.stat().st_size for path in (folder / "data/digits_cnn_s").iterdir())
+    row = (
+        f"| `digits_cnn_s` | CNN-s | 2,464 | 14 / 3 / 3 | 120 | {size / 1e6:.1f} MB | "
+        f"{np.mean(last):.1%} | made with model_zoos (lanes) |"
+    )
+    engine = directory.info["engine"]
+    assert row.replace("(lanes)", f"({engine})") in card.text
+    assert "`mnist_cnn_s` is the union of `mnist_cnn_s_seed`, `mnist_cnn_s_hyp_10_r`" in card.text
+    assert f"`digits_cnn_s`: {get_zoo('digits_cnn_s').note}." in card.text
+
+
+def test_the_text_is_whole(card: DatasetCard) -> None:
+    assert not re.search(r"\{\{|\{%|%\}|\}\}(?!,|\n)", card.text)
+    prose = re.sub(r"^```.*?^```", "code", card.text, flags=re.DOTALL | re.MULTILINE)
+    assert "\n\n\n" not in prose
+    assert "None" not in card.text
+    described = set(re.findall(r"`(\w+)`", card.text.partition("## Columns")[2]))
+    assert set(COLUMNS) <= described
+    assert "(figures/" not in card.text
+    assert "ResNet-18 is torchvision's" not in card.text  # none here
+
+
+def test_a_union_is_listed_when_all_its_parts_are_there(folder: Path) -> None:
+    zoos = read_repository(folder).zoos
+    parts = tuple(zoo for zoo in zoos if zoo.name != UNION[0])
+    assert "mnist_cnn_s" in Repository(zoos).configs
+    assert "mnist_cnn_s" not in Repository(parts).configs
+    assert "`mnist_cnn_s` is" not in render_card(Repository(parts))
+
+
+def test_figures_are_shown_when_they_are_there(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "out")
+    (tmp_path / "out/figures").mkdir()
+    (tmp_path / "out/figures/digits_cnn_s-accuracy.png").write_bytes(b"")
+    text = render_card(read_repository(tmp_path / "out"))
+    assert "![digits_cnn_s accuracy](figures/digits_cnn_s-accuracy.png)" in text
+
+
+def test_another_file_system_gives_the_same_card(folder: Path) -> None:
+    """One that is not this machine's disk, as the Hub's is not."""
+    memory = fsspec.filesystem("memory")
+    memory.put(str(folder), "/datasets/me/zoos", recursive=True)
+    try:
+        found = read_repository("/datasets/me/zoos", memory)
+    finally:
+        memory.rm("/datasets/me/zoos", recursive=True)
+    assert found == read_repository(folder)
+    text = render_card(found, "me/zoos")
+    assert text == (folder / "README.md").read_text().replace("ORG/model_zoos", "me/zoos")
+
+
+def test_others_files_are_passed_over_and_missing_ones_are_not(
+    folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(folder, out)
+    for name in ("data/theirs", "metrics"):
+        (out / name).mkdir(exist_ok=True)
+    shard = out / "data/digits_cnn_s/test-00000-of-00001.parquet"
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    theirs = pa.table({"model_id": ["a"], "epoch": [1], "test_acc": [0.5]})
+    pq.write_table(theirs, out / "metrics/theirs-train.parquet")
+    shutil.copy(shard, out / "data/theirs/train-00000-of-00001.parquet")
+    assert read_repository(out) == read_repository(folder)
+    shard.unlink()
+    with pytest.raises(FaultyZoo, match="digits_cnn_s lacks some of its files of the split test"):
+        read_repository(out)
+
+
+def test_a_folder_without_zoos_has_no_card(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="at least one zoo"):
+        render_card(read_repository(tmp_path))
+
+
+# --- The code in the card -------------------------------------------------------------------------
+
+
+def blocks(text: str) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+def test_the_code_runs_without_our_package(card: DatasetCard, folder: Path, tmp_path: Path) -> None:
+    """On the folder instead of the Hub; the rebuilt network gives what ours gives."""
+    codes = blocks(card.text)
+    assert len(codes) == 3
+    script = "import sys\nsys.modules['model_zoos'] = None\n" + "\n".join(codes)
+    script = script.replace("ORG/model_zoos", str(folder)).replace("hf://datasets/", "")
+    script += """
+assert len(last) == 14 and set(last.column_names) == {"model_id", "test_acc", "weights"}
+generator = torch.Generator().manual_seed(0)
+outputs = network(torch.randn(5, 1, 28, 28, generator=generator))
+print(json.dumps([row["model_id"], row["epoch"], outputs.tolist()]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", script], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    model_id, epoch, outputs = json.loads(done.stdout.splitlines()[-1])
+    rows = load_dataset(
+        "model_zoos",
+        "digits_cnn_s",
+        data_dir=str(folder.parent / "zoos"),
+        split="train",
+        filters=[("model_id", "==", model_id), ("epoch", "==", epoch)],
+    )
+    images = torch.randn(5, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = model_zoos.instantiate(rows[0])(images)
+    torch.testing.assert_close(torch.tensor(outputs), expected)
+
+
+@pytest.mark.parametrize("architecture", ["cnn_s", "cnn_l"])
+@pytest.mark.parametrize("activation", ["tanh", "relu", "sigmoid", "gelu"])
+def test_the_layout_rebuilds_every_cnn(architecture: str, activation: str) -> None:
+    """The function of the card against our own networks, with dropout, in evaluation."""
+    from model_zoos.builders.hub.parquet import layout_json
+    from model_zoos.builders.layout import make_layout
+
+    layout = make_layout(architecture, 3)
+    vector = torch.randn(layout.size, generator=torch.Generator().manual_seed(1))
+    row = {"architecture": architecture, "weights": vector.numpy(), "activation": activation}
+    [code] = [block for block in blocks(TEMPLATE.read_text()) if "def network" in block]
+    names = {"row": row, "layout": json.loads(json.dumps(layout_json(layout)))}
+    start = code.index("weights = torch.tensor")
+    end = code.index("size = layout")
+    exec("import math, torch\nimport torch.nn.functional as F\n" + code[start:end], names)
+    images = torch.randn(4, 3, layout_json(layout)["image_size"], layout_json(layout)["image_size"])
+    with torch.no_grad():
+        expected = model_zoos.instantiate({**row, "dropout": 0.5})(images)
+    torch.testing.assert_close(names["network"](images), expected)
+
+
+def test_the_image_table_is_that_of_the_image_sources() -> None:
+    rows = re.findall(
+        r"^\| (\S.*?) \| (\dx\d+x\d+) \| (.*?) ?\| (0[\d., ]+) \| (0[\d., ]+) \| (.*?) \|$",
+        TEMPLATE.read_text(),
+        re.MULTILINE,
+    )
+    assert len(rows) == len(IMAGE_SOURCES)
+
+    def numbers(text: str, channels: int) -> list[float]:
+        values = [float(value) for value in text.split(", ")]
+        return values * channels if len(values) == 1 else values
+
+    for row, source in zip(rows, IMAGE_SOURCES.values(), strict=True):
+        title, shape, transform, mean, std, sizes = row
+        plain = re.sub(r"[^a-z0-9]", "", title.lower().partition(" (")[0])
+        assert plain == re.sub(r"[^a-z0-9]", "", source.name) or source.name.startswith(plain)
+        assert shape == "x".join(map(str, source.shape))
+        kinds = {"resize": "Resize", "grayscale": "Grayscale", "centre crop": "CenterCrop"}
+        expected = [kinds[word] for word in transform.split(", ") if word]
+        assert expected == [name for name, _ in source.transform]
+        assert numbers(mean, source.shape[0]) == pytest.approx(source.mean, abs=5e-5)
+        assert numbers(std, source.shape[0]) == pytest.approx(source.std, abs=5e-5)
+        assert sizes.split(" / ") == [f"{n:,}" if n else "-" for n in source.sizes]
+
+
+def test_the_resnet_part_appears_with_a_resnet_zoo(folder: Path) -> None:
+    repository = read_repository(folder)
+    resnet = dataclasses.replace(repository.zoos[0], zoo=get_zoo("cifar10_resnet18"))
+    text = render_card(Repository((resnet, *repository.zoos)))
+    assert "`cifar10_resnet18` | ResNet-18 | 11,183,562 |" in text
+    assert "ResNet-18 is torchvision's" in text
+    assert "pre_buffer=False" in text
+    assert card_data(Repository((resnet,))).configs[0]["config_name"] == "cifar10_resnet18"
+    assert "def network" not in render_card(Repository((resnet,)))

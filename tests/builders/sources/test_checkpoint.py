@@ -1,0 +1,482 @@
+"""torch's files without torch: equal to torch.load, and safe from any bytes."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import pickle
+import resource
+import struct
+import zipfile
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import load_file
+
+from model_zoos.builders.sources import ray_tune
+from model_zoos.builders.sources.archive import Source, Unreadable
+from model_zoos.builders.sources.checkpoint import Record, read_state_dict, unpickle
+from model_zoos.builders.sources.importing import import_zoo
+from model_zoos.builders.sources.report import LeftOut
+from tests.builders.sources.raw import contents, files_of, write_folder, write_zip
+from tests.shared import CNN_S, SEED_ZOO, needs_shared
+
+
+def saved(value: Any, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(value, buffer, **options)
+    return buffer.getvalue()
+
+
+TENSORS: dict[str, Callable[[], torch.Tensor]] = {
+    "vector": lambda: torch.arange(5.0),
+    "scalar": lambda: torch.tensor(3.5),
+    "empty": lambda: torch.empty(0, 3),
+    "double": lambda: torch.randn(2, 3, dtype=torch.float64),
+    "half": lambda: torch.randn(2, 3).half(),
+    "integers": lambda: torch.arange(6).reshape(2, 3),
+    "bool": lambda: torch.tensor([True, False]),
+    "a view": lambda: torch.arange(20.0)[3:9].reshape(2, 3),
+    "transposed": lambda: torch.arange(6.0).reshape(2, 3).T,
+    "strided": lambda: torch.arange(20.0)[1::3],
+    "parameter": lambda: torch.nn.Parameter(torch.randn(3)),
+}
+
+
+@pytest.mark.parametrize("options", [{}, {"_use_new_zipfile_serialization": False}])
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_every_kind_of_tensor(options: dict[str, Any], protocol: int) -> None:
+    state = OrderedDict((name, make()) for name, make in TENSORS.items())
+    state["shared"] = state["vector"][1:]
+    found = read_state_dict(saved(state, pickle_protocol=protocol, **options))
+    assert list(found) == list(state)
+    for name, tensor in state.items():
+        expected = tensor.detach().numpy()
+        assert found[name].dtype == expected.dtype
+        assert found[name].shape == expected.shape
+        assert found[name].tobytes() == expected.tobytes()
+
+
+def test_a_modules_state_dict_with_its_metadata() -> None:
+    module = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2))
+    found = read_state_dict(saved(module.state_dict()))
+    assert {name: array.tobytes() for name, array in found.items()} == {
+        name: tensor.numpy().tobytes() for name, tensor in module.state_dict().items()
+    }
+
+
+def test_the_machine_agrees_with_pickle() -> None:
+    value = {
+        "texts": ["", "ü" * 300, b"bytes" * 100],
+        "numbers": [0, 1, 255, 256, 65536, -1, 2**31, -(2**40), 1.5, float("inf"), True, None],
+        "tuples": [(), (1,), (1, 2), (1, 2, 3), (1, 2, 3, 4)],
+        "same": [[1]] * 300,
+        3: {"nested": {}},
+    }
+    for protocol in (2, 3, 4, 5):
+        if protocol == 2:
+            value["texts"] = ["", "ü" * 300]
+        assert unpickle(pickle.dumps(value, protocol))[0] == value
+
+
+# --- Hostile files --------------------------------------------------------------------------------
+
+
+class _Call:
+    """A pickle of this calls a function."""
+
+    def __init__(self, function: Any, *arguments: Any) -> None:
+        self.call = (function, arguments)
+
+    def __reduce__(self) -> Any:
+        return self.call
+
+
+def torch_zip(pickled: bytes, storages: dict[str, bytes] | None = None) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("checkpoints/data.pkl", pickled)
+        for key, content in (storages or {}).items():
+            archive.writestr(f"checkpoints/data/{key}", content)
+    return buffer.getvalue()
+
+
+def tensor_pickle(
+    count: int, offset: int, shape: tuple[int, ...], stride: tuple[int, ...]
+) -> bytes:
+    """{"w": tensor} as torch writes it, with sizes of one's own."""
+    storage = (
+        b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpu"
+    )
+    number = lambda n: pickle.dumps(n, 2)[2:-1]  # noqa: E731
+    return b"".join(
+        [
+            b"\x80\x02}X\x01\x00\x00\x00wctorch._utils\n_rebuild_tensor_v2\n(",
+            storage + number(count) + b"tQ",
+            number(offset) + b"(" + b"".join(map(number, shape)) + b"t(",
+            b"".join(map(number, stride)) + b"t\x89NtRs.",
+        ]
+    )
+
+
+def nested_key() -> bytes:
+    """A tuple whose hash takes 2 to the power of 60 steps, as key of a dictionary."""
+    grow = b"".join(b"q" + bytes([n]) + b"h" + bytes([n]) + b"\x86" for n in range(60))
+    return b"\x80\x02})" + grow + b"Ns."
+
+
+HOSTILE: dict[str, tuple[str, bytes]] = {
+    "nothing": ("empty file", b""),
+    "other bytes": ("neither a zip nor", b"\x00" * 1000),
+    "a huge tensor": ("truncated", torch_zip(tensor_pickle(2**29, 0, (2**29,), (1,)), {"0": b"x"})),
+    "a huge view": ("shape", torch_zip(tensor_pickle(1, 0, (2**29,), (0,)), {"0": b"1234"})),
+    "absurd sizes": ("absurd", torch_zip(tensor_pickle(1, 0, (2**70,), (1,)), {"0": b"1234"})),
+    "negative sizes": ("absurd", torch_zip(tensor_pickle(4, 0, (-1,), (1,)), {"0": b"1234" * 4})),
+    "beyond the end": ("shape", torch_zip(tensor_pickle(4, 2, (3,), (1,)), {"0": b"1234" * 4})),
+    "negative offset": ("absurd", torch_zip(tensor_pickle(4, -1, (3,), (1,)), {"0": b"1234" * 4})),
+    "no storage": ("lacks the storage", torch_zip(tensor_pickle(4, 0, (4,), (1,)))),
+    "many axes": (
+        "malformed",
+        torch_zip(tensor_pickle(1, 0, (1,) * 99, (1,) * 99), {"0": b"1234"}),
+    ),
+    "a memo of 16 GB": ("memo", torch_zip(b"\x80\x02]r\xff\xff\xff\x7f.")),
+    "a text of 4 GB": ("truncated", torch_zip(b"\x80\x02X\xff\xff\xff\xff.")),
+    "hash without end": ("as key", torch_zip(nested_key())),
+    "unknown instruction": ("instruction", torch_zip(b"\x80\x02}2.")),
+    "a cycle": ("not the state_dict", torch_zip(b"\x80\x02]q\x00h\x00a.")),
+    "a cycle in a dict": (
+        "expected a tensor",
+        torch_zip(b"\x80\x02}q\x00X\x01\x00\x00\x00wh\x00s."),
+    ),
+    "no stop": ("truncated", torch_zip(b"\x80\x02}")),
+    "empty stack": ("malformed", torch_zip(b"\x80\x02a.")),
+    "system": ("names 'posix.system'", torch_zip(pickle.dumps(_Call(os.system, "touch x"), 2))),
+    "eval": ("names '.*eval'", torch_zip(pickle.dumps(_Call(eval, "1"), 2))),
+    "eval, protocol 4": ("names '.*eval'", torch_zip(pickle.dumps(_Call(eval, "1"), 4))),
+    "a call in the old form": (
+        "names 'posix.system'",
+        saved([1], _use_new_zipfile_serialization=False)[:15]
+        + pickle.dumps(_Call(os.system, "touch x"), 2),
+    ),
+    "no data.pkl": ("without data.pkl", torch_zip(b"").replace(b"data.pkl", b"data.tar")),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_checkpoints_are_refused(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    message, content = HOSTILE[name]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(Unreadable, match=message):
+        read_state_dict(content)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # kB
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_pickle_can_build_records_only_of_the_one_known_class() -> None:
+    known = b"\x80\x02ccheckpoints_to_datasets.dataset_base\nModelDatasetBase\n)\x81"
+    known += b"}X\x01\x00\x00\x00aK\x01sb."
+    assert unpickle(known)[0] == Record(a=1)
+    for pickled, message in (
+        (known.replace(b"Base\n", b"Evil\n"), "names"),
+        (b"\x80\x02ccollections\nOrderedDict\n}b.", "changes an unknown object"),
+        (b"\x80\x02ccollections\nOrderedDict\n)\x81.", "makes an unknown object"),
+        (b"\x80\x02X\x04\x00\x00\x00evil)R.", "calls what is no function"),
+    ):
+        with pytest.raises(Unreadable, match=message):
+            unpickle(pickled)
+
+
+def entry(content: bytes, claimed: int) -> bytes:
+    """A zip of one deflated file that claims another size than it has."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("t/checkpoint_0/checkpoints", content)
+    data = bytearray(buffer.getvalue())
+    at = data.rindex(b"PK\1\2")
+    data[at + 24 : at + 28] = struct.pack("<L", claimed)
+    return bytes(data)
+
+
+def test_zip_bombs(tmp_path: Path) -> None:
+    zeros = bytes(100_000_000)
+    for claimed, message in ((len(zeros), "too large"), (1000, "checksum")):
+        (tmp_path / "bomb.zip").write_bytes(entry(zeros, claimed))
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        with Source(tmp_path / "bomb.zip") as source:
+            [member] = source.members()
+            with pytest.raises(Unreadable, match=message):
+                source.read(member, 1 << 20)
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20_000
+    inner = io.BytesIO()
+    with zipfile.ZipFile(inner, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("checkpoints/data.pkl", zeros)
+    with pytest.raises(Unreadable, match="too large"):
+        read_state_dict(inner.getvalue())
+
+
+@needs_shared
+def test_a_hostile_trial_costs_no_other_and_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Paths that leave the folder, calls in every pickle, texts that are no UTF-8, absurd JSON."""
+    monkeypatch.chdir(tmp_path)
+    good = files_of(epochs=2)
+    evil = pickle.dumps(_Call(os.system, f"touch {tmp_path}/executed"), 2)
+    [params] = [content for name, content in good.items() if name.endswith("params.json")]
+    [result] = [content for name, content in good.items() if name.endswith("result.json")]
+    checkpoint = next(content for name, content in good.items() if "checkpoint_" in name)
+    files = dict(good)
+
+    def trial(folder: str, **changed: bytes) -> None:
+        files[f"{folder}/params.json"] = changed.get("params", params)
+        files[f"{folder}/result.json"] = changed.get("result", result)
+        files[f"{folder}/params.pkl"] = evil
+        files[f"{folder}/checkpoint_000000/checkpoints"] = changed.get("checkpoint", checkpoint)
+
+    zoo = next(iter(good)).partition("/")[0]
+    trial(f"{zoo}/../../../escaped")
+    trial("/absolute")
+    trial(f"{zoo}/.hidden")
+    trial(f"{zoo}/evil", checkpoint=torch_zip(evil))
+    trial(f"{zoo}/latin", params=b'{"model::type": "\xfc"}')
+    trial(f"{zoo}/no-params", params=b"[" * 100_000)
+    trial(f"{zoo}/latin-result", result=b'{"training_iteration": 0, "x": "\xfc"}')
+    trial(f"{zoo}/deep-result", result=b"[" * 100_000)
+    trial(f"{zoo}/infinite", params=params.replace(b'"optim::lr": 0.001', b'"optim::lr": 1e999'))
+    trial(f"{zoo}/huge", params=params.replace(b'"seed": 1', b'"seed": 1' + b"0" * 100))
+    source = write_zip(tmp_path / "zoo.zip", files)
+    [report] = import_zoo(source, tmp_path / "out", "mine")
+    assert (report.models, report.found, report.kept) == (1, 12, 2)
+    reasons = {state.trial: state.reason for state in report.left_out}
+    for name, reason in {
+        "escaped": "refused: its path leaves the folder",
+        "absolute": "refused: its path leaves the folder",
+        ".hidden": "refused: its folder's name",
+        "evil": "names 'posix.system'",
+        "latin": "params.json is not UTF-8",
+        "no-params": "params.json is cut or no JSON",
+        "latin-result": "missing metrics",
+        "deep-result": "missing metrics",
+        "infinite": "wrong params.json: optim::lr is inf",
+        "huge": "wrong params.json: seed is 1000",
+    }.items():
+        assert reason in reasons[name], name
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "zoo.zip"]
+    assert {name.split("/")[0] for name in contents(tmp_path / "out")} == {"mine"}
+
+
+@needs_shared
+def test_links_and_pipes_in_a_folder_are_not_opened(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "zoo", files_of(epochs=2))
+    [trial] = (path.parent for path in folder.rglob("params.json"))
+    for epoch, make in ((7, os.mkfifo), (8, lambda path: path.symlink_to("/etc/passwd"))):
+        (trial / f"checkpoint_{epoch}").mkdir()
+        (trial / f"checkpoint_{epoch}" / ".is_checkpoint").touch()
+        make(trial / f"checkpoint_{epoch}" / "checkpoints")
+    [report] = import_zoo(folder, tmp_path)
+    assert (report.found, report.kept, report.categories()) == (4, 2, {"missing file": 2})
+
+
+# --- Random mutations -----------------------------------------------------------------------------
+
+
+def mutate(content: bytes, data: st.DataObject) -> bytes:
+    """A few bytes changed, cut out, put in or cut off."""
+    changed = bytearray(content)
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, max(0, len(changed) - 1)))
+        kind = data.draw(st.sampled_from(["change", "change", "insert", "delete", "cut"]))
+        if kind == "change" and changed:
+            changed[at] = data.draw(st.integers(0, 255))
+        elif kind == "insert":
+            changed[at:at] = data.draw(st.binary(min_size=1, max_size=8))
+        elif kind == "delete":
+            del changed[at : at + data.draw(st.integers(1, 8))]
+        elif kind == "cut" and data.draw(st.booleans()):
+            del changed[at:]
+    return bytes(changed)
+
+
+def repack(content: bytes, data: st.DataObject) -> bytes:
+    """A checkpoint whose pickle was mutated, with right checksums: it reaches the machine."""
+    buffer = io.BytesIO()
+    with (
+        zipfile.ZipFile(io.BytesIO(content)) as before,
+        zipfile.ZipFile(buffer, "w") as after,
+    ):
+        for name in before.namelist():
+            part = before.read(name)
+            after.writestr(name, mutate(part, data) if name.endswith("data.pkl") else part)
+    return buffer.getvalue()
+
+
+def flatten(content: bytes) -> bytes | None:
+    """What torch itself makes of a checkpoint; None if it refuses it."""
+    try:
+        state = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
+        return CNN_S.to_vector(state).tobytes()
+    except Exception:
+        return None
+
+
+def read_all(folder: Path) -> list[ray_tune.State | LeftOut]:
+    with Source(folder) as source:
+        [trial] = ray_tune.find_trials(source.members(), "trial")
+        try:
+            lines, _ = ray_tune.results(source, trial)
+        except Unreadable as error:
+            return list(trial.without(str(error)))
+        return list(ray_tune.states(source, trial, lines, CNN_S))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One trial with three states."""
+    root = tmp_path_factory.mktemp("mutations")
+    write_folder(root, files_of(epochs=3))
+    return next((root / SEED_ZOO).iterdir())
+
+
+def mutated_checkpoint(folder: Path, data: st.DataObject) -> None:
+    """The other states stay; the mutated one is what torch reads, or left out with a reason."""
+    path = folder / "checkpoint_000001" / "checkpoints"
+    original = path.read_bytes()
+    how = data.draw(st.sampled_from([mutate, repack]))
+    content = how(original, data)
+    try:
+        path.write_bytes(content)
+        before, state, after = read_all(folder)
+    finally:
+        path.write_bytes(original)
+    assert isinstance(before, ray_tune.State)
+    assert isinstance(after, ray_tune.State)
+    assert state.epoch == 1
+    if isinstance(state, LeftOut):
+        assert state.reason
+        return
+    # Where torch refuses what we read (a device that it does not know), only the original will do.
+    assert state.weights.tobytes() in (flatten(content), flatten(original))
+
+
+def mutated_result(folder: Path, data: st.DataObject) -> None:
+    """States whose line is untouched keep its metrics; the others are right or left out."""
+    path = folder / "result.json"
+    original = path.read_bytes()
+    # Most of a line is the repeated config: make the part that matters likely to be hit.
+    lines = [json.loads(line) for line in original.splitlines()[:3]]
+    short = [{k: v for k, v in line.items() if k != "config"} for line in lines]
+    before = "\n".join(json.dumps(line) for line in short).encode()
+    content = mutate(before, data)
+    try:
+        path.write_bytes(content)
+        found = read_all(folder)
+    finally:
+        path.write_bytes(original)
+    assert [state.epoch for state in found] == [0, 1, 2]
+    expected: dict[int, dict[str, Any]] = {}
+    for line in content.split(b"\n"):
+        try:
+            values = json.loads(line)
+            if type(values["training_iteration"]) is int:
+                expected[values["training_iteration"]] = values
+        except (ValueError, KeyError, TypeError):
+            continue
+    for state in found:
+        if isinstance(state, LeftOut):
+            assert expected.get(state.epoch) != short[state.epoch]
+            continue
+        for name, value in state.metrics.items():
+            assert np.array_equal(value, expected[state.epoch][name], equal_nan=True)
+
+
+MUTATIONS = {"checkpoint": mutated_checkpoint, "result.json": mutated_result}
+
+
+@needs_shared
+@pytest.mark.parametrize("what", MUTATIONS)
+@settings(max_examples=300, deadline=2000, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+@pytest.mark.filterwarnings("ignore::UserWarning")  # torch, of mutated texts
+def test_mutations(folder: Path, what: str, data: st.DataObject) -> None:
+    MUTATIONS[what](folder, data)
+
+
+@needs_shared
+@pytest.mark.slow
+@pytest.mark.parametrize("what", MUTATIONS)
+@settings(max_examples=5000, deadline=2000, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_5000_mutations(folder: Path, what: str, data: st.DataObject) -> None:
+    MUTATIONS[what](folder, data)
+
+
+@needs_shared
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_mutations_of_a_whole_zip(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    root = tmp_path_factory.mktemp("zip")
+    files = files_of(trials=2, epochs=2)
+    source = write_zip(root / "zoo.zip", files)
+    right = {flatten(content) for name, content in files.items() if "checkpoint_" in name}
+    content = source.read_bytes()
+    # The directory at the end is where a change does most harm.
+    start = data.draw(st.sampled_from([0, len(content) - 1200]))
+    source.write_bytes(content[:start] + mutate(content[start:], data))
+    try:
+        reports = import_zoo(source, root, "mine")
+    except ValueError as error:
+        assert str(source) in str(error)  # noqa: PT017
+        return
+    assert sum(report.kept for report in reports) <= 4
+    for path in root.rglob("*.safetensors"):
+        assert {row.tobytes() for row in load_file(path)["weights"]} <= right
+
+
+def test_large_zips(tmp_path: Path) -> None:
+    """More than 65,535 files, and sizes in 64 bits: zipfile's zip64 form."""
+    with zipfile.ZipFile(tmp_path / "zoo.zip", "w") as archive:
+        for number in range(66_000):
+            archive.writestr(zipfile.ZipInfo(f"{number}"), b"")
+        with archive.open("large", "w", force_zip64=True) as file:
+            file.write(b"content")
+    with Source(tmp_path / "zoo.zip") as source:
+        members = list(source.members())
+        assert source.read(members[-1], 100) == b"content"
+    assert [member.name for member in members] == [*map(str, range(66_000)), "large"]
+
+
+@settings(max_examples=300, deadline=2000)
+@given(st.binary(max_size=200))
+def test_any_bytes(content: bytes) -> None:
+    for candidate in (content, torch_zip(content), b"\x80\x02" + content):
+        try:
+            read_state_dict(candidate)
+        except Unreadable:
+            continue
+    with contextlib.suppress(Unreadable):
+        unpickle(content)
+
+
+def test_the_checksum_is_that_of_the_content(tmp_path: Path) -> None:
+    content = bytearray(saved({"w": torch.ones(3)}))
+    at = content.index(struct.pack("<3f", 1, 1, 1))
+    content[at] ^= 1
+    assert zlib.crc32(content[at : at + 12]) != zlib.crc32(struct.pack("<3f", 1, 1, 1))
+    with pytest.raises(Unreadable, match="checksum"):
+        read_state_dict(bytes(content))

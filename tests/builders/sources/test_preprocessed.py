@@ -1,0 +1,196 @@
+"""Preprocessed data sets: the published rows and splits, without the original's class."""
+
+from __future__ import annotations
+
+import json
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from datasets import load_dataset
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from model_zoos.builders.sources.identify import zoo_of_file
+from model_zoos.builders.sources.importing import import_zoo
+from model_zoos.builders.zoo_directory import open_zoo
+from model_zoos.errors import FaultyZoo
+from tests.builders.sources.raw import RAW, contents
+from tests.builders.sources.test_checkpoint import mutate
+from tests.shared import SEED_ZOO, needs_shared
+
+FILE = RAW / "reference" / "dataset_mnist_kaiming_uniform.pt"
+NAME = "mnist_cnn_s_seed"  # the file does not say the hyperparameters that a zoo of its own needs
+
+
+@needs_shared
+def test_rows_and_split_are_the_published(tmp_path: Path) -> None:
+    """Beside the reference's `sorted` (the file was made with sorted trial folders)."""
+    for _ in range(2):
+        [report] = import_zoo(FILE, tmp_path, NAME)
+        assert (report.models, report.found, report.kept, report.left_out) == (12, 36, 36, ())
+    reference = RAW / "reference" / SEED_ZOO
+    expected = json.loads(reference.with_suffix(".json").read_text())["sorted"]
+    arrays = np.load(reference.with_suffix(".npz"))
+    data = load_dataset("model_zoos", NAME, data_dir=str(tmp_path))
+    for ours, theirs in (("train", "train"), ("validation", "val"), ("test", "test")):
+        part = expected[theirs]
+        rows = {(row["model_id"], row["epoch"]): row for row in data[ours]}
+        keys = list(zip(part["row_paths"], part["row_epochs"], strict=True))
+        assert len(keys) == len(rows) == part["rows"]
+        weights = np.array([rows[key]["weights"] for key in keys], np.float32)
+        assert weights.tobytes() == arrays[f"sorted_{theirs}_weights"].tobytes()
+        accuracy = np.float32(part["properties"]["test_acc"])
+        assert [rows[key]["test_acc"] for key in keys] == accuracy.tolist()
+        gaps = [rows[key]["generalization_gap"] for key in keys]
+        assert np.allclose(gaps, part["properties"]["ggap"], atol=1e-7, rtol=0)
+        assert {row["activation"] for row in rows.values()} == {None}
+
+
+@needs_shared
+def test_a_zoo_that_it_does_not_describe_must_be_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"does not say the activation, .* --zoo"):
+        import_zoo(FILE, tmp_path)
+    import_zoo(FILE, tmp_path, NAME)
+    with pytest.raises(FaultyZoo, match="which is another source than"):
+        import_zoo(RAW / f"{SEED_ZOO}.zip", tmp_path, NAME)
+
+
+@pytest.mark.parametrize(
+    ("file", "zoo"),
+    [
+        ("dataset_mnist_seed.pt", "mnist_cnn_s_seed"),
+        ("dataset_mnist_hyp_rand.pt", "mnist_cnn_s_hyp_10_r"),
+        ("dataset_mnist_hyp_fix.pt", "mnist_cnn_s_hyp_10_f"),
+        ("dataset_cifar_small_hyp_rand.pt", "cifar10_cnn_s_hyp_10_r"),
+        ("dataset_cifar_large_seed.pt", "cifar10_cnn_l_seed"),
+        ("dataset_fmnist_seed.pt", "fashion_mnist_cnn_s_seed"),
+        ("index_dict_mnist.json", None),
+        ("tune_zoo_mnist_uniform.zip", None),
+    ],
+)
+def test_names_of_files(file: str, zoo: str | None) -> None:
+    assert zoo_of_file(file) == zoo
+
+
+PARAMS = {
+    "model::nlin": "tanh",
+    "model::init_type": "uniform",
+    "model::dropout": 0,
+    "optim::optimizer": "adam",
+    "optim::lr": 3e-4,
+    "optim::wd": 0.0,
+    "seed": 1,
+}
+
+
+def write_datasets(path: Path, monkeypatch: pytest.MonkeyPatch, **sets: dict[str, Any]) -> Path:
+    """A file as the original's script would save it: with a class of this very name."""
+    module = types.ModuleType("checkpoints_to_datasets.dataset_base")
+    cls = type("ModelDatasetBase", (), {"__module__": module.__name__})
+    module.ModelDatasetBase = cls  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "checkpoints_to_datasets", types.ModuleType("c"))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    tree = {}
+    for name, attributes in sets.items():
+        tree[name] = cls()
+        tree[name].__dict__.update(attributes)
+    torch.save(tree, path)
+    return path
+
+
+def one_set(trials: list[str], epochs: list[int]) -> dict[str, Any]:
+    rows = [(trial, epoch) for trial in trials for epoch in epochs]
+    generator = torch.Generator().manual_seed(len(trials))
+    return {
+        "data_in": torch.randn(len(rows), 2464, generator=generator),
+        "paths": [Path("/somewhere/tune_zoo_mnist_uniform") / trial for trial, _ in rows],
+        "epochs": [epoch for _, epoch in rows],
+        "properties": {
+            "training_iteration": [epoch for _, epoch in rows],
+            "test_acc": [0.5 for _ in rows],
+            "train_acc": [0.75 for _ in rows],
+            **{key: [value for _ in rows] for key, value in PARAMS.items()},
+        },
+    }
+
+
+def test_mode_vector_and_hyperparameters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train, test = one_set(["a", "b"], [1, 2]), one_set(["c"], [1, 2])
+    train["data_in"][1, 5] = float("nan")
+    path = write_datasets(tmp_path / "x.pt", monkeypatch, trainset=train, testset=test)
+    [report] = import_zoo(path, tmp_path)
+    assert (report.zoo, report.found, report.kept) == (NAME, 6, 5)
+    assert [(s.trial, s.epoch, s.reason) for s in report.left_out] == [
+        ("a", 2, "NaN or infinite weights: 1 of 2464")
+    ]
+    directory = open_zoo(tmp_path, NAME)
+    assert directory.splits() == {"a": "train", "b": "train", "c": "test"}
+    a, b, c = directory.scan()[0]
+    assert a.weights().tobytes() == train["data_in"][:1].numpy().tobytes()
+    assert b.weights().tobytes() == train["data_in"][2:].numpy().tobytes()
+    assert c.weights().tobytes() == test["data_in"].numpy().tobytes()
+    assert a.hyperparameters["learning_rate"] == 3e-4
+    assert a.hyperparameters["seed"] == 1
+    assert c.metrics["train_acc"].tolist() == [0.75, 0.75]
+
+
+def test_metrics_of_another_epoch_are_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The original's offset of one: its properties can be those of the next epoch."""
+    train = one_set(["a"], [1, 2])
+    train["properties"]["training_iteration"] = [2, 3]
+    train["properties"]["test_acc"] = [0.2, 0.3]
+    path = write_datasets(tmp_path / "x.pt", monkeypatch, trainset=train)
+    [report] = import_zoo(path, tmp_path)
+    [left_out] = report.left_out
+    assert (left_out.epoch, left_out.category) == (1, "missing metrics")
+    [states] = open_zoo(tmp_path, NAME).scan()[0]
+    assert (states.epochs.tolist(), states.metrics["test_acc"].tolist()) == ([2], [0.2])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epochs": [1]}, "one path, epoch and property"),
+        ({"paths": None}, "one path, epoch and property"),
+        ({"properties": {"test_acc": [1.0]}}, "one path, epoch and property"),
+        ({"data_in": [1, 2]}, "no readable state"),
+        ({"data_in": torch.zeros(2, 7)}, "7 weights"),
+    ],
+)
+def test_faulty_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], message: str
+) -> None:
+    train = one_set(["a"], [1, 2]) | change
+    path = write_datasets(tmp_path / "x.pt", monkeypatch, trainset=train)
+    with pytest.raises(ValueError, match=rf"x\.pt: .*{message}"):
+        import_zoo(path, tmp_path)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_mutations(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    root = tmp_path_factory.getbasetemp() / "preprocessed"
+    path = root / "x.pt"
+    if not path.exists():
+        root.mkdir(exist_ok=True)
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            write_datasets(path, monkeypatch, trainset=one_set(["a", "b"], [1, 2]))
+        import_zoo(path, root / "right")
+    out = tmp_path_factory.mktemp("mutated")
+    mutated = out / "x.pt"
+    mutated.write_bytes(mutate(path.read_bytes(), data))
+    try:
+        [report] = import_zoo(mutated, out)
+    except ValueError:
+        return
+    if report.kept == report.found == 4:
+        right, found = contents(root / "right"), contents(out)
+        assert all(found[n] == c for n, c in right.items() if n.endswith(".safetensors"))

@@ -1,0 +1,227 @@
+"""Downloads from a server on loopback that speaks Zenodo's API and misbehaves."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from model_zoos.builders.catalog import get_zoo
+from model_zoos.builders.sources.zenodo import RemoteFile, choose, download, record_files
+from model_zoos.errors import DownloadFailed
+from tests.builders.sources.raw import files_of, write_zip
+from tests.shared import needs_shared
+
+DOI = "10.5281/zenodo.6632086"
+ZIP = "tune_zoo_mnist_uniform.zip"
+
+
+@dataclass
+class Server:
+    """What the server holds, how it misbehaves, and what it was asked."""
+
+    files: dict[str, bytes]
+    drop_after: list[int] = field(default_factory=list)  # bytes sent before each broken connection
+    corrupt: list[int] = field(default_factory=list)  # positions, one for each complete sending
+    refuse: list[int] = field(default_factory=list)  # HTTP statuses of the next requests
+    ranges: bool = True
+    requests: list[tuple[str, str | None]] = field(default_factory=list)
+    address: str = ""
+
+    def record(self) -> dict[str, Any]:
+        return {
+            "id": 6632086,
+            "doi": DOI,
+            "files": [
+                {
+                    "key": name,
+                    "size": len(content),
+                    "checksum": f"md5:{hashlib.md5(content).hexdigest()}",
+                    "links": {"self": f"{self.address}/api/records/6632086/files/{name}/content"},
+                }
+                for name, content in self.files.items()
+            ],
+        }
+
+
+@contextlib.contextmanager
+def serving(server: Server) -> Iterator[Server]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked = self.headers.get("Range")
+            server.requests.append((self.path, asked))
+            if server.refuse:
+                self.send_error(server.refuse.pop(0))
+                return
+            if self.path == "/api/records/6632086":
+                self.reply(200, json.dumps(server.record()).encode())
+                return
+            name = self.path.removesuffix("/content").rpartition("/")[2]
+            content = server.files[name]
+            start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and server.ranges else 0
+            sent = bytearray(content[start:])
+            if server.corrupt and start <= server.corrupt[0]:
+                sent[server.corrupt.pop(0) - start] ^= 1
+            drop = server.drop_after.pop(0) if server.drop_after else None
+            status = 206 if asked and server.ranges else 200
+            self.reply(status, bytes(sent), drop)
+
+        def reply(self, status: int, content: bytes, drop: int | None = None) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content[:drop])
+            if drop is not None:
+                self.wfile.flush()
+                self.connection.shutdown(socket.SHUT_RDWR)
+
+        def log_message(self, *arguments: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
+        server.address = f"http://127.0.0.1:{http.server_port}"
+        Thread(target=http.serve_forever, daemon=True).start()
+        try:
+            yield server
+        finally:
+            http.shutdown()
+
+
+CONTENT = bytes(range(256)) * 20_000
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    files = {"index_dict.json": b"{}", ZIP: CONTENT, "dataset_mnist_seed.pt": b"preprocessed"}
+    with serving(Server(files)) as running:
+        yield running
+
+
+def fetched(server: Server, folder: Path, **options: Any) -> Path:
+    return download("mnist-cnn-s-seed", folder, address=server.address, pause=0.001, **options)
+
+
+def test_the_record_and_the_zoos_file(server: Server, tmp_path: Path) -> None:
+    assert [f.name for f in record_files(DOI, server.address)] == list(server.files)
+    seen: list[tuple[str, int, int]] = []
+    path = fetched(server, tmp_path, on_progress=lambda *done: seen.append(done))
+    assert (path.name, path.read_bytes()) == (ZIP, CONTENT)
+    assert seen[-1] == (ZIP, len(CONTENT), len(CONTENT))
+    assert list(tmp_path.iterdir()) == [path]
+    server.requests.clear()
+    assert fetched(server, tmp_path) == path  # there, and its MD5 is right: not fetched again
+    assert len(server.requests) == 1
+    path.write_bytes(CONTENT[:-1] + b"?")
+    assert fetched(server, tmp_path).read_bytes() == CONTENT
+    assert fetched(server, tmp_path, preprocessed=True).read_bytes() == b"preprocessed"
+    assert fetched(server, tmp_path, file="index_dict.json").read_bytes() == b"{}"
+
+
+def test_broken_connections_are_resumed(server: Server, tmp_path: Path) -> None:
+    server.drop_after = [0, 1_000_000, 1, 0, 2_000_000]
+    assert fetched(server, tmp_path).read_bytes() == CONTENT
+    starts = [asked for path, asked in server.requests if path.endswith("content")]
+    assert starts == [f"bytes={n}-" for n in (0, 0, 1_000_000, 1_000_001, 1_000_001, 3_000_001)]
+
+
+def test_a_later_run_goes_on(server: Server, tmp_path: Path) -> None:
+    server.drop_after = [1_500_000, *[0] * 8]
+    with pytest.raises(DownloadFailed, match=r"1,500,000 of 5,120,000 bytes are there: run the"):
+        fetched(server, tmp_path)
+    server.requests.clear()
+    assert fetched(server, tmp_path).read_bytes() == CONTENT
+    assert server.requests[-1][1] == "bytes=1500000-"
+
+
+def test_a_server_without_ranges(server: Server, tmp_path: Path) -> None:
+    server.ranges = False
+    server.drop_after = [1_000_000]
+    assert fetched(server, tmp_path).read_bytes() == CONTENT
+
+
+def test_a_corrupt_byte(server: Server, tmp_path: Path) -> None:
+    server.corrupt = [3_000_000]
+    assert fetched(server, tmp_path).read_bytes() == CONTENT
+    assert len(server.requests) == 3
+    (tmp_path / ZIP).unlink()
+    server.corrupt = [3_000_000, 5]
+    with pytest.raises(DownloadFailed, match="twice with another MD5"):
+        fetched(server, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_busy_server_is_asked_again(server: Server, tmp_path: Path) -> None:
+    server.refuse = [503, 429]
+    assert fetched(server, tmp_path).read_bytes() == CONTENT
+    server.refuse = [404]
+    with pytest.raises(DownloadFailed, match=r"6632086: HTTP 404\. .*doi\.org"):
+        fetched(server, tmp_path)
+    server.refuse = [500] * 8
+    with pytest.raises(DownloadFailed, match="HTTP 500"):
+        fetched(server, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../evil", ".hidden", "a/b", "a\\b", ""])
+def test_names_that_are_paths_are_refused(server: Server, tmp_path: Path, name: str) -> None:
+    server.files = {name: b"x"}
+    with pytest.raises(DownloadFailed, match="no description of a record"):
+        fetched(server, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_which_file() -> None:
+    def files(*names: str) -> list[RemoteFile]:
+        return [RemoteFile(name, 10**9, "0", "https://zenodo.org/x") for name in names]
+
+    def chosen(name: str, *names: str, **options: Any) -> str:
+        zoo = get_zoo(name.removesuffix("_sparse"))
+        return choose(files(*names), name, zoo, DOI, **options).name
+
+    stem = "tune_zoo_mnist_hyperparameter_10"
+    names = (ZIP, f"{stem}_random_seeds.zip", f"{stem}_fixed_seed.zip", "dataset_mnist_hyp_fix.pt")
+    assert chosen("mnist_cnn_s_seed", *names) == ZIP
+    assert chosen("mnist_cnn_s_hyp_10_r", *names) == names[1]
+    assert chosen("mnist_cnn_s_hyp_10_f", *names) == names[2]
+    assert chosen("mnist_cnn_s_hyp_10_f", *names, preprocessed=True) == names[3]
+    assert chosen("cifar10_resnet18", "whatever.zip", "readme.md") == "whatever.zip"
+    assert chosen("mnist_cnn_s_seed_sparse", "cnn_small_mnist_ard.zip") == "cnn_small_mnist_ard.zip"
+    assert chosen("mnist_cnn_s_seed", *names, file=names[1]) == names[1]
+    for options in ({}, {"file": "nosuch"}, {"preprocessed": True}):
+        with pytest.raises(ValueError, match=r"no file of the record .*--file:\n  a\.zip  1\.000"):
+            chosen("mnist_cnn_s_seed", "a.zip", "b.zip", **options)
+
+
+def test_what_was_not_published(tmp_path: Path) -> None:
+    for name in ("digits_cnn_s", "usps_cnn_s_seed_sparse"):
+        with pytest.raises(ValueError, match="was not published"):
+            download(name, tmp_path)
+
+
+@needs_shared
+def test_the_command_downloads_and_imports(server: Server, tmp_path: Path) -> None:
+    server.files[ZIP] = write_zip(tmp_path / "x.zip", files_of(trials=2, epochs=2)).read_bytes()
+    command = [sys.executable, "-m", "model_zoos", "download", "mnist_cnn_s_seed", "--json"]
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env={"MODEL_ZOOS_ZENODO": server.address},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    [report] = json.loads(done.stdout)
+    assert (report["zoo"], report["found"], report["kept"]) == ("mnist_cnn_s_seed", 4, 4)
+    assert (tmp_path / "zoos" / "downloads" / ZIP).exists()
+    assert (tmp_path / "zoos" / "mnist_cnn_s_seed" / "zoo.json").exists()

@@ -1,0 +1,457 @@
+"""load_dataset("model_zoos", ...) in every mode that datasets has."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+import torch
+from datasets import load_dataset
+from datasets.inspect import get_dataset_config_names
+from torch.utils.data import DataLoader
+
+import model_zoos
+from model_zoos.benchmarks.speed.loading import random_zoo
+from model_zoos.builders.catalog import get_zoo
+from model_zoos.builders.schema import COLUMNS
+from model_zoos.builders.zoo_directory import open_zoo
+from model_zoos.errors import UnknownZoo, ZooNotFound
+
+SPLITS = ("train", "validation", "test")
+
+
+@pytest.fixture(scope="session")
+def union_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The three variants of mnist_cnn_s, of two epochs, with random weights."""
+    root = tmp_path_factory.mktemp("union")
+    for variant, models in (("seed", 9), ("hyp_10_r", 8), ("hyp_10_f", 7)):
+        zoo = dataclasses.replace(get_zoo(f"mnist_cnn_s_{variant}"), epochs=2)
+        random_zoo(root, zoo, models)
+    return root
+
+
+def load(name: str, home: Path, **arguments: Any) -> Any:
+    return load_dataset("model_zoos", name, data_dir=str(home), **arguments)
+
+
+def test_every_row_is_the_state_on_disk(digits_home: Path) -> None:
+    directory = open_zoo(digits_home, "digits_cnn_s")
+    assigned, specifications = directory.splits(), directory.zoo.models(20)
+    splits = load("digits_cnn_s", digits_home)
+    assert [len(splits[split]) for split in SPLITS] == [14 * 6, 3 * 6, 3 * 6]
+    rows = {
+        (row["model_id"], row["epoch"]): (split, row) for split in SPLITS for row in splits[split]
+    }
+    assert len(rows) == 20 * 6
+    by_id = {model.model_id: model for model in specifications}
+    for path in directory.files():
+        states = directory.read(path)
+        model, weights = by_id[states.model_id], states.weights()
+        for index, epoch in enumerate(states.epochs):
+            split, row = rows[states.model_id, epoch]
+            assert split == assigned[states.model_id]
+            assert set(row) == set(COLUMNS)
+            assert np.asarray(row["weights"], np.float32).tobytes() == weights[index].tobytes()
+            metrics = {name: float(values[index]) for name, values in states.metrics.items()}
+            for name, value in metrics.items():
+                assert row[name] == np.float32(value)
+            gap = np.float32(metrics["train_acc"] - metrics["test_acc"])
+            assert row["generalization_gap"] == gap
+            assert row["sparsity"] is None
+            assert row["parent_model_id"] is None
+            for name, value in model.hyperparameters().items():
+                assert row[name] == value, name
+            assert [row[name] for name in ("zoo", "image_dataset", "architecture", "variant")] == [
+                "digits_cnn_s",
+                "digits",
+                "cnn_s",
+                "hyp_10_f",
+            ]
+
+
+def test_rows_are_sorted_by_model_and_epoch(digits_home: Path) -> None:
+    rows = load("digits_cnn_s", digits_home, split="train", columns=["model_id", "epoch"])
+    keys = list(zip(rows["model_id"], rows["epoch"], strict=True))
+    assert keys == sorted(keys)
+    assert len(set(keys)) == len(keys)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_streaming_equals_map(digits_home: Path, split: str) -> None:
+    mapped = load("digits_cnn_s", digits_home, split=split)
+    stream = load("digits_cnn_s", digits_home, split=split, streaming=True)
+    assert stream.features == mapped.features
+    assert list(stream) == list(mapped)
+
+
+def test_split_slices(digits_home: Path) -> None:
+    whole = load("digits_cnn_s", digits_home, split="train")
+    assert list(load("digits_cnn_s", digits_home, split="train[:10%]")) == list(
+        whole.select(range(round(len(whole) * 0.1)))
+    )
+    both = load("digits_cnn_s", digits_home, split="train+test[2:4]")
+    assert len(both) == len(whole) + 2
+
+
+def test_two_processes(digits_home: Path, tmp_path: Path) -> None:
+    single = load("digits_cnn_s", digits_home, split="train", cache_dir=str(tmp_path / "1"))
+    double = load(
+        "digits_cnn_s", digits_home, split="train", num_proc=2, cache_dir=str(tmp_path / "2")
+    )
+    assert double.data.column("weights").num_chunks > 0
+    assert list(double) == list(single)
+
+
+def test_a_torch_data_loader_with_two_workers_sees_every_row_once(digits_home: Path) -> None:
+    mapped = load("digits_cnn_s", digits_home, split="train")
+    expected = sorted(zip(mapped["model_id"], mapped["epoch"], strict=True))
+    for source in (
+        mapped.with_format("torch"),
+        load("digits_cnn_s", digits_home, split="train", streaming=True).with_format("torch"),
+    ):
+        loader = DataLoader(
+            source.select_columns(["model_id", "epoch", "weights"]), batch_size=8, num_workers=2
+        )
+        seen = []
+        for batch in loader:
+            assert batch["weights"].dtype == torch.float32
+            assert batch["weights"].shape[1:] == (2464,)
+            seen += zip(batch["model_id"], batch["epoch"].tolist(), strict=True)
+        assert sorted(seen) == expected
+
+
+def test_generate_examples_is_what_a_plain_generator_based_builder_would_yield(
+    digits_home: Path,
+) -> None:
+    builder = datasets.load_dataset_builder("model_zoos", "digits_cnn_s", data_dir=str(digits_home))
+    assert isinstance(builder, datasets.GeneratorBasedBuilder)
+    [generator] = [g for g in builder._split_generators(None) if g.name == "test"]
+    rows = [row for _, row in builder._generate_examples(**generator.gen_kwargs)]
+    assert rows == list(load("digits_cnn_s", digits_home, split="test"))
+
+
+# --- columns= and filters= have the meaning that datasets' Parquet loader gives them --------------
+
+FILTERS: dict[str, Any] = {
+    "epoch": [("epoch", "==", 5)],
+    "two": [("epoch", ">=", 2), ("optimizer", "==", "adam")],
+    "or": [[("epoch", "==", 0)], [("learning_rate", "==", 3e-3), ("test_acc", ">", 0.5)]],
+    "in": [("activation", "in", ["tanh", "gelu"])],
+    "expression": pc.field("generalization_gap") > 0,
+    "null": pc.field("momentum").is_null(),
+}
+
+
+@pytest.fixture(scope="session")
+def parquet(digits_home: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The training rows as a Parquet file, for datasets' own loader."""
+    path = tmp_path_factory.mktemp("parquet") / "train.parquet"
+    rows = load("digits_cnn_s", digits_home, split="train")
+    pq.write_table(rows.with_format("arrow")[:], path)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    "columns", [None, ["epoch", "test_acc"], ["weights"], ["test_acc", "epoch"]]
+)
+@pytest.mark.parametrize("filters", [None, *FILTERS])
+@pytest.mark.parametrize("streaming", [False, True])
+def test_columns_and_filters_do_what_the_parquet_loader_does(
+    digits_home: Path, parquet: str, columns: list[str] | None, filters: str | None, streaming: bool
+) -> None:
+    arguments: dict[str, Any] = {"split": "train", "streaming": streaming, "columns": columns}
+    if filters is not None:
+        arguments["filters"] = FILTERS[filters]
+    ours = load("digits_cnn_s", digits_home, **arguments)
+    theirs = load_dataset("parquet", data_files={"train": parquet}, **arguments)
+    ours_rows, theirs_rows = list(ours), list(theirs)
+    assert ours_rows == theirs_rows
+    assert 0 < len(ours_rows) <= 84
+    if columns is not None:
+        assert set(ours_rows[0]) == set(columns)
+        assert list(ours.features) == [name for name in COLUMNS if name in columns]
+    assert filters is None or len(ours_rows) < 84
+
+
+def test_weights_are_not_read_when_not_asked_for(
+    digits_home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from model_zoos.builders.model_file import States
+
+    def refuse(*_: Any) -> None:
+        raise AssertionError("weights were read")
+
+    for method in ("weights", "mapped_weights"):
+        monkeypatch.setattr(States, method, refuse)
+    cache = str(tmp_path)
+    rows = load("digits_cnn_s", digits_home, columns=["epoch", "test_acc"], cache_dir=cache)
+    assert len(rows["train"]) == 84
+    with pytest.raises(datasets.exceptions.DatasetGenerationError) as raised:
+        load("digits_cnn_s", digits_home, columns=["weights"], cache_dir=cache)
+    assert "weights were read" in str(raised.value.__cause__)
+
+
+def test_filters_that_match_nothing_in_a_split(digits_home: Path) -> None:
+    [model] = set(
+        load("digits_cnn_s", digits_home, split="test", columns=["model_id"])["model_id"][:1]
+    )
+    found = load("digits_cnn_s", digits_home, filters=[("model_id", "==", model)], split="test")
+    assert len(found) == 6
+    assert (
+        list(
+            load(
+                "digits_cnn_s",
+                digits_home,
+                filters=[("model_id", "==", model)],
+                split="train",
+                streaming=True,
+            )
+        )
+        == []
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"columns": ["epoch", "test_accuracy"]}, "no column 'test_accuracy'; did you mean"),
+        ({"columns": []}, "columns= is a list"),
+        ({"columns": "weights"}, "columns= is a list"),
+        ({"filters": [("lr", "==", 1)]}, "lr"),
+        ({"filters": [("weights", "==", 1)]}, "any column but weights"),
+        ({"filters": [("epoch", "==", "five")]}, "filters=[('epoch'"),
+        ({"filters": ("epoch", "==", 1)}, "Give a list of (column, operator, value)"),
+        ({"filters": "epoch == 1"}, "Give a list of (column, operator, value)"),
+        ({"filters": [("epoch", "==", 99)]}, "filters leave no row"),
+        ({"on_bad_files": "ignore"}, "on_bad_files must be"),
+        ({"data_files": __file__}, "data_dir="),
+        ({"colour": "red"}, "colour"),
+    ],
+)
+def test_bad_arguments(digits_home: Path, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(Exception, match=r".*") as raised:
+        load("digits_cnn_s", digits_home, **arguments)
+    assert message in f"{raised.value} {raised.value.__cause__}"
+
+
+# --- Names and places -----------------------------------------------------------------------------
+
+
+def test_every_name_of_the_catalog_is_a_config() -> None:
+    names = get_dataset_config_names("model_zoos")
+    assert {"mnist_cnn_s_seed", "cifar10_cnn_l", "mnist_cnn_s_sparse", "metrics"} <= set(names)
+
+
+@pytest.mark.parametrize("name", ["digits-cnn-s", "Digits_CNN_s"])
+def test_hyphens_and_capitals_are_accepted(digits_home: Path, name: str) -> None:
+    assert len(load(name, digits_home, split="test")) == 18
+
+
+def test_unknown_name_lists_the_close_ones(digits_home: Path) -> None:
+    with pytest.raises(UnknownZoo, match=r"did you mean digits_cnn_s.*: digits_cnn_s"):
+        load("digits_cnn", digits_home)
+    with pytest.raises(ValueError, match="name a zoo"):
+        load_dataset("model_zoos")
+
+
+def test_a_zoo_that_is_not_there_says_how_to_get_it(tmp_path: Path) -> None:
+    with pytest.raises(ZooNotFound) as raised:
+        load("mnist_cnn_s_seed", tmp_path)
+    message = str(raised.value)
+    assert "model-zoos generate mnist_cnn_s_seed" in message
+    assert "https://doi.org/10.5281/zenodo.6632086" in message
+    assert str(tmp_path) in message
+    assert "MODEL_ZOOS_HOME" in message
+    with pytest.raises(ZooNotFound) as raised:
+        load("mnist_cnn_s_seed_sparse", tmp_path)
+    assert "generate" not in str(raised.value)
+    assert "https://doi.org/10.5281/zenodo.7023335" in str(raised.value)
+    with pytest.raises(ZooNotFound, match="there is no zoo in"):
+        load("metrics", tmp_path)
+
+
+def test_a_folder_too_deep_is_noticed(digits_home: Path) -> None:
+    with pytest.raises(ZooNotFound, match="is itself a zoo: give the folder above"):
+        load("digits_cnn_s", digits_home / "digits_cnn_s")
+
+
+def test_unions_are_their_parts_one_after_the_other(union_home: Path) -> None:
+    union = load("mnist_cnn_s", union_home)
+    parts = [load(f"mnist_cnn_s_{v}", union_home) for v in ("seed", "hyp_10_r", "hyp_10_f")]
+    for split in SPLITS:
+        expected = [row for part in parts for row in part[split]]
+        assert list(union[split]) == expected
+    assert sum(len(split) for split in union.values()) == (9 + 8 + 7) * 3
+
+
+def test_a_union_lacking_a_part_names_it(union_home: Path, tmp_path: Path) -> None:
+    shutil.copytree(union_home, tmp_path / "zoos")
+    shutil.rmtree(tmp_path / "zoos" / "mnist_cnn_s_hyp_10_f")
+    with pytest.raises(ZooNotFound, match="mnist_cnn_s_hyp_10_f of 'mnist_cnn_s' is not in"):
+        load("mnist_cnn_s", tmp_path / "zoos")
+
+
+def test_metrics_are_every_state_without_weights(union_home: Path, tmp_path: Path) -> None:
+    shutil.copytree(union_home, tmp_path / "zoos")
+    random_zoo(tmp_path / "zoos", dataclasses.replace(get_zoo("cifar10_cnn_l_seed"), epochs=1), 10)
+    metrics = load("metrics", tmp_path / "zoos")
+    assert "weights" not in metrics["train"].column_names
+    assert set(metrics["train"].column_names) == set(COLUMNS) - {"weights"}
+    total = sum(len(split) for split in metrics.values())
+    assert total == (9 + 8 + 7) * 3 + 10 * 2
+    zoos = {zoo for split in metrics.values() for zoo in split["zoo"]}
+    assert zoos == {
+        "mnist_cnn_s_seed",
+        "mnist_cnn_s_hyp_10_r",
+        "mnist_cnn_s_hyp_10_f",
+        "cifar10_cnn_l_seed",
+    }
+
+
+def test_a_zoo_of_ones_own(tmp_path: Path) -> None:
+    zoo = dataclasses.replace(get_zoo("digits_cnn_s"), name="my_zoo", epochs=1)
+    random_zoo(tmp_path, zoo, 8)
+    rows = load("my_zoo", tmp_path)
+    assert {row["zoo"] for split in rows.values() for row in split} == {"my_zoo"}
+
+
+def test_where_zoos_are_looked_for(
+    digits_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ZooNotFound, match=r"is not in .*zoos"):
+        load_dataset("model_zoos", "digits_cnn_s")
+    shutil.copytree(digits_home, tmp_path / "zoos")
+    assert len(load_dataset("model_zoos", "digits_cnn_s", split="test")) == 18
+    monkeypatch.setenv("MODEL_ZOOS_HOME", str(tmp_path / "nothing"))
+    with pytest.raises(ZooNotFound, match="nothing"):
+        load_dataset("model_zoos", "digits_cnn_s")
+    monkeypatch.setenv("MODEL_ZOOS_HOME", str(digits_home))
+    assert len(load_dataset("model_zoos", "digits_cnn_s", split="test")) == 18
+
+
+def test_a_stream_survives_a_change_of_folder(
+    digits_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(digits_home, tmp_path / "zoos")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    stream = load("digits_cnn_s", Path("zoos"), split="test", streaming=True)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert len(list(stream)) == 18
+
+
+def test_a_working_directory_full_of_other_files(
+    digits_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model_zoos").mkdir()
+    (tmp_path / "model_zoos" / "model_zoos.py").write_text("raise SystemExit('executed')")
+    (tmp_path / "model_zoos" / "data.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "train.csv").write_text("a,b\n1,2\n")
+    assert len(load("digits_cnn_s", digits_home, split="test")) == 18
+    # Other names go where they always went.
+    assert load_dataset("csv", data_files="train.csv", split="train")[0] == {"a": 1, "b": 2}
+
+
+# --- The cache follows the zoo --------------------------------------------------------------------
+
+
+def test_a_changed_zoo_is_read_again(tmp_path: Path) -> None:
+    zoo = dataclasses.replace(get_zoo("digits_cnn_s"), epochs=1)
+    directory = random_zoo(tmp_path, zoo, 10)
+    first = load("digits_cnn_s", tmp_path)
+    assert load("digits_cnn_s", tmp_path)["train"].cache_files == first["train"].cache_files
+    random_zoo(tmp_path, zoo, 13)
+    assert sum(map(len, load("digits_cnn_s", tmp_path).values())) == 26
+    directory.files()[0].unlink()
+    assert sum(map(len, load("digits_cnn_s", tmp_path).values())) == 24
+
+
+def test_faulty_files_are_left_out_and_counted_also_from_the_cache(tmp_path: Path) -> None:
+    zoo = dataclasses.replace(get_zoo("digits_cnn_s"), epochs=1)
+    directory = random_zoo(tmp_path, zoo, 12)
+    broken, orphan = directory.files()[3], directory.files()[5]
+    os.truncate(broken, 1000)
+    splits = json.loads((directory.path / "splits.json").read_text())
+    del splits[orphan.stem]
+    (directory.path / "splits.json").write_text(json.dumps(splits))
+    for streaming in (False, False, True):
+        with pytest.warns(
+            model_zoos.FaultyFilesWarning, match=r"2 model file\(s\) left out"
+        ) as said:
+            rows = load("digits_cnn_s", tmp_path, streaming=streaming)
+        assert len(said) == 1
+        assert str(said[0].message).count("left out") == 1
+        assert broken.name in str(said[0].message)
+        assert f"{orphan}: splits.json has no split for it" in str(said[0].message)
+        assert sum(len(list(split)) for split in rows.values()) == 20
+    with pytest.raises(model_zoos.FaultyFile, match="truncated"):
+        load("digits_cnn_s", tmp_path, on_bad_files="error")
+    assert len(load("digits_cnn_s", tmp_path, on_bad_files="skip")) == 3
+
+
+def test_a_zoo_of_which_nothing_can_be_used(tmp_path: Path) -> None:
+    directory = random_zoo(tmp_path, dataclasses.replace(get_zoo("digits_cnn_s"), epochs=1), 7)
+    (directory.path / "splits.json").unlink()
+    with pytest.raises(model_zoos.FaultyZoo, match=r"none of its 7 model files.*splits\.json"):
+        load("digits_cnn_s", tmp_path)
+
+
+def test_a_copied_folder_does_not_disturb_metrics(tmp_path: Path) -> None:
+    random_zoo(tmp_path, dataclasses.replace(get_zoo("digits_cnn_s"), epochs=1), 7)
+    shutil.copytree(tmp_path / "digits_cnn_s", tmp_path / "digits_cnn_s-backup")
+    assert sum(map(len, load("metrics", tmp_path).values())) == 14
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every folder")
+def test_an_unreadable_folder(tmp_path: Path) -> None:
+    directory = random_zoo(tmp_path, dataclasses.replace(get_zoo("digits_cnn_s"), epochs=1), 7)
+    directory.models_path.chmod(0)
+    try:
+        with pytest.raises(PermissionError, match="models"):
+            load("digits_cnn_s", tmp_path)
+    finally:
+        directory.models_path.chmod(0o755)
+
+
+@pytest.mark.parametrize("spoil", ["a file", "a loop of links"])
+def test_a_models_folder_that_cannot_be_read(tmp_path: Path, spoil: str) -> None:
+    directory = random_zoo(tmp_path, dataclasses.replace(get_zoo("digits_cnn_s"), epochs=1), 7)
+    shutil.rmtree(directory.models_path)
+    if spoil == "a file":
+        directory.models_path.write_text("")
+    else:
+        directory.models_path.symlink_to(directory.models_path)
+    with pytest.raises(ValueError, match="has no readable folder 'models'"):
+        load("digits_cnn_s", tmp_path)
+
+
+def test_a_small_zoo_without_a_test_model_has_no_test_split(tmp_path: Path) -> None:
+    random_zoo(tmp_path, dataclasses.replace(get_zoo("digits_cnn_s"), epochs=1), 1)
+    assert list(load("digits_cnn_s", tmp_path)) == ["train"]
+
+
+# --- ResNet rows ----------------------------------------------------------------------------------
+
+
+def test_resnet_rows_stream_one_by_one(tmp_path: Path) -> None:
+    zoo = dataclasses.replace(get_zoo("cifar10_resnet18"), epochs=2)
+    directory = random_zoo(tmp_path, zoo, 2)
+    stream = load("cifar10_resnet18", tmp_path, split="train", streaming=True)
+    tables = list(stream.with_format("arrow").iter(batch_size=1))
+    assert [table["epoch"].to_pylist() for table in tables] == [[1], [2], [1], [2]]
+    path = next(p for p in directory.files() if p.parent.name == tables[0]["model_id"][0].as_py())
+    flat = tables[0]["weights"].combine_chunks().flatten().to_numpy()
+    assert flat.tobytes() == directory.read(path).weights().tobytes()
+    assert isinstance(tables[0].schema.field("weights").type, pa.FixedSizeListType)

@@ -1,0 +1,88 @@
+"""Images of one's own from folders: numbering, sizes, settings, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from model_zoos.errors import MissingImagesError, UnreadableImagesError
+from model_zoos.generation.images import load_images
+
+
+def write(root: Path, sizes: dict[str, tuple[int, int]], classes: str = "ab") -> Path:
+    """Two images of each class; pixel values tell class and number."""
+    for split, size in sizes.items():
+        for label, name in enumerate(classes):
+            folder = root / "mine" / split / name
+            folder.mkdir(parents=True)
+            for number in range(2):
+                values = np.full((*size, 3), 100 * label + 10 * number, np.uint8)
+                Image.fromarray(values).save(folder / f"{number}.png")
+    return root
+
+
+def test_classes_and_images_have_the_order_of_their_names(tmp_path: Path) -> None:
+    write(tmp_path, {"train": (16, 16), "validation": (16, 16), "test": (16, 16)})
+    images = load_images("folder/mine", tmp_path)
+    assert images.train.pixels.shape == (4, 3, 16, 16)
+    assert images.train.pixels[:, 0, 0, 0].tolist() == [0, 10, 100, 110]
+    assert images.train.labels.tolist() == [0, 0, 1, 1]
+    assert (images.classes, images.verified) == (2, False)
+    assert len(images.validation) == 4
+    assert images.augmentation == ("random_crop_16_2", "horizontal_flip")
+    assert images.normalized("train").max() < 0
+
+
+def test_settings(tmp_path: Path) -> None:
+    write(tmp_path, {"train": (20, 12), "test": (9, 9)})
+    settings = {"size": [16, 16], "mean": [0.1], "std": [0.2], "augmentation": []}
+    (tmp_path / "mine" / "images.json").write_text(json.dumps(settings))
+    images = load_images("folder/mine", tmp_path)
+    assert images.train.pixels.shape == (4, 1, 16, 16)
+    assert images.test.pixels.shape == (4, 1, 16, 16)
+    assert images.validation is None
+    assert (images.mean, images.std, images.augmentation) == ((0.1,), (0.2,), ())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"size": 32}, "size is 32"),
+        ({"mean": [0.5, 0.5, 0.5]}, "mean and std must both"),
+        ({"mean": [0.5], "std": [0.5, 0.5, 0.5]}, "mean and std must both"),
+        ({"mean": [0.5], "std": [0]}, r"std is \[0\]"),
+        ({"augmentation": ["mixup"]}, r"images\.json: unknown augmentation 'mixup'"),
+        ({"colour": True}, "expected a JSON object with the keys size"),
+    ],
+)
+def test_wrong_settings(tmp_path: Path, settings: Any, message: str) -> None:
+    write(tmp_path, {"train": (16, 16), "test": (16, 16)})
+    (tmp_path / "mine" / "images.json").write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match=message):
+        load_images("folder/mine", tmp_path)
+
+
+def test_what_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(MissingImagesError, match=r"mine/train is not there.*--images-dir"):
+        load_images("folder/mine", tmp_path)
+    for name in ("folder/", "folder/..", "folder/a/b"):
+        with pytest.raises(ValueError, match="expected folder/NAME"):
+            load_images(name, tmp_path)
+    write(tmp_path, {"train": (16, 16), "test": (9, 9)})
+    with pytest.raises(UnreadableImagesError, match=r"test has images of 9 x 9.*give a size"):
+        load_images("folder/mine", tmp_path)
+    (tmp_path / "mine" / "train" / "a" / "9.png").write_bytes(b"no image")
+    with pytest.raises(UnreadableImagesError, match=r"9\.png: no readable image"):
+        load_images("folder/mine", tmp_path)
+
+
+def test_other_classes_to_test(tmp_path: Path) -> None:
+    write(tmp_path, {"train": (16, 16)})
+    write(tmp_path, {"test": (16, 16)}, classes="ac")
+    with pytest.raises(UnreadableImagesError, match=r"test has the classes a, c, .*train has a, b"):
+        load_images("folder/mine", tmp_path)

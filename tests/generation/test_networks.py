@@ -1,0 +1,71 @@
+"""The networks: what they compute, and how they start."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional
+
+from model_zoos.builders.layout import make_layout
+from model_zoos.generation.networks import ACTIVATIONS, INITS, build, initialise
+
+FUNCTIONS = {
+    "tanh": torch.tanh,
+    "relu": torch.relu,
+    "sigmoid": torch.sigmoid,
+    "gelu": functional.gelu,
+}
+
+
+def _cnn(state: dict[str, torch.Tensor], x: torch.Tensor, activation: str, pools: int):  # type: ignore[no-untyped-def]
+    """The paper's CNN written out: three convolutions, the first `pools` with max-pooling."""
+    act = FUNCTIONS[activation]
+    for number in (1, 2, 3):
+        x = functional.conv2d(x, state[f"conv{number}.weight"], state[f"conv{number}.bias"])
+        x = act(functional.max_pool2d(x, 2) if number <= pools else x)
+    x = act(functional.linear(x.flatten(1), state["fc1.weight"], state["fc1.bias"]))
+    return functional.linear(x, state["fc2.weight"], state["fc2.bias"])
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize(
+    ("architecture", "channels", "size", "pools"),
+    [("cnn_s", 1, 28, 2), ("cnn_s", 3, 28, 2), ("cnn_l", 3, 32, 3)],
+)
+def test_what_they_compute(
+    architecture: str, channels: int, size: int, pools: int, activation: str
+) -> None:
+    module = build(make_layout(architecture, channels), activation, 0.5).eval()
+    x = torch.randn(4, channels, size, size)
+    expected = _cnn(module.state_dict(), x, activation, pools)
+    assert torch.equal(module(x), expected)
+    module.train()
+    assert not torch.equal(module(x), expected)  # dropout is there and at work
+
+
+@pytest.mark.parametrize("init", INITS)
+def test_initialisation(init: str) -> None:
+    torch.manual_seed(0)
+    module = build(make_layout("cnn_l", 3), "relu")
+    initialise(module, init)
+    weight = module.conv2.weight.detach()
+    fan_in = 16 * 9
+    deviation = {
+        "uniform": (1 / 12) ** 0.5,
+        "normal": 1.0,
+        "kaiming_uniform": (2 / fan_in) ** 0.5,
+        "kaiming_normal": (2 / fan_in) ** 0.5,
+    }[init]
+    assert float(weight.std()) == pytest.approx(deviation, rel=0.05)  # 4,608 weights
+    assert float(weight.mean()) == pytest.approx(0.5 if init == "uniform" else 0, abs=0.06)
+    assert torch.equal(module.fc1.bias, torch.full((20,), 0.01))
+
+
+def test_bad_arguments() -> None:
+    layout = make_layout("cnn_s", 1)
+    with pytest.raises(ValueError, match="unknown activation 'swish'"):
+        build(layout, "swish")
+    with pytest.raises(ValueError, match="dropout must lie in"):
+        build(layout, "relu", 1.0)
+    with pytest.raises(ValueError, match="unknown init"):
+        initialise(build(layout, "relu"), "ones")

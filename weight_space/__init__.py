@@ -1,0 +1,1 @@
+"""Operations on weights: symmetries of a network and evaluation of weight vectors."""
