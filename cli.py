@@ -26,7 +26,6 @@ from rich.progress import (
 )
 from rich.table import Column, Table
 
-from .builders.architecture import ARCHITECTURES
 from .builders.catalog import TWIN_EPOCHS, ZOOS, config_names, get_zoo, list_zoos, parts_of
 from .builders.dataset import open_parts, zoos_home
 from .builders.specification import Zoo, normalize_name, zoo_from_json
@@ -92,7 +91,7 @@ def main() -> None:
 def list_command(
     pattern: Annotated[str, typer.Argument(help="Shell pattern of names.")] = "*",
     image_dataset: Annotated[Optional[str], typer.Option(help="mnist, cifar10, ...")] = None,
-    architecture: Annotated[Optional[str], typer.Option(help="cnn_s, cnn_l, resnet18")] = None,
+    architecture: Annotated[Optional[str], typer.Option(help=", ".join(ARCHITECTURES))] = None,
     variant: Annotated[Optional[str], typer.Option(help="seed, hyp_10_r, hyp_10_f")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -115,7 +114,7 @@ def list_command(
         table.add_row(
             zoo.name,
             zoo.image_dataset,
-            ARCHITECTURES[zoo.architecture].title,
+            zoo.layout.architecture.title,
             zoo.variant,
             f"{zoo.model_count:,}",
             f"{zoo.state_count:,}",

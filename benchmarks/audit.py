@@ -667,7 +667,7 @@ class _Evaluator:
         self._waiting: dict[tuple[str, bool], list[tuple[int, np.ndarray]]] = defaultdict(list)
 
     def _choose(self, recorded: str | None, activation: str) -> str:
-        if self.layout.architecture == "resnet18" or recorded == "reference":
+        if not self.layout.architecture.layers or recorded == "reference":
             return "reference"
         if recorded != "batched":
             try:
@@ -763,11 +763,11 @@ class _Evaluator:
 
         def evaluate(vector: np.ndarray) -> tuple[float, float]:
             row = {
-                "architecture": self.layout.architecture,
+                "architecture": self.layout.architecture.name,
                 "weights": vector,
                 "activation": activation,
             }
-            batch = len(y) if self.layout.architecture != "resnet18" else 256
+            batch = len(y) if self.layout.architecture.layers else 256
             return reference.evaluate(model_zoos.instantiate(row), x, y, batch)
 
         before = torch.get_num_threads()

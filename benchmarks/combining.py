@@ -127,9 +127,9 @@ def ensemble_probabilities(
         float64 [n, classes].
     """
     total = np.zeros((len(pixels), layout.classes))
+    row = {"architecture": layout.architecture.name, "activation": activation}
     for vector in weights:
-        row = {"architecture": layout.architecture, "activation": activation, "weights": vector}
-        network = model_zoos.instantiate(row)
+        network = model_zoos.instantiate({**row, "weights": vector})
         with torch.inference_mode():
             logits = torch.cat([network(part) for part in pixels.split(1000)])
             total += logits.double().softmax(dim=1).numpy()

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import model_zoos
 
-from ..builders.architecture import ARCHITECTURES
 from ..builders.sources.importing import REPORT
 from ..builders.specification import normalize_name
 from ..builders.splits import SPLITS
@@ -154,7 +153,7 @@ def _about(
     return {
         "zoos": ", ".join(directory.zoo.name for directory in directories),
         "images": zoo.image_dataset,
-        "architecture": f"{ARCHITECTURES[zoo.architecture].title}, {size:,} weights",
+        "architecture": f"{zoo.layout.architecture.title}, {size:,} weights",
         "variant": ", ".join(dict.fromkeys(directory.zoo.variant for directory in directories)),
         "epochs": f"{states.epochs[0]} to {states.epochs[-1]}",
         "made by": str(file or f"engine {info.get('engine', 'unknown')}"),

@@ -332,7 +332,7 @@ def open_parts(
         f"Train twins: model-zoos sparsify {name} --data-dir {root}"
         + (" --method magnitude." if part.endswith("_magnitude") else ".")
         for part, name in zip(missing, dense, strict=True)
-        if part != name and "resnet" not in name
+        if part != name and _can_have_twins(name)
     ]
     dois = {
         part: catalog.ZOOS[name].doi if part == name else catalog.TWIN_DOIS.get(name)
@@ -345,6 +345,11 @@ def open_parts(
         if doi
     ]
     raise ZooNotFound(" ".join([f"{lacks} is not in {where}.", *ways]))
+
+
+def _can_have_twins(name: str) -> bool:
+    zoo = catalog.ZOOS.get(name)
+    return zoo is None or bool(zoo.layout.architecture.layers)
 
 
 def _model_id(shard: list[States] | Shard) -> str:

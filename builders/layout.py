@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from .architecture import ARCHITECTURES, Architecture
+from .architecture import Architecture, Shape, find_architecture
 
 
 @dataclass(frozen=True)
@@ -44,13 +44,13 @@ class Layout:
     """The slots of one architecture, in vector order, without gaps.
 
     Attributes:
-        architecture: key of `ARCHITECTURES`.
+        architecture: whose tensors these are.
         channels: of the input images.
         classes: outputs of the last layer.
         slots: one `Slot` for each tensor.
     """
 
-    architecture: str
+    architecture: Architecture
     channels: int
     classes: int
     slots: tuple[Slot, ...]
@@ -68,6 +68,11 @@ class Layout:
             layer, _, role = slot.name.rpartition(".")
             layers.setdefault(layer, {})[role] = slot
         return layers
+
+    @cached_property
+    def outputs(self) -> list[Shape]:
+        """Shape after each layer, before pooling: (c, h, w) or (features,); [] of ResNet-18."""
+        return self.architecture.outputs(self.channels, self.classes)
 
     def to_vector(self, state_dict: Mapping[str, Any]) -> np.ndarray:
         """Flatten a state_dict to a float32 vector [size].
@@ -87,7 +92,7 @@ class Layout:
         expected = [slot.shape for slot in self.slots]
         if found != expected:
             raise ValueError(
-                f"these tensors are not a {ARCHITECTURES[self.architecture].title} with "
+                f"these tensors are not a {self.architecture.title} with "
                 f"{self.channels} channels and {self.classes} classes: expected shapes {expected}, "
                 f"found {found}"
             )
@@ -112,7 +117,7 @@ class Layout:
         """
         if vector.shape[-1] != self.size:
             raise ValueError(
-                f"expected {self.size} weights for {ARCHITECTURES[self.architecture].title} with "
+                f"expected {self.size} weights for {self.architecture.title} with "
                 f"{self.channels} channels and {self.classes} classes, found {vector.shape[-1]}"
             )
         names = (
@@ -126,10 +131,9 @@ class Layout:
 
     def original_names(self, dropout: float = 0.0) -> list[str]:
         """The original's names of all tensors, which shift with dropout in CNN-s."""
-        architecture = ARCHITECTURES[self.architecture]
-        if not architecture.layers:
+        if not self.architecture.layers:
             return [slot.name for slot in self.slots]
-        indices = dict(zip(self.layers, _module_indices(architecture, dropout > 0), strict=True))
+        indices = dict(zip(self.layers, self.architecture.module_indices(dropout > 0), strict=True))
         return [
             f"module_list.{indices[slot.name.partition('.')[0]]}.{slot.name.partition('.')[2]}"
             for slot in self.slots
@@ -145,12 +149,11 @@ class Layout:
         Raises:
             ValueError: ResNet-18, for which the original has no such dictionary.
         """
-        architecture = ARCHITECTURES[self.architecture]
-        if not architecture.layers:
-            raise ValueError(f"index_dict describes CNN-s and CNN-l, not {architecture.title}")
+        if not self.architecture.layers:
+            raise ValueError(f"index_dict describes CNN-s and CNN-l, not {self.architecture.title}")
         slots = [(layer["weight"], layer["bias"]) for layer in self.layers.values()]
         return {
-            "layer": _module_indices(architecture, dropout > 0),
+            "layer": self.architecture.module_indices(dropout > 0),
             "idx_start": [weight.offset for weight, _ in slots],
             "idx_length": [weight.size + bias.size for weight, bias in slots],
             "kernel_no": [weight.shape[0] for weight, _ in slots],
@@ -161,7 +164,7 @@ class Layout:
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary with names, shapes and offsets, for zoo.json."""
         return {
-            "architecture": self.architecture,
+            "architecture": self.architecture.name,
             "channels": self.channels,
             "classes": self.classes,
             "size": self.size,
@@ -172,7 +175,6 @@ class Layout:
         }
 
 
-@lru_cache
 def make_layout(architecture: str, channels: int, classes: int = 10) -> Layout:
     """The layout of an architecture for images with `channels` and a task with `classes`.
 
@@ -183,94 +185,16 @@ def make_layout(architecture: str, channels: int, classes: int = 10) -> Layout:
         >>> make_layout("cnn_s", channels=1).size
         2464
     """
-    if architecture not in ARCHITECTURES:
-        raise ValueError(
-            f"unknown architecture {architecture!r}; known: {', '.join(ARCHITECTURES)}"
-        )
-    spec = ARCHITECTURES[architecture]
-    shapes = (
-        _cnn_shapes(spec, channels, classes) if spec.layers else _resnet18_shapes(channels, classes)
-    )
+    return _layout(find_architecture(architecture), channels, classes)
+
+
+@lru_cache
+def _layout(architecture: Architecture, channels: int, classes: int) -> Layout:
     slots, offset = [], 0
-    for name, shape in shapes:
+    for name, shape in architecture.shapes(channels, classes):
         slots.append(Slot(name, shape, offset))
         offset += slots[-1].size
     return Layout(architecture, channels, classes, tuple(slots))
-
-
-def layer_outputs(spec: Architecture, channels: int, classes: int) -> list[tuple[int, ...]]:
-    """Shape after each layer's convolution or product, before pooling: (c, h, w) or (features,)."""
-    shapes: list[tuple[int, ...]] = []
-    assert spec.image_size is not None
-    side = spec.image_size
-    for layer in spec.layers:
-        if layer.kernel is None:
-            shapes.append((layer.out if layer is not spec.layers[-1] else classes,))
-            continue
-        side -= layer.kernel - 1
-        shapes.append((layer.out, side, side))
-        if layer.pool:
-            side //= 2
-    return shapes
-
-
-def _cnn_shapes(
-    spec: Architecture, channels: int, classes: int
-) -> list[tuple[str, tuple[int, ...]]]:
-    shapes: list[tuple[str, tuple[int, ...]]] = []
-    features = channels
-    flattened = False
-    for layer, out in zip(spec.layers, layer_outputs(spec, channels, classes), strict=True):
-        if layer.kernel is not None:
-            weight: tuple[int, ...] = (out[0], features, layer.kernel, layer.kernel)
-            area = (out[1] // 2) ** 2 if layer.pool else out[1] ** 2
-        else:
-            if not flattened:
-                features *= area
-                flattened = True
-            weight = (out[0], features)
-        shapes += [(f"{layer.name}.weight", weight), (f"{layer.name}.bias", (out[0],))]
-        features = out[0]
-    return shapes
-
-
-def _module_indices(spec: Architecture, dropout: bool) -> list[int]:
-    """Index of each layer in the original's `module_list`.
-
-    The list holds each layer, then MaxPool2d, activation and Dropout where there are any, and one
-    Flatten before the first linear layer (def_net.py).
-    """
-    indices, position, flattened = [], 0, False
-    for layer in spec.layers:
-        if layer.kernel is None and not flattened:
-            position, flattened = position + 1, True
-        indices.append(position)
-        has_dropout = layer.dropout and (dropout or spec.always_dropout)
-        position += 1 + layer.pool + layer.activation + has_dropout
-    return indices
-
-
-def _resnet18_shapes(channels: int, classes: int) -> list[tuple[str, tuple[int, ...]]]:
-    """Float tensors of torchvision's ResNet(BasicBlock, [2, 2, 2, 2]) with a 3x3 stem."""
-
-    def batch_norm(name: str, width: int) -> list[tuple[str, tuple[int, ...]]]:
-        keys = ("weight", "bias", "running_mean", "running_var")
-        return [(f"{name}.{key}", (width,)) for key in keys]
-
-    shapes = [("conv1.weight", (64, channels, 3, 3)), *batch_norm("bn1", 64)]
-    before = 64
-    for stage, width in enumerate((64, 128, 256, 512), start=1):
-        for block in range(2):
-            name = f"layer{stage}.{block}"
-            shapes.append((f"{name}.conv1.weight", (width, before, 3, 3)))
-            shapes += batch_norm(f"{name}.bn1", width)
-            shapes.append((f"{name}.conv2.weight", (width, width, 3, 3)))
-            shapes += batch_norm(f"{name}.bn2", width)
-            if before != width:
-                shapes.append((f"{name}.downsample.0.weight", (width, before, 1, 1)))
-                shapes += batch_norm(f"{name}.downsample.1", width)
-            before = width
-    return [*shapes, ("fc.weight", (classes, 512)), ("fc.bias", (classes,))]
 
 
 def find_layout(architecture: str, size: int) -> Layout:
@@ -287,4 +211,4 @@ def find_layout(architecture: str, size: int) -> Layout:
         classes, rest = divmod(size - one, two - one)
         if rest == 0 and classes >= 0:
             return make_layout(architecture, channels, classes + 1)
-    raise ValueError(f"no {ARCHITECTURES[architecture].title} has {size} weights")
+    raise ValueError(f"no {find_architecture(architecture).title} has {size} weights")

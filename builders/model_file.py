@@ -57,7 +57,7 @@ class States:
     def weights(self, rows: Sequence[int] | None = None) -> np.ndarray:
         """Weights of all states, or of some rows: float32 [rows, N], read from the file now."""
         with _opened(self.path) as file:
-            if self.zoo.architecture == "resnet18":
+            if self.zoo.layout.architecture.file_per_state:
                 return _vector(file, self.zoo.layout)[None]
             if rows is None:
                 return file.read("weights")
@@ -68,7 +68,7 @@ class States:
 
         Whoever writes them on reads every byte once. The file must not be cut meanwhile.
         """
-        if self.zoo.architecture == "resnet18":
+        if self.zoo.layout.architecture.file_per_state:
             return self.weights()
         with _opened(self.path) as file:
             return file.map("weights", whole=True)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from .architecture import ARCHITECTURES
+from .architecture import find_architecture
 from .layout import Layout, make_layout
 
 ACTIVATIONS = ("tanh", "relu", "sigmoid", "gelu")
@@ -84,7 +84,7 @@ class Zoo:
         name: with underscores, `mnist_cnn_s_seed`.
         image_dataset: `mnist`.
         images: key of the image data set with its transforms (generation/images.py).
-        architecture: key of layout.ARCHITECTURES.
+        architecture: key of architecture.ARCHITECTURES.
         variant: one of `VARIANTS`.
         channels, classes: of the images.
         grid: the hyperparameters that vary, and those that do not, as lists of one.
@@ -118,11 +118,10 @@ class Zoo:
     note: str = ""
 
     def __post_init__(self) -> None:
-        if self.architecture not in ARCHITECTURES:
-            raise ValueError(
-                f"zoo {self.name!r}: unknown architecture {self.architecture!r}; "
-                f"known: {', '.join(ARCHITECTURES)}"
-            )
+        try:
+            architecture = find_architecture(self.architecture)
+        except ValueError as error:
+            raise ValueError(f"zoo {self.name!r}: {error}") from None
         if tuple(key for key, _ in self.grid) != GRID_KEYS:
             raise ValueError(
                 f"zoo {self.name!r}: the grid must hold exactly {', '.join(GRID_KEYS)}, "
@@ -135,9 +134,10 @@ class Zoo:
             raise ValueError(
                 f"zoo {self.name!r}: unknown variant {self.variant!r}; known: {', '.join(VARIANTS)}"
             )
-        if self.scheduler != ("OneCycleLR" if self.architecture == "resnet18" else None):
+        if self.scheduler not in architecture.schedulers:
+            known = ", ".join(name or "null" for name in architecture.schedulers)
             raise ValueError(
-                f"zoo {self.name!r}: the scheduler is OneCycleLR for ResNet-18 and null for CNNs, "
+                f"zoo {self.name!r}: the scheduler of {architecture.title} is {known}, "
                 f"found {self.scheduler!r}"
             )
         if self.channels not in (1, 3):
@@ -189,7 +189,7 @@ class Zoo:
     @property
     def keeps_epoch_0(self) -> bool:
         """The CNN zoos hold the untrained model as well, the ResNet-18 zoos do not."""
-        return self.architecture != "resnet18"
+        return self.layout.architecture.keeps_epoch_0
 
     @property
     def states_per_model(self) -> int:

@@ -89,7 +89,7 @@ class ZooDirectory:
 
     def state_path(self, model_id: str, epoch: int) -> Path:
         """The file that holds a model's state: its own (ResNet), or that of all its states."""
-        if self.zoo.architecture == "resnet18":
+        if self.zoo.layout.architecture.file_per_state:
             return self.models_path / model_id / f"epoch_{epoch:04d}.safetensors"
         return self.models_path / f"{model_id}.safetensors"
 
@@ -299,7 +299,7 @@ class ZooDirectory:
             raise ValueError(f"model {model_id}: extra tensors must have the shape of the weights")
         if model_id not in self.splits():
             self.add_splits([model_id])
-        if self.zoo.architecture != "resnet18":
+        if not self.zoo.layout.architecture.file_per_state:
             path = self.state_path(model_id, int(epochs[0]))
             tensors |= {"weights": weights, "epoch": epochs, "metrics": table}
             write_atomically(path, save(tensors, metadata={HEADER_KEY: _header_json(header)}))

@@ -23,7 +23,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..builders.architecture import ARCHITECTURES
 from ..builders.hub.incremental import (
     STAGING_BYTES,
     PushSummary,
@@ -336,7 +335,7 @@ def check_request(
         ValueError: as `generate`.
     """
     check_training(zoo, engine, threads, device)
-    if zoo.architecture == "resnet18":
+    if zoo.layout.architecture.file_per_state:
         resnet.check_zoo(zoo, precision)
     elif precision is not None or compile or keep_epochs is not None:
         raise ValueError(f"{zoo.name}: precision, compile and keep-epochs are for ResNet-18 alone")
@@ -361,7 +360,7 @@ def check_request(
 
 def share_models(zoo: Zoo, models: Sequence[Model], ranks: int) -> list[list[Model]]:
     """The models of each rank: full blocks in turn, of ResNet-18 single models."""
-    groups = group_models(models, 1 if zoo.architecture == "resnet18" else SHARE)
+    groups = group_models(models, 1 if zoo.layout.architecture.file_per_state else SHARE)
     return [[model for group in groups[rank::ranks] for model in group] for rank in range(ranks)]
 
 
@@ -372,9 +371,9 @@ def check_images(zoo: Zoo, images: ImageData) -> None:
         ValueError: they have another shape or number of classes, or are too small.
     """
     found = tuple(images.train.pixels.shape[1:])
-    size = ARCHITECTURES[zoo.architecture].image_size
+    size = zoo.layout.architecture.image_size
     expected = (zoo.channels, *((size, size) if size else found[1:]))
-    if zoo.architecture == "resnet18":
+    if zoo.layout.architecture.file_per_state:
         resnet.check_images(images)
     if found != expected or images.classes != zoo.classes:
         raise ValueError(
@@ -392,7 +391,7 @@ def _options(
     keep_epochs: Sequence[int] | None,
 ) -> dict[str, Any]:
     """What zoo.json says of a ResNet zoo besides: as asked for, as begun, or by default."""
-    if zoo.architecture != "resnet18":
+    if not zoo.layout.architecture.file_per_state:
         return {}
     try:
         begun = open_zoo(root, zoo.name).info

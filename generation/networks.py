@@ -11,7 +11,6 @@ from collections import OrderedDict
 
 from torch import nn
 
-from ..builders.architecture import ARCHITECTURES
 from ..builders.layout import Layout
 
 ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "sigmoid": nn.Sigmoid, "gelu": nn.GELU}
@@ -44,11 +43,10 @@ def build(layout: Layout, activation: str, dropout: float = 0.0) -> nn.Module:
         raise ValueError(f"unknown activation {activation!r}; known: {', '.join(ACTIVATIONS)}")
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout must lie in [0, 1), found {dropout}")
-    spec = ARCHITECTURES[layout.architecture]
-    if not spec.layers:
-        return _resnet18(layout.channels, layout.classes)
+    if not layout.architecture.layers:
+        return MODULES[layout.architecture.name](layout.channels, layout.classes)
     modules: OrderedDict[str, nn.Module] = OrderedDict()
-    for number, layer in enumerate(spec.layers, start=1):
+    for number, layer in enumerate(layout.architecture.layers, start=1):
         out, features, *_ = layout.layers[layer.name]["weight"].shape
         if layer.kernel is not None:
             modules[layer.name] = nn.Conv2d(features, out, layer.kernel)
@@ -90,3 +88,8 @@ def _resnet18(channels: int, classes: int) -> nn.Module:
     module.conv1 = nn.Conv2d(channels, 64, kernel_size=3, stride=1, padding=1, bias=False)
     module.maxpool = nn.Identity()
     return module
+
+
+MODULES = {"resnet18": _resnet18}
+"""Makes the module of an architecture that is no plain sequence of layers, from the number of
+channels and of classes."""

@@ -178,7 +178,7 @@ def check_space(
     plan = make_plan(directory, shares, pushing=pushing, freeing=freeing)
     if plan.bytes_needed > plan.bytes_free:
         advice = "make room, choose another folder (--out) or fewer models (--models)"
-        if directory.zoo.architecture == "resnet18":
+        if directory.zoo.layout.architecture.file_per_state:
             advice += f", keep fewer epochs (--keep-epochs 1,{directory.zoo.epochs})"
             if not freeing:
                 advice += ", or publish models as they are finished (--push ORG/NAME --free)"
@@ -187,7 +187,7 @@ def check_space(
 
 def state_bytes(zoo: Zoo) -> int:
     """Disk of one state: float32 weights, and its part of the header or metrics."""
-    entries = len(zoo.layout.slots) if zoo.architecture == "resnet18" else 1
+    entries = len(zoo.layout.slots) if zoo.layout.architecture.file_per_state else 1
     return 4 * zoo.layout.size + _HEADER_BYTES * entries
 
 
@@ -220,7 +220,7 @@ def free_bytes(path: Path) -> int:
 
 def _working_bytes(zoo: Zoo) -> int:
     """Files of a model in training: a ResNet-18's old and new checkpoint, and a state."""
-    return 5 * 4 * zoo.layout.size if zoo.architecture == "resnet18" else 0
+    return 5 * 4 * zoo.layout.size if zoo.layout.architecture.file_per_state else 0
 
 
 def _absent(directory: ZooDirectory, model: Model, kept: Iterable[int]) -> int:
@@ -262,7 +262,7 @@ def measure_epoch(
         Seconds of training and evaluating; None for another zoo.
     """
     source = IMAGE_SOURCES.get(zoo.images)
-    if zoo.architecture != "resnet18" or source is None:
+    if not zoo.layout.architecture.file_per_state or source is None:
         return None
     train, validation, test = source.sizes
     generator = np.random.default_rng(0)

@@ -204,7 +204,7 @@ def check_zoo(zoo: Zoo) -> None:
     Raises:
         ValueError: as `sparsify`.
     """
-    if zoo.architecture == "resnet18":
+    if zoo.layout.architecture.file_per_state:
         raise ValueError(f"{zoo.name}: sparse twins are made of CNN-s and CNN-l, not of ResNet-18")
 
 

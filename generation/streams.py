@@ -30,8 +30,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..builders.architecture import ARCHITECTURES
-from ..builders.layout import Layout, layer_outputs
+from ..builders.layout import Layout
 
 if TYPE_CHECKING:
     import torch
@@ -79,10 +78,8 @@ def dropout_scale(rates: np.ndarray) -> np.ndarray:
 
 def dropout_shapes(layout: Layout) -> list[tuple[int, ...]]:
     """Outputs of one sample in each layer that dropout follows, (c, h, w) or (features,)."""
-    spec = ARCHITECTURES[layout.architecture]
     shapes = []
-    outputs = layer_outputs(spec, layout.channels, layout.classes)
-    for layer, shape in zip(spec.layers, outputs, strict=True):
+    for layer, shape in zip(layout.architecture.layers, layout.outputs, strict=True):
         if layer.pool:
             shape = (shape[0], *(side // 2 for side in shape[1:]))
         if layer.dropout:
@@ -143,7 +140,7 @@ def gaussian_noise(
         For each layer float32 [P, batch_size, channels, rows, columns], of a linear layer
         [P, batch_size, features]; without P for a single seed.
     """
-    outputs = layer_outputs(ARCHITECTURES[layout.architecture], layout.channels, layout.classes)
+    outputs = layout.outputs
     ends = np.cumsum([math.prod(shape) for shape in outputs])
     seeds = np.asarray(seeds)
     words = _words(NOISE, seeds, step, batch_size, 4 * -(-ends[-1] // 4))

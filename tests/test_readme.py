@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from model_zoos.builders.architecture import ARCHITECTURES
 from model_zoos.builders.catalog import ZOOS, get_zoo
 from model_zoos.builders.schema import COLUMNS
 from model_zoos.generation.generate import generate
@@ -99,7 +98,7 @@ def zoo_table() -> str:
         doi = f"[{zoo.doi}](https://doi.org/{zoo.doi})" if zoo.doi else "our own"
         rows.append(
             f"| `{zoo.name}` | {zoo.model_count:,} | {zoo.state_count:,} | {zoo.layout.size:,} "
-            f"({ARCHITECTURES[zoo.architecture].title}) | {zoo.image_dataset} | {doi} |"
+            f"({zoo.layout.architecture.title}) | {zoo.image_dataset} | {doi} |"
         )
     return "\n".join(rows)
 

@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 
-from ..builders.architecture import ARCHITECTURES
 from ..builders.layout import Layout
 
 Permutation = Mapping[str, np.ndarray]
@@ -31,8 +30,8 @@ def hidden_units(layout: Layout) -> dict[str, int]:
     Raises:
         ValueError: ResNet-18, whose residual sums tie the channels of many layers to each other.
     """
-    if not ARCHITECTURES[layout.architecture].layers:
-        title = ARCHITECTURES[layout.architecture].title
+    if not layout.architecture.layers:
+        title = layout.architecture.title
         raise ValueError(f"permutations are for CNN-s and CNN-l, not {title}")
     return {name: slots["bias"].size for name, slots in list(layout.layers.items())[:-1]}
 

@@ -23,7 +23,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from ...builders.catalog import get_zoo
-from ...builders.hub.parquet import ROW_GROUP_BYTES, build_repository, writer_options
+from ...builders.hub.parquet import build_repository, writer_options
 from ...builders.rows import states_table, weights_column
 from ...builders.schema import row_features
 from .loading import random_zoo
@@ -52,7 +52,8 @@ def measure(models: int, rounds: int) -> dict[str, Any]:
         weights = weights_column(good, schema.field("weights").type)
         table = table.add_column(position, "weights", weights).combine_chunks()
         trajectory = 4 * directory.zoo.states_per_model * directory.zoo.layout.size
-        group = ROW_GROUP_BYTES["cnn_s"] // trajectory * directory.zoo.states_per_model
+        models = directory.zoo.layout.architecture.row_group_bytes // trajectory
+        group = models * directory.zoo.states_per_model
         names = [directory.zoo.name]
         seconds: dict[str, list[float]] = {}
         cpu_seconds: dict[str, list[float]] = {}

@@ -32,7 +32,7 @@ from torch import nn
 from torch.nn import functional
 
 from ...builders.architecture import ARCHITECTURES
-from ...builders.layout import Layout, layer_outputs, make_layout
+from ...builders.layout import Layout, make_layout
 from ...generation.engines.batched import BatchedPopulation
 from ...generation.engines.lanes import LanesPopulation, LanesTwins, LanesUnavailable
 from ...generation.networks import build, initialise
@@ -124,7 +124,7 @@ def training_operations(layout: Layout) -> int:
     A multiply-add counts as 2; forward, gradient of the weights, and (but for the first layer)
     gradient of the inputs. Activations, pooling and the optimizer are left out.
     """
-    outputs = layer_outputs(ARCHITECTURES[layout.architecture], layout.channels, layout.classes)
+    outputs = layout.outputs
     total = 0
     for number, (slots, out) in enumerate(zip(layout.layers.values(), outputs, strict=True)):
         products = slots["weight"].size * math.prod(out[1:])

@@ -75,7 +75,7 @@ def measure(
             if number > 0:
                 speeds[name].append(samples / (time.perf_counter() - start))
     return {
-        "architecture": "resnet18",
+        "architecture": zoo.architecture,
         "images": f"digits, 3 x {image_size} x {image_size}",
         "batch_size": batch_size,
         "samples": samples,

@@ -24,7 +24,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ...errors import FaultyZoo
-from ..architecture import ARCHITECTURES
 from ..catalog import METRICS_NAME, UNIONS, dense_name, parts_of, twin_name
 from ..schema import row_features
 from ..specification import Zoo, zoo_from_json
@@ -269,7 +268,7 @@ def render_card(repository: Repository, repo_id: str = PLACEHOLDER) -> str:
 
     if not repository.zoos:
         raise ValueError("a card describes at least one zoo: build one first")
-    cnns = [zoo for zoo in repository.zoos if zoo.zoo.architecture != "resnet18"]
+    cnns = [zoo for zoo in repository.zoos if not zoo.zoo.layout.architecture.file_per_state]
     example = (cnns or list(repository.zoos))[0]
     card = DatasetCard.from_template(
         card_data(repository),
@@ -303,7 +302,7 @@ def _zoo_table(zoos: Sequence[PublishedZoo]) -> str:
         models = " / ".join(f"{zoo.models.get(split, 0):,}" for split in SPLITS)
         accuracy = "-" if zoo.test_acc is None else f"{zoo.test_acc:.1%}"
         rows.append(
-            f"| `{zoo.name}` | {ARCHITECTURES[zoo.zoo.architecture].title} | "
+            f"| `{zoo.name}` | {zoo.zoo.layout.architecture.title} | "
             f"{zoo.zoo.layout.size:,} | {models} | {sum(zoo.states.values()):,} | "
             f"{_size(zoo.file_bytes)} | {accuracy} | {zoo.origin} |"
         )

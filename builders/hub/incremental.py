@@ -37,6 +37,7 @@ from huggingface_hub import (
 from huggingface_hub.hf_api import RepoFile
 
 from ...errors import Cancelled, FaultyFile, FaultyZoo, HubFailed
+from ..architecture import ARCHITECTURES
 from ..ledger import Published
 from ..model_file import States
 from ..rows import states_table
@@ -46,7 +47,6 @@ from ..zoo_directory import ZooDirectory
 from .names import DATA_FILE, metrics_file, whole_models
 from .parquet import (
     METRICS_GROUP_ROWS,
-    SHARD_BYTES,
     layout_bytes,
     layout_file,
     plan_data,
@@ -68,7 +68,7 @@ from .publish import (
 )
 from .remote import explained
 
-STAGING_BYTES = SHARD_BYTES["resnet18"]
+STAGING_BYTES = max(a.shard_bytes for a in ARCHITECTURES.values() if a.file_per_state)
 """Disk that publishing needs: one Parquet file, at most."""
 
 _FOLDER = ".push"
@@ -107,7 +107,7 @@ def check_push(zoo: Zoo, repo_id: str, published: Published) -> None:
         ValueError: not a ResNet-18 zoo, or one whose earlier models are freed and in another
             repository.
     """
-    if zoo.architecture != "resnet18":
+    if not zoo.layout.architecture.file_per_state:
         raise ValueError(
             f"{zoo.name}: only ResNet-18 zoos are published model by model; the models of others "
             "share files: `model-zoos build` and `model-zoos publish` when they are made"

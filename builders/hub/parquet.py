@@ -40,7 +40,6 @@ import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
 from ...errors import Cancelled, FaultyFile
-from ..architecture import ARCHITECTURES
 from ..atomic import write_atomically
 from ..catalog import METRICS_NAME, parts_of
 from ..layout import Layout
@@ -53,18 +52,8 @@ from ..zoo_directory import ZooDirectory, open_zoo
 from .card import read_repository, render_card
 from .names import DATA_FILE, METRICS_FILE, data_file, metrics_file
 
-ROW_GROUP_BYTES = {"cnn_s": 10 << 20, "cnn_l": 20 << 20, "resnet18": 1}
-"""Weights in a row group, at most, but always one file of the zoo: a trajectory of a CNN, one state
-of ResNet-18 (45 MB)."""
-
 METRICS_GROUP_ROWS = 1 << 16
 """Rows in a row group of `metrics`, at most."""
-
-SHARD_BYTES = {"cnn_s": 300_000_000, "cnn_l": 300_000_000, "resnet18": 450_000_000}
-"""Weights that are not pruned in a shard, at most. Dense ones shrink to 0.85, sparse ones to more
-than their share (positions cost too): files of 100 to 400 MB. With ten states in a shard (fewer
-where fewer epochs of a model were kept), the 60,000 of a ResNet-18 zoo stay below the Hub's 10,000
-files in a folder."""
 
 ZSTD_LEVEL = 1
 """Dense weights do not shrink further at level 3 (mantissas are noise), and take longer."""
@@ -299,19 +288,19 @@ def plan_data(directory: ZooDirectory, split: str, files: Sequence[States]) -> l
         split: to which they belong.
         files: in order; all of the split, or of ResNet-18 all of some models.
     """
-    zoo = directory.zoo
+    zoo, kind = directory.zoo, directory.zoo.layout.architecture
     twin = any(states.parent_model_id is not None for states in files)
     schema = _schema(directory, zoo.layout.size)
     apart: dict[str | None, list[States]] = {}
     for states in files:
-        model = states.model_id if zoo.architecture == "resnet18" else None
+        model = states.model_id if kind.file_per_state else None
         apart.setdefault(model, []).append(states)
     planned = []
     for model, own in apart.items():
         sizes = [4 * zoo.layout.size * len(states.epochs) for states in own]
-        groups = _grouped(own, sizes, ROW_GROUP_BYTES[zoo.architecture])
+        groups = _grouped(own, sizes, kind.row_group_bytes)
         stored = [sum(_stored_bytes(states) for states in group) for group in groups]
-        parts = _shared_out(groups, stored, math.ceil(sum(stored) / SHARD_BYTES[zoo.architecture]))
+        parts = _shared_out(groups, stored, math.ceil(sum(stored) / kind.shard_bytes))
         for number, part in enumerate(parts):
             name = data_file(zoo.name, split, number, len(parts), model)
             planned.append(ShardToWrite(name, schema, part, twin))
@@ -392,7 +381,7 @@ def layout_json(layout: Layout) -> dict[str, Any]:
     row's activation function (`activation`) and dropout at the row's rate (`dropout`), where these
     are true. Linear layers (kernel null) see their input flattened.
     """
-    spec = ARCHITECTURES[layout.architecture]
+    spec = layout.architecture
     return {
         **layout.to_json(),
         "image_size": spec.image_size,

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..architecture import find_architecture
 from ..catalog import TWIN_DOIS, TWIN_EPOCHS, ZOOS, config_names, get_zoo, twin_name
 from ..specification import Zoo, is_zoo_name, normalize_name, zoo_from_json
 from . import preprocessed
@@ -138,7 +139,7 @@ def _made(
             "epochs": max((h["epochs"] or 1 for h in fitting), default=1),
             "batch_size": _most([h["batch_size"] or 1 for h in fitting]),
             "momentum": _most(momenta) if momenta else 0.0 if "sgd" in grid["optimizer"] else None,
-            "scheduler": "OneCycleLR" if architecture == "resnet18" else None,
+            "scheduler": find_architecture(architecture).schedulers[0],
             "experiment": run or None,
             "note": "imported; grid and seeds are those found in the models' params.json",
         }

@@ -273,7 +273,7 @@ def _write_states(
             left_out.append(state)
             continue
         pending.append(state)
-        if directory.zoo.architecture == "resnet18":
+        if directory.zoo.layout.architecture.file_per_state:
             kept += write()
             pending.clear()
             del state  # while the next is read

@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from ..architecture import ARCHITECTURES
 from ..layout import Layout
 from ..model_file import MODEL_ID
 from ..specification import ACTIVATIONS, INITS, OPTIMIZERS
@@ -34,7 +35,7 @@ from .archive import Member, Source, Unreadable
 from .checkpoint import read_state_dict
 from .report import REQUIRED_METRICS, LeftOut, common_metrics, metrics_fault, weights_fault
 
-ARCHITECTURES = {"CNN": "cnn_s", "CNN3": "cnn_l", "Resnet18": "resnet18"}
+_CLASSES = {a.original_class: a for a in ARCHITECTURES.values() if a.original_class}
 """`model::type`, for twins with _ARD at its end -> our name."""
 
 _HYPERPARAMETERS: dict[str, tuple[str, type]] = {
@@ -186,19 +187,19 @@ def describe(source: Source, trial: Trial) -> Description:
     kind = params.get("model::type")
     twin = isinstance(kind, str) and kind.endswith("_ARD")
     plain = kind.removesuffix("_ARD") if isinstance(kind, str) else ""
-    if plain not in ARCHITECTURES:
-        known = ", ".join(ARCHITECTURES)
+    if plain not in _CLASSES:
+        known = ", ".join(_CLASSES)
         raise Unreadable(f"wrong params.json: model::type is {kind!r:.40}, known: {known}")
-    architecture = ARCHITECTURES[plain]
+    architecture = _CLASSES[plain]
     channels = params.get("model::channels_in")
     # The CNN classes ignore model::o_dim, which is wrong in some zoos.
-    classes = params.get("model::o_dim") if architecture == "resnet18" else 10
+    classes = 10 if architecture.layers else params.get("model::o_dim")
     if channels not in (1, 3) or type(classes) is not int or not 1 <= classes <= 10_000:
         raise Unreadable("wrong params.json: model::channels_in or model::o_dim")
     run, _ = last_folders(params.get("dataset::dump"))
     parent_experiment, parent = last_folders(params.get("training::init_checkpoint_path"))
     return Description(
-        architecture=architecture,
+        architecture=architecture.name,
         channels=int(channels),
         classes=classes,
         hyperparameters=hyperparameters(params),

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from ...builders.architecture import ARCHITECTURES
 from ...builders.layout import Layout
 from ...builders.specification import ACTIVATIONS, OPTIMIZERS
 
@@ -48,8 +47,8 @@ def check_models(
     Raises:
         ValueError: an argument of a wrong shape, kind or range; ResNet-18.
     """
-    if not ARCHITECTURES[layout.architecture].layers:
-        title = ARCHITECTURES[layout.architecture].title
+    if not layout.architecture.layers:
+        title = layout.architecture.title
         raise ValueError(f"this engine trains CNN-s and CNN-l, not {title}")
     if activation not in ACTIVATIONS:
         raise ValueError(f"unknown activation {activation!r}; known: {', '.join(ACTIVATIONS)}")

@@ -32,8 +32,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from ...builders.architecture import ARCHITECTURES, Layer
-from ...builders.layout import Layout, layer_outputs
+from ...builders.architecture import Layer
+from ...builders.layout import Layout
 from ..streams import DROPOUT, dropout_scale, dropout_shapes, dropout_threshold, split_seed
 from .arguments import check_models
 
@@ -227,7 +227,7 @@ class BatchedPopulation:
         """Checked and on the device."""
         if not isinstance(images, torch.Tensor):
             images = torch.from_numpy(np.require(images, np.float32, "CW"))
-        side = ARCHITECTURES[self.layout.architecture].image_size
+        side = self.layout.architecture.image_size
         expected = (self.layout.channels, side, side)
         if images.shape[1:] != expected or not len(images):
             raise ValueError(f"images must be {['n', *expected]}, found {list(images.shape)}")
@@ -423,7 +423,7 @@ class _Block:
         """
         vectors, layers = self.weights if vectors is None else vectors, []
         for layer, slots in zip(
-            ARCHITECTURES[self.layout.architecture].layers, self.layout.layers.values(), strict=True
+            self.layout.architecture.layers, self.layout.layers.values(), strict=True
         ):
             weight, bias = (vectors[:, slot.slice] for slot in slots.values())
             layers.append((layer, weight.unflatten(1, (bias.shape[1], -1)), bias))
@@ -603,8 +603,8 @@ def _capacity(layout: Layout, device: torch.device) -> int:
         workspace = GPU_WORKSPACE * torch.cuda.mem_get_info(device)[0]
     else:
         workspace = CPU_WORKSPACE
-    layers = ARCHITECTURES[layout.architecture].layers
-    outputs = layer_outputs(ARCHITECTURES[layout.architecture], layout.channels, layout.classes)
+    layers = layout.architecture.layers
+    outputs = layout.outputs
     columns = sum(
         math.prod(layout.layers[layer.name]["weight"].shape[1:]) * math.prod(shape[1:])
         for layer, shape in zip(layers, outputs, strict=True)

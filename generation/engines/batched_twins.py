@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from ...builders.architecture import ARCHITECTURES, Layer
-from ...builders.layout import Layout, layer_outputs
+from ...builders.architecture import Layer
+from ...builders.layout import Layout
 from ...builders.variational_dropout import (
     KL_CONSTANTS,
     LOG_SIGMA2_START,
@@ -255,7 +255,7 @@ def gaussian_noise(
     Returns:
         For each layer float32 [p, *outputs before pooling, b], within 2e-6 of those of streams.py.
     """
-    shapes = layer_outputs(ARCHITECTURES[layout.architecture], layout.channels, layout.classes)
+    shapes = layout.outputs
     sizes = [math.prod(shape) for shape in shapes]
     words = random_words(NOISE, sum(sizes), rates, step, batch_size)
     uniform = [((word >> 8).float() + 0.5) * 2**-24 for word in words]

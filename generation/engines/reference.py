@@ -112,9 +112,9 @@ def train(
     """
     if stream not in ("torch", "philox"):
         raise ValueError(f"unknown stream {stream!r}; known: torch, philox")
-    if model.scheduler is not None or layout.architecture == "resnet18":
+    if model.scheduler is not None or not layout.architecture.layers:
         raise ValueError(
-            f"this engine trains CNN-s and CNN-l, not {layout.architecture} "
+            f"this engine trains CNN-s and CNN-l, not {layout.architecture.title} "
             f"(scheduler {model.scheduler})"
         )
     sets = {"train": (images.normalized("train"), images.train.labels)}

@@ -8,11 +8,10 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from ...builders.architecture import ARCHITECTURES
 from ...builders.specification import Model, Zoo
 from ...builders.zoo_directory import open_zoo
 from ...errors import SlowEngineWarning, ZooNotFound
-from ..job import ENGINES, Outcome, _Work
+from ..job import Outcome, _Work
 from .blocks import _train_batched, _train_lanes
 from .lanes import LanesUnavailable, lanes_count
 from .reference_pool import _train_reference
@@ -25,10 +24,10 @@ def check_training(zoo: Zoo, engine: str, threads: int | None, device: str | Non
     Raises:
         ValueError: as `generate`.
     """
-    engines = ("resnet",) if zoo.architecture == "resnet18" else ENGINES
+    engines = zoo.layout.architecture.engines
     if engine not in (*engines, "auto"):
         raise ValueError(
-            f"unknown engine {engine!r} for {ARCHITECTURES[zoo.architecture].title}; "
+            f"unknown engine {engine!r} for {zoo.layout.architecture.title}; "
             f"known: auto, {', '.join(engines)}"
         )
     if device not in (None, "cpu", "cuda"):
@@ -48,14 +47,15 @@ def choose_engine(
         lanes: whether the lane kernel can do what is asked for.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if zoo.architecture == "resnet18":
-        engine = "resnet"
+    engines = zoo.layout.architecture.engines
+    if engine == "auto" and len(engines) == 1:
+        engine = engines[0]
     if engine == "auto":
         try:
             begun = open_zoo(root, zoo.name).info.get("engine")
         except ZooNotFound:
             begun = None
-        if begun in ENGINES:
+        if begun in engines:
             engine = begun
         else:
             engine = "batched" if device == "cuda" or not lanes else "lanes"

@@ -22,7 +22,6 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from ...builders.architecture import ARCHITECTURES
 from ...builders.layout import Layout
 from ...builders.specification import Model, Zoo
 from ..augmentation import augment, augmentation_draws, check_augmentation
@@ -48,8 +47,8 @@ def check_zoo(zoo: Zoo, precision: str | None) -> None:
         ValueError: another architecture, an activation or dropout that ResNet-18 does not have, an
             unknown precision.
     """
-    if zoo.architecture != "resnet18":
-        title = ARCHITECTURES[zoo.architecture].title
+    if not zoo.layout.architecture.file_per_state:
+        title = zoo.layout.architecture.title
         raise ValueError(f"{zoo.name}: this engine trains ResNet-18, not {title}")
     grid = dict(zoo.grid)
     if set(grid["activation"]) != {"relu"} or set(grid["dropout"]) != {0.0}:

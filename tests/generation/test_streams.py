@@ -172,7 +172,7 @@ def test_threshold_and_scale():
 
 
 @pytest.mark.parametrize("init", architectures.INITS)
-@pytest.mark.parametrize("layout", [CNN_S, CNN_L], ids=lambda layout: layout.architecture)
+@pytest.mark.parametrize("layout", [CNN_S, CNN_L], ids=lambda layout: layout.architecture.name)
 def test_initial_weights_and_orders_are_the_originals(layout, init):
     """The recipe in torch's global stream, by hand."""
     torch.manual_seed(17)

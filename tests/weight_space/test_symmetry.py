@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import model_zoos
-from model_zoos.builders.architecture import ARCHITECTURES
 from model_zoos.builders.layout import make_layout
 from model_zoos.weight_space.symmetry import (
     compose,
@@ -34,14 +33,14 @@ def logits(weights: np.ndarray, architecture: str, activation: str, images: torc
 def test_the_function_stays(layout: ..., activation: str, seed: int) -> None:
     generator = np.random.default_rng(seed)
     weights = (0.3 * generator.standard_normal(layout.size)).astype(np.float32)
-    side = ARCHITECTURES[layout.architecture].image_size
+    side = layout.architecture.image_size
     images = torch.from_numpy(
         generator.standard_normal((3, layout.channels, side, side)).astype(np.float32)
     )
     permuted = permute(weights, layout, random_permutation(layout, generator))
     assert (permuted != weights).any()
     assert sorted(permuted) == sorted(weights)
-    before = logits(weights, layout.architecture, activation, images)
+    before = logits(weights, layout.architecture.name, activation, images)
     after = logits(permuted, layout.architecture, activation, images)
     torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-4)
 

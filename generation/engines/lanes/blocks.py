@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ....builders.architecture import ARCHITECTURES
 from ....builders.layout import Layout
 from ...streams import dropout_scale, dropout_threshold
 from ..arguments import check_models
@@ -185,7 +184,7 @@ class Blocks:
     def _samples(self, images: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
         """Checked and contiguous: the kernel looks at nothing before it reads."""
         images = np.ascontiguousarray(images, np.float32)
-        side = ARCHITECTURES[self.layout.architecture].image_size
+        side = self.layout.architecture.image_size
         expected = (self.layout.channels, side, side)
         if images.shape[1:] != expected or not len(images) or len(images) >= 2**31:
             raise ValueError(f"images must be {['n', *expected]}, found {list(images.shape)}")

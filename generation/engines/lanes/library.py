@@ -20,7 +20,6 @@ import threading
 from functools import lru_cache
 from pathlib import Path
 
-from ....builders.architecture import ARCHITECTURES
 from ....builders.layout import Layout
 from ....builders.specification import ACTIVATIONS
 from ....errors import LanesUnavailable
@@ -88,7 +87,7 @@ def usable_isas() -> list[str]:
 
 def architecture_header(layout: Layout, activation: str) -> str:
     """architecture.hpp: the specification from which the kernel's templates are put together."""
-    spec = ARCHITECTURES[layout.architecture]
+    spec = layout.architecture
     if not spec.layers:
         raise ValueError(f"the lane kernel trains CNN-s and CNN-l, not {spec.title}")
     if activation not in ACTIVATIONS:

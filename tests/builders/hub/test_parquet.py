@@ -21,6 +21,7 @@ import pytest
 from datasets import Features, load_dataset
 
 from model_zoos.benchmarks.speed.loading import random_zoo
+from model_zoos.builders.architecture import ARCHITECTURES
 from model_zoos.builders.catalog import get_zoo, twin_name
 from model_zoos.builders.hub import parquet
 from model_zoos.builders.hub.parquet import build_repository
@@ -79,8 +80,8 @@ def twins(root: Path, dense: str, share: float) -> None:
 
 def small_shards(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     """Shards and row groups of about so many bytes."""
-    monkeypatch.setitem(parquet.SHARD_BYTES, "cnn_s", size)
-    monkeypatch.setitem(parquet.ROW_GROUP_BYTES, "cnn_s", size)
+    small = dataclasses.replace(ARCHITECTURES["cnn_s"], shard_bytes=size, row_group_bytes=size)
+    monkeypatch.setitem(ARCHITECTURES, "cnn_s", small)
 
 
 @pytest.fixture(scope="module")
@@ -416,8 +417,11 @@ def test_faulty_files_are_left_out_and_reported(home: Path, tmp_path: Path) -> N
 
 KILLED = """
 import sys
-from model_zoos.builders import parquet
-parquet.SHARD_BYTES["cnn_s"] = parquet.ROW_GROUP_BYTES["cnn_s"] = 1_000_000
+import dataclasses
+from model_zoos.builders.architecture import ARCHITECTURES
+from model_zoos.builders.hub import parquet
+small = dataclasses.replace(ARCHITECTURES["cnn_s"], shard_bytes=10**6, row_group_bytes=10**6)
+ARCHITECTURES["cnn_s"] = small
 parquet.build_repository(["mnist_cnn_s_seed"], sys.argv[1], sys.argv[2], workers=2)
 """
 

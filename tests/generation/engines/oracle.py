@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from model_zoos.builders.architecture import ARCHITECTURES
 from model_zoos.builders.layout import Layout, make_layout
 from model_zoos.generation.networks import ACTIVATIONS
 from model_zoos.generation.streams import dropout_masks, initial_weights
@@ -25,7 +24,7 @@ CLOSE = 1e-6
 def make_images(layout: Layout, n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Blurred noise with a class mean each, so that there is something to learn."""
     rng = np.random.default_rng(seed)
-    side = ARCHITECTURES[layout.architecture].image_size
+    side = layout.architecture.image_size
     means = rng.normal(size=(layout.classes, layout.channels, side, side))
     labels = rng.integers(0, layout.classes, n)
     images = 0.5 * means[labels] + 0.5 * rng.normal(size=(n, layout.channels, side, side))
@@ -56,7 +55,7 @@ def logits(
         noise: a function from a layer's number, name and input to what is added to its sums.
     """
     masks = iter(masks)
-    for number, layer in enumerate(ARCHITECTURES[layout.architecture].layers):
+    for number, layer in enumerate(layout.architecture.layers):
         tensors = parameters[f"{layer.name}.weight"], parameters[f"{layer.name}.bias"]
         if layer.kernel is None:
             x = x.flatten(1)

@@ -66,7 +66,7 @@ def assert_close(found, expected):
 # Other models, other ways, the same results
 
 
-@pytest.mark.parametrize("layout", [CNN_S, CNN_L], ids=lambda layout: layout.architecture)
+@pytest.mark.parametrize("layout", [CNN_S, CNN_L], ids=lambda layout: layout.architecture.name)
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 @pytest.mark.parametrize("device", DEVICES)
 def test_neighbours_and_blocks_change_no_more_than_rounding(layout, optimizer, device, monkeypatch):
@@ -128,7 +128,7 @@ def test_compiled():
 # Dropout
 
 
-@pytest.mark.parametrize("layout", [CNN_S, CNN_L], ids=lambda layout: layout.architecture)
+@pytest.mark.parametrize("layout", [CNN_S, CNN_L], ids=lambda layout: layout.architecture.name)
 @pytest.mark.parametrize("device", DEVICES)
 def test_masks_are_those_of_the_streams(layout, device):
     seeds = np.array([0, 1, 2**63 - 1, -1, 2**32, -(2**63)])

@@ -53,7 +53,7 @@ def test_steps_are_torchs(layout, activation, optimizer, steps):
     check_against_torch(layout, activation, optimizer, 0.5, steps=steps)
 
 
-@pytest.mark.parametrize("layout", [CNN_S, CNN_L], ids=lambda layout: layout.architecture)
+@pytest.mark.parametrize("layout", [CNN_S, CNN_L], ids=lambda layout: layout.architecture.name)
 def test_noise_is_that_of_the_streams(layout):
     seeds = np.array([3, -11, 2**40])
     empty = torch.zeros(3, 1)
@@ -204,7 +204,7 @@ def test_wrong_arguments():
 
 
 @pytest.mark.parametrize("device", ON_CUDA)
-@pytest.mark.parametrize("layout", [CNN_S, CNN_L], ids=lambda layout: layout.architecture)
+@pytest.mark.parametrize("layout", [CNN_S, CNN_L], ids=lambda layout: layout.architecture.name)
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 def test_cuda_is_torchs(layout, optimizer, device, monkeypatch):
     monkeypatch.setattr(

@@ -138,7 +138,7 @@ def test_other_networks_are_torchs(engine, layout, dropout):
     check_against_torch(engine, layout, "gelu", "adam", "kaiming_uniform", dropout, steps=20)
 
 
-@pytest.mark.parametrize("layout", [CNN_S, CNN_L], ids=lambda layout: layout.architecture)
+@pytest.mark.parametrize("layout", [CNN_S, CNN_L], ids=lambda layout: layout.architecture.name)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_losses_and_accuracies_are_torchs(engine, layout, activation):
     images, labels = make_images(layout, 57)

@@ -108,7 +108,7 @@ def test_bits_do_not_depend_on_the_instruction_set(layout, activation, optimizer
 
 
 @pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("layout", [CNN_S, CNN_L], ids=lambda layout: layout.architecture)
+@pytest.mark.parametrize("layout", [CNN_S, CNN_L], ids=lambda layout: layout.architecture.name)
 def test_masks_are_those_of_the_streams(layout, isa):
     seeds = np.array([0, 1, 2**63 - 1, -1, 2**32, -(2**63)])
     rates = np.array([0.5, 0.1, 0.9, 0.0, 1 / 3, 1 - 2**-20])

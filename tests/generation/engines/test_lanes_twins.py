@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch.nn import functional
 
-from model_zoos.builders.architecture import ARCHITECTURES
 from model_zoos.builders.layout import Layout, make_layout
 from model_zoos.generation.engines.lanes import LanesTwins, LanesUnavailable
 from model_zoos.generation.engines.lanes.blocks import aligned
@@ -49,7 +48,7 @@ def one_torch_thread():
 def has_noise(layout: Layout) -> np.ndarray:
     """Which weights do, bool [N]: all but the biases of linear layers."""
     noisy = np.ones(layout.size, bool)
-    for layer in ARCHITECTURES[layout.architecture].layers:
+    for layer in layout.architecture.layers:
         if layer.kernel is None:
             noisy[layout.layers[layer.name]["bias"].slice] = False
     return noisy
@@ -58,7 +57,7 @@ def has_noise(layout: Layout) -> np.ndarray:
 def bounds(layout: Layout) -> np.ndarray:
     """Of log_alpha, [N]: 8 in convolutions, 10 in linear layers."""
     bound = np.full(layout.size, 10)
-    for layer in ARCHITECTURES[layout.architecture].layers:
+    for layer in layout.architecture.layers:
         if layer.kernel is not None:
             for slot in layout.layers[layer.name].values():
                 bound[slot.slice] = 8
