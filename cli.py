@@ -26,6 +26,7 @@ from rich.progress import (
 )
 from rich.table import Column, Table
 
+from .builders.architecture import ARCHITECTURES
 from .builders.catalog import TWIN_EPOCHS, ZOOS, config_names, get_zoo, list_zoos, parts_of
 from .builders.dataset import open_parts, zoos_home
 from .builders.specification import Zoo, normalize_name, zoo_from_json
