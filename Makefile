@@ -22,8 +22,12 @@ test: $(VENV)/.ready
 test-all: $(VENV)/.ready
 	$(BIN)/python -m pytest -m ''
 
+# Style, types as a user of the wheel sees them, and which folder may import which.
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	cd typings && ../$(BIN)/lint-imports ../pyproject.toml
 
 clean:
 	rm -rf $(VENV) $(DEMO) dist
