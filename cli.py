@@ -75,17 +75,23 @@ _WORTH_SAYING = 100_000_000
 
 def main() -> None:
     """Run the command; an expected error or warning is one line, not a traceback."""
-    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {_with_hint(message)}\n"
     try:
         app()
     except (ValueError, OSError, RuntimeError) as error:
         if isinstance(error, datasets.exceptions.DatasetGenerationError) and error.__cause__:
             error = error.__cause__  # what went wrong in the builder
-        text = str(error)
+        text = _with_hint(error)
         if isinstance(error, OSError) and error.filename is not None and error.strerror:
             text = f"{error.filename}: {error.strerror.lower()} (is it the folder that you mean?)"
         print(f"error: {text}", file=sys.stderr)
         raise SystemExit(1) from None
+
+
+def _with_hint(error: Warning | BaseException | str) -> str:
+    """The message of an error or warning, then what to type."""
+    hint = getattr(error, "hint", None)
+    return f"{error} ({hint})" if hint else str(error)
 
 
 @app.command("list")

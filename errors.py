@@ -1,91 +1,136 @@
 """The errors and warnings of model_zoos.
 
-Each class also derives from the built-in exception that describes it best, so that
-`except ValueError` or `except OSError` catches it too.
+Every error derives from `ModelZoosError` and from the built-in exception that describes it best, so
+that `except ValueError` or `except OSError` catches it too. The message speaks of arguments and
+files; `hint` says what to type in a shell, and the command `model-zoos` prints both.
 """
 
 from __future__ import annotations
 
 
-class UnknownZoo(ValueError):
-    """No zoo has this name; the message lists the close ones."""
+class _Hinted(Exception):
+    """An exception with an optional hint, which pickling keeps.
+
+    Args:
+        args: those of the built-in exception, usually the message alone.
+        hint: what a user of the command line can type, None where there is nothing to add. It is no
+            part of `str(error)`.
+    """
+
+    def __init__(self, *args: object, hint: str | None = None) -> None:
+        super().__init__(*args)
+        self.hint = hint
 
 
-class ZooNotFound(FileNotFoundError):
+class ModelZoosError(_Hinted):
+    """Base class of all errors of model_zoos."""
+
+
+class ModelZoosWarning(_Hinted, UserWarning):
+    """Base class of all warnings of model_zoos."""
+
+
+class InvalidArgument(ModelZoosError, ValueError):
+    """An argument, or a combination of arguments, that cannot be used."""
+
+
+# --- Zoos and their files -------------------------------------------------------------------------
+
+
+class UnknownZoo(ModelZoosError, ValueError):
+    """No zoo has this name. The message lists the close ones."""
+
+
+class ZooNotFound(ModelZoosError, FileNotFoundError):
     """There is no zoo directory of this name."""
 
 
-class FaultyZoo(ValueError):
-    """zoo.json or splits.json cannot be used; the message names the file and what is wrong."""
+class FaultyZoo(ModelZoosError, ValueError):
+    """The files zoo.json, splits.json or published.json of a zoo cannot be used.
+
+    The message names the file and what is wrong with it.
+    """
 
 
-class FaultyFile(ValueError):
-    """A model's file cannot be used; the message names the file and what is wrong."""
+class FaultyFile(ModelZoosError, ValueError):
+    """A model file cannot be used. The message names the file and what is wrong with it."""
 
 
-class FaultyFilesWarning(UserWarning):
-    """Some model files of a zoo could not be read and were left out; the message counts them."""
+class FaultyFilesWarning(ModelZoosWarning):
+    """Some model files of a zoo cannot be read and are left out. The message counts them."""
 
 
-class HubFailed(OSError):
-    """The Hub could not be reached or refused; the message says in one line what to do."""
+# --- Hub and downloads ----------------------------------------------------------------------------
 
 
-class DownloadFailed(OSError):
-    """A file could not be fetched; what came stays for the next run to go on."""
+class HubFailed(ModelZoosError, OSError):
+    """The Hub cannot be reached, or refused a request. The message says in one line what to do."""
 
 
-class Cancelled(Exception):
-    """A file is not finished, since another failed or the user pressed Ctrl-C."""
+class DownloadFailed(ModelZoosError, OSError):
+    """A file cannot be downloaded. What has arrived is kept, and the next call resumes there."""
 
 
-class NotEnoughSpace(RuntimeError):
-    """The missing models do not fit on the disk; the message says how much is needed."""
+class Cancelled(ModelZoosError):
+    """The writing of a file was cancelled, since another one failed or the user interrupted."""
 
 
-class LanesUnavailable(RuntimeError):
-    """The kernel cannot be built or run here; the message is one line that says why."""
+class PublishingWarning(ModelZoosWarning):
+    """Finished models cannot be published now, or wait until there is room on the disk."""
 
 
-class TooFewModels(ValueError):
-    """A split is missing or holds too little for a score."""
+# --- Training -------------------------------------------------------------------------------------
 
 
-class Leakage(ValueError):
-    """States of one model, or twins of one parent, lie in two splits."""
+class NotEnoughSpace(ModelZoosError, RuntimeError):
+    """The missing models do not fit on the disk. The message says how much room they need."""
 
 
-class BoostingUnavailable(RuntimeError):
-    """LightGBM is not installed."""
+class TrainingFailed(ModelZoosError, RuntimeError):
+    """A worker process stopped. The models that were finished before are on disk."""
 
 
-class CheckpointWarning(UserWarning):
-    """A checkpoint cannot be used, or not to the bit; the message says what is done about it."""
+class LanesUnavailable(ModelZoosError, RuntimeError):
+    """The kernel of the engine "lanes" cannot be built or run here. The message says why."""
 
 
-class TrainingFailed(RuntimeError):
-    """A worker stopped; the models that were finished before are on disk."""
+class SlowEngineWarning(ModelZoosWarning):
+    """The fastest engine cannot run here. The message says why, and which one is used instead."""
 
 
-class SlowEngineWarning(UserWarning):
-    """The fastest engine cannot run here; the message says why, and which one is used."""
+class CheckpointWarning(ModelZoosWarning):
+    """A checkpoint cannot be used, or training resumes from it with other last bits."""
 
 
-class PublishingWarning(UserWarning):
-    """Finished models could not be published now, or wait for it to make room on the disk."""
+# --- Images ---------------------------------------------------------------------------------------
 
 
-class ImageFilesError(OSError):
-    """The files of an image data set cannot be used; the message is one line for the user."""
+class ImageFilesError(ModelZoosError, OSError):
+    """The files of an image data set cannot be used."""
 
 
 class MissingImagesError(ImageFilesError, FileNotFoundError):
-    """The files are not in the images folder, or could not be fetched."""
+    """The files of an image data set are not in the images folder, or cannot be downloaded."""
 
 
 class UnverifiedImagesError(ImageFilesError):
-    """The files are readable, but not the published ones (MD5 sums or number of images)."""
+    """Image files are readable, but not the original ones: their MD5 sums or numbers differ."""
 
 
 class UnreadableImagesError(ImageFilesError):
-    """A file is cut or damaged."""
+    """A file of an image data set is truncated or damaged."""
+
+
+# --- Benchmarks -----------------------------------------------------------------------------------
+
+
+class TooFewModels(ModelZoosError, ValueError):
+    """A split is missing, or has too few models for a score."""
+
+
+class Leakage(ModelZoosError, ValueError):
+    """States of one model, or twins of one parent, lie in two splits."""
+
+
+class BoostingUnavailable(ModelZoosError, RuntimeError):
+    """LightGBM is not installed."""
