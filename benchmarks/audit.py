@@ -32,7 +32,7 @@ import model_zoos
 
 from ..builders.catalog import ZOOS, twin_name
 from ..builders.layout import Layout
-from ..builders.model_file import States
+from ..builders.model_file import ModelFile
 from ..builders.specification import ACTIVATIONS, INITS
 from ..builders.splits import SHARES, SPLITS, assign_splits, next_split
 from ..builders.zoo_directory import ZooDirectory, open_zoo
@@ -314,7 +314,7 @@ def _penalised(directory: ZooDirectory) -> bool:
 
 def _check_files(
     findings: _Findings,
-    good: Sequence[States],
+    good: Sequence[ModelFile],
     faulty: Sequence[FaultyFile],
     splits: Mapping[str, str],
     freed: frozenset[str],
@@ -346,7 +346,7 @@ def _check_layout(findings: _Findings, directory: ZooDirectory) -> None:
 def _check_ids(
     findings: _Findings,
     directory: ZooDirectory,
-    good: Sequence[States],
+    good: Sequence[ModelFile],
     rows: Mapping[str, Sequence[Any]],
 ) -> None:
     """No state twice; a generated model is one of its zoo, with that model's hyperparameters."""
@@ -471,7 +471,7 @@ def _assigned_in_runs(splits: Mapping[str, str], order: Sequence[str]) -> bool |
 def _check_parents(
     findings: _Findings,
     directory: ZooDirectory,
-    good: Sequence[States],
+    good: Sequence[ModelFile],
     splits: Mapping[str, str],
     rows: Mapping[str, Sequence[Any]],
 ) -> None:
@@ -508,7 +508,9 @@ def _check_parents(
                 _check_twin(findings, directory, states, present[states.parent_model_id])
 
 
-def _check_twin(findings: _Findings, directory: ZooDirectory, twin: States, parent: States) -> None:
+def _check_twin(
+    findings: _Findings, directory: ZooDirectory, twin: ModelFile, parent: ModelFile
+) -> None:
     """A twin made here is trained as its parent was, and starts from its last weights, pruned."""
     seed = (directory.info["sparsification"] or {}).get("seed")
     expected = {**parent.hyperparameters, "epochs": directory.zoo.epochs}

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import UnknownZoo
-from .specification import VARIANTS, Grid, Zoo, _grid, normalize_name
+from .specification import VARIANTS, Grid, Zoo, make_grid, normalize_name
 
 METRICS_NAME = "metrics"
 """Name of the data set that holds every state of every zoo without its weights."""
@@ -138,7 +138,7 @@ def _cnn_zoos(
 
 
 def _seed_grid(activation: str, init: str, learning_rate: float, weight_decay: float) -> Grid:
-    return _grid(
+    return make_grid(
         activation=[activation],
         init=[init],
         dropout=[0.0],
@@ -155,7 +155,7 @@ def _hyp_grid(
     optimizer: tuple[str, ...] = ("adam", "sgd"),
 ) -> Grid:
     # Written out, not ACTIVATIONS and INITS: what we learn to train later is not in the paper.
-    return _grid(
+    return make_grid(
         activation=["tanh", "relu", "sigmoid", "gelu"],
         init=["uniform", "normal", "kaiming_uniform", "kaiming_normal"],
         dropout=dropout,
@@ -174,7 +174,7 @@ def _resnet_zoo(image_dataset: str, classes: int, learning_rate: float, doi: str
         variant="seed",
         channels=3,
         classes=classes,
-        grid=_grid(
+        grid=make_grid(
             activation=["relu"],
             init=["kaiming_uniform"],
             dropout=[0.0],
@@ -306,7 +306,7 @@ _ALL = [
         variant="hyp_10_f",
         channels=1,
         classes=10,
-        grid=_grid(
+        grid=make_grid(
             activation=["tanh", "relu", "sigmoid", "gelu"],
             init=["uniform", "kaiming_uniform"],
             dropout=[0.0],

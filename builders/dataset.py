@@ -22,7 +22,7 @@ from . import catalog
 from .catalog import METRICS_NAME, get_zoo
 from .hub.names import whole_models
 from .hub.read import Shard, Snapshot, open_repository, read_tables, weights_size
-from .model_file import States
+from .model_file import ModelFile
 from .rows import states_table, weights_column
 from .schema import row_features, row_schema
 from .splits import SPLITS
@@ -158,7 +158,7 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
         root = zoos_home(self.config.data_dir)
-        shards: dict[str, list[list[States] | Shard]] = {split: [] for split in SPLITS}
+        shards: dict[str, list[list[ModelFile] | Shard]] = {split: [] for split in SPLITS}
         faulty: list[FaultyFile] = []
         for directory in open_parts(self.config.name, root, self._repository):
             if isinstance(directory, str):
@@ -230,7 +230,7 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):
         if left_out and self.config.on_bad_files == "warn":
             warnings.warn(f"{self.config.name}: {left_out}", FaultyFilesWarning, stacklevel=3)
 
-    def _generate_tables(self, files: list[list[States] | Shard]) -> Any:
+    def _generate_tables(self, files: list[list[ModelFile] | Shard]) -> Any:
         """Arrow tables of some hundred rows.
 
         Args:
@@ -249,14 +249,14 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):
                 yield Key(number, index), table
                 del table  # 45 MB of ResNet-18, while the next is read
 
-    def _generate_examples(self, files: list[list[States] | Shard]) -> Any:
+    def _generate_examples(self, files: list[list[ModelFile] | Shard]) -> Any:
         """The same row by row, as a plain GeneratorBasedBuilder would yield them."""
         for key, table in self._generate_tables(files):
             for number, row in enumerate(table.to_pylist()):
                 yield Key(key.original_shard_id, number), row
 
 
-def _read_rows(group: list[States], schema: pa.Schema, filters: Any) -> Iterator[pa.Table]:
+def _read_rows(group: list[ModelFile], schema: pa.Schema, filters: Any) -> Iterator[pa.Table]:
     """The rows of some model files as one table; none where no row passes the filters."""
     plain = [name for name in schema.names if name != "weights"]
     # A filter may name columns that are not wanted in the result.
@@ -352,17 +352,17 @@ def _can_have_twins(name: str) -> bool:
     return zoo is None or bool(zoo.layout.architecture.layers)
 
 
-def _model_id(shard: list[States] | Shard) -> str:
+def _model_id(shard: list[ModelFile] | Shard) -> str:
     """Of its first rows."""
     return str(shard.model_id) if isinstance(shard, Shard) else shard[0].model_id
 
 
-def _in_tables(files: list[States]) -> list[list[States]]:
+def _in_tables(files: list[ModelFile]) -> list[list[ModelFile]]:
     """Files in groups that make one table each: small enough that there are some to share out."""
     total = sum(len(states.epochs) for states in files)
     size = files[0].zoo.layout.size if files else 1
     limit = min(_ROWS_PER_TABLE, max(1, total // 16), max(1, _WRITER_BATCH_BYTES // (4 * size)))
-    groups: list[list[States]] = []
+    groups: list[list[ModelFile]] = []
     rows = limit
     for states in files:
         if rows >= limit:

@@ -34,7 +34,7 @@ SHARES_OF_1 = ("train_acc", "val_acc", "test_acc", "sparsity")
 
 
 @dataclass(frozen=True)
-class States:
+class ModelFile:
     """The states of one model that one file holds; all of them in a CNN zoo, one in a ResNet zoo.
 
     Attributes:
@@ -90,7 +90,7 @@ def _opened(path: Path) -> Iterator[TensorFile]:
         raise FaultyFile(f"{path}: unreadable, truncated or not safetensors ({error})") from error
 
 
-def _read_states(path: Path, zoo: Zoo) -> States:
+def read_model_file(path: Path, zoo: Zoo) -> ModelFile:
     layout = zoo.layout
     with _opened(path) as file:
         try:
@@ -125,7 +125,7 @@ def _read_states(path: Path, zoo: Zoo) -> States:
         raise FaultyFile(f"{path}: {problem}")
     if header["model_id"] not in (path.stem, path.parent.name):
         raise FaultyFile(f"{path}: holds the model {header['model_id']}: file and header disagree")
-    return States(
+    return ModelFile(
         path=path,
         model_id=header["model_id"],
         parent_model_id=header.get("parent_model_id"),

@@ -11,10 +11,10 @@ import pyarrow as pa
 from .schema import HYPERPARAMETERS, METRICS
 
 if TYPE_CHECKING:
-    from .model_file import States
+    from .model_file import ModelFile
 
 
-def states_table(files: Sequence[States], schema: pa.Schema) -> pa.Table:
+def states_table(files: Sequence[ModelFile], schema: pa.Schema) -> pa.Table:
     """Rows of all states of some files, without their weights.
 
     Args:
@@ -48,7 +48,7 @@ def states_table(files: Sequence[States], schema: pa.Schema) -> pa.Table:
 
 
 def weights_column(
-    files: Sequence[States], kind: pa.DataType, kept: np.ndarray | None = None
+    files: Sequence[ModelFile], kind: pa.DataType, kept: np.ndarray | None = None
 ) -> pa.ChunkedArray:
     """The weights that belong to `states_table`, without a copy beyond the reading itself.
 
@@ -72,7 +72,7 @@ def weights_column(
     return pa.chunked_array(chunks, kind)
 
 
-def _metric(states: States, name: str) -> np.ndarray | None:
+def _metric(states: ModelFile, name: str) -> np.ndarray | None:
     """One metric of all states of a file, float64; None where it was not measured."""
     metrics = states.metrics
     if name == "generalization_gap" and {"train_acc", "test_acc"} <= metrics.keys():

@@ -280,7 +280,7 @@ def zoo_from_json(values: Mapping[str, Any]) -> Zoo:
         )
     if not isinstance(values["grid"], Mapping):
         raise ValueError(f"zoo {name!r}: the grid is a JSON object of lists")
-    return Zoo(**{**values, "grid": _grid(**values["grid"])})
+    return Zoo(**{**values, "grid": make_grid(**values["grid"])})
 
 
 def normalize_name(name: str) -> str:
@@ -300,7 +300,7 @@ def _digest(values: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def _grid(**values: Iterable[Any]) -> Grid:
+def make_grid(**values: Iterable[Any]) -> Grid:
     """A grid in canonical order with floats as floats: 0 and 0.0 must give the same model id."""
     canonical = []
     for key in [*GRID_KEYS, *(set(values) - set(GRID_KEYS))]:

@@ -40,11 +40,11 @@ from .model_file import (
     FORMAT,
     HEADER_KEY,
     MODEL_ID,
-    States,
+    ModelFile,
     _header_json,
     _json_bytes,
     _problem,
-    _read_states,
+    read_model_file,
 )
 from .schema import METRICS
 from .specification import Zoo, is_zoo_name, normalize_name, zoo_from_json
@@ -154,15 +154,15 @@ class ZooDirectory:
         stats = ((path.name, path.stat()) for path in paths if path.exists())
         return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
 
-    def read(self, path: Path) -> States:
+    def read(self, path: Path) -> ModelFile:
         """Read and check one model file, all but its weights.
 
         Raises:
             FaultyFile: truncated, not a model of this zoo, or wrong shapes or values.
         """
-        return _read_states(path, self.zoo)
+        return read_model_file(path, self.zoo)
 
-    def scan(self) -> tuple[list[States], list[FaultyFile]]:
+    def scan(self) -> tuple[list[ModelFile], list[FaultyFile]]:
         """All good model files and what is wrong with the others."""
         good, faulty = [], []
         for path in self.files():
@@ -172,7 +172,7 @@ class ZooDirectory:
                 faulty.append(error)
         return good, faulty
 
-    def by_split(self) -> tuple[dict[str, list[States]], list[FaultyFile]]:
+    def by_split(self) -> tuple[dict[str, list[ModelFile]], list[FaultyFile]]:
         """The good model files of each split, and what is wrong with the others.
 
         Raises:
@@ -180,7 +180,7 @@ class ZooDirectory:
             FaultyZoo: none of them can be used.
         """
         splits = self.splits()
-        files: dict[str, list[States]] = {split: [] for split in SPLITS}
+        files: dict[str, list[ModelFile]] = {split: [] for split in SPLITS}
         good, faulty = self.scan()
         for states in good:
             if states.model_id in splits:

@@ -37,7 +37,7 @@ import numpy as np
 
 from ..builders.catalog import TWIN_EPOCHS, twin_name
 from ..builders.layout import Layout
-from ..builders.model_file import States
+from ..builders.model_file import ModelFile
 from ..builders.specification import Model, Zoo
 from ..builders.variational_dropout import LOG_SIGMA2_START, kl_weight, sparsity, weight_entries
 from ..builders.zoo_directory import ZooDirectory
@@ -241,7 +241,7 @@ def image_name(parents: ZooDirectory) -> str:
 
 def usable_parents(
     parents: ZooDirectory, models: int | None = None
-) -> tuple[list[States], dict[str, str]]:
+) -> tuple[list[ModelFile], dict[str, str]]:
     """The models that can have twins, in the order of the zoo's grid, others by name behind them.
 
     Args:
@@ -284,14 +284,14 @@ def magnitude_mask(weights: np.ndarray, layout: Layout, level: float) -> np.ndar
     return mask
 
 
-def _twin(parent: States, zoo: Zoo, seed: Any, level: float | None) -> Twin:
+def _twin(parent: ModelFile, zoo: Zoo, seed: Any, level: float | None) -> Twin:
     names = [field.name for field in dataclasses.fields(Model)]
     values = {name: parent.hyperparameters.get(name) for name in names}
     values |= {"zoo": zoo.name, "epochs": zoo.epochs, "seed": seed}
     return Twin(**values, parent=parent.model_id, level=level)
 
 
-def _unusable(states: States) -> str | None:
+def _unusable(states: ModelFile) -> str | None:
     """Why a model cannot have a twin; None if it can."""
     hyperparameters = states.hyperparameters
     # Only sgd has a momentum, only ResNet-18 a scheduler; the twin has epochs and perhaps a seed.
@@ -308,7 +308,7 @@ def _unusable(states: States) -> str | None:
     return None
 
 
-def _last_weights(states: States) -> np.ndarray:
+def _last_weights(states: ModelFile) -> np.ndarray:
     return states.weights([len(states.epochs) - 1])[0]
 
 

@@ -39,7 +39,7 @@ from huggingface_hub.hf_api import RepoFile
 from ...errors import Cancelled, FaultyFile, FaultyZoo, HubFailed
 from ..architecture import ARCHITECTURES
 from ..ledger import Published
-from ..model_file import States
+from ..model_file import ModelFile
 from ..rows import states_table
 from ..specification import Zoo
 from ..splits import SPLITS
@@ -256,9 +256,9 @@ def _alone(directory: ZooDirectory) -> Iterator[None]:
 
 def _batch(
     directory: ZooDirectory, models: Sequence[str], left_out: dict[str, str]
-) -> tuple[dict[str, list[States]], list[str]]:
+) -> tuple[dict[str, list[ModelFile]], list[str]]:
     """The first models with their states, as many as one commit may have files of, and the rest."""
-    batch: dict[str, list[States]] = {}
+    batch: dict[str, list[ModelFile]] = {}
     files = 0
     for number, model in enumerate(models):
         paths = [directory.state_path(model, epoch) for epoch in directory.kept_epochs]
@@ -277,7 +277,7 @@ def _batch(
 
 def _push(
     directory: ZooDirectory,
-    batch: Mapping[str, list[States]],
+    batch: Mapping[str, list[ModelFile]],
     repo_id: str,
     api: HfApi,
     cancelled: threading.Event,
@@ -290,7 +290,7 @@ def _push(
     _check_orphans(directory, repo_id, seen, batch)
     splits = directory.splits()
     additions: list[CommitOperationAdd] = []
-    by_split: dict[str, list[States]] = {split: [] for split in SPLITS}
+    by_split: dict[str, list[ModelFile]] = {split: [] for split in SPLITS}
     pushed, sent = [], 0
     new_files: dict[str, int] = {}
     for model, states in sorted(batch.items()):
@@ -359,7 +359,7 @@ def _push(
 def _upload(
     directory: ZooDirectory,
     split: str,
-    states: Sequence[States],
+    states: Sequence[ModelFile],
     remote: Mapping[str, RepoFile],
     repo_id: str,
     api: HfApi,
@@ -398,7 +398,7 @@ def _upload(
 
 
 def _metrics(
-    states: Sequence[States], schema: pa.Schema, before: pa.Table | None, kept: Sequence[str]
+    states: Sequence[ModelFile], schema: pa.Schema, before: pa.Table | None, kept: Sequence[str]
 ) -> bytes:
     """The Parquet file of a split's rows without weights: new ones, and those there were of the
     models `kept`. In its bytes that which `build` makes of all of them."""

@@ -43,7 +43,7 @@ from ...errors import Cancelled, FaultyFile
 from ..atomic import write_atomically
 from ..catalog import METRICS_NAME, parts_of
 from ..layout import Layout
-from ..model_file import States
+from ..model_file import ModelFile
 from ..rows import states_table, weights_column
 from ..schema import row_features
 from ..specification import normalize_name
@@ -102,7 +102,7 @@ class ShardToWrite:
 
     name: str
     schema: pa.Schema
-    groups: list[list[States]]
+    groups: list[list[ModelFile]]
     twin: bool
 
     @property
@@ -177,7 +177,7 @@ def build_repository(
 
 def _build_zoo(
     directory: ZooDirectory,
-    files: dict[str, list[States]],
+    files: dict[str, list[ModelFile]],
     left_out: list[FaultyFile],
     out: Path,
     workers: int,
@@ -280,7 +280,9 @@ def _build_zoo(
 # --- What is written where ------------------------------------------------------------------------
 
 
-def plan_data(directory: ZooDirectory, split: str, files: Sequence[States]) -> list[ShardToWrite]:
+def plan_data(
+    directory: ZooDirectory, split: str, files: Sequence[ModelFile]
+) -> list[ShardToWrite]:
     """The Parquet files for some model files of one split, weights included.
 
     Args:
@@ -291,7 +293,7 @@ def plan_data(directory: ZooDirectory, split: str, files: Sequence[States]) -> l
     zoo, kind = directory.zoo, directory.zoo.layout.architecture
     twin = any(states.parent_model_id is not None for states in files)
     schema = _schema(directory, zoo.layout.size)
-    apart: dict[str | None, list[States]] = {}
+    apart: dict[str | None, list[ModelFile]] = {}
     for states in files:
         model = states.model_id if kind.file_per_state else None
         apart.setdefault(model, []).append(states)
@@ -307,7 +309,7 @@ def plan_data(directory: ZooDirectory, split: str, files: Sequence[States]) -> l
     return planned
 
 
-def plan_metrics(directory: ZooDirectory, split: str, files: Sequence[States]) -> ShardToWrite:
+def plan_metrics(directory: ZooDirectory, split: str, files: Sequence[ModelFile]) -> ShardToWrite:
     """The Parquet file of a split without weights."""
     groups = _grouped(files, [len(states.epochs) for states in files], METRICS_GROUP_ROWS)
     name = metrics_file(directory.zoo.name, split)
@@ -322,9 +324,9 @@ def _schema(directory: ZooDirectory, size: int | None) -> pa.Schema:
     return schema.with_metadata({**schema.metadata, "model_zoos": json.dumps(about)})
 
 
-def _grouped(files: Sequence[States], sizes: Sequence[int], limit: int) -> list[list[States]]:
+def _grouped(files: Sequence[ModelFile], sizes: Sequence[int], limit: int) -> list[list[ModelFile]]:
     """Neighbouring files together while they stay within a limit; a file is never cut."""
-    groups: list[list[States]] = []
+    groups: list[list[ModelFile]] = []
     filled = 0
     for states, size in zip(files, sizes, strict=True):
         if not groups or filled + size > limit:
@@ -335,17 +337,17 @@ def _grouped(files: Sequence[States], sizes: Sequence[int], limit: int) -> list[
     return groups
 
 
-def _stored_bytes(states: States) -> float:
+def _stored_bytes(states: ModelFile) -> float:
     """Weights that are not zero, as float32, but a twentieth at least."""
     pruned = states.metrics.get("sparsity", np.zeros(len(states.epochs)))
     return 4 * states.zoo.layout.size * float(np.maximum(1 - pruned, 0.05).sum())
 
 
 def _shared_out(
-    groups: Sequence[list[States]], sizes: Sequence[float], count: int
-) -> list[list[list[States]]]:
+    groups: Sequence[list[ModelFile]], sizes: Sequence[float], count: int
+) -> list[list[list[ModelFile]]]:
     """Row groups in `count` runs of about equal size (fewer where a group is larger than that)."""
-    parts: list[list[list[States]]] = [[] for _ in range(count)]
+    parts: list[list[list[ModelFile]]] = [[] for _ in range(count)]
     before = 0.0
     for group, size in zip(groups, sizes, strict=True):
         parts[min(count - 1, int(before / sum(sizes) * count))].append(group)
@@ -436,7 +438,7 @@ def write_shard(
     schema = shard.schema
     plain = pa.schema([field for field in schema if field.name != "weights"])
 
-    def read(group: list[States]) -> pa.Table:
+    def read(group: list[ModelFile]) -> pa.Table:
         table = states_table(group, plain).combine_chunks()
         if "weights" not in schema.names:
             return table

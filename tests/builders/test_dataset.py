@@ -186,13 +186,13 @@ def test_columns_and_filters_do_what_the_parquet_loader_does(
 def test_weights_are_not_read_when_not_asked_for(
     digits_home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from model_zoos.builders.model_file import States
+    from model_zoos.builders.model_file import ModelFile
 
     def refuse(*_: Any) -> None:
         raise AssertionError("weights were read")
 
     for method in ("weights", "mapped_weights"):
-        monkeypatch.setattr(States, method, refuse)
+        monkeypatch.setattr(ModelFile, method, refuse)
     cache = str(tmp_path)
     rows = load("digits_cnn_s", digits_home, columns=["epoch", "test_acc"], cache_dir=cache)
     assert len(rows["train"]) == 84

@@ -24,7 +24,7 @@ from safetensors.numpy import load_file
 import model_zoos
 from model_zoos.builders.catalog import get_zoo
 from model_zoos.builders.layout import make_layout
-from model_zoos.builders.model_file import States
+from model_zoos.builders.model_file import ModelFile
 from model_zoos.builders.sources.importing import import_zoo
 from model_zoos.builders.specification import Model
 from model_zoos.builders.variational_dropout import kl_divergence, kl_weight, prune, sparsity
@@ -43,7 +43,7 @@ ZOO = dataclasses.replace(get_zoo("digits_cnn_s"), epochs=2)
 SPARSE = "digits_cnn_s_sparse"
 
 
-def states_of(directory: ZooDirectory) -> dict[str, States]:
+def states_of(directory: ZooDirectory) -> dict[str, ModelFile]:
     good, faulty = directory.scan()
     assert not faulty
     return {states.model_id: states for states in good}
@@ -70,7 +70,7 @@ class Published:
     """The original's dense models and their 12 twins, imported."""
 
     parents: ZooDirectory
-    twins: dict[str, States]  # by parent
+    twins: dict[str, ModelFile]  # by parent
     images: ImageData
     epochs: int = 5
 
@@ -92,7 +92,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Published:
     )
 
 
-def _assert_near(state: State, original: States) -> None:
+def _assert_near(state: State, original: ModelFile) -> None:
     """What float32 noise leaves of it, where torch sums in another order than there."""
     published = original.weights([state.epoch])[0]
     if state.epoch == 0:

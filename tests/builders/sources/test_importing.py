@@ -21,7 +21,7 @@ from datasets import load_dataset
 
 import model_zoos
 from model_zoos.benchmarks.representations import statistics
-from model_zoos.builders.model_file import States
+from model_zoos.builders.model_file import ModelFile
 from model_zoos.builders.sources.importing import import_zoo
 from model_zoos.builders.sources.report import Report
 from model_zoos.builders.zoo_directory import open_zoo
@@ -61,7 +61,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def states_of(root: Path, name: str) -> dict[str, States]:
+def states_of(root: Path, name: str) -> dict[str, ModelFile]:
     good, faulty = open_zoo(root, name).scan()
     assert not faulty
     return {states.model_id: states for states in good}
