@@ -27,7 +27,7 @@ lint: $(VENV)/.ready
 
 # The documentation as a web site, in site/: the pages of docs/ and the reference of all functions.
 docs: $(VENV)/.docs-ready
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:
 	rm -rf $(VENV) $(DEMO) dist site
