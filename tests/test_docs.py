@@ -87,7 +87,7 @@ def marked(page: str, name: str) -> str:
 
 
 def doi_link(doi: str | None) -> str:
-    return f"[{doi}](https://doi.org/{doi})" if doi else "our own"
+    return f"[{doi.partition('/')[2]}](https://doi.org/{doi})" if doi else "our own"
 
 
 def zoo_table() -> str:
