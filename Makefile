@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?= demo
 
-.PHONY: demo test test-all lint clean
+.PHONY: demo test test-all lint docs clean
 
 # The main job on real images, without a download: a zoo is made, loaded, run and benchmarked.
 demo: $(VENV)/.ready
@@ -29,8 +29,12 @@ lint: $(VENV)/.ready
 	$(BIN)/mypy
 	cd typings && ../$(BIN)/lint-imports ../pyproject.toml
 
+# The documentation as a web site, in site/: the pages of docs/ and the reference of all functions.
+docs: $(VENV)/.docs-ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 clean:
-	rm -rf $(VENV) $(DEMO) dist
+	rm -rf $(VENV) $(DEMO) dist site
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
@@ -38,4 +42,8 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	@echo "Packages are installed into $(VENV); this takes some minutes, once."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.docs-ready: $(VENV)/.ready
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	@touch $@
