@@ -51,7 +51,7 @@ def layout_of(row: Mapping[str, object]) -> Layout:
         ValueError: the architecture is unknown, or does not have so many weights.
 
     Example:
-        >>> layout_of(row).layers["conv1"]["weight"].shape  # doctest: +SKIP
+        >>> model_zoos.layout_of(row).layers["conv1"]["weight"].shape  # doctest: +SKIP
         (8, 1, 5, 5)
     """
     checked = check_row(row, ("architecture", "weights"))

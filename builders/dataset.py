@@ -163,19 +163,18 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
         pieces: dict[str, list[Piece]] = {split: [] for split in SPLITS}
         faulty: list[FaultyFile] = []
         for part in _open(self.config.name, root, self._repository):
-            if isinstance(part, str):
+            if isinstance(part, ZooDirectory):
+                files, bad = part.by_split()
+                faulty += bad
+                here = {file.model_id for found in files.values() for file in found}
+                freed = self._freed(part, here)
                 for split in SPLITS:
-                    pieces[split] += self._repository.shards(part, split)  # type: ignore[union-attr]
-                continue
-            files, bad = part.by_split()
-            faulty += bad
-            here = {file.model_id for found in files.values() for file in found}
-            freed = self._freed(part, here)
-            for split in SPLITS:
-                found: list[Piece] = [*_grouped(files[split])]
-                if freed[split]:
-                    found = sorted([*found, *freed[split]], key=_model_id)
-                pieces[split] += found
+                    found: list[Piece] = [*_grouped(files[split]), *freed[split]]
+                    # Only a zoo with freed models has its files in another order than its rows.
+                    pieces[split] += sorted(found, key=_model_id) if freed[split] else found
+            elif self._repository:
+                for split in SPLITS:
+                    pieces[split] += self._repository.shards(part, split)
         if faulty:
             if self.config.on_bad_files == "error":
                 raise faulty[0]

@@ -77,7 +77,7 @@ class Layout:
         return self.architecture.outputs(self.classes)
 
     def __str__(self) -> str:
-        return f"{self.architecture.title} with {self.channels} channels and {self.classes} classes"
+        return f"{self.architecture.title} (channels: {self.channels}, classes: {self.classes})"
 
     def to_vector(self, state_dict: Mapping[str, ArrayLike]) -> NDArray[np.float32]:
         """Flatten a state_dict to a float32 vector [size].

@@ -14,7 +14,7 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -117,7 +117,7 @@ class TensorFile:
         return np.frombuffer(buffer, dtype).reshape(tensor.shape)
 
 
-def _header(file: io.BufferedReader) -> tuple[Mapping[str, str], Mapping[str, Tensor]]:
+def _header(file: BinaryIO) -> tuple[Mapping[str, str], Mapping[str, Tensor]]:
     size = os.fstat(file.fileno()).st_size
     length = int.from_bytes(file.read(8), "little")
     start = 8 + length
