@@ -18,7 +18,7 @@ import re
 from collections.abc import Iterable
 
 from ..errors import InvalidArgument, UnknownZoo
-from .specification import VARIANTS, Grid, Zoo, make_grid, normalize_name
+from .specification import GRID_KEYS, VARIANTS, Grid, Zoo, make_grid, normalize_name
 
 METRICS_NAME = "metrics"
 """Name of the data set with every state of every zoo, without the weights."""
@@ -102,91 +102,74 @@ def list_zoos(
 # --- The zoos -------------------------------------------------------------------------------------
 
 
+def _point(activation: str, init: str, rate: float, decay: float, optimizer: str = "adam") -> Grid:
+    """Return a grid of one point, from a learning rate and a weight decay."""
+    values = (activation, init, 0.0, optimizer, rate, decay)
+    return tuple((key, (value,)) for key, value in zip(GRID_KEYS, values, strict=True))
+
+
+def _product(
+    rates: tuple[float, ...],
+    decays: tuple[float, ...],
+    dropout: tuple[float, ...] = (0.0, 0.5),
+    optimizer: tuple[str, ...] = ("adam", "sgd"),
+) -> Grid:
+    """Return the grid of a variant hyp_10, from learning rates and weight decays."""
+    # Written out, not ACTIVATIONS and INITS: the zoos of the paper stay as they are.
+    activation = ("tanh", "relu", "sigmoid", "gelu")
+    init = ("uniform", "normal", "kaiming_uniform", "kaiming_normal")
+    return tuple(zip(GRID_KEYS, (activation, init, dropout, optimizer, rates, decays), strict=True))
+
+
+def _experiments(seed: str, stem: str, plural: str = "s") -> tuple[str, str, str]:
+    """Return the names of the runs in the paper's code: variants seed, hyp_10_r, hyp_10_f."""
+    hyp = f"tune_zoo_{stem}_hyperparameter_10"
+    return f"tune_zoo_{seed}", f"{hyp}_random_seed{plural}", f"{hyp}_fixed_seed{plural}"
+
+
 def _cnn_zoos(
     image_dataset: str,
     architecture: str,
     channels: int,
-    *,
-    seed_grid: Grid,
-    hyp_grid: Grid,
-    experiments: tuple[str, str, str],
     doi: str,
+    experiments: tuple[str, str, str],
+    point: Grid,
+    product: Grid,
     doi_preprocessed: str | None = None,
 ) -> list[Zoo]:
-    """The three variants of a CNN on one image data set."""
+    """Return the three variants of a CNN on one image data set: seed, hyp_10_r, hyp_10_f."""
     stem = f"{image_dataset}_{architecture}"
     seed = Zoo(
         name=f"{stem}_seed",
         image_dataset=image_dataset,
-        # Colour images differ in size between the architectures.
+        # Colour images have another size for each architecture.
         images=image_dataset if channels == 1 else f"{image_dataset}/{architecture}",
         architecture=architecture,
         variant="seed",
         channels=channels,
         classes=10,
-        grid=seed_grid,
+        grid=point,
         seeds=1000,
         experiment=experiments[0],
         doi=doi,
         doi_preprocessed=doi_preprocessed,
         published=True,
     )
-    fixed = dataclasses.replace(
-        seed,
-        name=f"{stem}_hyp_10_f",
-        variant="hyp_10_f",
-        grid=hyp_grid,
-        seeds=10,
-        momentum=0.9,
-        experiment=experiments[2],
-    )
-    random = dataclasses.replace(
-        fixed,
-        name=f"{stem}_hyp_10_r",
-        variant="hyp_10_r",
-        random_seeds=True,
-        experiment=experiments[1],
-    )
-    return [seed, random, fixed]
-
-
-def _seed_grid(
-    activation: str,
-    init: str,
-    learning_rate: float,
-    weight_decay: float,
-    optimizer: str = "adam",
-) -> Grid:
-    """A grid of one point."""
-    return make_grid(
-        activation=[activation],
-        init=[init],
-        dropout=[0.0],
-        optimizer=[optimizer],
-        learning_rate=[learning_rate],
-        weight_decay=[weight_decay],
-    )
-
-
-def _hyp_grid(
-    learning_rate: list[float],
-    weight_decay: list[float],
-    dropout: tuple[float, ...] = (0.0, 0.5),
-    optimizer: tuple[str, ...] = ("adam", "sgd"),
-) -> Grid:
-    # Written out, not ACTIVATIONS and INITS: the zoos of the paper stay as they are.
-    return make_grid(
-        activation=["tanh", "relu", "sigmoid", "gelu"],
-        init=["uniform", "normal", "kaiming_uniform", "kaiming_normal"],
-        dropout=dropout,
-        optimizer=optimizer,
-        learning_rate=learning_rate,
-        weight_decay=weight_decay,
-    )
+    hyp = dataclasses.replace(seed, grid=product, seeds=10, momentum=0.9)
+    return [seed] + [
+        dataclasses.replace(
+            hyp,
+            name=f"{stem}_{variant}",
+            variant=variant,
+            random_seeds=variant == "hyp_10_r",
+            experiment=experiment,
+        )
+        for variant, experiment in zip(VARIANTS[1:], experiments[1:], strict=True)
+    ]
 
 
 def _resnet_zoo(
-    image_dataset: str, classes: int, learning_rate: float, doi: str, batch_size: int, epochs: int
+    image_dataset: str, classes: int, doi: str, rate: float, batch_size: int, epochs: int
 ) -> Zoo:
     return Zoo(
         name=f"{image_dataset}_resnet18",
@@ -196,7 +179,7 @@ def _resnet_zoo(
         variant="seed",
         channels=3,
         classes=classes,
-        grid=_seed_grid("relu", "kaiming_uniform", learning_rate, 5e-4, optimizer="sgd"),
+        grid=_point("relu", "kaiming_uniform", rate, 5e-4, "sgd"),
         seeds=1000,
         epochs=epochs,
         batch_size=batch_size,
@@ -208,131 +191,70 @@ def _resnet_zoo(
     )
 
 
-def _experiments(stem: str, seed: str, plural: str = "s") -> tuple[str, str, str]:
-    """Names of the runs in the paper's code: variants seed, hyp_10_r, hyp_10_f."""
-    return (
-        f"tune_zoo_{seed}",
-        f"tune_zoo_{stem}_hyperparameter_10_random_seed{plural}",
-        f"tune_zoo_{stem}_hyperparameter_10_fixed_seed{plural}",
-    )
-
-
+# fmt: off
 _ALL = [
     *_cnn_zoos(
-        "mnist",
-        "cnn_s",
-        1,
-        seed_grid=_seed_grid("tanh", "uniform", 3e-4, 0.0),
-        hyp_grid=_hyp_grid([1e-3, 1e-4], [1e-3, 1e-4]),
-        experiments=_experiments("mnist", "mnist_uniform"),
-        doi="10.5281/zenodo.6632086",
+        "mnist", "cnn_s", 1, "10.5281/zenodo.6632086", _experiments("mnist_uniform", "mnist"),
+        _point("tanh", "uniform", 3e-4, 0.0), _product((1e-3, 1e-4), (1e-3, 1e-4)),
     ),
     *_cnn_zoos(
-        "fashion_mnist",
-        "cnn_s",
-        1,
-        seed_grid=_seed_grid("tanh", "uniform", 3e-4, 0.0),
-        hyp_grid=_hyp_grid([1e-3, 1e-4], [1e-3, 1e-4]),
-        experiments=_experiments("f_mnist", "f_mnist_uniform"),
-        doi="10.5281/zenodo.6632104",
+        "fashion_mnist", "cnn_s", 1, "10.5281/zenodo.6632104",
+        _experiments("f_mnist_uniform", "f_mnist"),
+        _point("tanh", "uniform", 3e-4, 0.0), _product((1e-3, 1e-4), (1e-3, 1e-4)),
     ),
     *_cnn_zoos(
-        "svhn",
-        "cnn_s",
-        1,
-        seed_grid=_seed_grid("tanh", "uniform", 3e-3, 0.0),
-        hyp_grid=_hyp_grid(
-            [1e-2, 1e-3, 1e-4], [0.0, 1e-3, 1e-1], dropout=(0.0, 0.3, 0.5), optimizer=("sgd",)
-        ),
-        experiments=_experiments("svhn", "svhn_uniform"),
-        doi="10.5281/zenodo.6632120",
+        "svhn", "cnn_s", 1, "10.5281/zenodo.6632120", _experiments("svhn_uniform", "svhn"),
+        _point("tanh", "uniform", 3e-3, 0.0),
+        _product((1e-2, 1e-3, 1e-4), (0.0, 1e-3, 1e-1), (0.0, 0.3, 0.5), ("sgd",)),
     ),
     *_cnn_zoos(
-        "usps",
-        "cnn_s",
-        1,
-        seed_grid=_seed_grid("tanh", "uniform", 3e-4, 1e-3),
-        hyp_grid=_hyp_grid([1e-3, 1e-4], [1e-2, 1e-3]),
-        experiments=_experiments("usps", "usps_uniform", plural=""),
-        doi="10.5281/zenodo.6633626",
+        "usps", "cnn_s", 1, "10.5281/zenodo.6633626", _experiments("usps_uniform", "usps", ""),
+        _point("tanh", "uniform", 3e-4, 1e-3), _product((1e-3, 1e-4), (1e-2, 1e-3)),
     ),
     *_cnn_zoos(
-        "cifar10",
-        "cnn_s",
-        3,
-        seed_grid=_seed_grid("gelu", "kaiming_uniform", 1e-4, 1e-2),
-        hyp_grid=_hyp_grid([1e-3], [1e-2, 1e-3]),
-        experiments=_experiments("cifar10_small", "cifar10_uniform_small"),
-        doi="10.5281/zenodo.6620868",
+        "cifar10", "cnn_s", 3, "10.5281/zenodo.6620868",
+        _experiments("cifar10_uniform_small", "cifar10_small"),
+        _point("gelu", "kaiming_uniform", 1e-4, 1e-2), _product((1e-3,), (1e-2, 1e-3)),
     ),
     *_cnn_zoos(
-        "cifar10",
-        "cnn_l",
-        3,
-        seed_grid=_seed_grid("gelu", "kaiming_uniform", 1e-4, 1e-2),
-        hyp_grid=_hyp_grid([1e-3], [1e-2, 1e-3]),
-        experiments=_experiments("cifar10_large", "cifar10_uniform_large"),
-        doi="10.5281/zenodo.6620868",
+        "cifar10", "cnn_l", 3, "10.5281/zenodo.6620868",
+        _experiments("cifar10_uniform_large", "cifar10_large"),
+        _point("gelu", "kaiming_uniform", 1e-4, 1e-2), _product((1e-3,), (1e-2, 1e-3)),
     ),
-    _resnet_zoo("cifar10", 10, 0.05, "10.5281/zenodo.6974028", batch_size=256, epochs=50),
+    _resnet_zoo("cifar10", 10, "10.5281/zenodo.6974028", 0.05, batch_size=256, epochs=50),
     *_cnn_zoos(
-        "stl10",
-        "cnn_s",
-        3,
-        seed_grid=_seed_grid("tanh", "kaiming_uniform", 1e-4, 1e-3),
-        hyp_grid=_hyp_grid([1e-3, 1e-4], [1e-2, 1e-3]),
-        experiments=_experiments("stl_small", "stl_small_uniform"),
-        doi="10.5281/zenodo.6631783",
+        "stl10", "cnn_s", 3, "10.5281/zenodo.6631783",
+        _experiments("stl_small_uniform", "stl_small"),
+        _point("tanh", "kaiming_uniform", 1e-4, 1e-3), _product((1e-3, 1e-4), (1e-2, 1e-3)),
         doi_preprocessed="10.5281/zenodo.6634138",
     ),
     *_cnn_zoos(
-        "stl10",
-        "cnn_l",
-        3,
-        seed_grid=_seed_grid("tanh", "kaiming_uniform", 1e-4, 1e-3),
-        hyp_grid=_hyp_grid([1e-3, 1e-4], [1e-2, 1e-3]),
-        experiments=_experiments("stl_large", "stl_uniform_large"),
-        doi="10.5281/zenodo.6631783",
+        "stl10", "cnn_l", 3, "10.5281/zenodo.6631783",
+        _experiments("stl_uniform_large", "stl_large"),
+        _point("tanh", "kaiming_uniform", 1e-4, 1e-3), _product((1e-3, 1e-4), (1e-2, 1e-3)),
         doi_preprocessed="10.5281/zenodo.6634138",
     ),
-    _resnet_zoo("cifar100", 100, 0.1, "10.5281/zenodo.6977381", batch_size=128, epochs=60),
-    _resnet_zoo("tiny_imagenet", 200, 0.1, "10.5281/zenodo.7023277", batch_size=128, epochs=60),
+    _resnet_zoo("cifar100", 100, "10.5281/zenodo.6977381", 0.1, batch_size=128, epochs=60),
+    _resnet_zoo("tiny_imagenet", 200, "10.5281/zenodo.7023277", 0.1, batch_size=128, epochs=60),
     Zoo(
-        name="eurosat_cnn_s",
-        image_dataset="eurosat",
-        images="eurosat/cnn_s",
-        architecture="cnn_s",
-        variant="seed",
-        channels=3,
-        classes=10,
-        grid=_seed_grid("gelu", "kaiming_uniform", 1e-4, 1e-2),
-        seeds=1000,
+        "eurosat_cnn_s", "eurosat", "eurosat/cnn_s", "cnn_s", "seed", channels=3, classes=10,
+        grid=_point("gelu", "kaiming_uniform", 1e-4, 1e-2), seeds=1000,
         doi="10.5281/zenodo.8141666",
         note="added by the authors in 2023 without its training script: grid and transforms "
         "here are our choice (those of cifar10_cnn_s_seed)",
     ),
     Zoo(
-        name="digits_cnn_s",
-        image_dataset="digits",
-        images="digits",
-        architecture="cnn_s",
-        variant="hyp_10_f",
-        channels=1,
-        classes=10,
+        "digits_cnn_s", "digits", "digits", "cnn_s", "hyp_10_f", channels=1, classes=10,
         grid=make_grid(
-            activation=["tanh", "relu", "sigmoid", "gelu"],
-            init=["uniform", "kaiming_uniform"],
-            dropout=[0.0],
-            optimizer=["adam", "sgd"],
-            learning_rate=[3e-3, 3e-4],
+            activation=["tanh", "relu", "sigmoid", "gelu"], init=["uniform", "kaiming_uniform"],
+            dropout=[0.0], optimizer=["adam", "sgd"], learning_rate=[3e-3, 3e-4],
             weight_decay=[1e-3],
         ),
-        seeds=10,
-        epochs=25,
-        momentum=0.9,
+        seeds=10, epochs=25, momentum=0.9,
         note="our own: scikit-learn's 8x8 digits resized to 28x28, no download needed",
     ),
 ]
+# fmt: on
 
 ZOOS: dict[str, Zoo] = {zoo.name: zoo for zoo in _ALL}
 """Every zoo of the catalog by name."""

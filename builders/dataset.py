@@ -70,6 +70,14 @@ class ModelZoosConfig(datasets.BuilderConfig):  # type: ignore[misc]  # datasets
     filters: Filters | None = None
     on_bad_files: str = "warn"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.on_bad_files not in ("warn", "error", "skip"):
+            raise InvalidArgument("on_bad_files must be 'warn', 'error' or 'skip'")
+        if self.columns is not None and (isinstance(self.columns, str) or not self.columns):
+            raise InvalidArgument(f"columns= is a list of names, found {self.columns!r}")
+        filter_expression(self.filters)
+
 
 class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # type: ignore[misc]
     """The builder: each row is a state of a model, with the columns of builders/schema.py.
@@ -103,11 +111,6 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
         name = normalize_name(config_name)
         fields: dict[str, Any] = {**arguments, "name": name, "version": self.VERSION}
         config = ModelZoosConfig(**fields)
-        if config.on_bad_files not in ("warn", "error", "skip"):
-            raise InvalidArgument("on_bad_files must be 'warn', 'error' or 'skip'")
-        if config.columns is not None and (isinstance(config.columns, str) or not config.columns):
-            raise InvalidArgument(f"columns= is a list of names, found {config.columns!r}")
-        filter_expression(config.filters)
         repo = config.repo or os.environ.get("MODEL_ZOOS_REPO")
         if config.revision and not repo:
             raise InvalidArgument(

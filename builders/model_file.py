@@ -170,9 +170,8 @@ def encode_model(
     epochs: ArrayLike,
     weights: NDArray[np.floating],
     metrics: Mapping[str, ArrayLike],
-    *,
-    parent_model_id: str | None = None,
-    extra: Mapping[str, ArrayLike] | None = None,
+    parent_model_id: str | None,
+    extra: Mapping[str, ArrayLike] | None,
 ) -> Iterator[tuple[int, bytes]]:
     """Check a model, and return its files: the first epoch of each, with its content.
 
@@ -201,35 +200,28 @@ def encode_model(
     }
     if problem := _problem(header, epochs, table, weights.shape, zoo):
         raise InvalidArgument(f"model {model_id}: {problem}")
-    tensors = {name: np.asarray(value, np.float32) for name, value in (extra or {}).items()}
+    tensors: dict[str, NDArray[Any]] = {
+        name: np.asarray(value, np.float32) for name, value in (extra or {}).items()
+    }
     if any(value.shape != weights.shape for value in tensors.values()):
         raise InvalidArgument(f"model {model_id}: extra tensors must have the shape of the weights")
-    if zoo.layout.architecture.file_per_state:
-        return (
-            _encode_state(header, epoch, weights[row], table[row], zoo.layout)
-            for row, epoch in enumerate(epochs.tolist())
-        )
-    content = _encode({**tensors, "weights": weights, "epoch": epochs, "metrics": table}, header)
-    return iter([(int(epochs[0]), content)])
+    if not zoo.layout.architecture.file_per_state:
+        tensors |= {"weights": weights, "epoch": epochs, "metrics": table}
+        return iter([(int(epochs[0]), _encode(tensors, header))])
+
+    def encode_states() -> Iterator[tuple[int, bytes]]:
+        for epoch, vector, found in zip(epochs.tolist(), weights, table.tolist(), strict=True):
+            values = [None if math.isnan(value) else value for value in found]
+            state = {**header, "epoch": epoch, "values": values}
+            named = zoo.layout.to_state_dict(vector)
+            yield epoch, _encode({n: np.ascontiguousarray(v) for n, v in named.items()}, state)
+
+    return encode_states()
 
 
-def _encode_state(
-    header: Mapping[str, object],
-    epoch: int,
-    vector: NDArray[np.float32],
-    metrics: NDArray[np.float64],
-    layout: Layout,
-) -> tuple[int, bytes]:
-    values = [None if math.isnan(value) else value for value in metrics.tolist()]
-    named = {
-        name: np.ascontiguousarray(tensor) for name, tensor in layout.to_state_dict(vector).items()
-    }
-    return epoch, _encode(named, {**header, "epoch": epoch, "values": values})
-
-
-def _encode(tensors: Mapping[str, NDArray[Any]], header: Mapping[str, object]) -> bytes:
+def _encode(tensors: dict[str, NDArray[Any]], header: Mapping[str, object]) -> bytes:
     text = json.dumps(header, separators=(",", ":"), allow_nan=False)
-    return save(dict(tensors), metadata={HEADER_KEY: text})
+    return save(tensors, metadata={HEADER_KEY: text})
 
 
 def _problem(

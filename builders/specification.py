@@ -59,15 +59,10 @@ _SHARE: Check = (
 )
 
 _FIELD_CHECKS: dict[str, Check] = {
-    "name": _TEXT,
-    "image_dataset": _TEXT,
-    "images": _TEXT,
+    **dict.fromkeys(("name", "image_dataset", "images"), _TEXT),
+    **dict.fromkeys(("classes", "seeds", "epochs", "batch_size"), _COUNT),
     "variant": _one_of(VARIANTS),
     "channels": ((lambda value: type(value) is int and value in (1, 3)), "1 or 3"),
-    "classes": _COUNT,
-    "seeds": _COUNT,
-    "epochs": _COUNT,
-    "batch_size": _COUNT,
     "momentum": ((lambda value: value is None or _SHARE[0](value)), f"null or {_SHARE[1]}"),
 }
 

@@ -234,16 +234,8 @@ class ZooDirectory:
         Raises:
             InvalidArgument: shapes, names or values that a reader would refuse.
         """
-        files = encode_model(
-            self.zoo,
-            model_id,
-            hyperparameters,
-            epochs,
-            weights,
-            metrics,
-            parent_model_id=parent_model_id,
-            extra=extra,
-        )
+        given = (hyperparameters, epochs, weights, metrics, parent_model_id, extra)
+        files = encode_model(self.zoo, model_id, *given)
         if model_id not in self.splits():
             self.add_splits([model_id])
         paths = []
