@@ -34,9 +34,11 @@ from huggingface_hub import (
     HfFileSystem,
     constants,
 )
+from huggingface_hub.errors import HFValidationError
 from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils import validate_repo_id
 
-from ...errors import Cancelled, FaultyFile, FaultyZoo, HubFailed
+from ...errors import Cancelled, FaultyFile, FaultyZoo, HubFailed, InvalidArgument
 from ..architecture import ARCHITECTURES
 from ..ledger import Published
 from ..model_file import ModelFile
@@ -79,6 +81,36 @@ _MAY_DIFFER = ("format", "layout", "versions")
 
 
 @dataclass(frozen=True)
+class PublishOptions:
+    """Where the models of a zoo are published while others train, and what becomes of them here.
+
+    Attributes:
+        repo_id: `ORG/NAME` on the Hub.
+        free: delete the files of a model here once the repository is seen to hold them.
+        private: create the repository as a private one if it does not exist.
+
+    Raises:
+        InvalidArgument: `repo_id` cannot be the name of a repository.
+    """
+
+    repo_id: str
+    free: bool = False
+    private: bool = False
+
+    def __post_init__(self) -> None:
+        try:
+            validate_repo_id(self.repo_id)
+        except HFValidationError:
+            valid = False
+        else:
+            valid = self.repo_id.count("/") == 1
+        if not valid:
+            raise InvalidArgument(
+                f"{self.repo_id!r} cannot be the name of a repository: expected ORG/NAME"
+            )
+
+
+@dataclass(frozen=True)
 class PushSummary:
     """What one call of `push_models` did.
 
@@ -108,12 +140,12 @@ def check_push(zoo: Zoo, repo_id: str, published: Published) -> None:
             repository.
     """
     if not zoo.layout.architecture.file_per_state:
-        raise ValueError(
+        raise InvalidArgument(
             f"{zoo.name}: only ResNet-18 zoos are published model by model; the models of others "
             "share files: `model-zoos build` and `model-zoos publish` when they are made"
         )
     if published.freed and published.repo_id != repo_id:
-        raise ValueError(
+        raise InvalidArgument(
             f"{len(published.freed)} models of {zoo.name} are in {published.repo_id} and freed "
             f"here: go on with that repository, not {repo_id}"
         )
@@ -386,7 +418,7 @@ def _upload(
                 addition = CommitOperationAdd(shard.name, path)
                 api.preupload_lfs_files(repo_id, [addition], repo_type="dataset")
                 if not getattr(addition, "_is_uploaded", True):
-                    raise ValueError(
+                    raise InvalidArgument(
                         f"{repo_id} ignores {shard.name}, or keeps it as a small file: mend its "
                         ".gitignore and .gitattributes (*.parquet filter=lfs diff=lfs merge=lfs)"
                     )
@@ -474,7 +506,7 @@ def _models_there(
     zoo = directory.zoo
     for path in remote:
         if zoo_of_file(path) == zoo.name and DATA_FILE.fullmatch(path) and not _model_of(path, zoo):
-            raise ValueError(
+            raise InvalidArgument(
                 f"{repo_id} has {zoo.name} in files that models share ({path}): publish to "
                 "another repository, or build that zoo anew and publish it first"
             )
@@ -487,7 +519,7 @@ def _models_there(
     published = directory.published()
     lacking = published.freed - set(there) if published.repo_id == repo_id else ()
     if lacking:
-        raise ValueError(
+        raise InvalidArgument(
             f"{len(lacking)} models of {directory.path} were published to {repo_id} and freed "
             f"here, but are not there any more, first {min(lacking)}: restore that repository, "
             f"or remove {directory.path / 'published.json'} to train them again"
@@ -508,7 +540,7 @@ def _check_provenance(
         about = json.loads((table.schema.metadata or {}).get(b"model_zoos", b"{}"))
         for key in ours.keys() | about.keys() - set(_MAY_DIFFER):
             if ours.get(key) != about.get(key):
-                raise ValueError(
+                raise InvalidArgument(
                     f"{repo_id} has a zoo {directory.zoo.name} that was made with {key} = "
                     f"{about.get(key)!r:.100}, not {ours.get(key)!r:.100}: publish to another "
                     "repository"

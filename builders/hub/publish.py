@@ -115,7 +115,7 @@ def publish(
             changed by somebody else meanwhile. The message holds no token.
     """
     if create_pr and revision is not None:
-        raise ValueError("a pull request goes to main: give a revision or create_pr, not both")
+        raise InvalidArgument("a pull request goes to main: give a revision or create_pr, not both")
     folder = Path(folder)
     files = folder_files(folder)
     read_repository(folder)  # a build that was not finished is refused
@@ -178,7 +178,7 @@ def folder_files(folder: Path) -> list[str]:
         ValueError: it is no such folder, holds other files, or lacks shards of a split.
     """
     if not folder.is_dir():
-        raise ValueError(
+        raise InvalidArgument(
             f"{folder} is not a folder: `model-zoos build NAME --out {folder}` makes it"
         )
     paths = sorted(
@@ -189,26 +189,26 @@ def folder_files(folder: Path) -> list[str]:
     shards = [path for path in paths if DATA_FILE.fullmatch(path)]
     for path in paths:
         if path.rpartition("/")[2] == "model_zoos.py":
-            raise ValueError(
+            raise InvalidArgument(
                 f"{folder / path}: with such a file nobody could load the repository (datasets "
                 "takes it for a loading script): remove it"
             )
     if "README.md" not in paths or not shards:
-        raise ValueError(f"{folder} holds no README.md or no data: {how}")
+        raise InvalidArgument(f"{folder} holds no README.md or no data: {how}")
     for path in paths:
         if not any(kind.fullmatch(path) for kind in (DATA_FILE, METRICS_FILE, _OTHER_FILE)):
-            raise ValueError(f"{folder / path} is no part of a built repository: remove it; {how}")
+            raise InvalidArgument(f"{folder / path} is no part of a built repository: remove it; {how}")
     for zoo, split in sorted(data_files(shards)[1]):
-        raise ValueError(
+        raise InvalidArgument(
             f"{folder}: shards of {zoo}, {split} are missing or of two builds: build it again"
         )
     for path in map(folder.joinpath, shards):
         try:
             metadata = pq.read_schema(path).metadata or {}
         except (pa.ArrowException, OSError) as error:
-            raise ValueError(f"{path}: not readable as Parquet ({error}): build it again") from None
+            raise InvalidArgument(f"{path}: not readable as Parquet ({error}): build it again") from None
         if b"model_zoos" not in metadata:
-            raise ValueError(f"{path} was not written by `model-zoos build`; {how}")
+            raise InvalidArgument(f"{path} was not written by `model-zoos build`; {how}")
     return paths
 
 
@@ -236,7 +236,7 @@ def _check_stale(repo_id: str, stale: Sequence[str], files: Sequence[str]) -> No
     )
     lost -= here | {None}
     if lost:
-        raise ValueError(
+        raise InvalidArgument(
             f"{repo_id} has {len(lost)} models of these zoos that the folder lacks, first "
             f"{min(lost)}: delete them there first if that is meant, or publish to another "
             "repository"
@@ -276,7 +276,7 @@ def open_head(api: HfApi, repo_id: str, branch: str | None, private: bool = Fals
     try:
         info = api.repo_info(repo_id, repo_type="dataset")
         if private and not info.private:
-            raise ValueError(
+            raise InvalidArgument(
                 f"{repo_id} exists and is public: make it private in its settings first, or leave "
                 "--private out"
             )
@@ -480,7 +480,7 @@ def merge_cards(ours: str, theirs: str) -> tuple[str, tuple[str, ...]]:
     kept = {name: config for name, config in their_configs.items() if name not in configs}
     for name, config in kept.items():
         if formats := {Path(path).suffix for path in _patterns(config)} - {".parquet", ""}:
-            raise ValueError(
+            raise InvalidArgument(
                 f"the repository's config {name!r} reads {', '.join(sorted(formats))} files: "
                 "datasets loads all configs of a repository in one format, so that either it or "
                 "ours could not be loaded: publish to another repository"
