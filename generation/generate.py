@@ -61,9 +61,7 @@ class Publisher(Protocol):
     def make_room(self, directory: ZooDirectory) -> None:
         """Publish what is finished, and delete it here, before anything is trained."""
 
-    def while_training(
-        self, directory: ZooDirectory
-    ) -> AbstractContextManager[Mapping[str, Any]]:
+    def while_training(self, directory: ZooDirectory) -> AbstractContextManager[Mapping[str, Any]]:
         """Publish finished models now and then until the context ends, and all others then.
 
         The context's value holds the fields `published`, `freed` and `left_out` of a `Summary`.
@@ -220,9 +218,7 @@ def begin(
     )
 
 
-def run(
-    work: Work, models: Sequence[Model], engine: Engine, options: TrainOptions
-) -> Summary:
+def run(work: Work, models: Sequence[Model], engine: Engine, options: TrainOptions) -> Summary:
     """Train those of some models that are not there yet, this rank its share of them.
 
     Args:
@@ -312,7 +308,7 @@ def _specifications(
 def _provenance(
     zoo: Zoo, root: str | os.PathLike[str], device: str, options: TrainOptions
 ) -> dict[str, Any]:
-    """What zoo.json says besides, of states with a file each: as asked for, as begun, by default."""
+    """What zoo.json says about training, where each state has a file: as asked for, or as begun."""
     if not zoo.layout.architecture.file_per_state:
         return {}
     try:

@@ -1,4 +1,4 @@
-"""What is trained (`Job`), what comes of a model (`Outcome`) and of a run (`Progress`, `Summary`)."""
+"""What is trained (`Job`), and what comes of a model (`Outcome`) and a run (`Summary`)."""
 
 from __future__ import annotations
 

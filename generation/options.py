@@ -91,8 +91,8 @@ class TrainOptions:
         special = self.precision is not None or self.compile or self.keep_epochs is not None
         if special and not architecture.file_per_state:
             raise InvalidArgument(
-                f"{zoo.name}: precision, compile and keep_epochs are for architectures whose states "
-                f"have a file each, which {architecture.title} is not"
+                f"{zoo.name}: precision, compile and keep_epochs are not for "
+                f"{architecture.title}, whose states share a file"
             )
         if self.keep_epochs is not None and self.keep_epochs[-1] > zoo.epochs:
             raise InvalidArgument(
@@ -133,4 +133,6 @@ class TwinOptions:
         if self.seed not in ("first", "parent") and not (
             type(self.seed) is int and -(2**63) <= self.seed < 2**63
         ):
-            raise InvalidArgument(f"seed must be a number, 'first' or 'parent', found {self.seed!r}")
+            raise InvalidArgument(
+                f"seed must be a number, 'first' or 'parent', found {self.seed!r}"
+            )

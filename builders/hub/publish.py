@@ -37,7 +37,7 @@ from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundErro
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
-from ...errors import FaultyZoo, HubFailed
+from ...errors import FaultyZoo, HubFailed, InvalidArgument
 from .card import PLACEHOLDER, describe_repository, read_repository, render_card
 from .names import DATA_FILE, METRICS_FILE, data_files
 from .remote import explained
@@ -197,7 +197,9 @@ def folder_files(folder: Path) -> list[str]:
         raise InvalidArgument(f"{folder} holds no README.md or no data: {how}")
     for path in paths:
         if not any(kind.fullmatch(path) for kind in (DATA_FILE, METRICS_FILE, _OTHER_FILE)):
-            raise InvalidArgument(f"{folder / path} is no part of a built repository: remove it; {how}")
+            raise InvalidArgument(
+                f"{folder / path} is no part of a built repository: remove it; {how}"
+            )
     for zoo, split in sorted(data_files(shards)[1]):
         raise InvalidArgument(
             f"{folder}: shards of {zoo}, {split} are missing or of two builds: build it again"
@@ -206,7 +208,9 @@ def folder_files(folder: Path) -> list[str]:
         try:
             metadata = pq.read_schema(path).metadata or {}
         except (pa.ArrowException, OSError) as error:
-            raise InvalidArgument(f"{path}: not readable as Parquet ({error}): build it again") from None
+            raise InvalidArgument(
+                f"{path}: not readable as Parquet ({error}): build it again"
+            ) from None
         if b"model_zoos" not in metadata:
             raise InvalidArgument(f"{path} was not written by `model-zoos build`; {how}")
     return paths

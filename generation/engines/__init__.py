@@ -112,9 +112,7 @@ def choose_engine(
         InvalidArgument: the engine that is asked for cannot train it.
     """
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    able = [
-        name for name in zoo.layout.architecture.engines if method in ENGINES[name].methods
-    ]
+    able = [name for name in zoo.layout.architecture.engines if method in ENGINES[name].methods]
     if options.engine != "auto":
         if options.engine not in able:
             raise InvalidArgument(

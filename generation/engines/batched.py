@@ -32,8 +32,8 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from ...builders.layout import Layout
 from ...builders.architecture import Layer
+from ...builders.layout import Layout
 from ...builders.specification import Model
 from ...errors import InvalidArgument
 from ..networks import ACTIVATIONS
@@ -124,7 +124,7 @@ class BatchedWeights:
     def _samples(self, images: ArrayLike, labels: ArrayLike) -> tuple[torch.Tensor, torch.Tensor]:
         """Checked and on the device."""
         if not isinstance(images, torch.Tensor):
-            images = torch.from_numpy(np.require(images, np.float32, "CW"))
+            images = torch.from_numpy(np.require(images, np.float32, ["C", "W"]))
         side = self.layout.architecture.image_size
         expected = (self.layout.channels, side, side)
         if images.shape[1:] != expected or not len(images):
@@ -140,8 +140,8 @@ class BatchedWeights:
 class BatchedPopulation(BatchedWeights):
     """Models in training that share architecture, activation, optimizer and batch size.
 
-    Losses are in nats, accuracies shares of 1, both float64 [P]. A model that diverges continues with
-    NaN weights and losses, as in torch, and does not disturb the others.
+    Losses are in nats, accuracies shares of 1, both float64 [P]. A model that diverges
+    continues with NaN weights and losses, as in torch, and does not disturb the others.
 
     Args:
         layout: of an architecture with `layers`.
@@ -632,7 +632,7 @@ class _Graph:
         state: list[torch.Tensor],
         x: torch.Tensor,
         labels: torch.Tensor,
-        memory: object,
+        memory: Any,
     ) -> None:
         self._batch = x.clone(), labels.clone()
         before = [tensor.clone() for tensor in state]
@@ -677,7 +677,7 @@ def _integers(name: str, values: ArrayLike) -> torch.Tensor:
     array = np.asarray(values)
     if array.dtype.kind not in "iu":
         raise InvalidArgument(f"{name} must be integers, found {array.dtype}")
-    return torch.from_numpy(np.require(array, np.int64, "CW"))
+    return torch.from_numpy(np.require(array, np.int64, ["C", "W"]))
 
 
 @contextmanager

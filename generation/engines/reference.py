@@ -115,7 +115,7 @@ def train(
         raise InvalidArgument(f"unknown stream {stream!r}; known: torch, philox")
     if model.scheduler is not None or not layout.architecture.layers:
         raise InvalidArgument(
-            "this engine trains networks that are a sequence of layers, at a constant learning rate, "
+            "this engine trains sequences of layers at a constant learning rate, "
             f"not {layout.architecture.title} with the scheduler {model.scheduler}"
         )
     sets = {"train": (images.normalized("train"), images.train.labels)}

@@ -52,8 +52,8 @@ def lanes_count(layout: Layout, activation: str = "tanh", isa: str = "auto") -> 
 class LanesPopulation(Blocks):
     """Models in training that share architecture, activation, optimizer and batch size.
 
-    Losses are in nats, accuracies shares of 1, both float64 [P]. A model that diverges continues with
-    NaN weights and losses, as in torch, and does not disturb the others.
+    Losses are in nats, accuracies shares of 1, both float64 [P]. A model that diverges
+    continues with NaN weights and losses, as in torch, and does not disturb the others.
 
     Args:
         layout: of an architecture with `layers`.

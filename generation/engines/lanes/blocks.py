@@ -232,12 +232,11 @@ def _kernel_order(layout: Layout) -> np.ndarray:
     return np.concatenate(order)
 
 
-def _by_field(records: np.ndarray) -> np.ndarray:
+def _by_field(records: NDArray[np.void]) -> NDArray[np.void]:
     """An array of structures [lanes] as one structure of arrays, the kernel's `Rates`."""
-    lanes = len(records)
-    fields = [(name, records.dtype[name], lanes) for name in records.dtype.names]
-    joined = np.zeros(1, fields)
-    for name in records.dtype.names:
+    names = records.dtype.names or ()
+    joined = np.zeros(1, [(name, records.dtype[name], len(records)) for name in names])
+    for name in names:
         joined[name] = records[name]
     return joined
 
