@@ -79,8 +79,9 @@ class LanesWeights:
         pixels, targets = self._samples(images, labels)
 
         def evaluate(number: int, totals: NDArray[np.void]) -> int:
+            weights = self._evaluated(number)  # lives until the kernel has read it
             return self._library.evaluate(
-                self._evaluated(number).ctypes.data,
+                weights.ctypes.data,
                 pixels.ctypes.data,
                 targets.ctypes.data,
                 len(pixels),
