@@ -46,7 +46,11 @@ from model_zoos.errors import UnknownZoo as UnknownZoo
 from model_zoos.errors import ZooNotFound as ZooNotFound
 
 if TYPE_CHECKING:
+    import os
+
     import torch
+
+    from model_zoos.generation.images import ImageData, ImageSource
 
 __version__ = "0.1.0"
 __all__ = [
@@ -57,6 +61,7 @@ __all__ = [
     "layer",
     "layout_of",
     "list_zoos",
+    "load_images",
     "open_zoo",
     "weights",
     "zoo_spec",
@@ -93,6 +98,37 @@ def instantiate(row: Mapping[str, object]) -> torch.nn.Module:
     # Buffers that are not among the weights (num_batches_tracked) keep their zeros.
     module.load_state_dict(layout.to_state_dict(vector), strict=False)
     return module.eval()
+
+
+def load_images(
+    name: str | ImageSource,
+    images_dir: str | os.PathLike[str] | None = None,
+    *,
+    download: bool = False,
+    allow_unverified: bool = False,
+    progress: bool = True,
+) -> ImageData:
+    """Read an image data set with the transforms and the split that zoos are trained with.
+
+    Args:
+        name: key of an image data set, such as `zoo.images`, or a source of one's own.
+        images_dir: folder of image files; MODEL_ZOOS_IMAGES, else ./images by default.
+        download: whether to download files that are missing.
+        allow_unverified: whether to use files that are not the original ones.
+        progress: whether to show progress.
+
+    Raises:
+        ImageFilesError: the files are missing, damaged, or not the original ones.
+    """
+    from model_zoos.generation import images
+
+    return images.load_images(
+        name,
+        images_dir,
+        download=download,
+        allow_unverified=allow_unverified,
+        progress=progress,
+    )
 
 
 def main() -> None:
