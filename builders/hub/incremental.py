@@ -34,9 +34,11 @@ from huggingface_hub import (
     HfFileSystem,
     constants,
 )
+from huggingface_hub.errors import HFValidationError
 from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils import validate_repo_id
 
-from ...errors import Cancelled, FaultyFile, FaultyZoo, HubFailed
+from ...errors import Cancelled, FaultyFile, FaultyZoo, HubFailed, InvalidArgument
 from ..architecture import ARCHITECTURES
 from ..ledger import Published
 from ..model_file import ModelFile
@@ -76,6 +78,36 @@ _FOLDER = ".push"
 
 _MAY_DIFFER = ("format", "layout", "versions")
 """Of zoo.json, between the parts of a zoo that are made on several machines."""
+
+
+@dataclass(frozen=True)
+class PublishOptions:
+    """Where the models of a zoo are published while others train, and what becomes of them here.
+
+    Attributes:
+        repo_id: `ORG/NAME` on the Hub.
+        free: delete the files of a model here once the repository is seen to hold them.
+        private: create the repository as a private one if it does not exist.
+
+    Raises:
+        InvalidArgument: `repo_id` cannot be the name of a repository.
+    """
+
+    repo_id: str
+    free: bool = False
+    private: bool = False
+
+    def __post_init__(self) -> None:
+        try:
+            validate_repo_id(self.repo_id)
+        except HFValidationError:
+            valid = False
+        else:
+            valid = self.repo_id.count("/") == 1
+        if not valid:
+            raise InvalidArgument(
+                f"{self.repo_id!r} cannot be the name of a repository: expected ORG/NAME"
+            )
 
 
 @dataclass(frozen=True)
