@@ -21,7 +21,7 @@ from ..errors import FaultyFile, FaultyFilesWarning, UnknownZoo, ZooNotFound
 from . import catalog
 from .catalog import METRICS_NAME, get_zoo
 from .hub.names import whole_models
-from .hub.read import Shard, Snapshot, open_repository, read_tables, weights_size
+from .hub.read import Shard, Snapshot, open_snapshot, read_tables, weights_size
 from .model_file import ModelFile
 from .rows import states_table, weights_column
 from .schema import row_features, row_schema
@@ -109,7 +109,7 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):
             raise ValueError("revision= is that of a repository: give repo= or set MODEL_ZOOS_REPO")
         self._repository: Snapshot | None = None
         if repo and (not present or len(present) < len(_parts(name, root))):
-            self._repository = open_repository(repo, config_kwargs.get("revision"), self.token)
+            self._repository = open_snapshot(repo, config_kwargs.get("revision"), self.token)
         published = self._repository.zoos() if self._repository else []
         if name not in catalog.config_names() and not present and name not in published:
             own = list_zoo_directories(root)
@@ -193,7 +193,7 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):
         freed = published.freed - here
         if not freed:
             return {split: [] for split in SPLITS}
-        snapshot = open_repository(published.repo_id, None, self.token)
+        snapshot = open_snapshot(published.repo_id, None, self.token)
         there = whole_models(snapshot.paths, directory.zoo.name)
         if missing := freed - set(there):
             raise ZooNotFound(
