@@ -438,7 +438,7 @@ def build(
     as_json: AsJson = False,
 ) -> None:
     """Write zoos as Parquet with a card, to be published. Run the same command again to go on."""
-    from .builders.hub.parquet import build_repository
+    from .builders.hub.build import build_folder
 
     tasks: dict[str, Any] = {}
     with _progress(hidden=quiet or as_json) as progress:
@@ -449,7 +449,7 @@ def build(
             progress.update(tasks[zoo], completed=done, done=f"{done:,}/{total:,} states")
 
         with _resumable():
-            summaries = build_repository(
+            summaries = build_folder(
                 names, zoos_home(data_dir), out, workers=workers, on_progress=show
             )
     if as_json:
