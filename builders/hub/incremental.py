@@ -15,6 +15,7 @@ elsewhere stays, and is taken over (`prepare_push`).
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -26,8 +27,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 from huggingface_hub import CommitOperationAdd, HfApi, constants
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
 
 from ...errors import AlreadyRunning, Cancelled, FaultyFile, FaultyZoo, HubFailed, InvalidArgument
 from ..architecture import ARCHITECTURES
@@ -81,13 +80,7 @@ class PublishOptions:
     private: bool = False
 
     def __post_init__(self) -> None:
-        try:
-            validate_repo_id(self.repo_id)
-        except HFValidationError:
-            valid = False
-        else:
-            valid = self.repo_id.count("/") == 1
-        if not valid:
+        if not re.fullmatch(r"[\w.-]+/[\w.-]+", self.repo_id):
             raise InvalidArgument(
                 f"{self.repo_id!r} cannot be the name of a repository: expected ORG/NAME"
             )
@@ -339,13 +332,14 @@ def _push(
         and (match["model_id"] in pushed or match["model_id"] not in there)
     }
     for split, states in by_split.items():
-        before = seen.metrics.get(split)
         kept = {m for m, where in there.items() if where == split and m not in pushed}
         shard = metrics_shard(directory, split, states)
         if not states and not kept:
             stale |= {shard.name} & remote.files.keys()
-        elif states or set(before["model_id"].to_pylist()) != kept:
-            contents[shard.name] = metrics_bytes(_metrics(states, shard.schema, before, kept))
+        elif states or set(seen.metrics[split]["model_id"].to_pylist()) != kept:
+            contents[shard.name] = metrics_bytes(
+                _metrics(states, shard.schema, seen.metrics.get(split), kept)
+            )
     sizes = {path: entry.size for path, entry in remote.files.items() if path not in stale}
     sizes |= new_files | {path: size_of(content) for path, content in contents.items()}
     try:
