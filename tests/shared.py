@@ -1,7 +1,7 @@
-"""Reference data that is too large for this repository, and how tests find it.
+"""What several tests use: layouts, and reference data that is too large for this repository.
 
-MODEL_ZOOS_SHARED names the folder (default: ../shared beside the checkout). Tests that need it skip
-with a message where it is absent.
+MODEL_ZOOS_SHARED names the folder of the reference data (default: ../shared beside the checkout).
+Tests that need it are skipped where it is absent.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def contents(root: Path) -> dict[str, bytes]:
 
 @dataclass(frozen=True)
 class Trial:
-    """One model of a raw zoo, as the original's code wrote it."""
+    """One model of a raw zoo, as the paper's code wrote it."""
 
     name: str
     model: Model
@@ -50,7 +50,7 @@ class Trial:
 
 
 def raw_zoo(name: str, layout: Layout) -> list[Trial]:
-    """All trials of one zip, read in the plainest way (only trusted files of our own)."""
+    """Read all trials of a zip of the reference data in the simplest way (trusted files only)."""
     trials = []
     with zipfile.ZipFile(SHARED / "data" / "raw_zoos" / f"{name}.zip") as archive:
         files = archive.namelist()
@@ -89,11 +89,11 @@ def raw_zoo(name: str, layout: Layout) -> list[Trial]:
 
 
 def raw_zoo_images(*, validation: bool, large: bool = False) -> ImageData:
-    """The MNIST subset that the raw zoos were trained on (recipe: their data sheet).
+    """Return the MNIST subset that the raw zoos were trained on (source: their data sheet).
 
     Args:
         validation: whether the zoo has a validation set.
-        large: as for CNN-l: fewer images, padded to 32x32 with -1 and repeated to 3 channels.
+        large: for CNN-l: fewer images, padded to 32x32 with -1 and repeated to 3 channels.
     """
     n_train, n_val, n_test = (1000, 300, 300) if large else (2000, 500, 500)
     mnist = load_images("mnist", SHARED / "data").subset(
@@ -119,8 +119,8 @@ def raw_zoo_images(*, validation: bool, large: bool = False) -> ImageData:
 
 
 SAME_SUMS = cpu_kind() == "AVX512 GenuineIntel"
-"""Whether torch sums here as where the raw zoos were trained; elsewhere in another order (on an AMD
-EPYC with AVX-512 too)."""
+"""Whether torch adds in the same order as on the machine where the raw zoos were trained. On other
+processors, even an AMD EPYC with AVX-512, the order differs."""
 
 SEED_ZOO = "tune_zoo_mnist_kaiming_uniform"
 HYPERPARAMETER_ZOO = "tune_zoo_mnist_hyperparameter_10_fixed_seed"

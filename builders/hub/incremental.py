@@ -111,12 +111,12 @@ class PushSummary:
         )
 
 
-def check_push(zoo: Zoo, repo_id: str, published: Published) -> None:
+def check_push(zoo: Zoo, options: PublishOptions, published: Published) -> None:
     """Refuse what could never be published, without asking the Hub.
 
     Args:
         zoo: the zoo to publish.
-        repo_id: `ORG/NAME`.
+        options: where to.
         published: its ledger.
 
     Raises:
@@ -129,15 +129,15 @@ def check_push(zoo: Zoo, repo_id: str, published: Published) -> None:
             "model; build and publish others when they are made",
             hint=f"model-zoos build {zoo.name}, then model-zoos publish",
         )
-    if published.freed and published.repo_id != repo_id:
+    if published.freed and published.repo_id != options.repo_id:
         raise InvalidArgument(
             f"{len(published.freed)} models of {zoo.name} are in {published.repo_id} and freed "
-            f"here: continue with that repository, not with {repo_id}"
+            f"here: continue with that repository, not with {options.repo_id}"
         )
 
 
 def prepare_push(
-    directory: ZooDirectory, repo_id: str, *, private: bool = False, token: str | None = None
+    directory: ZooDirectory, options: PublishOptions, *, token: str | None = None
 ) -> None:
     """Create a repository if it does not exist, check that it may be written, take over its models.
 
@@ -146,8 +146,7 @@ def prepare_push(
 
     Args:
         directory: a ResNet-18 zoo; published.json and splits.json are written.
-        repo_id: `ORG/NAME`.
-        private: create the repository as a private one.
+        options: where to.
         token: with write access; None for HF_TOKEN or that of `hf auth login`.
 
     Raises:
@@ -158,15 +157,16 @@ def prepare_push(
             metrics.
         AlreadyRunning: another process publishes this zoo.
     """
+    repo_id = options.repo_id
     with _locked(directory):
         published = directory.published()
-        check_push(directory.zoo, repo_id, published)
+        check_push(directory.zoo, options, published)
         token = write_token(token)
         with explained(repo_id, token):
             api = HfApi(token=token)
             if published.repo_id == repo_id:  # it existed; a new one would be empty
                 api.repo_info(repo_id, repo_type="dataset")
-            head = open_head(api, repo_id, constants.DEFAULT_REVISION, private)
+            head = open_head(api, repo_id, constants.DEFAULT_REVISION, options.private)
             seen = _look(directory, Remote.at(api, repo_id, head))
             _check_orphans(directory, seen, ())
             merge_cards("", seen.remote.card())
@@ -194,9 +194,8 @@ def unpublished(directory: ZooDirectory) -> list[str]:
 
 def push_models(
     directory: ZooDirectory,
-    repo_id: str,
+    options: PublishOptions,
     *,
-    free: bool = False,
     token: str | None = None,
     cancelled: threading.Event | None = None,
     on_published: Callable[[PushSummary], None] = lambda done: None,
@@ -205,8 +204,7 @@ def push_models(
 
     Args:
         directory: a ResNet-18 zoo; other processes may add models to it meanwhile.
-        repo_id: `ORG/NAME`, after `prepare_push`.
-        free: delete the files of published models here once a commit is seen to hold them.
+        options: where to, after `prepare_push`.
         token: with write access; None for HF_TOKEN or that of `hf auth login`.
         cancelled: set to stop before the next row group or file.
         on_published: called after each step with what it did, so that an error loses nothing.
@@ -218,7 +216,7 @@ def push_models(
         AlreadyRunning: another process publishes this zoo.
     """
     cancelled = cancelled or threading.Event()
-    token = write_token(token)
+    repo_id, token = options.repo_id, write_token(token)
     api = HfApi(token=token)
     total = PushSummary()
 
@@ -229,12 +227,12 @@ def push_models(
 
     with _locked(directory), explained(repo_id, token):
         published = directory.published()
-        check_push(directory.zoo, repo_id, published)
+        check_push(directory.zoo, options, published)
         if published.repo_id != repo_id:
             directory.write_published(Published(repo_id, {}))
         # Models that were published and kept earlier, and what an interrupted run has left.
         removable = (m for m, place in published.models.items() if place != "damaged")
-        if free and any((directory.models_path / model).exists() for model in removable):
+        if options.free and any((directory.models_path / model).exists() for model in removable):
             done(PushSummary(freed=_free(directory, Remote.at(api, repo_id))))
         waiting = unpublished(directory)
         while waiting:
@@ -246,7 +244,7 @@ def push_models(
             known |= dict.fromkeys(set(batch) - set(left_out), "here")
             directory.write_published(Published(repo_id, known))
             done(pushed + PushSummary(left_out=faulty))
-            if free and pushed.models:
+            if options.free and pushed.models:
                 done(PushSummary(freed=_free(directory, Remote.at(api, repo_id))))
     return total
 
