@@ -78,17 +78,7 @@ def twins_of(models, engine, **options):
     drawn = [initial_weights(layout, model.init, model.seed) for model in models]
     weights = np.stack([w for w, _ in drawn])
     return weights, [SampleOrders(generator, 105) for _, generator in drawn], engine(
-        layout,
-        activation=models[0].activation,
-        optimizer=models[0].optimizer,
-        batch_size=10,
-        weights=weights,
-        seeds=[model.seed for model in models],
-        learning_rate=[model.learning_rate for model in models],
-        weight_decay=[model.weight_decay for model in models],
-        momentum=[model.momentum or 0 for model in models],
-        dropout=[model.dropout for model in models],
-        **options,
+        layout, models, weights, **options
     )  # fmt: skip
 
 
