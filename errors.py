@@ -69,6 +69,10 @@ class Cancelled(ModelZoosError):
     """The writing of a file was cancelled, since another one failed or the user interrupted."""
 
 
+class AlreadyRunning(ModelZoosError, RuntimeError):
+    """Another process builds in this folder, or publishes this zoo."""
+
+
 class PublishingWarning(ModelZoosWarning):
     """Finished models cannot be published now, or wait until there is room on the disk."""
 

@@ -19,7 +19,7 @@ from ..errors import FaultyFile, FaultyFilesWarning, InvalidArgument, UnknownZoo
 from . import catalog
 from .catalog import METRICS_NAME, dense_name, zoo_spec
 from .hub.names import whole_models
-from .hub.read import Shard, Snapshot, open_repository, read_tables, weights_size
+from .hub.read import Shard, Snapshot, open_snapshot, read_tables, weights_size
 from .model_file import ModelFile
 from .rows import Filters, filter_expression, read_rows
 from .schema import row_features
@@ -122,7 +122,7 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
         present = [part for part in parts if _is_zoo(root, part)]
         self._repository: Snapshot | None = None
         if repo and (not present or len(present) < len(parts)):
-            self._repository = open_repository(repo, config.revision, self.token)
+            self._repository = open_snapshot(repo, config.revision, self.token)
         published = self._repository.zoos() if self._repository else []
         if not present and name not in [*catalog.config_names(), *published]:
             raise _absent(config_name, [], root, self._repository)
@@ -201,7 +201,7 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
         if not freed:
             return {split: [] for split in SPLITS}
         name = directory.zoo.name
-        snapshot = open_repository(published.repo_id, None, self.token)
+        snapshot = open_snapshot(published.repo_id, None, self.token)
         if missing := freed - set(whole_models(snapshot.paths, name)):
             raise ZooNotFound(
                 f"{len(missing)} models of {directory.path} were published to {published.repo_id} "

@@ -20,7 +20,8 @@ from typing import Any
 from .architecture import find_architecture
 from .layout import Layout, make_layout
 
-ACTIVATIONS = ("tanh", "relu", "sigmoid", "gelu")
+ACTIVATIONS = {"tanh": "Tanh", "relu": "ReLU", "sigmoid": "Sigmoid", "gelu": "GELU"}
+"""Activation functions: the class of torch.nn that each of them is."""
 
 INITS = ("uniform", "normal", "kaiming_uniform", "kaiming_normal")
 

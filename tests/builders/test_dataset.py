@@ -21,11 +21,11 @@ from datasets.inspect import get_dataset_config_names
 from torch.utils.data import DataLoader
 
 import model_zoos
-from model_zoos.benchmarks.speed.loading import random_zoo
 from model_zoos.builders.catalog import get_zoo
 from model_zoos.builders.schema import COLUMNS
 from model_zoos.builders.zoo_directory import open_zoo
 from model_zoos.errors import UnknownZoo, ZooNotFound
+from tests.zoos import random_zoo
 
 SPLITS = ("train", "validation", "test")
 
