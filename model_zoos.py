@@ -17,7 +17,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import datasets
 import datasets.inspect
@@ -52,9 +52,10 @@ if TYPE_CHECKING:
     import torch
 
     from model_zoos.builders.zoo_directory import ZooDirectory
+    from model_zoos.generation.generate import Publisher
     from model_zoos.generation.images import ImageData, ImageSource
     from model_zoos.generation.job import Progress, Summary
-    from model_zoos.generation.options import Publisher, TrainOptions, TwinOptions
+    from model_zoos.generation.options import TrainOptions, TwinOptions
 
 __version__ = "0.1.0"
 __all__ = [
@@ -151,7 +152,7 @@ def generate(
         root: folder of all zoos.
         images: the images that `zoo.images` names; see `load_images`.
         models: number of models, the first of the zoo; all by default.
-        options: engine, threads, device and more; chosen automatically by default.
+        options: engine, threads, device and more (generation.options); automatic by default.
         publisher: uploads finished models while others train.
         on_progress: called after each piece of work.
 
@@ -160,9 +161,17 @@ def generate(
         >>> model_zoos.generate(zoo, "zoos", model_zoos.load_images("digits"))  # doctest: +SKIP
     """
     from model_zoos.generation import generate as training
+    from model_zoos.generation.options import TrainOptions
 
-    given = _given(options=options, publisher=publisher, on_progress=on_progress)
-    return training.generate(zoo, root, images, models=models, **given)
+    return training.generate(
+        zoo,
+        root,
+        images,
+        models=models,
+        options=options or TrainOptions(),
+        publisher=publisher,
+        on_progress=on_progress,
+    )
 
 
 def sparsify(
@@ -182,18 +191,21 @@ def sparsify(
         root: folder of all zoos.
         images: the images that the parents were trained on; see `load_images`.
         models: number of parents, the first of the zoo; all by default.
-        twins: method, levels, epochs and seed; variational dropout by default.
+        twins: method, levels, epochs and seed (generation.options); variational dropout by default.
         options, on_progress: as in `generate`.
     """
     from model_zoos.generation import sparsify as training
+    from model_zoos.generation.options import TrainOptions, TwinOptions
 
-    given = _given(twins=twins, options=options, on_progress=on_progress)
-    return training.sparsify(parents, root, images, models=models, **given)
-
-
-def _given(**arguments: object) -> dict[str, Any]:
-    """Return the arguments that are not None; the defaults of the others stand in one place."""
-    return {name: value for name, value in arguments.items() if value is not None}
+    return training.sparsify(
+        parents,
+        root,
+        images,
+        models=models,
+        twins=twins or TwinOptions(),
+        options=options or TrainOptions(),
+        on_progress=on_progress,
+    )
 
 
 def main() -> None:
