@@ -13,6 +13,7 @@ import os
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from model_zoos.builders.layout import Layout, make_layout
 from model_zoos.builders.specification import Model
 from model_zoos.generation.engines.reference import cpu_kind
 from model_zoos.generation.images import ImageData, Images, load_images
+from model_zoos.generation.options import TrainOptions, TwinOptions
 
 SHARED = Path(os.environ.get("MODEL_ZOOS_SHARED") or Path(__file__).resolve().parents[2] / "shared")
 needs_shared = pytest.mark.skipif(
@@ -127,3 +129,18 @@ HYPERPARAMETER_ZOO = "tune_zoo_mnist_hyperparameter_10_fixed_seed"
 LARGE_ZOO = "tune_zoo_mnist32_uniform_large"
 CNN_S = make_layout("cnn_s", 1)
 CNN_L = make_layout("cnn_l", 3)
+
+
+def grouped(**flat: Any) -> dict[str, Any]:
+    """Arguments of `generate` or `sparsify`, with the fields of their options as records.
+
+    >>> grouped(models=1, engine="lanes")
+    {'models': 1, 'options': TrainOptions(engine='lanes', ...)}
+    """
+    arguments: dict[str, Any] = dict(flat)
+    for name, kind in (("options", TrainOptions), ("twins", TwinOptions)):
+        fields = [field.name for field in dataclasses.fields(kind)]
+        own = {key: arguments.pop(key) for key in fields if key in arguments}
+        if own:
+            arguments[name] = kind(**own)
+    return arguments
