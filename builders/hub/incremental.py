@@ -136,9 +136,7 @@ def check_push(zoo: Zoo, options: PublishOptions, published: Published) -> None:
         )
 
 
-def prepare_push(
-    directory: ZooDirectory, options: PublishOptions, *, token: str | None = None
-) -> None:
+def prepare_push(directory: ZooDirectory, options: PublishOptions) -> None:
     """Create a repository if it does not exist, check that it may be written, take over its models.
 
     Models of this zoo that are complete in the repository and not in this directory are recorded as
@@ -147,7 +145,6 @@ def prepare_push(
     Args:
         directory: a ResNet-18 zoo; published.json and splits.json are written.
         options: where to.
-        token: with write access; None for HF_TOKEN or that of `hf auth login`.
 
     Raises:
         InvalidArgument: as `check_push`; the repository lacks models that were freed here; it has
@@ -161,7 +158,7 @@ def prepare_push(
     with _locked(directory):
         published = directory.published()
         check_push(directory.zoo, options, published)
-        token = write_token(token)
+        token = write_token()
         with explained(repo_id, token):
             api = HfApi(token=token)
             if published.repo_id == repo_id:  # it existed; a new one would be empty
@@ -196,7 +193,6 @@ def push_models(
     directory: ZooDirectory,
     options: PublishOptions,
     *,
-    token: str | None = None,
     cancelled: threading.Event | None = None,
     on_published: Callable[[PushSummary], None] = lambda done: None,
 ) -> PushSummary:
@@ -205,7 +201,6 @@ def push_models(
     Args:
         directory: a ResNet-18 zoo; other processes may add models to it meanwhile.
         options: where to, after `prepare_push`.
-        token: with write access; None for HF_TOKEN or that of `hf auth login`.
         cancelled: set to stop before the next row group or file.
         on_published: called after each step with what it did, so that an error loses nothing.
 
@@ -216,7 +211,7 @@ def push_models(
         AlreadyRunning: another process publishes this zoo.
     """
     cancelled = cancelled or threading.Event()
-    repo_id, token = options.repo_id, write_token(token)
+    repo_id, token = options.repo_id, write_token()
     api = HfApi(token=token)
     total = PushSummary()
 

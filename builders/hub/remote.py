@@ -234,7 +234,7 @@ def open_head(api: HfApi, repo_id: str, branch: str | None, private: bool = Fals
 # --- Tokens and errors ----------------------------------------------------------------------------
 
 
-def write_token(token: str | None) -> str:
+def write_token(token: str | None = None) -> str:
     """Return the token to publish with: the argument, else HF_TOKEN or that of `hf auth login`.
 
     Raises:
