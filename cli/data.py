@@ -11,7 +11,7 @@ import typer
 from ..builders.architecture import ARCHITECTURES
 from ..builders.catalog import list_zoos
 from ..builders.dataset import zoos_home
-from .display import json_text, print_some, print_table, print_values, progress_bars, resumable
+from . import display
 from .options import AsJson, DataDir, MaxWeight, OutDir, Quiet, Workers
 
 
@@ -30,7 +30,7 @@ def list_command(
         entries = [
             {**zoo.to_json(), "models": zoo.model_count, "states": zoo.state_count} for zoo in zoos
         ]
-        print(json_text(entries))
+        print(display.json_text(entries))
         return
     texts = ("zoo", "images", "architecture", "variant")
     rows = [
@@ -40,7 +40,7 @@ def list_command(
         )
         for zoo in zoos
     ]
-    print_table((*texts, "models", "states", "weights"), rows, left=texts)
+    display.print_table((*texts, "models", "states", "weights"), rows, left=texts)
 
 
 def import_command(
@@ -60,26 +60,23 @@ def import_command(
     from ..builders.sources.importing import REPORT, import_zoo
 
     root = zoos_home(out)
-    with progress_bars(quiet or as_json) as bars, resumable():
-
-        def show(name: str, done: int, total: int) -> None:
-            bars(name, done, total, f"{done:,}/{total:,} models")
-
+    with display.progress_bars(quiet or as_json) as bars, display.resumable():
+        show = display.counting(bars, "models")
         reports = import_zoo(
             source, root, zoo, max_weight=max_weight, workers=workers, on_progress=show
         )
     if as_json:
-        print(json_text([report.to_json() for report in reports]))
+        print(display.json_text([report.to_json() for report in reports]))
     elif not quiet:
         for report in reports:
             values = {"states found": f"{report.found:,}", "states kept": f"{report.kept:,}"}
             for category, count in report.categories().items():
                 values[f"left out: {category}"] = f"{count:,}"
             folder = root / report.zoo
-            print_values(f"{report.zoo}: {report.models:,} models into {folder}", values)
+            display.print_values(f"{report.zoo}: {report.models:,} models into {folder}", values)
             left_out = [f"{s.trial} epoch {s.epoch}: {s.reason}" for s in report.left_out]
-            print_some(left_out, str(folder / REPORT))
-            print_some(report.remarks, str(folder / REPORT))
+            display.print_some(left_out, str(folder / REPORT))
+            display.print_some(report.remarks, str(folder / REPORT))
 
 
 def download(
@@ -100,18 +97,13 @@ def download(
     """Download a zoo's original files and import them. Run the same command again to resume."""
     from ..builders.sources import zenodo
 
-    with progress_bars(quiet or as_json) as bars, resumable():
-        bars(zoo)
-
-        def show(name: str, done: int, total: int) -> None:
-            bars(zoo, done, total, f"{name}: {done / 1e9:.2f} of {total / 1e9:.2f} GB")
-
+    with display.progress_bars(quiet or as_json) as bars, display.resumable():
         path = zenodo.download(
             zoo,
             zoos_home(out) / "downloads",
             file=file,
             preprocessed=preprocessed,
-            on_progress=show,
+            on_progress=display.gigabytes(bars, zoo),
         )
     import_command(path, zoo, out, max_weight, workers, quiet, as_json)
 
@@ -129,17 +121,14 @@ def build(
     """Write zoos as Parquet files with a card. Run the same command again to resume."""
     from ..builders.hub.build import build_folder
 
-    with progress_bars(quiet or as_json) as bars, resumable():
-
-        def show(zoo: str, done: int, total: int) -> None:
-            bars(zoo, done, total, f"{done:,}/{total:,} states")
-
+    with display.progress_bars(quiet or as_json) as bars, display.resumable():
+        show = display.counting(bars, "states")
         summaries = build_folder(names, zoos_home(data_dir), out, workers=workers, on_progress=show)
     if as_json:
-        print(json_text([dataclasses.asdict(summary) for summary in summaries]))
+        print(display.json_text([dataclasses.asdict(summary) for summary in summaries]))
     elif not quiet:
         for summary in summaries:
-            print_values(
+            display.print_values(
                 f"{summary.zoo}: {summary.models:,} models into {out / 'data' / summary.zoo}",
                 {
                     "states": f"{summary.states:,}",
@@ -150,7 +139,7 @@ def build(
                     "seconds": f"{summary.seconds:.1f}",
                 },
             )
-            print_some(summary.left_out, "--json lists them all")
+            display.print_some(summary.left_out, "--json lists them all")
 
 
 def publish(
@@ -178,24 +167,19 @@ def publish(
     from ..builders.hub import publish as hub
 
     disable_progress_bars()  # one bar for each file; here is one for all
-    with progress_bars(quiet or as_json) as bars, resumable():
-        bars(repository)
-
-        def show(what: str, done: int, total: int) -> None:
-            bars(repository, done, total, f"{done / 1e9:.2f} of {total / 1e9:.2f} GB {what}")
-
+    with display.progress_bars(quiet or as_json) as bars, display.resumable():
         summary = hub.publish(
             folder,
             repository,
             private=private,
             revision=revision,
             create_pr=create_pr,
-            on_progress=show,
+            on_progress=display.gigabytes(bars, repository),
         )
     if as_json:
-        print(json_text(dataclasses.asdict(summary)))
+        print(display.json_text(dataclasses.asdict(summary)))
     elif not quiet:
-        print_values(
+        display.print_values(
             f"{', '.join(summary.zoos)}: published, {summary.url}",
             {
                 "files new or changed": f"{summary.uploaded:,}",

@@ -215,6 +215,19 @@ def progress_bars(hidden: bool) -> Iterator[Show]:
         yield show
 
 
+def counting(bars: Show, unit: str) -> Callable[[str, int, int], None]:
+    """Return a callback (name, done, total) that moves a bar and counts units beside it."""
+    return lambda name, done, total: bars(name, done, total, f"{done:,}/{total:,} {unit}")
+
+
+def gigabytes(bars: Show, name: str) -> Callable[[str, int, int], None]:
+    """Return a callback (what, bytes done, bytes in all) that moves the bar of this name."""
+    bars(name)
+    return lambda what, done, total: bars(
+        name, done, total, f"{what}: {done / 1e9:.2f} of {total / 1e9:.2f} GB"
+    )
+
+
 @contextmanager
 def training_progress(name: str, hidden: bool) -> Iterator[Callable[[Training], None]]:
     """Show how far a training is: a bar, or now and then a line where there is no terminal."""

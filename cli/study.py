@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -13,7 +14,7 @@ import typer
 from ..builders.catalog import parts_of
 from ..builders.specification import normalize_name
 from ..errors import InvalidArgument
-from .display import console, hide_dataset_bars, json_text, print_table, progress_bars
+from . import display
 from .options import (
     AsJson,
     DataDir,
@@ -69,8 +70,8 @@ def benchmark(
         out.parent.mkdir(parents=True, exist_ok=True)
     if any(":" in entry for entry in representation or ()):
         sys.path.insert(0, os.getcwd())  # where a user's own module is expected
-    hide_dataset_bars(quiet or as_json)
-    with progress_bars(quiet or as_json) as bars:
+    display.hide_dataset_bars(quiet or as_json)
+    with display.progress_bars(quiet or as_json) as bars:
         bars(name, text="reading")
 
         def show(step: str, done: int, total: int) -> None:
@@ -86,7 +87,7 @@ def benchmark(
             boosting=boosting,
             on_progress=show,
         )
-    text = json_text(dataclasses.asdict(result))
+    text = display.json_text(dataclasses.asdict(result))
     path = out or (None if as_json else Path(f"{result.zoo}-benchmark.json"))
     if path is not None:
         path.write_text(text + "\n")
@@ -94,7 +95,7 @@ def benchmark(
         print(text)
     elif not quiet:
         _print_benchmark(result)
-        console().print(f"written to {path}", style="dim", markup=False)
+        display.console().print(f"written to {path}", style="dim", markup=False)
 
 
 def verify(
@@ -113,15 +114,11 @@ def verify(
     """Check a zoo's rows by evaluating states again; exit with status 1 if they are wrong."""
     from ..benchmarks.audit import audit_zoo
 
-    hide_dataset_bars(True)
+    display.hide_dataset_bars(True)
     audits = []
-    with progress_bars(quiet or as_json) as bars:
+    with display.progress_bars(quiet or as_json) as bars:
         for part in parts_of(normalize_name(name)):
             bars(part, text="reading")
-
-            def show(done: int, total: int, part: str = part) -> None:
-                bars(part, done, total, f"{done:,}/{total:,} states")
-
             audits.append(
                 audit_zoo(
                     part,
@@ -130,11 +127,15 @@ def verify(
                     images_dir=images_dir,
                     download=download,
                     threads=threads,
-                    on_progress=show,
+                    on_progress=partial(display.counting(bars, "states"), part),
                 )
             )
     if as_json:
-        print(json_text([{**dataclasses.asdict(audit), "good": audit.good} for audit in audits]))
+        print(
+            display.json_text(
+                [{**dataclasses.asdict(audit), "good": audit.good} for audit in audits]
+            )
+        )
     elif not quiet:
         for audit in audits:
             _print_audit(audit)
@@ -154,7 +155,7 @@ def plot(
     from ..benchmarks.plots import plot_accuracy_by_epoch
 
     name = normalize_name(name)
-    hide_dataset_bars(quiet)
+    display.hide_dataset_bars(quiet)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
     path = plot_accuracy_by_epoch(name, out or Path(f"{name}-accuracy.png"), data_dir)
@@ -183,10 +184,10 @@ def report(
     if out is not None and figures is not None:
         raise InvalidArgument("give --out for the page with its figures or --figures, not both")
     name = normalize_name(name)
-    hide_dataset_bars(True)
+    display.hide_dataset_bars(True)
     result: dict[str, object]
     not_obtained: dict[str, str] = {}
-    with progress_bars(quiet or as_json) as bars:
+    with display.progress_bars(quiet or as_json) as bars:
         bars(name, text="reading")
 
         def show(step: str) -> None:
@@ -208,7 +209,7 @@ def report(
     if as_json:
         result["captions"] = {plot.name: plot.caption for plot in drawn}
         result["files"] = [str(path) for path in paths]
-        print(json_text(result))
+        print(display.json_text(result))
     elif not quiet:
         for path in paths:
             print(f"written to {path}")
@@ -235,7 +236,7 @@ def _print_benchmark(result: Result) -> None:
         ]
         columns = [*texts, *(f"R2 {split}" for split in splits), "[95 %]", "tau test", "[95 %]"]
         title = f"{result.zoo}: numbers, R2 and Kendall's tau [95 % over models]"
-        print_table(columns, rows, title=title, left=texts)
+        display.print_table(columns, rows, title=title, left=texts)
     if result.class_scores:
         rows = [
             (
@@ -250,14 +251,14 @@ def _print_benchmark(result: Result) -> None:
         ]
         columns = [*texts, "classes", *splits, "[95 %]", "most frequent class, test"]
         title = f"{result.zoo}: classes, accuracy [95 % over models]"
-        print_table(columns, rows, title=title, left=texts)
+        display.print_table(columns, rows, title=title, left=texts)
     counts = ", ".join(
         f"{split} {result.models[split]} models / {states} states"
         for split, states in result.states.items()
     )
     left_out = ", ".join(f"{count} {reason}" for reason, count in result.left_out.items())
     not_scored = ", ".join(f"{target} ({why})" for target, why in result.not_scored.items())
-    shown = console()
+    shown = display.console()
     for line in (counts, f"left out: {left_out}", f"not scored: {not_scored or 'none'}"):
         shown.print(line, style="dim")
     if result.models["test"] < FEW_MODELS:
@@ -288,7 +289,7 @@ def _print_audit(audit: Audit) -> None:
             f"{audit.evaluated:,} states evaluated by {audit.engine} (made by "
             f"{audit.recorded_engine}), compared {exactness}"
         )
-    print_table(
+    display.print_table(
         ("check", "looked at", "wrong", "note"),
         rows,
         title=f"{audit.zoo}: {audit.models:,} models, {audit.states:,} states",

@@ -15,16 +15,7 @@ from ..builders.catalog import TWIN_EPOCHS, ZOOS, config_names, zoo_spec
 from ..builders.dataset import open_parts, zoos_home
 from ..builders.specification import Zoo, normalize_name
 from ..errors import InvalidArgument
-from .display import (
-    console,
-    first_rank,
-    json_text,
-    print_some,
-    print_table,
-    print_values,
-    resumable,
-    training_progress,
-)
+from . import display
 from .options import (
     AllowUnverified,
     AsJson,
@@ -132,12 +123,12 @@ def generate(
         publisher=publisher,
         ranks=ranks,
         seconds_per_epoch=seconds_per_epoch,
-        measure=plan and first_rank(),
+        measure=plan and display.first_rank(),
     )
     if plan:
         _print_plan(planned, as_json)
         return
-    if first_rank() and not hidden and planned.bytes_needed > ANNOUNCED_BYTES:
+    if display.first_rank() and not hidden and planned.bytes_needed > ANNOUNCED_BYTES:
         print(planned.space(), file=sys.stderr, flush=True)
     images = load_images(
         specification.images,
@@ -146,7 +137,7 @@ def generate(
         allow_unverified=allow_unverified,
         progress=not hidden,
     )
-    with resumable(), training_progress(specification.name, hidden) as show:
+    with display.resumable(), display.training_progress(specification.name, hidden) as show:
         summary = generation.generate(
             specification,
             root,
@@ -156,8 +147,8 @@ def generate(
             publisher=publisher,
             on_progress=show,
         )
-    if as_json and first_rank():
-        print(json_text(dataclasses.asdict(summary)))
+    if as_json and display.first_rank():
+        print(display.json_text(dataclasses.asdict(summary)))
     elif not hidden:
         _print_summary(summary)
 
@@ -229,7 +220,7 @@ def sparsify(
             progress=not hidden,
         )
         name = sparsification.twin_zoo(parents.zoo, method).name
-        with resumable(), training_progress(name, hidden) as show:
+        with display.resumable(), display.training_progress(name, hidden) as show:
             summary = sparsification.sparsify(
                 parents,
                 home if out is None else out,
@@ -242,8 +233,8 @@ def sparsify(
         summaries.append(dataclasses.asdict(summary))
         if not hidden:
             _print_summary(summary)
-    if as_json and first_rank():  # a list for a union
-        print(json_text(summaries if len(summaries) > 1 else summaries[0]))
+    if as_json and display.first_rank():  # a list for a union
+        print(display.json_text(summaries if len(summaries) > 1 else summaries[0]))
 
 
 def _specification(name: str) -> Zoo:
@@ -274,7 +265,7 @@ def _specification(name: str) -> Zoo:
 
 def _print_summary(summary: Summary) -> None:
     """Print what a training did, on one rank."""
-    if not first_rank():
+    if not display.first_rank():
         return
     values: dict[str, object] = {
         "already there": summary.present,
@@ -296,17 +287,17 @@ def _print_summary(summary: Summary) -> None:
         "seconds": f"{summary.seconds:.1f}",
         "model-samples a second": f"{summary.samples_per_second:,.0f}",
     }
-    print_values(f"{summary.models} models trained into {summary.path}", values)
+    display.print_values(f"{summary.models} models trained into {summary.path}", values)
     left_out = [f"{name}: {reason}" for name, reason in summary.left_out.items()]
-    print_some(left_out, "--json names them all")
+    display.print_some(left_out, "--json names them all")
 
 
 def _print_plan(plan: Plan, as_json: bool) -> None:
     """Print the share of each rank, then time and disk space, on one rank."""
-    if not first_rank():
+    if not display.first_rank():
         return
     if as_json:
-        print(json_text(plan.to_json()))
+        print(display.json_text(plan.to_json()))
         return
     columns = ("rank", "models", "to train", "seeds", "states", "GB written", "hours")
     rows = [
@@ -321,8 +312,8 @@ def _print_plan(plan: Plan, as_json: bool) -> None:
         )
         for share in plan.shares
     ]
-    print_table(columns, rows, left=("seeds",))
-    shown = console()
+    display.print_table(columns, rows, left=("seeds",))
+    shown = display.console()
     shown.print(plan.space())
     if plan.bytes_needed > plan.bytes_free:
         shown.print("there is not enough space on this disk to begin", style="red")
