@@ -12,7 +12,7 @@ from ..architecture import find_architecture
 from ..catalog import TWIN_DOIS, TWIN_EPOCHS, ZOOS, config_names, get_zoo, twin_name
 from ..specification import Zoo, is_zoo_name, normalize_name, zoo_from_json
 from . import preprocessed
-from .archive import Unreadable
+from ...errors import Unreadable
 from .ray_tune import Description, Trial
 
 

@@ -28,7 +28,7 @@ import numpy as np
 
 from ..layout import Layout
 from ..model_file import MODEL_ID
-from .archive import Unreadable
+from ...errors import Unreadable
 from .checkpoint import Record, Tensor, TorchFile, read_torch
 from .ray_tune import METRICS, State, last_folders
 from .report import LeftOut, metrics_fault, weights_fault

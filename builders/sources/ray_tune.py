@@ -31,7 +31,8 @@ from ..layout import Layout
 from ..model_file import MODEL_ID
 from ..specification import ACTIVATIONS, INITS, OPTIMIZERS
 from ..variational_dropout import prune
-from .archive import Member, Source, Unreadable
+from ...errors import Unreadable
+from .archive import Member, Source
 from .checkpoint import read_state_dict
 from .report import REQUIRED_METRICS, LeftOut, common_metrics, metrics_fault, weights_fault
 
