@@ -8,11 +8,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ...errors import Unreadable
 from ..architecture import find_architecture
 from ..catalog import TWIN_DOIS, TWIN_EPOCHS, ZOOS, config_names, get_zoo, twin_name
 from ..specification import Zoo, is_zoo_name, normalize_name, zoo_from_json
 from . import preprocessed
-from ...errors import Unreadable
 from .ray_tune import Description, Trial
 
 

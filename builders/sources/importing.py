@@ -24,14 +24,13 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import FaultyFile
+from ...errors import FaultyFile, Unreadable
 from ..atomic import write_atomically
 from ..catalog import METRICS_NAME, ZOOS, twin_name
 from ..specification import Zoo, is_zoo_name, normalize_name
 from ..workers import end_with_parent, interrupts_held
 from ..zoo_directory import ZooDirectory, create_zoo, open_zoo
 from . import preprocessed, ray_tune
-from ...errors import Unreadable
 from .archive import Source
 from .identify import _in_grid, _misfit, _zoo, _zoos_of, zoo_of_file
 from .ray_tune import Description, State, Trial

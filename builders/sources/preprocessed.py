@@ -26,9 +26,9 @@ from typing import Any
 
 import numpy as np
 
+from ...errors import Unreadable
 from ..layout import Layout
 from ..model_file import MODEL_ID
-from ...errors import Unreadable
 from .checkpoint import Record, Tensor, TorchFile, read_torch
 from .ray_tune import METRICS, State, last_folders
 from .report import LeftOut, metrics_fault, weights_fault

@@ -26,12 +26,12 @@ from typing import Any
 
 import numpy as np
 
+from ...errors import Unreadable
 from ..architecture import ARCHITECTURES
 from ..layout import Layout
 from ..model_file import MODEL_ID
 from ..specification import ACTIVATIONS, INITS, OPTIMIZERS
 from ..variational_dropout import prune
-from ...errors import Unreadable
 from .archive import Member, Source
 from .checkpoint import read_state_dict
 from .report import REQUIRED_METRICS, LeftOut, common_metrics, metrics_fault, weights_fault
