@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -252,7 +253,7 @@ def test_the_command_downloads_and_imports(server: Server, tmp_path: Path) -> No
     done = subprocess.run(
         command,
         cwd=tmp_path,
-        env={"MODEL_ZOOS_ZENODO": server.address},
+        env={**os.environ, "MODEL_ZOOS_ZENODO": server.address},
         capture_output=True,
         text=True,
         check=False,
