@@ -191,22 +191,30 @@ def generate(
             "--ranks and --seconds-per-epoch are for --plan: a launcher starts the ranks"
         )
     root = zoos_home(out)
-    arguments = {
-        "models": models,
-        "engine": engine,
-        "threads": threads,
-        "device": device,
-        "precision": precision,
-        "compile": compile,
-        "keep_epochs": _epochs("--keep-epochs", keep_epochs),
-        "push": push,
-        "free": free,
-    }
+    if (free or private) and push is None:
+        raise ValueError(
+            "--free and --private are for --push ORG/NAME: they say what becomes of models that "
+            "are published"
+        )
+    from .builders.hub.publisher import HubPublisher, PublishOptions
+    from .generation.options import TrainOptions
+
+    options = TrainOptions(
+        engine=engine,
+        threads=threads,
+        device=device,
+        precision=precision,
+        compile=compile,
+        keep_epochs=_epochs("--keep-epochs", keep_epochs),
+    )
+    publisher = HubPublisher(PublishOptions(push, free, private)) if push is not None else None
     # What is wrong without looking at images is said before they are read or fetched.
     planned = population.plan(
         specification,
         root,
-        **arguments,
+        models=models,
+        options=options,
+        publisher=publisher,
         ranks=ranks,
         seconds_per_epoch=seconds_per_epoch,
         measure=plan and _first_rank(),
@@ -225,7 +233,13 @@ def generate(
     )
     with _resumable(), _training(specification.name, quiet or as_json) as show:
         summary = population.generate(
-            specification, root, images, **arguments, private=private, on_progress=show
+            specification,
+            root,
+            images,
+            models=models,
+            options=options,
+            publisher=publisher,
+            on_progress=show,
         )
     _print_summary(summary, quiet, as_json)
 
@@ -268,17 +282,22 @@ def sparsify(
         raise ValueError(f"one zoo at a time; what are {' '.join(map(str, more_levels))}?")
     if sparsity is not None and method != "magnitude":
         raise ValueError("--sparsity is for --method magnitude: variational dropout finds its own")
-    levels = [*(sparsity or sparsification.LEVELS), *(more_levels or ())]
-    chosen = seed if seed in ("first", "parent") else _whole_number("--seed", seed)
+    from .generation.options import LEVELS, TrainOptions, TwinOptions
+
+    twins = TwinOptions(
+        method=method,
+        levels=[*(sparsity or LEVELS), *(more_levels or ())],
+        epochs=epochs,
+        seed=seed if seed in ("first", "parent") else _whole_number("--seed", seed),
+    )
+    options = TrainOptions(engine=engine, threads=threads, device=device)
     home = zoos_home(data_dir)
     name = normalize_name(zoo)
     if name in ZOOS:  # before it is said how to get one that is not there
         sparsification.check_zoo(ZOOS[name])
     dense = open_parts(name, home)
     for parents in dense:
-        sparsification.check_request(
-            parents, models, method, levels, epochs, chosen, engine, threads, device
-        )
+        sparsification.check_sparsify(parents, models, twins, options)
     summaries = []
     for parents in dense:
         images = load_images(
@@ -295,13 +314,8 @@ def sparsify(
                 home if out is None else out,
                 images,
                 models=models,
-                method=method,
-                levels=levels,
-                epochs=epochs,
-                seed=chosen,
-                engine=engine,
-                threads=threads,
-                device=device,
+                twins=twins,
+                options=options,
                 on_progress=show,
             )
         summaries.append(summary)
@@ -424,7 +438,7 @@ def build(
     as_json: AsJson = False,
 ) -> None:
     """Write zoos as Parquet with a card, to be published. Run the same command again to go on."""
-    from .builders.hub.parquet import build_repository
+    from .builders.hub.build import build_folder
 
     tasks: dict[str, Any] = {}
     with _progress(hidden=quiet or as_json) as progress:
@@ -435,7 +449,7 @@ def build(
             progress.update(tasks[zoo], completed=done, done=f"{done:,}/{total:,} states")
 
         with _resumable():
-            summaries = build_repository(
+            summaries = build_folder(
                 names, zoos_home(data_dir), out, workers=workers, on_progress=show
             )
     if as_json:

@@ -34,9 +34,6 @@ class InvalidArgument(ModelZoosError, ValueError):
     """An argument, or a combination of arguments, that cannot be used."""
 
 
-# --- Zoos and their files -------------------------------------------------------------------------
-
-
 class UnknownZoo(ModelZoosError, ValueError):
     """No zoo has this name. The message lists the close ones."""
 
@@ -60,9 +57,6 @@ class FaultyFilesWarning(ModelZoosWarning):
     """Some model files of a zoo cannot be read and are left out. The message counts them."""
 
 
-# --- Hub and downloads ----------------------------------------------------------------------------
-
-
 class HubFailed(ModelZoosError, OSError):
     """The Hub cannot be reached, or refused a request. The message says in one line what to do."""
 
@@ -83,11 +77,12 @@ class Cancelled(ModelZoosError):
     """The writing of a file was cancelled, since another one failed or the user interrupted."""
 
 
+class AlreadyRunning(ModelZoosError, RuntimeError):
+    """Another process builds in this folder, or publishes this zoo."""
+
+
 class PublishingWarning(ModelZoosWarning):
     """Finished models cannot be published now, or wait until there is room on the disk."""
-
-
-# --- Training -------------------------------------------------------------------------------------
 
 
 class NotEnoughSpace(ModelZoosError, RuntimeError):
@@ -110,9 +105,6 @@ class CheckpointWarning(ModelZoosWarning):
     """A checkpoint cannot be used, or training resumes from it with other last bits."""
 
 
-# --- Images ---------------------------------------------------------------------------------------
-
-
 class ImageFilesError(ModelZoosError, OSError):
     """The files of an image data set cannot be used."""
 
@@ -127,9 +119,6 @@ class UnverifiedImagesError(ImageFilesError):
 
 class UnreadableImagesError(ImageFilesError):
     """A file of an image data set is truncated or damaged."""
-
-
-# --- Benchmarks -----------------------------------------------------------------------------------
 
 
 class TooFewModels(ModelZoosError, ValueError):

@@ -7,20 +7,17 @@
     net = model_zoos.instantiate(ds[0])          # a runnable torch.nn.Module
     w = model_zoos.weights(ds)                   # all weights as one tensor [rows, N]
 
-Importing this module registers the name "model_zoos" with datasets. It imports neither torch nor
-the rooms that need it; they are imported when a function is called.
+Importing this package registers the name "model_zoos" with datasets. It does not import torch; the
+functions that need torch import it when they are called.
 """
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
-import os
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import datasets
 import datasets.inspect
@@ -30,179 +27,112 @@ import numpy as np
 if "__path__" not in globals():  # a checkout, where this file is no package's __init__.py
     __path__ = [str(Path(__file__).resolve().parent)]
 
-from model_zoos.builders.architecture import ARCHITECTURES
-from model_zoos.builders.catalog import get_zoo, list_zoos
-from model_zoos.builders.dataset import ModelZoos, zoos_home
-from model_zoos.builders.layout import find_layout
+from model_zoos import errors
+from model_zoos.builders.access import check_row, layer, layout_of, weights
+from model_zoos.builders.catalog import list_zoos, zoo_spec
+from model_zoos.builders.dataset import ModelZoos as ModelZoos
+from model_zoos.builders.dataset import zoos_home as zoos_home
 from model_zoos.builders.model_file import FORMAT
 from model_zoos.builders.schema import row_schema
 from model_zoos.builders.specification import Zoo
-from model_zoos.builders.zoo_directory import open_zoo
-from model_zoos.errors import (
-    FaultyFile,
-    FaultyFilesWarning,
-    FaultyZoo,
-    HubFailed,
-    UnknownZoo,
-    ZooNotFound,
-)
+from model_zoos.builders.zoo_directory import create_zoo, open_zoo
+
+# Names of version 0.1.
+from model_zoos.errors import FaultyFile as FaultyFile
+from model_zoos.errors import FaultyFilesWarning as FaultyFilesWarning
+from model_zoos.errors import FaultyZoo as FaultyZoo
+from model_zoos.errors import HubFailed as HubFailed
+from model_zoos.errors import UnknownZoo as UnknownZoo
+from model_zoos.errors import ZooNotFound as ZooNotFound
 
 if TYPE_CHECKING:
+    import os
+
     import torch
+
+    from model_zoos.generation.images import ImageData, ImageSource
 
 __version__ = "0.1.0"
 __all__ = [
-    "FaultyFile",
-    "FaultyFilesWarning",
-    "FaultyZoo",
-    "HubFailed",
-    "ModelZoos",
-    "UnknownZoo",
     "Zoo",
-    "ZooNotFound",
-    "get_zoo",
+    "create_zoo",
+    "errors",
     "instantiate",
     "layer",
+    "layout_of",
     "list_zoos",
+    "load_images",
     "open_zoo",
     "weights",
-    "zoos_home",
+    "zoo_spec",
 ]
+
+get_zoo = zoo_spec
 
 
 # --- Public functions -----------------------------------------------------------------------------
 
 
-def instantiate(row: Mapping[str, Any]) -> torch.nn.Module:
-    """The network that a row describes, in evaluation mode.
+def instantiate(row: Mapping[str, object]) -> torch.nn.Module:
+    """Make the network that a row describes, in evaluation mode.
 
     Args:
-        row: with the columns architecture, weights, activation and dropout.
+        row: a row with the columns architecture, weights, activation and dropout.
 
     Returns:
         A module from images float32 [n, c, h, w], normalised as at training, to logits
         [n, classes].
 
     Raises:
-        ValueError: a column is missing, or the weights are not those of the architecture.
+        InvalidArgument: it is not one row, or lacks a column.
+        ValueError: the architecture is unknown, or does not have so many weights.
     """
-    _check_row(row, ("architecture", "weights", "activation"))
+    values = check_row(row, ("architecture", "weights", "activation"))
+    layout = layout_of(row)
     import torch
 
     from model_zoos.generation.networks import build
 
-    vector = torch.as_tensor(np.asarray(row["weights"], np.float32))
-    if vector.ndim != 1:
-        raise ValueError(f"expected one row, found weights of shape {tuple(vector.shape)}")
-    layout = find_layout(row["architecture"], len(vector))
-    module = build(layout, row["activation"], row.get("dropout") or 0.0)
-    # torch's own names for buffers that are no weights (num_batches_tracked) keep their zeros.
+    vector = torch.as_tensor(np.asarray(values["weights"], np.float32))
+    module = build(layout, values["activation"], values.get("dropout") or 0.0)
+    # Buffers that are not among the weights (num_batches_tracked) keep their zeros.
     module.load_state_dict(layout.to_state_dict(vector), strict=False)
     return module.eval()
 
 
-def layer(row: Mapping[str, Any], name: str) -> torch.Tensor:
-    """One named tensor of a row, cut out without the rest.
+def load_images(
+    name: str | ImageSource,
+    images_dir: str | os.PathLike[str] | None = None,
+    *,
+    download: bool = False,
+    allow_unverified: bool = False,
+    progress: bool = True,
+) -> ImageData:
+    """Read an image data set with the transforms and the split that zoos are trained with.
 
     Args:
-        row: with the columns architecture and weights, in any format of datasets.
-        name: as in the state_dict of `instantiate(row)`, such as "layer1.0.conv1.weight" of
-            ResNet-18 or "conv1.weight" of the CNNs.
-
-    Returns:
-        A float32 tensor of its own.
-
-    Raises:
-        ValueError: no such tensor, a column is missing, or the weights are not those of the
-            architecture.
-
-    Example:
-        >>> model_zoos.layer(row, "fc.weight").shape  # doctest: +SKIP
-        torch.Size([10, 512])
-    """
-    _check_row(row, ("architecture", "weights"))
-    layout = find_layout(row["architecture"], len(row["weights"]))
-    slots = {slot.name: slot for slot in layout.slots}
-    if name not in slots:
-        close = difflib.get_close_matches(name, slots, n=3, cutoff=0.5) or list(slots)[:3]
-        raise ValueError(f"there is no tensor {name!r}; did you mean {', '.join(close)}?")
-    import torch
-
-    slot = slots[name]
-    # Cut first: as a Python list one row of ResNet-18 takes a second to become an array.
-    values = np.array(row["weights"][slot.slice], np.float32)
-    return torch.from_numpy(values.reshape(slot.shape))
-
-
-def _check_row(row: Any, columns: Sequence[str]) -> None:
-    """Refuse what is no row, or lacks a column that is needed."""
-    if not isinstance(row, Mapping) or isinstance(row.get("architecture"), list):
-        raise ValueError("give one row of a data set, as ds[0], not several or the data set itself")
-    for column in columns:
-        if column not in row:
-            raise ValueError(f"the row has no {column}: load it with columns that include it")
-        if row[column] is None:
-            raise ValueError(
-                f"the row's {column} is not known: its source does not say it. If you know it, "
-                f'give {{**row, "{column}": ...}}'
-            )
-    if row["architecture"] not in ARCHITECTURES:
-        raise ValueError(
-            f"unknown architecture {row['architecture']!r}; known: {', '.join(ARCHITECTURES)}"
-        )
-
-
-def weights(dataset: datasets.Dataset) -> torch.Tensor:
-    """All weights of a data set as one float32 tensor [rows, N], in the data set's row order.
-
-    The tensor shares the memory of the data where that lies in one piece (it must then not be
-    written to); otherwise it is copied once.
+        name: key of an image data set, such as `zoo.images`, or a source of one's own.
+        images_dir: folder of image files; MODEL_ZOOS_IMAGES, else ./images by default.
+        download: whether to download files that are missing.
+        allow_unverified: whether to use files that are not the original ones.
+        progress: whether to show progress.
 
     Raises:
-        ValueError: a data set without weights, or a streaming one.
+        ImageFilesError: the files are missing, damaged, or not the original ones.
     """
-    if not isinstance(dataset, datasets.Dataset):
-        raise ValueError(
-            f"expected a datasets.Dataset, found {type(dataset).__name__}: name a split, and do "
-            "not stream (a stream is read in batches: .with_format('arrow'))"
-        )
-    if "weights" not in dataset.column_names:
-        raise ValueError("this data set has no weights: load it with them among `columns`")
-    import torch
+    from model_zoos.generation import images
 
-    column = dataset.data.column("weights")
-    size = column.type.list_size
-    flat = [chunk.flatten().to_numpy() for chunk in column.chunks if len(chunk)]
-    blocks = [values.reshape(-1, size) for values in flat]
-    indices = None
-    if dataset._indices is not None:  # unsigned: numpy would make differences floating-point
-        indices = dataset._indices.column(0).to_numpy().astype(np.int64)
-    if indices is None and len(blocks) == 1:
-        with warnings.catch_warnings():  # memory-mapped arrays are read-only, which torch lacks
-            warnings.simplefilter("ignore", UserWarning)
-            return torch.from_numpy(blocks[0])
-    from concurrent.futures import ThreadPoolExecutor
-
-    rows = len(column) if indices is None else len(indices)
-    # numpy asks for huge pages, torch does not: half the time of this function.
-    target = np.empty((rows, size), np.float32)
-    starts = np.cumsum([0, *(len(block) for block in blocks)])
-
-    def copy(number: int) -> None:
-        start, stop = starts[number], starts[number + 1]
-        if indices is None:
-            target[start:stop] = blocks[number]
-        else:
-            wanted = np.flatnonzero((indices >= start) & (indices < stop))
-            target[wanted] = blocks[number][indices[wanted] - start]
-
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as threads:
-        list(threads.map(copy, range(len(blocks))))
-    return torch.from_numpy(target)
+    return images.load_images(
+        name,
+        images_dir,
+        download=download,
+        allow_unverified=allow_unverified,
+        progress=progress,
+    )
 
 
 def main() -> None:
-    """The command `model-zoos`."""
+    """Run the command `model-zoos`."""
     from model_zoos import cli
 
     cli.main()
@@ -212,18 +142,20 @@ def main() -> None:
 
 
 def _register() -> None:
-    """Make `load_dataset("model_zoos", ...)` find the builder above.
+    """Make `load_dataset("model_zoos", ...)` find the builder of builders/dataset.py.
 
-    datasets 4 and later run no loading scripts and look for a bare name on the Hub only. Its module
-    factory is wrapped: it answers for our name and passes everything else on.
+    datasets 4 and later run no loading scripts and look for a bare name only on the Hub. The
+    wrapper around its module factory answers for our name and passes all others on.
     """
     original = datasets.load.dataset_module_factory
     if getattr(original, "knows_model_zoos", False):
         return
-    # Part of the cache's path: data of another form is never taken from the cache.
+    # Part of the cache's path, so that rows of another format are never taken from the cache.
     form = json.dumps([__version__, FORMAT, str(row_schema(1))])
 
-    def dataset_module_factory(path: str, revision: Any = None, *args: Any, **kwargs: Any) -> Any:
+    def dataset_module_factory(
+        path: str, revision: str | None = None, *args: object, **kwargs: object
+    ) -> datasets.load.DatasetModule:
         if path != "model_zoos":
             return original(path, revision, *args, **kwargs)
         return datasets.load.DatasetModule(

@@ -19,7 +19,6 @@ import os
 import platform
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,11 +36,9 @@ from ..builders.specification import ACTIVATIONS, INITS
 from ..builders.splits import SHARES, SPLITS, assign_splits, next_split
 from ..builders.zoo_directory import ZooDirectory, open_zoo
 from ..errors import FaultyFile, ImageFilesError, ZooNotFound
-from ..generation.engines import reference
-from ..generation.engines.batched import BatchedPopulation
-from ..generation.engines.lanes import LanesPopulation, LanesUnavailable, lanes_count
+from ..generation.engines import evaluate, reference
+from ..generation.engines.lanes import LanesUnavailable, lanes_count
 from ..generation.images import ImageData, load_images
-from ..generation.job import ENGINES
 from ..generation.streams import initial_weights
 
 STATES = 512
@@ -304,7 +301,8 @@ def _choose(rows: Mapping[str, Sequence[Any]], states: int | None, seed: int) ->
 
 def _generated(directory: ZooDirectory) -> bool:
     """Whether this package made the zoo, so that ids, epochs and first weights are known."""
-    return directory.info.get("engine") in ENGINES
+    architecture = directory.zoo.layout.architecture
+    return bool(architecture.layers) and directory.info.get("engine") in architecture.engines
 
 
 def _penalised(directory: ZooDirectory) -> bool:
@@ -715,7 +713,14 @@ class _Evaluator:
             ]
             if not numbers:
                 continue
-            loss, accuracy = self._evaluate(activation, weights[numbers], *self.sets[name])
+            loss, accuracy = evaluate(
+                weights[numbers],
+                self.layout,
+                activation,
+                *self.sets[name],
+                engine=self.engine,
+                threads=self.threads,
+            )
             # The reference engine takes the untrained model's training loss in a random order.
             exact = self.to_the_bit and not (name == "train" and self.engine == "reference")
             for number, found_loss, found_accuracy in zip(numbers, loss, accuracy, strict=True):
@@ -739,48 +744,6 @@ class _Evaluator:
                         f"{_state(rows, row)}: {name}_loss is recorded as {recorded:.9g}, "
                         f"evaluated {np.float32(found_loss):.9g}",
                     )
-
-    def _evaluate(
-        self, activation: str, weights: np.ndarray, x: torch.Tensor, y: torch.Tensor
-    ) -> tuple[np.ndarray, np.ndarray]:
-        if self.engine == "reference":
-            return self._evaluate_one_by_one(activation, weights, x, y)
-        kind = LanesPopulation if self.engine == "lanes" else BatchedPopulation
-        population = kind(
-            self.layout,
-            activation=activation,
-            optimizer="sgd",
-            batch_size=1,
-            weights=weights,
-            seeds=0,
-            learning_rate=0.0,
-            threads=self.threads,
-        )
-        return population.evaluate(x, y)
-
-    def _evaluate_one_by_one(
-        self, activation: str, weights: np.ndarray, x: torch.Tensor, y: torch.Tensor
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """As the reference engine does it: torch, one thread a model, all images in one batch."""
-
-        def evaluate(vector: np.ndarray) -> tuple[float, float]:
-            row = {
-                "architecture": self.layout.architecture.name,
-                "weights": vector,
-                "activation": activation,
-            }
-            batch = len(y) if self.layout.architecture.layers else 256
-            return reference.evaluate(model_zoos.instantiate(row), x, y, batch)
-
-        before = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            with ThreadPoolExecutor(self.threads) as pool:
-                results = list(pool.map(evaluate, weights))
-        finally:
-            torch.set_num_threads(before)
-        loss, accuracy = zip(*results, strict=True)
-        return np.array(loss), np.array(accuracy)
 
 
 def _equal_loss(found: float, recorded: float, exact: bool) -> bool:

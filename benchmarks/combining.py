@@ -28,7 +28,7 @@ import model_zoos
 
 from ..builders.layout import Layout, find_layout
 from ..builders.zoo_directory import open_zoo
-from ..generation.engines.batched import BatchedPopulation
+from ..generation.engines import evaluate as score
 from ..generation.images import ImageData, load_images
 from .diversity import Distribution, describe
 from .states import read_states, read_weights, weights_size
@@ -186,16 +186,7 @@ def combine_models(
     pixels, labels = images.normalized("test"), images.test.labels
 
     def evaluate(vectors: np.ndarray) -> np.ndarray:
-        population = BatchedPopulation(
-            layout,
-            activation=activation,
-            optimizer="sgd",
-            batch_size=1,
-            weights=vectors,
-            seeds=0,
-            learning_rate=0.0,
-        )
-        return population.evaluate(pixels, labels)[1]
+        return score(vectors, layout, activation, pixels, labels, engine="batched")[1]
 
     drawn = {}
     for independent in (False, True):

@@ -1,11 +1,11 @@
 """The architectures: their layers, the images they see, and what can be done with them.
 
 An `Architecture` is data. Code that treats architectures differently asks for one of its fields,
-never for its name; a new architecture of the layers below is one more entry of `ARCHITECTURES`.
+never for its name. A further sequence of such layers is one more entry of `ARCHITECTURES`.
 
-The three of the paper are those of its code (code/model_definitions/def_net.py): CNN-s is its class
-CNN, CNN-l its class CNN3, ResNet-18 is torchvision's with a 3x3 stem and no max-pool. This module
-imports no torch, so that a zoo can be read without it; generation/networks.py builds the modules.
+The entries are those of the paper's code (code/model_definitions/def_net.py): CNN-s is its class
+CNN, CNN-l its class CNN3, ResNet-18 is torchvision's with a 3x3 stem and no max-pool. Zoos can be
+read without torch, so this module does not import it; generation/networks.py builds the modules.
 """
 
 from __future__ import annotations
@@ -21,10 +21,15 @@ Shapes = list[tuple[str, Shape]]
 
 @dataclass(frozen=True)
 class Layer:
-    """One trainable layer of a CNN with what follows it: [max-pool 2], [activation], [dropout].
+    """One trainable layer with what follows it: [max-pool 2], [activation], [dropout].
 
-    `kernel` is the side of a convolution's square kernel (stride 1, no padding), None for a linear
-    layer, which sees its input flattened in the order channel, row, column.
+    Attributes:
+        name: of its tensors, as in "conv1.weight".
+        out: number of its output channels or features. The last layer has one for each class
+            instead.
+        kernel: side of a convolution's square kernel (stride 1, no padding). None for a linear
+            layer, whose input is flattened in the order channel, row, column.
+        pool, activation, dropout: whether it is followed by these.
     """
 
     name: str
@@ -40,25 +45,28 @@ class Architecture:
     """A kind of network, and what the rest of the package can do with it.
 
     Attributes:
-        name: as in a zoo's specification and in the rows.
-        title: for people.
-        image_size: side of its square images; None for any.
-        layers: of a network that is a plain sequence of layers; () for any other.
-        tensors: shapes of the tensors of a network without `layers`, from the number of channels
-            and of classes.
-        engines: names of the engines that train it, the default first.
+        name: its key in specifications and rows.
+        title: its name in texts for people.
+        image_size: side of its square input images; None if it takes any.
+        layers: the layers of a plain sequence of layers; () for any other network.
+        tensors: function from the numbers of channels and classes to the named tensors of a network
+            without `layers`.
+        engines: names of the engines that can train it, the default first.
         schedulers: learning rate schedules that its models can have; None is a constant rate.
         original_class: name of its class in the paper's code.
         file_words: words for it in the names of the paper's preprocessed files; "" where a name
             without a word means it.
-        always_dropout: that class holds Dropout modules even at rate 0, which shifts the indices in
-            its state_dict.
-        keeps_epoch_0: its zoos hold the untrained models.
-        file_per_state: each state of a model has a file of its own, in place of one for all of
-            them. Such models are also published one by one.
-        row_group_bytes: weights in a row group of a Parquet file, at most, but always one model
-            file.
-        shard_bytes: weights that are not pruned in a Parquet file, at most.
+        always_dropout: whether that class holds Dropout modules even at rate 0, which shifts the
+            indices in its state_dict.
+        keeps_epoch_0: whether its zoos hold the untrained models.
+        file_per_state: whether each state has a file of its own, instead of one file a model. Such
+            models are also published one by one.
+        row_group_bytes: limit of the weights in one row group of a Parquet file, which holds at
+            least one model file.
+        shard_bytes: limit of the weights (those that are not pruned) in one Parquet file.
+
+    Raises:
+        ValueError: the fields contradict each other, or the images are too small for the layers.
     """
 
     name: str
@@ -79,34 +87,54 @@ class Architecture:
     def __str__(self) -> str:
         return self.name
 
+    def __post_init__(self) -> None:
+        if bool(self.layers) == (self.tensors is not None):
+            raise ValueError(f"architecture {self.name!r} needs either layers or tensors")
+        if not self.layers:
+            return
+        if self.image_size is None:
+            raise ValueError(f"architecture {self.name!r} has layers, which need an image_size")
+        kernels = [layer.kernel is not None for layer in self.layers]
+        if kernels != sorted(kernels, reverse=True) or kernels[-1]:
+            raise ValueError(
+                f"architecture {self.name!r}: convolutions come first, and the last layer is linear"
+            )
+        if len({layer.name for layer in self.layers}) < len(self.layers):
+            raise ValueError(f"architecture {self.name!r} has two layers of one name")
+        for layer, shape in zip(self.layers, self.outputs(classes=1), strict=True):
+            if shape[-1] < 1 + (layer.kernel is not None and layer.pool):
+                raise ValueError(
+                    f"architecture {self.name!r}: images of {self.image_size} x {self.image_size} "
+                    f"pixels are too small for {layer.name}"
+                )
+
     def shapes(self, channels: int, classes: int) -> Shapes:
         """Names and shapes of all weights: layer by layer, weight before bias."""
         if self.tensors is not None:
             return self.tensors(channels, classes)
         shapes: Shapes = []
-        features: Shape = (channels,)
-        for layer, out in zip(self.layers, self.outputs(channels, classes), strict=True):
+        side = self.image_size or 0
+        features: Shape = (channels, side, side)
+        for layer, out in zip(self.layers, self.outputs(classes), strict=True):
             if layer.kernel is not None:
                 weight: Shape = (out[0], features[0], layer.kernel, layer.kernel)
-                sides = out[1:]
-                features = (out[0], *(side // 2 if layer.pool else side for side in sides))
             else:
-                weight, features = (out[0], math.prod(features)), (out[0],)
+                weight = (out[0], math.prod(features))
+            features = (out[0], *(size // 2 if layer.pool else size for size in out[1:]))
             shapes += [(f"{layer.name}.weight", weight), (f"{layer.name}.bias", (out[0],))]
         return shapes
 
-    def outputs(self, channels: int, classes: int) -> list[Shape]:
-        """Shape after each convolution (c, h, w), before pooling, or linear layer (features,)."""
+    def outputs(self, classes: int) -> list[Shape]:
+        """Shape of each layer's output before pooling: (channels, height, width) or (features,)."""
         shapes: list[Shape] = []
         side = self.image_size or 0
         for layer in self.layers:
             if layer.kernel is None:
-                shapes.append((layer.out if layer is not self.layers[-1] else classes,))
+                shapes.append((classes if layer is self.layers[-1] else layer.out,))
                 continue
             side -= layer.kernel - 1
             shapes.append((layer.out, side, side))
-            if layer.pool:
-                side //= 2
+            side //= 1 + layer.pool
         return shapes
 
     def module_indices(self, dropout: bool) -> list[int]:
@@ -200,7 +228,7 @@ ARCHITECTURES: dict[str, Architecture] = {architecture.name: architecture for ar
 
 
 def find_architecture(name: str) -> Architecture:
-    """The architecture of this name.
+    """Return the architecture of this name.
 
     Raises:
         ValueError: unknown name.

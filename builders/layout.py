@@ -1,12 +1,8 @@
 """Where each named tensor of an architecture lies in the flat weight vector.
 
 A row of a zoo holds one model's weights as a flat float32 vector. A `Layout` says which slice of it
-is which tensor. The order is that of torch's state_dict: layer by layer, weight before bias; for
+is which tensor, in the order of torch's state_dict: layer by layer, weight before bias; for
 ResNet-18 every float tensor, batch-norm buffers included.
-
-The architectures are those of the original (code/model_definitions/def_net.py): CNN-s is its class
-CNN, CNN-l its class CNN3, ResNet-18 torchvision's with a 3x3 stem and no max-pool. This file only
-describes them, so that reading a zoo needs no torch; generation/architectures.py makes them run.
 """
 
 from __future__ import annotations
@@ -15,19 +11,25 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from .architecture import Architecture, Shape, find_architecture
+
+if TYPE_CHECKING:
+    import torch
+
+    Array = TypeVar("Array", NDArray[np.generic], torch.Tensor)
 
 
 @dataclass(frozen=True)
 class Slot:
-    """One named tensor's place in the flat vector: elements [offset, offset + size)."""
+    """The place of one named tensor in the flat vector: elements [offset, offset + size)."""
 
     name: str
-    shape: tuple[int, ...]
+    shape: Shape
     offset: int
 
     @property
@@ -41,11 +43,11 @@ class Slot:
 
 @dataclass(frozen=True)
 class Layout:
-    """The slots of one architecture, in vector order, without gaps.
+    """All named tensors of an architecture, in vector order, without gaps.
 
     Attributes:
-        architecture: whose tensors these are.
-        channels: of the input images.
+        architecture: the architecture that has these tensors.
+        channels: channels of the input images.
         classes: outputs of the last layer.
         slots: one `Slot` for each tensor.
     """
@@ -57,7 +59,7 @@ class Layout:
 
     @cached_property
     def size(self) -> int:
-        """Elements of the flat vector (2,464 for CNN-s with one channel)."""
+        """Number of elements of the flat vector (2,464 for CNN-s with one channel)."""
         return sum(slot.size for slot in self.slots)
 
     @cached_property
@@ -71,20 +73,24 @@ class Layout:
 
     @cached_property
     def outputs(self) -> list[Shape]:
-        """Shape after each layer, before pooling: (c, h, w) or (features,); [] of ResNet-18."""
-        return self.architecture.outputs(self.channels, self.classes)
+        """Shape of each layer's output before pooling; [] for a network without `layers`."""
+        return self.architecture.outputs(self.classes)
 
-    def to_vector(self, state_dict: Mapping[str, Any]) -> np.ndarray:
+    def __str__(self) -> str:
+        return f"{self.architecture.title} (channels: {self.channels}, classes: {self.classes})"
+
+    def to_vector(self, state_dict: Mapping[str, ArrayLike]) -> NDArray[np.float32]:
         """Flatten a state_dict to a float32 vector [size].
 
-        Tensors are taken by order and shape, not by name, so the original's checkpoints (whose
-        names depend on dropout) are read too; integer tensors (`num_batches_tracked`) are skipped.
+        Tensors are taken by order and shape, not by name, so that checkpoints of the paper's code
+        (whose names depend on dropout) can be read too. Integer tensors (`num_batches_tracked`) are
+        skipped.
 
         Args:
             state_dict: name -> torch tensor or numpy array, in layer order.
 
         Raises:
-            ValueError: the shapes are not this architecture's.
+            ValueError: the shapes are not those of this architecture.
         """
         arrays = [np.asarray(tensor) for tensor in state_dict.values()]
         arrays = [array for array in arrays if np.issubdtype(array.dtype, np.floating)]
@@ -92,9 +98,7 @@ class Layout:
         expected = [slot.shape for slot in self.slots]
         if found != expected:
             raise ValueError(
-                f"these tensors are not a {self.architecture.title} with "
-                f"{self.channels} channels and {self.classes} classes: expected shapes {expected}, "
-                f"found {found}"
+                f"these tensors are not a {self}: expected shapes {expected}, found {found}"
             )
         vector = np.empty(self.size, np.float32)
         for slot, array in zip(self.slots, arrays, strict=True):
@@ -102,13 +106,13 @@ class Layout:
         return vector
 
     def to_state_dict(
-        self, vector: Any, *, original_names: bool = False, dropout: float = 0.0
-    ) -> dict[str, Any]:
+        self, vector: Array, *, original_names: bool = False, dropout: float = 0.0
+    ) -> dict[str, Array]:
         """Cut a flat vector into named tensors, as views on it.
 
         Args:
             vector: [..., size], numpy array or torch tensor; leading axes are kept.
-            original_names: name the tensors as the original's checkpoints do
+            original_names: name the tensors as checkpoints of the paper's code do
                 (`module_list.0.weight`).
             dropout: the model's rate; with `original_names` it decides the indices.
 
@@ -116,10 +120,7 @@ class Layout:
             ValueError: the vector has another length.
         """
         if vector.shape[-1] != self.size:
-            raise ValueError(
-                f"expected {self.size} weights for {self.architecture.title} with "
-                f"{self.channels} channels and {self.classes} classes, found {vector.shape[-1]}"
-            )
+            raise ValueError(f"expected {self.size} weights for {self}, found {vector.shape[-1]}")
         names = (
             self.original_names(dropout) if original_names else [slot.name for slot in self.slots]
         )
@@ -130,7 +131,7 @@ class Layout:
         }
 
     def original_names(self, dropout: float = 0.0) -> list[str]:
-        """The original's names of all tensors, which shift with dropout in CNN-s."""
+        """Names of all tensors in the paper's code; those of CNN-s depend on dropout."""
         if not self.architecture.layers:
             return [slot.name for slot in self.slots]
         indices = dict(zip(self.layers, self.architecture.module_indices(dropout > 0), strict=True))
@@ -140,17 +141,17 @@ class Layout:
         ]
 
     def index_dict(self, dropout: float = 0.0) -> dict[str, list[int]]:
-        """The layout in the form of the original's `index_dict.json`.
+        """The layout in the form of `index_dict.json` of the paper's code.
 
         Each list has one entry for each layer: `layer` (module index), `idx_start`, `idx_length`
         (weight and bias together), `kernel_no` (outputs), `kernel_size` (k * k; 1 for linear
         layers), `channels_in`.
 
         Raises:
-            ValueError: ResNet-18, for which the original has no such dictionary.
+            ValueError: ResNet-18, for which the paper's code has no such dictionary.
         """
         if not self.architecture.layers:
-            raise ValueError(f"index_dict describes CNN-s and CNN-l, not {self.architecture.title}")
+            raise ValueError(f"index_dict describes sequences of layers, not {self}")
         slots = [(layer["weight"], layer["bias"]) for layer in self.layers.values()]
         return {
             "layer": self.architecture.module_indices(dropout > 0),
@@ -161,8 +162,8 @@ class Layout:
             "channels_in": [weight.shape[1] for weight, _ in slots],
         }
 
-    def to_json(self) -> dict[str, Any]:
-        """A plain dictionary with names, shapes and offsets, for zoo.json."""
+    def to_json(self) -> dict[str, object]:
+        """Return a JSON object with the names, shapes and offsets of all tensors."""
         return {
             "architecture": self.architecture.name,
             "channels": self.channels,
@@ -176,7 +177,7 @@ class Layout:
 
 
 def make_layout(architecture: str, channels: int, classes: int = 10) -> Layout:
-    """The layout of an architecture for images with `channels` and a task with `classes`.
+    """Return the layout of an architecture, given the channels of its images and its classes.
 
     Raises:
         ValueError: unknown architecture.
@@ -198,12 +199,13 @@ def _layout(architecture: Architecture, channels: int, classes: int) -> Layout:
 
 
 def find_layout(architecture: str, size: int) -> Layout:
-    """The layout of an architecture whose flat vector has `size` elements.
+    """Return the layout of an architecture whose flat vector has `size` elements.
 
-    A row does not name channels and classes; its length does, for images with 1 or 3 channels.
+    A row does not name its channels and classes. Its length determines them, for images with 1 or
+    3 channels.
 
     Raises:
-        ValueError: unknown architecture, or no such layout.
+        ValueError: unknown architecture, or it has no such layout.
     """
     for channels in (1, 3):
         # A vector grows by the same number of elements with every class.

@@ -1,20 +1,31 @@
-"""The ledger: which models of a zoo are on the Hub, and which were freed here."""
+"""The ledger published.json: which models of a zoo are on the Hub, and which were freed here."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import FaultyZoo
+from .atomic import json_bytes, read_json, write_atomically
+from .model_file import MODEL_ID
+
+LEDGER = "published.json"
+"""Name of the file."""
+
+_PLACES = ("here", "freed", "damaged")
 
 
 @dataclass(frozen=True)
 class Published:
-    """Models of a zoo that were published one by one: what published.json says.
+    """The models of a zoo that were published one by one.
 
     Attributes:
-        repo_id: where: `ORG/NAME` on the Hub.
-        models: model id -> "here": published, and its files are here too; "freed": published, and
-            no longer (or never) here; "damaged": here, but could not be read to be published.
-        stopped: why nothing more is published until the zoo is started again; None if it is.
+        repo_id: repository on the Hub, ORG/NAME; "" if no model was published.
+        models: model id -> "here": published, and its files are also here; "freed": published, and
+            its files are no longer (or never were) here; "damaged": its files are here, but cannot
+            be read and were not published.
+        stopped: why nothing more is published until the zoo is resumed; None while it is.
     """
 
     repo_id: str
@@ -23,5 +34,36 @@ class Published:
 
     @property
     def freed(self) -> frozenset[str]:
-        """Ids of the models that are only there."""
-        return frozenset(model for model, where in self.models.items() if where == "freed")
+        """Ids of the models whose files are only on the Hub."""
+        return frozenset(model for model, place in self.models.items() if place == "freed")
+
+
+def read_ledger(folder: Path) -> Published:
+    """Read the ledger of a zoo directory; one without models if there is no file.
+
+    Raises:
+        FaultyZoo: the file cannot be read, or holds something else.
+    """
+    path = folder / LEDGER
+    if not path.exists():
+        return Published("", {})
+    found = read_json(path)
+    if (
+        not isinstance(found.get("repo_id"), str)
+        or not isinstance(found.get("models"), dict)
+        or not set(found["models"].values()) <= set(_PLACES)
+        or not all(MODEL_ID.fullmatch(model) for model in found["models"])
+        or not isinstance(found.get("stopped"), str | None)
+    ):
+        raise FaultyZoo(
+            f"{path}: expected a repo_id, and models that are 'here', 'freed' or 'damaged'"
+        )
+    return Published(found["repo_id"], found["models"], found.get("stopped"))
+
+
+def write_ledger(folder: Path, published: Published) -> None:
+    """Write the ledger of a zoo directory in place of the one that is there."""
+    content = {"repo_id": published.repo_id, "models": dict(sorted(published.models.items()))}
+    if published.stopped is not None:
+        content["stopped"] = published.stopped
+    write_atomically(folder / LEDGER, json_bytes(content))

@@ -1,4 +1,11 @@
-"""One file of model states: reading it and checking what it says."""
+"""One model file: what it holds, read and checked; and what is written into it.
+
+A file of an architecture with `file_per_state` holds one state as named tensors; its epoch and
+metrics are in the header. Any other file holds all states of a model, as the tensors `weights`
+[S, N] float32, `epoch` [S] int32 and `metrics` [S, M] float64, and for twins `mean` and
+`log_sigma2` [S, N] float32. What is not a tensor is JSON under the key "model_zoos" of the header:
+safetensors writes several keys in random order, and the same model must give the same bytes.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +13,7 @@ import errno
 import json
 import math
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,70 +21,76 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from safetensors.numpy import save
 
-from ..errors import FaultyFile
+from ..errors import FaultyFile, InvalidArgument
 from .layout import Layout
 from .schema import HYPERPARAMETERS, METRICS
 from .specification import Zoo
 from .tensor_file import TensorFile
 
 FORMAT = "model_zoos/1"
+"""Version of the format of model files and zoo directories."""
 
 HEADER_KEY = "model_zoos"
 
 MODEL_ID = re.compile(r"[A-Za-z0-9_=,-][A-Za-z0-9_=,.-]{0,199}")
-"""Names a file: never a path, never hidden; trial folders of ray tune fit."""
-
-_NOT_THE_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-"""Errors of this process or machine, whatever file is read."""
+"""A model's id, which also names its file: never a path and never hidden. The names of ray tune's
+trial folders match."""
 
 SHARES_OF_1 = ("train_acc", "val_acc", "test_acc", "sparsity")
+"""The metrics that lie in [0, 1]."""
+
+_NOT_THE_FILES_FAULT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""Errors of this process or machine, whatever file is read."""
 
 
 @dataclass(frozen=True)
 class ModelFile:
-    """The states of one model that one file holds; all of them in a CNN zoo, one in a ResNet zoo.
+    """The states of a model that one file holds: all of them, or one with `file_per_state`.
 
     Attributes:
-        path: of the file.
-        model_id, parent_model_id: the latter None unless a twin.
-        hyperparameters: as `catalog.Model.hyperparameters`; missing keys are unknown.
+        path: path of the file.
+        model_id: id of the model.
+        parent_model_id: id of the dense model of a twin; None for other models.
+        hyperparameters: as `Model.hyperparameters()` names them; missing ones are not known.
         epochs: int32 [S], increasing; 0 is the untrained model.
-        metrics: name -> float64 [S], names from schema.METRICS; a diverged model's losses are NaN.
-        zoo: it belongs to.
+        metrics: name in schema.METRICS -> float64 [S]. Losses of a diverged model are NaN.
+        zoo: zoo of the model.
     """
 
     path: Path
     model_id: str
     parent_model_id: str | None
     hyperparameters: Mapping[str, Any]
-    epochs: np.ndarray
-    metrics: Mapping[str, np.ndarray]
+    epochs: NDArray[np.int32]
+    metrics: Mapping[str, NDArray[np.float64]]
     zoo: Zoo = field(repr=False)
 
-    def weights(self, rows: Sequence[int] | None = None) -> np.ndarray:
-        """Weights of all states, or of some rows: float32 [rows, N], read from the file now."""
-        with _opened(self.path) as file:
+    def weights(self, rows: Sequence[int] | None = None) -> NDArray[np.float32]:
+        """Read the weights of all states, or of some rows: float32 [rows, N]."""
+        with _open(self.path) as file:
             if self.zoo.layout.architecture.file_per_state:
-                return _vector(file, self.zoo.layout)[None]
+                return _read_vector(file, self.zoo.layout)[None]
             if rows is None:
                 return file.read("weights")
             return file.map("weights")[rows]  # reads nothing of the other rows
 
-    def mapped_weights(self) -> np.ndarray:
-        """Weights of all states: float32 [S, N], read-only, a CNN's where they lie in its file.
+    def mapped_weights(self) -> NDArray[np.float32]:
+        """Return the weights of all states, float32 [S, N] and read-only, mapped where possible.
 
-        Whoever writes them on reads every byte once. The file must not be cut meanwhile.
+        Whoever copies them on reads every byte once. The file must not be truncated meanwhile.
         """
         if self.zoo.layout.architecture.file_per_state:
             return self.weights()
-        with _opened(self.path) as file:
+        with _open(self.path) as file:
             return file.map("weights", whole=True)
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[TensorFile]:
-    """A file of tensors; errors name it."""
+def _open(path: Path) -> Iterator[TensorFile]:
+    """Open a file of tensors. Errors become `FaultyFile`, except those of the machine."""
     try:
         with TensorFile(path) as file:
             yield file
@@ -85,14 +99,19 @@ def _opened(path: Path) -> Iterator[TensorFile]:
     except FaultyFile:
         raise
     except (OSError, ValueError, KeyError) as error:
-        if getattr(error, "errno", None) in _NOT_THE_FILES:
+        if getattr(error, "errno", None) in _NOT_THE_FILES_FAULT:
             raise
         raise FaultyFile(f"{path}: unreadable, truncated or not safetensors ({error})") from error
 
 
 def read_model_file(path: Path, zoo: Zoo) -> ModelFile:
+    """Read and check a model file, except for its weights.
+
+    Raises:
+        FaultyFile: it is truncated, not a model of this zoo, or has wrong shapes or values.
+    """
     layout = zoo.layout
-    with _opened(path) as file:
+    with _open(path) as file:
         try:
             header = json.loads(file.metadata[HEADER_KEY])
             assert isinstance(header, dict)
@@ -136,22 +155,86 @@ def read_model_file(path: Path, zoo: Zoo) -> ModelFile:
     )
 
 
-def _vector(file: TensorFile, layout: Layout) -> np.ndarray:
-    """The tensors of a ResNet-18's state as one vector, float32 [N], read into place."""
+def _read_vector(file: TensorFile, layout: Layout) -> NDArray[np.float32]:
+    """Read named tensors as one vector [N], in the order in which the file holds them."""
     vector = np.empty(layout.size, np.float32)
     for slot in sorted(layout.slots, key=lambda slot: file.tensors[slot.name].begin):
         file.read_into(slot.name, vector[slot.slice])
     return vector
 
 
+def encode_model(
+    zoo: Zoo,
+    model_id: str,
+    hyperparameters: Mapping[str, object],
+    epochs: ArrayLike,
+    weights: NDArray[np.floating],
+    metrics: Mapping[str, ArrayLike],
+    parent_model_id: str | None,
+    extra: Mapping[str, ArrayLike] | None,
+) -> Iterator[tuple[int, bytes]]:
+    """Check a model, and return its files: the first epoch of each, with its content.
+
+    Arguments and errors as `ZooDirectory.write_model`.
+    """
+    epochs = np.asarray(epochs, np.int32)
+    weights = np.ascontiguousarray(weights, np.float32)
+    names = [name for name in METRICS if name in metrics]
+    if unknown := set(metrics) - set(names):
+        raise InvalidArgument(f"unknown metrics {sorted(unknown)}; known: {', '.join(METRICS)}")
+    table = np.empty((len(epochs), len(names)), np.float64)
+    for column, name in enumerate(names):
+        if np.shape(metrics[name]) != epochs.shape:
+            raise InvalidArgument(f"{name} of {model_id} must have one value for each epoch")
+        table[:, column] = metrics[name]
+    header = {
+        "format": FORMAT,
+        "zoo": zoo.name,
+        "model_id": model_id,
+        "parent_model_id": parent_model_id,
+        "hyperparameters": {  # numpy's numbers are as welcome as Python's
+            name: value.item() if isinstance(value, np.generic) else value
+            for name, value in hyperparameters.items()
+        },
+        "metrics": names,
+    }
+    if problem := _problem(header, epochs, table, weights.shape, zoo):
+        raise InvalidArgument(f"model {model_id}: {problem}")
+    tensors: dict[str, NDArray[Any]] = {
+        name: np.asarray(value, np.float32) for name, value in (extra or {}).items()
+    }
+    if any(value.shape != weights.shape for value in tensors.values()):
+        raise InvalidArgument(f"model {model_id}: extra tensors must have the shape of the weights")
+    if not zoo.layout.architecture.file_per_state:
+        tensors |= {"weights": weights, "epoch": epochs, "metrics": table}
+        return iter([(int(epochs[0]), _encode(tensors, header))])
+
+    def encode_states() -> Iterator[tuple[int, bytes]]:
+        for epoch, vector, found in zip(epochs.tolist(), weights, table.tolist(), strict=True):
+            values = [None if math.isnan(value) else value for value in found]
+            state = {**header, "epoch": epoch, "values": values}
+            named = zoo.layout.to_state_dict(vector)
+            yield epoch, _encode({n: np.ascontiguousarray(v) for n, v in named.items()}, state)
+
+    return encode_states()
+
+
+def _encode(tensors: dict[str, NDArray[Any]], header: Mapping[str, object]) -> bytes:
+    text = json.dumps(header, separators=(",", ":"), allow_nan=False)
+    return save(tensors, metadata={HEADER_KEY: text})
+
+
 def _problem(
     header: Mapping[str, Any],
-    epochs: np.ndarray,
-    table: np.ndarray,
+    epochs: NDArray[np.int32],
+    table: NDArray[np.float64],
     weights_shape: tuple[int, ...],
     zoo: Zoo,
 ) -> str | None:
-    """What is wrong with a model's states, in one sentence; None if nothing is."""
+    """Say in one sentence what is wrong with a model's states; None if nothing is.
+
+    Reader and writer share this check: what a reader would refuse is not written.
+    """
     count = len(epochs) if epochs.ndim == 1 else -1
     names, hyperparameters = header.get("metrics"), header.get("hyperparameters")
     if header.get("zoo") != zoo.name:
@@ -175,35 +258,23 @@ def _problem(
         return f"unknown or repeated metrics {names!r}; known: {', '.join(METRICS)}"
     if table.dtype != np.float64 or table.shape != (count, len(names)):
         return f"metrics are {table.dtype} {table.shape}, expected float64 ({count}, {len(names)})"
-    # Losses of a diverged model are NaN; an accuracy is a count and never is.
-    shares = [column for column, name in enumerate(names) if name in SHARES_OF_1]
-    if not ((table[:, shares] >= 0) & (table[:, shares] <= 1)).all():
-        values = {names[column]: table[:, column].tolist() for column in shares}
-        wrong = next(n for n, v in values.items() if not all(0 <= value <= 1 for value in v))
-        return f"{wrong} must lie in [0, 1] at every epoch, found {values[wrong]}"
+    for column, name in enumerate(names):
+        # Losses of a diverged model are NaN; an accuracy is a count and never is.
+        if name in SHARES_OF_1 and not ((table[:, column] >= 0) & (table[:, column] <= 1)).all():
+            return f"{name} must lie in [0, 1] at every epoch, found {table[:, column].tolist()}"
     if not isinstance(hyperparameters, dict) or not set(hyperparameters) <= set(HYPERPARAMETERS):
         return (
             f"hyperparameters must be among {', '.join(HYPERPARAMETERS)}, found {hyperparameters!r}"
         )
     for name, value in hyperparameters.items():
         kind = str(HYPERPARAMETERS[name])
-        if value is None:
-            continue
         if kind == "string":
             good = isinstance(value, str)
         elif kind.startswith("int"):
-            bits = 63 if kind == "int64" else 31
-            good = type(value) is int and -(2**bits) <= value < 2**bits
+            bound = 2 ** (int(kind.removeprefix("int")) - 1)
+            good = type(value) is int and -bound <= value < bound
         else:
-            good = type(value) in (int, float) and math.isfinite(value)
-        if not good:
+            good = type(value) in (int, float) and abs(value) <= sys.float_info.max
+        if value is not None and not good:
             return f"{name} must be a finite {kind}, found {value!r}"
     return None
-
-
-def _header_json(header: Mapping[str, Any]) -> str:
-    return json.dumps(header, separators=(",", ":"), allow_nan=False)
-
-
-def _json_bytes(value: Any) -> bytes:
-    return (json.dumps(value, indent=1, allow_nan=False) + "\n").encode()

@@ -1,80 +1,134 @@
-"""Model files to Arrow tables."""
+"""Model files as Arrow tables: the rows of a data set, in the order of the files."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
-from .schema import HYPERPARAMETERS, METRICS
+from ..errors import InvalidArgument
+from .model_file import ModelFile
+from .schema import HYPERPARAMETERS, METRICS, row_schema
 
-if TYPE_CHECKING:
-    from .model_file import ModelFile
+Filter: TypeAlias = tuple[str, str, object]
+"""A column, one of "==", "!=", "<", ">", "<=", ">=", "in", "not in", and a value."""
+
+Filters: TypeAlias = "list[Filter] | list[list[Filter]] | pads.Expression"
+"""Filters of one list must all hold, and those of at least one list of several lists."""
+
+
+def filter_expression(filters: Filters | None) -> pads.Expression | None:
+    """Return filters as an Arrow expression.
+
+    Raises:
+        InvalidArgument: they are malformed, or name `weights` or a column that no row has.
+    """
+    if filters is None:
+        return None
+    try:
+        found = pq.filters_to_expression(filters) if isinstance(filters, list) else filters
+        row_schema(None).empty_table().filter(found)
+    except (pa.ArrowException, TypeError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise InvalidArgument(
+            f"filters={filters!r}: {reason}. Give a list of (column, operator, value), a list of "
+            "such lists or a pyarrow expression, on any column but weights"
+        ) from None
+    return found
+
+
+def read_rows(
+    files: Sequence[ModelFile], schema: pa.Schema, filters: pads.Expression | None = None
+) -> pa.Table:
+    """Read the states of some files that pass the filters.
+
+    Args:
+        files: model files, in the order that the rows shall have.
+        schema: wanted columns, as `row_schema` returns them.
+        filters: condition on any columns except weights.
+    """
+    plain = [name for name in schema.names if name != "weights"]
+    # A filter may name columns that are not wanted in the result.
+    table = states_table(files, row_schema(None, None if filters is not None else plain))
+    kept: NDArray[np.int64] | None = None
+    if filters is not None:
+        table = table.append_column("_row", pa.array(np.arange(len(table)))).filter(filters)
+        kept = table["_row"].to_numpy()
+    columns = {name: table[name] for name in plain}
+    if "weights" in schema.names:
+        columns["weights"] = weights_column(files, schema.field("weights").type, kept)
+    return pa.table({name: columns[name] for name in schema.names}, schema=schema)
 
 
 def states_table(files: Sequence[ModelFile], schema: pa.Schema) -> pa.Table:
-    """Rows of all states of some files, without their weights.
+    """Return the rows of all states of some files, without their weights.
 
     Args:
-        files: in the order that the rows shall have.
-        schema: as `row_schema` gives it, without weights.
+        files: model files, in the order that the rows shall have.
+        schema: wanted columns, as `row_schema` returns them, without weights.
     """
-    counts = [len(states.epochs) for states in files]
+    counts = [len(file.epochs) for file in files]
     file_of_row = pa.array(np.repeat(np.arange(len(files)), counts))
 
     def column(name: str) -> pa.Array:
         kind = schema.field(name).type
         if name == "epoch":
-            return pa.array(np.concatenate([states.epochs for states in files]), kind)
+            return pa.array(np.concatenate([file.epochs for file in files]), kind)
         if name in METRICS or name == "generalization_gap":
-            found = [_metric(states, name) for states in files]
+            found = [_metric(file, name) for file in files]
             absent = np.repeat([values is None for values in found], counts)
             filled = [np.zeros(n) if v is None else v for v, n in zip(found, counts, strict=True)]
-            values = np.concatenate(filled).astype(np.float32)
-            return pa.array(values, kind, mask=absent if absent.any() else None)
-        if name in HYPERPARAMETERS:
-            values = [states.hyperparameters.get(name) for states in files]
-        elif name == "zoo":
-            values = [states.zoo.name for states in files]
-        elif name in ("image_dataset", "architecture", "variant"):
-            values = [getattr(states.zoo, name) for states in files]
-        else:  # model_id, parent_model_id
-            values = [getattr(states, name) for states in files]
+            numbers = np.concatenate(filled).astype(np.float32)
+            return pa.array(numbers, kind, mask=absent if absent.any() else None)
+        values = [_constant(file, name) for file in files]
         return pa.array(values, kind).take(file_of_row)
 
     return pa.table({name: column(name) for name in schema.names}, schema=schema)
 
 
 def weights_column(
-    files: Sequence[ModelFile], kind: pa.DataType, kept: np.ndarray | None = None
+    files: Sequence[ModelFile], kind: pa.DataType, kept: NDArray[np.int64] | None = None
 ) -> pa.ChunkedArray:
-    """The weights that belong to `states_table`, without a copy beyond the reading itself.
+    """Return the weights that belong to `states_table`; they are copied at most by reading.
 
     Args:
-        files: in the same order.
-        kind: of the column, a fixed-size list of float32.
-        kept: numbers of the wanted rows, int64, increasing; None for all. Files without any are
-            not opened.
+        files: model files, in the same order.
+        kind: type of the column, a fixed-size list of float32.
+        kept: numbers of the wanted rows, increasing; None for all. Files without any are not
+            opened.
     """
     chunks, start = [], 0
-    for states in files:
-        stop = start + len(states.epochs)
+    for file in files:
+        stop = start + len(file.epochs)
         rows = None
         if kept is not None:
             rows = (kept[(kept >= start) & (kept < stop)] - start).tolist()
         start = stop
         if rows is None or rows:
-            weights = states.mapped_weights() if rows is None else states.weights(rows)
+            weights = file.mapped_weights() if rows is None else file.weights(rows)
             flat = pa.array(weights.reshape(-1))
             chunks.append(pa.FixedSizeListArray.from_arrays(flat, type=kind))
     return pa.chunked_array(chunks, kind)
 
 
-def _metric(states: ModelFile, name: str) -> np.ndarray | None:
-    """One metric of all states of a file, float64; None where it was not measured."""
-    metrics = states.metrics
+def _constant(file: ModelFile, name: str) -> object:
+    """Return what a column holds at all states of a file."""
+    if name in HYPERPARAMETERS:
+        return file.hyperparameters.get(name)
+    if name == "zoo":
+        return file.zoo.name
+    owner = file.zoo if name in ("image_dataset", "architecture", "variant") else file
+    return getattr(owner, name)
+
+
+def _metric(file: ModelFile, name: str) -> NDArray[np.float64] | None:
+    """Return a metric of all states of a file; None if it was not measured."""
+    metrics = file.metrics
     if name == "generalization_gap" and {"train_acc", "test_acc"} <= metrics.keys():
         # In float64, then rounded once: the difference of two rounded accuracies is not it.
         return metrics["train_acc"] - metrics["test_acc"]

@@ -1,8 +1,8 @@
-"""The columns of one row: a state of a model, as Arrow schema and as datasets Features.
+"""The columns of a row, which is a state of a model, as Arrow schema and as datasets Features.
 
-Every config of the data set has these columns; only the length of `weights` differs, and `metrics`
-has none. Absent values are null. Metrics of epoch 1 on are as the original records them: train_loss
-and train_acc are running means over the epoch in training mode.
+Every config of the data set has these columns. Only the length of `weights` differs, and `metrics`
+has no weights. Absent values are null. As in the paper's code, train_loss and train_acc of epoch 1
+and later are running means over the epoch in training mode.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from ..errors import InvalidArgument
+
 if TYPE_CHECKING:
     import datasets
 
-
 METRICS = ("train_loss", "train_acc", "val_loss", "val_acc", "test_loss", "test_acc", "sparsity")
-"""What is measured of a state; losses in nats, accuracies and sparsity as shares of 1."""
+"""The metrics of a state: losses in nats, accuracies and sparsity as shares of 1."""
 
 HYPERPARAMETERS: dict[str, pa.DataType] = {
     "seed": pa.int64(),
@@ -33,7 +34,8 @@ HYPERPARAMETERS: dict[str, pa.DataType] = {
     "epochs": pa.int32(),
     "scheduler": pa.string(),
 }
-"""float64, so that `filters=[("learning_rate", "==", 1e-3)]` finds its rows."""
+"""The hyperparameters of a model. Rates are float64, so that a filter such as
+("learning_rate", "==", 1e-3) finds its rows."""
 
 COLUMNS: dict[str, pa.DataType | None] = {
     "zoo": pa.string(),
@@ -57,32 +59,29 @@ COLUMNS: dict[str, pa.DataType | None] = {
 
 
 def row_schema(weights: int | None, columns: Sequence[str] | None = None) -> pa.Schema:
-    """Arrow schema of a row.
+    """Return the Arrow schema of a row.
 
     Args:
         weights: length of the weight vector; None for a data set without weights.
-        columns: keep only these, in the schema's own order; None for all.
+        columns: the columns to keep, which stay in the schema's own order; None for all.
 
     Raises:
-        ValueError: a column that no row has.
+        InvalidArgument: no row has one of the columns.
     """
-    types = dict(COLUMNS)
-    types["weights"] = pa.list_(pa.float32(), weights) if weights else None
-    types = {name: kind for name, kind in types.items() if kind is not None}
-    if columns is not None:
-        for name in columns:
-            if name not in types:
-                if name == "weights":
-                    raise ValueError("`metrics` has no weights: name a zoo instead")
-                close = difflib.get_close_matches(name, types, n=3, cutoff=0.5)
-                hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(types)}"
-                raise ValueError(f"there is no column {name!r}; {hint}")
-        types = {name: kind for name, kind in types.items() if name in columns}
-    return pa.schema(types)
+    types = {**COLUMNS, "weights": pa.list_(pa.float32(), weights) if weights else None}
+    known = [name for name, kind in types.items() if kind is not None]
+    for name in columns or ():
+        if name == "weights" and not weights:
+            raise InvalidArgument("`metrics` has no weights: name a zoo instead")
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            advice = f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
+            raise InvalidArgument(f"there is no column {name!r}; {advice}")
+    return pa.schema({name: types[name] for name in known if columns is None or name in columns})
 
 
 def row_features(weights: int | None, columns: Sequence[str] | None = None) -> datasets.Features:
-    """The same as datasets Features; arguments and errors as `row_schema`."""
+    """Return `row_schema` as datasets Features; arguments and errors are the same."""
     import datasets
 
     return datasets.Features.from_arrow_schema(row_schema(weights, columns))

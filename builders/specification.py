@@ -1,7 +1,8 @@
 """The specification of a zoo (`Zoo`) and of each of its models (`Model`).
 
-From a `Zoo` follow its models (`Zoo.models()`); the id of a `Model` is a digest of its own
-specification.
+`Zoo.models()` lists the models that follow from a zoo. The id of a model is a digest of its own
+specification. The names of activations, initialisations and optimizers are listed here; the
+engines implement them.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import hashlib
 import itertools
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -19,18 +20,70 @@ from typing import Any
 from .architecture import find_architecture
 from .layout import Layout, make_layout
 
-ACTIVATIONS = ("tanh", "relu", "sigmoid", "gelu")
+ACTIVATIONS = {"tanh": "Tanh", "relu": "ReLU", "sigmoid": "Sigmoid", "gelu": "GELU"}
+"""Activation functions: the class of torch.nn that each of them is."""
 
 INITS = ("uniform", "normal", "kaiming_uniform", "kaiming_normal")
 
 OPTIMIZERS = ("adam", "sgd")
 
+MOMENTUM_OPTIMIZERS = ("sgd",)
+"""The optimizers that have a momentum."""
+
 VARIANTS = ("seed", "hyp_10_r", "hyp_10_f")
+
+Value = str | float | None
+"""A hyperparameter; None where it does not apply or is not known."""
 
 Grid = tuple[tuple[str, tuple[Any, ...]], ...]
 """Hyperparameter name -> values, in the order of `GRID_KEYS`; the grid is their full product."""
 
-GRID_KEYS = ("activation", "init", "dropout", "optimizer", "learning_rate", "weight_decay")
+
+# --- Checks: what a field must be, as a test and in words -----------------------------------------
+
+Check = tuple[Callable[[Any], bool], str]
+
+
+def _one_of(names: Sequence[str]) -> Check:
+    return (lambda value: value in names), f"one of {', '.join(names)}"
+
+
+_TEXT: Check = (lambda value: isinstance(value, str)), "a text"
+_COUNT: Check = (lambda value: type(value) is int and value >= 1), "a whole number >= 1"
+_RATE: Check = (
+    (lambda value: isinstance(value, float) and 0 <= value < math.inf),
+    "a finite number >= 0",
+)
+_SHARE: Check = (
+    (lambda value: type(value) in (int, float) and 0 <= value < 1),
+    "a number in [0, 1)",
+)
+
+_FIELD_CHECKS: dict[str, Check] = {
+    **dict.fromkeys(("name", "image_dataset", "images"), _TEXT),
+    **dict.fromkeys(("classes", "seeds", "epochs", "batch_size"), _COUNT),
+    "variant": _one_of(VARIANTS),
+    "channels": ((lambda value: type(value) is int and value in (1, 3)), "1 or 3"),
+    "momentum": ((lambda value: value is None or _SHARE[0](value)), f"null or {_SHARE[1]}"),
+}
+
+_GRID_CHECKS: dict[str, Check] = {
+    "activation": _one_of(ACTIVATIONS),
+    "init": _one_of(INITS),
+    "dropout": ((lambda value: _RATE[0](value) and value < 1), _SHARE[1]),
+    "optimizer": _one_of(OPTIMIZERS),
+    "learning_rate": _RATE,
+    "weight_decay": _RATE,
+}
+
+GRID_KEYS = tuple(_GRID_CHECKS)
+"""The hyperparameters of a grid, in canonical order."""
+
+
+def _require(name: str, value: object, check: Check) -> None:
+    good, expected = check
+    if not good(value):
+        raise ValueError(f"{name} must be {expected}, found {value!r}")
 
 
 @dataclass(frozen=True)
@@ -40,15 +93,17 @@ class Model:
     Attributes:
         zoo: name of its zoo, a part of its identity.
         activation: one of `ACTIVATIONS`.
-        init: torch.nn.init function of all weights, one of `INITS`; biases start at 0.01.
-        dropout: rate, 0 for none.
+        init: torch.nn.init function for all weights, one of `INITS`; biases start at 0.01.
+        dropout: rate in [0, 1).
         optimizer: one of `OPTIMIZERS`.
-        learning_rate, weight_decay: weight decay is an L2 term of the gradient.
-        momentum: of sgd; None for adam, which has none (the original's records repeat the zoo's
-            0.9 there).
-        batch_size, epochs: of training.
-        scheduler: "OneCycleLR" or None.
-        seed: of every random draw.
+        learning_rate: at the start, or the maximum of a schedule.
+        weight_decay: factor of the weights that is added to the gradient (an L2 penalty).
+        momentum: of the optimizer; None if it has none, though the records of the paper's code
+            repeat the zoo's 0.9 for adam.
+        batch_size: images in a training step.
+        epochs: passes over the training images.
+        scheduler: learning rate schedule, "OneCycleLR", or None for a constant rate.
+        seed: seed of every random draw.
     """
 
     zoo: str
@@ -69,8 +124,8 @@ class Model:
         """12 hexadecimal digits: same specification, same id, on any machine."""
         return _digest(dataclasses.asdict(self))
 
-    def hyperparameters(self) -> dict[str, Any]:
-        """All but the zoo, as a row of the data set names them."""
+    def hyperparameters(self) -> dict[str, Value]:
+        """All attributes except `zoo`, under the names that a row of the data set has."""
         values = dataclasses.asdict(self)
         del values["zoo"]
         return values
@@ -81,20 +136,26 @@ class Zoo:
     """The specification of a population: one architecture, one image data set, a grid, seeds.
 
     Attributes:
-        name: with underscores, `mnist_cnn_s_seed`.
-        image_dataset: `mnist`.
-        images: key of the image data set with its transforms (generation/images.py).
+        name: with underscores, such as `mnist_cnn_s_seed`.
+        image_dataset: name of the image data set, such as `mnist`.
+        images: key of the image data set together with its transforms (generation/images).
         architecture: key of architecture.ARCHITECTURES.
         variant: one of `VARIANTS`.
-        channels, classes: of the images.
-        grid: the hyperparameters that vary, and those that do not, as lists of one.
+        channels: channels of the images, 1 or 3.
+        classes: classes of the images.
+        grid: the values of each hyperparameter; a fixed one has a single value.
         seeds: number of seeds at each grid point.
-        random_seeds: drawn for each grid point from [0, 1000000), else 1, 2, 3, ...
-        epochs, batch_size, momentum, scheduler: the same for all its models.
-        experiment: the original's name of the run, by which published files are recognised.
-        doi: of the published files; `doi_preprocessed` where those lie elsewhere.
-        published: one of the 27 zoos of the paper.
+        random_seeds: whether the seeds of a grid point are drawn from [0, 1000000) instead of being
+            1, 2, 3, ...
+        epochs, batch_size, momentum, scheduler: the same for all models; see `Model`.
+        experiment: name of the run in the paper's code, by which its original files are recognised.
+        doi: record of the original files on Zenodo.
+        doi_preprocessed: record of the preprocessed ones, where that is another.
+        published: whether this is one of the 27 zoos of the paper.
         note: what a user must know about this zoo.
+
+    Raises:
+        ValueError: a value that a zoo cannot have.
     """
 
     name: str
@@ -119,76 +180,53 @@ class Zoo:
 
     def __post_init__(self) -> None:
         try:
-            architecture = find_architecture(self.architecture)
+            self._check()
         except ValueError as error:
             raise ValueError(f"zoo {self.name!r}: {error}") from None
-        if tuple(key for key, _ in self.grid) != GRID_KEYS:
-            raise ValueError(
-                f"zoo {self.name!r}: the grid must hold exactly {', '.join(GRID_KEYS)}, "
-                f"found {', '.join(key for key, _ in self.grid)}"
-            )
-        for key in ("name", "image_dataset", "images", "variant"):
-            if not isinstance(getattr(self, key), str):
-                raise ValueError(f"zoo {self.name!r}: {key} must be a text")
-        if self.variant not in VARIANTS:
-            raise ValueError(
-                f"zoo {self.name!r}: unknown variant {self.variant!r}; known: {', '.join(VARIANTS)}"
-            )
+
+    def _check(self) -> None:
+        for name, check in _FIELD_CHECKS.items():
+            _require(name, getattr(self, name), check)
+        architecture = find_architecture(self.architecture)
         if self.scheduler not in architecture.schedulers:
-            known = ", ".join(name or "null" for name in architecture.schedulers)
+            known = " or ".join(name or "null" for name in architecture.schedulers)
             raise ValueError(
-                f"zoo {self.name!r}: the scheduler of {architecture.title} is {known}, "
-                f"found {self.scheduler!r}"
+                f"the scheduler of {architecture.title} must be {known}, found {self.scheduler!r}"
             )
-        if self.channels not in (1, 3):
-            raise ValueError(f"zoo {self.name!r}: channels must be 1 or 3, found {self.channels!r}")
-        known = {"activation": ACTIVATIONS, "init": INITS, "optimizer": OPTIMIZERS}
-        for key, values in self.grid:
+        grid = dict(self.grid)
+        if tuple(name for name, _ in self.grid) != GRID_KEYS:
+            raise ValueError(
+                f"the grid must hold exactly {', '.join(GRID_KEYS)}, found {', '.join(grid)}"
+            )
+        for name, values in self.grid:
             if not values:
-                raise ValueError(f"zoo {self.name!r}: the grid has no value for {key}")
+                raise ValueError(f"the grid has no value for {name}")
             if len(set(values)) < len(values):
-                raise ValueError(f"zoo {self.name!r}: the grid repeats a value of {key}")
+                raise ValueError(f"the grid repeats a value of {name}")
             for value in values:
-                if key in known and value not in known[key]:
-                    raise ValueError(
-                        f"zoo {self.name!r}: unknown {key} {value!r}; "
-                        f"known: {', '.join(known[key])}"
-                    )
-                if key not in known and not (isinstance(value, float) and 0 <= value < math.inf):
-                    raise ValueError(
-                        f"zoo {self.name!r}: {key} must be a finite number >= 0, found {value!r}"
-                    )
-        if any(rate >= 1 for rate in dict(self.grid)["dropout"]):
-            raise ValueError(f"zoo {self.name!r}: dropout must be below 1")
-        for key in ("channels", "classes", "seeds", "epochs", "batch_size"):
-            value = getattr(self, key)
-            if type(value) is not int or value < 1:
-                raise ValueError(
-                    f"zoo {self.name!r}: {key} must be a whole number >= 1, found {value!r}"
-                )
-        if self.momentum is not None and not (
-            type(self.momentum) in (int, float) and 0 <= self.momentum < 1
-        ):
-            raise ValueError(
-                f"zoo {self.name!r}: momentum must be a number in [0, 1), found {self.momentum!r}"
-            )
-        if "sgd" in dict(self.grid)["optimizer"] and self.momentum is None:
-            raise ValueError(f"zoo {self.name!r}: sgd needs a momentum (0 for none)")
+                _require(name, value, _GRID_CHECKS[name])
+        for optimizer in grid["optimizer"]:
+            if optimizer in MOMENTUM_OPTIMIZERS and self.momentum is None:
+                raise ValueError(f"{optimizer} needs a momentum (0 for none)")
+
+    def __repr__(self) -> str:
+        return (
+            f"<Zoo {self.name}: {self.model_count:,} models, {self.layout.architecture.title} on "
+            f"{self.images}, {self.epochs} epochs>"
+        )
 
     @property
     def layout(self) -> Layout:
+        """Where each named tensor of its models lies in their weight vectors."""
         return make_layout(self.architecture, self.channels, self.classes)
 
     @property
     def model_count(self) -> int:
-        points = 1
-        for _, values in self.grid:
-            points *= len(values)
-        return points * self.seeds
+        return math.prod(len(values) for _, values in self.grid) * self.seeds
 
     @property
     def keeps_epoch_0(self) -> bool:
-        """The CNN zoos hold the untrained model as well, the ResNet-18 zoos do not."""
+        """Whether the zoo holds the untrained models."""
         return self.layout.architecture.keeps_epoch_0
 
     @property
@@ -200,10 +238,11 @@ class Zoo:
         return self.model_count * self.states_per_model
 
     def models(self, limit: int | None = None) -> list[Model]:
-        """All models, or the first `limit`.
+        """Return all models, or the first `limit`.
 
-        The order is seed by seed, and for each seed through the grid in an order shuffled by
-        digest, so that the first n models are spread over the grid and a larger n only adds.
+        Models are ordered by seed, and for each seed the grid points follow in an order shuffled by
+        digest. The first n models are therefore spread over the grid, and a larger n only adds
+        models.
 
         Raises:
             ValueError: `limit` is below 1 or above the number of models.
@@ -236,60 +275,59 @@ class Zoo:
     def _seeds(self, point: Mapping[str, Any]) -> list[int]:
         if not self.random_seeds:
             return list(range(1, self.seeds + 1))
-        # The original drew these with ray's sampler and published them only in the models' own
-        # params.json. Ours are equally distributed, and the same on any machine.
+        # The paper's code drew its seeds with ray's sampler and recorded them only in each model's
+        # params.json. These have the same distribution and do not depend on the machine.
         drawn: dict[int, None] = {}
-        for k in itertools.count():
-            if len(drawn) == self.seeds:
-                return list(drawn)
-            digest = _digest({"zoo": self.name, **point, "draw": k})
+        draw = 0
+        while len(drawn) < self.seeds:
+            digest = _digest({"zoo": self.name, **point, "draw": draw})
             drawn[int(digest, 16) % 1_000_000] = None
-        raise AssertionError("unreachable")
+            draw += 1
+        return list(drawn)
 
     def to_json(self) -> dict[str, Any]:
-        """A plain dictionary from which `zoo_from_json` makes an equal zoo."""
-        values = dataclasses.asdict(self)
-        values["grid"] = {key: list(grid_values) for key, grid_values in self.grid}
-        return values
+        """Return a JSON object from which `from_json` makes an equal zoo."""
+        return {**dataclasses.asdict(self), "grid": {key: list(found) for key, found in self.grid}}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, object]) -> Zoo:
+        """Make the zoo that `to_json` described; also the way to specify a zoo of one's own.
+
+        Raises:
+            ValueError: an unknown or missing key, or a value that a zoo cannot have.
+        """
+        if not isinstance(values, Mapping):
+            raise ValueError(f"a zoo is a JSON object, found {type(values).__name__}")
+        fields = {field.name: field for field in dataclasses.fields(cls)}
+        required = {n for n, field in fields.items() if field.default is dataclasses.MISSING}
+        unknown, missing = sorted(values.keys() - fields), sorted(required - values.keys())
+        if unknown or missing:
+            raise ValueError(
+                f"a zoo's specification has the keys {', '.join(fields)}; "
+                f"missing: {', '.join(missing) or 'none'}; unknown: {', '.join(unknown) or 'none'}"
+            )
+        name, grid = values["name"], values["grid"]
+        if not isinstance(name, str) or not is_zoo_name(name):
+            raise ValueError(
+                f"a zoo's name consists of small letters, digits and underscores, found {name!r}"
+            )
+        if not isinstance(grid, Mapping):
+            raise ValueError(f"zoo {name!r}: the grid is a JSON object of lists")
+        arguments: dict[str, Any] = {**values, "grid": make_grid(**grid)}
+        return cls(**arguments)
 
 
-def zoo_from_json(values: Mapping[str, Any]) -> Zoo:
-    """The zoo that `Zoo.to_json` described; also the way to bring your own.
-
-    Raises:
-        ValueError: an unknown or missing key, or a value that a zoo cannot have.
-    """
-    if not isinstance(values, Mapping):
-        raise ValueError(f"a zoo is a JSON object, found {type(values).__name__}")
-    fields = {field.name: field for field in dataclasses.fields(Zoo)}
-    unknown = sorted(set(values) - set(fields))
-    missing = sorted(
-        name
-        for name, field in fields.items()
-        if field.default is dataclasses.MISSING and name not in values
-    )
-    if unknown or missing:
-        raise ValueError(
-            f"a zoo's specification has the keys {', '.join(fields)}; "
-            f"missing: {', '.join(missing) or 'none'}; unknown: {', '.join(unknown) or 'none'}"
-        )
-    name = values["name"]
-    if not isinstance(name, str) or not is_zoo_name(name):
-        raise ValueError(
-            f"a zoo's name is made of small letters, digits and underscores, found {name!r}"
-        )
-    if not isinstance(values["grid"], Mapping):
-        raise ValueError(f"zoo {name!r}: the grid is a JSON object of lists")
-    return Zoo(**{**values, "grid": make_grid(**values["grid"])})
+zoo_from_json = Zoo.from_json
+"""The name of `Zoo.from_json` in version 0.1."""
 
 
 def normalize_name(name: str) -> str:
-    """A name as the catalog has it: hyphens become underscores, letters small."""
+    """Spell a name as the catalog does: underscores for hyphens, and small letters."""
     return name.strip().replace("-", "_").lower()
 
 
 def is_zoo_name(name: str) -> bool:
-    """Whether a zoo, and the folder that holds it, can have this name."""
+    """Whether a zoo and its folder can have this name."""
     plain = name.replace("_", "")
     return name == normalize_name(name) and plain.isalnum() and plain.isascii()
 
@@ -300,22 +338,16 @@ def _digest(values: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def make_grid(**values: Iterable[Any]) -> Grid:
-    """A grid in canonical order with floats as floats: 0 and 0.0 must give the same model id."""
-    canonical = []
-    for key in [*GRID_KEYS, *(set(values) - set(GRID_KEYS))]:
-        if key not in values:
-            continue
-        entries = values[key]
-        if isinstance(entries, str) or not isinstance(entries, Iterable):
-            raise ValueError(f"the grid's {key} must be a list, found {entries!r}")
-        canonical.append(
-            (
-                key,
-                tuple(
-                    float(v) if isinstance(v, int) and not isinstance(v, bool) else v
-                    for v in entries
-                ),
-            )
-        )
-    return tuple(canonical)
+def make_grid(**values: Iterable[object]) -> Grid:
+    """Make a grid in canonical order, whole numbers as floats: 0 and 0.0 give the same model id.
+
+    Raises:
+        ValueError: something else than a list of values.
+    """
+    known = [key for key in GRID_KEYS if key in values]
+    grid = []
+    for key in [*known, *(values.keys() - GRID_KEYS)]:
+        if isinstance(values[key], str) or not isinstance(values[key], Iterable):
+            raise ValueError(f"the grid's {key} must be a list, found {values[key]!r}")
+        grid.append((key, tuple(float(v) if type(v) is int else v for v in values[key])))
+    return tuple(grid)

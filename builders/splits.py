@@ -1,6 +1,6 @@
-"""Which models of a zoo are for training, validation and test.
+"""The split of each model of a zoo: train, validation or test.
 
-Splits are by model, never by state: all states of one model lie in one split, as in the original
+All states of one model lie in one split, as in the paper's code
 (code/checkpoints_to_datasets/dataset_base.py), which splits 70 / 15 / 15.
 """
 
@@ -9,21 +9,21 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 
-SPLITS = ("train", "validation", "test")
+SPLITS: tuple[str, ...] = ("train", "validation", "test")
 SHARES = {"train": 0.70, "validation": 0.15, "test": 0.15}
 METRIC_OF_SPLIT = {"train": "train", "validation": "val", "test": "test"}
 """Split of the images -> prefix of its metrics, as in "val_loss"."""
 
 
 def assign_splits(existing: Mapping[str, str], model_ids: Iterable[str]) -> dict[str, str]:
-    """Splits of all models: those of `existing` unchanged, new models filling up to 70/15/15.
+    """Assign a split to each new model so that the shares approach 70/15/15; keep all others.
 
-    New models are taken in an order that depends on their ids alone (a digest, so that it has
-    nothing to do with hyperparameters), and each goes where the share is furthest below its target.
+    New models are taken in an order that depends on a digest of their ids alone and is therefore
+    independent of hyperparameters. Each goes to the split whose share is furthest below its target.
 
     Args:
-        existing: model id -> split, already written down.
-        model_ids: of the zoo, in any order; known ones are left as they are.
+        existing: model id -> split, already assigned.
+        model_ids: ids of models of the zoo, in any order; known ones keep their split.
 
     Returns:
         model id -> split, sorted by model id.
@@ -41,10 +41,6 @@ def assign_splits(existing: Mapping[str, str], model_ids: Iterable[str]) -> dict
 
 
 def next_split(counts: Mapping[str, int]) -> str:
-    """Where one more model goes: the split whose share is furthest below its target.
-
-    Args:
-        counts: models by split.
-    """
+    """Return the split whose share is furthest below its target, given the models in each."""
     total = sum(counts.values()) + 1
     return max(SPLITS, key=lambda split: SHARES[split] * total - counts[split])

@@ -1,22 +1,24 @@
-"""Safetensors files as the zoos have them: read in place, or mapped, and checked as a whole.
+"""Safetensors files, read in place or memory-mapped, and checked as a whole.
 
-The form: 8 bytes of length (little-endian), a JSON header, and the tensors' bytes without a gap
-(https://github.com/huggingface/safetensors, "Format"). The library's reader maps every file, opens
-it for every look, and copies each tensor; a zoo has some ten thousand files, of which most readers
-want the header, and builds want the weights where they lie.
+The format: 8 bytes of length (little-endian), a JSON header, and the tensors' bytes without a gap
+(https://github.com/huggingface/safetensors, "Format"). The library's reader maps every file and
+copies each tensor. A zoo has some ten thousand files; most readers want only the header, and builds
+want the weights without a copy.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 DTYPES = {
     "BOOL": np.dtype(np.bool_),
@@ -24,18 +26,18 @@ DTYPES = {
     **{f"U{8 * size}": np.dtype(f"<u{size}") for size in (1, 2, 4, 8)},
     **{f"F{8 * size}": np.dtype(f"<f{size}") for size in (2, 4, 8)},
 }
-"""Those that numpy has."""
+"""The types of the format that numpy has."""
 
 MAX_HEADER = 100_000_000
-"""Bytes; the library's own limit."""
+"""Limit of the header in bytes, which is that of the library."""
 
 _BUFFER = 1 << 14
-"""The header of a model and the metrics behind it come with one read."""
+"""Bytes of a read, which suffice for the header of a model file and the metrics behind it."""
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """Where a tensor lies: bytes `begin` to `end` of the file."""
+    """The place of a tensor: bytes [begin, end) of the file."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -44,23 +46,23 @@ class Tensor:
 
 
 class TensorFile:
-    """A safetensors file, open for reading; a context manager.
+    """A safetensors file that is open for reading; a context manager.
 
     Args:
-        path: of the file.
+        path: path of the file.
 
     Attributes:
-        metadata: texts of the header.
-        tensors: by name.
+        metadata: texts of the header, by key.
+        tensors: places of the tensors, by name.
 
     Raises:
-        OSError: it cannot be opened or read.
-        ValueError: it is no safetensors file, or is cut, or has a type that numpy lacks.
+        OSError: the file cannot be opened or read.
+        ValueError: it is not a safetensors file, or truncated, or has a type that numpy lacks.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
-        self.file = open(path, "rb", buffering=_BUFFER)  # noqa: SIM115, the object is the context
+        self.file = io.BufferedReader(io.FileIO(self.path), _BUFFER)
         try:
             self.metadata, self.tensors = _header(self.file)
         except BaseException:
@@ -73,31 +75,31 @@ class TensorFile:
     def __exit__(self, *_: object) -> None:
         self.file.close()
 
-    def read(self, name: str) -> np.ndarray:
-        """A tensor, copied."""
+    def read(self, name: str) -> NDArray[Any]:
+        """Read a tensor into a new array."""
         tensor = self.tensors[name]
         array = np.empty(tensor.shape, DTYPES[tensor.dtype])
         self.read_into(name, array)
         return array
 
-    def read_into(self, name: str, target: np.ndarray) -> None:
-        """Copy a tensor into an array that lies in one piece and has as many bytes."""
+    def read_into(self, name: str, target: NDArray[Any]) -> None:
+        """Read a tensor into a contiguous array of as many bytes."""
         tensor = self.tensors[name]
         if target.nbytes == 0:
             return
         self.file.seek(tensor.begin)
-        view = memoryview(target).cast("B")
+        view = target.data.cast("B")
         if len(view) != tensor.end - tensor.begin or self.file.readinto(view) != len(view):
             raise ValueError(f"{name} is not whole")
 
-    def map(self, name: str, *, whole: bool = False) -> np.ndarray:
-        """A tensor in the file's own pages: read-only, and not read before it is looked at.
+    def map(self, name: str, *, whole: bool = False) -> NDArray[Any]:
+        """Map a tensor into memory: a read-only array whose pages are read when they are used.
 
-        It outlives this object; the file must not be cut meanwhile.
+        It outlives this object. The file must not be truncated meanwhile.
 
         Args:
-            name: of the tensor.
-            whole: all of it will be wanted: a slow disk begins to read now.
+            name: name of the tensor.
+            whole: whether all of it will be used, so that the disk should begin to read now.
         """
         tensor = self.tensors[name]
         dtype = DTYPES[tensor.dtype]
@@ -115,12 +117,12 @@ class TensorFile:
         return np.frombuffer(buffer, dtype).reshape(tensor.shape)
 
 
-def _header(file: Any) -> tuple[Mapping[str, str], Mapping[str, Tensor]]:
+def _header(file: BinaryIO) -> tuple[Mapping[str, str], Mapping[str, Tensor]]:
     size = os.fstat(file.fileno()).st_size
     length = int.from_bytes(file.read(8), "little")
     start = 8 + length
     if length > MAX_HEADER or start > size:
-        raise ValueError("it has no header of safetensors, or is cut within it")
+        raise ValueError("it has no header of safetensors, or is truncated within it")
     try:
         entries = json.loads(file.read(length).decode())
     except RecursionError as error:
@@ -141,7 +143,7 @@ def _header(file: Any) -> tuple[Mapping[str, str], Mapping[str, Tensor]]:
     return metadata, tensors
 
 
-def _tensor(name: str, entry: Any, start: int) -> Tensor:
+def _tensor(name: str, entry: Mapping[str, Any], start: int) -> Tensor:
     try:
         dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
         good = all(type(number) is int and number >= 0 for number in (*shape, begin, end))

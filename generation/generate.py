@@ -1,53 +1,74 @@
-"""Make a zoo: train those of its models that are not there yet and write each when it is complete.
+"""Make a zoo: train those of its models that are not there yet, and write each when it is complete.
 
-Models that are equal in activation, optimizer, and dropout or not, can be trained side by side.
-They fill blocks, and a block is trained from its first to its last epoch by one worker. Under
-`torchrun` or `accelerate launch` each rank takes its share of the models and waits for the others
-at the very end only. A killed run loses the blocks it was training and nothing else: the same
-command goes on from there, with any number of threads or ranks. A ResNet-18 is a block of its own,
-which goes on from its last epoch (trajectory.py).
+Under `torchrun` or `accelerate launch` each rank takes its share of the models and waits for the
+others at the very end only. An interrupted run loses the blocks of models that it was training
+(engines/side_by_side.py) and nothing else: the same call resumes, with any number of threads or
+ranks. Models whose states have a file each (ResNet-18) resume after their last whole epoch
+(engines/checkpointed.py).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
+import platform
 import threading
 import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
-from ..builders.hub.incremental import (
-    STAGING_BYTES,
-    PushSummary,
-    check_push,
-    prepare_push,
-    push_models,
-)
-from ..builders.ledger import Published
 from ..builders.specification import Model, Zoo
-from ..builders.zoo_directory import ZooDirectory, open_zoo
-from ..errors import Cancelled, PublishingWarning, ZooNotFound
-from .engines import resnet
-from .engines.registry import _TRAINERS, check_training, choose_engine
-from .engines.resnet_run import remove_checkpoint
+from ..builders.zoo_directory import ZooDirectory, create_zoo, open_zoo
+from ..errors import InvalidArgument, ZooNotFound
+from .engines import Engine, choose_engine, group_models, reference, resnet
+from .engines.checkpointed import remove_checkpoint
 from .images import ImageData
-from .job import Job, Progress, Summary, _Work, begin, group_models
+from .job import Job, Progress, Summary, Work
+from .options import TrainOptions
 from .plan import Plan, check_space, make_plan, measure_epoch, model_bytes
-from .ranks import _join_ranks, _join_summaries, _rank_count
+from .ranks import join_ranks, join_summaries, rank_count
 
 SHARE = 16
 """Models that a rank takes at a time: a full block of the widest lanes."""
 
 
-PUSH_SECONDS = 60.0
-"""Between two looks for models to publish: the Hub limits commits to some hundred an hour."""
+class Publisher(Protocol):
+    """Publishes finished models while others train (builders/hub/publisher.py does it to the Hub).
+
+    Attributes:
+        free: the files of a published model are deleted here.
+        staging_bytes: disk space that publishing needs.
+    """
+
+    @property
+    def free(self) -> bool: ...
+
+    @property
+    def staging_bytes(self) -> int: ...
+
+    def check(self, zoo: Zoo) -> None:
+        """Refuse what could never be published, without asking the Hub."""
+
+    def prepare(self, directory: ZooDirectory) -> None:
+        """Find out that publishing will be possible, and take over what is published already."""
+
+    def make_room(self, directory: ZooDirectory) -> None:
+        """Publish what is finished, and delete it here, before anything is trained."""
+
+    def while_training(self, directory: ZooDirectory) -> AbstractContextManager[Mapping[str, Any]]:
+        """Publish finished models now and then until the context ends, and all others then.
+
+        The context's value holds the fields `published`, `freed` and `left_out` of a `Summary`.
+        """
+
+    def wait_for_room(self, directory: ZooDirectory, room: int, stop: threading.Event) -> None:
+        """Wait until `room` bytes of disk are free, or nothing that would make room is left."""
 
 
 def generate(
@@ -56,42 +77,24 @@ def generate(
     images: ImageData,
     *,
     models: int | None = None,
-    engine: str = "auto",
-    threads: int | None = None,
-    device: str | None = None,
-    precision: str | None = None,
-    compile: bool = False,
-    keep_epochs: Sequence[int] | None = None,
-    push: str | None = None,
-    free: bool = False,
-    private: bool = False,
+    options: TrainOptions = TrainOptions(),  # noqa: B008  # frozen
+    publisher: Publisher | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Summary:
     """Train a zoo, or the first `models` of it, into `<root>/<zoo>/`.
 
     Args:
-        zoo: specification; see catalog.get_zoo, or zoo_from_json for your own.
+        zoo: specification; see catalog.zoo_spec, or Zoo.from_json for your own.
         root: folder of all zoos.
         images: that `zoo.images` names (images.load_images).
         models: how many; None for all. The first n are spread over the grid.
-        engine: one of `ENGINES`, or "auto": that of a zoo that has been begun, else batched on a
-            GPU, else lanes, else (with a warning) batched.
-        threads: cores to use; None for all that this rank may use.
-        device: "cpu" or "cuda" for the batched engine and ResNet-18; None for CUDA where there is
-            one.
-        precision: "fp32" or "bf16" for ResNet-18; None: that of a zoo that has been begun, else
-            bf16 on a GPU and fp32 on a CPU.
-        compile: train ResNet-18 with torch.compile.
-        keep_epochs: of ResNet-18, the epochs to write; None: those of a zoo that has been begun,
-            else all. Nothing is trained after the last of them.
-        push: of ResNet-18, a repository on the Hub, ORG/NAME, to which each model is published
-            when it is finished, while others train (pushing.py).
-        free: remove the files of published models here.
-        private: a repository that is made is private.
+        options: engine, threads, device and so on.
+        publisher: publishes models whose states have a file each (ResNet-18) when they are
+            finished, while others train; None for none.
         on_progress: called about five times a second.
 
     Raises:
-        ValueError: the images do not fit the zoo, or an unknown engine or device.
+        InvalidArgument: the images or the options do not fit the zoo.
         HubFailed: the repository may not be written, or was out of reach at the end.
         RuntimeError: another process publishes this zoo.
         FaultyZoo: the folder holds a zoo of this name that was made otherwise.
@@ -99,113 +102,45 @@ def generate(
         TrainingFailed: a worker was killed or could not write.
         NotEnoughSpace: the models that are missing do not fit on the disk.
     """
-    specifications = check_request(
-        zoo, models, engine, threads, device, precision, compile, keep_epochs, push, free
-    )
+    specifications = _specifications(zoo, models, options, publisher)
     check_images(zoo, images)
-    engine, device = choose_engine(zoo, root, engine, device)
-    options = _options(zoo, root, device, precision, compile, keep_epochs)
-    if options:  # images of the same digest, seen otherwise
-        options["augmentation"] = list(images.augmentation)
-    directory = begin(root, zoo, engine, images, **options)
-    shares = share_models(zoo, specifications, _rank_count())
-    ranks, begun = _join_ranks(device), PushSummary(0, 0, 0, {})
+    engine, device = choose_engine(zoo, root, options)
+    provenance = _provenance(zoo, root, device, options)
+    if provenance:  # images of the same digest can be augmented otherwise
+        provenance["augmentation"] = list(images.augmentation)
+    directory = begin(root, zoo, engine, images, **provenance)
+    shares = share_models(zoo, specifications, rank_count())
+    ranks, work = join_ranks(device), Work(Job(directory, images), 0, device, on_progress)
     if ranks.index == 0:  # for all of them
-        if push is not None:
-            prepare_push(directory, push, private=private)
+        if publisher is not None:
+            publisher.prepare(directory)
         directory.add_splits(model.model_id for model in specifications)
-        if push is not None and free:  # what is to be removed makes room
-            begun = push_models(directory, push, free=True)
-        check_space(directory, shares, pushing=push is not None, freeing=free)
+        if publisher is not None and publisher.free:
+            publisher.make_room(directory)
+        check_space(
+            directory,
+            shares,
+            staging=publisher.staging_bytes if publisher else 0,
+            freeing=publisher is not None and publisher.free,
+        )
     ranks.wait()
-    # Each rank trains one model, and publishing takes a file: so much is never asked for twice.
-    room = sum(map(bool, shares)) * model_bytes(directory) + STAGING_BYTES if free else 0
-    job = Job(directory, images)
-    if push is None or ranks.index > 0:
-        return run(job, specifications, engine, threads, device, on_progress, room)
-    with _publishing(directory, push, free, begun) as pushed:
+    if publisher is not None and publisher.free:
+        # Each rank trains one model, and publishing takes a file: so much is never asked for twice.
+        room = sum(map(bool, shares)) * model_bytes(directory) + publisher.staging_bytes
+        wait = partial(publisher.wait_for_room, directory, room)
+        work = dataclasses.replace(work, wait_for_room=wait)
+    publishing: AbstractContextManager[Mapping[str, Any]] = nullcontext({})
+    if publisher is not None and ranks.index == 0:
+        publishing = publisher.while_training(directory)
+    with publishing as published:
+        if published and on_progress is not None:
 
-        def show(progress: Progress) -> None:
-            if on_progress is not None:
-                on_progress(dataclasses.replace(progress, published=pushed["published"]))
+            def show(progress: Progress) -> None:
+                on_progress(dataclasses.replace(progress, published=published["published"]))
 
-        summary = run(job, specifications, engine, threads, device, show, room)
-    return dataclasses.replace(summary, **pushed)
-
-
-@contextmanager
-def _publishing(
-    directory: ZooDirectory, repo_id: str, free: bool, begun: PushSummary
-) -> Iterator[dict[str, Any]]:
-    """Publish finished models now and then while something else is done, and all others after it.
-
-    Args:
-        directory, repo_id, free: of `push_models`.
-        begun: what has been published in this run before.
-
-    Yields:
-        `published`, `freed` and `left_out` of a Summary, which grow meanwhile.
-
-    Raises:
-        HubFailed, ValueError, RuntimeError: of `push_models`, at the end; meanwhile they are
-            warnings, and it is tried again.
-    """
-    counts: dict[str, Any] = {"published": 0, "freed": 0, "left_out": {}}
-    ended, cancelled = threading.Event(), threading.Event()
-
-    def publish() -> None:
-        push_models(directory, repo_id, free=free, cancelled=cancelled, on_published=add)
-
-    def add(done: PushSummary) -> None:
-        counts["published"] += done.models
-        counts["freed"] += done.freed
-        for model, reason in done.left_out.items():
-            counts["left_out"][model] = f"not published: {reason}"
-
-    add(begun)
-
-    def now_and_then() -> None:
-        failures = 0
-        while not ended.wait(PUSH_SECONDS):
-            try:
-                publish()
-            except Cancelled:
-                return
-            except Exception as error:  # training goes on, whatever it is
-                if type(error) is not ValueError:
-                    failures += 1
-                    warnings.warn(
-                        f"not published now, tried again in a minute ({failures}): {error}",
-                        PublishingWarning,
-                        stacklevel=1,
-                    )
-                    continue
-                # A refusal of ours, the same in a minute; not a kind of ValueError that a library
-                # raises, such as for an answer that broke off.
-                published = directory.published()
-                directory.write_published(dataclasses.replace(published, stopped=str(error)))
-                warnings.warn(
-                    f"nothing more is published, training goes on: {error}",
-                    PublishingWarning,
-                    stacklevel=1,
-                )
-                return
-
-    thread = threading.Thread(target=now_and_then, name="publish")
-    thread.start()
-    try:
-        yield counts
-    except BaseException:
-        cancelled.set()
-        raise
-    finally:
-        ended.set()
-        try:
-            thread.join()
-        except KeyboardInterrupt:
-            cancelled.set()
-            raise
-    publish()
+            work = dataclasses.replace(work, on_progress=show)
+        summary = run(work, specifications, engine, options)
+    return dataclasses.replace(summary, **published)
 
 
 def plan(
@@ -213,97 +148,109 @@ def plan(
     root: str | os.PathLike[str],
     *,
     models: int | None = None,
-    engine: str = "auto",
-    threads: int | None = None,
-    device: str | None = None,
-    precision: str | None = None,
-    compile: bool = False,
-    keep_epochs: Sequence[int] | None = None,
-    push: str | None = None,
-    free: bool = False,
+    options: TrainOptions = TrainOptions(),  # noqa: B008  # frozen
+    publisher: Publisher | None = None,
     ranks: int | None = None,
     seconds_per_epoch: float | None = None,
     measure: bool = False,
 ) -> Plan:
-    """What `generate` with the same arguments would do; neither images nor a folder are needed.
+    """Say what `generate` with the same arguments would do. Neither images nor a folder are needed.
 
     Args:
-        ranks: processes that will share the work; None: those that this run has.
+        ranks: processes that will share the work; None for those that this run has.
         seconds_per_epoch: of one model on one rank, if known.
         measure: if it is not known, measure it here in some seconds (ResNet-18 alone).
 
     Raises:
-        ValueError: as `generate`.
+        InvalidArgument: as `generate`, or a number out of range.
     """
-    specifications = check_request(
-        zoo, models, engine, threads, device, precision, compile, keep_epochs, push, free
-    )
-    ranks = _rank_count() if ranks is None else ranks
+    specifications = _specifications(zoo, models, options, publisher)
+    ranks = rank_count() if ranks is None else ranks
     if ranks < 1:
-        raise ValueError(f"the number of ranks must be at least 1, found {ranks}")
+        raise InvalidArgument(f"the number of ranks must be at least 1, found {ranks}")
     if seconds_per_epoch is not None and not 0 < seconds_per_epoch < float("inf"):
-        raise ValueError(f"seconds per epoch must be a number above 0, found {seconds_per_epoch}")
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    options = _options(zoo, root, device, precision, compile, keep_epochs)
+        raise InvalidArgument(
+            f"seconds per epoch must be a number above 0, found {seconds_per_epoch}"
+        )
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    provenance = _provenance(zoo, root, device, options)
     source = "stated"
-    if seconds_per_epoch is None and measure and options:
+    if seconds_per_epoch is None and measure and provenance:
         source = "measured"
         seconds_per_epoch = measure_epoch(
             zoo,
             device=device,
-            precision=options["precision"],
-            compile=options["compile"],
-            threads=threads,
+            precision=provenance["precision"],
+            compile=provenance["compile"],
+            threads=options.threads,
         )
-    directory = ZooDirectory(Path(root) / zoo.name, zoo, options)
     return make_plan(
-        directory,
+        ZooDirectory(Path(root) / zoo.name, zoo, provenance),
         share_models(zoo, specifications, ranks),
         seconds_per_epoch,
         source,
-        pushing=push is not None,
-        freeing=free,
+        staging=publisher.staging_bytes if publisher else 0,
+        freeing=publisher is not None and publisher.free,
     )
 
 
-def run(
-    job: Job,
-    models: Sequence[Model],
-    engine: str,
-    threads: int | None,
-    device: str,
-    on_progress: Callable[[Progress], None] | None = None,
-    room: int = 0,
-) -> Summary:
+def begin(
+    root: str | os.PathLike[str], zoo: Zoo, engine: Engine, images: ImageData, **provenance: object
+) -> ZooDirectory:
+    """Open the directory of a zoo that an engine trains on these images, created if it is missing.
+
+    Raises:
+        FaultyZoo: the folder holds a zoo of this name that was made otherwise.
+    """
+    return create_zoo(
+        root,
+        zoo,
+        engine=engine.name,
+        stream=engine.stream,
+        images={"name": images.name, "sha256": images.digest(), "verified": images.verified},
+        **provenance,
+        versions={
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),
+            "numpy": np.__version__,
+            "cpu": reference.cpu_kind(),
+        },
+    )
+
+
+def run(work: Work, models: Sequence[Model], engine: Engine, options: TrainOptions) -> Summary:
     """Train those of some models that are not there yet, this rank its share of them.
 
     Args:
-        job: says how; its directory knows the models' splits.
+        work: what is trained and where; its directory knows the models' splits. Threads and the
+            number of the CUDA device are chosen here.
         models: all models of the run, the same on every rank.
-        engine, threads, device, on_progress: as in `generate`, chosen.
-        room: bytes of disk that must be free before a ResNet-18 is begun.
+        engine: that trains them.
+        options: number of threads.
 
     Raises:
         TrainingFailed: a worker was killed or could not write.
     """
-    ranks, zoo = _join_ranks(device), job.directory.zoo
+    directory, ranks = work.job.directory, join_ranks(work.device)
+    device = work.device
     if device == "cuda":  # this rank's: other threads have a current device of their own
         device = f"cuda:{torch.cuda.current_device()}"
+    work = dataclasses.replace(work, device=device, threads=options.threads or ranks.cores())
     # Shares are cut from all models, not from the missing ones, which ranks may see differently.
-    own = share_models(zoo, models, ranks.count)[ranks.index]
-    missing = [model for model in own if not job.directory.finished(model.model_id)]
-    if engine == "resnet":  # killed between a model's last state and this
-        for model in set(own).difference(missing):
-            remove_checkpoint(job.directory, model)
+    own = share_models(directory.zoo, models, ranks.count)[ranks.index]
+    missing = [model for model in own if not directory.finished(model.model_id)]
+    if directory.zoo.layout.architecture.file_per_state:
+        for model in set(own).difference(missing):  # killed between its last state and this
+            remove_checkpoint(directory, model)
     start = time.monotonic()
-    work = _Work(job, threads or ranks.cores(), device, on_progress, room)
-    outcomes = list(_TRAINERS[engine](work, missing))
+    outcomes = list(engine.train(work, missing))
     seconds = time.monotonic() - start
     sparsities = [o.sparsity for o in outcomes if o.sparsity is not None]
+    trained = sum(outcome.epochs for outcome in outcomes) * len(work.job.images.train)
     summary = Summary(
-        zoo=zoo.name,
-        path=str(job.directory.path),
-        engine=engine,
+        zoo=directory.zoo.name,
+        path=str(directory.path),
+        engine=engine.name,
         ranks=1,
         models=len(outcomes),
         present=len(own) - len(missing),
@@ -311,86 +258,57 @@ def run(
         diverged=sum(outcome.diverged for outcome in outcomes),
         test_acc=float(np.mean([o.test_acc for o in outcomes])) if outcomes else None,
         seconds=seconds,
-        samples_per_second=sum(o.epochs for o in outcomes) * len(job.images.train) / seconds,
+        samples_per_second=trained / seconds,
         sparsity=float(np.mean(sparsities)) if sparsities else None,
     )
-    return _join_summaries(ranks.gather(summary))
-
-
-def check_request(
-    zoo: Zoo,
-    models: int | None,
-    engine: str,
-    threads: int | None,
-    device: str | None,
-    precision: str | None = None,
-    compile: bool = False,
-    keep_epochs: Sequence[int] | None = None,
-    push: str | None = None,
-    free: bool = False,
-) -> list[Model]:
-    """The models that `generate` would train with these arguments, which need no images.
-
-    Raises:
-        ValueError: as `generate`.
-    """
-    check_training(zoo, engine, threads, device)
-    if zoo.layout.architecture.file_per_state:
-        resnet.check_zoo(zoo, precision)
-    elif precision is not None or compile or keep_epochs is not None:
-        raise ValueError(f"{zoo.name}: precision, compile and keep-epochs are for ResNet-18 alone")
-    if free and push is None:
-        raise ValueError(
-            "--free removes models that were published: add --push ORG/NAME, a repository on the "
-            "Hub"
-        )
-    if push is not None:
-        check_push(zoo, push, Published("", {}))
-    if keep_epochs is not None and not (
-        all(1 <= epoch <= zoo.epochs for epoch in keep_epochs)
-        and list(keep_epochs) == sorted(set(keep_epochs))
-        and keep_epochs
-    ):
-        raise ValueError(
-            f"epochs to keep are increasing numbers from 1 to {zoo.epochs}, "
-            f"found {', '.join(map(str, keep_epochs)) or 'none'}"
-        )
-    return zoo.models(models)
+    return join_summaries(ranks.gather(summary))
 
 
 def share_models(zoo: Zoo, models: Sequence[Model], ranks: int) -> list[list[Model]]:
-    """The models of each rank: full blocks in turn, of ResNet-18 single models."""
+    """The models of each rank: full blocks in turn; single models if their states have files."""
     groups = group_models(models, 1 if zoo.layout.architecture.file_per_state else SHARE)
     return [[model for group in groups[rank::ranks] for model in group] for rank in range(ranks)]
 
 
 def check_images(zoo: Zoo, images: ImageData) -> None:
-    """Whether models of a zoo can see these images.
+    """Compare images with what models of a zoo can see.
 
     Raises:
-        ValueError: they have another shape or number of classes, or are too small.
+        InvalidArgument: they have another shape or number of classes, or are too small.
     """
+    architecture = zoo.layout.architecture
     found = tuple(images.train.pixels.shape[1:])
-    size = zoo.layout.architecture.image_size
+    size = architecture.image_size
     expected = (zoo.channels, *((size, size) if size else found[1:]))
-    if zoo.layout.architecture.file_per_state:
+    if not architecture.layers:
         resnet.check_images(images)
     if found != expected or images.classes != zoo.classes:
-        raise ValueError(
+        raise InvalidArgument(
             f"{zoo.name} needs images of shape {expected} in {zoo.classes} classes; "
             f"{images.name} has {found} in {images.classes}"
         )
 
 
-def _options(
-    zoo: Zoo,
-    root: str | os.PathLike[str],
-    device: str,
-    precision: str | None,
-    compile: bool,
-    keep_epochs: Sequence[int] | None,
+def _specifications(
+    zoo: Zoo, models: int | None, options: TrainOptions, publisher: Publisher | None
+) -> list[Model]:
+    """The models that `generate` would train, if its arguments fit the zoo.
+
+    Raises:
+        InvalidArgument: they do not.
+    """
+    options.check(zoo)
+    if not zoo.layout.architecture.layers:
+        resnet.check_zoo(zoo)
+    if publisher is not None:
+        publisher.check(zoo)
+    return zoo.models(models)
+
+
+def _provenance(
+    zoo: Zoo, root: str | os.PathLike[str], device: str, options: TrainOptions
 ) -> dict[str, Any]:
-    """What zoo.json says of a ResNet zoo besides: as asked for, as begun, or by default."""
+    """What zoo.json says about training, where each state has a file: as asked for, or as begun."""
     if not zoo.layout.architecture.file_per_state:
         return {}
     try:
@@ -398,20 +316,11 @@ def _options(
     except ZooNotFound:
         begun = {}
     default = "bf16" if device == "cuda" else "fp32"
-    keep = keep_epochs if keep_epochs is not None else begun.get("keep_epochs")
+    keep = options.keep_epochs if options.keep_epochs is not None else begun.get("keep_epochs")
     if keep is not None and list(keep) == list(range(1, zoo.epochs + 1)):
         keep = None
     return {
-        "precision": precision or begun.get("precision") or default,
-        "compile": compile or begun.get("compile", False),
+        "precision": options.precision or begun.get("precision") or default,
+        "compile": options.compile or begun.get("compile", False),
         "keep_epochs": list(keep) if keep is not None else None,
     }
-
-
-# --- Ranks ----------------------------------------------------------------------------------------
-
-
-# --- Workers --------------------------------------------------------------------------------------
-
-
-# The reference engine trains one model at a time, so its workers are processes.

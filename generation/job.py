@@ -1,21 +1,20 @@
-"""What is trained, and what is reported about it."""
+"""What is trained (`Job`), and what comes of a model (`Outcome`) and a run (`Summary`)."""
 
 from __future__ import annotations
 
-import os
-import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 
-from ..builders.specification import Model, Zoo
-from ..builders.zoo_directory import ZooDirectory, create_zoo
-from .engines import reference
-from .engines.lanes import LanesPopulation
+from ..builders.specification import Model
+from ..builders.zoo_directory import ZooDirectory
 from .images import ImageData
+
+Arrays = Mapping[str, NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,7 @@ class Outcome:
         test_acc: of its last state.
         diverged: the weights of its last state are not finite.
         states, epochs: written and trained now; some may have been there before.
-        sparsity: of a twin's last state; None for a model of its own.
+        sparsity: of a twin's last state; None for a dense model.
     """
 
     test_acc: float
@@ -36,31 +35,16 @@ class Outcome:
     sparsity: float | None = None
 
 
-ENGINES = ("lanes", "batched", "reference")
-"""For CNNs; ResNet-18 has the engine "resnet" alone."""
-
-STREAMS = {"lanes": "philox", "batched": "philox", "reference": "torch", "resnet": "philox"}
-"""Where an engine's dropout masks and augmentation come from (streams.py, augmentation.py)."""
-
-
-class Population(Protocol):
-    """Models in training side by side; arrays have one entry or row for each model."""
-
-    @property
-    def weights(self) -> np.ndarray:
-        """float32 [P, N] in layout order."""
-
-    def train_epoch(self, images: Any, labels: Any, orders: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Train one epoch, each model in its own order; running means of loss and accuracy."""
-
-    def evaluate(self, images: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Mean loss and accuracy in evaluation mode."""
-
-
 @dataclass(frozen=True)
 class Progress:
-    """How far this rank is: what a progress bar shows. `samples` are model-samples trained,
-    `published` models on the Hub by this run, None if it publishes none."""
+    """How far this rank is: what a progress bar shows.
+
+    Attributes:
+        models, models_total: finished, and in all.
+        states, states_total: trained or present, and in all.
+        samples: model-samples trained.
+        published: models that this run has published; None if it publishes none.
+    """
 
     models: int
     models_total: int
@@ -81,14 +65,14 @@ class Summary:
         models: trained in this run; `present`: models that were there before.
         states: written in this run.
         diverged: models of this run whose last weights are not finite. They are kept, as the
-            original keeps them.
+            paper's code keeps them.
         test_acc: mean over this run's models at the last epoch; None if there are none.
-        sparsity: the same, of twins; None for models of their own.
-        published, freed: models that were published in this run, and removed here; None if that
-            was not asked for.
-        left_out: what could not be trained, with the reason: parents of twins by model id.
         seconds: of training, evaluating and writing; of the slowest rank.
         samples_per_second: training images seen by all models together, each second.
+        sparsity: mean over this run's twins at the last epoch; None for dense models.
+        published, freed: models that were published in this run, and deleted here; None if that
+            was not asked for.
+        left_out: what could not be trained or published, with the reason, by model id.
     """
 
     zoo: str
@@ -108,49 +92,51 @@ class Summary:
     left_out: Mapping[str, str] = field(default_factory=dict)
 
 
+class Tensors(Protocol):
+    """A population, as far as a job looks at it."""
+
+    @property
+    def weights(self) -> NDArray[np.float32]: ...
+
+
 @dataclass(frozen=True)
 class Job:
-    """What is trained into a zoo directory: models of a zoo, from their initial weights.
+    """What is trained into a zoo directory: here the dense models of a zoo.
 
-    `run` does any job; those of sparse twins (sparsification.py) override what they do otherwise.
-    The processes of the reference engine get a copy of it. ResNet-18 needs no more of it than the
-    directory, whose zoo.json says how it is trained, and the images.
+    Sparse twins (sparsify.py) override what they do otherwise. The processes of the reference
+    engine get a copy of it.
+
+    Attributes:
+        directory: of the zoo.
+        images: that its models are trained on.
+        method: "dense", or the method by which twins are made: what an engine must be able to do.
     """
 
     directory: ZooDirectory
     images: ImageData
+    method: ClassVar[str] = "dense"
 
-    def population(
-        self, engine: str, models: Sequence[Model], initial: np.ndarray, **options: Any
-    ) -> Population:
-        """Models that are trained side by side.
+    def start(
+        self, models: Sequence[Model], drawn: NDArray[np.float32]
+    ) -> dict[str, NDArray[np.generic]]:
+        """What the models start from, as arguments of an engine's population, [P, N] each.
 
         Args:
-            engine: "lanes" or "batched".
             models: of the population, [P].
-            initial: weights as their seeds draw them, float32 [P, N].
-            options: of the engine.
+            drawn: initial weights as the models' seeds draw them, [P, N].
         """
-        return population_class(engine)(
-            self.directory.zoo.layout, weights=initial, **options, **engine_arguments(models)
-        )
+        return {"weights": drawn}
 
-    def train_epoch(
-        self, population: Any, images: Any, labels: Any, orders: Any, epoch: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """One epoch, from 1 on; the rest as `Population.train_epoch`."""
-        return population.train_epoch(images, labels, orders)
+    def epoch_arguments(self, epoch: int) -> tuple[float, ...]:
+        """Further arguments of `Population.train_epoch` in an epoch, from 1 on."""
+        return ()
 
-    def tensors(self, population: Any) -> dict[str, np.ndarray]:
-        """What is kept of a state, float32 [P, N] each: weights, and a twin's further tensors."""
+    def tensors(self, population: Tensors) -> Arrays:
+        """What is kept of a state, [P, N] each: weights, and a twin's further tensors."""
         return {"weights": population.weights}
 
-    def trajectory(self, model: Model) -> Iterator[reference.State]:
-        """One model's states, by the reference engine."""
-        return reference.train(model, self.directory.zoo.layout, self.images)
-
     def write(
-        self, model: Model, tensors: Mapping[str, np.ndarray], metrics: Mapping[str, np.ndarray]
+        self, model: Model, tensors: Arrays, metrics: Mapping[str, NDArray[np.float64]]
     ) -> Outcome:
         """Write a model that is complete.
 
@@ -171,77 +157,21 @@ class Job:
         )
 
 
-def begin(
-    root: str | os.PathLike[str], zoo: Zoo, engine: str, images: ImageData, **provenance: Any
-) -> ZooDirectory:
-    """The directory of a zoo that an engine trains on these images, new or to be continued.
-
-    Raises:
-        FaultyZoo: the folder holds a zoo of this name that was made otherwise.
-    """
-    return create_zoo(
-        root,
-        zoo,
-        engine=engine,
-        stream=STREAMS[engine],
-        images={"name": images.name, "sha256": images.digest(), "verified": images.verified},
-        **provenance,
-        versions={
-            "python": platform.python_version(),
-            "torch": str(torch.__version__),
-            "numpy": np.__version__,
-            "cpu": reference.cpu_kind(),
-        },
-    )
-
-
-def group_models(models: Sequence[Model], size: int) -> list[list[Model]]:
-    """Blocks of at most `size` models that can be trained side by side, in the models' order.
-
-    Models of one block are equal in activation, optimizer, dropout or not, batch size and epochs;
-    learning rate, weight decay, momentum, dropout rate, initialisation and seed may differ.
-    """
-    blocks: list[list[Model]] = []
-    filling: dict[tuple[Any, ...], list[Model]] = {}
-    for model in models:
-        key = (model.activation, model.optimizer, model.dropout > 0, model.batch_size, model.epochs)
-        if len(filling.get(key, range(size))) == size:
-            filling[key] = []
-            blocks.append(filling[key])
-        filling[key].append(model)
-    return blocks
-
-
 @dataclass(frozen=True)
-class _Work:
-    """What every worker of a run needs."""
+class Work:
+    """What every engine needs to train the models of a run.
+
+    Attributes:
+        job: what is trained.
+        threads: cores to use.
+        device: "cpu", "cuda" or "cuda:1".
+        on_progress: called about five times a second.
+        wait_for_room: called before a model whose states have a file each is begun, with an event
+            that stops the waiting; returns when there is disk space for it.
+    """
 
     job: Job
     threads: int
     device: str
-    on_progress: Callable[[Progress], None] | None
-    room: int
-
-
-def population_class(engine: str) -> type[Population]:
-    """The class that trains models of their own."""
-    if engine == "lanes":
-        return LanesPopulation
-    from .engines.batched import BatchedPopulation
-
-    return BatchedPopulation
-
-
-def engine_arguments(models: Sequence[Model]) -> dict[str, Any]:
-    """What a population engine wants to know about models that are trained side by side."""
-    first = models[0]
-    return {
-        "activation": first.activation,
-        "optimizer": first.optimizer,
-        "batch_size": first.batch_size,
-        "seeds": np.array([model.seed for model in models], np.int64),
-        "learning_rate": np.array([model.learning_rate for model in models]),
-        "weight_decay": np.array([model.weight_decay for model in models]),
-        "momentum": np.array([model.momentum or 0.0 for model in models]),
-        "dropout": np.array([model.dropout for model in models]),
-    }
+    on_progress: Callable[[Progress], None] | None = None
+    wait_for_room: Callable[[threading.Event], None] | None = None

@@ -8,18 +8,25 @@ ResNet-18 is torchvision's with a 3x3 stem and no max-pool. Layers have readable
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 
+import torch
 from torch import nn
 
+from ..builders import specification
 from ..builders.layout import Layout
+from ..errors import InvalidArgument
 
-ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "sigmoid": nn.Sigmoid, "gelu": nn.GELU}
-INITS = {
-    "uniform": nn.init.uniform_,
-    "normal": nn.init.normal_,
-    "kaiming_uniform": nn.init.kaiming_uniform_,
-    "kaiming_normal": nn.init.kaiming_normal_,
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    name: getattr(nn, kind) for name, kind in specification.ACTIVATIONS.items()
 }
+"""Makes the module of each activation."""
+
+INITS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    name: getattr(nn.init, f"{name}_") for name in specification.INITS
+}
+"""Draws a tensor anew, by each initialisation."""
+
 BIAS = 0.01
 """Every bias starts here (def_net.py, `initialize_weights`)."""
 
@@ -37,12 +44,12 @@ def build(layout: Layout, activation: str, dropout: float = 0.0) -> nn.Module:
         A module from images float32 [n, channels, h, w] to logits [n, classes].
 
     Raises:
-        ValueError: unknown activation, or a dropout rate outside [0, 1).
+        InvalidArgument: unknown activation, or a dropout rate outside [0, 1).
     """
     if activation not in ACTIVATIONS:
-        raise ValueError(f"unknown activation {activation!r}; known: {', '.join(ACTIVATIONS)}")
+        raise InvalidArgument(f"unknown activation {activation!r}; known: {', '.join(ACTIVATIONS)}")
     if not 0 <= dropout < 1:
-        raise ValueError(f"dropout must lie in [0, 1), found {dropout}")
+        raise InvalidArgument(f"dropout must lie in [0, 1), found {dropout}")
     if not layout.architecture.layers:
         return MODULES[layout.architecture.name](layout.channels, layout.classes)
     modules: OrderedDict[str, nn.Module] = OrderedDict()
@@ -70,10 +77,10 @@ def initialise(module: nn.Module, init: str) -> None:
     drawn: both belong to the original's order of draws.
 
     Raises:
-        ValueError: unknown init.
+        InvalidArgument: unknown init.
     """
     if init not in INITS:
-        raise ValueError(f"unknown init {init!r}; known: {', '.join(INITS)}")
+        raise InvalidArgument(f"unknown init {init!r}; known: {', '.join(INITS)}")
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             INITS[init](layer.weight)

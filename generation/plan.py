@@ -1,4 +1,4 @@
-"""What making a zoo will take: which rank trains which models, how long, how much disk.
+"""Plan a zoo: which rank trains which models, how long it takes, how much disk it needs.
 
 A ResNet-18 zoo of the paper is 2.2 TB and hundreds of GPU hours. So the space is computed before
 the first model is trained, and `model-zoos generate --plan` says all of it without training.
@@ -17,13 +17,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..builders.hub.incremental import STAGING_BYTES
 from ..builders.specification import Model, Zoo
 from ..builders.zoo_directory import ZooDirectory
 from ..errors import NotEnoughSpace
 from .engines.resnet import ResNetTraining
-from .images import IMAGE_SOURCES
-from .images.data import ImageData, Images
+from .images import IMAGE_SOURCES, ImageData, Images
 
 _CPU_BATCH = 16
 
@@ -62,7 +60,7 @@ class Plan:
         models, missing, states: in all, to be trained, to be written.
         epochs: that each model is trained for: up to the last that is kept.
         kept_epochs: that are written of each model.
-        freeing: each model is published and removed when it is finished.
+        freeing: each model is published and deleted when it is finished.
         bytes_needed: free space that it takes, checkpoints of models in training included; with
             `freeing`, what it takes at least.
         bytes_free: where the zoo lies or will lie.
@@ -108,17 +106,18 @@ def make_plan(
     seconds_per_epoch: float | None = None,
     source_of_seconds: str = "stated",
     *,
-    pushing: bool = False,
+    staging: int = 0,
     freeing: bool = False,
 ) -> Plan:
     """Plan a zoo, which need not exist yet; no model file is opened.
 
     Args:
         directory: of the zoo.
-        shares: the models of each rank (`population.share_models`).
+        shares: the models of each rank (`generate.share_models`).
         seconds_per_epoch: of one model on one rank; None if not known.
         source_of_seconds: "stated" or "measured".
-        pushing, freeing: whether models are published while others train, and then removed.
+        staging: disk space that publishing needs, while models train; 0 if nothing is published.
+        freeing: models are deleted here when they are published.
     """
     kept = tuple(directory.kept_epochs)
     size = state_bytes(directory.zoo)
@@ -155,7 +154,7 @@ def make_plan(
         epochs=kept[-1],
         kept_epochs=kept,
         freeing=freeing,
-        bytes_needed=needed + (STAGING_BYTES if pushing else 0),
+        bytes_needed=needed + staging,
         bytes_free=free_bytes(directory.path),
         seconds_per_epoch=seconds_per_epoch,
         source_of_seconds=source_of_seconds if seconds_per_epoch is not None else "unknown",
@@ -167,7 +166,7 @@ def check_space(
     directory: ZooDirectory,
     shares: Sequence[Sequence[Model]],
     *,
-    pushing: bool = False,
+    staging: int = 0,
     freeing: bool = False,
 ) -> None:
     """Refuse to begin what cannot be finished on this disk; arguments as of `make_plan`.
@@ -175,14 +174,14 @@ def check_space(
     Raises:
         NotEnoughSpace: less is free than the missing models need.
     """
-    plan = make_plan(directory, shares, pushing=pushing, freeing=freeing)
+    plan = make_plan(directory, shares, staging=staging, freeing=freeing)
     if plan.bytes_needed > plan.bytes_free:
-        advice = "make room, choose another folder (--out) or fewer models (--models)"
+        hint = "make room, choose another folder (--out) or fewer models (--models)"
         if directory.zoo.layout.architecture.file_per_state:
-            advice += f", keep fewer epochs (--keep-epochs 1,{directory.zoo.epochs})"
+            hint += f", keep fewer epochs (--keep-epochs 1,{directory.zoo.epochs})"
             if not freeing:
-                advice += ", or publish models as they are finished (--push ORG/NAME --free)"
-        raise NotEnoughSpace(f"{plan.space()} in {directory.path}: {advice}")
+                hint += ", or publish models as they are finished (--push ORG/NAME --free)"
+        raise NotEnoughSpace(f"{plan.space()} in {directory.path}", hint=hint)
 
 
 def state_bytes(zoo: Zoo) -> int:
@@ -198,7 +197,7 @@ def model_bytes(directory: ZooDirectory) -> int:
 
 
 def _most_at_once(directory: ZooDirectory, absent: Sequence[int]) -> int:
-    """Disk that a rank needs at most at one time, if each model is removed when it is finished.
+    """Disk that a rank needs at most at one time, if each model is deleted when it is finished.
 
     Args:
         absent: states that are not on disk, of each of its unfinished models in turn.
@@ -207,7 +206,7 @@ def _most_at_once(directory: ZooDirectory, absent: Sequence[int]) -> int:
     most = made = 0
     for states in absent:
         most = max(most, states * size + _working_bytes(directory.zoo) - made)
-        made += (kept - states) * size  # what is there already is removed with it
+        made += (kept - states) * size  # what is there already is deleted with it
     return most
 
 
@@ -255,7 +254,7 @@ def measure_epoch(
 
     Args:
         zoo: with ResNet-18, on images of the catalog, whose numbers and shapes are known.
-        device, precision, compile, threads: as `population.generate`.
+        device, precision, compile, threads: as `TrainOptions`.
         steps: measured after one that warms up.
 
     Returns:

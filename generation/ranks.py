@@ -7,15 +7,17 @@ import dataclasses
 import os
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import TypeVar
 
 import torch
 
 from .job import Summary
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
-class _Ranks:
+class Ranks:
     """The processes that share a run; one, unless a launcher started several."""
 
     index: int
@@ -30,8 +32,8 @@ class _Ranks:
             cores = os.cpu_count() or 1
         return max(1, cores // self.local_count)
 
-    def gather(self, value: Any) -> list[Any]:
-        """The values of all ranks, once all have come here."""
+    def gather(self, value: T) -> list[T]:
+        """Wait until all ranks are here; return the values of all of them."""
         if self.count == 1:
             return [value]
         from accelerate.utils import gather_object
@@ -39,19 +41,20 @@ class _Ranks:
         return gather_object([value])
 
     def wait(self) -> None:
-        """Until all ranks have come here."""
+        """Wait until all ranks are here."""
         self.gather(None)
 
 
-def _rank_count() -> int:
+def rank_count() -> int:
     """Processes that share this run, as their launcher says; 1 without one."""
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
-def _join_ranks(device: str) -> _Ranks:
-    count = _rank_count()
+def join_ranks(device: str) -> Ranks:
+    """Meet the other ranks of this run, if a launcher started several. A second call is free."""
+    count = rank_count()
     if count == 1:
-        return _Ranks(0, 1, 1)
+        return Ranks(0, 1, 1)
     from accelerate import PartialState
 
     # Ranks meet at the end, when one may have been done for days: no time-out until then. Through
@@ -60,7 +63,7 @@ def _join_ranks(device: str) -> _Ranks:
     # A group that is still there when Python shuts down can abort the process, its work done.
     atexit.register(_leave_ranks)
     local = int(os.environ.get("LOCAL_WORLD_SIZE", count))
-    return _Ranks(state.process_index, state.num_processes, local)
+    return Ranks(state.process_index, state.num_processes, local)
 
 
 def _leave_ranks() -> None:
@@ -68,7 +71,8 @@ def _leave_ranks() -> None:
         torch.distributed.destroy_process_group()
 
 
-def _join_summaries(summaries: list[Summary]) -> Summary:
+def join_summaries(summaries: list[Summary]) -> Summary:
+    """One summary of all ranks."""
     models = sum(summary.models for summary in summaries)
     total = sum((s.test_acc or 0.0) * s.models for s in summaries)
     pruned = sum((s.sparsity or 0.0) * s.models for s in summaries)

@@ -28,12 +28,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
-from typing import Any
+from functools import cached_property
+from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..builders.catalog import TWIN_EPOCHS, twin_name
 from ..builders.layout import Layout
@@ -41,25 +42,12 @@ from ..builders.model_file import ModelFile
 from ..builders.specification import Model, Zoo
 from ..builders.variational_dropout import LOG_SIGMA2_START, kl_weight, sparsity, weight_entries
 from ..builders.zoo_directory import ZooDirectory
-from .engines import reference
-from .engines.registry import check_training, choose_engine
-from .generate import check_images, run
+from ..errors import InvalidArgument
+from .engines import choose_engine
+from .generate import begin, check_images, run
 from .images import IMAGE_SOURCES, ImageData
-from .job import (
-    STREAMS,
-    Job,
-    Outcome,
-    Population,
-    Progress,
-    Summary,
-    begin,
-    engine_arguments,
-    population_class,
-)
-
-METHODS = ("variational", "magnitude")
-LEVELS = (0.5, 0.8, 0.9)
-"""Shares of pruned weights that magnitude pruning gives its twins by default."""
+from .job import Arrays, Job, Outcome, Progress, Summary, Tensors, Work
+from .options import TrainOptions, TwinOptions
 
 
 @dataclass(frozen=True)
@@ -95,53 +83,45 @@ def sparsify(
     images: ImageData,
     *,
     models: int | None = None,
-    method: str = "variational",
-    levels: Sequence[float] = LEVELS,
-    epochs: int = TWIN_EPOCHS,
-    seed: int | str = "first",
-    engine: str = "auto",
-    threads: int | None = None,
-    device: str | None = None,
+    twins: TwinOptions = TwinOptions(),  # noqa: B008  # frozen
+    options: TrainOptions = TrainOptions(),  # noqa: B008  # frozen
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Summary:
     """Train the twins of a zoo, or of its first `models`, into `<root>/<zoo>_sparse/`.
 
-    Those of magnitude pruning go to `<zoo>_sparse_magnitude`. Every twin lies in the split of its
-    parent. A parent that cannot have a twin (it diverged, is unfinished, unreadable, or does not
-    say how it was trained) is left out and named in the summary.
+    Those of magnitude pruning are written to `<zoo>_sparse_magnitude`. Every twin lies in the split
+    of its parent. A parent that cannot have a twin (it diverged, is unfinished, unreadable, or does
+    not say how it was trained) is left out and named in the summary.
 
     Args:
         parents: the dense zoo, generated or imported.
         root: folder of all zoos.
         images: that the parents were trained on.
         models: how many parents; None for all. The first n are those of the zoo's grid.
-        method: one of `METHODS`.
-        levels: shares of weights that magnitude pruning prunes, each in (0, 1).
-        epochs: of every twin.
-        seed: of all twins: a number, or "first" for that of the zoo's first model as the original
-            has it; or "parent": each twin has its parent's.
-        engine, threads, device, on_progress: as in population.generate. Magnitude pruning has no
-            lanes.
+        twins: method, levels of sparsity, epochs and seed.
+        options: engine, threads and device, as in `generate`. Magnitude pruning has no lanes.
+        on_progress: called about five times a second.
 
     Raises:
-        ValueError: a zoo of ResNet-18, an unknown method or engine, a level, seed or number out of
-            range, images on which the parents were not trained, or no parent that could have twins.
+        InvalidArgument: a zoo that cannot have twins, options or images that do not fit it, or no
+            parent that could have twins.
         FaultyZoo: the folder holds a zoo of this name that was made otherwise.
         TrainingFailed: a worker was killed or could not write.
     """
-    check_request(parents, models, method, levels, epochs, seed, engine, threads, device)
-    zoo = twin_zoo(parents.zoo, method, epochs)
+    check_sparsify(parents, models, twins, options)
+    zoo = twin_zoo(parents.zoo, twins.method, twins.epochs)
     _compare_images(parents, images)
     check_images(zoo, images)
-    engine, device = choose_engine(zoo, root, engine, device, lanes=method == "variational")
-    seeds = parents.zoo.models(1)[0].seed if seed == "first" else seed
+    kind = _VariationalTwins if twins.method == "variational" else _MagnitudeTwins
+    engine, device = choose_engine(zoo, root, options, kind.method)
+    seed = parents.zoo.models(1)[0].seed if twins.seed == "first" else twins.seed
     good, left_out = usable_parents(parents, models)
     if not good:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in [*left_out.items()][:3])
-        raise ValueError(f"{parents.path} has no model that could have a twin ({reasons})")
-    twins = [
-        _twin(states, zoo, states.hyperparameters["seed"] if seeds == "parent" else seeds, level)
-        for level in (map(float, levels) if method == "magnitude" else [None])
+        raise InvalidArgument(f"{parents.path} has no model that could have a twin ({reasons})")
+    specifications = [
+        _twin(states, zoo, states.hyperparameters["seed"] if seed == "parent" else seed, level)
+        for level in (map(float, twins.levels) if twins.method == "magnitude" else [None])
         for states in good
     ]
     directory = begin(
@@ -150,62 +130,49 @@ def sparsify(
         engine,
         images,
         parent=parents.zoo.name,
-        sparsification={"method": method, "seed": seeds},
+        sparsification={"method": twins.method, "seed": seed},
     )
     splits = parents.splits()
     directory.add_splits(
-        (twin.model_id for twin in twins),
-        given={twin.model_id: splits[twin.parent] for twin in twins if twin.parent in splits},
+        (twin.model_id for twin in specifications),
+        given={
+            twin.model_id: splits[twin.parent] for twin in specifications if twin.parent in splits
+        },
     )
-    kind = _VariationalTwins if method == "variational" else _MagnitudeTwins
-    job = kind(directory, images, parents)
-    summary = run(job, twins, engine, threads, device, on_progress)
-    return dataclasses.replace(summary, left_out=left_out)
+    work = Work(kind(directory, images, parents), 0, device, on_progress)
+    return dataclasses.replace(run(work, specifications, engine, options), left_out=left_out)
 
 
-def check_request(
-    parents: ZooDirectory,
-    models: int | None,
-    method: str,
-    levels: Sequence[float],
-    epochs: int,
-    seed: int | str,
-    engine: str,
-    threads: int | None,
-    device: str | None,
+def check_sparsify(
+    parents: ZooDirectory, models: int | None, twins: TwinOptions, options: TrainOptions
 ) -> None:
-    """What is wrong with the arguments of `sparsify`, as far as it shows without images.
+    """Refuse arguments of `sparsify` that cannot work, as far as it shows without images.
 
     Raises:
-        ValueError: as `sparsify`.
+        InvalidArgument: as `sparsify`.
     """
     check_zoo(parents.zoo)
-    if method not in METHODS:
-        raise ValueError(f"unknown method {method!r}; known: {', '.join(METHODS)}")
-    if method == "magnitude":
-        if not levels or not all(0 < level < 1 for level in levels):
-            raise ValueError(f"sparsity must lie between 0 and 1, found {list(levels)}")
-        if engine == "lanes":
-            raise ValueError("the lane kernel has no magnitude pruning: use batched or reference")
-    if epochs < 1:
-        raise ValueError(f"the number of epochs must be at least 1, found {epochs}")
+    if twins.method == "magnitude" and options.engine == "lanes":
+        raise InvalidArgument("the lane kernel has no magnitude pruning: use batched or reference")
     if models is not None and models < 1:
-        raise ValueError(f"the number of models must be at least 1, found {models}")
-    if seed not in ("first", "parent") and not (type(seed) is int and -(2**63) <= seed < 2**63):
-        raise ValueError(f"seed must be a number, 'first' or 'parent', found {seed!r}")
+        raise InvalidArgument(f"the number of models must be at least 1, found {models}")
     if parents.parent_zoo is not None:
-        raise ValueError(f"{parents.path} holds sparse twins: name the dense zoo")
-    check_training(parents.zoo, engine, threads, device)
+        raise InvalidArgument(f"{parents.path} holds sparse twins: name the dense zoo")
+    options.check(parents.zoo)
 
 
 def check_zoo(zoo: Zoo) -> None:
     """Refuse a zoo whose models cannot have twins.
 
     Raises:
-        ValueError: as `sparsify`.
+        InvalidArgument: it is one.
     """
-    if zoo.layout.architecture.file_per_state:
-        raise ValueError(f"{zoo.name}: sparse twins are made of CNN-s and CNN-l, not of ResNet-18")
+    architecture = zoo.layout.architecture
+    if not architecture.layers:
+        raise InvalidArgument(
+            f"{zoo.name}: sparse twins are made of networks that are a sequence of layers, not of "
+            f"{architecture.title}"
+        )
 
 
 def twin_zoo(zoo: Zoo, method: str = "variational", epochs: int = TWIN_EPOCHS) -> Zoo:
@@ -230,7 +197,7 @@ def image_name(parents: ZooDirectory) -> str:
     """
     name = parents.zoo.images
     if name not in IMAGE_SOURCES:
-        raise ValueError(
+        raise InvalidArgument(
             f"{parents.path / 'zoo.json'} does not say which images its models were trained on: "
             f"its zoo has images = {name!r}, known are {', '.join(IMAGE_SOURCES)}. A zoo imported "
             "under a name of the catalog (--zoo) knows them; from Python, "
@@ -315,7 +282,7 @@ def _last_weights(states: ModelFile) -> np.ndarray:
 def _compare_images(parents: ZooDirectory, images: ImageData) -> None:
     expected = (parents.info.get("images") or {}).get("sha256")
     if expected is not None and expected != images.digest():
-        raise ValueError(
+        raise InvalidArgument(
             f"{parents.path}: its models were trained on other images than these "
             f"({images.name}): their digest is {expected[:12]}..., not {images.digest()[:12]}..."
         )
@@ -330,14 +297,21 @@ class _Twins(Job):
 
     parents: ZooDirectory
 
-    def parent(self, twin: Twin) -> np.ndarray:
-        """The parent's last weights, float32 [N]."""
-        path = self.parents.models_path / f"{twin.parent}.safetensors"
-        return _last_weights(self.parents.read(path))
+    def start(
+        self, models: Sequence[Model], drawn: NDArray[np.float32]
+    ) -> dict[str, NDArray[np.generic]]:
+        """The parents' last weights."""
+        vectors = []
+        for twin in models:
+            assert isinstance(twin, Twin)
+            path = self.parents.models_path / f"{twin.parent}.safetensors"
+            vectors.append(_last_weights(self.parents.read(path)))
+        return {"weights": np.stack(vectors)}
 
-    def write(  # type: ignore[override]
-        self, model: Twin, tensors: Mapping[str, np.ndarray], metrics: Mapping[str, np.ndarray]
+    def write(
+        self, model: Model, tensors: Arrays, metrics: Mapping[str, NDArray[np.float64]]
     ) -> Outcome:
+        assert isinstance(model, Twin)
         extra = dict(tensors)
         weights = extra.pop("weights")
         shares = sparsity(weights, self.directory.zoo.layout)
@@ -360,65 +334,33 @@ class _Twins(Job):
 
 
 class _VariationalTwins(_Twins):
-    def population(
-        self, engine: str, models: Sequence[Twin], initial: np.ndarray, **options: Any
-    ) -> Population:
-        weights = np.stack([self.parent(twin) for twin in models])
-        if engine == "lanes":
-            from .engines.lanes import LanesTwins as Twins
-        else:
-            from .engines.batched_twins import BatchedTwins as Twins
-        return Twins(
-            self.directory.zoo.layout,
-            weights=weights,
-            log_sigma2=np.full_like(weights, LOG_SIGMA2_START),
-            **options,
-            **engine_arguments(models),
-        )
+    method: ClassVar[str] = "variational"
 
-    def train_epoch(
-        self, population: Any, images: Any, labels: Any, orders: Any, epoch: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        weight = kl_weight(epoch, self.directory.zoo.epochs)
-        return population.train_epoch(images, labels, orders, weight)
+    def start(
+        self, models: Sequence[Model], drawn: NDArray[np.float32]
+    ) -> dict[str, NDArray[np.generic]]:
+        start = super().start(models, drawn)
+        return {**start, "log_sigma2": np.full_like(start["weights"], LOG_SIGMA2_START)}
 
-    def tensors(self, population: Any) -> dict[str, np.ndarray]:
-        return {
-            "weights": population.weights,
-            "mean": population.mean,
-            "log_sigma2": population.log_sigma2,
-        }
+    def epoch_arguments(self, epoch: int) -> tuple[float, ...]:
+        return (kl_weight(epoch, self.directory.zoo.epochs),)
 
-    def trajectory(self, model: Twin) -> Iterator[reference.State]:
-        from .engines.reference_twins import VariationalTwin
-
-        network = partial(VariationalTwin, parent=self.parent(model))
-        layout = self.directory.zoo.layout
-        return reference.train(model, layout, self.images, STREAMS["reference"], network)
+    def tensors(self, population: Tensors) -> Arrays:
+        names = ("weights", "mean", "log_sigma2")
+        return {name: getattr(population, name) for name in names}
 
 
 class _MagnitudeTwins(_Twins):
-    def population(
-        self, engine: str, models: Sequence[Twin], initial: np.ndarray, **options: Any
-    ) -> Population:
-        weights = np.stack([self.parent(twin) for twin in models])
-        pruned = np.stack([self._mask(twin, w) for twin, w in zip(models, weights, strict=True)])
-        return population_class(engine)(
-            self.directory.zoo.layout,
-            weights=weights,
-            pruned=pruned,
-            **options,
-            **engine_arguments(models),
-        )
+    method: ClassVar[str] = "magnitude"
 
-    def trajectory(self, model: Twin) -> Iterator[reference.State]:
-        from .engines.reference_twins import PrunedTwin
-
-        parent = self.parent(model)
-        network = partial(PrunedTwin, parent=parent, pruned=self._mask(model, parent))
+    def start(
+        self, models: Sequence[Model], drawn: NDArray[np.float32]
+    ) -> dict[str, NDArray[np.generic]]:
+        start = super().start(models, drawn)
         layout = self.directory.zoo.layout
-        return reference.train(model, layout, self.images, STREAMS["reference"], network)
-
-    def _mask(self, twin: Twin, weights: np.ndarray) -> np.ndarray:
-        assert twin.level is not None
-        return magnitude_mask(weights, self.directory.zoo.layout, twin.level)
+        masks = []
+        for twin, weights in zip(models, start["weights"], strict=True):
+            assert isinstance(twin, Twin)
+            assert twin.level is not None
+            masks.append(magnitude_mask(weights, layout, twin.level))
+        return {**start, "pruned": np.stack(masks)}

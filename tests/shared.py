@@ -30,6 +30,15 @@ needs_shared = pytest.mark.skipif(
 )
 
 
+def contents(root: Path) -> dict[str, bytes]:
+    """Return the files below a folder, but locks: path with slashes -> content."""
+    return {
+        path.relative_to(root).as_posix(): path.read_bytes()
+        for path in sorted(root.rglob("*"))
+        if path.is_file() and path.suffix != ".lock"
+    }
+
+
 @dataclass(frozen=True)
 class Trial:
     """One model of a raw zoo, as the original's code wrote it."""

@@ -91,6 +91,17 @@ def test_what_is_no_row(splits: Any) -> None:
             model_zoos.instantiate(thing)
 
 
+def test_the_layout_of_a_row(splits: Any, digits_home: Path) -> None:
+    row = splits["test"][0]
+    layout = model_zoos.layout_of(row)
+    assert layout == model_zoos.open_zoo(digits_home, "digits_cnn_s").zoo.layout
+    for slot in layout.slots:
+        cut = np.asarray(row["weights"], np.float32)[slot.slice].reshape(slot.shape)
+        assert np.array_equal(model_zoos.layer(row, slot.name).numpy(), cut)
+    with pytest.raises(ValueError, match=r"the row has no weights"):
+        model_zoos.layout_of({"architecture": "cnn_s"})
+
+
 def test_weights_are_the_rows_in_their_order(splits: Any) -> None:
     train = splits["train"]
     expected = np.array(train["weights"], np.float32)
@@ -123,6 +134,23 @@ def test_weights_of_what_has_none(splits: Any, digits_home: Path) -> None:
     )
     with pytest.raises(ValueError, match="do not stream"):
         model_zoos.weights(stream)
+
+
+def test_public_names() -> None:
+    for name in model_zoos.__all__:
+        assert getattr(model_zoos, name).__doc__, name
+    for name in ("FaultyZoo", "ZooNotFound", "UnknownZoo", "FaultyFile", "HubFailed"):
+        assert getattr(model_zoos, name) is getattr(model_zoos.errors, name)
+    assert model_zoos.get_zoo is model_zoos.zoo_spec
+    zoo = model_zoos.zoo_spec("digits-cnn-s")
+    assert model_zoos.Zoo.from_json(zoo.to_json()) == zoo
+    assert repr(zoo) == "<Zoo digits_cnn_s: 320 models, CNN-s on digits, 25 epochs>"
+
+
+def test_a_zoo_directory_in_one_line(digits_home: Path) -> None:
+    directory = model_zoos.open_zoo(digits_home, "digits_cnn_s")
+    expected = f"<ZooDirectory digits_cnn_s: 320 models, {digits_home / 'digits_cnn_s'}>"
+    assert repr(directory) == expected
 
 
 def test_import_is_cheap_and_brings_no_torch() -> None:

@@ -1,10 +1,15 @@
-"""The wheel: what is in it, and that it works without the checkout."""
+"""The wheel: what is in it, that it works without the checkout, and that its types are visible."""
 
 from __future__ import annotations
 
+import json
 import os
+import re
+import shutil
+import site
 import subprocess
 import sys
+import venv
 import zipfile
 from pathlib import Path
 
@@ -25,17 +30,32 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_nothing_but_the_package_lands_in_site_packages(wheel: Path) -> None:
+def test_the_wheel_is_an_ordinary_package(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     tops = {name.split("/")[0] for name in names}
-    assert {top for top in tops if not top.endswith(".dist-info")} == {
-        "model_zoos.py",
-        "model_zoos",
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"model_zoos"}
+    inside = {"/".join(name.split("/")[1:]) for name in names if name.startswith("model_zoos/")}
+    assert {name for name in inside if "/" not in name} - {"cli.py"} == {
+        "__init__.py",
+        "dataset_card.md",
+        "errors.py",
+        "py.typed",
     }
-    assert "model_zoos/builders/catalog.py" in names
-    assert "model_zoos/py.typed" in names
-    assert "model_zoos/dataset_card.md" in names
-    assert not [name for name in names if "test" in name or "__pycache__" in name]
+    assert {name.split("/")[0] for name in inside if "/" in name} - {"cli"} == {
+        "benchmarks",
+        "builders",
+        "generation",
+        "weight_space",
+    }
+    assert {"cli.py", "cli/__init__.py"} & inside
+    assert {"builders/catalog.py", "generation/engines/lanes/network.hpp"} <= inside
+    wrong = re.compile(r"(^|/)(tests?|speed|results|typings|__pycache__|\.[^/]*)(/|$)")
+    assert not [name for name in inside if wrong.search(name)]
+    tracked = subprocess.run(
+        ["git", "ls-files", "*.py"], cwd=ROOT, capture_output=True, text=True, check=False
+    ).stdout.split()
+    here = re.compile(r"(builders|generation|weight_space|benchmarks(?!/speed))/")
+    assert {name for name in tracked if here.match(name)} <= inside
 
 
 def test_the_installed_wheel_loads_a_zoo_in_any_folder(
@@ -65,6 +85,77 @@ print(len(rows), model_zoos.weights(rows).shape[1], type(model_zoos.instantiate(
         check=False,
     )
     assert done.stdout.split() == ["18", "2464", "Sequential"], done.stderr
+
+
+# --- Types, where users meet them -----------------------------------------------------------------
+
+SCRIPT = """
+import model_zoos
+from model_zoos.builders.catalog import ZOOS
+
+reveal_type(ZOOS["digits_cnn_s"])
+reveal_type(model_zoos.zoo_spec("digits_cnn_s").layout.slots[0])
+reveal_type(model_zoos.open_zoo(".", "digits_cnn_s").files())
+reveal_type(model_zoos.instantiate({}))
+reveal_type(model_zoos.layer({}, "conv1.weight"))
+reveal_type(model_zoos.errors.ZooNotFound("").hint)
+"""
+TYPES = ("Zoo", "Slot", "list[Path]", "Module", "Tensor", "str | None")
+
+
+@pytest.fixture(scope="module")
+def program(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A script, beside the interpreter of an environment into which the wheel is installed."""
+    folder = tmp_path_factory.mktemp("installed")
+    venv.create(folder / "env", with_pip=False)
+    [packages] = (folder / "env").glob("lib/python*/site-packages")
+    zipfile.ZipFile(wheel).extractall(packages)
+    # What the package needs, but not its editable install: a .pth within a .pth is not read.
+    (packages / "needed.pth").write_text("\n".join(site.getsitepackages()))
+    (folder / "script.py").write_text(SCRIPT)
+    return folder / "script.py"
+
+
+def _environment() -> dict[str, str]:
+    """Without the paths by which this checkout may be found."""
+    hidden = ("PYTHONPATH", "MYPYPATH")
+    return {name: value for name, value in os.environ.items() if name not in hidden}
+
+
+def test_mypy_sees_the_types_of_the_installed_wheel(program: Path) -> None:
+    pytest.importorskip("mypy", reason="mypy is not installed")
+    interpreter = program.parent / "env" / "bin" / "python"
+    command = [sys.executable, "-m", "mypy", "--strict", "--python-executable", interpreter]
+    done = subprocess.run(
+        [*command, "--cache-dir", program.parent / "cache", program],
+        cwd=program.parent,
+        env=_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    revealed = re.findall('Revealed type is "(.*)"', done.stdout)
+    assert tuple(re.sub(r"\b[a-z_]+\.(?=[\w.])", "", found) for found in revealed) == TYPES
+
+
+def test_pyright_sees_the_types_of_the_installed_wheel(program: Path) -> None:
+    pyright = shutil.which("pyright", path=str(Path(sys.executable).parent))
+    if pyright is None:
+        pytest.skip("pyright is not installed")
+    interpreter = program.parent / "env" / "bin" / "python"
+    done = subprocess.run(
+        [pyright, "--outputjson", "--pythonpath", interpreter, program],
+        cwd=program.parent,
+        env=_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    found = json.loads(done.stdout)
+    assert found["summary"]["errorCount"] == 0, done.stdout
+    messages = [entry["message"] for entry in found["generalDiagnostics"]]
+    assert tuple(re.findall(r'is "([^"]*)"$', "\n".join(messages), re.MULTILINE)) == TYPES
 
 
 def test_a_checkout_works_from_its_own_folder(digits_home: Path) -> None:

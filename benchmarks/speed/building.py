@@ -23,7 +23,8 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from ...builders.catalog import get_zoo
-from ...builders.hub.parquet import build_repository, writer_options
+from ...builders.hub.build import build_folder
+from ...builders.hub.parquet import writer_options
 from ...builders.rows import states_table, weights_column
 from ...builders.schema import row_features
 from .loading import random_zoo
@@ -64,7 +65,7 @@ def measure(models: int, rounds: int) -> dict[str, Any]:
             path.unlink()
             out = Path(folder) / f"out-{number}"
             with _timed("build", seconds, cpu_seconds):
-                [summary] = build_repository(names, directory.path.parent, out, workers=1)
+                [summary] = build_folder(names, directory.path.parent, out, workers=1)
             assert summary.weights_bytes == size
             shutil.rmtree(out)
     ratios = zip(seconds["pyarrow.parquet.write_table"], seconds["build"], strict=True)

@@ -18,11 +18,12 @@ threads.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -32,7 +33,9 @@ from torch import nn
 from torch.nn import functional
 
 from ...builders.architecture import ARCHITECTURES
+from ...builders.catalog import get_zoo
 from ...builders.layout import Layout, make_layout
+from ...builders.specification import Model
 from ...generation.engines.batched import BatchedPopulation
 from ...generation.engines.lanes import LanesPopulation, LanesTwins, LanesUnavailable
 from ...generation.networks import build, initialise
@@ -140,10 +143,10 @@ def _engines(layout: Layout, images: np.ndarray, labels: np.ndarray) -> Iterator
     yield LOOP, (1, _original_loop(layout, images, labels))
     for name, models, population in _lanes(LanesPopulation, layout):
         yield name, (models, _epoch(population, images, labels, models))
-    population = BatchedPopulation(layout, threads=1, **_population(layout, 64))
+    population = BatchedPopulation(layout, *_population(layout, 64), threads=1)
     yield "batched (torch, 64 models), 1 thread", (64, _epoch(population, images, labels, 64))
     if torch.cuda.is_available():
-        population = BatchedPopulation(layout, device="cuda", **_population(layout, 1024))
+        population = BatchedPopulation(layout, *_population(layout, 1024), device="cuda")
         yield "batched (torch, 1024 models), CUDA", (1024, _epoch(population, images, labels, 1024))
 
 
@@ -151,8 +154,10 @@ def _twins(layout: Layout, images: np.ndarray, labels: np.ndarray) -> Iterator[t
     """As `_engines`, of sparse twins."""
     yield LOOP, (1, _original_loop(layout, images, labels, twin=True))
 
-    def start(layout: Layout, **options: Any) -> LanesTwins:
-        return LanesTwins(layout, log_sigma2=np.full_like(options["weights"], -10), **options)
+    def start(
+        layout: Layout, models: Sequence[Model], weights: np.ndarray, **options: Any
+    ) -> LanesTwins:
+        return LanesTwins(layout, models, weights, log_sigma2=np.full_like(weights, -10), **options)
 
     for name, models, population in _lanes(start, layout):
         yield name, (models, _epoch(population, images, labels, models, KL_WEIGHT))
@@ -168,22 +173,17 @@ def _lanes(
             yield (
                 name,
                 models,
-                start(layout, isa=isa, threads=threads, **_population(layout, models)),
+                start(layout, *_population(layout, models), isa=isa, threads=threads),
             )
         except LanesUnavailable as error:
             warnings.warn(f"{name} not measured: {error}", stacklevel=2)
 
 
-def _population(layout: Layout, models: int) -> dict[str, Any]:
+def _population(layout: Layout, models: int) -> tuple[list[Model], np.ndarray]:
+    """Models and what they start from."""
+    first = dataclasses.replace(get_zoo("mnist_cnn_s_seed").models(1)[0], learning_rate=1e-3)
     weights = [initial_weights(layout, "kaiming_uniform", seed)[0] for seed in range(models)]
-    return {
-        "activation": "tanh",
-        "optimizer": "adam",
-        "batch_size": BATCH,
-        "weights": np.stack(weights),
-        "seeds": np.arange(models),
-        "learning_rate": 1e-3,
-    }
+    return [dataclasses.replace(first, seed=seed) for seed in range(models)], np.stack(weights)
 
 
 def _epoch(

@@ -18,11 +18,9 @@ import datasets
 import numpy as np
 
 import model_zoos
+from tests.zoos import random_zoo  # beside this package in a checkout
 
 from ...builders.catalog import get_zoo
-from ...builders.schema import METRICS
-from ...builders.specification import Zoo
-from ...builders.zoo_directory import ZooDirectory, create_zoo
 
 
 def measure(models: int, rounds: int) -> dict[str, Any]:
@@ -90,27 +88,3 @@ def _timed(seconds: dict[str, list[float]], name: str, work: Callable[[], Any]) 
 
 def _read(files: list[Path]) -> int:
     return sum(len(np.fromfile(path, np.uint8)) for path in files)
-
-
-def random_zoo(root: Path, zoo: Zoo, models: int | None = None) -> ZooDirectory:
-    """A zoo directory with the catalog's models, but random weights and metrics.
-
-    Args:
-        root: folder of all zoos.
-        zoo: specification.
-        models: the first so many; None for all.
-    """
-    directory = create_zoo(root, zoo, engine="random values")
-    generator = np.random.default_rng(0)
-    specifications = zoo.models(models)
-    directory.add_splits(model.model_id for model in specifications)
-    epochs = np.arange(0 if zoo.keeps_epoch_0 else 1, zoo.epochs + 1)
-    for model in specifications:
-        directory.write_model(
-            model.model_id,
-            model.hyperparameters(),
-            epochs,
-            generator.standard_normal((len(epochs), zoo.layout.size), np.float32),
-            {name: generator.random(len(epochs)) for name in METRICS[:6]},
-        )
-    return directory

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ...builders.catalog import get_zoo
-from ...builders.hub.parquet import build_repository
+from ...builders.hub.build import build_folder
 from ...builders.schema import METRICS
 from ...builders.zoo_directory import create_zoo
 
@@ -101,7 +101,7 @@ def measure(states: int = 10) -> dict[str, Any]:
             generator.standard_normal((states, directory.zoo.layout.size), np.float32) / 50,
             {name: generator.random(states) for name in METRICS[:6]},
         )
-        build_repository([ZOO], folder / "zoos", folder / "built")
+        build_folder([ZOO], folder / "zoos", folder / "built")
         paths = sorted((folder / "built" / "data").rglob("*.parquet"))
         footers = [pq.read_metadata(path) for path in paths]
         with Hub(folder / "hub") as hub:

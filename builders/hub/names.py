@@ -1,53 +1,91 @@
 """Names of the files in a repository.
 
-data/<zoo>/<split>-00000-of-00003.parquet              all columns
-data/<zoo>/<split>-<model_id>-00000-of-00005.parquet   the same, one model (ResNet-18 zoos)
+README.md                                              the card
+data/<zoo>/<split>-00000-of-00003.parquet              rows with all columns
+data/<zoo>/<split>-<model_id>-00000-of-00005.parquet   the same, of one model (ResNet-18 zoos)
 metrics/<zoo>-<split>.parquet                          the same rows without weights
+layouts/<architecture>-<weights>.json                  where each tensor lies in a row's weights
+figures/<name>.png, .svg                               images that the card shows
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
+from ..layout import Layout
 from ..model_file import MODEL_ID
 from ..splits import SPLITS
 
-_OF = rf"(?P<zoo>[a-z0-9_]+){{}}(?P<split>{'|'.join(SPLITS)})"
+CARD = "README.md"
+
+_ROWS = rf"(?P<zoo>[a-z0-9_]+){{}}(?P<split>{'|'.join(SPLITS)})"
 
 DATA_FILE = re.compile(
-    rf"data/{_OF.format('/')}(?:-(?P<model_id>{MODEL_ID.pattern}))?"
+    rf"data/{_ROWS.format('/')}(?:-(?P<model_id>{MODEL_ID.pattern}))?"
     r"-(?P<number>\d{5})-of-(?P<count>\d{5})\.parquet"
 )
+METRICS_FILE = re.compile(rf"metrics/{_ROWS.format('-')}\.parquet")
+FIGURE = re.compile(r"figures/[\w.-]+\.(?:png|svg)")
+FILES = (
+    DATA_FILE,
+    METRICS_FILE,
+    FIGURE,
+    re.compile(r"layouts/[\w.-]+\.json"),
+    re.compile(re.escape(CARD)),
+)
+"""The form of every file of a built repository."""
 
-METRICS_FILE = re.compile(rf"metrics/{_OF.format('-')}\.parquet")
+_ANY_DATA_FILE = re.compile(r"data/(?P<zoo>[a-z0-9_]+)/.*\.parquet")
 
 
 def data_file(zoo: str, split: str, number: int, count: int, model_id: str | None = None) -> str:
-    """Name of a file of `DATA_FILE`: the rows of a split, or of one of its models, in `count`."""
+    """Return the name of file `number` of `count` with the rows of a split, or of one model."""
     model = "" if model_id is None else f"-{model_id}"
     return f"data/{zoo}/{split}{model}-{number:05d}-of-{count:05d}.parquet"
 
 
 def metrics_file(zoo: str, split: str) -> str:
-    """Name of a file of `METRICS_FILE`."""
+    """Return the name of the file with the rows of a split without weights."""
     return f"metrics/{zoo}-{split}.parquet"
+
+
+def layout_file(layout: Layout) -> str:
+    """Return the name of a layout's file, such as `layouts/cnn_s-2464.json`."""
+    return f"layouts/{layout.architecture}-{layout.size}.json"
+
+
+def zoo_of(path: str) -> str | None:
+    """Return the zoo whose rows a file holds; None for any other file."""
+    match = _ANY_DATA_FILE.fullmatch(path) or METRICS_FILE.fullmatch(path)
+    return match and match["zoo"]
+
+
+def model_of(path: str) -> str | None:
+    """Return the model whose rows a file holds; None for a file of several models, or no rows."""
+    match = DATA_FILE.fullmatch(path)
+    return match and match["model_id"]
+
+
+def matches(pattern: re.Pattern[str], paths: Iterable[str]) -> Iterator[re.Match[str]]:
+    """Yield the match of each name that has the form of a pattern, such as DATA_FILE."""
+    return filter(None, map(pattern.fullmatch, paths))
 
 
 def data_files(
     paths: Iterable[str],
 ) -> tuple[dict[tuple[str, str], set[str]], set[tuple[str, str]]]:
-    """Which splits of zoos have files with weights.
+    """Return the splits of zoos that have files with weights.
 
     Args:
-        paths: names of files in a repository; others are passed over.
+        paths: names of files in a repository; those with another form are ignored.
 
     Returns:
-        (zoo, split) -> the ids of the models that have files of their own (none of a CNN zoo), and
-        those of these splits that lack files, or hold files of two builds.
+        (zoo, split) -> ids of the models that have files of their own (empty for a CNN zoo), and
+        the set of those splits that lack files or have files of two builds.
     """
     numbers: dict[tuple[str, str, str | None], set[tuple[int, int]]] = {}
-    for match in filter(None, map(DATA_FILE.fullmatch, paths)):
+    for match in matches(DATA_FILE, paths):
         key = (match["zoo"], match["split"], match["model_id"])
         numbers.setdefault(key, set()).add((int(match["number"]), int(match["count"])))
     found: dict[tuple[str, str], set[str]] = {}
@@ -62,19 +100,22 @@ def data_files(
 
 
 def whole_models(paths: Iterable[str], zoo: str) -> dict[str, str]:
-    """The models of a zoo that have files of their own, all of them and in one split -> the split.
+    """Return the models of a zoo that have all their own files, in one split.
 
     Args:
         paths: names of all files in a repository.
-        zoo: a ResNet-18 zoo.
+        zoo: name of a zoo whose models have files of their own.
+
+    Returns:
+        model id -> split.
     """
     files: dict[str, list[str]] = {}
-    for match in filter(None, map(DATA_FILE.fullmatch, paths)):
+    for match in matches(DATA_FILE, paths):
         if match["zoo"] == zoo and match["model_id"] is not None:
             files.setdefault(match["model_id"], []).append(match.string)
     whole = {}
     for model, own in files.items():
-        found, lacking = data_files(own)
-        if len(found) == 1 and not lacking:
+        found, faulty = data_files(own)
+        if len(found) == 1 and not faulty:
             [(_, whole[model])] = found
     return whole

@@ -1,11 +1,7 @@
-"""Read a published repository: the same rows as from zoo directories, over HTTP.
+"""Read a repository on the Hub: the same rows as from zoo directories, over HTTP.
 
-    data/<zoo>/<split>-00000-of-00003.parquet              all columns
-    data/<zoo>/<split>-<model_id>-00000-of-00005.parquet   the same of a ResNet-18 zoo: models apart
-    metrics/<zoo>-<split>.parquet                          the same rows without weights
-
-Files are never fetched whole. Each read of pyarrow becomes one request for just its bytes: the
-footer, then the wanted columns of those row groups whose statistics let a row pass the filters.
+No file is downloaded whole. Each read of pyarrow becomes one request for exactly its bytes: the
+footer, then the wanted columns of the row groups that can have matching rows by their statistics.
 """
 
 from __future__ import annotations
@@ -13,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import IO
 
 import pyarrow as pa
 import pyarrow.dataset as pads
@@ -23,7 +19,7 @@ from ...errors import FaultyZoo
 from ..catalog import METRICS_NAME
 from ..schema import row_schema
 from ..specification import is_zoo_name
-from .names import DATA_FILE, METRICS_FILE
+from .names import DATA_FILE, METRICS_FILE, matches
 from .remote import explained
 
 
@@ -32,8 +28,8 @@ class Shard:
     """One Parquet file of a repository at a commit.
 
     Attributes:
-        repo_id, commit, path: where it is.
-        model_id: whose rows it holds; None if it holds those of several models.
+        repo_id, commit, path: its place.
+        model_id: the model whose rows it holds; None if it holds rows of several models.
     """
 
     repo_id: str
@@ -47,12 +43,12 @@ class Shard:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A published repository as it is at one commit.
+    """The files of a repository at one commit.
 
     Attributes:
         repo_id: `ORG/NAME`.
         commit: 40 hexadecimal digits.
-        paths: of all its files, sorted.
+        paths: names of all files, sorted.
     """
 
     repo_id: str
@@ -60,32 +56,32 @@ class Snapshot:
     paths: tuple[str, ...]
 
     def zoos(self) -> list[str]:
-        """Names of its zoos, sorted."""
-        found = {match["zoo"] for match in map(DATA_FILE.fullmatch, self.paths) if match}
+        """Return the names of its zoos, sorted."""
+        found = {match["zoo"] for match in matches(DATA_FILE, self.paths)}
         return sorted(name for name in found if is_zoo_name(name))
 
     def shards(self, name: str, split: str) -> list[Shard]:
-        """The files of one split of a zoo, or of `metrics`, in the order of their rows."""
+        """Return the files of one split of a zoo, or of `metrics`, in the order of their rows."""
         pattern = METRICS_FILE if name == METRICS_NAME else DATA_FILE
         zoos = self.zoos() if name == METRICS_NAME else [name]
-        matches = [match for match in map(pattern.fullmatch, self.paths) if match]
+        found = list(matches(pattern, self.paths))
         return [
             Shard(self.repo_id, self.commit, match.string, match.groupdict().get("model_id"))
             for zoo in zoos
-            for match in matches
+            for match in found
             if match["zoo"] == zoo and match["split"] == split
         ]
 
 
-def open_repository(
+def open_snapshot(
     repo_id: str, revision: str | None = None, token: str | bool | None = None
 ) -> Snapshot:
-    """What a repository holds, in one request.
+    """List the files of a repository, in one request.
 
     Args:
         repo_id: `ORG/NAME`.
         revision: branch, tag or commit; None for main.
-        token: of the Hub; None for the one that is logged in, if any.
+        token: of the Hub; None for HF_TOKEN or that of `hf auth login`, if there is one.
 
     Raises:
         HubFailed: no such repository or revision, or the Hub is out of reach.
@@ -97,13 +93,18 @@ def open_repository(
 
 
 def weights_size(
-    shard: Shard, token: str | bool | None = None, options: Mapping[str, Any] | None = None
+    shard: Shard, token: str | bool | None = None, options: Mapping[str, object] | None = None
 ) -> int:
-    """Elements of a row's weights, as the file's schema says.
+    """Return the length of a row's weights, by the schema of a file.
+
+    Args:
+        shard: the file.
+        token: of the Hub.
+        options: arguments of huggingface_hub.HfFileSystem.
 
     Raises:
-        FaultyZoo: the file has other columns than a row of a zoo.
-        HubFailed: see `open_repository`.
+        FaultyZoo: the file has other columns than the rows of a zoo.
+        HubFailed: see `open_snapshot`.
     """
     with explained(shard.repo_id, token), _opened(shard, token, options) as file:
         schema = pads.ParquetFileFormat().make_fragment(file).physical_schema
@@ -115,9 +116,10 @@ def weights_size(
         or schema.remove(schema.get_field_index("weights")) != row_schema(None)
     ):
         raise FaultyZoo(
-            f"{shard} does not have the columns of a zoo: was it made by `model-zoos build`?"
+            f"{shard} does not have the columns of a zoo: was it built with model_zoos?"
         )
-    return weights.list_size
+    size: int = weights.list_size
+    return size
 
 
 def read_tables(
@@ -125,19 +127,19 @@ def read_tables(
     schema: pa.Schema,
     filters: pads.Expression | None = None,
     token: str | bool | None = None,
-    options: Mapping[str, Any] | None = None,
+    options: Mapping[str, object] | None = None,
 ) -> Iterator[pa.Table]:
-    """The rows of a file, row group by row group, in their order.
+    """Yield the rows of a file, row group by row group, in their order.
 
     Args:
         shard: the file.
         schema: wanted columns; nothing else is read.
         filters: keep only matching rows; row groups without any are not read.
         token: of the Hub.
-        options: of huggingface_hub.HfFileSystem.
+        options: arguments of huggingface_hub.HfFileSystem.
 
     Raises:
-        HubFailed: see `open_repository`.
+        HubFailed: see `open_snapshot`.
     """
     with explained(shard.repo_id, token), _opened(shard, token, options) as file:
         fragment = pads.ParquetFileFormat().make_fragment(file)
@@ -153,8 +155,8 @@ def read_tables(
 
 @contextmanager
 def _opened(
-    shard: Shard, token: str | bool | None, options: Mapping[str, Any] | None
-) -> Iterator[Any]:
+    shard: Shard, token: str | bool | None, options: Mapping[str, object] | None
+) -> Iterator[IO[bytes]]:
     files = HfFileSystem(**{"token": token, **(options or {})})
     path = f"datasets/{shard.repo_id}@{shard.commit}/{shard.path}"
     # Without a cache: pyarrow knows which bytes it wants, and reads none of them twice.

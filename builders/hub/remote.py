@@ -1,11 +1,27 @@
-"""What can go wrong between this machine and the Hub, explained in one line each."""
+"""A repository on the Hub at one commit: what it has, how files are uploaded and committed.
+
+Whatever can go wrong between this machine and the Hub becomes a HubFailed with one line.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+import io
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
 
-from huggingface_hub import constants, get_token
+from huggingface_hub import (
+    CommitOperationAdd,
+    CommitOperationDelete,
+    HfApi,
+    HfFileSystem,
+    constants,
+    get_token,
+)
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -14,13 +30,228 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.hf_api import RepoFile
 
-from ...errors import HubFailed
+from ...errors import HubFailed, InvalidArgument
+from .names import CARD, zoo_of
+
+Content = Path | bytes
+"""A file that is to be published, or its content."""
+
+FILES_PER_COMMIT = 250
+"""Maximum of the files in a commit; the Hub advises against commits of very many files."""
+
+_BLOCK = 1 << 20
+
+
+def size_of(content: Content) -> int:
+    """Return the size of a file in bytes."""
+    return len(content) if isinstance(content, bytes) else content.stat().st_size
+
+
+def open_content(content: Content) -> IO[bytes]:
+    """Open a file for reading."""
+    return io.BytesIO(content) if isinstance(content, bytes) else content.open("rb")
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A data set repository at one commit, on top of which something is to be committed.
+
+    Attributes:
+        api: client of the Hub, with the token.
+        repo_id: `ORG/NAME`.
+        head: id of the commit.
+        files: all its files, by name.
+    """
+
+    api: HfApi
+    repo_id: str
+    head: str
+    files: Mapping[str, RepoFile]
+
+    @classmethod
+    def at(cls, api: HfApi, repo_id: str, head: str | None = None) -> Remote:
+        """List the files of a repository at a commit, by default the newest one of main."""
+        head = head or str(api.repo_info(repo_id, repo_type="dataset").sha)
+        entries = api.list_repo_tree(repo_id, recursive=True, revision=head, repo_type="dataset")
+        files = {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
+        return cls(api, repo_id, head, files)
+
+    def open(self, path: str) -> IO[bytes]:
+        """Open one of the files for reading."""
+        address = f"datasets/{self.repo_id}@{self.head}/{path}"
+        file: IO[bytes] = HfFileSystem(token=self.api.token).open(address, "rb")
+        return file
+
+    def card(self) -> str:
+        """Return the README; empty if there is none."""
+        if CARD not in self.files:
+            return ""
+        with io.TextIOWrapper(self.open(CARD), "utf-8") as file:
+            return file.read()
+
+    def has(self, path: str, content: Content) -> bool:
+        """Whether the file of this name has this content, by the digest that the Hub lists."""
+        entry, size = self.files.get(path), size_of(content)
+        if entry is None or entry.size != size:
+            return False
+        if entry.lfs is not None:
+            digest, expected = hashlib.sha256(), entry.lfs.sha256
+        else:
+            digest = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
+            expected = entry.blob_id
+        with open_content(content) as file:
+            while block := file.read(_BLOCK):
+                digest.update(block)
+        return digest.hexdigest() == expected
+
+    def upload(
+        self, additions: list[CommitOperationAdd], branch: str | None = constants.DEFAULT_REVISION
+    ) -> None:
+        """Upload the large ones of some files, which a later commit can then name.
+
+        What the Hub has already, of an interrupted run, is not sent again.
+
+        Args:
+            additions: the files.
+            branch: branch of that commit; None for a pull request.
+        """
+        self.api.preupload_lfs_files(
+            self.repo_id,
+            additions,
+            repo_type="dataset",
+            revision=branch,
+            create_pr=branch is None,
+            free_memory=False,
+        )
+
+    def upload_one(self, name: str, path: Path) -> CommitOperationAdd:
+        """Upload one large file, which may be deleted here before the commit.
+
+        Args:
+            name: in the repository.
+            path: of the file.
+
+        Returns:
+            What the commit must add.
+
+        Raises:
+            InvalidArgument: the repository would not store it as a large file.
+        """
+        addition = CommitOperationAdd(name, path)
+        self.api.preupload_lfs_files(self.repo_id, [addition], repo_type="dataset")
+        # As documented, the client replaces the content that it has uploaded by empty bytes.
+        if addition.path_or_fileobj != b"":
+            raise InvalidArgument(
+                f"{self.repo_id} ignores {name}, or keeps it as a small file: fix its .gitignore "
+                "and .gitattributes (*.parquet filter=lfs diff=lfs merge=lfs)"
+            )
+        return addition
+
+    def commit(
+        self,
+        additions: Sequence[CommitOperationAdd],
+        deleted: Sequence[str],
+        message: str,
+        branch: str | None = constants.DEFAULT_REVISION,
+    ) -> tuple[str, str]:
+        """Commit uploaded files (small ones are sent along) on top of `head`.
+
+        Args:
+            additions: new and changed files, README.md as the last.
+            deleted: names of the files to delete.
+            message: of the commit; each of several is numbered.
+            branch: branch to commit to; None opens a pull request.
+
+        Returns:
+            Id and address of the commit (of the pull request).
+        """
+        # The card comes with the last files. Files of a zoo are deleted in the commit of its first
+        # new ones, so that no commit has its rows twice.
+        pieces: list[list[CommitOperationAdd | CommitOperationDelete]] = [
+            list(additions[start : start + FILES_PER_COMMIT])
+            for start in range(0, max(1, len(additions)), FILES_PER_COMMIT)
+        ]
+        zoos = [{zoo_of(operation.path_in_repo) for operation in piece} for piece in pieces]
+        for path in deleted:
+            piece = next((n for n, found in enumerate(zoos) if zoo_of(path) in found), -1)
+            pieces[piece].append(CommitOperationDelete(path))
+        head, url = self.head, ""
+        for number, operations in enumerate(pieces, 1):
+            part = f" ({number} of {len(pieces)})" if len(pieces) > 1 else ""
+            commit = self.api.create_commit(
+                self.repo_id,
+                operations,
+                commit_message=message + part,
+                repo_type="dataset",
+                revision=branch,
+                create_pr=branch is None,
+                parent_commit=head,
+            )
+            head, url = commit.oid, url or str(commit.pr_url or "")
+            if commit.pr_url is not None:
+                branch = commit.pr_revision
+        return head, url or str(commit.commit_url)
+
+
+def open_head(api: HfApi, repo_id: str, branch: str | None, private: bool = False) -> str:
+    """Return the commit to build on; create repository and branch if they do not exist.
+
+    Args:
+        api: client of the Hub.
+        repo_id: `ORG/NAME`.
+        branch: branch to commit to; None for a pull request to main.
+        private: create the repository as a private one.
+
+    Raises:
+        InvalidArgument: `private`, but the repository exists and is public.
+    """
+    try:
+        info = api.repo_info(repo_id, repo_type="dataset")
+        if private and not info.private:
+            raise InvalidArgument(
+                f"{repo_id} exists and is public: make it private in its settings first, or do not "
+                "ask for a private one"
+            )
+    except RepositoryNotFoundError:
+        if branch is None:
+            raise
+        api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
+    try:
+        info = api.repo_info(repo_id, repo_type="dataset", revision=branch)
+    except RevisionNotFoundError:
+        if branch is None or branch.startswith("refs/"):
+            raise
+        api.create_branch(repo_id, branch=branch, repo_type="dataset", exist_ok=True)
+        info = api.repo_info(repo_id, repo_type="dataset", revision=branch)
+    return str(info.sha)
+
+
+# --- Tokens and errors ----------------------------------------------------------------------------
+
+
+def write_token(token: str | None) -> str:
+    """Return the token to publish with: the argument, else HF_TOKEN or that of `hf auth login`.
+
+    Raises:
+        HubFailed: there is no token, or it cannot be one.
+    """
+    token = (token or get_token() or "").strip()
+    if not token:
+        raise HubFailed(
+            "publishing needs a token with write access, in HF_TOKEN or as an argument "
+            f"(made at {constants.ENDPOINT}/settings/tokens)",
+            hint="hf auth login",
+        )
+    if not re.fullmatch(r"[\x21-\x7e]+", token):
+        raise HubFailed("the token holds characters that no token has: copy it once more")
+    return token
 
 
 @contextmanager
 def explained(repo_id: str, token: str | bool | None = None) -> Iterator[None]:
-    """What can go wrong with the Hub becomes one line that says what to do, and holds no token.
+    """Turn the errors of the Hub's client into one line that says what to do, without the token.
 
     Raises:
         HubFailed: in place of what the client raised.
@@ -29,51 +260,55 @@ def explained(repo_id: str, token: str | bool | None = None) -> Iterator[None]:
         yield
     except Exception as error:
         secret = token if isinstance(token, str) else get_token()
-        message = _explanation(error, repo_id, bool(secret))
-        if message is None:
+        failed = _explanation(error, repo_id, bool(secret))
+        if failed is None:
             raise
-        message = " ".join(message.split())
+        message = " ".join(str(failed).split())
         if secret:
             message = message.replace(secret, "***")
-        raise HubFailed(message) from None  # the client's own error holds the request
+        raise HubFailed(message, hint=failed.hint) from None  # the client's error has the request
 
 
-def _explanation(error: BaseException, repo_id: str, known: bool) -> str | None:
+def _explanation(error: BaseException, repo_id: str, has_token: bool) -> HubFailed | None:
+    """Return the explanation of an error; None if it is not one of the Hub or its client."""
     if isinstance(error, HubFailed):
-        return str(error)
+        return error
     if isinstance(error, OfflineModeIsEnabled):
-        return f"{repo_id}: HF_HUB_OFFLINE is set, so that the Hub is not asked: unset it"
+        return HubFailed(f"{repo_id}: HF_HUB_OFFLINE is set, and the Hub is not asked: unset it")
     if isinstance(error, HFValidationError):
-        return f"{repo_id!r} cannot be the name of a repository: it is ORG/NAME"
+        return HubFailed(f"{repo_id!r} cannot be the name of a repository: expected ORG/NAME")
     if isinstance(error, GatedRepoError):
-        return f"{repo_id} is gated: ask for access at {_address(repo_id)}"
+        address = f"{constants.ENDPOINT}/datasets/{repo_id}"
+        return HubFailed(f"{repo_id} is gated: ask for access at {address}")
     if isinstance(error, RevisionNotFoundError):
-        return f"{repo_id} has no such revision (branch, tag or commit)"
+        return HubFailed(f"{repo_id} has no such revision (branch, tag or commit)")
     if isinstance(error, RepositoryNotFoundError):
-        seen = "this token may see" if known else "can be seen without a token"
-        return (
+        seen = "this token may see" if has_token else "can be seen without a token"
+        return HubFailed(
             f"there is no data set repository {repo_id} that {seen}: check the name; a private one "
-            "needs `hf auth login` or HF_TOKEN"
+            "needs a token",
+            hint="hf auth login",
         )
     if isinstance(error, HfHubHTTPError):
         status = error.response.status_code
         said = error.server_message or str(error)
         if status == 401:
-            return (
+            return HubFailed(
                 "the Hub does not accept this token: make one with write access at "
-                f"{constants.ENDPOINT}/settings/tokens, then `hf auth login` or "
-                "HF_TOKEN"
+                f"{constants.ENDPOINT}/settings/tokens",
+                hint="hf auth login",
             )
         if status == 403:
-            return (
+            return HubFailed(
                 f"this token may not write to {repo_id}: take one of type write (a fine-grained "
-                "one must name the repository), of a user who may write there, or offer the "
-                f"change with `publish --create-pr`. The Hub says: {said}"
+                "one must name the repository), of a user who may write there, or open a pull "
+                f"request. The Hub says: {said}",
+                hint=f"model-zoos publish {repo_id} --from FOLDER --create-pr",
             )
         if status == 412:
-            return f"{repo_id} was changed by somebody else meanwhile: run the same command again"
-        return f"{repo_id}: the Hub answered HTTP {status} ({said}): try again later"
-    # httpx or httpx2, by the version of huggingface_hub; ConnectionError is what Xet's client says.
+            return HubFailed(f"{repo_id} was changed by somebody else meanwhile: try again")
+        return HubFailed(f"{repo_id}: the Hub answered HTTP {status} ({said}): try again later")
+    # httpx or httpx2, by the version of huggingface_hub; Xet's client raises ConnectionError.
     module = type(error).__module__.partition(".")[0]
     if module in ("httpx", "httpx2", "httpcore", "httpcore2", "hf_xet"):
         said = type(error).__name__
@@ -81,12 +316,8 @@ def _explanation(error: BaseException, repo_id: str, known: bool) -> str | None:
         said = f"{error}" or type(error).__name__
     else:
         cause = error.__cause__ or error.__context__
-        return None if cause is None else _explanation(cause, repo_id, known)
-    return (
+        return None if cause is None else _explanation(cause, repo_id, has_token)
+    return HubFailed(
         f"{repo_id}: the Hub ({constants.ENDPOINT}) was not reached, or the connection broke off "
-        f"({said}): run the same command again to go on"
+        f"({said}): try again to resume"
     )
-
-
-def _address(repo_id: str) -> str:
-    return f"{constants.ENDPOINT}/datasets/{repo_id}"

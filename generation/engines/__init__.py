@@ -1,1 +1,230 @@
-"""How a population is trained; each engine is one file or folder."""
+"""The engines: how models are trained and evaluated, and which engine does it.
+
+    lanes         small networks, one in each SIMD lane of a CPU core: the fastest on a CPU
+    batched       small networks stacked in torch: for GPUs, and CPUs without a C++ compiler
+    reference     one small network at a time in plain torch, to the bit as the paper's code
+    resnet        one large network at a time in torch, with a checkpoint after each epoch
+
+A new engine is one entry of `ENGINES`.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from ...builders.layout import Layout
+from ...builders.specification import Model, Zoo
+from ...builders.zoo_directory import open_zoo
+from ...errors import InvalidArgument, LanesUnavailable, SlowEngineWarning, ZooNotFound
+from ..job import Outcome, Work
+from ..networks import build
+from ..options import TrainOptions
+from . import checkpointed, reference
+from .batched import BatchedPopulation, BatchedWeights
+from .batched_twins import BatchedTwins
+from .lanes import LanesPopulation, LanesTwins, LanesWeights, lanes_count
+from .lanes.blocks import cores
+from .population import Population, Scores
+from .processes import NETWORKS, train_in_processes
+from .side_by_side import group_models, train_blocks
+
+__all__ = ["ENGINES", "Engine", "choose_engine", "evaluate", "group_models"]
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A way to train the models of a zoo.
+
+    Attributes:
+        name: as in zoo.json and in the options.
+        stream: where dropout masks and augmentation come from (streams.py, augmentation.py).
+        train: trains models and writes them, yielding each when it is finished.
+        methods: what it can train, by `Job.method`.
+    """
+
+    name: str
+    stream: str
+    train: Callable[[Work, Sequence[Model]], Iterator[Outcome]]
+    methods: tuple[str, ...]
+
+
+LANES: Mapping[str, Callable[..., Population]] = {
+    "dense": LanesPopulation,
+    "variational": LanesTwins,
+}
+BATCHED: Mapping[str, Callable[..., Population]] = {
+    "dense": BatchedPopulation,
+    "variational": BatchedTwins,
+    "magnitude": BatchedPopulation,
+}
+BATCHED_BLOCK = {"cpu": 64, "cuda": 1024}
+"""Models that the batched engine stacks."""
+
+
+def _train_lanes(work: Work, models: Sequence[Model]) -> Iterator[Outcome]:
+    """A thread for each core, a block of one model a lane in each: the kernel releases the GIL."""
+    zoo = work.job.directory.zoo
+    blocks = group_models(models, lanes_count(zoo.layout, dict(zoo.grid)["activation"][0]))
+    populate = partial(LANES[work.job.method], threads=1)
+    yield from train_blocks(work, blocks, populate, threads=work.threads)
+
+
+def _train_batched(work: Work, models: Sequence[Model]) -> Iterator[Outcome]:
+    """One block of stacked models after the other, with torch's own threads."""
+    blocks = group_models(models, BATCHED_BLOCK[torch.device(work.device).type])
+    populate = partial(BATCHED[work.job.method], device=work.device, threads=work.threads)
+    yield from train_blocks(work, blocks, populate, threads=1, device=work.device)
+
+
+ENGINES: dict[str, Engine] = {
+    engine.name: engine
+    for engine in (
+        Engine("lanes", "philox", _train_lanes, tuple(LANES)),
+        Engine("batched", "philox", _train_batched, tuple(BATCHED)),
+        Engine("reference", "torch", train_in_processes, tuple(NETWORKS)),
+        Engine("resnet", "philox", checkpointed.train, ("dense",)),
+    )
+}
+"""Every engine by name."""
+
+
+def choose_engine(
+    zoo: Zoo, root: str | os.PathLike[str], options: TrainOptions, method: str = "dense"
+) -> tuple[Engine, str]:
+    """The engine and device that train a zoo.
+
+    The engine is the one that is asked for; else that of a zoo that has been begun in `root`; else
+    batched on a GPU; else the first of the architecture's that can run here.
+
+    Args:
+        method: what is trained (`Job.method`).
+
+    Raises:
+        InvalidArgument: the engine that is asked for cannot train it.
+    """
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    able = [name for name in zoo.layout.architecture.engines if method in ENGINES[name].methods]
+    if options.engine != "auto":
+        if options.engine not in able:
+            raise InvalidArgument(
+                f"the engine {options.engine} does not train {method} models of "
+                f"{zoo.layout.architecture.title}; those that do: {', '.join(able)}"
+            )
+        return ENGINES[options.engine], device
+    try:
+        begun = open_zoo(root, zoo.name).info.get("engine")
+    except ZooNotFound:
+        begun = None
+    if begun in able:
+        return ENGINES[begun], device
+    if device == "cuda" and "batched" in able:
+        return ENGINES["batched"], device
+    if able[0] == "lanes":
+        try:
+            lanes_count(zoo.layout, dict(zoo.grid)["activation"][0])
+        except LanesUnavailable as error:
+            warnings.warn(
+                SlowEngineWarning(
+                    f"{error}: training with the engine {able[1]}, which is several times slower"
+                ),
+                stacklevel=3,
+            )
+            del able[0]
+    return ENGINES[able[0]], device
+
+
+def evaluate(
+    weights: ArrayLike,
+    layout: Layout,
+    activation: str,
+    images: ArrayLike,
+    labels: ArrayLike,
+    *,
+    engine: str = "auto",
+    device: str | None = None,
+    threads: int | None = None,
+) -> Scores:
+    """Score many weight vectors of one architecture on the same images, in evaluation mode.
+
+    Args:
+        weights: float32 [P, N] in layout order.
+        layout: of the vectors.
+        activation: of the networks.
+        images: float32 [n, channels, h, w], normalised as at training.
+        labels: integers [n] in [0, classes).
+        engine: "lanes", "batched" or "reference"; "auto" takes batched on a GPU, else lanes where
+            the kernel can be built, else batched. Architectures that are no sequence of layers are
+            always evaluated as by "reference": one network at a time in plain torch.
+        device: "cpu" or "cuda" for batched and reference; None for the CPU.
+        threads: cores to use; None for all that this process may use.
+
+    Returns:
+        Loss in nats and accuracy as a share of 1, float64 [P] each.
+
+    Raises:
+        InvalidArgument: arguments of a wrong shape or an unknown engine.
+        LanesUnavailable: lanes are asked for and cannot run here.
+    """
+    if not layout.architecture.layers or engine == "reference":
+        return _evaluate_modules(
+            np.asarray(weights, np.float32), layout, activation, images, labels, device, threads
+        )
+    if engine == "auto":
+        engine = "batched" if device not in (None, "cpu") else "lanes"
+        try:
+            if engine == "lanes":
+                lanes_count(layout, activation)
+        except LanesUnavailable:
+            engine = "batched"
+    if engine == "lanes":
+        return LanesWeights(layout, activation, weights, threads=threads).evaluate(images, labels)
+    if engine == "batched":
+        population = BatchedWeights(
+            layout, activation, weights, device=device or "cpu", threads=threads
+        )
+        return population.evaluate(images, labels)
+    raise InvalidArgument(f"unknown engine {engine!r}; known: auto, lanes, batched, reference")
+
+
+MODULE_BATCH = 256
+"""Images that a network which is no sequence of layers is evaluated on at a time."""
+
+
+def _evaluate_modules(
+    weights: NDArray[np.float32],
+    layout: Layout,
+    activation: str,
+    images: ArrayLike,
+    labels: ArrayLike,
+    device: str | None,
+    threads: int | None,
+) -> Scores:
+    """As the reference engine evaluates: a network on one thread, all images in one batch."""
+    x = torch.as_tensor(images, device=device)
+    y = torch.as_tensor(labels, device=device)
+    batch = len(y) if layout.architecture.layers else MODULE_BATCH
+
+    def score(vector: NDArray[np.float32]) -> tuple[float, float]:
+        module = build(layout, activation).to(x.device)
+        tensors = layout.to_state_dict(torch.from_numpy(np.array(vector)).to(x.device))
+        module.load_state_dict(tensors, strict=False)
+        return reference.evaluate(module, x, y, batch)
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(threads or cores()) as pool:
+            results = list(pool.map(score, weights))
+    finally:
+        torch.set_num_threads(before)
+    loss, accuracy = np.array(results, np.float64).T
+    return loss, accuracy

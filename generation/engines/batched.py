@@ -30,181 +30,212 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch.nn import functional
+from numpy.typing import ArrayLike, NDArray
 
 from ...builders.architecture import Layer
 from ...builders.layout import Layout
+from ...builders.specification import Model
+from ...errors import InvalidArgument
+from ..networks import ACTIVATIONS
 from ..streams import DROPOUT, dropout_scale, dropout_shapes, dropout_threshold, split_seed
-from .arguments import check_models
+from .population import Scores, check_models, check_weights
 
 aten = torch.ops.aten
-
-ACTIVATIONS: dict[str, tuple[Callable, Callable]] = {
-    "tanh": (torch.tanh, lambda g, z, a: aten.tanh_backward(g, a)),
-    "relu": (torch.relu, lambda g, z, a: aten.threshold_backward(g, a, 0)),
-    "sigmoid": (torch.sigmoid, lambda g, z, a: aten.sigmoid_backward(g, a)),
-    "gelu": (functional.gelu, lambda g, z, a: aten.gelu_backward(g, z)),
-}
-"""Each function a(z), and the gradient by z from the gradient g by a."""
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 """torch.optim.Adam's defaults."""
 
 CPU_WORKSPACE = 12 * 2**20
 """Bytes of columns in a block: 11 models of CNN-s, 5 of CNN-l. On a quiet machine 8 to 16 MiB are
-alike; beside other work, which wants its share of the cache, 16 are much slower."""
+equally fast; beside other work, which wants its share of the cache, 16 MiB are much slower."""
 GPU_WORKSPACE = 1 / 8
 """The same as share of the free memory; the rest of a step takes up to twice as much again."""
 
 
-class BatchedPopulation:
-    """Models in training that share architecture, activation, optimizer and batch size.
-
-    Losses are in nats, accuracies shares of 1, both float64 [P]. A model that diverges goes on with
-    NaN weights and losses, as in torch, and does not disturb the others.
+class BatchedWeights:
+    """Networks of one architecture and activation, to be evaluated side by side.
 
     Args:
-        layout: of CNN-s or CNN-l.
-        activation: of `ACTIVATIONS`; gelu is the exact one.
-        optimizer: "adam" or "sgd", with torch's meaning and defaults.
-        batch_size: samples per step; the last batch of an epoch may be smaller.
-        weights: initial weights, float32 [P, layout.size] in layout order.
-        seeds: of the dropout masks, integers [P]. This and the following may also be one number.
-        learning_rate: [P].
-        weight_decay: added to the gradient as L2 term, [P].
-        momentum: of sgd, [P]; adam ignores it.
-        dropout: rates in [0, 1), [P]; masks as generation/streams.py defines them.
+        layout: of an architecture with `layers`.
+        activation: key of specification.ACTIVATIONS; gelu is the exact one.
+        weights: float32 [P, layout.size] in layout order.
         device: "cpu", "cuda" or "cuda:1".
-        threads: of torch, while this population works; by default as many as torch has.
-        pruned: weights that are 0 and stay 0, bool [P, layout.size]; none by default.
-        compile: let torch.compile fuse the step of whole batches, which takes a minute at first.
+        threads: of torch, while this population works; None for as many as torch has.
 
     Raises:
-        ValueError: arguments of a wrong shape or out of range.
+        InvalidArgument: arguments of a wrong shape or an unknown activation.
     """
-
-    @property
-    def _block(self) -> type[_Block]:
-        return _Block
 
     def __init__(
         self,
         layout: Layout,
-        *,
         activation: str,
-        optimizer: str,
-        batch_size: int,
-        weights: Any,
-        seeds: Any,
-        learning_rate: Any,
-        weight_decay: Any = 0.0,
-        momentum: Any = 0.0,
-        dropout: Any = 0.0,
+        weights: ArrayLike,
+        *,
         device: str | torch.device = "cpu",
         threads: int | None = None,
-        pruned: Any = None,
-        compile: bool = False,
     ) -> None:
-        models = check_models(
-            layout,
-            activation=activation,
-            optimizer=optimizer,
-            batch_size=batch_size,
-            weights=weights,
-            seeds=seeds,
-            learning_rate=learning_rate,
-            weight_decay=weight_decay,
-            momentum=momentum,
-            dropout=dropout,
-        )
-        self.layout, self.batch_size = layout, int(batch_size)
-        self.models, self.threads = len(models.weights), threads
+        values = check_weights(layout, activation, weights)
+        self.layout, self.activation = layout, activation
+        self.models, self.threads = len(values), threads
         self.device = torch.device(device)
-        rates = _Rates(
-            learning_rate=models.learning_rate.astype(np.float64)[:, None],
-            weight_decay=models.weight_decay.astype(np.float32)[:, None],
-            momentum=models.momentum.astype(np.float32)[:, None],
-            key=split_seed(models.seeds).astype(np.int64),
-            threshold=dropout_threshold(models.dropout).astype(np.int64)[:, None],
-            scale=dropout_scale(models.dropout)[:, None],
-        )
+        self._weights = torch.tensor(values, device=self.device)
+        self._capacity = max(1, _capacity(layout, self.device) // self._memory_of_column())
+        # CUDA's allocator keeps memory by itself, and a graph has its own.
+        self._columns: dict[str, torch.Tensor] | None = {} if self.device.type == "cpu" else None
+        count = math.ceil(self.models / max(1, self._capacity // self._samples_at_once()))
+        self._members = np.array_split(np.arange(self.models), count)
+        self._blocks = [self._make_block(members) for members in self._members]
 
-        self._capacity = max(1, _capacity(layout, self.device) // self._block.columns_of_one)
-        # CUDA's allocator keeps memory by itself, and a graph or compiled step its own.
-        keep = self.device.type == "cpu" and not compile
-        columns: dict[str, torch.Tensor] | None = {} if keep else None
-        self._weights = torch.tensor(models.weights, device=self.device)
-        if pruned is not None:
-            pruned = torch.as_tensor(pruned, device=self.device)
-            if pruned.shape != self._weights.shape or pruned.dtype != torch.bool:
-                raise ValueError(f"pruned must be bool {list(self._weights.shape)}")
-            self._weights.masked_fill_(pruned, 0)
-        count = math.ceil(self.models / max(1, self._capacity // self.batch_size))
-        self._blocks = [
-            self._block(
-                layout,
-                activation,
-                optimizer,
-                bool((models.dropout > 0).any()),
-                self._weights[members[0] : members[-1] + 1],
-                _Rates(*(torch.tensor(rate[members], device=self.device) for rate in rates)),
-                columns,
-                None if pruned is None else pruned[members[0] : members[-1] + 1],
-            )
-            for members in np.array_split(np.arange(self.models), count)
-        ]
-        self._steps = [
-            torch.compile(block.step, dynamic=False) if compile else block.step
-            for block in self._blocks
-        ]
-        self._graph_memory = torch.cuda.graph_pool_handle() if self.device.type == "cuda" else None
+    def _memory_of_column(self) -> int:
+        """Memory of a step relative to that of its columns."""
+        return 1
+
+    def _samples_at_once(self) -> int:
+        """Samples of each model that a block works on together, at least."""
+        return 1
+
+    def _make_block(self, members: NDArray[np.int64]) -> Block:
+        weights = self._weights[members[0] : members[-1] + 1]
+        return Block(self.layout, self.activation, weights, self._columns)
 
     @property
-    def weights(self) -> np.ndarray:
-        """The current weights, float32 [P, layout.size] in layout order, a copy."""
+    def weights(self) -> NDArray[np.float32]:
+        """The current weights, [P, layout.size] in layout order, a copy."""
         return self._weights.cpu().numpy().copy()
 
-    def train_epoch(self, images: Any, labels: Any, orders: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Train every model for one epoch.
-
-        Args:
-            images: float32 [n, channels, h, w], normalised; a tensor that lies on the device
-                already is not copied.
-            labels: integers [n] in [0, classes).
-            orders: which images each model sees, in its order: integers [P, m] in [0, n),
-                usually permutations.
-
-        Returns:
-            Loss and accuracy of each model, means over its samples as they were trained on.
-        """
-        images, labels = self._samples(images, labels)
-        orders = _integers("orders", orders)
-        if orders.ndim != 2 or len(orders) != self.models or not orders.numel():
-            raise ValueError(f"orders must be [{self.models}, m], found {list(orders.shape)}")
-        if orders.min() < 0 or orders.max() >= len(images):
-            raise ValueError(f"orders must be integers in [0, {len(images)})")
-        orders = orders.to(self.device)
-        with _settings(self.threads, self.device):
-            start = 0
-            for number, block in enumerate(self._blocks):
-                block.forget_totals()
-                order = orders[start : start + block.models]
-                start += block.models
-                for batch in order.split(self.batch_size, dim=1):
-                    self._train_step(number, _gather(images, batch), labels[batch])
-            return self._means(orders.shape[1])
-
-    def evaluate(self, images: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Loss and accuracy of every model in evaluation mode; arguments as in `train_epoch`."""
-        images, labels = self._samples(images, labels)
+    def evaluate(self, images: ArrayLike, labels: ArrayLike) -> Scores:
+        """Score every model in evaluation mode. Arguments as in `Population.train_epoch`."""
+        pixels, targets = self._samples(images, labels)
         with _settings(self.threads, self.device):
             for block in self._blocks:
                 block.forget_totals()
                 size = max(1, self._capacity // block.models)
-                for x, y in zip(images.split(size), labels.split(size), strict=True):
-                    logits, _ = block.forward(x.permute(1, 2, 3, 0)[None].contiguous())
-                    block.add_to_totals(logits, y)
-            return self._means(len(images))
+                for x, y in zip(pixels.split(size), targets.split(size), strict=True):
+                    block.add_to_totals(block.forward(x.permute(1, 2, 3, 0)[None].contiguous()), y)
+            return self._means(len(pixels))
+
+    def _means(self, samples: int) -> Scores:
+        """The blocks' totals divided by the samples of each model; waits for the device."""
+        loss = torch.cat([block.loss for block in self._blocks])
+        correct = torch.cat([block.correct for block in self._blocks])
+        return loss.cpu().numpy() / samples, correct.cpu().numpy() / samples
+
+    def _samples(self, images: ArrayLike, labels: ArrayLike) -> tuple[torch.Tensor, torch.Tensor]:
+        """Checked and on the device."""
+        if not isinstance(images, torch.Tensor):
+            images = torch.from_numpy(np.require(images, np.float32, ["C", "W"]))
+        side = self.layout.architecture.image_size
+        expected = (self.layout.channels, side, side)
+        if images.shape[1:] != expected or not len(images):
+            raise InvalidArgument(f"images must be {['n', *expected]}, found {list(images.shape)}")
+        targets = _integers("labels", labels)
+        if targets.shape != images.shape[:1]:
+            raise InvalidArgument(f"labels must be integers [{len(images)}], found {targets.shape}")
+        if targets.min() < 0 or targets.max() >= self.layout.classes:
+            raise InvalidArgument(f"labels must lie in [0, {self.layout.classes})")
+        return images.to(self.device, torch.float32), targets.to(self.device)
+
+
+class BatchedPopulation(BatchedWeights):
+    """Models in training that share architecture, activation, optimizer and batch size.
+
+    Losses are in nats, accuracies shares of 1, both float64 [P]. A model that diverges
+    continues with NaN weights and losses, as in torch, and does not disturb the others.
+
+    Args:
+        layout: of an architecture with `layers`.
+        models: that share activation, optimizer and batch size; their rates and seeds may differ.
+            Dropout masks are those of generation/streams.py.
+        weights: initial weights, float32 [P, layout.size] in layout order.
+        device: "cpu", "cuda" or "cuda:1".
+        threads: of torch, while this population works; None for as many as torch has.
+        pruned: weights that are 0 and stay 0, bool [P, layout.size]; None for none.
+
+    Raises:
+        InvalidArgument: arguments of a wrong shape or out of range.
+    """
+
+    _blocks: list[TrainingBlock]  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        layout: Layout,
+        models: Sequence[Model],
+        weights: ArrayLike,
+        *,
+        device: str | torch.device = "cpu",
+        threads: int | None = None,
+        pruned: ArrayLike | None = None,
+    ) -> None:
+        first = models[0]
+        self.optimizer, self.batch_size = first.optimizer, first.batch_size
+        own = check_models(models, len(np.asarray(weights)), list(OPTIMIZERS))
+        self._dropout = bool((own.dropout > 0).any())
+        self._rates = BlockRates(
+            learning_rate=own.learning_rate[:, None],
+            weight_decay=own.weight_decay.astype(np.float32)[:, None],
+            momentum=own.momentum.astype(np.float32)[:, None],
+            key=split_seed(own.seeds).astype(np.int64),
+            threshold=dropout_threshold(own.dropout).astype(np.int64)[:, None],
+            scale=dropout_scale(own.dropout)[:, None],
+        )
+        self._pruned: torch.Tensor | None = None
+        if pruned is not None:
+            self._pruned = torch.as_tensor(np.asarray(pruned), device=device)
+            if self._pruned.shape != np.shape(weights) or self._pruned.dtype != torch.bool:
+                raise InvalidArgument(f"pruned must be bool {list(np.shape(weights))}")
+        super().__init__(layout, first.activation, weights, device=device, threads=threads)
+        self._steps: list[Callable[[torch.Tensor, torch.Tensor], None]] = [
+            block.step for block in self._blocks
+        ]
+        self._graph_memory = torch.cuda.graph_pool_handle() if self.device.type == "cuda" else None
+
+    def _samples_at_once(self) -> int:
+        return self.batch_size
+
+    def _make_block(self, members: NDArray[np.int64]) -> TrainingBlock:
+        own = slice(members[0], members[-1] + 1)
+        if self._pruned is not None:
+            self._weights[own].masked_fill_(self._pruned[own], 0)
+        rates = (torch.tensor(rate[members], device=self.device) for rate in self._rates)
+        return self._block_class()(
+            self.layout,
+            self.activation,
+            self._weights[own],
+            self._columns,
+            self.optimizer,
+            BlockRates(*rates),
+            self._dropout,
+            None if self._pruned is None else self._pruned[own],
+        )
+
+    def _block_class(self) -> type[TrainingBlock]:
+        return TrainingBlock
+
+    def train_epoch(
+        self, images: ArrayLike, labels: ArrayLike, orders: ArrayLike, *more: float
+    ) -> Scores:
+        """Train every model for one epoch; see `Population.train_epoch`. `more` is empty.
+
+        Images that lie on the device already are not copied.
+        """
+        pixels, targets = self._samples(images, labels)
+        chosen = _integers("orders", orders)
+        if chosen.ndim != 2 or len(chosen) != self.models or not chosen.numel():
+            raise InvalidArgument(f"orders must be [{self.models}, m], found {list(chosen.shape)}")
+        if chosen.min() < 0 or chosen.max() >= len(pixels):
+            raise InvalidArgument(f"orders must be integers in [0, {len(pixels)})")
+        chosen = chosen.to(self.device)
+        with _settings(self.threads, self.device):
+            start = 0
+            for number, block in enumerate(self._blocks):
+                block.forget_totals()
+                order = chosen[start : start + block.models]
+                start += block.models
+                for batch in order.split(self.batch_size, dim=1):
+                    self._train_step(number, _gather(pixels, batch), targets[batch])
+            return self._means(chosen.shape[1])
 
     def _train_step(self, number: int, x: torch.Tensor, labels: torch.Tensor) -> None:
         block = self._blocks[number]
@@ -217,29 +248,8 @@ class BatchedPopulation:
             )
         self._steps[number](x, labels)
 
-    def _means(self, samples: int) -> tuple[np.ndarray, np.ndarray]:
-        """The blocks' totals divided by the samples of each model; waits for the device."""
-        loss = torch.cat([block.loss for block in self._blocks])
-        correct = torch.cat([block.correct for block in self._blocks])
-        return loss.cpu().numpy() / samples, correct.cpu().numpy() / samples
 
-    def _samples(self, images: Any, labels: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        """Checked and on the device."""
-        if not isinstance(images, torch.Tensor):
-            images = torch.from_numpy(np.require(images, np.float32, "CW"))
-        side = self.layout.architecture.image_size
-        expected = (self.layout.channels, side, side)
-        if images.shape[1:] != expected or not len(images):
-            raise ValueError(f"images must be {['n', *expected]}, found {list(images.shape)}")
-        labels = _integers("labels", labels)
-        if labels.shape != images.shape[:1]:
-            raise ValueError(f"labels must be integers [{len(images)}], found {labels.shape}")
-        if labels.min() < 0 or labels.max() >= self.layout.classes:
-            raise ValueError(f"labels must lie in [0, {self.layout.classes})")
-        return images.to(self.device, torch.float32), labels.to(self.device)
-
-
-class _Rates(NamedTuple):
+class BlockRates(NamedTuple):
     """What each model of a block has for itself, one row for each, torch tensors on the device."""
 
     learning_rate: Any  # float64 [p, 1]
@@ -250,59 +260,39 @@ class _Rates(NamedTuple):
     scale: Any  # float32 [p, 1]
 
 
-class _Saved(NamedTuple):
+class Saved(NamedTuple):
     """What the backward pass needs of one layer."""
 
     shape: torch.Size  # of the layer's input
     columns: torch.Tensor  # [p, inputs of one output, outputs of one channel * b]
-    pooled: Sequence[torch.Tensor]  # what `_unpool` needs, if there is a pool
+    pooled: Sequence[torch.Tensor]  # what `unpool` needs, if there is a pool
     z: torch.Tensor  # before the activation
-    a: torch.Tensor  # behind it
+    a: torch.Tensor  # behind it, with torch's graph back to z
 
 
-class _Block:
-    """Models that take their steps together, and everything that a step changes.
+class Block:
+    """Networks that are evaluated together.
 
     Args:
-        layout, activation, optimizer: as in `BatchedPopulation`.
-        dropout: whether any model has a rate above 0.
-        weights: float32 [p, N], trained in place.
-        rates: of these models.
+        layout, activation: as in `BatchedWeights`.
+        weights: float32 [p, N].
         columns: memory for the columns of each layer, shared by blocks that work one after
             another: new memory in every step costs a tenth of the time, for its first touch. None:
             new memory.
-        pruned: weights that stay 0, bool [p, N], or None.
     """
-
-    columns_of_one = 1
-    """Numbers of memory for each number of the columns."""
 
     def __init__(
         self,
         layout: Layout,
         activation: str,
-        optimizer: str,
-        dropout: bool,
         weights: torch.Tensor,
-        rates: _Rates,
         columns: dict[str, torch.Tensor] | None,
-        pruned: torch.Tensor | None = None,
     ) -> None:
-        self.layout, self.dropout, self.pruned = layout, dropout, pruned
-        self.activation, self.derivative = ACTIVATIONS[activation]
-        self.update = self.adam if optimizer == "adam" else self.sgd
+        self.layout, self.weights, self.columns = layout, weights, columns
+        self.activation = ACTIVATIONS[activation]()
         self.models = len(weights)
-        self.rates, self.columns = rates, columns
-        self.weights = weights  # all that is trained: of twins (batched_twins.py) more
-        self.mean = torch.zeros_like(weights)  # sgd's momentum buffer
-        self.square = torch.zeros_like(weights if optimizer == "adam" else weights[:, :0])
-        self.steps = weights.new_zeros((), dtype=torch.int64)
         self.loss = weights.new_zeros(self.models, dtype=torch.float64)
         self.correct = weights.new_zeros(self.models, dtype=torch.int64)
-
-    @property
-    def state(self) -> list[torch.Tensor]:
-        return [self.weights, self.mean, self.square, self.steps, self.loss, self.correct]
 
     def forget_totals(self) -> None:
         self.loss.zero_()
@@ -321,6 +311,100 @@ class _Block:
         self.correct += (logits.argmax(1) == labels).sum(1)
         return log_probabilities
 
+    def forward(
+        self,
+        x: torch.Tensor,
+        masks: list[torch.Tensor] | None = None,
+        tape: list[Saved] | None = None,
+    ) -> torch.Tensor:
+        """Logits [p, classes, b] of images [p or 1, channels, h, w, b]; 1: all see the same ones.
+
+        A bias is added behind the pool, where there are a quarter of the numbers; the largest stays
+        the largest.
+
+        Args:
+            masks: of dropout, in training.
+            tape: receives what `backward` needs, in training.
+        """
+        remaining = iter(masks or ())
+        for layer, weight, bias in self.layers():
+            shape, samples = x.shape, x.shape[-1]
+            columns, side = unfold(x, layer, self.columns)
+            z = torch.bmm(weight, columns.expand(self.models, -1, -1))
+            pooled: list[torch.Tensor] = []
+            if side:
+                z = z.view(*z.shape[:2], side, side, samples)
+            if layer.pool:
+                z, *pooled = pool(z)
+            z = z + bias.view(*bias.shape, *[1] * (z.ndim - 2))
+            a = self.activate(z, layer, tape is not None)
+            if tape is not None:
+                tape.append(Saved(shape, columns, pooled, z, a))
+            x = a.detach()
+            if layer.dropout:
+                mask = next(remaining, None)
+                x = x if mask is None else x * mask
+        return x
+
+    def activate(self, z: torch.Tensor, layer: Layer, recorded: bool) -> torch.Tensor:
+        """The layer's activation of z; `recorded` by torch, so that it knows the derivative."""
+        if not layer.activation:
+            return z
+        if not recorded:
+            return self.activation(z)
+        with torch.enable_grad():
+            return self.activation(z.requires_grad_())
+
+    def layers(
+        self, vectors: torch.Tensor | None = None
+    ) -> list[tuple[Layer, torch.Tensor, torch.Tensor]]:
+        """Each layer with its weight [p, out, inputs of one output] and bias [p, out], as views.
+
+        Args:
+            vectors: [p, N] in place of the weights.
+        """
+        vectors, layers = self.weights if vectors is None else vectors, []
+        for layer, slots in zip(
+            self.layout.architecture.layers, self.layout.layers.values(), strict=True
+        ):
+            weight, bias = (vectors[:, slot.slice] for slot in slots.values())
+            layers.append((layer, weight.unflatten(1, (bias.shape[1], -1)), bias))
+        return layers
+
+
+class TrainingBlock(Block):
+    """Models that take their steps together, and everything that a step changes.
+
+    Args:
+        layout, activation, weights, columns: as in `Block`; the weights are trained in place.
+        optimizer: key of `OPTIMIZERS`.
+        rates: of these models.
+        dropout: whether any model has a rate above 0.
+        pruned: weights that stay 0, bool [p, N], or None.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        activation: str,
+        weights: torch.Tensor,
+        columns: dict[str, torch.Tensor] | None,
+        optimizer: str,
+        rates: BlockRates,
+        dropout: bool,
+        pruned: torch.Tensor | None = None,
+    ) -> None:
+        super().__init__(layout, activation, weights, columns)
+        self.update, second_moment = OPTIMIZERS[optimizer]
+        self.rates, self.dropout, self.pruned = rates, dropout, pruned
+        self.mean = torch.zeros_like(weights)  # sgd's momentum buffer
+        self.square = torch.zeros_like(weights if second_moment else weights[:, :0])
+        self.steps = weights.new_zeros((), dtype=torch.int64)
+
+    @property
+    def state(self) -> list[torch.Tensor]:
+        return [self.weights, self.mean, self.square, self.steps, self.loss, self.correct]
+
     def step(self, x: torch.Tensor, labels: torch.Tensor) -> None:
         """One training step of every model on its own batch.
 
@@ -329,8 +413,9 @@ class _Block:
             labels: int64 [p, b].
         """
         masks = self.masks(labels.shape[1])
-        logits, tape = self.forward(x, masks)
-        self.update(self.backward(self.gradient(logits, labels), tape, masks))
+        tape: list[Saved] = []
+        logits = self.forward(x, masks, tape)
+        self.update(self, self.backward(self.gradient(logits, labels), tape, masks))
         if self.pruned is not None:
             self.weights.masked_fill_(self.pruned, 0)
 
@@ -347,53 +432,34 @@ class _Block:
         truth = (labels[:, None] == classes[:, None]).float()
         return (log_probabilities.exp() - truth) / labels.shape[1]
 
-    def forward(
-        self, x: torch.Tensor, masks: list[torch.Tensor] | None = None
-    ) -> tuple[torch.Tensor, list[_Saved]]:
-        """Logits [p, classes, b] of images [p or 1, channels, h, w, b]; 1: all see the same ones.
-
-        A bias is added behind the pool, where there are a quarter of the numbers; the largest stays
-        the largest.
-        """
-        masks, tape = iter(masks or ()), []
-        for layer, weight, bias in self._layers():
-            shape, samples = x.shape, x.shape[-1]
-            columns, side = _unfold(x, layer, self.columns)
-            z = torch.bmm(weight, columns.expand(self.models, -1, -1))
-            pooled: list[torch.Tensor] = []
-            if side:
-                z = z.view(*z.shape[:2], side, side, samples)
-            if layer.pool:
-                z, *pooled = _pool(z)
-            z = z + bias.view(*bias.shape, *[1] * (z.ndim - 2))
-            x = self.activation(z) if layer.activation else z
-            tape.append(_Saved(shape, columns, pooled, z, x))
-            if layer.dropout:
-                mask = next(masks, None)
-                x = x if mask is None else x * mask
-        return x, tape
-
     def backward(
-        self, g: torch.Tensor, tape: list[_Saved], masks: list[torch.Tensor] | None
+        self, g: torch.Tensor, tape: list[Saved], masks: list[torch.Tensor] | None
     ) -> torch.Tensor:
         """The gradient by the weights [p, N] from that by the logits."""
-        masks, parts = list(masks or ()), []
-        layers = self._layers()
+        remaining, parts = list(masks or ()), []
+        layers = self.layers()
         for (layer, weight, _), saved in zip(reversed(layers), reversed(tape), strict=True):
-            g = g.view(saved.a.shape)
-            if layer.dropout and masks:
-                g = g * masks.pop()
-            if layer.activation:
-                g = self.derivative(g, saved.z, saved.a)
+            g = self.before_activation(g.view(saved.a.shape), layer, saved, remaining)
             by_bias = g.flatten(2).sum(2)
             if layer.pool:
-                g = _unpool(g, *saved.pooled)
+                g = unpool(g, *saved.pooled)
             g = g.flatten(2)
             by_weight = torch.bmm(g, saved.columns.mT)
             parts += [by_bias, by_weight.flatten(1)]
             if layer is not layers[0][0]:
-                g = _fold(torch.bmm(weight.mT, g), layer, saved.shape)
+                g = fold(torch.bmm(weight.mT, g), layer, saved.shape)
         return torch.cat(parts[::-1], 1)
+
+    @staticmethod
+    def before_activation(
+        g: torch.Tensor, layer: Layer, saved: Any, masks: list[torch.Tensor]
+    ) -> torch.Tensor:
+        """The gradient by z from that behind the activation and dropout; takes the last mask."""
+        if layer.dropout and masks:
+            g = g * masks.pop()
+        if layer.activation:
+            (g,) = torch.autograd.grad(saved.a, saved.z, g)
+        return g
 
     def adam(self, g: torch.Tensor) -> None:
         """torch.optim.Adam's step for every model, from the gradient [p, N]."""
@@ -413,21 +479,12 @@ class _Block:
         self.mean.mul_(self.rates.momentum).add_(g)
         self.weights -= self.rates.learning_rate.float() * self.mean
 
-    def _layers(
-        self, vectors: torch.Tensor | None = None
-    ) -> list[tuple[Layer, torch.Tensor, torch.Tensor]]:
-        """Each layer with its weight [p, out, inputs of one output] and bias [p, out], as views.
 
-        Args:
-            vectors: [p, N] in place of the weights.
-        """
-        vectors, layers = self.weights if vectors is None else vectors, []
-        for layer, slots in zip(
-            self.layout.architecture.layers, self.layout.layers.values(), strict=True
-        ):
-            weight, bias = (vectors[:, slot.slice] for slot in slots.values())
-            layers.append((layer, weight.unflatten(1, (bias.shape[1], -1)), bias))
-        return layers
+OPTIMIZERS: dict[str, tuple[Callable[[TrainingBlock, torch.Tensor], None], bool]] = {
+    "adam": (TrainingBlock.adam, True),
+    "sgd": (TrainingBlock.sgd, False),
+}
+"""The step of each optimizer, and whether it keeps a second moment of the gradient."""
 
 
 def _gather(images: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
@@ -440,7 +497,7 @@ def _gather(images: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
     return x.permute(0, 2, 3, 4, 1).contiguous()
 
 
-def _unfold(
+def unfold(
     x: torch.Tensor, layer: Layer, memory: dict[str, torch.Tensor] | None = None
 ) -> tuple[torch.Tensor, int | None]:
     """The inputs [p, inputs of one output, ...] of each output, and the side of the output.
@@ -466,8 +523,8 @@ def _unfold(
     return columns.flatten(1, 3).flatten(2), side
 
 
-def _fold(columns: torch.Tensor, layer: Layer, shape: torch.Size) -> torch.Tensor:
-    """The transpose of `_unfold`: every input's sum over its places in the columns, `shape`."""
+def fold(columns: torch.Tensor, layer: Layer, shape: torch.Size) -> torch.Tensor:
+    """The transpose of `unfold`: every input's sum over its places in the columns, `shape`."""
     if layer.kernel is None:
         return columns.view(shape)
     k = layer.kernel
@@ -481,8 +538,8 @@ def _fold(columns: torch.Tensor, layer: Layer, shape: torch.Size) -> torch.Tenso
     return x
 
 
-def _pool(y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Max-pool 2 of y [p, channels, h, w, b]: the maxima, and what `_unpool` needs.
+def pool(y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Max-pool 2 of y [p, channels, h, w, b]: the maxima, and what `unpool` needs.
 
     To torch this is channels-last memory with b channels, its fastest kernel.
     """
@@ -491,7 +548,7 @@ def _pool(y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return maxima.permute(0, 2, 3, 1).unflatten(0, y.shape[:2]), images, places
 
 
-def _unpool(g: torch.Tensor, images: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+def unpool(g: torch.Tensor, images: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
     """Each gradient at the place of its maximum (the first of equals), 0 elsewhere."""
     shape = g.shape[:2]
     g = aten.max_pool2d_with_indices_backward(
@@ -501,7 +558,7 @@ def _unpool(g: torch.Tensor, images: torch.Tensor, places: torch.Tensor) -> torc
 
 
 def dropout_masks(
-    layout: Layout, rates: _Rates, step: torch.Tensor, batch_size: int
+    layout: Layout, rates: BlockRates, step: torch.Tensor, batch_size: int
 ) -> list[torch.Tensor]:
     """streams.dropout_masks to the bit, on the device of the rates, with the samples innermost.
 
@@ -525,7 +582,7 @@ def dropout_masks(
 
 
 def random_words(
-    purpose: int, units: int, rates: _Rates, step: torch.Tensor, batch_size: int
+    purpose: int, units: int, rates: BlockRates, step: torch.Tensor, batch_size: int
 ) -> list[torch.Tensor]:
     """Words of 32 bits of streams.py's generator: four int64 [p, units / 4 rounded up, b].
 
@@ -612,15 +669,15 @@ def _capacity(layout: Layout, device: torch.device) -> int:
     return max(1, int(workspace / (4 * columns)))
 
 
-def _integers(name: str, values: Any) -> torch.Tensor:
+def _integers(name: str, values: ArrayLike) -> torch.Tensor:
     if isinstance(values, torch.Tensor):
         if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
-            raise ValueError(f"{name} must be integers, found {values.dtype}")
+            raise InvalidArgument(f"{name} must be integers, found {values.dtype}")
         return values.long()
-    values = np.asarray(values)
-    if values.dtype.kind not in "iu":
-        raise ValueError(f"{name} must be integers, found {values.dtype}")
-    return torch.from_numpy(np.require(values, np.int64, "CW"))
+    array = np.asarray(values)
+    if array.dtype.kind not in "iu":
+        raise InvalidArgument(f"{name} must be integers, found {array.dtype}")
+    return torch.from_numpy(np.require(array, np.int64, ["C", "W"]))
 
 
 @contextmanager

@@ -10,13 +10,16 @@ pooling: in torch that costs more than all the rest.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
 
 from ...builders.architecture import Layer
 from ...builders.layout import Layout
+from ...builders.specification import Model
 from ...builders.variational_dropout import (
     KL_CONSTANTS,
     LOG_SIGMA2_START,
@@ -24,27 +27,48 @@ from ...builders.variational_dropout import (
     TINY,
     noise_bounds,
 )
+from ...errors import InvalidArgument
 from ..streams import NOISE
-from .batched import BatchedPopulation, _Block, _fold, _pool, _Rates, _unfold, _unpool, random_words
+from .batched import (
+    BatchedPopulation,
+    BlockRates,
+    TrainingBlock,
+    fold,
+    pool,
+    random_words,
+    unfold,
+    unpool,
+)
+from .population import Scores
 
 
 class BatchedTwins(BatchedPopulation):
-    """Sparse twins in training, started from the weights of dense models.
+    """Sparse twins in training by variational dropout, started from the weights of dense models.
 
     Args:
-        layout: of CNN-s or CNN-l.
+        layout: of an architecture with `layers`.
+        models: the twins, whose seeds are those of dropout masks and noise.
+        weights: of the parents, float32 [P, layout.size] in layout order.
         log_sigma2: float32 [P, layout.size]; -10 everywhere at the first step.
-        **arguments: as of `BatchedPopulation`, where `weights` are the parents' weights, and
-            `seeds` are those of dropout masks and noise. `pruned` is not among them.
+        device, threads: as in `BatchedPopulation`.
     """
 
-    _blocks: list[_TwinBlock]
+    _blocks: list[TwinBlock]  # type: ignore[assignment]
 
-    def __init__(self, layout: Layout, *, log_sigma2: Any, **arguments: Any) -> None:
-        super().__init__(layout, **arguments)
+    def __init__(
+        self,
+        layout: Layout,
+        models: Sequence[Model],
+        weights: ArrayLike,
+        *,
+        log_sigma2: ArrayLike,
+        device: str | torch.device = "cpu",
+        threads: int | None = None,
+    ) -> None:
+        super().__init__(layout, models, weights, device=device, threads=threads)
         start = torch.as_tensor(np.asarray(log_sigma2, np.float32), device=self.device)
         if start.shape != self._weights.shape:
-            raise ValueError(
+            raise InvalidArgument(
                 f"log_sigma2 must be {list(self._weights.shape)}, found {list(start.shape)}"
             )
         for block, values in zip(
@@ -53,79 +77,83 @@ class BatchedTwins(BatchedPopulation):
             block.log_sigma2.copy_(values)
             block.fixed.copy_(values)
 
-    @property
-    def _block(self) -> type[_TwinBlock]:
-        return _TwinBlock
+    def _memory_of_column(self) -> int:
+        return 2  # the columns and their squares
+
+    def _block_class(self) -> type[TrainingBlock]:
+        return TwinBlock
 
     @property
-    def weights(self) -> np.ndarray:
-        """The pruned weights, as evaluation uses them, float32 [P, layout.size], a copy."""
-        return self._collect([block.pruned_weights() for block in self._blocks])
+    def weights(self) -> NDArray[np.float32]:
+        """The pruned weights, as evaluation uses them, [P, layout.size], a copy."""
+        return _collect([block.pruned_weights() for block in self._blocks])
 
     @property
-    def mean(self) -> np.ndarray:
-        """The weights before pruning, float32 [P, layout.size], a copy."""
-        return self._collect([block.means for block in self._blocks])
+    def mean(self) -> NDArray[np.float32]:
+        """The weights before pruning, [P, layout.size], a copy."""
+        return _collect([block.means for block in self._blocks])
 
     @property
-    def log_sigma2(self) -> np.ndarray:
-        """float32 [P, layout.size], a copy; biases of linear layers keep their start."""
-        return self._collect([block.log_sigma2 for block in self._blocks])
+    def log_sigma2(self) -> NDArray[np.float32]:
+        """The logarithms of the variances, [P, layout.size], a copy.
 
-    @staticmethod
-    def _collect(parts: list[torch.Tensor]) -> np.ndarray:
-        return torch.cat(parts).cpu().numpy().copy()
+        Those of biases of linear layers keep their start.
+        """
+        return _collect([block.log_sigma2 for block in self._blocks])
 
-    def train_epoch(  # type: ignore[override]
-        self, images: Any, labels: Any, orders: Any, kl_weight: float
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def train_epoch(
+        self, images: ArrayLike, labels: ArrayLike, orders: ArrayLike, *more: float
+    ) -> Scores:
         """Train every twin for one epoch.
 
         Args:
-            images, labels, orders: as in `BatchedPopulation.train_epoch`.
-            kl_weight: of the divergence in the loss (variational_dropout.kl_weight).
+            images, labels, orders: as in `Population.train_epoch`.
+            more: one number, the weight of the divergence in the loss
+                (variational_dropout.kl_weight).
 
         Returns:
             Cross entropy (without divergence) and accuracy of each twin, means over its samples as
             they were trained on, with noise.
         """
+        (kl_weight,) = more
         for block in self._blocks:
             block.kl_weight.fill_(kl_weight)
         return super().train_epoch(images, labels, orders)
 
 
-class _Saved(NamedTuple):
+def _collect(parts: list[torch.Tensor]) -> NDArray[np.float32]:
+    return torch.cat(parts).cpu().numpy().copy()
+
+
+class SavedNoisy(NamedTuple):
     """What the backward pass needs of one layer."""
 
     shape: torch.Size  # of the layer's input
     columns: torch.Tensor  # [p, inputs of one output, outputs of one channel * b]
     squares: torch.Tensor  # of the columns
     slope: torch.Tensor  # of the outputs by their variance: noise / (2 deviation), as the outputs
-    pooled: Any  # what `_unpool` needs, if there is a pool
+    pooled: Sequence[torch.Tensor]  # what `unpool` needs, if there is a pool
     z: torch.Tensor  # before the activation
-    a: torch.Tensor  # behind it
+    a: torch.Tensor  # behind it, with torch's graph back to z
 
 
-class _TwinBlock(_Block):
-    """Twins that take their steps together; arguments as of `_Block`, weights are the means."""
-
-    columns_of_one = 2  # and their squares
+class TwinBlock(TrainingBlock):
+    """Twins that take their steps together. Arguments as in `TrainingBlock`; weights are means."""
 
     def __init__(
         self,
         layout: Layout,
         activation: str,
-        optimizer: str,
-        dropout: bool,
         weights: torch.Tensor,
-        rates: _Rates,
         columns: dict[str, torch.Tensor] | None,
+        optimizer: str,
+        rates: BlockRates,
+        dropout: bool,
         pruned: torch.Tensor | None = None,
     ) -> None:
-        if pruned is not None:
-            raise ValueError("variational dropout prunes by itself: it takes no `pruned`")
+        assert pruned is None, "variational dropout prunes by itself"
         theta = torch.cat([weights, torch.full_like(weights, LOG_SIGMA2_START)], 1)
-        super().__init__(layout, activation, optimizer, dropout, theta, rates, columns)
+        super().__init__(layout, activation, theta, columns, optimizer, rates, dropout)
         self.means, self.log_sigma2 = theta[:, : layout.size], theta[:, layout.size :]
         bounds = torch.from_numpy(noise_bounds(layout)).to(weights.device)
         self.noisy = ~bounds.isnan()
@@ -145,14 +173,14 @@ class _TwinBlock(_Block):
         # The comparison with NaN is false: what has diverged stays to be seen.
         return self.means.masked_fill((self.log_alpha()[0] >= PRUNE_LOG_ALPHA) & self.noisy, 0)
 
-    def _layers(
+    def layers(
         self, vectors: torch.Tensor | None = None
     ) -> list[tuple[Layer, torch.Tensor, torch.Tensor]]:
-        """As in `_Block`; by default with the pruned weights, so that `forward` evaluates."""
-        return super()._layers(self.pruned_weights() if vectors is None else vectors)
+        """As in `Block`; by default with the pruned weights, so that `forward` evaluates."""
+        return super().layers(self.pruned_weights() if vectors is None else vectors)
 
     def step(self, x: torch.Tensor, labels: torch.Tensor) -> None:
-        """One training step of every twin on its own batch; arguments as in `_Block`."""
+        """One training step of every twin on its own batch; arguments as in `TrainingBlock`."""
         masks = self.masks(labels.shape[1])
         noise = gaussian_noise(self.layout, self.rates, self.steps, labels.shape[1])
         log_alpha, within = self.log_alpha()
@@ -169,7 +197,7 @@ class _TwinBlock(_Block):
         # The variance exp(log_alpha) w^2 depends on w itself, and through log_alpha.
         g += 2 * by_variance * alpha * self.means
         g -= 2 * by_log_sigma2 * self.means.sign() / (self.means.abs() + TINY)
-        self.update(torch.cat([g, by_log_sigma2], 1))
+        self.update(self, torch.cat([g, by_log_sigma2], 1))
         # The optimizer's weight decay is for what is trained.
         torch.where(self.noisy, self.log_sigma2, self.fixed, out=self.log_sigma2)
 
@@ -179,7 +207,7 @@ class _TwinBlock(_Block):
         variances: torch.Tensor,
         masks: list[torch.Tensor] | None,
         noise: list[torch.Tensor],
-    ) -> tuple[torch.Tensor, list[_Saved]]:
+    ) -> tuple[torch.Tensor, list[SavedNoisy]]:
         """Logits [p, classes, b] of images [p, channels, h, w, b], with noise.
 
         Args:
@@ -187,10 +215,10 @@ class _TwinBlock(_Block):
             noise: standard normal numbers for each layer's outputs.
         """
         dropped, tape = iter(masks or ()), []
-        layers = zip(self._layers(self.means), self._layers(variances), noise, strict=True)
+        layers = zip(self.layers(self.means), self.layers(variances), noise, strict=True)
         for (layer, weight, bias), (_, variance, variance_bias), normals in layers:
             shape, samples = x.shape, x.shape[-1]
-            columns, side = _unfold(x, layer, self.columns)
+            columns, side = unfold(x, layer, self.columns)
             squares = columns * columns
             deviation = torch.bmm(variance, squares)
             deviation += variance_bias[..., None] + TINY
@@ -203,10 +231,11 @@ class _TwinBlock(_Block):
             if side:
                 z = z.view(*z.shape[:2], side, side, samples)
             if layer.pool:
-                z, *pooled = _pool(z)
+                z, *pooled = pool(z)
             z = z + bias.view(*bias.shape, *[1] * (z.ndim - 2))
-            x = self.activation(z) if layer.activation else z
-            tape.append(_Saved(shape, columns, squares, slope, pooled, z, x))
+            a = self.activate(z, layer, recorded=True)
+            tape.append(SavedNoisy(shape, columns, squares, slope, pooled, z, a))
+            x = a.detach()
             if layer.dropout:
                 mask = next(dropped, None)
                 x = x if mask is None else x * mask
@@ -215,34 +244,30 @@ class _TwinBlock(_Block):
     def backward_noisy(
         self,
         g: torch.Tensor,
-        tape: list[_Saved],
+        tape: list[SavedNoisy],
         variances: torch.Tensor,
         masks: list[torch.Tensor] | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The gradients by means and by variances, [p, N] each, from that by the logits."""
-        masks, by_mean, by_variance = list(masks or ()), [], []
-        layers = list(zip(self._layers(self.means), self._layers(variances), tape, strict=True))
+        remaining, by_mean, by_variance = list(masks or ()), [], []
+        layers = list(zip(self.layers(self.means), self.layers(variances), tape, strict=True))
         for (layer, weight, _), (_, variance, _), saved in reversed(layers):
-            g = g.view(saved.a.shape)
-            if layer.dropout and masks:
-                g = g * masks.pop()
-            if layer.activation:
-                g = self.derivative(g, saved.z, saved.a)
+            g = self.before_activation(g.view(saved.a.shape), layer, saved, remaining)
             by_bias = g.flatten(2).sum(2)
             if layer.pool:
-                g = _unpool(g, *saved.pooled)
+                g = unpool(g, *saved.pooled)
             g = g.flatten(2)
             h = g * saved.slope
             by_mean += [by_bias, torch.bmm(g, saved.columns.mT).flatten(1)]
             by_variance += [h.sum(2), torch.bmm(h, saved.squares.mT).flatten(1)]
             if layer is not layers[0][0][0]:
                 columns = torch.bmm(variance.mT, h).mul_(saved.columns).mul_(2)
-                g = _fold(columns.baddbmm_(weight.mT, g), layer, saved.shape)
+                g = fold(columns.baddbmm_(weight.mT, g), layer, saved.shape)
         return torch.cat(by_mean[::-1], 1), torch.cat(by_variance[::-1], 1)
 
 
 def gaussian_noise(
-    layout: Layout, rates: _Rates, step: torch.Tensor, batch_size: int
+    layout: Layout, rates: BlockRates, step: torch.Tensor, batch_size: int
 ) -> list[torch.Tensor]:
     """streams.gaussian_noise on the device of the rates, with the samples innermost.
 

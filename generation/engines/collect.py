@@ -5,19 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any
+from typing import Protocol
 
 from ...builders.specification import Model
 from ...errors import TrainingFailed
-from ..job import Outcome, Progress, _Work
+from ..job import Outcome, Progress, Work
 
 
-def _collect(
-    work: _Work,
+class StopEvent(Protocol):
+    """An event of threading or multiprocessing."""
+
+    def set(self) -> None: ...
+
+
+def collect(
+    work: Work,
     pool: Executor,
     futures: Mapping[Future[list[Outcome]], list[Model]],
     states: Callable[[], tuple[int, float]],
-    stop: Any,
+    stop: StopEvent,
 ) -> Iterator[Outcome]:
     """Outcomes as they come; on an error or interruption the workers stop after their epoch."""
     total = sum(len(models) for models in futures.values())

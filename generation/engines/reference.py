@@ -12,7 +12,7 @@ take its dropout masks from the counter generator that they use (streams.py).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,7 +22,8 @@ from torch.nn import functional
 
 from ...builders.layout import Layout
 from ...builders.specification import Model
-from ..images.data import ImageData
+from ...errors import InvalidArgument
+from ..images import ImageData
 from ..networks import build, initialise
 from ..streams import dropout_masks
 
@@ -111,11 +112,11 @@ def train(
         ValueError: a scheduler or architecture that this engine does not train, unknown stream.
     """
     if stream not in ("torch", "philox"):
-        raise ValueError(f"unknown stream {stream!r}; known: torch, philox")
+        raise InvalidArgument(f"unknown stream {stream!r}; known: torch, philox")
     if model.scheduler is not None or not layout.architecture.layers:
-        raise ValueError(
-            f"this engine trains CNN-s and CNN-l, not {layout.architecture.title} "
-            f"(scheduler {model.scheduler})"
+        raise InvalidArgument(
+            "this engine trains sequences of layers at a constant learning rate, "
+            f"not {layout.architecture.title} with the scheduler {model.scheduler}"
         )
     sets = {"train": (images.normalized("train"), images.train.labels)}
     if images.validation is not None:
@@ -202,18 +203,31 @@ def evaluate(
     return total / len(y), correct / len(y)
 
 
-def make_optimizer(model: Model, module: nn.Module) -> torch.optim.Optimizer:
-    """torch's own, with weight decay as an L2 term of the gradient."""
-    if model.optimizer == "adam":
-        return torch.optim.Adam(
-            module.parameters(), lr=model.learning_rate, weight_decay=model.weight_decay
-        )
-    return torch.optim.SGD(
-        module.parameters(),
+OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter], Model], torch.optim.Optimizer]] = {
+    "adam": lambda parameters, model: torch.optim.Adam(
+        parameters, lr=model.learning_rate, weight_decay=model.weight_decay
+    ),
+    "sgd": lambda parameters, model: torch.optim.SGD(
+        parameters,
         lr=model.learning_rate,
         momentum=model.momentum or 0.0,
         weight_decay=model.weight_decay,
-    )
+    ),
+}
+"""torch's optimizers, with weight decay as an L2 term of the gradient."""
+
+
+def make_optimizer(model: Model, module: nn.Module) -> torch.optim.Optimizer:
+    """The optimizer of a model's module.
+
+    Raises:
+        InvalidArgument: an unknown optimizer.
+    """
+    if model.optimizer not in OPTIMIZERS:
+        raise InvalidArgument(
+            f"unknown optimizer {model.optimizer!r}; known: {', '.join(OPTIMIZERS)}"
+        )
+    return OPTIMIZERS[model.optimizer](module.parameters(), model)
 
 
 class _GivenDropout:

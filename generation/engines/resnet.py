@@ -24,52 +24,55 @@ from torch.nn import functional
 
 from ...builders.layout import Layout
 from ...builders.specification import Model, Zoo
+from ...errors import InvalidArgument
 from ..augmentation import augment, augmentation_draws, check_augmentation
-from ..images.data import ImageData
+from ..images import ImageData
 from ..networks import build
 from ..streams import SampleOrders, initial_weights
 from .reference import make_optimizer
 
-PRECISIONS = ("fp32", "bf16")
-"""Of products and convolutions in training; weights, their gradients and evaluation are float32."""
-
 METRIC_OF_SPLIT = {"train": "train", "validation": "val", "test": "test"}
+
+
+SCHEDULERS: dict[
+    str | None,
+    Callable[[torch.optim.Optimizer, Model, int], torch.optim.lr_scheduler.LRScheduler],
+] = {
+    "OneCycleLR": lambda optimizer, model, steps: torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=model.learning_rate, epochs=model.epochs, steps_per_epoch=steps
+    ),
+}
+"""torch's learning rate schedules, from the optimizer, the model and the steps of an epoch."""
 
 
 class Stopped(Exception):
     """Training was told to stop within an epoch."""
 
 
-def check_zoo(zoo: Zoo, precision: str | None) -> None:
+def check_zoo(zoo: Zoo) -> None:
     """Refuse what this engine cannot train.
 
     Raises:
-        ValueError: another architecture, an activation or dropout that ResNet-18 does not have, an
-            unknown precision.
+        InvalidArgument: an activation or dropout that ResNet-18 does not have.
     """
-    if not zoo.layout.architecture.file_per_state:
-        title = zoo.layout.architecture.title
-        raise ValueError(f"{zoo.name}: this engine trains ResNet-18, not {title}")
     grid = dict(zoo.grid)
     if set(grid["activation"]) != {"relu"} or set(grid["dropout"]) != {0.0}:
-        raise ValueError(
+        raise InvalidArgument(
             f"{zoo.name}: ResNet-18 has the activation relu and no dropout, found "
             f"{', '.join(grid['activation'])} and {', '.join(map(str, grid['dropout']))}"
         )
-    if precision not in (None, *PRECISIONS):
-        raise ValueError(f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}")
 
 
 def check_images(images: ImageData) -> None:
     """Refuse images that the network or the augmentation cannot work on.
 
     Raises:
-        ValueError: below 9 pixels a side, where batches of one have no variance; or as
+        InvalidArgument: below 9 pixels a side, where batches of one have no variance; or as
             `augmentation.check_augmentation`.
     """
     height, width = images.train.pixels.shape[2:]
     if min(height, width) < 9:
-        raise ValueError(
+        raise InvalidArgument(
             f"{images.name}: ResNet-18 needs images of at least 9 x 9 pixels, "
             f"found {height} x {width}"
         )
@@ -83,7 +86,7 @@ class ResNetTraining:
         model: hyperparameters and seed.
         layout: of its architecture.
         images: on the device on which it shall train (`ImageData.to`).
-        precision: one of `PRECISIONS`.
+        precision: one of `options.PRECISIONS`.
         compile: train with torch.compile; the first step then takes a minute, and last bits differ.
         threads: of a CPU; None for torch's own setting.
 
@@ -103,6 +106,10 @@ class ResNetTraining:
         threads: int | None = None,
     ) -> None:
         check_images(images)
+        if model.scheduler not in SCHEDULERS:
+            raise InvalidArgument(
+                f"unknown scheduler {model.scheduler!r}; known: {', '.join(map(str, SCHEDULERS))}"
+            )
         self.model, self.layout, self.images = model, layout, images
         self.precision, self.threads = precision, threads
         self.device = images.train.pixels.device
@@ -115,12 +122,7 @@ class ResNetTraining:
         self.network.load_state_dict(layout.to_state_dict(torch.from_numpy(weights)), strict=False)
         self.network.to(self.device, memory_format=torch.channels_last)
         self.optimizer = make_optimizer(model, self.network)
-        self.scheduler = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer,
-            max_lr=model.learning_rate,
-            epochs=model.epochs,
-            steps_per_epoch=self.steps_per_epoch,
-        )
+        self.scheduler = SCHEDULERS[model.scheduler](self.optimizer, model, self.steps_per_epoch)
         self._forward = torch.compile(self.network) if compile else self.network
 
     def train_epoch(
@@ -208,13 +210,13 @@ class ResNetTraining:
         """
         try:
             if snapshot["model_id"] != self.model.model_id:
-                raise ValueError(f"a snapshot of the model {snapshot['model_id']!r}")
+                raise InvalidArgument(f"a snapshot of the model {snapshot['model_id']!r}")
             self.network.load_state_dict(snapshot["network"])
             self.optimizer.load_state_dict(snapshot["optimizer"])
             self.scheduler.load_state_dict(snapshot["scheduler"])
             self.epoch = int(snapshot["epoch"])
         except (KeyError, TypeError, RuntimeError) as error:
-            raise ValueError(f"not a snapshot of a ResNet-18 in training: {error}") from error
+            raise InvalidArgument(f"not a snapshot of a ResNet-18 in training: {error}") from error
 
     def _input(self, pixels: torch.Tensor) -> torch.Tensor:
         return self.images.normalize(pixels).contiguous(memory_format=torch.channels_last)

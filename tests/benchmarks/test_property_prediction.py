@@ -23,12 +23,12 @@ from model_zoos.benchmarks.property_prediction import (
     refuse_leakage,
     ridge,
 )
-from model_zoos.benchmarks.speed.loading import random_zoo
 from model_zoos.builders.catalog import get_zoo
 from model_zoos.builders.sources.importing import import_zoo
 from model_zoos.builders.zoo_directory import create_zoo, open_zoo
 from model_zoos.errors import BoostingUnavailable, Leakage, TooFewModels
 from tests.shared import SEED_ZOO, SHARED, needs_shared
+from tests.zoos import random_zoo
 
 SPLITS = ("train", "validation", "test")
 NUMBERS = ["test_acc", "epoch", "generalization_gap"]

@@ -9,9 +9,9 @@ import re
 
 import pytest
 
-from model_zoos.builders import catalog
+from model_zoos.builders import catalog, specification
 from model_zoos.builders.catalog import ZOOS, get_zoo, list_zoos
-from model_zoos.builders.specification import zoo_from_json
+from model_zoos.builders.specification import Zoo, zoo_from_json
 from model_zoos.errors import UnknownZoo
 from tests.shared import SHARED, needs_shared
 
@@ -106,7 +106,7 @@ def test_first_models_are_spread_over_the_grid_and_a_larger_number_only_adds() -
     zoo = get_zoo("mnist_cnn_s_hyp_10_r")
     some, more = zoo.models(256), zoo.models(300)
     assert more[:256] == some
-    points = {tuple(getattr(model, key) for key in catalog.GRID_KEYS) for model in some}
+    points = {tuple(getattr(model, key) for key in specification.GRID_KEYS) for model in some}
     assert len(points) == 256
     assert len({model.activation for model in zoo.models(16)}) == 4
 
@@ -126,7 +126,7 @@ def test_names() -> None:
     for twins in ("_sparse", "_sparse_magnitude"):
         assert catalog.dense_name(f"mnist_cnn_s{twins}") == "mnist_cnn_s"
         assert catalog.parts_of(f"mnist_cnn_s{twins}") == tuple(
-            f"mnist_cnn_s_{variant}{twins}" for variant in catalog.VARIANTS
+            f"mnist_cnn_s_{variant}{twins}" for variant in specification.VARIANTS
         )
     names = catalog.config_names()
     assert len(names) == len(set(names))
@@ -149,13 +149,14 @@ def test_filters_of_the_list() -> None:
 def test_what_can_be_trained_is_what_a_specification_may_name() -> None:
     from model_zoos.generation import networks as architectures
 
-    assert tuple(architectures.ACTIVATIONS) == catalog.ACTIVATIONS
-    assert tuple(architectures.INITS) == catalog.INITS
+    assert tuple(architectures.ACTIVATIONS) == specification.ACTIVATIONS
+    assert tuple(architectures.INITS) == specification.INITS
 
 
 @pytest.mark.parametrize("name", ZOOS)
 def test_specification_survives_json(name: str) -> None:
-    assert zoo_from_json(json.loads(json.dumps(ZOOS[name].to_json()))) == ZOOS[name]
+    assert Zoo.from_json(json.loads(json.dumps(ZOOS[name].to_json()))) == ZOOS[name]
+    assert repr(ZOOS[name]).startswith(f"<Zoo {name}: ")
 
 
 @pytest.mark.parametrize(
@@ -166,8 +167,8 @@ def test_specification_survives_json(name: str) -> None:
         ({"name": "../up"}, "letters, digits"),
         ({"name": "Up_Case"}, "small letters, digits"),
         ({"channels": 2}, "channels must be 1 or 3"),
-        ({"scheduler": "OneCycleLR"}, "null for CNNs"),
-        ({"variant": "foo"}, "unknown variant"),
+        ({"scheduler": "OneCycleLR"}, "the scheduler of CNN-s must be null"),
+        ({"variant": "foo"}, "variant must be one of"),
         ({"images": 5}, "images must be a text"),
         ({"grid": {"activation": ["relu", "relu"]}}, "repeats a value of activation"),
         ({"grid": {"dropout": [0, 0.0]}}, "repeats a value of dropout"),
@@ -178,10 +179,10 @@ def test_specification_survives_json(name: str) -> None:
         ({"momentum": "much"}, "momentum must be"),
         ({"grid": {"activation": ["tanh"], "init": ["normal"]}}, "grid must hold"),
         ({"grid": [1]}, "object of lists"),
-        ({"grid": {"init": ["ones"]}}, "unknown init"),
+        ({"grid": {"init": ["ones"]}}, "init must be one of"),
         ({"grid": {"init": "uniform"}}, "must be a list"),
         ({"grid": {"init": []}}, "no value for init"),
-        ({"grid": {"dropout": [1.0]}}, "below 1"),
+        ({"grid": {"dropout": [1.0]}}, r"dropout must be a number in \[0, 1\)"),
         ({"grid": {"learning_rate": ["fast"]}}, "must be a finite number"),
         ({"grid": {"learning_rate": [float("nan")]}}, "must be a finite number"),
     ],

@@ -21,11 +21,11 @@ from datasets.inspect import get_dataset_config_names
 from torch.utils.data import DataLoader
 
 import model_zoos
-from model_zoos.benchmarks.speed.loading import random_zoo
 from model_zoos.builders.catalog import get_zoo
 from model_zoos.builders.schema import COLUMNS
 from model_zoos.builders.zoo_directory import open_zoo
 from model_zoos.errors import UnknownZoo, ZooNotFound
+from tests.zoos import random_zoo
 
 SPLITS = ("train", "validation", "test")
 
@@ -268,13 +268,15 @@ def test_a_zoo_that_is_not_there_says_how_to_get_it(tmp_path: Path) -> None:
     with pytest.raises(ZooNotFound) as raised:
         load("mnist_cnn_s_seed", tmp_path)
     message = str(raised.value)
-    assert "model-zoos generate mnist_cnn_s_seed" in message
+    assert f"model-zoos generate mnist_cnn_s_seed --out {tmp_path}" in str(raised.value.hint)
+    assert "model-zoos" not in message
     assert "https://doi.org/10.5281/zenodo.6632086" in message
     assert str(tmp_path) in message
     assert "MODEL_ZOOS_HOME" in message
     with pytest.raises(ZooNotFound) as raised:
         load("mnist_cnn_s_seed_sparse", tmp_path)
-    assert "generate" not in str(raised.value)
+    assert "generate" not in f"{raised.value} {raised.value.hint}"
+    assert "model-zoos sparsify mnist_cnn_s_seed" in str(raised.value.hint)
     assert "https://doi.org/10.5281/zenodo.7023335" in str(raised.value)
     with pytest.raises(ZooNotFound, match="there is no zoo in"):
         load("metrics", tmp_path)

@@ -1,4 +1,4 @@
-"""Layouts against torch's own state_dicts and the original's index_dict."""
+"""Layouts against torch's own state_dicts and index_dict of the paper's code."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model_zoos.builders.architecture import ARCHITECTURES
+from model_zoos.builders.architecture import ARCHITECTURES, Architecture, Layer
 from model_zoos.builders.layout import find_layout, make_layout
 from model_zoos.generation.networks import build
 from tests.shared import SEED_ZOO, SHARED, needs_shared
@@ -106,3 +106,39 @@ def test_wrong_shapes() -> None:
         find_layout("cnn_s", 2465)
     with pytest.raises(ValueError, match="unknown architecture"):
         make_layout("cnn_xl", 1)
+
+
+def _sequence(*layers: Layer, size: int | None = 8) -> Architecture:
+    return Architecture("own", "Own", size, layers)
+
+
+def test_a_network_of_linear_layers_sees_all_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    mlp = _sequence(Layer("fc1", 5), Layer("fc2", 10, activation=False))
+    monkeypatch.setitem(ARCHITECTURES, "own", mlp)
+    layout = make_layout("own", 3, 4)
+    assert [slot.shape for slot in layout.slots] == [(5, 3 * 8 * 8), (5,), (4, 5), (4,)]
+    assert layout.outputs == [(5,), (4,)]
+    assert find_layout("own", layout.size) == layout
+    module = build(layout, "relu")
+    assert module(torch.zeros(2, 3, 8, 8)).shape == (2, 4)
+
+
+LAST = Layer("fc", 10, activation=False)
+
+
+@pytest.mark.parametrize(
+    ("layers", "size", "message"),
+    [
+        ((), 8, "needs either layers or tensors"),
+        ((LAST,), None, "need an image_size"),
+        ((LAST, Layer("conv", 2, kernel=3)), 8, "convolutions come first"),
+        ((Layer("fc", 4), LAST), 8, "two layers of one name"),
+        ((Layer("conv", 2, kernel=9), LAST), 8, "8 x 8 pixels are too small for conv"),
+        ((Layer("conv", 2, kernel=8, pool=True), LAST), 8, "too small for conv"),
+    ],
+)
+def test_an_architecture_fits_its_images(
+    layers: tuple[Layer, ...], size: int | None, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        _sequence(*layers, size=size)

@@ -22,12 +22,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
-from model_zoos.benchmarks.speed.loading import random_zoo
 from model_zoos.builders.catalog import get_zoo
 from model_zoos.builders.model_file import HEADER_KEY
 from model_zoos.builders.schema import METRICS
 from model_zoos.builders.zoo_directory import ZooDirectory, create_zoo, open_zoo
 from model_zoos.errors import FaultyFile, FaultyZoo, ZooNotFound
+from tests.zoos import random_zoo
 
 DIGITS = dataclasses.replace(get_zoo("digits_cnn_s"), epochs=3)
 
@@ -352,7 +352,7 @@ def test_a_later_model_moves_no_split(directory: ZooDirectory) -> None:
 def test_a_killed_writer_leaves_only_whole_files(tmp_path: Path) -> None:
     code = (
         "import sys, dataclasses; from pathlib import Path\n"
-        "from model_zoos.benchmarks.speed.loading import random_zoo\n"
+        "from tests.zoos import random_zoo\n"
         "from model_zoos.builders.catalog import get_zoo\n"
         "zoo = dataclasses.replace(get_zoo('mnist_cnn_s_seed'), epochs=3)\n"
         "random_zoo(Path(sys.argv[1]), zoo)\n"

@@ -20,17 +20,24 @@ library is built in 1.5 seconds for each architecture and activation.
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
+from numpy.typing import ArrayLike
 
 from ....builders.layout import Layout
 from ....errors import LanesUnavailable
-from .blocks import Blocks
+from ..population import Scores
+from .blocks import OPTIMIZERS, Blocks, LanesWeights
 from .library import ISAS, load
 from .twins import LanesTwins
 
-__all__ = ["ISAS", "LanesPopulation", "LanesTwins", "LanesUnavailable", "lanes_count"]
+__all__ = [
+    "ISAS",
+    "OPTIMIZERS",
+    "LanesPopulation",
+    "LanesTwins",
+    "LanesUnavailable",
+    "LanesWeights",
+    "lanes_count",
+]
 
 
 def lanes_count(layout: Layout, activation: str = "tanh", isa: str = "auto") -> int:
@@ -45,40 +52,24 @@ def lanes_count(layout: Layout, activation: str = "tanh", isa: str = "auto") -> 
 class LanesPopulation(Blocks):
     """Models in training that share architecture, activation, optimizer and batch size.
 
-    Losses are in nats, accuracies shares of 1, both float64 [P]. A model that diverges goes on with
-    NaN weights and losses, as in torch, and does not disturb the others.
+    Losses are in nats, accuracies shares of 1, both float64 [P]. A model that diverges
+    continues with NaN weights and losses, as in torch, and does not disturb the others.
 
     Args:
-        layout: of CNN-s or CNN-l.
-        activation: of catalog.ACTIVATIONS; gelu is the exact one.
-        optimizer: "adam" or "sgd", with torch's meaning and defaults.
-        batch_size: samples per step; the last batch of an epoch may be smaller.
+        layout: of an architecture with `layers`.
+        models: that share activation, optimizer and batch size; their rates and seeds may differ.
+            Dropout masks are those of generation/streams.py.
         weights: initial weights, float32 [P, layout.size] in layout order.
-        seeds: of the dropout masks, integers [P]. This and the following may also be one number.
-        learning_rate: [P].
-        weight_decay: added to the gradient as L2 term, [P].
-        momentum: of sgd, [P]; adam ignores it.
-        dropout: rates in [0, 1), [P]; masks as generation/streams.py defines them.
-        threads: blocks trained at a time; by default one for each core this process may use.
+        threads: blocks trained at a time; None for one on each core that this process may use.
         isa: "auto", "avx512", "avx2" or "portable".
 
     Raises:
         LanesUnavailable: no C++ compiler, or it cannot build the kernel for this machine.
-        ValueError: arguments of a wrong shape or out of range.
+        InvalidArgument: arguments of a wrong shape or out of range.
     """
 
-    kernel, parameters = "dense", 1
-
-    def train_epoch(self, images: Any, labels: Any, orders: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Train every model for one epoch.
-
-        Args:
-            images: float32 [n, channels, h, w], normalised.
-            labels: integers [n] in [0, classes).
-            orders: which images each model sees, in its order: integers [P, m] in [0, n),
-                usually permutations.
-
-        Returns:
-            Loss and accuracy of each model, means over its samples as they were trained on.
-        """
-        return self._train(images, labels, orders)
+    def train_epoch(
+        self, images: ArrayLike, labels: ArrayLike, orders: ArrayLike, *more: float
+    ) -> Scores:
+        """Train every model for one epoch; see `Population.train_epoch`. `more` is empty."""
+        return self._train(images, labels, orders, *more)

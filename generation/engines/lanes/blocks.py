@@ -1,126 +1,105 @@
-"""Models in blocks of lanes: what dense training and that of sparse twins share."""
+"""Weights in blocks of lanes, one model in each lane: their evaluation and their training."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from ....builders.layout import Layout
+from ....builders.specification import Model
+from ....errors import InvalidArgument
 from ...streams import dropout_scale, dropout_threshold
-from ..arguments import check_models
+from ..population import Scores, check_models, check_weights
 from .library import load
 
+OPTIMIZERS = {"sgd": 0, "adam": 1}
+"""The kernel's number of each optimizer."""
 
-class Blocks:
-    """A population in training: `LanesPopulation` has the arguments.
+
+class LanesWeights:
+    """Networks of one architecture and activation in lanes, to be evaluated.
+
+    Args:
+        layout: of an architecture with `layers`.
+        activation: key of specification.ACTIVATIONS; gelu is the exact one.
+        weights: float32 [P, layout.size] in layout order.
+        threads: blocks that are worked on at a time; None for one on each core.
+        isa: "auto", "avx512", "avx2" or "portable".
 
     Attributes:
         kernel: which of `library.KERNELS`.
         parameters: how many numbers of a weight are trained.
+        moments: how many numbers the optimizer keeps of each of them.
+
+    Raises:
+        LanesUnavailable: no C++ compiler, or it cannot build the kernel for this machine.
+        InvalidArgument: arguments of a wrong shape or an unknown activation.
     """
 
-    kernel: ClassVar[str]
-    parameters: ClassVar[int]
+    kernel: ClassVar[str] = "dense"
+    parameters: ClassVar[int] = 1
+    moments: ClassVar[int] = 0
 
     def __init__(
         self,
         layout: Layout,
-        *,
         activation: str,
-        optimizer: str,
-        batch_size: int,
-        weights: Any,
-        seeds: Any,
-        learning_rate: Any,
-        weight_decay: Any = 0.0,
-        momentum: Any = 0.0,
-        dropout: Any = 0.0,
+        weights: ArrayLike,
+        *,
         threads: int | None = None,
         isa: str = "auto",
     ) -> None:
-        models = check_models(
-            layout,
-            activation=activation,
-            optimizer=optimizer,
-            batch_size=batch_size,
-            weights=weights,
-            seeds=seeds,
-            learning_rate=learning_rate,
-            weight_decay=weight_decay,
-            momentum=momentum,
-            dropout=dropout,
-        )
-        self.layout, self.batch_size, self.adam = layout, int(batch_size), optimizer == "adam"
-        self.models = len(models.weights)
-        self.threads = threads or _cores()
+        values = check_weights(layout, activation, weights)
+        self.layout, self.models = layout, len(values)
+        self.threads = threads or cores()
         self._library = load(layout, activation, isa, self.kernel)
-        self._steps = 0
-
         lanes = self._library.lanes_count()
         assert self._library.weights_count() == layout.size
-        rates = np.zeros(
-            self.models,
-            [
-                ("learning_rate", "f8"),
-                ("seed", "u8"),
-                ("weight_decay", "f4"),
-                ("momentum", "f4"),
-                ("dropout_threshold", "u4"),
-                ("dropout_scale", "f4"),
-            ],
-        )
-        rates["seed"] = models.seeds.astype(np.uint64)
-        rates["learning_rate"] = models.learning_rate
-        rates["weight_decay"] = models.weight_decay
-        rates["momentum"] = 0 if self.adam else models.momentum
-        rates["dropout_threshold"] = dropout_threshold(models.dropout)
-        rates["dropout_scale"] = dropout_scale(models.dropout)
-        self.dropout = bool((models.dropout > 0).any())
-
         # Lanes without a model repeat the last one; what they compute is dropped.
         members = np.arange(-(-self.models // lanes) * lanes).clip(max=self.models - 1)
         self._members = members.reshape(-1, lanes)
         self._order = _kernel_order(layout)
-        self._rates = [_by_field(rates[block]) for block in self._members]
-        # The kernel's `Parameters`: each with its two moments.
-        shape = (self.parameters, 3, layout.size, lanes)
+        # The kernel's `Parameters`: each with its moments.
+        shape = (self.parameters, 1 + self.moments, layout.size, lanes)
         self._blocks = [aligned(shape) for _ in self._members]
-        self._scatter(models.weights, 0)
+        self._scatter(values, 0)
 
     @property
-    def weights(self) -> np.ndarray:
-        """The weights used in evaluation, float32 [P, layout.size] in layout order, a copy."""
+    def weights(self) -> NDArray[np.float32]:
+        """The weights used in evaluation, [P, layout.size] in layout order, a copy."""
         return self._gather([self._evaluated(number) for number in range(len(self._blocks))])
 
-    def evaluate(self, images: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Loss and accuracy of every model in evaluation mode; arguments as in `train_epoch`."""
-        images, labels = self._samples(images, labels)
+    def evaluate(self, images: ArrayLike, labels: ArrayLike) -> Scores:
+        """Score every model in evaluation mode. Arguments as in `Population.train_epoch`."""
+        pixels, targets = self._samples(images, labels)
 
-        def evaluate(number: int, totals: np.ndarray) -> int:
-            weights = self._evaluated(number)
+        def evaluate(number: int, totals: NDArray[np.void]) -> int:
+            weights = self._evaluated(number)  # lives until the kernel has read it
             return self._library.evaluate(
                 weights.ctypes.data,
-                images.ctypes.data,
-                labels.ctypes.data,
-                len(images),
+                pixels.ctypes.data,
+                targets.ctypes.data,
+                len(pixels),
                 totals.ctypes.data,
             )
 
-        return self._run(evaluate, len(images))
+        return self._run(evaluate, len(pixels))
 
-    def _evaluated(self, number: int) -> np.ndarray:
-        """The weights that a block is evaluated with, float32 [N, lanes] in the kernel's order."""
+    def _evaluated(self, number: int) -> NDArray[np.float32]:
+        """The weights that a block is evaluated with, [N, lanes] in the kernel's order."""
         return self._blocks[number][0, 0]
 
-    def _scatter(self, values: np.ndarray, parameter: int) -> None:
-        """Gives the blocks a parameter, [P, N] in layout order."""
+    def _scatter(self, values: NDArray[np.float32], parameter: int) -> None:
+        """Give the blocks a parameter, [P, N] in layout order."""
         for block, members in zip(self._blocks, self._members, strict=True):
             block[parameter, 0] = values[members][:, self._order].T
 
-    def _gather(self, blocks: list[np.ndarray]) -> np.ndarray:
+    def _gather(self, blocks: list[NDArray[np.float32]]) -> NDArray[np.float32]:
         """[P, N] in layout order from the blocks' [N, lanes]."""
         values = np.empty((len(blocks), self._members.shape[1], self.layout.size), np.float32)
         for block, rows in zip(blocks, values, strict=True):
@@ -129,40 +108,7 @@ class Blocks:
         values[np.isnan(values)] = np.nan  # one bit pattern, whichever operation made it
         return values
 
-    def _train(
-        self, images: Any, labels: Any, orders: Any, *more: float
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """One epoch; `more` are arguments of this kernel alone."""
-        images, labels = self._samples(images, labels)
-        orders = np.asarray(orders)
-        if orders.ndim != 2 or len(orders) != self.models or not orders.size:
-            raise ValueError(f"orders must be [{self.models}, m], found {list(orders.shape)}")
-        if orders.dtype.kind not in "iu" or orders.min() < 0 or orders.max() >= len(images):
-            raise ValueError(f"orders must be integers in [0, {len(images)})")
-        samples = orders.shape[1]
-
-        def train(number: int, totals: np.ndarray) -> int:
-            order = np.ascontiguousarray(orders[self._members[number]], np.int32)
-            return self._library.train(
-                self._blocks[number].ctypes.data,
-                self._rates[number].ctypes.data,
-                self.adam,
-                self.dropout,
-                images.ctypes.data,
-                labels.ctypes.data,
-                order.ctypes.data,
-                samples,
-                self.batch_size,
-                self._steps,
-                totals.ctypes.data,
-                *more,
-            )
-
-        result = self._run(train, samples)
-        self._steps += -(-samples // self.batch_size)
-        return result
-
-    def _run(self, work: Any, samples: int) -> tuple[np.ndarray, np.ndarray]:
+    def _run(self, work: Callable[[int, NDArray[np.void]], int], samples: int) -> Scores:
         """Call the kernel for every block, `threads` at a time, and join the lanes' means."""
         lanes = self._members.shape[1]
         totals = np.zeros(len(self._blocks), [("loss", "f8", lanes), ("correct", "i8", lanes)])
@@ -181,19 +127,93 @@ class Blocks:
         loss = totals["loss"].reshape(-1)[: self.models] / samples
         return loss, totals["correct"].reshape(-1)[: self.models] / samples
 
-    def _samples(self, images: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
+    def _samples(
+        self, images: ArrayLike, labels: ArrayLike
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Checked and contiguous: the kernel looks at nothing before it reads."""
-        images = np.ascontiguousarray(images, np.float32)
+        pixels = np.ascontiguousarray(images, np.float32)
         side = self.layout.architecture.image_size
         expected = (self.layout.channels, side, side)
-        if images.shape[1:] != expected or not len(images) or len(images) >= 2**31:
-            raise ValueError(f"images must be {['n', *expected]}, found {list(images.shape)}")
-        labels = np.asarray(labels)
-        if labels.shape != (len(images),) or labels.dtype.kind not in "iu":
-            raise ValueError(f"labels must be integers [{len(images)}], found {labels.shape}")
-        if labels.min() < 0 or labels.max() >= self.layout.classes:
-            raise ValueError(f"labels must lie in [0, {self.layout.classes})")
-        return images, np.ascontiguousarray(labels, np.int64)
+        if pixels.shape[1:] != expected or not len(pixels) or len(pixels) >= 2**31:
+            raise InvalidArgument(f"images must be {['n', *expected]}, found {list(pixels.shape)}")
+        targets = np.asarray(labels)
+        if targets.shape != (len(pixels),) or targets.dtype.kind not in "iu":
+            raise InvalidArgument(f"labels must be integers [{len(pixels)}], found {targets.shape}")
+        if targets.min() < 0 or targets.max() >= self.layout.classes:
+            raise InvalidArgument(f"labels must lie in [0, {self.layout.classes})")
+        return pixels, np.ascontiguousarray(targets, np.int64)
+
+
+class Blocks(LanesWeights):
+    """A population in training: `LanesPopulation` has the arguments."""
+
+    moments = 2
+
+    def __init__(
+        self,
+        layout: Layout,
+        models: Sequence[Model],
+        weights: ArrayLike,
+        *,
+        threads: int | None = None,
+        isa: str = "auto",
+    ) -> None:
+        super().__init__(layout, models[0].activation, weights, threads=threads, isa=isa)
+        own = check_models(models, self.models, list(OPTIMIZERS))
+        self.optimizer, self.batch_size = models[0].optimizer, models[0].batch_size
+        self.dropout = bool((own.dropout > 0).any())
+        self._steps = 0
+        rates = np.zeros(
+            self.models,
+            [
+                ("learning_rate", "f8"),
+                ("seed", "u8"),
+                ("weight_decay", "f4"),
+                ("momentum", "f4"),
+                ("dropout_threshold", "u4"),
+                ("dropout_scale", "f4"),
+            ],
+        )
+        rates["seed"] = own.seeds.astype(np.uint64)
+        rates["learning_rate"] = own.learning_rate
+        rates["weight_decay"] = own.weight_decay
+        rates["momentum"] = own.momentum
+        rates["dropout_threshold"] = dropout_threshold(own.dropout)
+        rates["dropout_scale"] = dropout_scale(own.dropout)
+        self._rates = [_by_field(rates[block]) for block in self._members]
+
+    def _train(
+        self, images: ArrayLike, labels: ArrayLike, orders: ArrayLike, *more: float
+    ) -> Scores:
+        """Train one epoch. `more` are arguments of this kernel alone."""
+        pixels, targets = self._samples(images, labels)
+        order = np.asarray(orders)
+        if order.ndim != 2 or len(order) != self.models or not order.size:
+            raise InvalidArgument(f"orders must be [{self.models}, m], found {list(order.shape)}")
+        if order.dtype.kind not in "iu" or order.min() < 0 or order.max() >= len(pixels):
+            raise InvalidArgument(f"orders must be integers in [0, {len(pixels)})")
+        samples = order.shape[1]
+
+        def train(number: int, totals: NDArray[np.void]) -> int:
+            own = np.ascontiguousarray(order[self._members[number]], np.int32)
+            return self._library.train(
+                self._blocks[number].ctypes.data,
+                self._rates[number].ctypes.data,
+                OPTIMIZERS[self.optimizer],
+                self.dropout,
+                pixels.ctypes.data,
+                targets.ctypes.data,
+                own.ctypes.data,
+                samples,
+                self.batch_size,
+                self._steps,
+                totals.ctypes.data,
+                *more,
+            )
+
+        result = self._run(train, samples)
+        self._steps += -(-samples // self.batch_size)
+        return result
 
 
 def _kernel_order(layout: Layout) -> np.ndarray:
@@ -213,12 +233,11 @@ def _kernel_order(layout: Layout) -> np.ndarray:
     return np.concatenate(order)
 
 
-def _by_field(records: np.ndarray) -> np.ndarray:
+def _by_field(records: NDArray[np.void]) -> NDArray[np.void]:
     """An array of structures [lanes] as one structure of arrays, the kernel's `Rates`."""
-    lanes = len(records)
-    fields = [(name, records.dtype[name], lanes) for name in records.dtype.names]
-    joined = np.zeros(1, fields)
-    for name in records.dtype.names:
+    names = records.dtype.names or ()
+    joined = np.zeros(1, [(name, records.dtype[name], len(records)) for name in names])
+    for name in names:
         joined[name] = records[name]
     return joined
 
@@ -231,7 +250,8 @@ def aligned(shape: tuple[int, ...]) -> np.ndarray:
     return memory[start : start + size].view(np.float32).reshape(shape)
 
 
-def _cores() -> int:
+def cores() -> int:
+    """Number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -12,8 +12,6 @@
 
 namespace lanes {
 
-enum class Activation { none, tanh, relu, sigmoid, gelu };
-
 // Kept apart: the compiler allocates registers best in a function of one hot loop.
 #define NOINLINE __attribute__((noinline))
 #define ALWAYS_INLINE __attribute__((always_inline)) inline
@@ -428,37 +426,56 @@ struct Linear {
   }
 };
 
-// y = activation(x) and, for the way back, its slope dy/dx.
-template <Activation kind>
-struct Activated {
+// The activations, under their names in builders/specification.py: y = activation(x) and, for the
+// way back, its slope dy/dx.
+namespace activations {
+
+struct none {
   Float value, slope;
-  explicit Activated(Float x) {
-    if constexpr (kind == Activation::tanh) {
-      value = tanh(x);
-      slope = fma(-value, value, all(1.0f));
-    } else if constexpr (kind == Activation::relu) {
-      value = x <= 0.0f ? all(0.0f) : x;  // so that NaN stays NaN
-      slope = x <= 0.0f ? all(0.0f) : all(1.0f);
-    } else if constexpr (kind == Activation::sigmoid) {
-      value = 1.0f / (1.0f + exp(-x));
-      slope = value * (1.0f - value);
-    } else if constexpr (kind == Activation::gelu) {
-      const Float normal = fma(all(0.5f), erf(x * 0.707106781186547524f), all(0.5f));
-      value = x * normal;
-      slope = fma(x * 0.398942280401432678f, exp(x * x * -0.5f), normal);
-    } else {
-      value = x;
-      slope = all(1.0f);
-    }
-  }
-  // The gradient before the activation from the one behind it. A dead relu stops even NaN, as in
-  // torch.
-  static Float backward(Float gradient, Float slope) {
-    if constexpr (kind == Activation::none) return gradient;
-    if constexpr (kind == Activation::relu) return slope == 0.0f ? all(0.0f) : gradient;
-    return gradient * slope;
+  explicit none(Float x) : value(x), slope(all(1.0f)) {}
+  static Float backward(Float gradient, Float) { return gradient; }
+};
+
+struct Smooth {
+  Float value, slope;
+  // The gradient before the activation from the one behind it.
+  static Float backward(Float gradient, Float slope) { return gradient * slope; }
+};
+
+struct tanh : Smooth {
+  explicit tanh(Float x) {
+    value = lanes::tanh(x);
+    slope = fma(-value, value, all(1.0f));
   }
 };
+
+struct relu : Smooth {
+  explicit relu(Float x) {
+    value = x <= 0.0f ? all(0.0f) : x;  // so that NaN stays NaN
+    slope = x <= 0.0f ? all(0.0f) : all(1.0f);
+  }
+  // A dead unit stops even NaN, as in torch.
+  static Float backward(Float gradient, Float slope) {
+    return slope == 0.0f ? all(0.0f) : gradient;
+  }
+};
+
+struct sigmoid : Smooth {
+  explicit sigmoid(Float x) {
+    value = 1.0f / (1.0f + exp(-x));
+    slope = value * (1.0f - value);
+  }
+};
+
+struct gelu : Smooth {
+  explicit gelu(Float x) {
+    const Float normal = fma(all(0.5f), erf(x * 0.707106781186547524f), all(0.5f));
+    value = x * normal;
+    slope = fma(x * 0.398942280401432678f, exp(x * x * -0.5f), normal);
+  }
+};
+
+}  // namespace activations
 
 // -log softmax(logits)[label]; the logits become their gradient times `share`. NaN in a logit makes
 // everything NaN; the prediction is then, as in torch, the first NaN.

@@ -101,7 +101,7 @@ def architecture_header(layout: Layout, activation: str) -> str:
         [
             f"// {spec.title}, written by library.py.",
             f"constexpr int kChannels = {layout.channels}, kSide = {spec.image_size};",
-            f"constexpr Activation kActivation = Activation::{activation};",
+            f"using Activation = activations::{activation};",
             "constexpr Layer kLayers[] = {",
             *rows,
             "};\n",

@@ -12,6 +12,7 @@
 #include <array>
 #include <cstdlib>
 #include <memory>
+#include <type_traits>
 
 #include "layers.hpp"
 
@@ -93,7 +94,7 @@ struct VariationalWorkspace : Workspace {
 };
 
 template <int i>
-constexpr Activation kind = kLayers[i].activation ? kActivation : Activation::none;
+using Activated = std::conditional_t<kLayers[i].activation, Activation, activations::none>;
 template <int i>
 using ConvolutionAt = Convolution<kPlaces[i].in, kPlaces[i].out, kLayers[i].kernel,
                                   kPlaces[i].in_side, kLayers[i].pool>;
@@ -112,7 +113,7 @@ template <int i, bool training, class Work>
 inline void activate(Work& work, bool dropout) {
   constexpr Place at = kPlaces[i];
   for (int element = 0; element < at.outputs(); element++) {
-    const Activated<kind<i>> activated(work.values[at.output + element]);
+    const Activated<i> activated(work.values[at.output + element]);
     Float value = activated.value;
     if constexpr (training) {
       work.slopes[at.output + element] = activated.slope;
@@ -158,7 +159,7 @@ inline void backward(const Float* weights, Work& work, bool dropout) {
     Float g = work.gradients[at.output + element];
     if constexpr (kLayers[i].dropout)
       if (dropout) g *= work.masks[unit<i>(element)];
-    return Activated<kind<i>>::backward(g, work.slopes[at.output + element]);
+    return Activated<i>::backward(g, work.slopes[at.output + element]);
   };
   if constexpr (kLayers[i].kernel > 0) {
     if (image_gradients) std::fill(image_gradients, work.gradients + at.output, all(0.0f));

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import re
 import shutil
@@ -10,7 +11,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import fsspec
 import numpy as np
 import pytest
 import torch
@@ -22,22 +22,17 @@ from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCard, DatasetCardData
 
 import model_zoos
-from model_zoos.benchmarks.speed.loading import random_zoo
 from model_zoos.builders.catalog import get_zoo
-from model_zoos.builders.hub.card import (
-    TEMPLATE,
-    Repository,
-    card_data,
-    read_repository,
-    render_card,
-    size_category,
-)
-from model_zoos.builders.hub.parquet import build_repository
+from model_zoos.builders.hub.build import build_folder
+from model_zoos.builders.hub.card import TEMPLATE, card_data, render_card, size_category
+from model_zoos.builders.hub.contents import Contents, describe_contents, read_contents
 from model_zoos.builders.schema import COLUMNS, row_features
 from model_zoos.builders.specification import VARIANTS
 from model_zoos.builders.zoo_directory import open_zoo
 from model_zoos.errors import FaultyZoo
 from model_zoos.generation.images import IMAGE_SOURCES
+from tests.shared import contents
+from tests.zoos import random_zoo
 
 # As https://huggingface.co/docs/hub/datasets-cards and datasets' own resources list them.
 LICENCES = {"cc-by-4.0", "cc-by-sa-4.0", "cc0-1.0", "mit", "apache-2.0", "other", "unknown"}
@@ -53,7 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, digits_home: Path) -> Path:
     shutil.copytree(digits_home / "digits_cnn_s", root / "zoos" / "digits_cnn_s")
     for name in UNION:
         random_zoo(root / "zoos", dataclasses.replace(get_zoo(name), epochs=1), 8)
-    build_repository(["digits_cnn_s", "mnist_cnn_s"], root / "zoos", root / "out")
+    build_folder(["digits_cnn_s", "mnist_cnn_s"], root / "zoos", root / "out")
     return root / "out"
 
 
@@ -139,30 +134,27 @@ def test_the_text_is_whole(card: DatasetCard) -> None:
 
 
 def test_a_union_is_listed_when_all_its_parts_are_there(folder: Path) -> None:
-    zoos = read_repository(folder).zoos
+    zoos = read_contents(folder).zoos
     parts = tuple(zoo for zoo in zoos if zoo.name != UNION[0])
-    assert "mnist_cnn_s" in Repository(zoos).configs
-    assert "mnist_cnn_s" not in Repository(parts).configs
-    assert "`mnist_cnn_s` is" not in render_card(Repository(parts))
+    assert "mnist_cnn_s" in Contents(zoos).configs
+    assert "mnist_cnn_s" not in Contents(parts).configs
+    assert "`mnist_cnn_s` is" not in render_card(Contents(parts))
 
 
 def test_figures_are_shown_when_they_are_there(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "out")
     (tmp_path / "out/figures").mkdir()
     (tmp_path / "out/figures/digits_cnn_s-accuracy.png").write_bytes(b"")
-    text = render_card(read_repository(tmp_path / "out"))
+    text = render_card(read_contents(tmp_path / "out"))
     assert "![digits_cnn_s accuracy](figures/digits_cnn_s-accuracy.png)" in text
 
 
-def test_another_file_system_gives_the_same_card(folder: Path) -> None:
-    """One that is not this machine's disk, as the Hub's is not."""
-    memory = fsspec.filesystem("memory")
-    memory.put(str(folder), "/datasets/me/zoos", recursive=True)
-    try:
-        found = read_repository("/datasets/me/zoos", memory)
-    finally:
-        memory.rm("/datasets/me/zoos", recursive=True)
-    assert found == read_repository(folder)
+def test_the_same_files_elsewhere_give_the_same_card(folder: Path) -> None:
+    """In memory instead of on this machine's disk; those on the Hub are not on it either."""
+    files = contents(folder)
+    sizes = {name: len(content) for name, content in files.items()}
+    found = describe_contents(sizes, lambda name: io.BytesIO(files[name]), "me/zoos")
+    assert found == read_contents(folder)
     text = render_card(found, "me/zoos")
     assert text == (folder / "README.md").read_text().replace("ORG/model_zoos", "me/zoos")
 
@@ -181,15 +173,15 @@ def test_others_files_are_passed_over_and_missing_ones_are_not(
     theirs = pa.table({"model_id": ["a"], "epoch": [1], "test_acc": [0.5]})
     pq.write_table(theirs, out / "metrics/theirs-train.parquet")
     shutil.copy(shard, out / "data/theirs/train-00000-of-00001.parquet")
-    assert read_repository(out) == read_repository(folder)
+    assert read_contents(out) == read_contents(folder)
     shard.unlink()
     with pytest.raises(FaultyZoo, match="digits_cnn_s lacks some of its files of the split test"):
-        read_repository(out)
+        read_contents(out)
 
 
 def test_a_folder_without_zoos_has_no_card(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at least one zoo"):
-        render_card(read_repository(tmp_path))
+        render_card(read_contents(tmp_path))
 
 
 # --- The code in the card -------------------------------------------------------------------------
@@ -233,7 +225,7 @@ print(json.dumps([row["model_id"], row["epoch"], outputs.tolist()]))
 @pytest.mark.parametrize("activation", ["tanh", "relu", "sigmoid", "gelu"])
 def test_the_layout_rebuilds_every_cnn(architecture: str, activation: str) -> None:
     """The function of the card against our own networks, with dropout, in evaluation."""
-    from model_zoos.builders.hub.parquet import layout_json
+    from model_zoos.builders.hub.shards import layout_json
     from model_zoos.builders.layout import make_layout
 
     layout = make_layout(architecture, 3)
@@ -276,11 +268,11 @@ def test_the_image_table_is_that_of_the_image_sources() -> None:
 
 
 def test_the_resnet_part_appears_with_a_resnet_zoo(folder: Path) -> None:
-    repository = read_repository(folder)
-    resnet = dataclasses.replace(repository.zoos[0], zoo=get_zoo("cifar10_resnet18"))
-    text = render_card(Repository((resnet, *repository.zoos)))
+    zoos = read_contents(folder).zoos
+    resnet = dataclasses.replace(zoos[0], zoo=get_zoo("cifar10_resnet18"))
+    text = render_card(Contents((resnet, *zoos)))
     assert "`cifar10_resnet18` | ResNet-18 | 11,183,562 |" in text
     assert "ResNet-18 is torchvision's" in text
     assert "pre_buffer=False" in text
-    assert card_data(Repository((resnet,))).configs[0]["config_name"] == "cifar10_resnet18"
-    assert "def network" not in render_card(Repository((resnet,)))
+    assert card_data(Contents((resnet,))).configs[0]["config_name"] == "cifar10_resnet18"
+    assert "def network" not in render_card(Contents((resnet,)))

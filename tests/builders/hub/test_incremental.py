@@ -19,16 +19,16 @@ from typing import Any
 import pytest
 from datasets import load_dataset
 
-from model_zoos.benchmarks.speed.loading import random_zoo
 from model_zoos.builders.catalog import get_zoo
+from model_zoos.builders.hub.build import build_folder
 from model_zoos.builders.hub.incremental import check_push
-from model_zoos.builders.hub.parquet import build_repository
 from model_zoos.builders.ledger import Published
 from model_zoos.builders.splits import SPLITS
 from model_zoos.builders.zoo_directory import ZooDirectory, create_zoo, open_zoo
 from model_zoos.errors import FaultyZoo
 from tests.builders.hub.bits import digests
 from tests.hub_server import READER, Client, ClientError, Hub
+from tests.zoos import random_zoo
 
 ME, NAME = "me/model_zoos", "cifar10_resnet18"
 
@@ -84,7 +84,7 @@ def home(zoo_home: Path, tmp_path: Path) -> Path:
 def expected(hub: Hub, writer: Client, zoo_home: Path, tmp_path_factory: Any) -> dict[str, str]:
     """What the repository holds when the zoo is built and published as a whole."""
     out = tmp_path_factory.mktemp("built")
-    build_repository([NAME], zoo_home, out)
+    build_folder([NAME], zoo_home, out)
     writer.run(PUBLISH, folder=str(out), repo_id="me/whole")
     return repository(hub, "me/whole")
 
@@ -184,7 +184,7 @@ def test_freed_models_are_read_from_the_repository(
     assert hub.sent(before) < 500_000  # no weights
     assert load(writer, home, "metrics") == rows["metrics"]
     with pytest.raises(ValueError, match=r"2 models of .* were published to me/freed and freed"):
-        build_repository([NAME], home, tmp_path / "out")
+        build_folder([NAME], home, tmp_path / "out")
     del hub.repos["me/freed"]
     with pytest.raises(ClientError, match="no data set repository me/freed"):
         load(writer, home)
@@ -249,7 +249,7 @@ def test_what_others_have_put_there_stays(
 ) -> None:
     digits = dataclasses.replace(get_zoo("digits_cnn_s"), epochs=1)
     random_zoo(tmp_path / "digits", digits, 7)
-    build_repository(["digits_cnn_s"], tmp_path / "digits", tmp_path / "out")
+    build_folder(["digits_cnn_s"], tmp_path / "digits", tmp_path / "out")
     writer.run(PUBLISH, folder=str(tmp_path / "out"), repo_id="me/both")
     before = hub.content("me/both")
     writer.run(PUSH, home=str(home), repo_id="me/both", free=False)
@@ -316,15 +316,18 @@ def test_a_zoo_goes_on_when_its_disk_is_lost(
 
 
 FAULT = """
-from model_zoos.builders.hub import incremental as pushing
-upload = pushing._upload
-def truncating(directory, split, states, *others):
-    if states[0].model_id == model:
-        content = states[0].path.read_bytes()
-        states[0].path.unlink()  # it is a link
-        states[0].path.write_bytes(content[:1_000_000])
-    return upload(directory, split, states, *others)
-pushing._upload = truncating
+from pathlib import Path
+from huggingface_hub import HfApi
+upload = HfApi.preupload_lfs_files
+def truncating(api, repo_id, additions, **others):
+    # With the upload of the first model, when all models were found to be good.
+    file = Path(path)
+    if additions[0].path_in_repo.startswith("data/") and file.stat().st_size > 1_000_000:
+        content = file.read_bytes()
+        file.unlink()  # it is a link
+        file.write_bytes(content[:1_000_000])
+    return upload(api, repo_id, additions, **others)
+HfApi.preupload_lfs_files = truncating
 """
 
 
@@ -356,7 +359,7 @@ def test_a_build_does_not_delete_models_that_it_lacks(
 ) -> None:
     writer.run(PUSH, home=str(home), repo_id="me/built", free=False)
     hide(home, ids(home)[:1], tmp_path / "elsewhere")
-    build_repository([NAME], home, tmp_path / "out")
+    build_folder([NAME], home, tmp_path / "out")
     before = hub.content("me/built")
     with pytest.raises(ClientError, match="ValueError: me/built has 1 models of these zoos that"):
         writer.run(PUBLISH, folder=str(tmp_path / "out"), repo_id="me/built")
@@ -365,8 +368,9 @@ def test_a_build_does_not_delete_models_that_it_lacks(
 
 def test_a_damaged_model_costs_no_other(hub: Hub, writer: Client, home: Path) -> None:
     models = ids(home)
-    values = {"home": str(home), "repo_id": "me/damaged", "free": True, "model": models[1]}
-    done = writer.run(FAULT + PUSH + "pushing._upload = upload", **values)
+    path = open_zoo(home, NAME).state_path(models[1], 1)
+    values = {"home": str(home), "repo_id": "me/damaged", "free": True, "path": str(path)}
+    done = writer.run(FAULT + PUSH + "HfApi.preupload_lfs_files = upload", **values)
     assert (done["models"], done["freed"]) == (3, 3)
     assert list(done["left_out"]) == [models[1]]
     assert "epoch_0001.safetensors" in done["left_out"][models[1]]
@@ -391,7 +395,7 @@ def test_another_zoo_that_is_half_there_does_not_hinder(
     hub: Hub, writer: Client, home: Path, tmp_path: Path
 ) -> None:
     random_zoo(tmp_path / "d", dataclasses.replace(get_zoo("digits_cnn_s"), epochs=1), 7)
-    build_repository(["digits_cnn_s"], tmp_path / "d", tmp_path / "out")
+    build_folder(["digits_cnn_s"], tmp_path / "d", tmp_path / "out")
     files = {
         path.relative_to(tmp_path / "out").as_posix(): path.read_bytes()
         for path in (tmp_path / "out").rglob("*.parquet")
@@ -408,9 +412,9 @@ def test_another_zoo_that_is_half_there_does_not_hinder(
 
 
 def test_refusals(hub: Hub, writer: Client, home: Path, zoo_home: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"only ResNet-18 zoos are published model by model"):
+    with pytest.raises(ValueError, match=r"only zoos with a file for each state"):
         check_push(get_zoo("digits_cnn_s"), ME, Published("", {}))
-    with pytest.raises(ValueError, match=r"1 models of .* are in me/other and freed here: go on"):
+    with pytest.raises(ValueError, match=r"1 models of .* are in me/other and freed here: cont"):
         check_push(get_zoo(NAME), ME, Published("me/other", {"a": "freed"}))
     with Client(hub.endpoint, tmp_path / "reader", token=READER) as reader:
         writer.run(

@@ -20,11 +20,12 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Features, load_dataset
 
-from model_zoos.benchmarks.speed.loading import random_zoo
 from model_zoos.builders.architecture import ARCHITECTURES
 from model_zoos.builders.catalog import get_zoo, twin_name
-from model_zoos.builders.hub import parquet
-from model_zoos.builders.hub.parquet import build_repository
+from model_zoos.builders.hub import build
+from model_zoos.builders.hub.build import build_folder
+from model_zoos.builders.hub.contents import read_contents
+from model_zoos.builders.hub.shards import PlannedShard
 from model_zoos.builders.layout import make_layout
 from model_zoos.builders.schema import row_features
 from model_zoos.builders.sources.importing import import_zoo
@@ -33,8 +34,9 @@ from model_zoos.builders.splits import SPLITS
 from model_zoos.builders.zoo_directory import create_zoo, open_zoo
 from model_zoos.errors import FaultyZoo, ZooNotFound
 from tests.builders.hub.bits import digests
-from tests.builders.sources.raw import RAW, contents
-from tests.shared import HYPERPARAMETER_ZOO, LARGE_ZOO, SEED_ZOO, needs_shared
+from tests.builders.sources.raw import RAW
+from tests.shared import HYPERPARAMETER_ZOO, LARGE_ZOO, SEED_ZOO, contents, needs_shared
+from tests.zoos import random_zoo
 
 VIEWER_SCAN_BYTES = 300_000_000
 """Most that the Hub's viewer reads of one row group (huggingface/dataset-viewer, libs/libviewer:
@@ -99,8 +101,8 @@ def home(tmp_path_factory: pytest.TempPathFactory, digits_home: Path) -> Path:
 def folder(tmp_path_factory: pytest.TempPathFactory, home: Path) -> Path:
     """A repository folder of them all, named as our package is, built in two steps."""
     out = tmp_path_factory.mktemp("repository") / "model_zoos"
-    build_repository(["digits-cnn-s"], home, out)
-    build_repository([UNION, "mnist_cnn_s_seed_sparse"], home, out, workers=3)
+    build_folder(["digits-cnn-s"], home, out)
+    build_folder([UNION, "mnist_cnn_s_seed_sparse"], home, out, workers=3)
     return out
 
 
@@ -153,7 +155,7 @@ def test_imported_zoos_keep_every_bit(tmp_path: Path) -> None:
     names = (SEED_ZOO, HYPERPARAMETER_ZOO, LARGE_ZOO)
     for name in names:
         import_zoo(RAW / f"{name}.zip", tmp_path / "zoos")
-    first, *_ = build_repository(names, tmp_path / "zoos", tmp_path / "out")
+    first, *_ = build_folder(names, tmp_path / "zoos", tmp_path / "out")
     assert (first.models, first.states) == (12, 108)
     for name in names:
         files = {
@@ -187,7 +189,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """60 models of 51 states with random weights, CNN-s; zoos and repository."""
     root = tmp_path_factory.mktemp("large")
     random_zoo(root / "zoos", get_zoo("mnist_cnn_s_seed"), 60)
-    build_repository(["mnist_cnn_s_seed"], root / "zoos", root / "out")
+    build_folder(["mnist_cnn_s_seed"], root / "zoos", root / "out")
     return root / "zoos", root / "out"
 
 
@@ -273,7 +275,7 @@ def test_real_weights_shrink(tmp_path: Path) -> None:
     twins(tmp_path / "zoos", SEED_ZOO, 0.8)
     shares = {}
     for name in (SEED_ZOO, LARGE_ZOO, twin_name(SEED_ZOO)):
-        [summary] = build_repository([name], tmp_path / "zoos", tmp_path / "out")
+        [summary] = build_folder([name], tmp_path / "zoos", tmp_path / "out")
         stored = sum(
             pq.read_metadata(path).row_group(group).column(7).total_compressed_size
             for path in (tmp_path / "out" / "data" / name).iterdir()
@@ -289,7 +291,7 @@ def test_layouts_of_one_architecture_do_not_collide(tmp_path: Path) -> None:
     for name in ("mnist_cnn_s_seed", "cifar10_cnn_s_seed"):
         random_zoo(tmp_path / "zoos", dataclasses.replace(get_zoo(name), epochs=1), 2)
     out = tmp_path / "out"
-    build_repository(["mnist_cnn_s_seed", "cifar10_cnn_s_seed"], tmp_path / "zoos", out)
+    build_folder(["mnist_cnn_s_seed", "cifar10_cnn_s_seed"], tmp_path / "zoos", out)
     layouts = {path.name: json.loads(path.read_text()) for path in (out / "layouts").iterdir()}
     assert {name: layout["channels"] for name, layout in layouts.items()} == {
         "cnn_s-2464.json": 1,
@@ -306,9 +308,9 @@ def test_the_same_zoo_gives_the_same_bytes(
     small_shards(monkeypatch, 100_000)
     shutil.copytree(home, tmp_path / "copy", copy_function=shutil.copy)  # with other times
     names = ["digits_cnn_s", "mnist_cnn_s_seed_sparse"]
-    [digits, _] = build_repository(names, home, tmp_path / "one", workers=1)
+    [digits, _] = build_folder(names, home, tmp_path / "one", workers=1)
     for name in reversed(names):
-        build_repository([name], tmp_path / "copy", tmp_path / "three", workers=3)
+        build_folder([name], tmp_path / "copy", tmp_path / "three", workers=3)
     assert digits.shards == 13
     assert files_of(tmp_path / "one") == files_of(tmp_path / "three")
     counts = [len(list(tmp_path.glob(f"one/data/digits_cnn_s/{split}-*"))) for split in SPLITS]
@@ -323,20 +325,20 @@ def test_what_is_still_valid_is_not_written_again(home: Path, tmp_path: Path) ->
     root, out = tmp_path / "zoos", tmp_path / "out"
     shutil.copytree(home, root)
     names = ["digits_cnn_s", "mnist_cnn_s_seed"]
-    build_repository(names, root, out)
+    build_folder(names, root, out)
 
     def times() -> dict[str, int]:
         return {str(p.relative_to(out)): p.stat().st_mtime_ns for p in out.rglob("*.parquet")}
 
     before = times()
-    assert [summary.written for summary in build_repository(names, root, out)] == [0, 0]
+    assert [summary.written for summary in build_folder(names, root, out)] == [0, 0]
     assert times() == before
     # A damaged shard (another size) and a missing one are made again, the others left alone.
     damaged, missing = (out / f"data/digits_cnn_s/{s}-00000-of-00001.parquet" for s in SPLITS[:2])
     kept = damaged.read_bytes()
     damaged.write_bytes(kept[:-9])
     missing.unlink()
-    [digits] = build_repository(["digits_cnn_s"], root, out)
+    [digits] = build_folder(["digits_cnn_s"], root, out)
     assert digits.written == 2
     assert damaged.read_bytes() == kept
     changed = {name for name, when in times().items() if when != before[name]}
@@ -350,7 +352,7 @@ def test_a_changed_zoo_replaces_its_shards_and_no_others(
     shutil.copytree(home, root)
     with monkeypatch.context() as patch:
         small_shards(patch, 100_000)
-        build_repository(["digits_cnn_s", "mnist_cnn_s_seed"], root, out)
+        build_folder(["digits_cnn_s", "mnist_cnn_s_seed"], root, out)
     other = (out / "data/digits_cnn_s/notes.txt", out / "data/mine/train-00000-of-00001.parquet")
     for path in other:
         path.parent.mkdir(exist_ok=True)
@@ -358,7 +360,7 @@ def test_a_changed_zoo_replaces_its_shards_and_no_others(
     untouched = {p: p.stat().st_mtime_ns for p in out.glob("data/mnist_cnn_s_seed/*")}
     lost = open_zoo(root, "digits_cnn_s").files()[0]
     lost.unlink()
-    [summary] = build_repository(["digits_cnn_s"], root, out)
+    [summary] = build_folder(["digits_cnn_s"], root, out)
     assert (summary.models, summary.states, summary.shards) == (19, 19 * 6, 3)
     assert sorted(path.name for path in out.glob("data/digits_cnn_s/*.parquet")) == [
         f"{split}-00000-of-00001.parquet" for split in sorted(SPLITS)
@@ -366,7 +368,7 @@ def test_a_changed_zoo_replaces_its_shards_and_no_others(
     assert {p: p.stat().st_mtime_ns for p in untouched} == untouched
     assert all(path.read_text() == "not ours" for path in other)
     fresh = tmp_path / "fresh"
-    build_repository(["digits_cnn_s"], root, fresh)
+    build_folder(["digits_cnn_s"], root, fresh)
     for path in fresh.rglob("*.parquet"):
         assert (out / path.relative_to(fresh)).read_bytes() == path.read_bytes()
 
@@ -377,10 +379,10 @@ def test_a_resnet_zoo_that_grows_keeps_its_shards(tmp_path: Path) -> None:
     directory = random_zoo(zoos, dataclasses.replace(get_zoo("cifar10_resnet18"), epochs=1), 3)
     models = sorted(directory.splits())
     shutil.move(directory.models_path / models[1], tmp_path / models[1])
-    [first] = build_repository(["cifar10_resnet18"], zoos, out)
+    [first] = build_folder(["cifar10_resnet18"], zoos, out)
     before = {path.name: path.stat().st_mtime_ns for path in (out / "data").rglob("*.parquet")}
     shutil.move(tmp_path / models[1], directory.models_path / models[1])
-    [second] = build_repository(["cifar10_resnet18"], zoos, out)
+    [second] = build_folder(["cifar10_resnet18"], zoos, out)
     after = {path.name: path.stat().st_mtime_ns for path in (out / "data").rglob("*.parquet")}
     assert (first.shards, second.shards, second.written) == (2, 3, 1)
     assert before.items() <= after.items()
@@ -403,7 +405,7 @@ def test_faulty_files_are_left_out_and_reported(home: Path, tmp_path: Path) -> N
     splits = json.loads((root / "digits_cnn_s/splits.json").read_text())
     del splits[orphan.stem]
     (root / "digits_cnn_s/splits.json").write_text(json.dumps(splits))
-    [summary] = build_repository(["digits_cnn_s"], root, out)
+    [summary] = build_folder(["digits_cnn_s"], root, out)
     assert summary.models == 18
     assert sorted(reason.split(": ")[0] for reason in summary.left_out) == sorted(
         [str(bad), str(orphan)]
@@ -411,7 +413,7 @@ def test_faulty_files_are_left_out_and_reported(home: Path, tmp_path: Path) -> N
     for path in open_zoo(root, "digits_cnn_s").files():
         path.write_bytes(b"")
     with pytest.raises(FaultyZoo, match="none of its 20 model files"):
-        build_repository(["digits_cnn_s"], root, out)
+        build_folder(["digits_cnn_s"], root, out)
     assert len(list(out.glob("data/digits_cnn_s/*"))) == 3  # what was built stays
 
 
@@ -419,10 +421,10 @@ KILLED = """
 import sys
 import dataclasses
 from model_zoos.builders.architecture import ARCHITECTURES
-from model_zoos.builders.hub import parquet
+from model_zoos.builders.hub.build import build_folder
 small = dataclasses.replace(ARCHITECTURES["cnn_s"], shard_bytes=10**6, row_group_bytes=10**6)
 ARCHITECTURES["cnn_s"] = small
-parquet.build_repository(["mnist_cnn_s_seed"], sys.argv[1], sys.argv[2], workers=2)
+build_folder(["mnist_cnn_s_seed"], sys.argv[1], sys.argv[2], workers=2)
 """
 
 
@@ -443,14 +445,14 @@ def test_a_killed_build_goes_on(
     small_shards(monkeypatch, 1_000_000)
     assert not (out / "README.md").exists()
     with pytest.raises(FaultyZoo, match="lacks some of its files"):
-        parquet.read_repository(out)
-    [summary] = build_repository(["mnist_cnn_s_seed"], zoos, out)
+        read_contents(out)
+    [summary] = build_folder(["mnist_cnn_s_seed"], zoos, out)
     # One shard may have been renamed, and not yet written down, when the process died.
     assert len(done) - 2 <= summary.shards - summary.written <= len(done)
     assert summary.written > 0
     kept = sum(path.stat().st_mtime_ns == when for path, when in done.items())
     assert kept == summary.shards - summary.written
-    build_repository(["mnist_cnn_s_seed"], zoos, tmp_path / "whole")
+    build_folder(["mnist_cnn_s_seed"], zoos, tmp_path / "whole")
     assert files_of(out) == files_of(tmp_path / "whole")
     assert not list(out.glob(".build/*.partial"))
 
@@ -466,7 +468,7 @@ def test_an_interruption_stops_all_workers(
             raise RuntimeError("enough")
 
     with pytest.raises(RuntimeError, match="enough"):
-        build_repository(["mnist_cnn_s_seed"], large[0], tmp_path, on_progress=stop)
+        build_folder(["mnist_cnn_s_seed"], large[0], tmp_path, on_progress=stop)
     written = len(list(tmp_path.glob("data/mnist_cnn_s_seed/*.parquet")))
     assert 0 < written < 30
     assert not list(tmp_path.glob(".build/*.partial"))
@@ -478,29 +480,29 @@ def test_after_an_error_no_other_shard_is_begun(
     small_shards(monkeypatch, 1_000_000)
     begun = []
 
-    def full(shard: parquet.ShardToWrite, *_: Any) -> None:
+    def full(shard: PlannedShard, *_: Any) -> None:
         begun.append(shard.name)
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(parquet, "write_shard", full)
+    monkeypatch.setattr(build, "write_shard", full)
     with pytest.raises(OSError, match="No space left"):
-        build_repository(["mnist_cnn_s_seed"], large[0], tmp_path, workers=1)
+        build_folder(["mnist_cnn_s_seed"], large[0], tmp_path, workers=1)
     assert len([name for name in begun if name.startswith("data/")]) <= 2
 
 
 def test_bad_requests_are_refused(home: Path, tmp_path: Path) -> None:
     with pytest.raises(ZooNotFound, match="no zoo 'fashion_mnist_cnn_s_seed'"):
-        build_repository(["digits_cnn_s", "fashion_mnist_cnn_s"], home, tmp_path / "a")
+        build_folder(["digits_cnn_s", "fashion_mnist_cnn_s"], home, tmp_path / "a")
     assert not (tmp_path / "a").exists()
     with pytest.raises(ValueError, match="metrics is built along"):
-        build_repository(["metrics"], home, tmp_path / "a")
+        build_folder(["metrics"], home, tmp_path / "a")
     with pytest.raises(ValueError, match="at least 1"):
-        build_repository(["digits_cnn_s"], home, tmp_path / "a", workers=0)
+        build_folder(["digits_cnn_s"], home, tmp_path / "a", workers=0)
     with pytest.raises(ValueError, match="at least one zoo"):
-        build_repository([], home, tmp_path / "a")
+        build_folder([], home, tmp_path / "a")
     (tmp_path / "model_zoos.py").write_text("")
     with pytest.raises(ValueError, match=r"holds a model_zoos\.py"):
-        build_repository(["digits_cnn_s"], home, tmp_path)
+        build_folder(["digits_cnn_s"], home, tmp_path)
 
 
 def test_the_command_builds_and_reports(home: Path, tmp_path: Path) -> None:
@@ -558,8 +560,8 @@ def test_resnet_rows_build_and_stream_in_little_memory(tmp_path: Path) -> None:
     zoos, out = tmp_path / "zoos", tmp_path / "out"
     zoo = resnet(zoos, models=1, epochs=12)  # 12 rows of 45 MB in two files
     build = """
-from model_zoos.builders.hub.parquet import build_repository
-[summary] = build_repository(["cifar10_resnet18"], sys.argv[1], sys.argv[2], workers=2)
+from model_zoos.builders.hub.build import build_folder
+[summary] = build_folder(["cifar10_resnet18"], sys.argv[1], sys.argv[2], workers=2)
 assert summary.states == 12
 """
     assert peak_bytes(build, zoos, out, cache=tmp_path / "cache") < 1e9
@@ -614,8 +616,8 @@ def test_a_column_of_more_than_2_to_the_31_elements(tmp_path: Path) -> None:
         os.link(path, path.with_name(f"epoch_{number:04d}.safetensors"))
     out = tmp_path / "out"
     build = """
-from model_zoos.builders.hub.parquet import build_repository
-[summary] = build_repository(["cifar10_resnet18"], sys.argv[1], sys.argv[2], workers=2)
+from model_zoos.builders.hub.build import build_folder
+[summary] = build_folder(["cifar10_resnet18"], sys.argv[1], sys.argv[2], workers=2)
 assert (summary.states, summary.shards) == (193, 20)
 """
     assert peak_bytes(build, tmp_path / "zoos", out, cache=tmp_path / "cache") < 1e9

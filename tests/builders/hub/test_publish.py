@@ -27,15 +27,16 @@ import yaml
 from datasets import Dataset, load_dataset
 
 from model_zoos.benchmarks.speed import streaming as streaming_cost
-from model_zoos.benchmarks.speed.loading import random_zoo
 from model_zoos.builders.catalog import get_zoo
-from model_zoos.builders.hub.parquet import build_repository
-from model_zoos.builders.hub.publish import folder_files, merge_cards
+from model_zoos.builders.hub.build import build_folder
+from model_zoos.builders.hub.merge import merge_cards
+from model_zoos.builders.hub.publish import folder_files
 from model_zoos.builders.schema import row_features
 from model_zoos.builders.splits import SPLITS
 from model_zoos.builders.zoo_directory import open_zoo
 from tests.builders.hub.bits import digests
 from tests.hub_server import READER, WRITER, Client, ClientError, Hub, Request
+from tests.zoos import random_zoo
 
 ME = "me/model_zoos"
 
@@ -338,7 +339,7 @@ def test_a_pull_request_a_branch_and_several_commits(
     arguments: dict[str, Any] = {"folder": str(folder), "repo_id": "org/theirs"}
     # More commits than one: the first opens the pull request, the others go on with it.
     summary = writer.run(
-        "import model_zoos.builders.hub.publish as hub\nhub.FILES_PER_COMMIT = 3" + PUBLISH,
+        "import model_zoos.builders.hub.remote as hub\nhub.FILES_PER_COMMIT = 3" + PUBLISH,
         **arguments,
         arguments={"create_pr": True},
     )
@@ -349,7 +350,7 @@ def test_a_pull_request_a_branch_and_several_commits(
     assert messages[1:] == [f"Publish digits_cnn_s ({number} of 3)" for number in (1, 2, 3)]
     assert [ref for ref in hub.repos["org/theirs"].refs if ref != "main"] == ["refs/pr/1"]
     on_branch = writer.run(
-        "import model_zoos.builders.hub.publish as hub\nhub.FILES_PER_COMMIT = 250" + PUBLISH,
+        "import model_zoos.builders.hub.remote as hub\nhub.FILES_PER_COMMIT = 250" + PUBLISH,
         **arguments,
         arguments={"revision": "v2"},
     )
@@ -387,9 +388,9 @@ def test_no_commit_of_several_has_rows_twice(
     second = write_folder(tmp_path / "one", home, ["digits_cnn_s"], shards=1)
     repo = hub.repos["me/pieces"]
     known = set(repo.commits)
-    code = "import model_zoos.builders.hub.publish as hub\nhub.FILES_PER_COMMIT = 2"
+    code = "import model_zoos.builders.hub.remote as hub\nhub.FILES_PER_COMMIT = 2"
     writer.run(code + PUBLISH, folder=str(second), **arguments)
-    writer.run("import model_zoos.builders.hub.publish as hub\nhub.FILES_PER_COMMIT = 250")
+    writer.run("import model_zoos.builders.hub.remote as hub\nhub.FILES_PER_COMMIT = 250")
     added = [files for commit, files in repo.commits.items() if commit not in known]
     assert len(added) > 1
     assert set(added[-1]) == {".gitattributes", *folder_files(second)}
@@ -418,7 +419,7 @@ def test_an_interrupted_publication_is_finished_by_the_next(
     repo = f"me/interrupted-{seed}"
     moment, where = chance.randrange(undisturbed), chance.choice(["before", "middle", "after"])
     start = len(hub.requests)
-    message = r"HubFailed: .*run the same command again to go on$"
+    message = r"HubFailed: .*try again to resume$"
     with hub.closing(moment, where), pytest.raises(ClientError, match=message):
         writer.run(PUBLISH, folder=str(folder), repo_id=repo, arguments={})
     kept = stored(hub.requests[start:])
@@ -433,7 +434,7 @@ def test_a_killed_publication_is_finished_by_the_next(
     home: Path, writer: Client, tmp_path: Path
 ) -> None:
     folder = tmp_path / "f"
-    build_repository(["digits_cnn_s"], home, folder)
+    build_folder(["digits_cnn_s"], home, folder)
     arguments: dict[str, Any] = {"folder": str(folder), "repo_id": ME, "arguments": {}}
     with Hub(tmp_path / "hub") as hub:
         with Client(hub.endpoint, tmp_path / "killed", token=WRITER) as client:
@@ -480,14 +481,14 @@ def test_a_killed_publication_is_finished_by_the_next(
 
 
 REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
-    "no token": ({}, "publishing needs a token with write access: `hf auth login`"),
+    "no token": ({}, "publishing needs a token with write access, in HF_TOKEN"),
     "unknown token": ({"token": "hf_nobodynobody"}, "the Hub does not accept this token"),
     "may not write": (
         {"token": READER, "repo_id": "org/theirs"},
         "this token may not write to org/theirs",
     ),
     "broken token": ({"token": "hf_broken\nbroken"}, "characters that no token has"),
-    "bad name": ({"token": WRITER, "repo_id": "a/b/c"}, "it is ORG/NAME"),
+    "bad name": ({"token": WRITER, "repo_id": "a/b/c"}, "expected ORG/NAME"),
     "no repository": (
         {"token": WRITER, "repo_id": "me/none", "create_pr": True},
         "there is no data set repository me/none that this token may see",
@@ -559,7 +560,7 @@ def test_a_hub_that_is_not_there(writer: Client, folder: Path, hub: Hub) -> None
         ),
         (
             lambda f: pq.write_table(pa.table({"a": [1]}), next(f.glob("data/*/train-00000*"))),
-            "was not written by `model-zoos build`",
+            "was not written by a build of model_zoos",
         ),
         (lambda f: shutil.rmtree(f), "is not a folder"),
     ],

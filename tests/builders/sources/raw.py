@@ -42,12 +42,3 @@ def write_folder(path: Path, files: Mapping[str, bytes]) -> Path:
         (path / name).parent.mkdir(parents=True, exist_ok=True)
         (path / name).write_bytes(content)
     return path
-
-
-def contents(root: Path) -> dict[str, bytes]:
-    """Everything that an import leaves, but locks."""
-    return {
-        path.relative_to(root).as_posix(): path.read_bytes()
-        for path in sorted(root.rglob("*"))
-        if path.is_file() and path.suffix != ".lock"
-    }

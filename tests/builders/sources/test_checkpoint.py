@@ -29,8 +29,8 @@ from model_zoos.builders.sources.checkpoint import Record, read_state_dict, unpi
 from model_zoos.builders.sources.importing import import_zoo
 from model_zoos.builders.sources.report import LeftOut
 from model_zoos.errors import Unreadable
-from tests.builders.sources.raw import contents, files_of, write_folder, write_zip
-from tests.shared import CNN_S, SEED_ZOO, needs_shared
+from tests.builders.sources.raw import files_of, write_folder, write_zip
+from tests.shared import CNN_S, SEED_ZOO, contents, needs_shared
 
 
 def saved(value: Any, **options: Any) -> bytes:

@@ -26,13 +26,14 @@ from model_zoos.builders.sources.importing import import_zoo
 from model_zoos.builders.sources.report import Report
 from model_zoos.builders.zoo_directory import open_zoo
 from model_zoos.errors import FaultyZoo
-from tests.builders.sources.raw import RAW, contents, files_of, write_folder, write_zip
+from tests.builders.sources.raw import RAW, files_of, write_folder, write_zip
 from tests.shared import (
     CNN_L,
     CNN_S,
     HYPERPARAMETER_ZOO,
     LARGE_ZOO,
     SEED_ZOO,
+    contents,
     needs_shared,
     raw_zoo,
     raw_zoo_images,

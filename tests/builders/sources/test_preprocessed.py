@@ -19,9 +19,9 @@ from model_zoos.builders.sources.identify import zoo_of_file
 from model_zoos.builders.sources.importing import import_zoo
 from model_zoos.builders.zoo_directory import open_zoo
 from model_zoos.errors import FaultyZoo
-from tests.builders.sources.raw import RAW, contents
+from tests.builders.sources.raw import RAW
 from tests.builders.sources.test_checkpoint import mutate
-from tests.shared import SEED_ZOO, needs_shared
+from tests.shared import SEED_ZOO, contents, needs_shared
 
 FILE = RAW / "reference" / "dataset_mnist_kaiming_uniform.pt"
 NAME = "mnist_cnn_s_seed"  # the file does not say the hyperparameters that a zoo of its own needs

@@ -1,47 +1,63 @@
-"""Train blocks of models side by side: the epoch loop of the lanes and batched engines."""
+"""Train models side by side: the epoch loop of the lanes and batched engines.
+
+Models that share activation, optimizer, batch size and number of epochs, and either all or none of
+which use dropout, fill a *block*. A block is trained from its first to its last epoch by one
+thread, then the files of its models are written.
+"""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor as Threads
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
 
 from ...builders.specification import Model
-from ..job import Job, Outcome, Population, _Work, group_models
+from ..job import Job, Outcome, Work
 from ..streams import SampleOrders, initial_weights, sample_orders
-from .collect import _collect
-from .lanes import lanes_count
+from .collect import collect
+from .population import Population
 
-BATCHED_BLOCK = {"cpu": 64, "cuda": 1024}
-"""Models that the batched engine stacks."""
-
-
-def _train_lanes(work: _Work, models: list[Model]) -> Iterator[Outcome]:
-    """A thread for each core, a block of one model a lane in each: the kernel releases the GIL."""
-    zoo = work.job.directory.zoo
-    blocks = group_models(models, lanes_count(zoo.layout, dict(zoo.grid)["activation"][0]))
-    yield from _train_blocks(work, "lanes", blocks, work.threads, "cpu", {"threads": 1})
+Sets = Mapping[str, tuple[torch.Tensor, torch.Tensor]]
+"""Normalised images and labels by name of the metrics: train, val, test."""
 
 
-def _train_batched(work: _Work, models: list[Model]) -> Iterator[Outcome]:
-    """One block of stacked models after the other, with torch's own threads."""
-    blocks = group_models(models, BATCHED_BLOCK[torch.device(work.device).type])
-    options = {"device": work.device, "threads": work.threads}
-    yield from _train_blocks(work, "batched", blocks, 1, work.device, options)
+def group_models(models: Sequence[Model], size: int) -> list[list[Model]]:
+    """Cut models into blocks of at most `size` that can be trained side by side, in their order.
+
+    Learning rate, weight decay, momentum, dropout rate, initialisation and seed may differ in a
+    block.
+    """
+    blocks: list[list[Model]] = []
+    filling: dict[tuple[object, ...], list[Model]] = {}
+    for model in models:
+        key = (model.activation, model.optimizer, model.dropout > 0, model.batch_size, model.epochs)
+        if len(filling.get(key, range(size))) == size:
+            filling[key] = []
+            blocks.append(filling[key])
+        filling[key].append(model)
+    return blocks
 
 
-def _train_blocks(
-    work: _Work,
-    engine: str,
-    blocks: list[list[Model]],
+def train_blocks(
+    work: Work,
+    blocks: Sequence[list[Model]],
+    populate: Callable[..., Population],
+    *,
     threads: int,
-    device: str,
-    options: Mapping[str, Any],
+    device: str = "cpu",
 ) -> Iterator[Outcome]:
+    """Train blocks of models, `threads` of them at a time, and write them.
+
+    Args:
+        work: of the run.
+        blocks: see `group_models`.
+        populate: makes a population from models and what they start from (`Job.start`).
+        threads: blocks at a time.
+        device: of the images.
+    """
     # On the device once and for all: an engine does not copy what lies there already.
     images = work.job.images
     sets = {
@@ -53,26 +69,23 @@ def _train_blocks(
     states, trained = [0] * len(blocks), [0] * len(blocks)
 
     def train(number: int) -> list[Outcome]:
-        def begin(block: list[Model], initial: np.ndarray) -> Population:
-            return work.job.population(engine, block, initial, **options)
-
         def on_epoch(epoch: int) -> bool:
             states[number] += len(blocks[number])
             trained[number] += len(blocks[number]) * (epoch > 0)
             return not stop.is_set()
 
-        return _train_block(work.job, blocks[number], sets, begin, drawing, on_epoch)
+        return _train_block(work.job, blocks[number], sets, populate, drawing, on_epoch)
 
-    pool = Threads(min(threads, len(blocks)) or 1)
+    pool = ThreadPoolExecutor(min(threads, len(blocks)) or 1)
     futures = {pool.submit(train, number): blocks[number] for number in range(len(blocks))}
-    yield from _collect(work, pool, futures, lambda: (sum(states), sum(trained)), stop)
+    yield from collect(work, pool, futures, lambda: (sum(states), sum(trained)), stop)
 
 
 def _train_block(
     job: Job,
     block: list[Model],
-    sets: Mapping[str, tuple[torch.Tensor, torch.Tensor]],
-    begin: Callable[[list[Model], np.ndarray], Population],
+    sets: Sets,
+    populate: Callable[..., Population],
     drawing: threading.Lock,
     on_epoch: Callable[[int], bool],
 ) -> list[Outcome]:
@@ -85,7 +98,8 @@ def _train_block(
     with drawing:  # torch's global stream is borrowed
         drawn = [initial_weights(layout, model.init, model.seed) for model in block]
     orders = [SampleOrders(generator, len(sets["train"][1])) for _, generator in drawn]
-    population = begin(block, np.stack([weights for weights, _ in drawn]))
+    start = job.start(block, np.stack([weights for weights, _ in drawn]))
+    population = populate(layout, block, **start)
     held_out = [name for name in sets if name != "train"]
     tensors: dict[str, np.ndarray] = {}
     metrics = {
@@ -98,7 +112,8 @@ def _train_block(
             scores = {"train": population.evaluate(*sets["train"])}
         else:
             order = sample_orders(orders, epoch)
-            scores = {"train": job.train_epoch(population, *sets["train"], order, epoch)}
+            more = job.epoch_arguments(epoch)
+            scores = {"train": population.train_epoch(*sets["train"], order, *more)}
         scores |= {name: population.evaluate(*sets[name]) for name in held_out}
         for name, values in job.tensors(population).items():
             if epoch == 0:

@@ -1,9 +1,9 @@
-"""Train one large model state by state: each is on disk while the next epoch trains.
+"""Train large models state by state: each state is written while the next epoch trains.
 
 A ResNet-18 trains for minutes or hours and has 45 MB a state. So every state that the zoo keeps is
-written as soon as it is there, in the background, and beside the states lies a checkpoint of the
-last epoch with all that training needs to go on (`<model_id>/checkpoint.pt`, 90 MB): after an
-interruption at most one epoch is trained again, to the same bits. The checkpoint is removed when
+written as soon as it is there, in the background. Beside the states lies a checkpoint of the last
+epoch with all that is needed to resume training (`<model_id>/checkpoint.pt`, 90 MB). After an
+interruption at most one epoch is trained again, to the same bits. The checkpoint is deleted when
 the model is finished.
 """
 
@@ -14,7 +14,7 @@ import pickle
 import threading
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -23,14 +23,12 @@ import numpy as np
 import torch
 
 from ...builders.atomic import write_atomically
-from ...builders.hub.incremental import unpublished
 from ...builders.specification import Model
 from ...builders.zoo_directory import ZooDirectory
-from ...errors import CheckpointWarning, FaultyFile, PublishingWarning, TrainingFailed
-from ..images.data import ImageData
-from ..job import Outcome, _Work
-from ..plan import free_bytes
-from .collect import _collect
+from ...errors import CheckpointWarning, FaultyFile
+from ..images import ImageData
+from ..job import Outcome, Work
+from .collect import collect
 from .resnet import METRIC_OF_SPLIT, ResNetTraining, Stopped
 
 CHECKPOINT = "checkpoint.pt"
@@ -58,7 +56,7 @@ def train_trajectory(
         on_state: called with the number of states that are new on disk, or were there already.
 
     Raises:
-        Stopped: `on_step` said so; the next call goes on from the last whole epoch.
+        Stopped: `on_step` said so; the next call resumes after the last whole epoch.
         OSError: a file could not be written.
     """
 
@@ -74,7 +72,7 @@ def train_trajectory(
     if path.exists() and not _restore(training, directory, path):
         training = begin()
     kept = directory.kept_epochs
-    for epoch in reversed(kept):  # of a training that is not gone on with: never a mix of the two
+    for epoch in reversed(kept):  # of a run that is not resumed: the two never mix
         if epoch > training.epoch:
             directory.state_path(model.model_id, epoch).unlink(missing_ok=True)
     on_state(sum(epoch <= training.epoch for epoch in kept))
@@ -146,7 +144,7 @@ def _write(
 
 
 def _restore(training: ResNetTraining, directory: ZooDirectory, path: Path) -> bool:
-    """Go on from the checkpoint, if it and all states before it are in order; whether they are."""
+    """Resume from the checkpoint and return True, if it and all states before it are in order."""
     try:
         # As downloaded files, ours are never unpickled freely.
         snapshot = torch.load(path, map_location="cpu", weights_only=True)
@@ -169,16 +167,16 @@ def _restore(training: ResNetTraining, directory: ZooDirectory, path: Path) -> b
     now = torch.get_num_threads() if training.threads is None else training.threads
     if training.device.type == "cpu" and threads != now:
         warnings.warn(
-            f"{path}: begun with {threads} threads, goes on with {now}: the model will differ in "
-            "its last bits from an undisturbed one (--threads sets the number)",
+            f"{path}: begun with {threads} threads, resumed with {now}: the model will differ in "
+            "its last bits from one whose training was not interrupted",
             CheckpointWarning,
             stacklevel=3,
         )
     return True
 
 
-def _train_resnet(work: _Work, models: list[Model]) -> Iterator[Outcome]:
-    """One model after the other, its states written by a second thread."""
+def train(work: Work, models: Sequence[Model]) -> Iterator[Outcome]:
+    """Train one model after the other. Their states are written by a second thread."""
     directory, images = work.job.directory, work.job.images.to(work.device)
     stop, counts = threading.Event(), {"states": 0, "images": 0}
 
@@ -192,7 +190,8 @@ def _train_resnet(work: _Work, models: list[Model]) -> Iterator[Outcome]:
     def train(model: Model) -> list[Outcome]:
         if stop.is_set() or directory.finished(model.model_id):
             return []
-        _wait_for_room(directory, work.room, stop)
+        if work.wait_for_room is not None:
+            work.wait_for_room(stop)
         try:
             outcome = train_trajectory(
                 *(directory, model, images),
@@ -212,32 +211,4 @@ def _train_resnet(work: _Work, models: list[Model]) -> Iterator[Outcome]:
     def states() -> tuple[int, float]:
         return counts["states"], counts["images"] / len(images.train)
 
-    yield from _collect(work, pool, futures, states, stop)
-
-
-def _wait_for_room(directory: ZooDirectory, room: int, stop: threading.Event) -> None:
-    """Until there is room for one more model, or no finished one is left that would make it.
-
-    Raises:
-        TrainingFailed: nothing more is published that would make it.
-    """
-    said = False
-    while not stop.is_set() and free_bytes(directory.path) < room:
-        published = directory.published()
-        if not unpublished(directory) and "here" not in published.models.values():
-            return  # nothing that would be removed
-        if published.stopped is not None:
-            raise TrainingFailed(
-                f"there is no room for another model in {directory.path}, and finished ones cannot "
-                f"be published and removed ({published.stopped}): mend that, then run the same "
-                "command again"
-            )
-        if not said:
-            warnings.warn(
-                f"a model waits until {room / 1e9:.1f} GB are free in {directory.path}, or "
-                "finished ones are published and removed",
-                PublishingWarning,
-                stacklevel=1,
-            )
-        said = True
-        stop.wait(1)
+    yield from collect(work, pool, futures, states, stop)

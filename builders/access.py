@@ -1,0 +1,139 @@
+"""What rows hold: the layout, named tensors and weights. torch is imported when it is needed."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import datasets
+import numpy as np
+
+from ..errors import InvalidArgument
+from .layout import Layout, find_layout
+
+if TYPE_CHECKING:
+    import torch
+
+
+def check_row(row: Mapping[str, object], columns: Sequence[str]) -> Mapping[str, Any]:
+    """Return a row after checking that it is one, and has the columns that are needed.
+
+    Raises:
+        InvalidArgument: it is something else, or a column is missing or null.
+    """
+    if not isinstance(row, Mapping) or isinstance(row.get("architecture"), list):
+        raise InvalidArgument(
+            "give one row of a data set, as ds[0], not several or the data set itself"
+        )
+    for column in columns:
+        if column not in row:
+            raise InvalidArgument(f"the row has no {column}: load it with columns that include it")
+        if row[column] is None:
+            raise InvalidArgument(
+                f"the row's {column} is not known: its source does not say it. If you know it, "
+                f'give {{**row, "{column}": ...}}'
+            )
+    return row
+
+
+def layout_of(row: Mapping[str, object]) -> Layout:
+    """Return where each named tensor of a row lies in its weights.
+
+    Args:
+        row: a row with the columns architecture and weights, in any format of datasets.
+
+    Raises:
+        InvalidArgument: it is not one row, or lacks one of the columns.
+        ValueError: the architecture is unknown, or does not have so many weights.
+
+    Example:
+        >>> model_zoos.layout_of(row).layers["conv1"]["weight"].shape  # doctest: +SKIP
+        (8, 1, 5, 5)
+    """
+    checked = check_row(row, ("architecture", "weights"))
+    vector = checked["weights"]
+    if getattr(vector, "ndim", 1) != 1:
+        raise InvalidArgument(f"expected one row, found weights of shape {tuple(vector.shape)}")
+    return find_layout(checked["architecture"], len(vector))
+
+
+def layer(row: Mapping[str, object], name: str) -> torch.Tensor:
+    """Return one named tensor of a row without converting the others.
+
+    Args:
+        row: a row with the columns architecture and weights, in any format of datasets.
+        name: name in the state_dict of `instantiate(row)`, such as "layer1.0.conv1.weight" of
+            ResNet-18 or "conv1.weight" of the CNNs.
+
+    Returns:
+        A float32 tensor with memory of its own.
+
+    Raises:
+        InvalidArgument: there is no such tensor; otherwise as `layout_of`.
+
+    Example:
+        >>> model_zoos.layer(row, "fc.weight").shape  # doctest: +SKIP
+        torch.Size([10, 512])
+    """
+    slots = {slot.name: slot for slot in layout_of(row).slots}
+    if name not in slots:
+        close = difflib.get_close_matches(name, slots, n=3, cutoff=0.5) or list(slots)[:3]
+        raise InvalidArgument(f"there is no tensor {name!r}; did you mean {', '.join(close)}?")
+    import torch
+
+    slot, vector = slots[name], check_row(row, ("weights",))["weights"]
+    # Cut first: as a Python list, one row of ResNet-18 takes a second to become an array.
+    return torch.from_numpy(np.array(vector[slot.slice], np.float32).reshape(slot.shape))
+
+
+def weights(dataset: datasets.Dataset) -> torch.Tensor:
+    """Return all weights of a data set as one float32 tensor [rows, N], in the order of its rows.
+
+    The tensor shares the memory of the data where that is contiguous, and must then not be written
+    to. Otherwise the weights are copied once.
+
+    Raises:
+        InvalidArgument: a data set without weights, or a streaming one.
+    """
+    if not isinstance(dataset, datasets.Dataset):
+        raise InvalidArgument(
+            f"expected a datasets.Dataset, found {type(dataset).__name__}: name a split, and do "
+            "not stream (a stream is read in batches: .with_format('arrow'))"
+        )
+    if "weights" not in dataset.column_names:
+        raise InvalidArgument("this data set has no weights: load it with them among `columns`")
+    import torch
+
+    column = dataset.data.column("weights")
+    if column.null_count:  # which flatten() would skip
+        raise InvalidArgument(f"{column.null_count} rows of this data set have no weights")
+    size = column.type.list_size
+    flat = [chunk.flatten().to_numpy() for chunk in column.chunks if len(chunk)]
+    blocks = [values.reshape(-1, size) for values in flat]
+    indices = None
+    if dataset._indices is not None:  # unsigned: numpy would make differences floating-point
+        indices = dataset._indices.column(0).to_numpy().astype(np.int64)
+    if indices is None and len(blocks) == 1:
+        with warnings.catch_warnings():  # memory-mapped arrays are read-only, which torch lacks
+            warnings.simplefilter("ignore", UserWarning)
+            return torch.from_numpy(blocks[0])
+    rows = len(column) if indices is None else len(indices)
+    # numpy asks for huge pages, torch does not: half the time of this function.
+    target = np.empty((rows, size), np.float32)
+    starts = np.cumsum([0, *(len(block) for block in blocks)])
+
+    def copy(number: int) -> None:
+        start, stop = starts[number], starts[number + 1]
+        if indices is None:
+            target[start:stop] = blocks[number]
+        else:
+            wanted = np.flatnonzero((indices >= start) & (indices < stop))
+            target[wanted] = blocks[number][indices[wanted] - start]
+
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as threads:
+        list(threads.map(copy, range(len(blocks))))
+    return torch.from_numpy(target)

@@ -1,0 +1,159 @@
+"""What the files of a repository contain, in a folder or on the Hub: zoos and figures."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from ...errors import FaultyZoo
+from ..catalog import METRICS_NAME, UNIONS, parts_of, twin_name
+from ..specification import Zoo, zoo_from_json
+from ..splits import SPLITS
+from .names import DATA_FILE, FIGURE, METRICS_FILE, data_files, matches
+
+
+@dataclass(frozen=True)
+class ZooEntry:
+    """One zoo of a repository, as its files describe it.
+
+    Attributes:
+        zoo: specification.
+        provenance: the rest of its zoo.json: engine, source, versions.
+        models, states: number by split, in the order of SPLITS; only splits that have files.
+        file_bytes: size of its files with weights.
+        test_acc: mean over the last states of all models; None if it was not measured.
+    """
+
+    zoo: Zoo
+    provenance: Mapping[str, object]
+    models: Mapping[str, int]
+    states: Mapping[str, int]
+    file_bytes: int
+    test_acc: float | None
+
+    @property
+    def name(self) -> str:
+        """Name of the zoo."""
+        return self.zoo.name
+
+    @property
+    def origin(self) -> str:
+        """Where its models come from, as Markdown."""
+        engine, source = self.provenance.get("engine"), self.provenance.get("source")
+        if engine is None and source is None:
+            return "trained elsewhere, written with model_zoos"
+        if engine != "original":
+            return f"made with model_zoos ({engine or 'engine unknown'})"
+        file = f" `{source['file']}`" if isinstance(source, dict) and "file" in source else ""
+        if self.zoo.doi:
+            return f"original:{file} [{self.zoo.doi}](https://doi.org/{self.zoo.doi})"
+        return f"imported:{file or ' source unknown'}"
+
+
+@dataclass(frozen=True)
+class Contents:
+    """The zoos and figures of a repository.
+
+    Attributes:
+        zoos: sorted by name.
+        figures: paths of images below figures/, sorted.
+    """
+
+    zoos: tuple[ZooEntry, ...]
+    figures: tuple[str, ...] = ()
+
+    @cached_property
+    def configs(self) -> dict[str, tuple[ZooEntry, ...]]:
+        """Name of each config -> its zoos: one zoo, a union with all its parts, or `metrics`."""
+        zoos = {zoo.name: zoo for zoo in self.zoos}
+        unions = [*UNIONS, *(twin_name(name) for name in UNIONS)]
+        complete = {name: parts_of(name) for name in unions if set(parts_of(name)) <= set(zoos)}
+        return {
+            **{name: (zoo,) for name, zoo in zoos.items()},
+            **{name: tuple(zoos[part] for part in parts) for name, parts in complete.items()},
+            METRICS_NAME: self.zoos,
+        }
+
+
+def read_contents(folder: str | os.PathLike[str]) -> Contents:
+    """Read what a repository folder contains.
+
+    Raises:
+        FaultyZoo: a zoo lacks some of its files: its build was interrupted.
+    """
+    folder = Path(folder)
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")}
+    sizes = {name: path.stat().st_size for name, path in files.items() if path.is_file()}
+    return describe_contents(sizes, lambda name: files[name].open("rb"), str(folder))
+
+
+def describe_contents(
+    sizes: Mapping[str, int], open_file: Callable[[str], IO[bytes]], root: str
+) -> Contents:
+    """Describe files anywhere by their names, sizes, and the content of those below metrics/.
+
+    Other people's files, and Parquet files without a zoo's specification, are ignored.
+
+    Args:
+        sizes: name in the repository -> bytes.
+        open_file: opens the file of a name.
+        root: name of the folder or repository, for messages.
+
+    Raises:
+        FaultyZoo: a zoo lacks some of its files: its build was interrupted.
+    """
+    file_bytes: dict[str, int] = {}
+    for match in matches(DATA_FILE, sizes):
+        file_bytes[match["zoo"]] = file_bytes.get(match["zoo"], 0) + sizes[match.string]
+    tables: dict[str, dict[str, pa.Table]] = {}
+    for match in matches(METRICS_FILE, sorted(sizes)):
+        with open_file(match.string) as file:
+            parquet = pq.ParquetFile(file)
+            if b"model_zoos" in (parquet.schema_arrow.metadata or {}):
+                table = parquet.read(["model_id", "epoch", "test_acc"])
+                tables.setdefault(match["zoo"], {})[match["split"]] = table
+    models, faulty = data_files(sizes)
+    for zoo, by_split in sorted(tables.items()):
+        for split in SPLITS:
+            has_data, has_metrics = (zoo, split) in models, split in by_split
+            rows_of = set(by_split[split]["model_id"].to_pylist()) if has_metrics else set()
+            own_files = models.get((zoo, split)) or rows_of
+            if has_data != has_metrics or (zoo, split) in faulty or own_files != rows_of:
+                raise FaultyZoo(
+                    f"{root}: the zoo {zoo} lacks some of its files of the split {split}: "
+                    "build it again to finish it"
+                )
+    zoos = [_zoo_entry(by_split, file_bytes[zoo]) for zoo, by_split in sorted(tables.items())]
+    figures = sorted(name for name in sizes if FIGURE.fullmatch(name))
+    return Contents(tuple(zoos), tuple(figures))
+
+
+def _zoo_entry(tables: Mapping[str, pa.Table], file_bytes: int) -> ZooEntry:
+    about = json.loads(next(iter(tables.values())).schema.metadata[b"model_zoos"])
+    tables = {split: tables[split] for split in SPLITS if split in tables}
+    last = {}
+    for split, table in tables.items():
+        ends = table.group_by("model_id", use_threads=False).aggregate([("epoch", "max")])
+        ends = ends.rename_columns({"epoch_max": "epoch"})
+        last[split] = ends.join(table, ["model_id", "epoch"], join_type="inner", use_threads=False)
+    accuracies = [pc.drop_null(ends["test_acc"]).to_numpy() for ends in last.values()]
+    # Sorted, so that the same numbers give the same sum.
+    accuracy = np.sort(np.concatenate(accuracies).astype(np.float64))
+    return ZooEntry(
+        zoo=zoo_from_json(about.pop("zoo")),
+        provenance=about,
+        models={split: len(ends) for split, ends in last.items()},
+        states={split: len(table) for split, table in tables.items()},
+        file_bytes=file_bytes,
+        test_acc=float(accuracy.mean()) if len(accuracy) else None,
+    )

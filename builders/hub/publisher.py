@@ -1,0 +1,158 @@
+"""Publish finished models to the Hub while others train, and wait for the disk space they leave."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...errors import Cancelled, InvalidArgument, PublishingWarning, TrainingFailed
+from ..ledger import Published
+from ..specification import Zoo
+from ..zoo_directory import ZooDirectory
+from .incremental import (
+    STAGING_BYTES,
+    PublishOptions,
+    PushSummary,
+    check_push,
+    prepare_push,
+    push_models,
+    unpublished,
+)
+
+PUSH_SECONDS = 60.0
+"""Between two looks for models to publish: the Hub limits commits to some hundred an hour."""
+
+
+@dataclass
+class HubPublisher:
+    """The `Publisher` of generation/generate.py that publishes to a repository on the Hub.
+
+    Attributes:
+        options: the repository, and what becomes of published models here.
+    """
+
+    options: PublishOptions
+    staging_bytes: int = STAGING_BYTES
+    _counts: dict[str, Any] = field(
+        default_factory=lambda: {"published": 0, "freed": 0, "left_out": {}}
+    )
+
+    @property
+    def free(self) -> bool:
+        return self.options.free
+
+    def check(self, zoo: Zoo) -> None:
+        """Refuse a zoo whose models share files.
+
+        Raises:
+            InvalidArgument: it is one.
+        """
+        check_push(zoo, self.options.repo_id, Published("", {}))
+
+    def prepare(self, directory: ZooDirectory) -> None:
+        """Create the repository if it is missing, and take over what it has; see `prepare_push`."""
+        prepare_push(directory, self.options.repo_id, private=self.options.private)
+
+    def make_room(self, directory: ZooDirectory) -> None:
+        """Publish what is finished, and delete it here; see `push_models`."""
+        self._add(push_models(directory, self.options.repo_id, free=True))
+
+    @contextmanager
+    def while_training(self, directory: ZooDirectory) -> Iterator[dict[str, Any]]:
+        """Publish finished models every minute while something else is done, and all others then.
+
+        Yields:
+            `published`, `freed` and `left_out` of a Summary, which grow meanwhile.
+
+        Raises:
+            HubFailed, InvalidArgument, RuntimeError: of `push_models`, at the end. Meanwhile errors
+                are warnings; what may have another outcome in a minute is tried again.
+        """
+        ended, cancelled = threading.Event(), threading.Event()
+
+        def publish() -> None:
+            push_models(
+                directory,
+                self.options.repo_id,
+                free=self.free,
+                cancelled=cancelled,
+                on_published=self._add,
+            )
+
+        def publish_often() -> None:
+            failures = 0
+            while not ended.wait(PUSH_SECONDS):
+                try:
+                    publish()
+                except Cancelled:
+                    return
+                except InvalidArgument as error:  # it would be the same in a minute
+                    published = directory.published()
+                    directory.write_published(dataclasses.replace(published, stopped=str(error)))
+                    _warn(f"nothing more is published, training continues: {error}")
+                    return
+                except Exception as error:  # training continues, whatever it is
+                    failures += 1
+                    _warn(f"not published now, tried again in a minute ({failures}): {error}")
+
+        thread = threading.Thread(target=publish_often, name="publish")
+        thread.start()
+        try:
+            yield self._counts
+        except BaseException:
+            cancelled.set()
+            raise
+        finally:
+            ended.set()
+            try:
+                thread.join()
+            except KeyboardInterrupt:
+                cancelled.set()
+                raise
+        publish()
+
+    def wait_for_room(self, directory: ZooDirectory, room: int, stop: threading.Event) -> None:
+        """Wait until `room` bytes of disk are free, or no finished model is left to make room.
+
+        Raises:
+            TrainingFailed: nothing more is published that would make room.
+        """
+        said = False
+        while not stop.is_set() and free_bytes(directory) < room:
+            published = directory.published()
+            if not unpublished(directory) and "here" not in published.models.values():
+                return  # nothing that would be deleted
+            if published.stopped is not None:
+                raise TrainingFailed(
+                    f"there is no room for another model in {directory.path}, and finished ones "
+                    f"cannot be published and deleted ({published.stopped})",
+                    hint="mend that, then run the same command again",
+                )
+            if not said:
+                _warn(
+                    f"a model waits until {room / 1e9:.1f} GB are free in {directory.path}, or "
+                    "finished ones are published and deleted"
+                )
+            said = True
+            stop.wait(1)
+
+    def _add(self, done: PushSummary) -> None:
+        self._counts["published"] += done.models
+        self._counts["freed"] += done.freed
+        for model, reason in done.left_out.items():
+            self._counts["left_out"][model] = f"not published: {reason}"
+
+
+def free_bytes(directory: ZooDirectory) -> int:
+    """Disk space that is free where a zoo lies."""
+    return shutil.disk_usage(directory.path).free
+
+
+def _warn(message: str) -> None:
+    warnings.warn(PublishingWarning(message), stacklevel=2)

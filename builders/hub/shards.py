@@ -1,0 +1,156 @@
+"""What is written where: the Parquet files of a zoo, their row groups and their schema.
+
+Rows are in the order of the zoo directory, by model and epoch. A row group holds whole trajectories
+(one state of ResNet-18), a shard holds whole row groups. Models of ResNet-18 have shards of their
+own, 50 states of 45 MB each: one more model leaves all other shards as they are, and each model can
+be published as soon as it is finished (incremental.py).
+
+Every Parquet file carries in its schema the Features of datasets and, under the key "model_zoos",
+the zoo's specification and provenance.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from ..layout import Layout
+from ..model_file import ModelFile
+from ..schema import row_features
+from ..zoo_directory import ZooDirectory
+from .names import data_file, metrics_file
+
+METRICS_GROUP_ROWS = 1 << 16
+"""Maximum of the rows in a row group without weights."""
+
+
+@dataclass(frozen=True)
+class PlannedShard:
+    """One Parquet file that is to be written.
+
+    Attributes:
+        name: in the repository, with slashes.
+        schema: of the file, with metadata.
+        groups: row groups, each the model files whose rows it holds.
+        twin: whether its weights are pruned.
+    """
+
+    name: str
+    schema: pa.Schema
+    groups: list[list[ModelFile]]
+    twin: bool = False
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return sum(len(file.epochs) for group in self.groups for file in group)
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether its rows have weights."""
+        return "weights" in self.schema.names
+
+
+def data_shards(
+    directory: ZooDirectory, split: str, files: Sequence[ModelFile]
+) -> list[PlannedShard]:
+    """Plan the Parquet files with weights for model files of one split.
+
+    Args:
+        directory: the zoo.
+        split: the split of the models.
+        files: in order: all of the split, or (ResNet-18) all of some models.
+    """
+    zoo, architecture = directory.zoo, directory.zoo.layout.architecture
+    twin = any(file.parent_model_id is not None for file in files)
+    schema = _schema(directory, zoo.layout.size)
+    by_model: dict[str | None, list[ModelFile]] = {}
+    for file in files:
+        model = file.model_id if architecture.file_per_state else None
+        by_model.setdefault(model, []).append(file)
+    shards = []
+    for model, own in by_model.items():
+        sizes = [4 * zoo.layout.size * len(file.epochs) for file in own]
+        groups = _grouped(own, sizes, architecture.row_group_bytes)
+        stored = [sum(_stored_bytes(file) for file in group) for group in groups]
+        parts = _distributed(groups, stored, math.ceil(sum(stored) / architecture.shard_bytes))
+        for number, part in enumerate(parts):
+            name = data_file(zoo.name, split, number, len(parts), model)
+            shards.append(PlannedShard(name, schema, part, twin))
+    return shards
+
+
+def metrics_shard(directory: ZooDirectory, split: str, files: Sequence[ModelFile]) -> PlannedShard:
+    """Plan the Parquet file of a split without weights."""
+    groups = _grouped(files, [len(file.epochs) for file in files], METRICS_GROUP_ROWS)
+    return PlannedShard(metrics_file(directory.zoo.name, split), _schema(directory, None), groups)
+
+
+def _schema(directory: ZooDirectory, size: int | None) -> pa.Schema:
+    """Return the schema of a file, with the zoo's specification and provenance."""
+    # The layout follows from the specification, and is long for ResNet-18.
+    about = {key: value for key, value in directory.info.items() if key != "layout"}
+    schema = row_features(size).arrow_schema
+    return schema.with_metadata({**schema.metadata, "model_zoos": json.dumps(about)})
+
+
+def _grouped(files: Sequence[ModelFile], sizes: Sequence[int], limit: int) -> list[list[ModelFile]]:
+    """Group neighbouring files whose sizes add up to at most `limit`; no file is cut."""
+    groups: list[list[ModelFile]] = []
+    filled = 0
+    for file, size in zip(files, sizes, strict=True):
+        if not groups or filled + size > limit:
+            groups.append([])
+            filled = 0
+        groups[-1].append(file)
+        filled += size
+    return groups
+
+
+def _stored_bytes(file: ModelFile) -> float:
+    """Estimate the size in Parquet: weights that are not zero, and at least a twentieth of all."""
+    pruned = file.metrics.get("sparsity", np.zeros(len(file.epochs)))
+    return 4 * file.zoo.layout.size * float(np.maximum(1 - pruned, 0.05).sum())
+
+
+def _distributed(
+    groups: Sequence[list[ModelFile]], sizes: Sequence[float], count: int
+) -> list[list[list[ModelFile]]]:
+    """Cut row groups into `count` runs of about equal size (fewer if some groups are larger)."""
+    parts: list[list[list[ModelFile]]] = [[] for _ in range(count)]
+    before = 0.0
+    for group, size in zip(groups, sizes, strict=True):
+        parts[min(count - 1, int(before / sum(sizes) * count))].append(group)
+        before += size
+    return [part for part in parts if part]
+
+
+def layout_json(layout: Layout) -> dict[str, object]:
+    """Return the tensors with shapes and offsets and, for CNNs, the layers to rebuild it from.
+
+    In the order of application, each layer is followed by max-pooling with kernel 2 (`pool`), the
+    row's activation function (`activation`) and dropout at the row's rate (`dropout`), where these
+    are true. A linear layer (kernel null) flattens its input.
+    """
+    architecture = layout.architecture
+    return {
+        **layout.to_json(),
+        "image_size": architecture.image_size,
+        "layers": [dataclasses.asdict(layer) for layer in architecture.layers],
+    }
+
+
+def layout_bytes(layout: Layout) -> bytes:
+    """Return the content of a layout's file."""
+    return sorted_json(layout_json(layout))
+
+
+def sorted_json(value: object) -> bytes:
+    """Return a value as a JSON file of a repository folder holds it."""
+    return (json.dumps(value, indent=1, allow_nan=False, sort_keys=True) + "\n").encode()

@@ -1,0 +1,75 @@
+"""Train one model at a time in worker processes: how the reference engine trains a zoo."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ...builders.specification import Model
+from ...builders.workers import end_with_parent, interrupts_held
+from ..job import Job, Outcome, Work
+from .collect import collect
+from .reference import Network, train
+from .reference_twins import PrunedTwin, VariationalTwin
+
+Start = dict[str, NDArray[np.generic]]
+
+NETWORKS: dict[str, Callable[[Start], Callable[..., Network]]] = {
+    "dense": lambda start: Network,
+    "variational": lambda start: partial(VariationalTwin, parent=start["weights"][0]),
+    "magnitude": lambda start: partial(
+        PrunedTwin, parent=start["weights"][0], pruned=start["pruned"][0]
+    ),
+}
+"""What is trained by each method (`Job.method`), from what `Job.start` says."""
+
+_worker: dict[str, Any] = {}
+"""What a worker process works with, set when it starts."""
+
+
+def train_in_processes(work: Work, models: Sequence[Model]) -> Iterator[Outcome]:
+    """Train models one by one, `work.threads` of them at a time, and write them."""
+    # Not fork: a forked child of a process whose torch has started threads can hang.
+    context = multiprocessing.get_context("spawn")
+    states, stop = context.Array("q", 2), context.Event()
+    pool = ProcessPoolExecutor(
+        min(work.threads, len(models)) or 1, context, _start, (work.job, states, stop)
+    )
+    with interrupts_held():
+        futures = {pool.submit(_train, model): [model] for model in models}
+    yield from collect(work, pool, futures, lambda: (states[0], states[1]), stop)
+
+
+def _start(job: Job, states: object, stop: object) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it and sets `stop`
+    end_with_parent()
+    _worker.update(job=job, states=states, stop=stop)
+
+
+def _train(model: Model) -> list[Outcome]:
+    job: Job = _worker["job"]
+    if _worker["stop"].is_set() or job.directory.finished(model.model_id):
+        return []
+    layout = job.directory.zoo.layout
+    start = job.start([model], np.empty((1, layout.size), np.float32))
+    trajectory = []
+    for state in train(model, layout, job.images, network=NETWORKS[job.method](start)):
+        trajectory.append(state)
+        with _worker["states"].get_lock():
+            _worker["states"][0] += 1
+            _worker["states"][1] += state.epoch > 0
+        if _worker["stop"].is_set():
+            return []
+    vectors = [{"weights": state.weights, **state.extra} for state in trajectory]
+    tensors = {name: torch.stack([v[name] for v in vectors]).numpy() for name in vectors[0]}
+    names = trajectory[-1].metrics
+    metrics = {name: np.array([state.metrics[name] for state in trajectory]) for name in names}
+    return [job.write(model, tensors, metrics)]

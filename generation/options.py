@@ -1,0 +1,138 @@
+"""How models are trained, as one record that is checked where it is made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..builders.architecture import ARCHITECTURES
+from ..builders.catalog import TWIN_EPOCHS
+from ..builders.specification import Zoo
+from ..errors import InvalidArgument
+
+PRECISIONS = ("fp32", "bf16")
+"""Of products and convolutions in training; weights, their gradients and evaluation are float32."""
+
+METHODS = ("variational", "magnitude")
+"""By which sparse twins are made (sparsify.py)."""
+
+LEVELS = (0.5, 0.8, 0.9)
+"""Shares of pruned weights that magnitude pruning gives its twins by default."""
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """How models are trained, whatever they are.
+
+    Attributes:
+        engine: name of an engine (engines.ENGINES), or "auto": that of a zoo that has been begun,
+            else batched on a GPU, else lanes, else (with a warning) batched.
+        threads: cores to use; None for all that this rank may use.
+        device: "cpu" or "cuda"; None for CUDA where there is one. Lanes and reference always run on
+            the CPU.
+        precision: "fp32" or "bf16", for models whose states have a file each (ResNet-18); None for
+            that of a zoo that has been begun, else bf16 on a GPU and fp32 on a CPU.
+        compile: train such models with torch.compile.
+        keep_epochs: of such models, the epochs to write, increasing from 1; None for those of a zoo
+            that has been begun, else all. Nothing is trained after the last of them.
+
+    Raises:
+        InvalidArgument: an unknown name, a number out of range, or a device that is not there.
+    """
+
+    engine: str = "auto"
+    threads: int | None = None
+    device: str | None = None
+    precision: str | None = None
+    compile: bool = False
+    keep_epochs: Sequence[int] | None = None
+
+    def __post_init__(self) -> None:
+        engines = {name: None for a in ARCHITECTURES.values() for name in a.engines}
+        if self.engine not in ("auto", *engines):
+            raise InvalidArgument(
+                f"unknown engine {self.engine!r}; known: auto, {', '.join(engines)}"
+            )
+        if self.threads is not None and self.threads < 1:
+            raise InvalidArgument(f"the number of threads must be at least 1, found {self.threads}")
+        if self.device not in (None, "cpu", "cuda"):
+            raise InvalidArgument(f"device must be 'cpu' or 'cuda', found {self.device!r}")
+        if self.device == "cuda":
+            import torch
+
+            if not torch.cuda.is_available():
+                raise InvalidArgument(
+                    "device 'cuda' was asked for, but torch finds no CUDA device here"
+                )
+        if self.precision not in (None, *PRECISIONS):
+            raise InvalidArgument(
+                f"unknown precision {self.precision!r}; known: {', '.join(PRECISIONS)}"
+            )
+        keep = self.keep_epochs
+        if keep is not None and not (keep and keep[0] >= 1 and list(keep) == sorted(set(keep))):
+            raise InvalidArgument(
+                "epochs to keep are increasing numbers from 1 on, "
+                f"found {', '.join(map(str, keep)) or 'none'}"
+            )
+
+    def check(self, zoo: Zoo) -> None:
+        """Compare the options with what they shall train.
+
+        Raises:
+            InvalidArgument: an engine, or another option, that this zoo's architecture does not
+                have; epochs to keep beyond its last.
+        """
+        architecture = zoo.layout.architecture
+        if self.engine not in ("auto", *architecture.engines):
+            raise InvalidArgument(
+                f"unknown engine {self.engine!r} for {architecture.title}; "
+                f"known: auto, {', '.join(architecture.engines)}"
+            )
+        special = self.precision is not None or self.compile or self.keep_epochs is not None
+        if special and not architecture.file_per_state:
+            raise InvalidArgument(
+                f"{zoo.name}: precision, compile and keep_epochs are not for "
+                f"{architecture.title}, whose states share a file"
+            )
+        if self.keep_epochs is not None and self.keep_epochs[-1] > zoo.epochs:
+            raise InvalidArgument(
+                f"epochs to keep are increasing numbers from 1 to {zoo.epochs}, "
+                f"found {', '.join(map(str, self.keep_epochs))}"
+            )
+
+
+@dataclass(frozen=True)
+class TwinOptions:
+    """Which sparse twins are trained.
+
+    Attributes:
+        method: one of `METHODS`.
+        levels: shares of weights that magnitude pruning prunes, each in (0, 1).
+        epochs: of every twin.
+        seed: of all twins: a number, or "first" for that of the zoo's first model, as the paper's
+            code has it; or "parent": each twin has its parent's.
+
+    Raises:
+        InvalidArgument: an unknown method, or a level, seed or number out of range.
+    """
+
+    method: str = "variational"
+    levels: Sequence[float] = LEVELS
+    epochs: int = TWIN_EPOCHS
+    seed: int | str = "first"
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise InvalidArgument(f"unknown method {self.method!r}; known: {', '.join(METHODS)}")
+        if self.method == "magnitude" and not (
+            self.levels and all(0 < level < 1 for level in self.levels)
+        ):
+            raise InvalidArgument(f"sparsity must lie between 0 and 1, found {list(self.levels)}")
+        if self.epochs < 1:
+            raise InvalidArgument(f"the number of epochs must be at least 1, found {self.epochs}")
+        if self.seed not in ("first", "parent") and not (
+            type(self.seed) is int and -(2**63) <= self.seed < 2**63
+        ):
+            raise InvalidArgument(
+                f"seed must be a number, 'first' or 'parent', found {self.seed!r}"
+            )
