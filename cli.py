@@ -352,7 +352,8 @@ def _import(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    from .builders.sources.importing import REPORT, import_zoo
+    from .builders.sources.importing import import_zoo
+    from .builders.sources.report import REPORT
 
     root = zoos_home(out)
     tasks: dict[str, Any] = {}

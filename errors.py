@@ -61,6 +61,10 @@ class HubFailed(ModelZoosError, OSError):
     """The Hub cannot be reached, or refused a request. The message says in one line what to do."""
 
 
+class SourceNotFound(ModelZoosError, FileNotFoundError):
+    """There is no file or folder to import."""
+
+
 class Unreadable(ModelZoosError, ValueError):
     """The source of an import, or a part of it, cannot be read.
 
