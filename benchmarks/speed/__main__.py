@@ -16,136 +16,98 @@ from . import loading as loading_speed
 from . import prediction as prediction_speed
 from . import resnet as resnet_speed
 from . import streaming as streaming_cost
-from .machine import machine
+from .measure import machine
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False)
+
+Models = Annotated[int, typer.Option(help="Number of models, with 51 CNN-s states each.")]
+Rounds = Annotated[int, typer.Option(help="Rounds. The figures are medians over them.")]
+Samples = Annotated[int, typer.Option(help="Training images of an epoch.")]
+Out = Annotated[Optional[Path], typer.Option(help="JSON file to write.")]
 
 
 @app.callback()
 def speed() -> None:
-    """Measure the project's speed; ratios hold, absolute figures are this machine's."""
+    """Measure the project's speed. Ratios hold, absolute figures are those of this machine."""
 
 
-@app.command()
-def loading(
-    models: Annotated[int, typer.Option(help="Of 51 CNN-s states each.")] = 1000,
-    rounds: Annotated[int, typer.Option(help="Medians are over these.")] = 5,
-    out: Annotated[Optional[Path], typer.Option(help="JSON file to write.")] = None,
-) -> None:
-    """From zoo directory through the builder, and into one tensor, beside numpy's reading."""
-    figures = loading_speed.measure(models, rounds)
-    for name, value in figures["gb_per_second"].items():
-        print(f"{name:55} {value:6.2f} GB/s")
-    if out is not None:
-        out.write_text(json.dumps({"machine": machine(), "results": figures}, indent=1) + "\n")
-
-
-@app.command()
-def generation(
-    rounds: Annotated[int, typer.Option(help="Medians are over these.")] = 5,
-    samples: Annotated[int, typer.Option(help="Training images of an epoch.")] = 1000,
-    out: Annotated[Optional[Path], typer.Option(help="JSON file to write.")] = None,
-) -> None:
-    """Engines beside the original's loop: one torch module, batches of 10, one thread.
-
-    Dense models, then sparse twins.
-    """
-    results = [
-        generation_speed.measure(name, rounds, samples, twins)
-        for twins in (False, True)
-        for name in ("cnn_s", "cnn_l")
-    ]
-    print(generation_speed.table(results))
+def _show(results: object, text: str, out: Path | None) -> None:
+    print(text)
     if out is not None:
         out.write_text(json.dumps({"machine": machine(), "results": results}, indent=1) + "\n")
 
 
 @app.command()
-def importing(
-    models: Annotated[int, typer.Option(help="Of 51 CNN-s states each.")] = 100,
-    rounds: Annotated[int, typer.Option(help="Medians are over these.")] = 5,
-    memory_models: Annotated[
-        int, typer.Option(help="Of the import whose memory is watched (1.4 GB of disk); 0: none.")
-    ] = 1000,
-    out: Annotated[Optional[Path], typer.Option(help="JSON file to write.")] = None,
-) -> None:
-    """From a published zip to a zoo directory, beside a plain loop of torch.load."""
-    figures = importing_speed.measure(models, rounds, memory_models)
-    for name, value in figures["rows_per_second"].items():
-        print(f"{name:55} {value:6,} rows/s")
-    print(f"{'import / torch.load + flatten':55} {figures['over_torch_load']:6} x")
-    print(f"{'import / the original loader (140 rows/s)':55} {figures['over_the_original']:6} x")
-    if figures["memory"] is not None:
-        about = "peak memory of importing {states:,} states in {seconds} s".format(
-            **figures["memory"]
-        )
-        print(f"{about:55} {figures['memory']['megabytes']:6} MB")
-    if out is not None:
-        out.write_text(json.dumps({"machine": machine(), "results": figures}, indent=1) + "\n")
+def loading(models: Models = 1000, rounds: Rounds = 5, out: Out = None) -> None:
+    """Load a zoo directory into a data set and into one tensor, beside numpy's reading."""
+    figures = loading_speed.measure(models, rounds)
+    _show(figures, loading_speed.table(figures), out)
 
 
 @app.command()
-def building(
-    models: Annotated[int, typer.Option(help="Of 51 CNN-s states each.")] = 1000,
-    rounds: Annotated[int, typer.Option(help="Medians are over these.")] = 5,
-    out: Annotated[Optional[Path], typer.Option(help="JSON file to write.")] = None,
+def generation(rounds: Rounds = 5, samples: Samples = 1000, out: Out = None) -> None:
+    """Train dense models and sparse twins with every engine, beside the original's loop."""
+    results = [
+        generation_speed.measure(name, rounds, samples, twins)
+        for twins in (False, True)
+        for name in ("cnn_s", "cnn_l")
+    ]
+    _show(results, generation_speed.table(results), out)
+
+
+@app.command()
+def importing(
+    models: Models = 100,
+    rounds: Rounds = 5,
+    memory_models: Annotated[
+        int, typer.Option(help="Models of the import whose memory is watched; 1000 need 1.4 GB.")
+    ] = 1000,
+    out: Out = None,
 ) -> None:
-    """From zoo directory to Parquet with one worker, beside pyarrow.parquet.write_table."""
+    """Import the zip of a zoo, beside a plain loop of torch.load."""
+    figures = importing_speed.measure(models, rounds, memory_models)
+    _show(figures, importing_speed.table(figures), out)
+
+
+@app.command()
+def building(models: Models = 1000, rounds: Rounds = 5, out: Out = None) -> None:
+    """Write a zoo directory as Parquet with one worker, beside pyarrow.parquet.write_table."""
     figures = building_speed.measure(models, rounds)
-    for name, value in figures["gb_per_second"].items():
-        cpu = figures["gb_per_cpu_second"][name]
-        print(f"{name:55} {value:6.3f} GB/s {cpu:6.3f} GB per second of processor time")
-    print(f"{'build / write_table':55} {figures['build_over_write_table']:6.1%}")
-    print(f"{'files with weights / float32':55} {figures['size_over_raw']:6.3f}")
-    if out is not None:
-        out.write_text(json.dumps({"machine": machine(), "results": figures}, indent=1) + "\n")
+    _show(figures, building_speed.table(figures), out)
 
 
 @app.command()
 def streaming(
-    states: Annotated[int, typer.Option(help="Of ResNet-18, 45 MB each.")] = 10,
-    out: Annotated[Optional[Path], typer.Option(help="JSON file to write.")] = None,
+    states: Annotated[int, typer.Option(help="States of ResNet-18, 45 MB each.")] = 10,
+    out: Out = None,
 ) -> None:
-    """Bytes that each way to stream a published zoo reads, counted by a server on loopback."""
+    """Count the bytes that each way to stream a zoo reads from a server on loopback."""
     figures = streaming_cost.measure(states)
-    print(streaming_cost.table(figures))
-    print("all data: {file_bytes:,} bytes in {files} file(s)".format(**figures))
-    if out is not None:
-        out.write_text(json.dumps({"machine": machine(), "results": figures}, indent=1) + "\n")
+    total = "all data: {file_bytes:,} bytes in {files} file(s)".format(**figures)
+    _show(figures, f"{streaming_cost.table(figures)}\n{total}", out)
 
 
 @app.command()
-def prediction(
-    models: Annotated[int, typer.Option(help="Of 51 CNN-s states each.")] = 1000,
-    rounds: Annotated[int, typer.Option(help="Medians are over these.")] = 3,
-    out: Annotated[Optional[Path], typer.Option(help="JSON file to write.")] = None,
-) -> None:
-    """Property prediction from 51,000 rows, beside scikit-learn's RidgeCV."""
+def prediction(models: Models = 1000, rounds: Rounds = 3, out: Out = None) -> None:
+    """Predict properties from 51,000 rows, beside scikit-learn's RidgeCV."""
     figures = prediction_speed.measure(models, rounds)
-    for name, value in figures["seconds"].items():
-        print(f"{name:55} {value:6.2f} s")
-    print(f"{'RidgeCV / ours, numbers from weights':55} {figures['ratio_to_ridge_cv']:6} x")
-    print(f"{'peak memory':55} {figures['memory_mb']:6} MB")
-    if out is not None:
-        out.write_text(json.dumps({"machine": machine(), "results": figures}, indent=1) + "\n")
+    _show(figures, prediction_speed.table(figures), out)
 
 
 @app.command()
 def resnet(
-    rounds: Annotated[int, typer.Option(help="Medians are over these.")] = 5,
-    samples: Annotated[int, typer.Option(help="Training images of an epoch.")] = 512,
+    rounds: Rounds = 5,
+    samples: Samples = 512,
     batch_size: Annotated[int, typer.Option(help="Images of a step.")] = 128,
     threads: Annotated[Optional[int], typer.Option(help="Cores; all of them by default.")] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
     compile: Annotated[bool, typer.Option("--compile", help="torch.compile as well.")] = False,
     image_size: Annotated[int, typer.Option(help="32, or 16 where bf16 is slow.")] = 32,
-    out: Annotated[Optional[Path], typer.Option(help="JSON file to write.")] = None,
+    out: Out = None,
 ) -> None:
-    """Training ResNet-18 with bf16 and channels-last order, beside the original's loop."""
+    """Train ResNet-18 with bf16 and channels-last order, beside the original's loop."""
     result = resnet_speed.measure(rounds, samples, batch_size, threads, device, compile, image_size)
-    print(resnet_speed.table(result))
-    if out is not None:
-        out.write_text(json.dumps({"machine": machine(), "results": result}, indent=1) + "\n")
+    _show(result, resnet_speed.table(result), out)
 
 
 app()
