@@ -24,21 +24,15 @@ from ...builders.hub.build import build_folder
 from ...builders.hub.parquet import writer_options
 from ...builders.rows import states_table, weights_column
 from ...builders.schema import row_features
-from .measure import Clock, aligned
+from .measure import Clock, Models, Rounds, aligned
 
 BASELINE = "pyarrow.parquet.write_table"
 
 
-def measure(models: int, rounds: int) -> dict[str, Any]:
-    """Measure some rounds.
+def measure(models: Models = 1000, rounds: Rounds = 5) -> dict[str, Any]:
+    """Return the figures: `gb_per_second` and others, by name where there are several.
 
-    Args:
-        models: number of models with 51 states each.
-        rounds: at least 1.
-
-    Returns:
-        `rows`, `bytes` (of weights), `rounds`, `gb_per_second` and `gb_per_cpu_second` (which other
-        work on the machine disturbs less) by name, `build_over_write_table`, `size_over_raw`.
+    Those of `gb_per_cpu_second` suffer less from other work on the machine.
     """
     clock = Clock()
     with tempfile.TemporaryDirectory() as temporary:

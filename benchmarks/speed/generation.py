@@ -41,31 +41,25 @@ from ...generation.engines.reference import Network, make_optimizer, train_epoch
 from ...generation.engines.reference_twins import TwinLayer
 from ...generation.networks import build, initialise
 from ...generation.streams import initial_weights
-from .measure import Clock, interleave, markdown, torch_threads
+from .measure import Clock, Rounds, Samples, interleave, markdown, torch_threads
 
 MODEL = dataclasses.replace(zoo_spec("mnist_cnn_s_seed").models(1)[0], learning_rate=1e-3)
+LAYOUTS = (make_layout("cnn_s", 1), make_layout("cnn_l", 3))
 INIT = "kaiming_uniform"
 LOOP = "original's loop, 1 thread"
 PENALTY = 0.005
 """Weight of a twin's divergence in its loss."""
 
 
-def measure(architecture: str, rounds: int, samples: int, twins: bool = False) -> dict[str, Any]:
-    """Measure some rounds of training after one that compiles and warms up.
+def measure(rounds: Rounds = 5, samples: Samples = 1000) -> list[dict[str, Any]]:
+    """Return the figures of dense models, then of twins, for each of `LAYOUTS`."""
+    return [
+        _measure(layout, twins, rounds, samples) for twins in (False, True) for layout in LAYOUTS
+    ]
 
-    Args:
-        architecture: name of the architecture: "cnn_s" (1x28x28 images) or "cnn_l" (3x32x32).
-        rounds: at least 1.
-        samples: training images of an epoch. Every model sees each of them once a round.
-        twins: whether sparse twins are trained, else dense models.
 
-    Returns:
-        The settings, `sgemm_gflops_per_second` by number of threads, and for each of the `engines`
-        `model_samples_per_second`, `ratio` to the original's loop (median of the rounds' ratios),
-        `gflops_per_second` and `share_of_peak`.
-    """
-    side = find_architecture(architecture).image_size or 0
-    layout = make_layout(architecture, 1 if side == 28 else 3)
+def _measure(layout: Layout, twins: bool, rounds: int, samples: int) -> dict[str, Any]:
+    side = layout.architecture.image_size or 0
     generator = np.random.default_rng(0)
     images = generator.standard_normal((samples, layout.channels, side, side), np.float32)
     labels = generator.integers(0, layout.classes, samples)
@@ -87,7 +81,7 @@ def measure(architecture: str, rounds: int, samples: int, twins: bool = False) -
             "share_of_peak": round(speed * operations / 1e9 / peak[engine.threads], 3),
         }
     return {
-        "architecture": architecture,
+        "architecture": layout.architecture.name,
         "twins": twins,
         "batch_size": MODEL.batch_size,
         "optimizer": MODEL.optimizer,

@@ -14,30 +14,28 @@ import json
 import tempfile
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+import typer
 
 from ...builders.layout import make_layout
 from ...builders.sources.importing import import_zoo
-from .measure import Clock, aligned, peak_memory, torch_threads
+from .measure import Clock, Models, Rounds, aligned, peak_memory, torch_threads
 
 STATES = 51
 PAPER_ROWS_PER_SECOND = 140
 BASELINE = "torch.load + flatten"
 
 
-def measure(models: int, rounds: int, memory_models: int) -> dict[str, Any]:
-    """Measure some rounds, and the memory of one import.
-
-    Args:
-        models: number of models with 51 states each.
-        rounds: at least 1.
-        memory_models: number of models of the import whose memory is watched; 0 leaves it out.
-
-    Returns:
-        `states`, `rounds`, `rows_per_second` by name, their ratios, and `memory`.
-    """
+def measure(
+    models: Models = 100,
+    rounds: Rounds = 5,
+    memory_models: Annotated[
+        int, typer.Option(help="Models of the import whose memory is watched (1.4 GB); 0: none.")
+    ] = 1000,
+) -> dict[str, Any]:
+    """Return `states`, `rounds`, `rows_per_second` by name, their ratios, and `memory`."""
     clock = Clock()
     with torch_threads(1), tempfile.TemporaryDirectory() as folder:
         path = raw_zip(Path(folder) / "zoo.zip", models)

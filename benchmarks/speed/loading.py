@@ -18,19 +18,11 @@ import model_zoos
 from tests.zoos import random_zoo
 
 from ...builders.catalog import zoo_spec
-from .measure import Clock, aligned
+from .measure import Clock, Models, Rounds, aligned
 
 
-def measure(models: int, rounds: int) -> dict[str, Any]:
-    """Measure some rounds.
-
-    Args:
-        models: number of models with 51 states each.
-        rounds: at least 1.
-
-    Returns:
-        `rows`, `bytes` (of weights), `rounds`, and `gb_per_second` by name.
-    """
+def measure(models: Models = 1000, rounds: Rounds = 5) -> dict[str, Any]:
+    """Return `rows`, `bytes` (of weights), `rounds`, and `gb_per_second` by name."""
     datasets.disable_progress_bars()
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:

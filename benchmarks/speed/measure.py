@@ -12,10 +12,16 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Annotated
 
 import datasets
 import numpy as np
 import torch
+import typer
+
+Models = Annotated[int, typer.Option(help="Number of models, with 51 CNN-s states each.")]
+Rounds = Annotated[int, typer.Option(help="Rounds. The figures are medians over them.")]
+Samples = Annotated[int, typer.Option(help="Training images of an epoch.")]
 
 
 class Clock:

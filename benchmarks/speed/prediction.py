@@ -27,7 +27,7 @@ from tests.zoos import random_zoo
 
 from ...builders.catalog import zoo_spec
 from ..property_prediction import NUMBERS, STRENGTHS, predict_properties
-from .measure import aligned, interleave, peak_memory
+from .measure import Models, Rounds, aligned, interleave, peak_memory
 
 ZOO = "mnist_cnn_s_hyp_10_r"
 PRESENT = [target for target in NUMBERS if target != "sparsity"]
@@ -39,17 +39,8 @@ _ALONE = (
 )
 
 
-def measure(models: int, rounds: int) -> dict[str, Any]:
-    """Measure some rounds, and the memory of one run.
-
-    Args:
-        models: number of models with 51 states each.
-        rounds: at least 1.
-
-    Returns:
-        `rows`, `rounds`, `seconds` by name, `ratio_to_ridge_cv` of our numbers from weights,
-        `memory_mb`, and the seconds of each step of the last run.
-    """
+def measure(models: Models = 1000, rounds: Rounds = 3) -> dict[str, Any]:
+    """Return `seconds` by name, their ratio, `memory_mb`, and the seconds of each step of a run."""
     datasets.disable_progress_bars()
     with tempfile.TemporaryDirectory() as folder:
         directory = random_zoo(Path(folder) / "zoos", zoo_spec(ZOO), models)

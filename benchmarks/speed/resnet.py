@@ -11,43 +11,31 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any, Optional
 
 import torch
+import typer
 from torch.nn import functional
 
 from ...builders.catalog import zoo_spec
 from ...generation.augmentation import augment, augmentation_draws
 from ...generation.engines.resnet import ResNetTraining
 from ...generation.images import ImageData, Images, load_images
-from .measure import interleave, markdown, torch_threads
+from .measure import Rounds, Samples, interleave, markdown, torch_threads
 
 LOOP = "original's loop: fp32, plain order"
 
 
 def measure(
-    rounds: int,
-    samples: int,
-    batch_size: int,
-    threads: int | None,
-    device: str,
-    compile: bool,
-    image_size: int = 32,
+    rounds: Rounds = 5,
+    samples: Samples = 512,
+    batch_size: Annotated[int, typer.Option(help="Images of a step.")] = 128,
+    threads: Annotated[Optional[int], typer.Option(help="Cores; all of them by default.")] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
+    compile: Annotated[bool, typer.Option("--compile", help="torch.compile as well.")] = False,
+    image_size: Annotated[int, typer.Option(help="32, or 16 where bf16 is slow.")] = 32,
 ) -> dict[str, Any]:
-    """Measure some rounds after one that warms up.
-
-    Args:
-        rounds: at least 1.
-        samples: training images of an epoch, at most 1200.
-        batch_size, threads, device: the same for all.
-        compile: measure torch.compile as well.
-        image_size: 32, or 16 for more steps in the same time where bf16 is slow.
-
-    Returns:
-        The settings, and for each of the `engines` `samples_per_second`, `ratio` to the original's
-        loop (median of the rounds' ratios), `train_loss` of the last round, `test_acc` after it and
-        the number of `steps`.
-    """
+    """Return the settings, and the figures of each of the `engines`."""
     images = _images(samples, image_size).to(device)
     zoo = zoo_spec("cifar10_resnet18")
     model = dataclasses.replace(

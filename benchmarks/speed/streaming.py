@@ -2,9 +2,9 @@
 
 The repository holds one zoo of ResNet-18: one model, ten states of 45 MB, each a row group. A
 server with the protocol of the Hub (tests/hub_server.py) counts the bodies of its answers. Each
-call runs in a process with datasets and huggingface_hub as they are (plain HTTP; no figures could be obtained
-for Xet). The bytes do not depend on the machine, but somewhat on the order in which pyarrow's
-threads read, and for a first row on how much is read ahead.
+call runs in a process with datasets and huggingface_hub as they are (plain HTTP; no figures could
+be obtained for Xet). The bytes do not depend on the machine, but somewhat on the order in which
+pyarrow's threads read, and for a first row on how much is read ahead.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from __future__ import annotations
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow.parquet as pq
+import typer
 
 from tests.hub_server import Client, Hub
 
@@ -53,16 +54,10 @@ CALLS: dict[str, str] = {
 """What is read -> the call. "small blocks" stands for storage_options with block_size=65536."""
 
 
-def measure(states: int = 10) -> dict[str, Any]:
-    """Count the bytes of every call.
-
-    Args:
-        states: number of states of the zoo, 45 MB each; the last is that of epoch 50.
-
-    Returns:
-        `states`, `files`, `file_bytes`, `row_group_bytes` (of the largest row group), and
-        `readings` as `_read` returns them.
-    """
+def measure(
+    states: Annotated[int, typer.Option(help="States of ResNet-18, 45 MB each.")] = 10,
+) -> dict[str, Any]:
+    """Return the sizes of files and of the largest row group, and the `readings` of `_read`."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         directory = create_zoo(folder / "zoos", zoo_spec(ZOO), engine="random values")
