@@ -98,9 +98,12 @@ reveal_type(model_zoos.zoo_spec("digits_cnn_s").layout.slots[0])
 reveal_type(model_zoos.open_zoo(".", "digits_cnn_s").files())
 reveal_type(model_zoos.instantiate({}))
 reveal_type(model_zoos.layer({}, "conv1.weight"))
+images = model_zoos.load_images("digits")
+reveal_type(images)
+reveal_type(model_zoos.generate(ZOOS["digits_cnn_s"], ".", images))
 reveal_type(model_zoos.errors.ZooNotFound("").hint)
 """
-TYPES = ("Zoo", "Slot", "list[Path]", "Module", "Tensor", "str | None")
+TYPES = ("Zoo", "Slot", "list[Path]", "Module", "Tensor", "ImageData", "Summary", "str | None")
 
 
 @pytest.fixture(scope="module")

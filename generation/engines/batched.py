@@ -170,6 +170,7 @@ class BatchedPopulation(BatchedWeights):
     ) -> None:
         first = models[0]
         self.optimizer, self.batch_size = first.optimizer, first.batch_size
+        check_weights(layout, first.activation, weights)
         own = check_models(models, len(np.asarray(weights)), list(OPTIMIZERS))
         self._dropout = bool((own.dropout > 0).any())
         self._rates = BlockRates(
