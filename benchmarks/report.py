@@ -18,7 +18,7 @@ from pathlib import Path
 
 import model_zoos
 
-from ..builders.sources.importing import REPORT
+from ..builders.sources.report import REPORT
 from ..builders.specification import normalize_name
 from ..builders.splits import SPLITS
 from ..builders.zoo_directory import open_zoo

@@ -57,7 +57,8 @@ def import_command(
     as_json: AsJson = False,
 ) -> None:
     """Import original files as a zoo. Run the same command again to resume."""
-    from ..builders.sources.importing import REPORT, import_zoo
+    from ..builders.sources.importing import import_zoo
+    from ..builders.sources.report import REPORT
 
     root = zoos_home(out)
     with display.progress_bars(quiet or as_json) as bars, display.resumable():
