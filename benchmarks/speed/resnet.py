@@ -84,7 +84,8 @@ class _OriginalLoop(ResNetTraining):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.network.to(memory_format=torch.contiguous_format)
+        for tensor in (*self.network.parameters(), *self.network.buffers()):
+            tensor.data = tensor.data.contiguous()  # plain memory order
 
     def train_epoch(
         self, on_step: Callable[[int], bool] = lambda images: True

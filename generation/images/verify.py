@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
+from ...builders.machine import file_digest
 from ...errors import UnverifiedImagesError
 from .data import ImageFiles, ImageSource, RawImages
 
@@ -16,19 +16,11 @@ def _listed(files: ImageFiles) -> tuple[tuple[str, str | None], ...]:
     return files.train + (files.test or ())
 
 
-def _md5(path: Path) -> str:
-    md5 = hashlib.md5(usedforsecurity=False)
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            md5.update(chunk)
-    return md5.hexdigest()
-
-
 def _compare_checksums(files: ImageFiles, folder: Path) -> tuple[bool, list[str]]:
     """Whether every file has the published MD5, and a sentence for each that has another."""
     doubts = []
     for file, expected in _listed(files):
-        if expected is not None and (found := _md5(folder / file)) != expected:
+        if expected is not None and (found := file_digest(folder / file, "md5")) != expected:
             doubts.append(f"{folder / file} has MD5 {found}, the published file has {expected}")
     return all(md5 is not None for _, md5 in _listed(files)) and not doubts, doubts
 
@@ -38,7 +30,7 @@ def _compare_archive(
 ) -> tuple[bool, list[str]]:
     """Likewise for image files, by the CRC-32 sums in the published archive, if that is there."""
     archive, expected = folder / files.archive[0], files.archive[1]
-    if not archive.is_file() or _md5(archive) != expected:
+    if not archive.is_file() or file_digest(archive, "md5") != expected:
         return False, []
     with zipfile.ZipFile(archive) as opened:
         published = {member.filename: member.CRC for member in opened.infolist()}
