@@ -20,7 +20,13 @@ from typing import Any
 from .architecture import find_architecture
 from .layout import Layout, make_layout
 
-ACTIVATIONS = {"tanh": "Tanh", "relu": "ReLU", "sigmoid": "Sigmoid", "gelu": "GELU"}
+ACTIVATIONS = {
+    "tanh": "Tanh",
+    "relu": "ReLU",
+    "sigmoid": "Sigmoid",
+    "gelu": "GELU",
+    "selu": "SELU",
+}
 """Activation -> its class in torch.nn."""
 
 INITS = ("uniform", "normal", "kaiming_uniform", "kaiming_normal")

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from model_zoos.builders.layout import Layout, make_layout
 from model_zoos.builders.specification import Model
-from model_zoos.generation.networks import ACTIVATIONS
+from model_zoos.generation.networks import make_activation
 from model_zoos.generation.streams import dropout_masks, initial_weights
 
 CNN_S = make_layout("cnn_s", channels=1)
@@ -122,7 +122,7 @@ def logits(
                     passes[-1 - place] = bool(way)
             x = x * passes.view(x.shape)
         elif layer.activation:
-            x = ACTIVATIONS[activation]()(x)
+            x = make_activation(activation)(x)
         if layer.dropout:
             mask = next(masks, None)
             x = x if mask is None else x * mask

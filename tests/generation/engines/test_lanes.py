@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from model_zoos.builders.layout import make_layout
+from model_zoos.builders.specification import ACTIVATIONS
 from model_zoos.generation.engines.lanes import LanesPopulation, LanesUnavailable, lanes_count
 from model_zoos.generation.engines.lanes.library import architecture_header, load, usable_isas
-from model_zoos.generation.networks import ACTIVATIONS
 from model_zoos.generation.streams import dropout_masks
 from tests.generation.engines.oracle import (
     CNN_L,

@@ -9,10 +9,10 @@ import torch
 from torch.nn import functional
 
 from model_zoos.builders.layout import Layout, make_layout
+from model_zoos.builders.specification import ACTIVATIONS
 from model_zoos.generation.engines.lanes import LanesTwins, LanesUnavailable
 from model_zoos.generation.engines.lanes.blocks import aligned
 from model_zoos.generation.engines.lanes.library import usable_isas
-from model_zoos.generation.networks import ACTIVATIONS
 from model_zoos.generation.streams import dropout_masks, gaussian_noise
 from tests.generation.engines.oracle import (
     CNN_L,
