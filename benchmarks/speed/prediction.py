@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ BASELINE = "scikit-learn's RidgeCV, numbers from weights"
 _ALONE = (
     "import sys; from pathlib import Path; import datasets; datasets.disable_progress_bars(); "
     "from model_zoos.benchmarks.speed.prediction import predict; "
-    "predict(Path(sys.argv[1]), ['weights', 'statistics'])"
+    "predict(Path(sys.argv[1]), representations=['weights', 'statistics'])"
 )
 
 
@@ -47,16 +47,18 @@ def measure(models: Models = 1000, rounds: Rounds = 3) -> dict[str, Any]:
         root = directory.path.parent
         memory = peak_memory("-c", _ALONE, str(root))
         work = {
-            "all targets from weights": lambda: predict(root, ["weights"]),
-            "all targets from statistics": lambda: predict(root, ["statistics"]),
-            "numbers from weights": lambda: predict(root, ["weights"], targets=PRESENT),
-            BASELINE: lambda: ridge_cv(root),
+            "all targets from weights": partial(predict, root, representations=["weights"]),
+            "all targets from statistics": partial(predict, root, representations=["statistics"]),
+            "numbers from weights": partial(
+                predict, root, representations=["weights"], targets=PRESENT
+            ),
+            BASELINE: partial(ridge_cv, root),
         }
         clock = interleave(work, rounds)
         steps: list[tuple[str, float]] = []
         predict(
             root,
-            ["weights", "statistics"],
+            representations=["weights", "statistics"],
             on_progress=lambda what, *_: steps.append((what, time.perf_counter())),
         )
         steps.append(("end", time.perf_counter()))
@@ -70,9 +72,8 @@ def measure(models: Models = 1000, rounds: Rounds = 3) -> dict[str, Any]:
     }
 
 
-def predict(root: Path, representations: Sequence[str], **arguments: Any) -> None:
-    """Predict once, from every state."""
-    predict_properties(ZOO, root, representations=representations, max_weight=np.inf, **arguments)
+predict = partial(predict_properties, ZOO, max_weight=np.inf)
+"""Function that predicts once, from every state of the zoo in a folder."""
 
 
 def ridge_cv(root: Path) -> None:

@@ -317,7 +317,7 @@ def _weights(
     return prune(mean, log_sigma2, layout), {"mean": mean, "log_sigma2": log_sigma2}
 
 
-def _json(content: bytes, what: str) -> Any:
+def _json(content: bytes, what: str) -> object:
     try:
         return json.loads(content.decode())
     except UnicodeDecodeError:
