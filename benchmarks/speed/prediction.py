@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -27,7 +28,7 @@ from tests.zoos import random_zoo
 
 from ...builders.catalog import zoo_spec
 from ..property_prediction import NUMBERS, STRENGTHS, predict_properties
-from .measure import Models, Rounds, aligned, interleave, peak_memory
+from .measure import Models, Rounds, interleave, peak_memory
 
 ZOO = "mnist_cnn_s_hyp_10_r"
 PRESENT = [target for target in NUMBERS if target != "sparsity"]
@@ -46,7 +47,7 @@ def measure(models: Models = 1000, rounds: Rounds = 3) -> dict[str, Any]:
         directory = random_zoo(Path(folder) / "zoos", zoo_spec(ZOO), models)
         root = directory.path.parent
         memory = peak_memory("-c", _ALONE, str(root))
-        work = {
+        work: dict[str, Callable[[], object]] = {
             "all targets from weights": partial(predict, root, representations=["weights"]),
             "all targets from statistics": partial(predict, root, representations=["statistics"]),
             "numbers from weights": partial(
@@ -86,14 +87,3 @@ def ridge_cv(root: Path) -> None:
     fitted = RidgeCV(STRENGTHS, alpha_per_target=True).fit(x, y)
     for split in ("validation", "test"):
         fitted.predict(model_zoos.weights(splits[split]).numpy())
-
-
-def table(figures: dict[str, Any]) -> str:
-    """Return the figures for the terminal."""
-    return aligned(
-        [
-            *((name, f"{value:6.2f} s") for name, value in figures["seconds"].items()),
-            ("RidgeCV / ours, numbers from weights", f"{figures['ratio_to_ridge_cv']:6} x"),
-            ("peak memory", f"{figures['memory_mb']:6} MB"),
-        ]
-    )

@@ -45,7 +45,7 @@ def measure(
         zoo.models(1)[0], epochs=rounds + 1, batch_size=batch_size, learning_rate=0.02
     )
 
-    kinds = {
+    kinds: dict[str, Callable[..., ResNetTraining]] = {
         LOOP: _OriginalLoop,
         "fp32, channels last": ResNetTraining,
         "bf16, channels last": partial(ResNetTraining, precision="bf16"),

@@ -249,13 +249,14 @@ def results(source: Source, trial: Trial) -> tuple[dict[int, dict[str, Any]], li
             continue
         try:
             values = _json(line, f"line {number} of result.json")
-            epoch = values.get("training_iteration") if isinstance(values, dict) else None
-            if type(epoch) is not int:
+            if not isinstance(values, dict) or type(values.get("training_iteration")) is not int:
                 raise Unreadable(f"line {number} of result.json has no training_iteration")
         except Unreadable as error:
             remarks.append(f"{trial.name}: {error}")
         else:
-            found[epoch] = {ours: values.get(theirs) for theirs, ours in METRICS.items()}
+            found[values["training_iteration"]] = {
+                ours: values.get(theirs) for theirs, ours in METRICS.items()
+            }
     return found, remarks
 
 
