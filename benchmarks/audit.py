@@ -31,9 +31,10 @@ import model_zoos
 
 from ..builders.catalog import ZOOS, twin_name
 from ..builders.layout import Layout
+from ..builders.machine import cores
 from ..builders.model_file import ModelFile
 from ..builders.specification import ACTIVATIONS, INITS
-from ..builders.splits import SHARES, SPLITS, assign_splits, next_split
+from ..builders.splits import METRIC_OF_SPLIT, SHARES, SPLITS, assign_splits, next_split
 from ..builders.zoo_directory import ZooDirectory, open_zoo
 from ..errors import FaultyFile, ImageFilesError, ZooNotFound
 from ..generation.engines import evaluate, reference
@@ -641,7 +642,7 @@ class _Evaluator:
 
     def __init__(self, directory: ZooDirectory, images: ImageData, threads: int | None) -> None:
         self.layout: Layout = directory.zoo.layout
-        self.threads = threads or _cores()
+        self.threads = threads or cores()
         self.states = 0
         self.penalised = _penalised(directory)
         recorded = directory.info.get("engine")
@@ -661,7 +662,7 @@ class _Evaluator:
         )
         self.sets = {
             name: (images.normalized(split), getattr(images, split).labels)
-            for name, split in (("test", "test"), ("val", "validation"), ("train", "train"))
+            for split, name in reversed(METRIC_OF_SPLIT.items())
             if getattr(images, split) is not None
         }
         self._waiting: dict[tuple[str, bool], list[tuple[int, np.ndarray]]] = defaultdict(list)
@@ -753,9 +754,3 @@ def _equal_loss(found: float, recorded: float, exact: bool) -> bool:
         if exact or np.isinf(np.float32(found)) or np.isinf(recorded):
             return bool(np.float32(found) == np.float32(recorded))
     return abs(found - recorded) <= LOSS_TOLERANCE * abs(recorded) + 1e-6
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

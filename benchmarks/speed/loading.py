@@ -18,7 +18,7 @@ import model_zoos
 from tests.zoos import random_zoo
 
 from ...builders.catalog import zoo_spec
-from .measure import Clock, Models, Rounds, aligned
+from .measure import Clock, Models, Rounds
 
 
 def measure(models: Models = 1000, rounds: Rounds = 5) -> dict[str, Any]:
@@ -55,8 +55,3 @@ def measure(models: Models = 1000, rounds: Rounds = 5) -> dict[str, Any]:
 def _read(files: Iterable[Path]) -> None:
     for path in files:
         np.fromfile(path, np.uint8)
-
-
-def table(figures: dict[str, Any]) -> str:
-    """Return the figures for the terminal."""
-    return aligned((n, f"{value:6.2f} GB/s") for n, value in figures["gb_per_second"].items())

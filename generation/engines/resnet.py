@@ -31,9 +31,6 @@ from ..networks import build
 from ..streams import SampleOrders, initial_weights
 from .reference import make_optimizer
 
-METRIC_OF_SPLIT = {"train": "train", "validation": "val", "test": "test"}
-
-
 SCHEDULERS: dict[
     str | None,
     Callable[[torch.optim.Optimizer, Model, int], torch.optim.lr_scheduler.LRScheduler],
