@@ -30,7 +30,8 @@ from sklearn.linear_model import RidgeCV
 import model_zoos
 
 from ...builders.catalog import get_zoo
-from ..property_prediction import NUMBERS, STRENGTHS, predict_properties
+from ..probes import STRENGTHS
+from ..property_prediction import NUMBERS, predict_properties
 from .loading import random_zoo
 
 ZOO = "mnist_cnn_s_hyp_10_r"
