@@ -8,7 +8,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import datasets
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     Progress,
@@ -25,6 +24,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Column, Table
+from rich.text import Text
 
 from .builders.architecture import ARCHITECTURES
 from .builders.catalog import TWIN_EPOCHS, ZOOS, config_names, get_zoo, list_zoos, parts_of
@@ -32,6 +32,9 @@ from .builders.dataset import open_parts, zoos_home
 from .builders.specification import Zoo, normalize_name, zoo_from_json
 
 if TYPE_CHECKING:
+    from rich.console import JustifyMethod
+
+    from .benchmarks import tables
     from .generation.plan import Plan
 
 app = typer.Typer(
@@ -534,62 +537,23 @@ def benchmark(
     if as_json:
         print(text)
     elif not quiet:
-        _print_benchmark(result)
+        _print_tables(result.tables())
         _console().print(f"written to {path}", style="dim")
 
 
-def _print_benchmark(result: Any) -> None:
+def _print_tables(results: Iterable[tables.Table]) -> None:
+    """Print the tables of a result, each with its title and notes."""
     console = _console()
-    splits = ("train", "validation", "test")
-    if result.scores:
-        table = Table(title=f"{result.zoo}: numbers, R2 and Kendall's tau [95 % over models]")
-        for title in ("target", "from", "by"):
-            table.add_column(title)
-        for title in (*(f"R2 {split}" for split in splits), "[95 %]", "tau test", "[95 %]"):
-            table.add_column(escape(title), justify="right")
-        for score in result.scores:
-            by = "trees" if score.strength is None else f"ridge {score.strength:g}"
-            table.add_row(
-                *(score.target, score.representation, by),
-                *(f"{score.r2[split]:.3f}" for split in splits),
-                _interval(score.r2_interval),
-                f"{score.tau['test']:.3f}",
-                _interval(score.tau_interval),
-            )
-        console.print(table)
-    if result.class_scores:
-        table = Table(title=f"{result.zoo}: classes, accuracy [95 % over models]")
-        for title in ("target", "from", "by"):
-            table.add_column(title)
-        for title in ("classes", *splits, "[95 %]", "most frequent class, test"):
-            table.add_column(escape(title), justify="right")
-        for score in result.class_scores:
-            table.add_row(
-                *(score.target, score.representation),
-                "trees" if score.method == "boosting" else score.method,
-                str(score.classes),
-                *(f"{score.accuracy[split]:.3f}" for split in splits),
-                _interval(score.accuracy_interval),
-                f"{score.majority['test']:.3f}",
-            )
-        console.print(table)
-    counts = ", ".join(
-        f"{split} {result.models[split]} models / {states} states"
-        for split, states in result.states.items()
-    )
-    left_out = ", ".join(f"{count} {reason}" for reason, count in result.left_out.items())
-    not_scored = ", ".join(f"{target} ({why})" for target, why in result.not_scored.items())
-    for line in (counts, f"left out: {left_out}", f"not scored: {not_scored or 'none'}"):
-        console.print(line, style="dim")
-    if result.models["test"] < 30:
-        console.print(
-            f"{result.models['test']} test models are too few to compare with published numbers"
-        )
-
-
-def _interval(bounds: tuple[float, float]) -> str:
-    low, high = bounds
-    return "-" if low != low else f"{low:.3f} to {high:.3f}"
+    for table in results:
+        shown = Table(title=Text(table.title))
+        for title, numeric in zip(table.columns, table.numeric, strict=True):
+            justify: JustifyMethod = "right" if numeric else "left"
+            shown.add_column(Text(title), justify=justify, overflow="fold")
+        for row in table.rows:
+            shown.add_row(*map(Text, row))
+        console.print(shown)
+        for note in table.notes:
+            print(note)
 
 
 @app.command()
@@ -635,36 +599,9 @@ def verify(
         print(json.dumps(_finite(entries), indent=1))
     elif not quiet:
         for audit in audits:
-            _print_audit(audit)
+            _print_tables(audit.tables())
     if not all(audit.good for audit in audits):
         raise typer.Exit(1)
-
-
-def _print_audit(audit: Any) -> None:
-    console = _console()
-    table = Table(title=f"{audit.zoo}: {audit.models:,} models, {audit.states:,} states")
-    table.add_column("check")
-    table.add_column("looked at", justify="right")
-    table.add_column("wrong", justify="right")
-    table.add_column("note", overflow="fold")
-    for check in audit.checks:
-        style = "red" if check.wrong or check.undone else None
-        wrong = "-" if check.undone and not check.wrong else f"{check.wrong:,}"
-        table.add_row(check.name, f"{check.checked:,}", wrong, escape(check.note), style=style)
-    console.print(table)
-    if audit.evaluated:
-        exactness = "to the bit" if audit.to_the_bit else "to one image"
-        console.print(
-            f"{audit.evaluated:,} states evaluated by {audit.engine} (made by "
-            f"{audit.recorded_engine}), compared {exactness}",
-            style="dim",
-        )
-    for check in audit.checks:
-        for offender in check.offenders:
-            print(f"{check.name}: {offender}")
-        if check.wrong > len(check.offenders):
-            print(f"{check.name}: and {check.wrong - len(check.offenders):,} more")
-    print("good" if audit.good else "NOT GOOD")
 
 
 @app.command()

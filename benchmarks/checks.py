@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,7 +11,7 @@ from ..builders.catalog import ZOOS, twin_name
 from ..builders.model_file import ModelFile
 from ..builders.splits import SHARES, SPLITS, assign_splits
 from ..builders.zoo_directory import ZooDirectory, open_zoo
-from ..errors import FaultyFile, ZooNotFound
+from ..errors import ZooNotFound
 from .split_runs import assigned_in_runs
 from .states import open_stream
 

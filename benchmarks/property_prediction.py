@@ -196,7 +196,7 @@ class Result:
             )
         counts = {"models": self.models, "states": self.states}
         return Table(
-            f"{self.zoo}: used",
+            f"{self.zoo}: rows that were used",
             ("", *SPLITS),
             tuple((what, *(f"{n[split]:,}" for split in SPLITS)) for what, n in counts.items()),
             tuple(notes),
@@ -205,15 +205,13 @@ class Result:
 
 def _from_json(kind: type[_Score], values: Mapping[str, Any]) -> _Score:
     """Return a score whose NaN are null in JSON."""
-
-    def restored(value: Any) -> Any:
+    restored = dict(values)
+    for key, value in values.items():
         if isinstance(value, dict):
-            return {key: math.nan if v is None else v for key, v in value.items()}
-        if isinstance(value, list):
-            return tuple(math.nan if v is None else v for v in value)
-        return value
-
-    return kind(**{key: restored(value) for key, value in values.items()})
+            restored[key] = {name: math.nan if v is None else v for name, v in value.items()}
+        elif isinstance(value, list):
+            restored[key] = tuple(math.nan if v is None else v for v in value)
+    return kind(**restored)
 
 
 def _method(score: Score | ClassScore) -> str:

@@ -6,7 +6,7 @@ import math
 import re
 from dataclasses import dataclass
 
-_NUMBERS = re.compile(r"[-±%\d.,()\[\] ]*")
+_NUMBERS = re.compile(r"[-±%/\d.,()\[\] ]*")
 
 
 @dataclass(frozen=True)

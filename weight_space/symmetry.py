@@ -15,7 +15,7 @@ int64 [units]: unit i of the result is unit `order[i]` of the argument.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,16 +23,13 @@ from numpy.typing import NDArray
 from ..builders.layout import Layout
 from ..errors import InvalidArgument
 
+if TYPE_CHECKING:
+    import torch
+
 Permutation = Mapping[str, NDArray[np.int64]]
 
 
-class Indexable(Protocol):
-    """A numpy array or torch tensor."""
-
-    def __getitem__(self, index: Any, /) -> Any: ...
-
-
-Weights = TypeVar("Weights", bound=Indexable)
+Number = TypeVar("Number", bound=np.generic)
 
 
 def hidden_units(layout: Layout) -> dict[str, int]:
@@ -53,7 +50,15 @@ def random_permutation(layout: Layout, generator: np.random.Generator) -> Permut
     return {name: generator.permutation(units) for name, units in hidden_units(layout).items()}
 
 
-def permute(weights: Weights, layout: Layout, permutation: Permutation) -> Weights:
+@overload
+def permute(
+    weights: NDArray[Number], layout: Layout, permutation: Permutation
+) -> NDArray[Number]: ...
+@overload
+def permute(weights: torch.Tensor, layout: Layout, permutation: Permutation) -> torch.Tensor: ...
+def permute(
+    weights: NDArray[Number] | torch.Tensor, layout: Layout, permutation: Permutation
+) -> NDArray[Number] | torch.Tensor:
     """Return weights of the same function with permuted hidden units.
 
     Args:
