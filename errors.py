@@ -65,6 +65,18 @@ class HubFailed(ModelZoosError, OSError):
     """The Hub cannot be reached, or refused a request. The message says in one line what to do."""
 
 
+class SourceNotFound(ModelZoosError, FileNotFoundError):
+    """There is no file or folder to import."""
+
+
+class Unreadable(ModelZoosError, ValueError):
+    """The source of an import, or a part of it, cannot be read.
+
+    The message names the source where all of it is meant. Of a single state, trial or checkpoint it
+    is the reason alone, as import_report.json has it.
+    """
+
+
 class DownloadFailed(ModelZoosError, OSError):
     """A file cannot be downloaded. What has arrived is kept, and the next call resumes there."""
 

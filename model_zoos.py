@@ -46,30 +46,34 @@ from model_zoos.errors import ZooNotFound as ZooNotFound
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Callable
 
     import torch
 
+    from model_zoos.builders.zoo_directory import ZooDirectory
+    from model_zoos.generation.generate import Publisher
     from model_zoos.generation.images import ImageData, ImageSource
+    from model_zoos.generation.job import Progress, Summary
+    from model_zoos.generation.options import TrainOptions, TwinOptions
 
 __version__ = "0.1.0"
 __all__ = [
     "Zoo",
     "create_zoo",
     "errors",
+    "generate",
     "instantiate",
     "layer",
     "layout_of",
     "list_zoos",
     "load_images",
     "open_zoo",
+    "sparsify",
     "weights",
     "zoo_spec",
 ]
 
 get_zoo = zoo_spec
-
-
-# --- Public functions -----------------------------------------------------------------------------
 
 
 def instantiate(row: Mapping[str, object]) -> torch.nn.Module:
@@ -122,6 +126,79 @@ def load_images(
         download=download,
         allow_unverified=allow_unverified,
         progress=progress,
+    )
+
+
+def generate(
+    zoo: Zoo,
+    root: str | os.PathLike[str],
+    images: ImageData,
+    *,
+    models: int | None = None,
+    options: TrainOptions | None = None,
+    publisher: Publisher | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Summary:
+    """Train a zoo into `<root>/<zoo>/`, or resume its training.
+
+    Args:
+        zoo: specification of the zoo: `zoo_spec(name)`, or `Zoo.from_json` for one of your own.
+        root: folder of all zoos.
+        images: the images that `zoo.images` names; see `load_images`.
+        models: number of models, the first of the zoo; all by default.
+        options: engine, threads, device and more (generation.options); automatic by default.
+        publisher: uploads finished models while others train.
+        on_progress: called after each piece of work.
+
+    Example:
+        >>> zoo = model_zoos.zoo_spec("digits_cnn_s")
+        >>> model_zoos.generate(zoo, "zoos", model_zoos.load_images("digits"))  # doctest: +SKIP
+    """
+    from model_zoos.generation import generate as training
+    from model_zoos.generation.options import TrainOptions
+
+    return training.generate(
+        zoo,
+        root,
+        images,
+        models=models,
+        options=options or TrainOptions(),
+        publisher=publisher,
+        on_progress=on_progress,
+    )
+
+
+def sparsify(
+    parents: ZooDirectory,
+    root: str | os.PathLike[str],
+    images: ImageData,
+    *,
+    models: int | None = None,
+    twins: TwinOptions | None = None,
+    options: TrainOptions | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Summary:
+    """Train sparse twins of a zoo's models, or resume their training.
+
+    Args:
+        parents: the dense zoo, generated or imported; see `open_zoo`.
+        root: folder of all zoos.
+        images: the images that the parents were trained on; see `load_images`.
+        models: number of parents, the first of the zoo; all by default.
+        twins: method, levels, epochs and seed (generation.options); variational dropout by default.
+        options, on_progress: as in `generate`.
+    """
+    from model_zoos.generation import sparsify as training
+    from model_zoos.generation.options import TrainOptions, TwinOptions
+
+    return training.sparsify(
+        parents,
+        root,
+        images,
+        models=models,
+        twins=twins or TwinOptions(),
+        options=options or TrainOptions(),
+        on_progress=on_progress,
     )
 
 

@@ -95,7 +95,8 @@ class Audit:
         title = f"{self.zoo}: {self.models:,} models, {self.states:,} states"
         columns = ("check", "looked at", "wrong", "note")
         notes.append("good" if self.good else "NOT GOOD")
-        return [Table(title, columns, tuple(rows), tuple(notes))]
+        marked = tuple(i for i, check in enumerate(self.checks) if check.wrong or check.undone)
+        return [Table(title, columns, tuple(rows), tuple(notes), marked)]
 
 
 def audit_zoo(
@@ -136,23 +137,22 @@ def audit_zoo(
     for check in CHECKS:
         check(zoo, findings)
     for metric in ("accuracy", "loss"):
-        findings.see(metric, 0)
+        findings[metric].see(0)
         if not len(chosen):
-            findings.note(metric, "not asked for (0 states)")
+            findings[metric].remark("not asked for (0 states)")
     evaluator = None
     if len(chosen):
         if has_penalised_losses(directory):
-            findings.note("loss", "not compared: those of imported twins hold the divergence too")
+            findings["loss"].remark("not compared: those of imported twins hold the divergence too")
         try:
             images = zoo_images(directory, images, images_dir, download)
         except (ImageFilesError, ValueError) as error:
             for metric in ("accuracy", "loss"):
-                findings.undone(metric, f"not checked: {error}")
+                findings[metric].remark(f"not checked: {error}", undone=True)
         else:
             evaluator = Evaluator(directory, images, threads)
             if recorded_digest(directory) is None:
-                findings.note(
-                    "accuracy",
+                findings["accuracy"].remark(
                     "zoo.json has no digest of the images: if most states are wrong, the models "
                     "may have seen others",
                 )
@@ -165,7 +165,7 @@ def audit_zoo(
         engine=evaluator.engine if evaluator else None,
         recorded_engine=directory.info.get("engine"),
         to_the_bit=evaluator.to_the_bit if evaluator else False,
-        checks=findings.checks(),
+        checks=list(findings.values()),
     )
 
 
@@ -211,39 +211,37 @@ def _check_weights(
     for slot in layout.slots:
         no_bias[slot.slice] = not slot.name.endswith(".bias")
     for name in ("finite", "duplicates"):
-        findings.see(name, 0)
+        findings[name].see(0)
     rows_of: dict[tuple[int, bytes], int] = {}
     diverged = unknown = row = 0
     for key, vector in _weights(zoo.directory):
         if row == len(states) or key != (states.model_id[row], states.epoch[row]):
             raise _changed(zoo.directory)
-        findings.see("finite")
+        findings["finite"].see()
         loss, epoch = states.metrics["test_loss"][row], states.epoch[row]
         lost = loss is None or not np.isfinite(loss)
         if not np.isfinite(vector).all():
             diverged += lost
             if not lost:
-                findings.wrong(
-                    "finite",
+                findings["finite"].fail(
                     f"{states.title(row)}: {int((~np.isfinite(vector)).sum())} weights are NaN or "
                     f"infinite, but its test_loss is {loss:.4f}",
                 )
         elif epoch > 0:
-            findings.see("duplicates")
+            findings["duplicates"].see()
             digest = hashlib.blake2b(vector.tobytes(), digest_size=16).digest()
             other = rows_of.setdefault((epoch, digest), row)
             if other != row:
-                findings.wrong(
-                    "duplicates",
+                findings["duplicates"].fail(
                     f"{states.title(row)}: has the weights of {states.model_id[other]}",
                 )
         init = states.init[row]
         if drawn and epoch == 0 and init in INITS:
-            findings.see("first weights")
+            findings["first weights"].see()
             first, _ = initial_weights(layout, init, states.seed[row])
             if vector.tobytes() != first.tobytes():
-                findings.wrong(
-                    "first weights", f"{states.title(row)}: are not those that its seed gives"
+                findings["first weights"].fail(
+                    f"{states.title(row)}: are not those that its seed gives"
                 )
         _check_sparsity(states, row, vector[no_bias] if twins else None, findings)
         activation = states.activation[row]
@@ -262,9 +260,11 @@ def _check_weights(
     if evaluator is not None:
         _compare(states, evaluator.finish(), evaluator, findings)
     if diverged:
-        findings.note("finite", f"{diverged} states of diverged models, whose loss is NaN too")
+        findings["finite"].remark(f"{diverged} states of diverged models, whose loss is NaN too")
     if unknown:
-        findings.undone("accuracy", f"{unknown} states not checked: their activation is not known")
+        findings["accuracy"].remark(
+            f"{unknown} states not checked: their activation is not known", undone=True
+        )
 
 
 def _weights(directory: ZooDirectory) -> Iterator[tuple[tuple[str, int], NDArray[np.float32]]]:
@@ -294,14 +294,13 @@ def _check_sparsity(
     recorded = states.metrics["sparsity"][row]
     if weights is None:
         if recorded is not None:
-            findings.see("sparsity")
-            findings.wrong("sparsity", f"{states.title(row)}: has one, but is no twin")
+            findings["sparsity"].see()
+            findings["sparsity"].fail(f"{states.title(row)}: has one, but is no twin")
         return
-    findings.see("sparsity")
+    findings["sparsity"].see()
     share = float((weights == 0).mean())
     if recorded is None or abs(recorded - share) > 1e-6:
-        findings.wrong(
-            "sparsity",
+        findings["sparsity"].fail(
             f"{states.title(row)}: recorded {recorded}, of its weights {share:.6f} are 0",
         )
 
@@ -321,20 +320,18 @@ def _compare(
     for one in found:
         recorded = states.metrics[f"{one.metrics}_acc"][one.row]
         assert recorded is not None
-        findings.see("accuracy")
+        findings["accuracy"].see()
         if not evaluator.agrees_in_accuracy(one, recorded):
-            findings.wrong(
-                "accuracy",
+            findings["accuracy"].fail(
                 f"{states.title(one.row)}: {one.metrics}_acc is recorded as {recorded:.4f}, "
                 f"evaluated {one.accuracy:.4f}",
             )
         recorded = states.metrics[f"{one.metrics}_loss"][one.row]
         if recorded is None or not evaluator.compares_losses:
             continue
-        findings.see("loss")
+        findings["loss"].see()
         if not evaluator.agrees_in_loss(one, recorded):
-            findings.wrong(
-                "loss",
+            findings["loss"].fail(
                 f"{states.title(one.row)}: {one.metrics}_loss is recorded as {recorded:.9g}, "
                 f"evaluated {np.float32(one.loss):.9g}",
             )

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from ..builders.catalog import ZOOS, twin_name
 from ..builders.model_file import ModelFile
@@ -21,7 +22,7 @@ _SHOWN = 10
 METRICS = ("train_loss", "train_acc", "val_loss", "val_acc", "test_loss", "test_acc", "sparsity")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Check:
     """What was found about one thing.
 
@@ -35,53 +36,32 @@ class Check:
     """
 
     name: str
-    checked: int
+    checked: int = 0
     wrong: int = 0
     offenders: tuple[str, ...] = ()
     note: str = ""
     undone: bool = False
 
+    def see(self, count: int = 1) -> None:
+        """Count things that are looked at."""
+        self.checked += count
 
-class Findings:
-    """Collects what the checks find."""
+    def fail(self, offender: str) -> None:
+        """Count one wrong thing, described in words."""
+        self.wrong += 1
+        self.offenders = (*self.offenders, offender)[:_SHOWN]
 
-    def __init__(self) -> None:
-        self._checked: dict[str, int] = {}
-        self._wrong: dict[str, list[str]] = defaultdict(list)
-        self._notes: dict[str, list[str]] = defaultdict(list)
-        self._undone: set[str] = set()
+    def remark(self, text: str, undone: bool = False) -> None:
+        """Add to the note, which may say that the check could not be made."""
+        self.note = f"{self.note}; {text}" if self.note else text
+        self.undone |= undone
 
-    def see(self, name: str, count: int = 1) -> None:
-        """Count things that a check looks at; with 0, only list the check."""
-        self._checked[name] = self._checked.get(name, 0) + count
 
-    def wrong(self, name: str, offender: str) -> None:
-        """Record one wrong thing, in words."""
-        self._wrong[name].append(offender)
+class Findings(dict[str, Check]):
+    """The checks by name, in the order in which they are first named."""
 
-    def note(self, name: str, text: str) -> None:
-        """Add a note to a check."""
-        self.see(name, 0)
-        self._notes[name].append(text)
-
-    def undone(self, name: str, why: str) -> None:
-        """Record that a check cannot be made."""
-        self.note(name, why)
-        self._undone.add(name)
-
-    def checks(self) -> list[Check]:
-        """Return all checks, in the order in which they were first seen."""
-        return [
-            Check(
-                name=name,
-                checked=count,
-                wrong=len(self._wrong[name]),
-                offenders=tuple(self._wrong[name][:_SHOWN]),
-                note="; ".join(self._notes[name]),
-                undone=name in self._undone,
-            )
-            for name, count in self._checked.items()
-        ]
+    def __missing__(self, name: str) -> Check:
+        return self.setdefault(name, Check(name))
 
 
 @dataclass(frozen=True)
@@ -133,7 +113,7 @@ class ZooOnDisk:
     def states(self) -> States:
         """Every state, without weights."""
         names = ("model_id", "parent_model_id", "epoch", "activation", "init", "seed")
-        columns = {name: [] for name in ("split", *names, *METRICS)}
+        columns: dict[str, list[Any]] = {name: [] for name in ("split", *names, *METRICS)}
         streams = open_stream(
             self.directory.zoo.name, self.directory.path.parent, [*names, *METRICS]
         )
@@ -151,30 +131,30 @@ class ZooOnDisk:
 
 def check_files(zoo: ZooOnDisk, findings: Findings) -> None:
     """Every model file is readable, and its model has a split."""
-    findings.see("files", len(zoo.good) + len(zoo.faulty))
+    findings["files"].see(len(zoo.good) + len(zoo.faulty))
     for error in zoo.faulty:
-        findings.wrong("files", str(error))
+        findings["files"].fail(str(error))
     present = {file.model_id for file in zoo.good}
     for model in sorted(present - set(zoo.splits)):
-        findings.wrong("files", f"{model}: splits.json has no split for it")
+        findings["files"].fail(f"{model}: splits.json has no split for it")
     freed = zoo.directory.published().freed
     if absent := len(set(zoo.splits) - present - freed):
-        findings.note("files", f"{absent} models of splits.json have no (readable) file")
+        findings["files"].remark(f"{absent} models of splits.json have no (readable) file")
 
 
 def check_layout(zoo: ZooOnDisk, findings: Findings) -> None:
     """zoo.json has the layout of its architecture, and the specification that the catalog has."""
     found = zoo.directory.zoo
-    findings.see("layout")
+    findings["layout"].see()
     if zoo.directory.info.get("layout") != found.layout.to_json():
-        findings.wrong(
-            "layout", "zoo.json: the tensors of `layout` are not those of its architecture"
+        findings["layout"].fail(
+            "zoo.json: the tensors of `layout` are not those of its architecture"
         )
     if found.name in ZOOS:
         for key in ("image_dataset", "images", "architecture", "variant", "channels", "classes"):
             here, there = getattr(found, key), getattr(ZOOS[found.name], key)
             if here != there:
-                findings.wrong("layout", f"zoo.json: {key} is {here!r}, in the catalog {there!r}")
+                findings["layout"].fail(f"zoo.json: {key} is {here!r}, in the catalog {there!r}")
 
 
 def check_ids(zoo: ZooOnDisk, findings: Findings) -> None:
@@ -182,9 +162,9 @@ def check_ids(zoo: ZooOnDisk, findings: Findings) -> None:
     states = zoo.states
     seen: set[tuple[str, int]] = set()
     for row, key in enumerate(zip(states.model_id, states.epoch, strict=True)):
-        findings.see("ids")
+        findings["ids"].see()
         if key in seen:
-            findings.wrong("ids", f"{states.title(row)}: there are two of it")
+            findings["ids"].fail(f"{states.title(row)}: there are two of it")
         seen.add(key)
     if not zoo.generated or zoo.directory.parent_zoo is not None:
         return
@@ -192,9 +172,9 @@ def check_ids(zoo: ZooOnDisk, findings: Findings) -> None:
     for file in zoo.good:
         model = known.get(file.model_id)
         if model is None:
-            findings.wrong("ids", f"{file.model_id}: no model of this zoo has this id")
+            findings["ids"].fail(f"{file.model_id}: no model of this zoo has this id")
         elif dict(file.hyperparameters) != model.hyperparameters():
-            findings.wrong("ids", f"{file.model_id}: its hyperparameters have another id")
+            findings["ids"].fail(f"{file.model_id}: its hyperparameters have another id")
 
 
 def check_epochs(zoo: ZooOnDisk, findings: Findings) -> None:
@@ -206,39 +186,39 @@ def check_epochs(zoo: ZooOnDisk, findings: Findings) -> None:
     complete = set(range(0 if found.keeps_epoch_0 else 1, found.epochs + 1))
     partial = 0
     for model, present in epochs.items():
-        findings.see("epochs")
+        findings["epochs"].see()
         if outside := present - set(range(found.epochs + 1)):
-            findings.wrong(
-                "epochs", f"{model}: has epoch {max(outside)}, the zoo has {found.epochs}"
+            findings["epochs"].fail(
+                f"{model}: has epoch {max(outside)}, the zoo has {found.epochs}"
             )
         elif missing := complete - present:
             if zoo.generated:
-                findings.wrong("epochs", f"{model}: lacks epoch {min(missing)}")
+                findings["epochs"].fail(f"{model}: lacks epoch {min(missing)}")
             else:
                 partial += 1
     if partial:  # import_report.json names what an import left out
-        findings.note("epochs", f"{partial} models lack some, as their source may")
+        findings["epochs"].remark(f"{partial} models lack some, as their source may")
 
 
 def check_splits(zoo: ZooOnDisk, findings: Findings) -> None:
     """Each model lies in one split; the shares, and where possible the splits, are as assigned."""
     directory, splits = zoo.directory, zoo.splits
-    findings.see("splits", len(splits))
+    findings["splits"].see(len(splits))
     found: dict[str, str] = {}
     for model, split in zip(zoo.states.model_id, zoo.states.split, strict=True):
         if found.setdefault(model, split) != split:
-            findings.wrong("splits", f"{model}: has states in {found[model]} and in {split}")
+            findings["splits"].fail(f"{model}: has states in {found[model]} and in {split}")
     if directory.parent_zoo is not None:
         return  # a twin lies in its parent's split, which `check_parents` compares
     source = directory.info.get("source") or {}
     if str(source.get("file", "")).endswith((".pt", ".pth")):
-        findings.note("splits", "those of the original file: nothing to compute them from")
+        findings["splits"].remark("those of the original file: nothing to compute them from")
         return
     counts = {split: list(splits.values()).count(split) for split in SPLITS}
     for split, share in SHARES.items():
         if abs(counts[split] - share * len(splits)) > 1 + 1e-9:
-            findings.wrong(
-                "splits", f"{counts[split]} of {len(splits)} models are {split}, not {share:.0%}"
+            findings["splits"].fail(
+                f"{counts[split]} of {len(splits)} models are {split}, not {share:.0%}"
             )
     right = None
     if zoo.generated:
@@ -248,12 +228,11 @@ def check_splits(zoo: ZooOnDisk, findings: Findings) -> None:
     elif source and not (directory.path.parent / twin_name(directory.zoo.name)).exists():
         right = splits == assign_splits({}, splits)
     if right is None:
-        findings.note("splits", "shares only: nothing says in which order they were assigned")
+        findings["splits"].remark("shares only: nothing says in which order they were assigned")
     elif not right:
         expected = assign_splits({}, splits)
         others = [model for model in splits if splits[model] != expected[model]]
-        findings.wrong(
-            "splits",
+        findings["splits"].fail(
             f"not those that the models' ids give: against one run {len(others)} differ, first "
             f"{others[0]}, which is {splits[others[0]]}, expected {expected[others[0]]}",
         )
@@ -266,31 +245,30 @@ def check_parents(zoo: ZooOnDisk, findings: Findings) -> None:
     if dense is None:
         for model, parent in parents.items():
             if parent is not None:
-                findings.see("parents")
-                findings.wrong("parents", f"{model}: has a parent, but this is no zoo of twins")
+                findings["parents"].see()
+                findings["parents"].fail(f"{model}: has a parent, but this is no zoo of twins")
         return
-    findings.see("parents", len(parents))
+    findings["parents"].see(len(parents))
     try:
         dense_directory = open_zoo(zoo.directory.path.parent, dense)
     except ZooNotFound:
-        findings.note("parents", f"{dense} is not here: parents and their splits are not checked")
+        findings["parents"].remark(f"{dense} is not here: parents and their splits are not checked")
         dense_directory = None
     dense_splits: Mapping[str, str] = {}
-    present: Mapping[str, ModelFile] = {}
+    present: dict[str | None, ModelFile] = {}
     if dense_directory is not None:
         dense_splits = dense_directory.splits()
         # Where a model has a file for each state, the last one stays.
         present = {file.model_id: file for file in dense_directory.scan()[0]}
     for model, parent in parents.items():
         if parent is None:
-            findings.wrong("parents", f"{model}: has no parent")
+            findings["parents"].fail(f"{model}: has no parent")
         elif dense_directory is None:
             continue
         elif parent not in present:
-            findings.wrong("parents", f"{model}: its parent {parent} is not in {dense}")
+            findings["parents"].fail(f"{model}: its parent {parent} is not in {dense}")
         elif zoo.splits[model] != dense_splits.get(parent):
-            findings.wrong(
-                "parents",
+            findings["parents"].fail(
                 f"{model}: lies in {zoo.splits[model]}, its parent in {dense_splits.get(parent)}",
             )
     if "sparsification" in zoo.directory.info:
@@ -309,18 +287,16 @@ def _check_twin(
         expected["seed"] = seed
     for name, value in twin.hyperparameters.items():
         if value != expected.get(name):
-            findings.wrong(
-                "parents",
+            findings["parents"].fail(
                 f"{twin.model_id}: its {name} is {value!r}, as a twin of {parent.model_id} it "
                 f"would be {expected.get(name)!r}",
             )
     if twin.epochs[0] != 0:
         return
-    findings.see("first weights")
+    findings["first weights"].see()
     first, last = twin.weights([0])[0], parent.weights([len(parent.epochs) - 1])[0]
     if other := int(((first != 0) & (first != last)).sum()):
-        findings.wrong(
-            "first weights",
+        findings["first weights"].fail(
             f"{twin.model_id} epoch 0: {other} weights are neither 0 nor the last ones of its "
             f"parent {parent.model_id}",
         )

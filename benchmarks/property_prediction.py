@@ -19,11 +19,10 @@ Rows are sorted by model and epoch first, so results do not depend on the order 
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from datasets import DatasetDict, load_dataset
@@ -69,8 +68,6 @@ weight_threshold)."""
 
 FEW_MODELS = 30
 """With fewer models in test, scores are too uncertain to compare with those of papers."""
-
-_Score = TypeVar("_Score", "Score", "ClassScore")
 
 
 @dataclass(frozen=True)
@@ -146,9 +143,9 @@ class Result:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Result:
-        """Return the result that `model-zoos benchmark` has written as JSON."""
-        scores = [_from_json(Score, score) for score in values["scores"]]
-        class_scores = [_from_json(ClassScore, score) for score in values["class_scores"]]
+        """Return the result that `model-zoos benchmark` wrote as JSON, with None for each NaN."""
+        scores = [Score(**score) for score in values["scores"]]
+        class_scores = [ClassScore(**score) for score in values["class_scores"]]
         return cls(**{**values, "scores": scores, "class_scores": class_scores})
 
     def tables(self) -> list[Table]:
@@ -201,17 +198,6 @@ class Result:
             tuple((what, *(f"{n[split]:,}" for split in SPLITS)) for what, n in counts.items()),
             tuple(notes),
         )
-
-
-def _from_json(kind: type[_Score], values: Mapping[str, Any]) -> _Score:
-    """Return a score whose NaN are null in JSON."""
-    restored = dict(values)
-    for key, value in values.items():
-        if isinstance(value, dict):
-            restored[key] = {name: math.nan if v is None else v for name, v in value.items()}
-        elif isinstance(value, list):
-            restored[key] = tuple(math.nan if v is None else v for v in value)
-    return kind(**restored)
 
 
 def _method(score: Score | ClassScore) -> str:

@@ -18,12 +18,14 @@ class Table:
         columns: titles of the columns.
         rows: cells of each row, one for each column.
         notes: sentences that belong to the table.
+        marked: numbers of rows that report something wrong.
     """
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     notes: tuple[str, ...] = ()
+    marked: tuple[int, ...] = ()
 
     @property
     def numeric(self) -> tuple[bool, ...]:
@@ -48,5 +50,6 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def interval(bounds: tuple[float, float]) -> str:
-    """Return an interval as "[low, high]", and "-" for an unknown one."""
-    return "-" if math.isnan(bounds[0]) else f"[{number(bounds[0])}, {number(bounds[1])}]"
+    """Return an interval as "[low, high]", and "-" for an unknown one (NaN or None)."""
+    low, high = map(number, bounds)
+    return "-" if low == "-" else f"[{low}, {high}]"

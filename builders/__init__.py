@@ -1,1 +1,1 @@
-"""From a zoo to a data set: catalog, layouts, the on-disk form, columns, splits."""
+"""A zoo as data: its architecture, specification, files on disk and rows. Imports no torch."""

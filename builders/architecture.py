@@ -54,6 +54,8 @@ class Architecture:
         engines: names of the engines that can train it, the default first.
         schedulers: learning rate schedules that its models can have; None is a constant rate.
         original_class: name of its class in the paper's code.
+        file_words: words for it in the names of the paper's preprocessed files; "" where a name
+            without a word means it.
         always_dropout: whether that class holds Dropout modules even at rate 0, which shifts the
             indices in its state_dict.
         keeps_epoch_0: whether its zoos hold the untrained models.
@@ -75,6 +77,7 @@ class Architecture:
     engines: tuple[str, ...] = ("lanes", "batched", "reference")
     schedulers: tuple[str | None, ...] = (None,)
     original_class: str | None = None
+    file_words: tuple[str, ...] = ()
     always_dropout: bool = False
     keeps_epoch_0: bool = True
     file_per_state: bool = False
@@ -179,6 +182,7 @@ _ALL = (
         title="CNN-s",
         image_size=28,
         original_class="CNN",
+        file_words=("small", ""),
         layers=(
             Layer("conv1", 8, kernel=5, pool=True, dropout=True),
             Layer("conv2", 6, kernel=5, pool=True, dropout=True),
@@ -192,6 +196,7 @@ _ALL = (
         title="CNN-l",
         image_size=32,
         original_class="CNN3",
+        file_words=("large",),
         always_dropout=True,
         layers=(
             Layer("conv1", 16, kernel=3, pool=True, dropout=True),

@@ -12,7 +12,7 @@ import hashlib
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -20,10 +20,17 @@ from typing import Any
 from .architecture import find_architecture
 from .layout import Layout, make_layout
 
-ACTIVATIONS = {"tanh": "Tanh", "relu": "ReLU", "sigmoid": "Sigmoid", "gelu": "GELU"}
-"""Activation functions: the class of torch.nn that each of them is."""
+ACTIVATIONS = {
+    "tanh": "Tanh",
+    "relu": "ReLU",
+    "sigmoid": "Sigmoid",
+    "gelu": "GELU",
+    "selu": "SELU",
+}
+"""Activation -> its class in torch.nn."""
 
 INITS = ("uniform", "normal", "kaiming_uniform", "kaiming_normal")
+"""Initialisations, which are functions of torch.nn.init."""
 
 OPTIMIZERS = ("adam", "sgd")
 
@@ -44,7 +51,7 @@ Grid = tuple[tuple[str, tuple[Any, ...]], ...]
 Check = tuple[Callable[[Any], bool], str]
 
 
-def _one_of(names: Sequence[str]) -> Check:
+def _one_of(names: Collection[str]) -> Check:
     return (lambda value: value in names), f"one of {', '.join(names)}"
 
 

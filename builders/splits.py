@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping
 
 SPLITS: tuple[str, ...] = ("train", "validation", "test")
 SHARES = {"train": 0.70, "validation": 0.15, "test": 0.15}
+METRIC_OF_SPLIT = {"train": "train", "validation": "val", "test": "test"}
+"""Split of the images -> prefix of its metrics, as in "val_loss"."""
 
 
 def assign_splits(existing: Mapping[str, str], model_ids: Iterable[str]) -> dict[str, str]:

@@ -19,11 +19,6 @@ from ..builders import specification
 from ..builders.layout import Layout
 from ..errors import InvalidArgument
 
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    name: getattr(nn, kind) for name, kind in specification.ACTIVATIONS.items()
-}
-"""Makes the module of each activation."""
-
 INITS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     name: getattr(nn.init, f"{name}_") for name in specification.INITS
 }
@@ -38,7 +33,7 @@ def build(layout: Layout, activation: str, dropout: float = 0.0) -> nn.Module:
 
     Args:
         layout: names the architecture, input channels and classes.
-        activation: key of `ACTIVATIONS`; ResNet-18 is always relu.
+        activation: key of specification.ACTIVATIONS; ResNet-18 is always relu.
         dropout: rate; as in the original's CNN a Dropout module is there only where it is > 0
             (at rate 0 it would draw nothing and change nothing).
 
@@ -48,8 +43,7 @@ def build(layout: Layout, activation: str, dropout: float = 0.0) -> nn.Module:
     Raises:
         InvalidArgument: unknown activation, or a dropout rate outside [0, 1).
     """
-    if activation not in ACTIVATIONS:
-        raise InvalidArgument(f"unknown activation {activation!r}; known: {', '.join(ACTIVATIONS)}")
+    make_activation(activation)  # refuses an unknown one
     if not 0 <= dropout < 1:
         raise InvalidArgument(f"dropout must lie in [0, 1), found {dropout}")
     if not layout.architecture.layers:
@@ -66,7 +60,7 @@ def build(layout: Layout, activation: str, dropout: float = 0.0) -> nn.Module:
         if layer.pool:
             modules[f"pool{number}"] = nn.MaxPool2d(2)
         if layer.activation:
-            modules[f"act{number}"] = ACTIVATIONS[activation]()
+            modules[f"act{number}"] = make_activation(activation)
         if layer.dropout and dropout > 0:
             modules[f"drop{number}"] = nn.Dropout(dropout)
     return nn.Sequential(modules)
@@ -91,6 +85,19 @@ def instantiate(
     # Buffers that are not among the weights (num_batches_tracked) keep their zeros.
     module.load_state_dict(layout.to_state_dict(vector), strict=False)
     return module.eval()
+
+
+def make_activation(name: str) -> nn.Module:
+    """The module of an activation of specification.ACTIVATIONS.
+
+    Raises:
+        InvalidArgument: an unknown activation.
+    """
+    if name not in specification.ACTIVATIONS:
+        known = ", ".join(specification.ACTIVATIONS)
+        raise InvalidArgument(f"unknown activation {name!r}; known: {known}")
+    module: nn.Module = getattr(nn, specification.ACTIVATIONS[name])()
+    return module
 
 
 def initialise(module: nn.Module, init: str) -> None:

@@ -1,4 +1,4 @@
-"""What every test needs: a cache of its own, no network, and a small zoo really trained."""
+"""What every test needs: its own cache, no network, and a small trained zoo."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import signal
 import tempfile
 
-# Before datasets is imported: it reads these once.
+# Set before datasets is imported, which reads these once.
 _CACHE = tempfile.TemporaryDirectory(prefix="model-zoos-tests-")
 os.environ["HF_HOME"] = _CACHE.name
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -15,7 +15,7 @@ for name in ("MODEL_ZOOS_HOME", "MODEL_ZOOS_IMAGES", "MODEL_ZOOS_REPO"):
 if "MODEL_ZOOS_SHARED" in os.environ:
     os.environ["MODEL_ZOOS_SHARED"] = os.path.abspath(os.environ["MODEL_ZOOS_SHARED"])
 
-# Tests press Ctrl-C, to which programs that a shell starts in the background are deaf.
+# Tests send SIGINT, which programs ignore that a shell has started in the background.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -13,7 +13,6 @@ import os
 import re
 import shlex
 import sys
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -119,11 +118,11 @@ def _run_command(command: list[str]) -> None:
 
 @contextmanager
 def _inside(folder: Path) -> Iterator[None]:
-    """The working directory, arguments, module path and warnings of a process of its own."""
-    before = Path.cwd(), sys.argv, list(sys.path), warnings.formatwarning
+    """The working directory, arguments and module path of a process of its own."""
+    before = Path.cwd(), sys.argv, list(sys.path)
     os.chdir(folder)
     try:
         yield
     finally:
         os.chdir(before[0])
-        _, sys.argv, sys.path[:], warnings.formatwarning = before
+        _, sys.argv, sys.path[:] = before

@@ -1,15 +1,15 @@
-"""A Hub on loopback: enough of its HTTP API for unmodified clients.
+"""A Hub on the loopback interface: enough of its HTTP API for unmodified clients.
 
-huggingface_hub 1 and 2 and datasets 4 and 5 create repositories, upload (preupload, LFS batch,
-commit), list and read files from it when HF_ENDPOINT names its address and HF_HUB_DISABLE_XET=1.
-The calls and fields are those that these clients make and read (huggingface_hub: hf_api.py,
-_commit_api.py, lfs.py, file_download.py; https://huggingface.co/docs/hub/api). Data set
-repositories only. Like the Hub's, an LFS file is answered with a redirect to its object.
+With HF_ENDPOINT set to its address and HF_HUB_DISABLE_XET=1, huggingface_hub 1 and 2 and datasets 4
+and 5 create repositories, upload (preupload, LFS batch, commit), list and read files. It implements
+the calls and fields that these clients use (huggingface_hub: hf_api.py, _commit_api.py, lfs.py,
+file_download.py; https://huggingface.co/docs/hub/api), for data set repositories only. As on the
+Hub, the answer to a request for an LFS file is a redirect to its object.
 
-What a test against it cannot prove: Xet (chunks, deduplication, its own tokens and servers; this
-server offers plain LFS), multipart uploads, permissions of organisations and fine-grained tokens
-(a token here may read, write or nothing, everywhere), gated repositories, rate limits, how the
-Hub checks commits and the metadata of a card (here: it must be YAML), and the viewer.
+A test with this server proves nothing about Xet (chunks, deduplication, its own tokens and servers;
+this server offers plain LFS), multipart uploads, permissions of organisations and fine-grained
+tokens (a token here may read, write or nothing, everywhere), gated repositories, rate limits, how
+the Hub checks commits and the metadata of a card (here: it must be YAML), and the viewer.
 """
 
 from __future__ import annotations
@@ -38,16 +38,20 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 import yaml
 
 WRITER, READER = "hf_writerwriterwriter", "hf_readerreaderreader"
-"""Tokens for a Hub of tests."""
+"""Tokens that tests use."""
 
 LFS_ENDINGS = (".parquet", ".safetensors", ".png", ".bin")
 LFS_SIZE = 10 << 20
-"""Other files of at least this size are kept as LFS too, as on the Hub."""
+"""Minimum size from which other files are stored as LFS too, as on the Hub."""
+
+
+Reply = tuple[int, dict[str, str], bytes]
+"""Status, headers and body of an answer."""
 
 
 @dataclass(frozen=True)
 class Blob:
-    """A file's content: in memory, or a file of the object store with its SHA-256 (LFS)."""
+    """The content of a file: bytes in memory, or (LFS) the SHA-256 of an object in the store."""
 
     content: bytes | None
     sha256: str | None
@@ -55,20 +59,20 @@ class Blob:
 
     @cached_property
     def pointer(self) -> bytes:
-        """What git holds of an LFS file."""
+        """The pointer that git stores in place of an LFS file."""
         text = f"oid sha256:{self.sha256}\nsize {self.size}\n"
         return b"version https://git-lfs.github.com/spec/v1\n" + text.encode()
 
     @cached_property
     def oid(self) -> str:
-        """Of the git blob."""
+        """Id of the git blob."""
         content = self.pointer if self.content is None else self.content
         return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
 @dataclass
 class Repo:
-    """Commits (id -> path -> blob) and what the branches point at."""
+    """A repository: commits (id -> path -> blob), and the commit of each branch."""
 
     private: bool = False
     commits: dict[str, dict[str, Blob]] = field(default_factory=dict)
@@ -90,7 +94,7 @@ class Repo:
 
 @dataclass(frozen=True)
 class Request:
-    """One request as it was answered; bytes are those of the bodies."""
+    """One answered request, with the sizes of both bodies in bytes."""
 
     method: str
     path: str
@@ -100,12 +104,12 @@ class Request:
 
 
 class Hub(ThreadingHTTPServer):
-    """The server; a context manager that serves from a thread.
+    """The server: a context manager that serves from a thread.
 
     Attributes:
-        tokens: token -> "read" or "write"; None lets everybody do everything.
-        page: entries of one page of a listing (1000 on the Hub).
-        requests: every request that was answered, in order.
+        tokens: token -> "read" or "write"; None allows everything to everybody.
+        page: number of entries in a page of a listing (1000 on the Hub).
+        requests: all answered requests, in order.
     """
 
     daemon_threads = True
@@ -131,7 +135,7 @@ class Hub(ThreadingHTTPServer):
 
     @property
     def storage(self) -> str:
-        """Address of the objects: another host than the Hub's, as clients take it for granted."""
+        """Address of the objects: another host than the Hub's, which clients rely on."""
         return f"http://localhost:{self.server_address[1]}"
 
     def __enter__(self) -> Hub:
@@ -151,12 +155,13 @@ class Hub(ThreadingHTTPServer):
 
     @contextlib.contextmanager
     def closing(self, requests: int, where: str = "before") -> Iterator[None]:
-        """Answer so many requests more; at the next, and all later ones, close the connection.
+        """Answer some more requests, then close the connection of every later one.
 
         Args:
-            requests: 0 closes at the next one.
-            where: that one is closed "before" anything is read of it, in the "middle" of its body
-                (of the answer, for GET), or "after" its work is done, before the answer.
+            requests: number of requests that are still answered.
+            where: close the connection of the first one after these "before" it is read, in the
+                "middle" of its body (for GET, of the answer), or "after" its work, without an
+                answer.
         """
         with self.lock:
             self._left, self._where = requests, where
@@ -175,10 +180,10 @@ class Hub(ThreadingHTTPServer):
                 return self._where
             return "before" if self._left < 0 else None
 
-    # --- What a test looks at ---------------------------------------------------------------------
+    # --- For tests --------------------------------------------------------------------------------
 
     def content(self, repo: str, revision: str = "main") -> dict[str, str]:
-        """Path -> id of the git blob."""
+        """Return path -> id of the git blob."""
         found = self.repos[repo]
         return {path: blob.oid for path, blob in found.commits[found.find(revision)].items()}
 
@@ -188,7 +193,7 @@ class Hub(ThreadingHTTPServer):
         return blob.content or self.object(repo, blob.sha256).read_bytes()
 
     def put(self, repo: str, files: dict[str, bytes], message: str = "by hand") -> str:
-        """Commit some files on top of what is there, past the API."""
+        """Commit files on top of the present ones without the API; return the id of the commit."""
         with self.lock:
             found = self.repos.setdefault(repo, Repo())
             blobs = {path: self.store(repo, path, content) for path, content in files.items()}
@@ -196,7 +201,7 @@ class Hub(ThreadingHTTPServer):
             return found.commit({**head, **blobs}, message, "main")
 
     def sent(self, start: int = 0, pattern: str = "") -> int:
-        """Bytes of the bodies sent since request number `start`, of paths that match."""
+        """Return the bytes sent since request number `start` for paths that match."""
         chosen = (r for r in self.requests[start:] if re.search(pattern, r.path))
         return sum(request.sent for request in chosen)
 
@@ -214,7 +219,7 @@ class Hub(ThreadingHTTPServer):
 
 
 class _Answer(Exception):
-    """Ends the work on a request with an error."""
+    """The answer to a request that fails."""
 
     def __init__(self, status: int, code: str = "", message: str = "") -> None:
         super().__init__(status, code, message)
@@ -295,7 +300,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _json(self) -> Any:
         return json.loads(self._body())
 
-    def _answer(self, path: str) -> tuple[int, dict[str, str], bytes]:
+    def _answer(self, path: str) -> Reply:
         if path.startswith("/objects/"):  # addresses that the Hub gave out itself need no token
             return self._object(path.removeprefix("/objects/"))
         self.role = self._role()
@@ -321,7 +326,7 @@ class _Handler(BaseHTTPRequestHandler):
                 return answer(match["repo"], repo, rest)
         raise _Answer(404, message=f"this small Hub knows no {path}")
 
-    # --- Who may what -----------------------------------------------------------------------------
+    # --- Permissions ------------------------------------------------------------------------------
 
     def _role(self) -> str | None:
         if self.server.tokens is None:
@@ -359,7 +364,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     # --- The API ----------------------------------------------------------------------------------
 
-    def _validate_yaml(self) -> tuple[int, dict[str, str], bytes]:
+    def _validate_yaml(self) -> Reply:
         content = self._json()["content"]
         match = re.match(r"---\r?\n(.*?)\r?\n---", content, re.DOTALL)
         try:
@@ -368,7 +373,7 @@ class _Handler(BaseHTTPRequestHandler):
             return _as_json({"errors": [{"message": str(error)}], "warnings": []}, 400)
         return _as_json({"errors": [], "warnings": []})
 
-    def _create_repo(self) -> tuple[int, dict[str, str], bytes]:
+    def _create_repo(self) -> Reply:
         self._may_write()
         values = self._json()
         assert values["type"] == "dataset"
@@ -387,17 +392,13 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.repos[name] = repo
         return _as_json({"url": url})
 
-    def _api_revision(
-        self, name: str, repo: Repo, rest: list[str]
-    ) -> tuple[int, dict[str, str], bytes]:
+    def _api_revision(self, name: str, repo: Repo, rest: list[str]) -> Reply:
         oid = self._revision(repo, "/".join(rest) or "main")
         siblings = [{"rfilename": path} for path in sorted(repo.commits[oid])]
         values = {"id": name, "sha": oid, "private": repo.private, "siblings": siblings}
         return _as_json({**values, "tags": [], "downloads": 0, "likes": 0, "disabled": False})
 
-    def _api_refs(
-        self, name: str, repo: Repo, rest: list[str]
-    ) -> tuple[int, dict[str, str], bytes]:
+    def _api_refs(self, name: str, repo: Repo, rest: list[str]) -> Reply:
         refs = [
             {"name": ref, "ref": f"refs/heads/{ref}", "targetCommit": oid}
             for ref, oid in repo.refs.items()
@@ -405,9 +406,7 @@ class _Handler(BaseHTTPRequestHandler):
         ]
         return _as_json({"branches": refs, "converts": [], "tags": []})
 
-    def _api_branch(
-        self, name: str, repo: Repo, rest: list[str]
-    ) -> tuple[int, dict[str, str], bytes]:
+    def _api_branch(self, name: str, repo: Repo, rest: list[str]) -> Reply:
         self._may_write()
         start = json.loads(self._body() or b"{}").get("startingPoint", "main")
         with self.server.lock:
@@ -416,9 +415,7 @@ class _Handler(BaseHTTPRequestHandler):
             repo.refs[rest[0]] = self._revision(repo, start)
         return _as_json({})
 
-    def _api_tree(
-        self, name: str, repo: Repo, rest: list[str]
-    ) -> tuple[int, dict[str, str], bytes]:
+    def _api_tree(self, name: str, repo: Repo, rest: list[str]) -> Reply:
         files = repo.commits[self._revision(repo, rest[0])]
         folder = "/".join(rest[1:])
         prefix = f"{folder}/" if folder else ""
@@ -446,9 +443,7 @@ class _Handler(BaseHTTPRequestHandler):
             headers["Link"] = f'<{address}>; rel="next"'
         return status, headers, body
 
-    def _api_paths_info(
-        self, name: str, repo: Repo, rest: list[str]
-    ) -> tuple[int, dict[str, str], bytes]:
+    def _api_paths_info(self, name: str, repo: Repo, rest: list[str]) -> Reply:
         files = repo.commits[self._revision(repo, rest[0])]
         body = self._body().decode()
         if "json" in (self.headers.get("Content-Type") or ""):
@@ -462,9 +457,7 @@ class _Handler(BaseHTTPRequestHandler):
                 found.append({"type": "directory", "path": path, "oid": oid, "size": 0})
         return _as_json(found)
 
-    def _api_preupload(
-        self, name: str, repo: Repo, rest: list[str]
-    ) -> tuple[int, dict[str, str], bytes]:
+    def _api_preupload(self, name: str, repo: Repo, rest: list[str]) -> Reply:
         if "create_pr" in self.query:
             if self.role is None:
                 raise _Answer(401, message="Invalid username or password.")
@@ -482,7 +475,7 @@ class _Handler(BaseHTTPRequestHandler):
             answers.append({**answer, **({"oid": known} if known else {})})
         return _as_json({"files": answers})
 
-    def _lfs_batch(self, name: str) -> tuple[int, dict[str, str], bytes]:
+    def _lfs_batch(self, name: str) -> Reply:
         if self.role is None:
             raise _Answer(401, message="Invalid username or password.")
         answers = []
@@ -495,7 +488,7 @@ class _Handler(BaseHTTPRequestHandler):
             answers.append(answer)
         return _as_json({"transfer": "basic", "objects": answers})
 
-    def _object(self, rest: str) -> tuple[int, dict[str, str], bytes]:
+    def _object(self, rest: str) -> Reply:
         match = re.fullmatch(r"([\w.-]+/[\w.-]+)/([0-9a-f]{64})(/verify)?", rest)
         assert match is not None
         name, oid, verify = match.groups()
@@ -519,9 +512,7 @@ class _Handler(BaseHTTPRequestHandler):
             return _as_json({})
         return self._ranged(path.open("rb"), path.stat().st_size, {"ETag": f'"{oid}"'})
 
-    def _api_commit(
-        self, name: str, repo: Repo, rest: list[str]
-    ) -> tuple[int, dict[str, str], bytes]:
+    def _api_commit(self, name: str, repo: Repo, rest: list[str]) -> Reply:
         pull_request = "create_pr" in self.query
         if not pull_request:
             self._may_write()
@@ -560,7 +551,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     # --- Files ------------------------------------------------------------------------------------
 
-    def _resolve(self, name: str, revision: str, path: str) -> tuple[int, dict[str, str], bytes]:
+    def _resolve(self, name: str, revision: str, path: str) -> Reply:
         repo = self._repo(name)
         oid = self._revision(repo, revision)
         blob = repo.commits[oid].get(path)
@@ -577,9 +568,7 @@ class _Handler(BaseHTTPRequestHandler):
         )
         return 302, headers, b""
 
-    def _ranged(
-        self, file: Any, size: int, headers: dict[str, str]
-    ) -> tuple[int, dict[str, str], bytes]:
+    def _ranged(self, file: Any, size: int, headers: dict[str, str]) -> Reply:
         headers = {"Content-Type": "application/octet-stream", **headers}
         with file:
             match = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
@@ -604,7 +593,7 @@ def _entry(path: str, blob: Blob) -> dict[str, Any]:
     return entry
 
 
-def _as_json(value: Any, status: int = 200) -> tuple[int, dict[str, str], bytes]:
+def _as_json(value: Any, status: int = 200) -> Reply:
     return status, {"Content-Type": "application/json"}, json.dumps(value).encode()
 
 
@@ -631,17 +620,17 @@ while True:
 
 
 class ClientError(Exception):
-    """What the code in a client raised: its type and message."""
+    """Code in a client raised an error: its class and message."""
 
 
 class Client:
-    """A Python process of its own that has a Hub as HF_ENDPOINT; the libraries read it at import.
+    """A Python process with a Hub as HF_ENDPOINT, which the libraries read when they are imported.
 
     Args:
-        endpoint: of the Hub.
-        folder: of its caches and its output; also its working directory.
-        token: HF_TOKEN; None for nobody.
-        without: modules that it cannot import, as if they were not installed.
+        endpoint: address of the Hub.
+        folder: working directory, with caches and output.
+        token: HF_TOKEN; None for no token.
+        without: modules that cannot be imported, as if they were not installed.
     """
 
     def __init__(
@@ -678,10 +667,14 @@ class Client:
         )
 
     def run(self, code: str, **values: Any) -> Any:
-        """Run some code there and give back what it leaves in `result`.
+        """Run code in the process and return the value of `result` after it.
+
+        Args:
+            code: Python, which may be indented.
+            values: variables of the code.
 
         Raises:
-            ClientError: it raised something.
+            ClientError: the code raised an error.
         """
         assert self.process.stdin is not None
         assert self.process.stdout is not None
@@ -693,7 +686,7 @@ class Client:
         return result
 
     def output(self) -> str:
-        """Everything it has printed and logged."""
+        """Return everything that the process has printed and logged."""
         return self.log.read_text(errors="replace")
 
     def __enter__(self) -> Client:

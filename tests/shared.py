@@ -1,7 +1,7 @@
-"""Reference data that is too large for this repository, and how tests find it.
+"""What several tests use: layouts, and reference data that is too large for this repository.
 
-MODEL_ZOOS_SHARED names the folder (default: ../shared beside the checkout). Tests that need it skip
-with a message where it is absent.
+MODEL_ZOOS_SHARED names the folder of the reference data (default: ../shared beside the checkout).
+Tests that need it are skipped where it is absent.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import os
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from model_zoos.builders.layout import Layout, make_layout
 from model_zoos.builders.specification import Model
 from model_zoos.generation.engines.reference import cpu_kind
 from model_zoos.generation.images import ImageData, Images, load_images
+from model_zoos.generation.options import TrainOptions, TwinOptions
 
 SHARED = Path(os.environ.get("MODEL_ZOOS_SHARED") or Path(__file__).resolve().parents[2] / "shared")
 needs_shared = pytest.mark.skipif(
@@ -41,7 +43,7 @@ def contents(root: Path) -> dict[str, bytes]:
 
 @dataclass(frozen=True)
 class Trial:
-    """One model of a raw zoo, as the original's code wrote it."""
+    """One model of a raw zoo, as the paper's code wrote it."""
 
     name: str
     model: Model
@@ -50,7 +52,7 @@ class Trial:
 
 
 def raw_zoo(name: str, layout: Layout) -> list[Trial]:
-    """All trials of one zip, read in the plainest way (only trusted files of our own)."""
+    """Read all trials of a zip of the reference data in the simplest way (trusted files only)."""
     trials = []
     with zipfile.ZipFile(SHARED / "data" / "raw_zoos" / f"{name}.zip") as archive:
         files = archive.namelist()
@@ -89,11 +91,11 @@ def raw_zoo(name: str, layout: Layout) -> list[Trial]:
 
 
 def raw_zoo_images(*, validation: bool, large: bool = False) -> ImageData:
-    """The MNIST subset that the raw zoos were trained on (recipe: their data sheet).
+    """Return the MNIST subset that the raw zoos were trained on (source: their data sheet).
 
     Args:
         validation: whether the zoo has a validation set.
-        large: as for CNN-l: fewer images, padded to 32x32 with -1 and repeated to 3 channels.
+        large: for CNN-l: fewer images, padded to 32x32 with -1 and repeated to 3 channels.
     """
     n_train, n_val, n_test = (1000, 300, 300) if large else (2000, 500, 500)
     mnist = load_images("mnist", SHARED / "data").subset(
@@ -119,11 +121,26 @@ def raw_zoo_images(*, validation: bool, large: bool = False) -> ImageData:
 
 
 SAME_SUMS = cpu_kind() == "AVX512 GenuineIntel"
-"""Whether torch sums here as where the raw zoos were trained; elsewhere in another order (on an AMD
-EPYC with AVX-512 too)."""
+"""Whether torch adds in the same order as on the machine where the raw zoos were trained. On other
+processors, even an AMD EPYC with AVX-512, the order differs."""
 
 SEED_ZOO = "tune_zoo_mnist_kaiming_uniform"
 HYPERPARAMETER_ZOO = "tune_zoo_mnist_hyperparameter_10_fixed_seed"
 LARGE_ZOO = "tune_zoo_mnist32_uniform_large"
 CNN_S = make_layout("cnn_s", 1)
 CNN_L = make_layout("cnn_l", 3)
+
+
+def grouped(**flat: Any) -> dict[str, Any]:
+    """Arguments of `generate` or `sparsify`, with the fields of their options as records.
+
+    >>> grouped(models=1, engine="lanes")
+    {'models': 1, 'options': TrainOptions(engine='lanes', ...)}
+    """
+    arguments: dict[str, Any] = dict(flat)
+    for name, kind in (("options", TrainOptions), ("twins", TwinOptions)):
+        fields = [field.name for field in dataclasses.fields(kind)]
+        own = {key: arguments.pop(key) for key in fields if key in arguments}
+        if own:
+            arguments[name] = kind(**own)
+    return arguments

@@ -20,7 +20,7 @@ from tests import documents
 
 DOCS = documents.ROOT / "docs"
 PAGES = sorted(f"docs/{path.name}" for path in DOCS.glob("*.md"))
-# tests/builders/test_hub.py runs the Python of docs/streaming.md, against a server of its own.
+# tests/builders/hub/test_read.py runs the Python of docs/streaming.md, against a server of its own.
 RUN = [page for page in PAGES if page != "docs/streaming.md"]
 SLOW = [page for page in RUN if any(block.mark == "slow" for block in documents.blocks(page))]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -145,6 +146,19 @@ def test_public_names() -> None:
     zoo = model_zoos.zoo_spec("digits-cnn-s")
     assert model_zoos.Zoo.from_json(zoo.to_json()) == zoo
     assert repr(zoo) == "<Zoo digits_cnn_s: 320 models, CNN-s on digits, 25 epochs>"
+
+
+def test_a_zoo_is_made_and_sparsified_from_the_front_page(tmp_path: Path) -> None:
+    from model_zoos import generate  # the function, whatever modules have this name
+
+    zoo = dataclasses.replace(model_zoos.zoo_spec("digits_cnn_s"), epochs=1)
+    digits, said = model_zoos.load_images(zoo.images), []
+    summary = generate(zoo, tmp_path, digits, models=2, on_progress=said.append)
+    assert (summary.models, summary.states, said[-1].models) == (2, 4, 2)
+    dense = model_zoos.open_zoo(tmp_path, zoo.name)
+    assert len(dense.files()) == 2
+    assert model_zoos.sparsify(dense, tmp_path, digits, models=1).models == 1
+    assert model_zoos.open_zoo(tmp_path, "digits_cnn_s_sparse").parent_zoo == zoo.name
 
 
 def test_a_zoo_directory_in_one_line(digits_home: Path) -> None:

@@ -35,19 +35,19 @@ def test_the_wheel_is_an_ordinary_package(wheel: Path) -> None:
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"model_zoos"}
     inside = {"/".join(name.split("/")[1:]) for name in names if name.startswith("model_zoos/")}
-    assert {name for name in inside if "/" not in name} - {"cli.py"} == {
+    assert {name for name in inside if "/" not in name} == {
         "__init__.py",
         "dataset_card.md",
         "errors.py",
         "py.typed",
     }
-    assert {name.split("/")[0] for name in inside if "/" in name} - {"cli"} == {
+    assert {name.split("/")[0] for name in inside if "/" in name} == {
         "benchmarks",
         "builders",
+        "cli",
         "generation",
         "weight_space",
     }
-    assert {"cli.py", "cli/__init__.py"} & inside
     assert {"builders/catalog.py", "generation/engines/lanes/network.hpp"} <= inside
     wrong = re.compile(r"(^|/)(tests?|speed|results|typings|__pycache__|\.[^/]*)(/|$)")
     assert not [name for name in inside if wrong.search(name)]
@@ -98,9 +98,12 @@ reveal_type(model_zoos.zoo_spec("digits_cnn_s").layout.slots[0])
 reveal_type(model_zoos.open_zoo(".", "digits_cnn_s").files())
 reveal_type(model_zoos.instantiate({}))
 reveal_type(model_zoos.layer({}, "conv1.weight"))
+images = model_zoos.load_images("digits")
+reveal_type(images)
+reveal_type(model_zoos.generate(ZOOS["digits_cnn_s"], ".", images))
 reveal_type(model_zoos.errors.ZooNotFound("").hint)
 """
-TYPES = ("Zoo", "Slot", "list[Path]", "Module", "Tensor", "str | None")
+TYPES = ("Zoo", "Slot", "list[Path]", "Module", "Tensor", "ImageData", "Summary", "str | None")
 
 
 @pytest.fixture(scope="module")

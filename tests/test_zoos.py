@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model_zoos.builders.catalog import get_zoo
+from model_zoos.builders.catalog import zoo_spec
 from model_zoos.builders.zoo_directory import open_zoo
 from tests.shared import contents
 from tests.zoos import random_zoo
@@ -16,7 +16,7 @@ from tests.zoos import random_zoo
 
 @pytest.mark.parametrize("name", ["mnist_cnn_s_hyp_10_r", "cifar10_resnet18"])
 def test_a_random_zoo_is_one_of_the_catalogs_models(tmp_path: Path, name: str) -> None:
-    zoo = dataclasses.replace(get_zoo(name), epochs=1)
+    zoo = dataclasses.replace(zoo_spec(name), epochs=1)
     random_zoo(tmp_path, zoo, 2)
     directory = open_zoo(tmp_path, name)
     good, faulty = directory.scan()
@@ -34,7 +34,7 @@ def test_a_random_zoo_is_one_of_the_catalogs_models(tmp_path: Path, name: str) -
 
 
 def test_it_is_the_same_every_time(tmp_path: Path) -> None:
-    zoo = dataclasses.replace(get_zoo("digits_cnn_s"), epochs=1)
+    zoo = dataclasses.replace(zoo_spec("digits_cnn_s"), epochs=1)
     for folder in ("one", "two"):
         random_zoo(tmp_path / folder, zoo, 3)
     assert contents(tmp_path / "one") == contents(tmp_path / "two")

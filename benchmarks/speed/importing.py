@@ -1,107 +1,71 @@
-"""How fast a published zip becomes a zoo, beside a plain loop of torch.load, and in what memory.
+"""Import of a zoo's original zip, beside a plain loop of torch.load; and its memory.
 
-The work is a zip as ray tune leaves it, 51 CNN-s states a trial with random weights (deflated, as
-the published ones; their names and sizes are the original's). The plain loop reads each checkpoint
-with zipfile, torch.load(weights_only=True) and torch.cat, and keeps nothing; the import also
-parses, checks, matches metrics and writes the zoo directory. Rounds are interleaved on a warm page
-cache; medians are reported. The original's own loader reads 140 rows a second (measured with its
-ray workers on two cores).
+The work is a zip as ray tune leaves it, 51 CNN-s states a trial with random weights (deflated, with
+the names and sizes of the paper's files). The plain loop reads each checkpoint with zipfile,
+torch.load(weights_only=True) and torch.cat, and keeps nothing. The import also parses, checks,
+matches metrics and writes the zoo directory. The page cache is warm. The loader of the paper's code
+reads 140 rows a second (measured with its ray workers on two cores).
 """
 
 from __future__ import annotations
 
 import io
 import json
-import statistics
-import subprocess
-import sys
 import tempfile
-import time
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+import typer
 
 from ...builders.layout import make_layout
 from ...builders.sources.importing import import_zoo
+from .measure import Clock, Models, Rounds, aligned, peak_memory, torch_threads
 
 STATES = 51
-ORIGINAL_ROWS_PER_SECOND = 140
+PAPER_ROWS_PER_SECOND = 140
+BASELINE = "torch.load + flatten"
 
 
-def measure(models: int, rounds: int, memory_models: int) -> dict[str, Any]:
-    """Medians over some rounds, and the memory of one import.
-
-    Args:
-        models: of 51 states each.
-        rounds: at least 1.
-        memory_models: of the import whose memory is watched; 0 leaves it out.
-
-    Returns:
-        `states`, `rows_per_second` by name of what was measured, their ratios, `memory`.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            path = raw_zip(Path(folder) / "zoo.zip", models)
-            seconds: dict[str, list[float]] = {"import": [], "torch.load + flatten": []}
-            for number in range(rounds):
-                start = time.perf_counter()
+def measure(
+    models: Models = 100,
+    rounds: Rounds = 5,
+    memory_models: Annotated[
+        int, typer.Option(help="Models of the import whose memory is watched (1.4 GB); 0: none.")
+    ] = 1000,
+) -> dict[str, Any]:
+    """Return `states`, `rounds`, `rows_per_second` by name, their ratios, and `memory`."""
+    clock = Clock()
+    with torch_threads(1), tempfile.TemporaryDirectory() as folder:
+        path = raw_zip(Path(folder) / "zoo.zip", models)
+        for number in range(rounds):
+            with clock.time(BASELINE):
                 rows = _plain_loop(path)
-                seconds["torch.load + flatten"].append(time.perf_counter() - start)
-                start = time.perf_counter()
+            with clock.time("import"):
                 [report] = import_zoo(path, Path(folder) / f"zoos-{number}")
-                seconds["import"].append(time.perf_counter() - start)
-                assert rows == report.kept == report.found == models * STATES
-    finally:
-        torch.set_num_threads(threads)
-    speed = {name: round(rows / statistics.median(values)) for name, values in seconds.items()}
-    ratios = [
-        a / b for a, b in zip(seconds["torch.load + flatten"], seconds["import"], strict=True)
-    ]
+            assert rows == report.kept == report.found == models * STATES
+    speeds = {name: round(value) for name, value in clock.speeds(rows).items()}
     return {
         "states": rows,
         "rounds": rounds,
-        "rows_per_second": speed,
-        "over_torch_load": round(statistics.median(ratios), 2),
-        "over_the_original": round(speed["import"] / ORIGINAL_ROWS_PER_SECOND, 1),
+        "rows_per_second": speeds,
+        "over_torch_load": round(clock.ratio(BASELINE, "import"), 2),
+        "over_the_original": round(speeds["import"] / PAPER_ROWS_PER_SECOND, 1),
         "memory": memory(memory_models) if memory_models else None,
     }
 
 
-def memory(models: int) -> dict[str, Any]:
-    """The largest resident memory of the command `import` with its workers, in MB."""
+def memory(models: int) -> dict[str, float]:
+    """Return states, peak memory and seconds of the command `import` with its workers."""
     with tempfile.TemporaryDirectory() as folder:
         path = raw_zip(Path(folder) / "zoo.zip", models, zipfile.ZIP_STORED)
-        command = [sys.executable, "-m", "model_zoos", "import", str(path), "--quiet"]
-        start = time.perf_counter()
-        process = subprocess.Popen([*command, "--out", f"{folder}/zoos"])
-        peak = 0
-        while process.poll() is None:
-            peak = max(peak, _resident(process.pid))
-            time.sleep(0.02)
-        assert process.returncode == 0
-        return {
-            "states": models * STATES,
-            "megabytes": round(peak / 1e6),
-            "seconds": round(time.perf_counter() - start, 1),
-        }
-
-
-def _resident(pid: int) -> int:
-    """Bytes of a process and those it started."""
-    try:
-        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    except OSError:
-        return 0
-    return 4096 * pages + sum(_resident(int(child)) for child in children)
+        command = ("-m", "model_zoos", "import", str(path), "--quiet", "--out", f"{folder}/zoos")
+        return {"states": models * STATES, **peak_memory(*command)}
 
 
 def raw_zip(path: Path, models: int, method: int = zipfile.ZIP_DEFLATED) -> Path:
-    """A zip of trials whose 51 states are the same in every trial."""
+    """Write a zip of trials. Their 51 states are the same in every trial."""
     layout = make_layout("cnn_s", 1)
     checkpoints = []
     for epoch in range(STATES):
@@ -111,7 +75,7 @@ def raw_zip(path: Path, models: int, method: int = zipfile.ZIP_DEFLATED) -> Path
         torch.save({name: tensor.clone() for name, tensor in named.items()}, buffer)
         checkpoints.append(buffer.getvalue())
     params = {
-        "model::type": "CNN",
+        "model::type": layout.architecture.original_class,
         "model::channels_in": 1,
         "model::o_dim": 10,
         "model::nlin": "tanh",
@@ -125,29 +89,23 @@ def raw_zip(path: Path, models: int, method: int = zipfile.ZIP_DEFLATED) -> Path
         "training::epochs_train": STATES - 1,
         "dataset::dump": "/zoos/MNIST/tune_zoo_mnist_uniform/dataset.pt",
     }
+    metrics = {
+        f"{split}_{name}": value
+        for split in ("train", "val", "test")
+        for name, value in (("loss", 1.0), ("acc", 0.5))
+    }
     with zipfile.ZipFile(path, "w", method) as archive:
         for seed in range(1, models + 1):
             name = f"NN_tune_trainable_0a1b2_{seed - 1:05d}_{seed - 1}_seed={seed}_2021-09-24_12-00"
             folder = f"tune_zoo_mnist_uniform/{name}"
             config = {**params, "seed": seed}
+            archive.writestr(f"{folder}/params.json", json.dumps(config))
             lines = [
-                json.dumps(
-                    {
-                        "train_loss": 1.0,
-                        "train_acc": 0.5,
-                        "val_loss": 1.0,
-                        "val_acc": 0.5,
-                        "test_loss": 1.0,
-                        "test_acc": 0.5,
-                        "training_iteration": epoch,
-                        "time_total_s": 1.5,
-                        "config": config,
-                    }
-                )
+                {**metrics, "training_iteration": epoch, "time_total_s": 1.5, "config": config}
                 for epoch in range(STATES)
             ]
-            archive.writestr(f"{folder}/params.json", json.dumps(config))
-            archive.writestr(f"{folder}/result.json", "\n".join(lines) + "\n")
+            result = "".join(json.dumps(line) + "\n" for line in lines)
+            archive.writestr(f"{folder}/result.json", result)
             for epoch, content in enumerate(checkpoints):
                 archive.writestr(f"{folder}/checkpoint_{epoch:06d}/.is_checkpoint", b"")
                 archive.writestr(f"{folder}/checkpoint_{epoch:06d}/checkpoints", content)
@@ -162,3 +120,16 @@ def _plain_loop(path: Path) -> int:
                 state = torch.load(io.BytesIO(archive.read(name)), weights_only=True)
                 rows += len(torch.cat([tensor.flatten() for tensor in state.values()])) > 0
     return rows
+
+
+def table(figures: dict[str, Any]) -> str:
+    """Return the figures for the terminal."""
+    rows = [(name, f"{value:6,} rows/s") for name, value in figures["rows_per_second"].items()]
+    rows += [
+        ("import / torch.load + flatten", f"{figures['over_torch_load']:6} x"),
+        ("import / the original loader (140 rows/s)", f"{figures['over_the_original']:6} x"),
+    ]
+    if peak := figures["memory"]:
+        what = f"peak memory of importing {peak['states']:,} states in {peak['seconds']} s"
+        rows.append((what, f"{peak['megabytes']:6} MB"))
+    return aligned(rows)

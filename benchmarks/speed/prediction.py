@@ -1,24 +1,19 @@
-"""How fast properties are predicted from 51,000 rows of CNN-s, beside scikit-learn's RidgeCV.
+"""Property prediction from 51,000 rows of CNN-s, beside scikit-learn's RidgeCV.
 
-The rows are random, 1,000 models of a hyperparameter grid with 51 states each, so that no target is
-constant: random weights and metrics, the catalog's hyperparameters. A run is what the command does:
-the zoo is loaded (once from its directory, then from the cache), represented, fitted and scored
-with bootstrap intervals. On random rows a logistic regression ends after a few steps; on real ones
-it takes up to its 100, which must be added. The baseline is RidgeCV with the same 17 strengths on
-the same rows, for the three numbers alone; it chooses by leave-one-out on train, ours by the
-validation split. Rounds are interleaved; medians are reported. Memory is the largest resident size
-of a process that does nothing else.
+The rows are random: 1,000 models of a hyperparameter grid with 51 states each, so that no target is
+constant. A run is what the command does: the zoo is loaded (once from its directory, then from the
+cache), represented, fitted and scored with bootstrap intervals. On random rows a logistic
+regression ends after a few steps; on real ones it takes up to its 100, which must be added. The
+baseline is RidgeCV with the same 17 strengths on the same rows for the three numbers alone. It
+chooses by leave-one-out on train, ours by the validation split. Memory is that of a process that
+does nothing else.
 """
 
 from __future__ import annotations
 
-import json
-import statistics
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -28,44 +23,37 @@ import numpy as np
 from sklearn.linear_model import RidgeCV
 
 import model_zoos
+from tests.zoos import random_zoo
 
-from ...builders.catalog import get_zoo
+from ...builders.catalog import zoo_spec
 from ..probes import STRENGTHS
 from ..property_prediction import NUMBERS, predict_properties
-from .loading import random_zoo
+from .measure import Models, Rounds, aligned, interleave, peak_memory
 
 ZOO = "mnist_cnn_s_hyp_10_r"
 PRESENT = [target for target in NUMBERS if target != "sparsity"]
+BASELINE = "scikit-learn's RidgeCV, numbers from weights"
+_ALONE = (
+    "import sys; from pathlib import Path; import datasets; datasets.disable_progress_bars(); "
+    "from model_zoos.benchmarks.speed.prediction import predict; "
+    "predict(Path(sys.argv[1]), ['weights', 'statistics'])"
+)
 
 
-def measure(models: int, rounds: int) -> dict[str, Any]:
-    """Medians over some rounds, and the memory of one run.
-
-    Args:
-        models: of 51 states each.
-        rounds: at least 1.
-
-    Returns:
-        `rows`, `seconds` by name of what was measured, `ratio` of RidgeCV to our numbers from
-        weights, `memory_mb`, and the seconds of each step of the last run.
-    """
+def measure(models: Models = 1000, rounds: Rounds = 3) -> dict[str, Any]:
+    """Return `seconds` by name, their ratio, `memory_mb`, and the seconds of each step of a run."""
     datasets.disable_progress_bars()
     with tempfile.TemporaryDirectory() as folder:
-        directory = random_zoo(Path(folder) / "zoos", get_zoo(ZOO), models)
+        directory = random_zoo(Path(folder) / "zoos", zoo_spec(ZOO), models)
         root = directory.path.parent
-        megabytes = memory(root)
-        seconds: dict[str, list[float]] = {}
-
-        def timed(name: str, work: Callable[[], object]) -> None:
-            start = time.perf_counter()
-            work()
-            seconds.setdefault(name, []).append(time.perf_counter() - start)
-
-        for _ in range(rounds):
-            timed("all targets from weights", lambda: predict(root, ["weights"]))
-            timed("all targets from statistics", lambda: predict(root, ["statistics"]))
-            timed("numbers from weights", lambda: predict(root, ["weights"], targets=PRESENT))
-            timed("scikit-learn's RidgeCV, numbers from weights", lambda: ridge_cv(root))
+        memory = peak_memory("-c", _ALONE, str(root))
+        work = {
+            "all targets from weights": lambda: predict(root, ["weights"]),
+            "all targets from statistics": lambda: predict(root, ["statistics"]),
+            "numbers from weights": lambda: predict(root, ["weights"], targets=PRESENT),
+            BASELINE: lambda: ridge_cv(root),
+        }
+        clock = interleave(work, rounds)
         steps: list[tuple[str, float]] = []
         predict(
             root,
@@ -73,32 +61,23 @@ def measure(models: int, rounds: int) -> dict[str, Any]:
             on_progress=lambda what, *_: steps.append((what, time.perf_counter())),
         )
         steps.append(("end", time.perf_counter()))
-    medians = {name: round(statistics.median(values), 2) for name, values in seconds.items()}
-    ratios = [
-        a / b
-        for a, b in zip(
-            seconds["scikit-learn's RidgeCV, numbers from weights"],
-            seconds["numbers from weights"],
-            strict=True,
-        )
-    ]
     return {
         "rows": models * directory.zoo.states_per_model,
         "rounds": rounds,
-        "seconds": medians,
-        "ratio_to_ridge_cv": round(statistics.median(ratios), 2),
-        "memory_mb": megabytes,
+        "seconds": {name: round(value, 2) for name, value in clock.medians().items()},
+        "ratio_to_ridge_cv": round(clock.ratio(BASELINE, "numbers from weights"), 2),
+        "memory_mb": memory["megabytes"],
         "steps": {name: round(after - before, 2) for (name, before), (_, after) in pairwise(steps)},
     }
 
 
-def predict(root: Path, representations: list[str], **arguments: Any) -> None:
-    """One run, every state used."""
+def predict(root: Path, representations: Sequence[str], **arguments: Any) -> None:
+    """Predict once, from every state."""
     predict_properties(ZOO, root, representations=representations, max_weight=np.inf, **arguments)
 
 
 def ridge_cv(root: Path) -> None:
-    """The same numbers by scikit-learn."""
+    """Predict the same numbers with scikit-learn."""
     splits = datasets.load_dataset(
         "model_zoos", ZOO, data_dir=str(root), columns=["weights", *PRESENT]
     )
@@ -109,16 +88,12 @@ def ridge_cv(root: Path) -> None:
         fitted.predict(model_zoos.weights(splits[split]).numpy())
 
 
-def memory(root: Path) -> int:
-    """The largest resident memory of `model-zoos benchmark`, in MB."""
-    code = (
-        "import json, resource, sys; from pathlib import Path; import datasets; "
-        "datasets.disable_progress_bars(); "
-        "from model_zoos.benchmarks.speed.prediction import predict; "
-        "predict(Path(sys.argv[1]), ['weights', 'statistics']); "
-        "print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))"
+def table(figures: dict[str, Any]) -> str:
+    """Return the figures for the terminal."""
+    return aligned(
+        [
+            *((name, f"{value:6.2f} s") for name, value in figures["seconds"].items()),
+            ("RidgeCV / ours, numbers from weights", f"{figures['ratio_to_ridge_cv']:6} x"),
+            ("peak memory", f"{figures['memory_mb']:6} MB"),
+        ]
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(root)], check=True, capture_output=True, text=True
-    )
-    return round(json.loads(done.stdout) * 1024 / 1e6)

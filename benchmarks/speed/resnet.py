@@ -1,79 +1,63 @@
-"""How fast a ResNet-18 trains: bf16 and channels-last order beside the original's loop.
+"""Training of a ResNet-18 with bf16 and channels-last order, beside the loop of the paper's code.
 
-The original's loop is torchvision's network in plain memory order and float32, with torch's SGD and
-OneCycleLR and one wait for the loss at every step, as its code trains. Everyone sees the same
-images (scikit-learn's digits in colour, 32 x 32 or smaller) in the same order from the same initial
-weights, augmented alike. Rounds of one epoch are interleaved, so that a change of the machine's
-speed meets all alike; figures are medians over the rounds, in training images a second, and loss
-and accuracy after the same steps (with the defaults 24, of which the first warm up: too few for an
-accuracy).
+That loop has torchvision's network in plain memory order and float32, with torch's SGD and
+OneCycleLR, and waits for the loss at every step. All see the same images (scikit-learn's digits in
+colour, 32 x 32 or smaller) in the same order from the same initial weights, augmented alike. A
+round is one epoch. Figures are training images a second, and loss and accuracy after the same steps
+(with the defaults 24, during the first of which the learning rate rises: too few for an accuracy).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import statistics
-import time
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any, Optional
 
 import torch
+import typer
 from torch.nn import functional
 
-from ...builders.catalog import get_zoo
+from ...builders.catalog import zoo_spec
 from ...generation.augmentation import augment, augmentation_draws
 from ...generation.engines.resnet import ResNetTraining
 from ...generation.images import ImageData, Images, load_images
+from .measure import Rounds, Samples, interleave, markdown, torch_threads
 
 LOOP = "original's loop: fp32, plain order"
 
 
 def measure(
-    rounds: int,
-    samples: int,
-    batch_size: int,
-    threads: int | None,
-    device: str,
-    compile: bool,
-    image_size: int = 32,
+    rounds: Rounds = 5,
+    samples: Samples = 512,
+    batch_size: Annotated[int, typer.Option(help="Images of a step.")] = 128,
+    threads: Annotated[Optional[int], typer.Option(help="Cores; all of them by default.")] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
+    compile: Annotated[bool, typer.Option("--compile", help="torch.compile as well.")] = False,
+    image_size: Annotated[int, typer.Option(help="32, or 16 where bf16 is slow.")] = 32,
 ) -> dict[str, Any]:
-    """Medians over some rounds after one that warms up.
-
-    Args:
-        rounds: at least 1; each is an epoch.
-        samples: training images of an epoch, at most 1200.
-        batch_size, threads, device: of all.
-        compile: measure torch.compile as well.
-        image_size: 32, or 16 for more steps in the same time where bf16 is slow.
-
-    Returns:
-        `samples_per_second`, `ratio` to the original's loop (median over rounds of the rounds' own
-        ratios), `train_loss` of the last round and `test_acc` after it, by name.
-    """
+    """Return the settings, and the figures of each of the `engines`."""
     images = _images(samples, image_size).to(device)
-    zoo = get_zoo("cifar10_resnet18")
+    zoo = zoo_spec("cifar10_resnet18")
     model = dataclasses.replace(
         zoo.models(1)[0], epochs=rounds + 1, batch_size=batch_size, learning_rate=0.02
     )
 
-    def training(**options: Any) -> ResNetTraining:
-        return ResNetTraining(model, zoo.layout, images, threads=threads, **options)
+    def training(kind: type[ResNetTraining] = ResNetTraining, **options: Any) -> ResNetTraining:
+        return kind(model, zoo.layout, images, threads=threads, **options)
 
     trainings = {
-        LOOP: _OriginalLoop(model, zoo.layout, images, threads=threads),
+        LOOP: training(_OriginalLoop),
         "fp32, channels last": training(),
         "bf16, channels last": training(precision="bf16"),
     }
     if compile:
         trainings["bf16, channels last, compiled"] = training(precision="bf16", compile=True)
-    speeds: dict[str, list[float]] = {name: [] for name in trainings}
     losses: dict[str, float] = {}
-    for number in range(rounds + 1):
-        for name, one in trainings.items():
-            start = time.perf_counter()
-            losses[name] = one.train_epoch()[0]
-            if number > 0:
-                speeds[name].append(samples / (time.perf_counter() - start))
+
+    def epoch(name: str) -> Callable[[], None]:
+        return lambda: losses.update({name: trainings[name].train_epoch()[0]})
+
+    clock = interleave({name: epoch(name) for name in trainings}, rounds, warm_up=True)
     return {
         "architecture": zoo.architecture,
         "images": f"digits, 3 x {image_size} x {image_size}",
@@ -84,54 +68,52 @@ def measure(
         "device": device,
         "engines": {
             name: {
-                "samples_per_second": round(statistics.median(values), 1),
-                "ratio": round(
-                    statistics.median(a / b for a, b in zip(values, speeds[LOOP], strict=True)), 2
-                ),
+                "samples_per_second": round(samples / seconds, 1),
+                "ratio": round(clock.ratio(LOOP, name), 2),
                 "train_loss": round(losses[name], 4),
                 "test_acc": round(trainings[name].evaluate("test")[1], 4),
                 "steps": (rounds + 1) * trainings[name].steps_per_epoch,
             }
-            for name, values in speeds.items()
+            for name, seconds in clock.medians().items()
         },
     }
 
 
 class _OriginalLoop(ResNetTraining):
-    """The same draws in the plainest loop."""
+    """The same draws in the plainest loop, without what makes `ResNetTraining` fast."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.network.to(memory_format=torch.contiguous_format)
 
-    def train_epoch(self, on_step: Callable[[int], bool] = lambda images: True) -> Any:
-        before = torch.get_num_threads()
-        torch.set_num_threads(self.threads or before)
+    def train_epoch(
+        self, on_step: Callable[[int], bool] = lambda images: True
+    ) -> tuple[float, float]:
         self.network.train()
         images = self.images.train
         total, correct = 0.0, 0
         order = torch.from_numpy(self._orders.epoch(self.epoch + 1)).to(self.device)
-        for number, batch in enumerate(order.split(self.model.batch_size)):
-            step = self.epoch * self.steps_per_epoch + number
-            draws = augmentation_draws(self.model.seed, step, len(batch))
-            pixels = augment(images.pixels[batch], self.images.augmentation, draws)
-            target = images.labels[batch]
-            self.optimizer.zero_grad()
-            logits = self.network(self.images.normalize(pixels))
-            loss = functional.cross_entropy(logits, target)
-            loss.backward()
-            self.optimizer.step()
-            self.scheduler.step()
-            total += loss.item() * len(batch)
-            correct += int((logits.argmax(1) == target).sum())
+        with torch_threads(self.threads):
+            for number, batch in enumerate(order.split(self.model.batch_size)):
+                step = self.epoch * self.steps_per_epoch + number
+                draws = augmentation_draws(self.model.seed, step, len(batch))
+                pixels = augment(images.pixels[batch], self.images.augmentation, draws)
+                target = images.labels[batch]
+                self.optimizer.zero_grad()
+                logits = self.network(self.images.normalize(pixels))
+                loss = functional.cross_entropy(logits, target)
+                loss.backward()
+                self.optimizer.step()
+                self.scheduler.step()
+                total += loss.item() * len(batch)
+                correct += int((logits.argmax(1) == target).sum())
         self.epoch += 1
-        torch.set_num_threads(before)
         return total / len(images), correct / len(images)
 
 
 def _images(samples: int, size: int) -> ImageData:
     digits = load_images("digits").subset(train=slice(samples))
-    step = 32 // size  # of 28 pixels, then padded
+    step = 32 // size  # every second of the 28 pixels for 16, then padded
 
     def colour(images: Images) -> Images:
         padded = functional.pad(images.pixels[..., ::step, ::step], (2 // step,) * 4)
@@ -149,15 +131,16 @@ def _images(samples: int, size: int) -> ImageData:
 
 
 def table(result: dict[str, Any]) -> str:
-    """The figures as a Markdown table."""
-    lines = [
-        f"| ResNet-18, {result['images']} | samples / s | x original's loop | train loss "
-        "| test accuracy |",
-        "| --- | ---: | ---: | ---: | ---: |",
-    ]
-    for name, figures in result["engines"].items():
-        lines.append(
-            f"| {name} | {figures['samples_per_second']:,.0f} | {figures['ratio']:.1f} "
-            f"| {figures['train_loss']:.3f} | {figures['test_acc']:.3f} |"
+    """Return the figures as a Markdown table."""
+    rows = [
+        (
+            name,
+            f"{figures['samples_per_second']:,.0f}",
+            f"{figures['ratio']:.1f}",
+            f"{figures['train_loss']:.3f}",
+            f"{figures['test_acc']:.3f}",
         )
-    return "\n".join(lines)
+        for name, figures in result["engines"].items()
+    ]
+    titles = ("samples / s", "x original's loop", "train loss", "test accuracy")
+    return markdown((f"ResNet-18, {result['images']}", *titles), 1, rows)

@@ -163,9 +163,10 @@ def _build_zoo(
         for shard, digest in digests.items()
         if shard in known and known[shard] == _mark(out / shard, digest)
     }
-    for path in _files_of_zoo(out, name):
-        if path.relative_to(out).as_posix() not in marks:
-            path.unlink()
+    for path in (*out.glob(f"data/{name}/*.parquet"), *out.glob(f"metrics/{name}-*.parquet")):
+        file = path.relative_to(out).as_posix()
+        if file not in marks and (DATA_FILE.fullmatch(file) or METRICS_FILE.fullmatch(file)):
+            path.unlink()  # of an earlier build
     missing = [shard for shard in shards if shard.name not in marks]
     total = sum(shard.rows for shard in shards)
     done = total - sum(shard.rows for shard in missing)
@@ -232,18 +233,6 @@ def _build_zoo(
         left_out=tuple(str(error) for error in left_out),
         seconds=round(time.monotonic() - start, 3),
     )
-
-
-def _files_of_zoo(out: Path, name: str) -> list[Path]:
-    """Return the Parquet files of a zoo in a repository folder, also those of earlier builds."""
-    found = [*(out / "data" / name).glob("*.parquet"), *(out / "metrics").glob(f"{name}-*.parquet")]
-    names = {path: path.relative_to(out).as_posix() for path in found}
-    return [
-        path
-        for path, text in names.items()
-        if (match := DATA_FILE.fullmatch(text) or METRICS_FILE.fullmatch(text))
-        and match["zoo"] == name
-    ]
 
 
 def _digest(directory: ZooDirectory, shard: PlannedShard) -> str:

@@ -54,7 +54,8 @@ def card_data(contents: Contents) -> DatasetCardData:
         ],
         size_categories=[size_category(sum(sum(z.states.values()) for z in contents.zoos))],
     )
-    configs, infos = {}, {}
+    configs: dict[str, dict[str, object]] = {}
+    infos = {}
     for name, parts in contents.configs.items():
         files: list[dict[str, object]] = []
         for split in SPLITS:

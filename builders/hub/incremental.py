@@ -15,6 +15,7 @@ elsewhere stays, and is taken over (`prepare_push`).
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -26,8 +27,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 from huggingface_hub import CommitOperationAdd, HfApi, constants
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
 
 from ...errors import AlreadyRunning, Cancelled, FaultyFile, FaultyZoo, HubFailed, InvalidArgument
 from ..architecture import ARCHITECTURES
@@ -81,13 +80,7 @@ class PublishOptions:
     private: bool = False
 
     def __post_init__(self) -> None:
-        try:
-            validate_repo_id(self.repo_id)
-        except HFValidationError:
-            valid = False
-        else:
-            valid = self.repo_id.count("/") == 1
-        if not valid:
+        if not re.fullmatch(r"[\w.-]+/[\w.-]+", self.repo_id):
             raise InvalidArgument(
                 f"{self.repo_id!r} cannot be the name of a repository: expected ORG/NAME"
             )
@@ -118,12 +111,12 @@ class PushSummary:
         )
 
 
-def check_push(zoo: Zoo, repo_id: str, published: Published) -> None:
+def check_push(zoo: Zoo, options: PublishOptions, published: Published) -> None:
     """Refuse what could never be published, without asking the Hub.
 
     Args:
         zoo: the zoo to publish.
-        repo_id: `ORG/NAME`.
+        options: where to.
         published: its ledger.
 
     Raises:
@@ -136,16 +129,14 @@ def check_push(zoo: Zoo, repo_id: str, published: Published) -> None:
             "model; build and publish others when they are made",
             hint=f"model-zoos build {zoo.name}, then model-zoos publish",
         )
-    if published.freed and published.repo_id != repo_id:
+    if published.freed and published.repo_id != options.repo_id:
         raise InvalidArgument(
             f"{len(published.freed)} models of {zoo.name} are in {published.repo_id} and freed "
-            f"here: continue with that repository, not with {repo_id}"
+            f"here: continue with that repository, not with {options.repo_id}"
         )
 
 
-def prepare_push(
-    directory: ZooDirectory, repo_id: str, *, private: bool = False, token: str | None = None
-) -> None:
+def prepare_push(directory: ZooDirectory, options: PublishOptions) -> None:
     """Create a repository if it does not exist, check that it may be written, take over its models.
 
     Models of this zoo that are complete in the repository and not in this directory are recorded as
@@ -153,9 +144,7 @@ def prepare_push(
 
     Args:
         directory: a ResNet-18 zoo; published.json and splits.json are written.
-        repo_id: `ORG/NAME`.
-        private: create the repository as a private one.
-        token: with write access; None for HF_TOKEN or that of `hf auth login`.
+        options: where to.
 
     Raises:
         InvalidArgument: as `check_push`; the repository lacks models that were freed here; it has
@@ -165,15 +154,16 @@ def prepare_push(
             metrics.
         AlreadyRunning: another process publishes this zoo.
     """
+    repo_id = options.repo_id
     with _locked(directory):
         published = directory.published()
-        check_push(directory.zoo, repo_id, published)
-        token = write_token(token)
+        check_push(directory.zoo, options, published)
+        token = write_token()
         with explained(repo_id, token):
             api = HfApi(token=token)
             if published.repo_id == repo_id:  # it existed; a new one would be empty
                 api.repo_info(repo_id, repo_type="dataset")
-            head = open_head(api, repo_id, constants.DEFAULT_REVISION, private)
+            head = open_head(api, repo_id, constants.DEFAULT_REVISION, options.private)
             seen = _look(directory, Remote.at(api, repo_id, head))
             _check_orphans(directory, seen, ())
             merge_cards("", seen.remote.card())
@@ -201,10 +191,8 @@ def unpublished(directory: ZooDirectory) -> list[str]:
 
 def push_models(
     directory: ZooDirectory,
-    repo_id: str,
+    options: PublishOptions,
     *,
-    free: bool = False,
-    token: str | None = None,
     cancelled: threading.Event | None = None,
     on_published: Callable[[PushSummary], None] = lambda done: None,
 ) -> PushSummary:
@@ -212,9 +200,7 @@ def push_models(
 
     Args:
         directory: a ResNet-18 zoo; other processes may add models to it meanwhile.
-        repo_id: `ORG/NAME`, after `prepare_push`.
-        free: delete the files of published models here once a commit is seen to hold them.
-        token: with write access; None for HF_TOKEN or that of `hf auth login`.
+        options: where to, after `prepare_push`.
         cancelled: set to stop before the next row group or file.
         on_published: called after each step with what it did, so that an error loses nothing.
 
@@ -225,7 +211,7 @@ def push_models(
         AlreadyRunning: another process publishes this zoo.
     """
     cancelled = cancelled or threading.Event()
-    token = write_token(token)
+    repo_id, token = options.repo_id, write_token()
     api = HfApi(token=token)
     total = PushSummary()
 
@@ -236,12 +222,12 @@ def push_models(
 
     with _locked(directory), explained(repo_id, token):
         published = directory.published()
-        check_push(directory.zoo, repo_id, published)
+        check_push(directory.zoo, options, published)
         if published.repo_id != repo_id:
             directory.write_published(Published(repo_id, {}))
         # Models that were published and kept earlier, and what an interrupted run has left.
         removable = (m for m, place in published.models.items() if place != "damaged")
-        if free and any((directory.models_path / model).exists() for model in removable):
+        if options.free and any((directory.models_path / model).exists() for model in removable):
             done(PushSummary(freed=_free(directory, Remote.at(api, repo_id))))
         waiting = unpublished(directory)
         while waiting:
@@ -253,7 +239,7 @@ def push_models(
             known |= dict.fromkeys(set(batch) - set(left_out), "here")
             directory.write_published(Published(repo_id, known))
             done(pushed + PushSummary(left_out=faulty))
-            if free and pushed.models:
+            if options.free and pushed.models:
                 done(PushSummary(freed=_free(directory, Remote.at(api, repo_id))))
     return total
 
@@ -339,13 +325,14 @@ def _push(
         and (match["model_id"] in pushed or match["model_id"] not in there)
     }
     for split, states in by_split.items():
-        before = seen.metrics.get(split)
         kept = {m for m, where in there.items() if where == split and m not in pushed}
         shard = metrics_shard(directory, split, states)
         if not states and not kept:
             stale |= {shard.name} & remote.files.keys()
-        elif states or set(before["model_id"].to_pylist()) != kept:
-            contents[shard.name] = metrics_bytes(_metrics(states, shard.schema, before, kept))
+        elif states or set(seen.metrics[split]["model_id"].to_pylist()) != kept:
+            contents[shard.name] = metrics_bytes(
+                _metrics(states, shard.schema, seen.metrics.get(split), kept)
+            )
     sizes = {path: entry.size for path, entry in remote.files.items() if path not in stale}
     sizes |= new_files | {path: size_of(content) for path, content in contents.items()}
     try:

@@ -31,8 +31,8 @@ def merge_cards(ours: str, theirs: str) -> tuple[str, tuple[str, ...]]:
         InvalidArgument: a header that is not the metadata of a card, or a config that is kept and
             reads other files than Parquet.
     """
-    our_card, their_card = _parsed(ours), _parsed(theirs)
-    our, their = our_card.data.to_dict(), their_card.data.to_dict()
+    our, our_text = _parsed(ours)
+    their, their_text = _parsed(theirs)
     configs, their_configs = _by_name(our.get("configs")), _by_name(their.get("configs"))
     kept = {name: config for name, config in their_configs.items() if name not in configs}
     for name, config in kept.items():
@@ -42,7 +42,7 @@ def merge_cards(ours: str, theirs: str) -> tuple[str, tuple[str, ...]]:
                 "datasets loads all configs of a repository in one format, so that either it or "
                 "ours could not be loaded: publish to another repository"
             )
-    before, end, after = their_card.text.partition(_END)
+    before, end, after = their_text.partition(_END)
     below = (after if end else before).strip()
     below = f"\n\n{_END}\n" + (f"\n{below}\n" if below else "")
     if not kept:
@@ -60,16 +60,18 @@ def merge_cards(ours: str, theirs: str) -> tuple[str, tuple[str, ...]]:
     if infos or kept_infos:
         merged["dataset_info"] = [*infos.values(), *kept_infos]
     header = DatasetCardData(**merged).to_yaml(original_order=list(merged))
-    return f"---\n{header}\n---\n{our_card.text.rstrip()}{below}", tuple(kept)
+    return f"---\n{header}\n---\n{our_text.rstrip()}{below}", tuple(kept)
 
 
-def _parsed(text: str) -> DatasetCard:
+def _parsed(text: str) -> tuple[dict[str, Any], str]:
+    """Return the metadata in the header of a README, and the text below it."""
     # Without a header, DatasetCard logs a warning.
     text = text if text.lstrip().startswith("---") else f"---\n\n---\n{text}"
     try:
-        return DatasetCard(text)
+        card = DatasetCard(text)
     except ValueError as error:
         raise InvalidArgument(f"the header of a README.md cannot be used: {error}") from error
+    return card.data.to_dict(), card.text  # type: ignore[no-untyped-call]
 
 
 def _by_name(

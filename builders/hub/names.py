@@ -11,6 +11,7 @@ figures/<name>.png, .svg                               images that the card show
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from ..layout import Layout
@@ -84,17 +85,14 @@ def data_files(
         (zoo, split) -> ids of the models that have files of their own (empty for a CNN zoo), and
         the set of those splits that lack files or have files of two builds.
     """
-    numbers: dict[tuple[str, str, str | None], set[tuple[int, int]]] = {}
-    for match in matches(DATA_FILE, paths):
-        key = (match["zoo"], match["split"], match["model_id"])
-        numbers.setdefault(key, set()).add((int(match["number"]), int(match["count"])))
     found: dict[tuple[str, str], set[str]] = {}
     faulty = set()
-    for (zoo, split, model), parts in numbers.items():
-        found.setdefault((zoo, split), set()).update({model} - {None})
-        if parts != {(number, len(parts)) for number in range(len(parts))}:
-            faulty.add((zoo, split))
-        if model is not None and (zoo, split, None) in numbers:
+    groups = _groups(paths)
+    for (zoo, split, model), complete in groups.items():
+        models = found.setdefault((zoo, split), set())
+        if model is not None:
+            models.add(model)
+        if not complete or (model is not None and (zoo, split, None) in groups):
             faulty.add((zoo, split))
     return found, faulty
 
@@ -109,13 +107,22 @@ def whole_models(paths: Iterable[str], zoo: str) -> dict[str, str]:
     Returns:
         model id -> split.
     """
-    files: dict[str, list[str]] = {}
+    groups = {key[1:]: complete for key, complete in _groups(paths).items() if key[0] == zoo}
+    splits = Counter(model for _, model in groups)
+    return {
+        model: split
+        for (split, model), complete in groups.items()
+        if model is not None and complete and splits[model] == 1
+    }
+
+
+def _groups(paths: Iterable[str]) -> dict[tuple[str, str, str | None], bool]:
+    """Return (zoo, split, model or None) -> whether all its data files are among some names."""
+    numbers: dict[tuple[str, str, str | None], set[tuple[int, int]]] = {}
     for match in matches(DATA_FILE, paths):
-        if match["zoo"] == zoo and match["model_id"] is not None:
-            files.setdefault(match["model_id"], []).append(match.string)
-    whole = {}
-    for model, own in files.items():
-        found, faulty = data_files(own)
-        if len(found) == 1 and not faulty:
-            [(_, whole[model])] = found
-    return whole
+        key = (match["zoo"], match["split"], match["model_id"])
+        numbers.setdefault(key, set()).add((int(match["number"]), int(match["count"])))
+    return {
+        key: parts == {(number, len(parts)) for number in range(len(parts))}
+        for key, parts in numbers.items()
+    }

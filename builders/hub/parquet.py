@@ -10,7 +10,6 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,7 +23,7 @@ ZSTD_LEVEL = 1
 """Dense weights do not shrink further at level 3 (mantissas are noise), and take longer."""
 
 
-def writer_options(schema: pa.Schema, *, twin: bool = False) -> dict[str, Any]:
+def writer_options(schema: pa.Schema, *, twin: bool = False) -> dict[str, object]:
     """Return the encoding of a file as arguments of pyarrow.parquet.ParquetWriter.
 
     Dense weights are split into four streams of bytes, of which only the one with signs and

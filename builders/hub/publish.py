@@ -75,7 +75,7 @@ def publish(
     create_pr: bool = False,
     on_progress: Progress | None = None,
 ) -> PublishSummary:
-    """Make a data set repository on the Hub equal to a folder; create it if it does not exist.
+    """Bring a repository on the Hub up to date with a folder; create it if it does not exist.
 
     Args:
         folder: as `build_folder` leaves it.

@@ -53,15 +53,15 @@ class HubPublisher:
         Raises:
             InvalidArgument: it is one.
         """
-        check_push(zoo, self.options.repo_id, Published("", {}))
+        check_push(zoo, self.options, Published("", {}))
 
     def prepare(self, directory: ZooDirectory) -> None:
         """Create the repository if it is missing, and take over what it has; see `prepare_push`."""
-        prepare_push(directory, self.options.repo_id, private=self.options.private)
+        prepare_push(directory, self.options)
 
     def make_room(self, directory: ZooDirectory) -> None:
         """Publish what is finished, and delete it here; see `push_models`."""
-        self._add(push_models(directory, self.options.repo_id, free=True))
+        self._add(push_models(directory, self.options))
 
     @contextmanager
     def while_training(self, directory: ZooDirectory) -> Iterator[dict[str, Any]]:
@@ -77,13 +77,7 @@ class HubPublisher:
         ended, cancelled = threading.Event(), threading.Event()
 
         def publish() -> None:
-            push_models(
-                directory,
-                self.options.repo_id,
-                free=self.free,
-                cancelled=cancelled,
-                on_published=self._add,
-            )
+            push_models(directory, self.options, cancelled=cancelled, on_published=self._add)
 
         def publish_often() -> None:
             failures = 0

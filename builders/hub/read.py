@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.dataset as pads
@@ -87,7 +87,7 @@ def open_snapshot(
         HubFailed: no such repository or revision, or the Hub is out of reach.
     """
     with explained(repo_id, token):
-        info = HfApi(token=token).repo_info(repo_id, revision=revision, repo_type="dataset")
+        info = HfApi(token=token).dataset_info(repo_id, revision=revision)
     paths = sorted(sibling.rfilename for sibling in info.siblings or ())
     return Snapshot(repo_id, str(info.sha), tuple(paths))
 
@@ -157,8 +157,8 @@ def read_tables(
 def _opened(
     shard: Shard, token: str | bool | None, options: Mapping[str, object] | None
 ) -> Iterator[IO[bytes]]:
-    files = HfFileSystem(**{"token": token, **(options or {})})
+    arguments: dict[str, Any] = {"token": token, **(options or {})}
     path = f"datasets/{shard.repo_id}@{shard.commit}/{shard.path}"
     # Without a cache: pyarrow knows which bytes it wants, and reads none of them twice.
-    with files.open(path, "rb", cache_type="none") as file:
+    with HfFileSystem(**arguments).open(path, "rb", cache_type="none") as file:
         yield file

@@ -43,6 +43,9 @@ FILES_PER_COMMIT = 250
 
 _BLOCK = 1 << 20
 
+_CLIENTS = ("httpx", "httpx2", "httpcore", "httpcore2", "hf_xet")
+"""Modules of the HTTP clients that versions of huggingface_hub use."""
+
 
 def size_of(content: Content) -> int:
     """Return the size of a file in bytes."""
@@ -231,7 +234,7 @@ def open_head(api: HfApi, repo_id: str, branch: str | None, private: bool = Fals
 # --- Tokens and errors ----------------------------------------------------------------------------
 
 
-def write_token(token: str | None) -> str:
+def write_token(token: str | None = None) -> str:
     """Return the token to publish with: the argument, else HF_TOKEN or that of `hf auth login`.
 
     Raises:
@@ -269,55 +272,51 @@ def explained(repo_id: str, token: str | bool | None = None) -> Iterator[None]:
         raise HubFailed(message, hint=failed.hint) from None  # the client's error has the request
 
 
+_BROKEN = (
+    "{repo}: the Hub ({hub}) was not reached, or the connection broke off ({said}): try again to "
+    "resume"
+)
+_MESSAGES: dict[type[Exception] | int, str] = {
+    OfflineModeIsEnabled: "{repo}: HF_HUB_OFFLINE is set, and the Hub is not asked: unset it",
+    HFValidationError: "'{repo}' cannot be the name of a repository: expected ORG/NAME",
+    GatedRepoError: "{repo} is gated: ask for access at {hub}/datasets/{repo}",
+    RevisionNotFoundError: "{repo} has no such revision (branch, tag or commit)",
+    RepositoryNotFoundError: "there is no data set repository {repo} that {seen}: check the name; "
+    "a private one needs a token",
+    401: "the Hub does not accept this token: make one with write access at {hub}/settings/tokens",
+    403: "this token may not write to {repo}: take one of type write (a fine-grained one must name "
+    "the repository), of a user who may write there, or open a pull request. The Hub says: {said}",
+    412: "{repo} was changed by somebody else meanwhile: try again",
+    HfHubHTTPError: "{repo}: the Hub answered HTTP {status} ({said}): try again later",
+    ConnectionError: _BROKEN,
+    TimeoutError: _BROKEN,
+}
+"""What an error of the Hub's client means: the first class that it has, or its HTTP status."""
+
+_HINTS: dict[type[Exception] | int | None, str] = {
+    RepositoryNotFoundError: "hf auth login",
+    401: "hf auth login",
+    403: "model-zoos publish {repo} --from FOLDER --create-pr",
+}
+
+
 def _explanation(error: BaseException, repo_id: str, has_token: bool) -> HubFailed | None:
     """Return the explanation of an error; None if it is not one of the Hub or its client."""
     if isinstance(error, HubFailed):
         return error
-    if isinstance(error, OfflineModeIsEnabled):
-        return HubFailed(f"{repo_id}: HF_HUB_OFFLINE is set, and the Hub is not asked: unset it")
-    if isinstance(error, HFValidationError):
-        return HubFailed(f"{repo_id!r} cannot be the name of a repository: expected ORG/NAME")
-    if isinstance(error, GatedRepoError):
-        address = f"{constants.ENDPOINT}/datasets/{repo_id}"
-        return HubFailed(f"{repo_id} is gated: ask for access at {address}")
-    if isinstance(error, RevisionNotFoundError):
-        return HubFailed(f"{repo_id} has no such revision (branch, tag or commit)")
-    if isinstance(error, RepositoryNotFoundError):
-        seen = "this token may see" if has_token else "can be seen without a token"
-        return HubFailed(
-            f"there is no data set repository {repo_id} that {seen}: check the name; a private one "
-            "needs a token",
-            hint="hf auth login",
-        )
+    kinds = [kind for kind in _MESSAGES if isinstance(kind, type)]
+    key: type[Exception] | int | None = next((k for k in kinds if isinstance(error, k)), None)
+    said, status = str(error) or type(error).__name__, 0
     if isinstance(error, HfHubHTTPError):
-        status = error.response.status_code
-        said = error.server_message or str(error)
-        if status == 401:
-            return HubFailed(
-                "the Hub does not accept this token: make one with write access at "
-                f"{constants.ENDPOINT}/settings/tokens",
-                hint="hf auth login",
-            )
-        if status == 403:
-            return HubFailed(
-                f"this token may not write to {repo_id}: take one of type write (a fine-grained "
-                "one must name the repository), of a user who may write there, or open a pull "
-                f"request. The Hub says: {said}",
-                hint=f"model-zoos publish {repo_id} --from FOLDER --create-pr",
-            )
-        if status == 412:
-            return HubFailed(f"{repo_id} was changed by somebody else meanwhile: try again")
-        return HubFailed(f"{repo_id}: the Hub answered HTTP {status} ({said}): try again later")
-    # httpx or httpx2, by the version of huggingface_hub; Xet's client raises ConnectionError.
-    module = type(error).__module__.partition(".")[0]
-    if module in ("httpx", "httpx2", "httpcore", "httpcore2", "hf_xet"):
-        said = type(error).__name__
-    elif isinstance(error, ConnectionError | TimeoutError):
-        said = f"{error}" or type(error).__name__
-    else:
+        status, said = error.response.status_code, error.server_message or said
+        if key is HfHubHTTPError and status in _MESSAGES:
+            key = status
+    elif type(error).__module__.partition(".")[0] in _CLIENTS:
+        key, said = ConnectionError, type(error).__name__
+    if key is None:
         cause = error.__cause__ or error.__context__
         return None if cause is None else _explanation(cause, repo_id, has_token)
-    return HubFailed(
-        f"{repo_id}: the Hub ({constants.ENDPOINT}) was not reached, or the connection broke off "
-        f"({said}): try again to resume"
-    )
+    values = {"repo": repo_id, "hub": constants.ENDPOINT, "said": said, "status": status}
+    values["seen"] = "this token may see" if has_token else "can be seen without a token"
+    hint = _HINTS.get(key)
+    return HubFailed(_MESSAGES[key].format(**values), hint=hint and hint.format(**values))

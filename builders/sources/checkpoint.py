@@ -1,11 +1,11 @@
-"""torch's files without torch: a machine for the few pickle instructions that they need.
+"""Reading torch's files without torch, by a machine for the few pickle instructions they need.
 
 torch.save writes a zip with `data.pkl`, a pickle whose tensors refer to storages, and one raw file
 for each storage (torch >= 1.6), or one stream of pickles and storages (before). Python's unpickler
-calls what a pickle names, and even restricted to a list it lets a file exhaust memory (indices of
-its memo) or time (hashes of nested tuples). This machine knows 40 instructions, calls nothing but
-the functions in `_CALLS`, and makes tensors plain records, which become arrays only after their
-sizes were checked against the bytes that exist.
+calls what a pickle names, and even when restricted to a list it lets a file exhaust memory (indices
+of its memo) or time (hashes of nested tuples). This machine knows 40 instructions and calls nothing
+but the functions in `_CALLS`. Tensors are plain records, which become arrays only after their sizes
+were checked against the bytes that exist.
 
 Sources: Lib/pickletools.py for the instructions, torch/serialization.py (`_save`, `_legacy_save`)
 and torch/_utils.py (`_rebuild_tensor_v2`) for the rest.
@@ -15,14 +15,16 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
-from .archive import Member, Read, Unreadable, read_member, zip_members
+from ...errors import Unreadable
+from .archive import Member, Read, read_member, zip_members
 
 STORAGES = {
     "torch.FloatStorage": "<f4",
@@ -35,13 +37,23 @@ STORAGES = {
     "torch.ByteStorage": "<u1",
     "torch.BoolStorage": "?",
 }
-"""Storage class -> numpy's type."""
+"""Storage class -> numpy type."""
 
-_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+_LEGACY = (0x1950A86A20F9469CFC6C, 1001)
+"""Magic number and version of torch's old form."""
+
+
+_T = TypeVar("_T")
 
 
 class Storage(NamedTuple):
-    """A file's storage: numpy type, key, elements."""
+    """A storage that a file refers to.
+
+    Attributes:
+        kind: numpy type.
+        key: name in the file.
+        count: number of elements.
+    """
 
     kind: str
     key: str
@@ -49,7 +61,7 @@ class Storage(NamedTuple):
 
 
 class Tensor(NamedTuple):
-    """A view on a storage, in elements; as torch.as_strided describes one."""
+    """A view of a storage; offset, shape and stride count elements, as in torch.as_strided."""
 
     storage: Storage
     offset: int
@@ -57,28 +69,33 @@ class Tensor(NamedTuple):
     stride: tuple[int, ...]
 
 
-class Record(dict):
-    """The attributes of an object whose class we only stand in for (ModelDatasetBase)."""
+class Record(dict[str, Any]):
+    """The attributes of an object of the paper's ModelDatasetBase, which is not reproduced."""
 
 
 class _Name(str):
-    """A global of the closed list, not to be mistaken for a text."""
+    """The name of a global that a pickle may use, as opposed to an ordinary text."""
 
 
 @dataclass(frozen=True)
 class TorchFile:
-    """What a file holds: `tree`, in which tensors are `Tensor`, and how to read a storage."""
+    """The content of a torch file.
+
+    Attributes:
+        tree: the pickled object, in which each tensor is a `Tensor`.
+        storage: function that reads the bytes of a storage.
+    """
 
     tree: Any
     storage: Callable[[Storage], bytes | memoryview]
 
-    def array(self, tensor: Any) -> np.ndarray:
-        """The values of a tensor, read-only.
+    def array(self, tensor: object) -> NDArray[Any]:
+        """Return the values of a tensor, read-only.
 
         Raises:
-            Unreadable: not a tensor, or one that claims more than its storage holds.
+            Unreadable: it is no tensor, or it claims more than its storage holds.
         """
-        if type(tensor) is not Tensor:
+        if not isinstance(tensor, Tensor):
             raise Unreadable(f"unreadable: expected a tensor, found {type(tensor).__name__}")
         (kind, _, count), offset, shape, stride = tensor
         elements = math.prod(shape)
@@ -93,32 +110,27 @@ class TorchFile:
         if not elements:
             return np.empty(0, kind).reshape(shape) if max(shape) < 2**20 else np.empty(0, kind)
         values = np.frombuffer(content, kind)
-        steps = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
-        if stride == tuple(steps):
+        if stride == tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape))):
             return values[offset : offset + elements].reshape(shape)
-        size = values.itemsize
-        return np.lib.stride_tricks.as_strided(
-            values[offset:], shape, tuple(size * step for step in stride), writeable=False
-        )
+        steps = tuple(values.itemsize * step for step in stride)
+        return np.lib.stride_tricks.as_strided(values[offset:], shape, steps, writeable=False)
 
 
 def read_torch(read: Read, total: int) -> TorchFile:
-    """Read a file that torch.save wrote, of any torch version.
+    """Read a file that torch.save wrote, of any version of torch.
 
     Args:
         read: reads the file.
-        total: its bytes.
+        total: bytes of the file.
 
     Raises:
-        Unreadable: empty, truncated, damaged, or a pickle that names something unknown.
+        Unreadable: it is empty, truncated or damaged, or its pickle names something unknown.
     """
     if total and read(0, 2) != b"PK":
         if read(0, 1) == b"\x80":
             return _read_legacy(bytes(read(0, total)))
         raise Unreadable("unreadable: neither a zip nor a file of torch before 1.6")
-    members: dict[str, Member] = {}
-    for member in zip_members(read, total):
-        members[member.name] = member
+    members: dict[str, Member] = {member.name: member for member in zip_members(read, total)}
     prefix = next((name[:-8] for name in members if name.endswith("data.pkl")), None)
     if prefix is None:
         raise Unreadable("unreadable: a zip without data.pkl, not torch's")
@@ -126,24 +138,24 @@ def read_torch(read: Read, total: int) -> TorchFile:
     if order and read_member(read, order, 16) != b"little":
         raise Unreadable("unreadable: not in little-endian byte order")
     pickled = bytes(read_member(read, members[f"{prefix}data.pkl"], total))
-    tree = _cached(pickled) if len(pickled) < 65536 else unpickle(pickled)[0]
+    tree = _unpickle_cached(pickled) if len(pickled) < 65536 else unpickle(pickled)[0]
 
     def storage(wanted: Storage) -> bytes | memoryview:
-        member = members.get(f"{prefix}data/{wanted.key}")
-        if member is None:
-            raise Unreadable(f"truncated: it lacks the storage {wanted.key[:20]!r}")
-        return read_member(read, member, total)
+        return read_member(read, _find(members, f"{prefix}data/{wanted.key}", wanted), total)
 
     return TorchFile(tree, storage)
 
 
-def read_state_dict(content: bytes) -> dict[str, np.ndarray]:
-    """A checkpoint: name -> array, in the file's order, read-only.
+def read_state_dict(content: bytes) -> dict[str, NDArray[Any]]:
+    """Read a checkpoint.
+
+    Returns:
+        Name -> array in the order of the file. The arrays are read-only.
 
     Raises:
-        Unreadable: as `read_torch`, or something else than a dictionary of tensors.
+        Unreadable: as in `read_torch`, or it holds something else than a dictionary of tensors.
     """
-    view = memoryview(content)  # 45 MB of ResNet-18 are not copied
+    view = memoryview(content)  # so that 45 MB of ResNet-18 are not copied
     file = read_torch(lambda offset, count: view[offset : offset + count], len(view))
     if not isinstance(file.tree, dict) or len(file.tree) > 1000:  # ResNet-18 has 122 tensors
         raise Unreadable("unreadable: not the state_dict of a known architecture")
@@ -151,7 +163,7 @@ def read_state_dict(content: bytes) -> dict[str, np.ndarray]:
 
 
 def _read_legacy(content: bytes) -> TorchFile:
-    """torch before 1.6: magic number, version, system, object, keys of storages, storages."""
+    """Read a file of torch < 1.6: magic number, version, system, object, keys, storages."""
     seen: dict[str, Storage] = {}
     position, parts = 0, []
     for _ in range(5):
@@ -159,52 +171,48 @@ def _read_legacy(content: bytes) -> TorchFile:
         parts.append(part)
     magic, version, system, tree, keys = parts
     little = isinstance(system, dict) and system.get("little_endian") is True
-    if (magic, version, little) != (_LEGACY_MAGIC, 1001, True) or not isinstance(keys, list):
+    if (magic, version) != _LEGACY or not little or not isinstance(keys, list):
         raise Unreadable("unreadable: not torch's old form, version 1001, little-endian")
     found: dict[str, bytes] = {}
     for key in keys:
         if type(key) is not str or key not in seen:
             raise Unreadable("unreadable: a storage that no tensor refers to")
         kind, _, count = seen[key]
-        start, size = position + 8, count * np.dtype(kind).itemsize
-        position = start + size
+        start = position + 8
+        position = start + count * np.dtype(kind).itemsize
         if position > len(content):
             raise Unreadable("truncated: its storages end too early")
         if int.from_bytes(content[start - 8 : start], "little") != count:
             raise Unreadable("unreadable: a storage of another size than its tensors claim")
         found[key] = content[start:position]
+    return TorchFile(tree, lambda wanted: _find(found, wanted.key, wanted))
 
-    def storage(wanted: Storage) -> bytes:
-        if wanted.key not in found:
-            raise Unreadable(f"truncated: it lacks the storage {wanted.key[:20]!r}")
-        return found[wanted.key]
 
-    return TorchFile(tree, storage)
+def _find(files: Mapping[str, _T], name: str, wanted: Storage) -> _T:
+    if name not in files:
+        raise Unreadable(f"truncated: it lacks the storage {wanted.key[:20]!r}")
+    return files[name]
 
 
 # --- The machine ----------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=8)
-def _cached(pickled: bytes) -> Any:
-    """States of one zoo differ in their storages only: mostly one pickle for all of them."""
-    return unpickle(pickled)[0]
-
-
 def unpickle(
     data: bytes, position: int = 0, storages: dict[str, Storage] | None = None
-) -> tuple[Any, int]:
+) -> tuple[object, int]:
     """Run the pickle that starts at `position`.
 
     Args:
-        storages: gets every storage that the pickle refers to, by key.
+        data: the bytes that hold it.
+        position: where it starts.
+        storages: receives every storage that the pickle refers to, by key.
 
     Returns:
-        What it describes, made of dict, list, tuple, str, bytes, int, float, bool, None, `Tensor`
-        and `Record` (paths are texts), and the position behind it.
+        The object that it describes and the position after its end. The object is made of dict,
+        list, tuple, str, bytes, int, float, bool, None, `Tensor` and `Record`; paths are texts.
 
     Raises:
-        Unreadable: an unknown instruction or name, or anything malformed.
+        Unreadable: it has an unknown instruction or name, or is malformed.
     """
     try:
         return _run(data, position, {} if storages is None else storages)
@@ -214,10 +222,47 @@ def unpickle(
         raise Unreadable(f"unreadable: a malformed pickle ({type(error).__name__})") from None
 
 
-def _run(data: bytes, at: int, storages: dict[str, Storage]) -> tuple[Any, int]:
+@lru_cache(maxsize=8)
+def _unpickle_cached(pickled: bytes) -> object:
+    """Return `unpickle` of a checkpoint: most states of a zoo differ only in their storages."""
+    return unpickle(pickled)[0]
+
+
+Take = Callable[[int], bytes]
+"""Function that returns the next bytes of a pickle."""
+
+
+def _number(take: Take, count: int, signed: bool = False) -> int:
+    return int.from_bytes(take(count), "little", signed=signed)
+
+
+_VALUES: Mapping[int, Callable[[Take], object]] = {
+    0x4D: lambda take: _number(take, 2),  # BININT2
+    0x4A: lambda take: _number(take, 4, signed=True),  # BININT
+    0x8A: lambda take: _number(take, take(1)[0], signed=True),  # LONG1
+    0x47: lambda take: struct.unpack(">d", take(8))[0],  # BINFLOAT
+    0x58: lambda take: take(_number(take, 4)).decode(),  # BINUNICODE
+    0x8C: lambda take: take(take(1)[0]).decode(),  # SHORT_BINUNICODE
+    0x42: lambda take: take(_number(take, 4)),  # BINBYTES
+    0x43: lambda take: take(take(1)[0]),  # SHORT_BINBYTES
+    0x29: lambda take: (),  # EMPTY_TUPLE
+    0x5D: lambda take: [],  # EMPTY_LIST
+    0x7D: lambda take: {},  # EMPTY_DICT
+    0x89: lambda take: False,  # NEWFALSE
+    0x88: lambda take: True,  # NEWTRUE
+    0x4E: lambda take: None,  # NONE
+}
+"""Instructions that push a value."""
+_TUPLES = {0x85: 1, 0x86: 2, 0x87: 3}
+"""Instructions that make a tuple of the uppermost values: TUPLE1, TUPLE2, TUPLE3."""
+_SKIPPED = {0x80: 1, 0x95: 8}
+"""Instructions without effect here, and the bytes that follow them: PROTO, FRAME."""
+
+
+def _run(data: bytes, at: int, storages: dict[str, Storage]) -> tuple[object, int]:
     stack: list[Any] = []
     below: list[list[Any]] = []  # the stacks under each mark
-    memo: list[Any] = []  # picklers number it 0, 1, 2, ...
+    memo: list[Any] = []  # picklers number its entries 0, 1, 2, ...
     end = len(data)
 
     def take(count: int) -> bytes:
@@ -230,9 +275,9 @@ def _run(data: bytes, at: int, storages: dict[str, Storage]) -> tuple[Any, int]:
     def remember(index: int) -> None:
         if index == len(memo):
             memo.append(stack[-1])
+        elif index > len(memo):
+            raise _malformed("pickle (memo out of order)")
         else:
-            if index > len(memo):
-                raise Unreadable("unreadable: a malformed pickle (memo out of order)")
             memo[index] = stack[-1]
 
     while True:
@@ -249,16 +294,19 @@ def _run(data: bytes, at: int, storages: dict[str, Storage]) -> tuple[Any, int]:
         elif code == 0x4B:  # BININT1
             stack.append(data[at])
             at += 1
+        elif code in _VALUES:
+            stack.append(_VALUES[code](take))
+        elif code in _TUPLES:
+            count = _TUPLES[code]
+            if len(stack) < count:
+                raise IndexError
+            stack[-count:] = [tuple(stack[-count:])]
         elif code == 0x72:  # LONG_BINPUT
-            remember(int.from_bytes(take(4), "little"))
+            remember(_number(take, 4))
         elif code == 0x6A:  # LONG_BINGET
-            stack.append(memo[int.from_bytes(take(4), "little")])
+            stack.append(memo[_number(take, 4)])
         elif code == 0x94:  # MEMOIZE
             memo.append(stack[-1])
-        elif code == 0x58:  # BINUNICODE
-            stack.append(take(int.from_bytes(take(4), "little")).decode())
-        elif code == 0x8C:  # SHORT_BINUNICODE
-            stack.append(take(take(1)[0]).decode())
         elif code == 0x28:  # MARK
             below.append(stack)
             stack = []
@@ -268,37 +316,10 @@ def _run(data: bytes, at: int, storages: dict[str, Storage]) -> tuple[Any, int]:
         elif code == 0x51:  # BINPERSID
             stack.append(_storage(stack.pop(), storages))
         elif code == 0x52:  # REDUCE
-            arguments = stack.pop()
-            name = stack.pop()
+            arguments, name = stack.pop(), stack.pop()
             if type(name) is not _Name or type(arguments) is not tuple:
                 raise Unreadable("unreadable: a pickle that calls what is no function")
             stack.append(_CALLS[name](*arguments))
-        elif code == 0x85:  # TUPLE1
-            stack[-1:] = [(stack[-1],)]
-        elif code == 0x86:  # TUPLE2
-            stack[-2:] = [(stack[-2], stack[-1])]
-        elif code == 0x87:  # TUPLE3
-            stack[-3:] = [(stack[-3], stack[-2], stack[-1])]
-        elif code == 0x29:  # EMPTY_TUPLE
-            stack.append(())
-        elif code == 0x89:  # NEWFALSE
-            stack.append(False)
-        elif code == 0x88:  # NEWTRUE
-            stack.append(True)
-        elif code == 0x4E:  # NONE
-            stack.append(None)
-        elif code == 0x4D:  # BININT2
-            stack.append(int.from_bytes(take(2), "little"))
-        elif code == 0x4A:  # BININT
-            stack.append(int.from_bytes(take(4), "little", signed=True))
-        elif code == 0x8A:  # LONG1
-            stack.append(int.from_bytes(take(take(1)[0]), "little", signed=True))
-        elif code == 0x47:  # BINFLOAT
-            stack.append(struct.unpack(">d", take(8))[0])
-        elif code == 0x5D:  # EMPTY_LIST
-            stack.append([])
-        elif code == 0x7D:  # EMPTY_DICT
-            stack.append({})
         elif code == 0x61:  # APPEND
             value = stack.pop()
             _list(stack[-1]).append(value)
@@ -306,65 +327,60 @@ def _run(data: bytes, at: int, storages: dict[str, Storage]) -> tuple[Any, int]:
             items, stack = stack, below.pop()
             _list(stack[-1]).extend(items)
         elif code == 0x73:  # SETITEM
-            value = stack.pop()
-            key = stack.pop()
-            _set_items(stack[-1], [key, value])
+            value, key = stack.pop(), stack.pop()
+            _set_items(stack[-1], [(key, value)])
         elif code == 0x75:  # SETITEMS
             items, stack = stack, below.pop()
-            _set_items(stack[-1], items)
+            _set_items(stack[-1], zip(items[::2], items[1::2], strict=True))
         elif code == 0x63:  # GLOBAL
             line = data.index(b"\n", at, at + 256)
             stop = data.index(b"\n", line + 1, line + 257)
             stack.append(_name(data[at:line].decode(), data[line + 1 : stop].decode()))
             at = stop + 1
         elif code == 0x93:  # STACK_GLOBAL
-            name = stack.pop()
-            module = stack.pop()
+            name, module = stack.pop(), stack.pop()
             if type(name) is not str or type(module) is not str:
-                raise Unreadable("unreadable: a malformed pickle (name)")
+                raise _malformed("pickle (name)")
             stack.append(_name(module, name))
         elif code == 0x81:  # NEWOBJ
-            arguments = stack.pop()
-            name = stack.pop()
+            arguments, name = stack.pop(), stack.pop()
             if type(name) is not _Name or name != _DATASET or arguments != ():
                 raise Unreadable("unreadable: a pickle that makes an unknown object")
             stack.append(Record())
         elif code == 0x62:  # BUILD
             state = stack.pop()
-            if type(stack[-1]) is Record:
-                _set_items(stack[-1], [x for item in state.items() for x in item])
+            if type(stack[-1]) is Record and type(state) is dict:
+                _set_items(stack[-1], state.items())
             elif type(stack[-1]) is not dict:  # attributes of a state_dict (_metadata): not needed
                 raise Unreadable("unreadable: a pickle that changes an unknown object")
-        elif code == 0x42:  # BINBYTES
-            stack.append(take(int.from_bytes(take(4), "little")))
-        elif code == 0x43:  # SHORT_BINBYTES
-            stack.append(take(take(1)[0]))
         elif code == 0x30:  # POP
             stack.pop()
-        elif code == 0x80:  # PROTO
-            take(1)
-        elif code == 0x95:  # FRAME
-            take(8)
+        elif code in _SKIPPED:
+            take(_SKIPPED[code])
         elif code == 0x2E:  # STOP
             return stack.pop(), at
         else:
             raise Unreadable(f"unreadable: the pickle instruction {code:#x} is not known here")
 
 
-def _list(value: Any) -> list[Any]:
+def _list(value: object) -> list[Any]:
     if type(value) is not list:
-        raise Unreadable("unreadable: a malformed pickle (list)")
+        raise _malformed("pickle (list)")
     return value
 
 
-def _set_items(target: Any, items: list[Any]) -> None:
-    if type(target) not in (dict, Record) or len(items) % 2:
-        raise Unreadable("unreadable: a malformed pickle (dict)")
-    for key, value in zip(items[::2], items[1::2], strict=True):
+def _set_items(target: object, items: Iterable[tuple[Any, Any]]) -> None:
+    if type(target) is not dict and type(target) is not Record:
+        raise _malformed("pickle (dict)")
+    for key, value in items:
         # The hash of nested tuples can take for ever.
         if type(key) is not str and type(key) is not int:
             raise Unreadable(f"unreadable: a {type(key).__name__} as key of a dictionary")
         target[key] = value
+
+
+def _malformed(what: str) -> Unreadable:
+    return Unreadable(f"unreadable: a malformed {what}")
 
 
 def _name(module: str, name: str) -> _Name:
@@ -376,53 +392,52 @@ def _name(module: str, name: str) -> _Name:
     return _Name(full)
 
 
-def _storage(reference: Any, storages: dict[str, Storage]) -> Storage:
-    """From a persistent id: ("storage", class, key, device, elements[, view])."""
-    if type(reference) is not tuple or len(reference) not in (5, 6) or reference[0] != "storage":
-        raise Unreadable("unreadable: a malformed pickle (storage)")
-    _, kind, key, _, count = reference[:5]
-    if type(kind) is not _Name or kind not in STORAGES or type(key) is not str:
-        raise Unreadable("unreadable: a malformed pickle (storage)")
-    if type(count) is not int or count < 0 or reference[5:] not in ((), (None,)):
-        raise Unreadable("unreadable: a malformed pickle (storage)")
+def _storage(reference: object, storages: dict[str, Storage]) -> Storage:
+    """Return the storage of a persistent id: ("storage", class, key, device, elements[, view])."""
+    if type(reference) is not tuple or len(reference) not in (5, 6):
+        raise _malformed("pickle (storage)")
+    word, kind, key, _, count, *view = reference
+    good = word == "storage" and type(kind) is _Name and kind in STORAGES and type(key) is str
+    if not good or type(count) is not int or count < 0 or view not in ([], [None]):
+        raise _malformed("pickle (storage)")
     storage = Storage(STORAGES[kind], key, count)
     if storages.setdefault(key, storage) != storage:
         raise Unreadable("unreadable: two tensors disagree on their storage")
     return storage
 
 
-def _tensor(storage: Any, offset: Any, shape: Any, stride: Any, *_: Any) -> Tensor:
-    numbers = (offset, *_sizes(shape), *_sizes(stride))
+def _tensor(storage: object, offset: object, shape: object, stride: object, *_: object) -> Tensor:
+    shape, stride = _sizes(shape), _sizes(stride)
     if type(storage) is not Storage or len(shape) != len(stride) or len(shape) > 16:
-        raise Unreadable("unreadable: a malformed tensor")
-    if any(type(n) is not int or not 0 <= n < 2**62 for n in numbers):
+        raise _malformed("tensor")
+    if any(type(n) is not int or not 0 <= n < 2**62 for n in (offset, *shape, *stride)):
         raise Unreadable("unreadable: a tensor with absurd sizes")
-    return Tensor(storage, offset, shape, stride)
+    return Tensor(storage, cast(int, offset), shape, stride)
 
 
-def _sizes(value: Any) -> tuple[Any, ...]:
+def _sizes(value: object) -> tuple[Any, ...]:
     if type(value) is not tuple:
-        raise Unreadable("unreadable: a malformed tensor")
+        raise _malformed("tensor")
     return value
 
 
-def _parameter(tensor: Any, *_: Any) -> Tensor:
+def _parameter(tensor: object, *_: object) -> Tensor:
     if type(tensor) is not Tensor:
-        raise Unreadable("unreadable: a malformed parameter")
+        raise _malformed("parameter")
     return tensor
 
 
-def _dictionary(*arguments: Any) -> dict[Any, Any]:
+def _dictionary(*arguments: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
     result: dict[Any, Any] = {}
-    for pair in arguments[0] if arguments else ():
-        _set_items(result, list(pair))
+    _set_items(result, arguments[0] if arguments else ())
     return result
 
 
-def _path(*parts: Any) -> str:
-    if not all(type(part) is str for part in parts):
-        raise Unreadable("unreadable: a malformed path")
-    return "/".join(part.rstrip("/\\") for part in parts)
+def _path(*parts: object) -> str:
+    texts = [part for part in parts if type(part) is str]
+    if len(texts) < len(parts):
+        raise _malformed("path")
+    return "/".join(text.rstrip("/\\") for text in texts)
 
 
 def _short(shape: tuple[int, ...]) -> str:
@@ -431,13 +446,14 @@ def _short(shape: tuple[int, ...]) -> str:
 
 
 _DATASET = "checkpoints_to_datasets.dataset_base.ModelDatasetBase"
-_CALLS: Mapping[str, Callable[..., Any]] = {
+_CALLS: Mapping[str, Callable[..., object]] = {
     "collections.OrderedDict": _dictionary,
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch._utils._rebuild_parameter": _parameter,
     "torch.Size": lambda sizes: _sizes(sizes),
-    "pathlib.PosixPath": _path,
-    "pathlib.WindowsPath": _path,
-    "pathlib.PurePosixPath": _path,
-    "pathlib.PureWindowsPath": _path,
+    **{
+        f"pathlib.{kind}": _path
+        for kind in ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")
+    },
 }
+"""The functions that a pickle may call."""

@@ -1,164 +1,26 @@
-"""Recognise which zoo the trials or the file of a source belong to."""
+"""Identification: which zoo the trials of a source, or a preprocessed file, belong to.
+
+A zoo of the catalog is recognised by the name of the run, of the file, or by the name that the
+caller gives. For other trials a specification is made of what their params.json say.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
-from ..architecture import find_architecture
-from ..catalog import TWIN_DOIS, TWIN_EPOCHS, ZOOS, config_names, get_zoo, twin_name
-from ..specification import Zoo, is_zoo_name, normalize_name, zoo_from_json
-from . import preprocessed
-from .archive import Unreadable
+from ...errors import Unreadable
+from ..architecture import ARCHITECTURES, find_architecture
+from ..catalog import TWIN_DOIS, TWIN_EPOCHS, ZOOS, config_names, twin_name, zoo_spec
+from ..specification import GRID_KEYS, MOMENTUM_OPTIMIZERS, Zoo, is_zoo_name, normalize_name
 from .ray_tune import Description, Trial
 
+_T = TypeVar("_T")
 
-def _zoos_of(
-    trials: Sequence[Trial],
-    described: Mapping[str, Description | str],
-    stem: str,
-    name: str | None,
-) -> list[tuple[Zoo, list[Trial]]]:
-    """The zoos of a source with their trials, dense ones before twins.
-
-    Trials of one run belong together, also those whose params.json cannot be read.
-    """
-    runs: dict[str, list[Trial]] = {}
-    for trial in trials:
-        runs.setdefault(trial.run, []).append(trial)
-    groups: dict[tuple[bool, str], list[Trial]] = {}
-    nameless: list[Trial] = []
-    for run, members in runs.items():
-        good = [d for t in members if isinstance(d := described[t.folder], Description)]
-        if not good:
-            nameless += members
-            continue
-        twin = _most([d.twin for d in good])
-        experiment = _most([d.parent_experiment if twin else d.experiment for d in good])
-        groups.setdefault((twin, experiment or run.rpartition("/")[2] or stem), []).extend(members)
-    if not groups:
-        reason = next(str(described[t.folder]) for t in trials)
-        raise Unreadable(f"none of its {len(trials)} trials can be used, first: {reason}")
-    if name is not None:  # all of them, whatever their runs were called
-        joined: dict[tuple[bool, str], list[Trial]] = {}
-        for (twin, _), members in groups.items():
-            joined.setdefault((twin, name), []).extend(members)
-        groups = joined
-        if name.endswith("_sparse") and not any(twin for twin, _ in groups):
-            raise Unreadable(f"its trials are no sparse twins, as the name {name!r} says")
-    groups[min(groups)].extend(nameless)
-    found = []
-    for (twin, experiment), members in sorted(groups.items()):
-        good = [d for t in members if isinstance(d := described[t.folder], Description)]
-        found.append((_zoo(good, twin, experiment, name), sorted(members, key=lambda t: t.folder)))
-    return found
-
-
-def _zoo(descriptions: list[Description], twin: bool, experiment: str, name: str | None) -> Zoo:
-    """The specification: the catalog's where the name is known, else made from what was found."""
-    shape = _most([(d.architecture, d.channels, d.classes) for d in descriptions])
-    fitting = [z for z in ZOOS.values() if (z.architecture, z.channels, z.classes) == shape]
-    dense_name = name.removesuffix("_sparse") if name is not None else None
-    if dense_name in config_names():
-        dense = get_zoo(str(dense_name))
-        if dense not in fitting:
-            raise Unreadable(
-                f"its trials are {shape[0]} with {shape[1]} channels and {shape[2]} classes, "
-                f"not those of {dense.name}"
-            )
-        run = _most([d.parent_experiment if twin else d.experiment for d in descriptions])
-        if _image_dataset(run) not in ("unknown", dense.image_dataset):
-            raise Unreadable(
-                f"its run is named {run!r}, which is not trained on {dense.image_dataset} "
-                f"as {dense.name} is: give it another name with --zoo"
-            )
-    else:
-        known = [z for z in fitting if name is None and z.experiment == experiment]
-        dense = known[0] if known else _made(descriptions, shape, experiment, dense_name)
-    if not twin:
-        return dense
-    epochs = max((d.hyperparameters["epochs"] or 1 for d in descriptions), default=TWIN_EPOCHS)
-    return dataclasses.replace(
-        dense,
-        name=twin_name(dense.name),
-        epochs=epochs,
-        doi=TWIN_DOIS.get(dense.name),
-        doi_preprocessed=None,
-        published=dense.name in TWIN_DOIS,
-        note=f"sparse twins of {dense.name}",
-    )
-
-
-def _made(
-    descriptions: list[Description], shape: tuple[str, int, int], experiment: str, name: str | None
-) -> Zoo:
-    """A specification from what the trials' params.json say."""
-    architecture, channels, classes = shape
-    fitting = [
-        d.hyperparameters for d in descriptions if (d.architecture, d.channels, d.classes) == shape
-    ]
-    grid_keys = ("activation", "init", "dropout", "optimizer", "learning_rate", "weight_decay")
-    grid = {key: sorted({h[key] for h in fitting if h[key] is not None}) for key in grid_keys}
-    if missing := [key for key, values in grid.items() if not values]:
-        raise Unreadable(
-            f"does not say the {', '.join(missing)} of its models: name the catalog's zoo that it "
-            "is with --zoo"
-        )
-    seeds: dict[tuple[Any, ...], set[int]] = {}
-    for h in fitting:
-        seeds.setdefault(tuple(h[key] for key in grid_keys), set()).add(h["seed"])
-    fixed = all(found == set(range(1, len(found) + 1)) for found in seeds.values())
-    single = all(len(values) == 1 for values in grid.values())
-    momenta = [h["momentum"] for h in fitting if h["momentum"] is not None]
-    # With a name of the user's own, the run still says which images it saw.
-    run = _most([d.parent_experiment if d.twin else d.experiment for d in descriptions])
-    image_dataset = _image_dataset(run or experiment)
-    images = {
-        zoo.images
-        for zoo in ZOOS.values()
-        if (zoo.image_dataset, zoo.architecture) == (image_dataset, architecture)
-    }
-    name = name or re.sub(r"[^a-z0-9]+", "_", normalize_name(experiment)).strip("_")[:100]
-    if name in config_names() or not is_zoo_name(name):
-        raise Unreadable(f"its run is called {experiment!r:.100}: give the zoo a name with --zoo")
-    return zoo_from_json(
-        {
-            "name": name,
-            "image_dataset": image_dataset,
-            "images": min(images, default=image_dataset),
-            "architecture": architecture,
-            "variant": "seed" if single else "hyp_10_f" if fixed else "hyp_10_r",
-            "channels": channels,
-            "classes": classes,
-            "grid": grid,
-            "seeds": max(map(len, seeds.values())),
-            "random_seeds": not fixed,
-            "epochs": max((h["epochs"] or 1 for h in fitting), default=1),
-            "batch_size": _most([h["batch_size"] or 1 for h in fitting]),
-            "momentum": _most(momenta) if momenta else 0.0 if "sgd" in grid["optimizer"] else None,
-            "scheduler": find_architecture(architecture).schedulers[0],
-            "experiment": run or None,
-            "note": "imported; grid and seeds are those found in the models' params.json",
-        }
-    )
-
-
-def _misfit(description: Description | str, zoo: Zoo) -> str | None:
-    """Why a trial is no model of its zoo."""
-    if isinstance(description, str):
-        return description
-    twin = zoo.name.endswith("_sparse")
-    expected = (zoo.architecture, zoo.channels, zoo.classes, twin)
-    found = (description.architecture, description.channels, description.classes, description.twin)
-    if found != expected:
-        return f"wrong shape: params.json says {found}, the zoo has {expected}"
-    return None
-
-
-IMAGES = {  # by what the original's experiments are called
+_IMAGES = {
     "f_mnist": "fashion_mnist",
     "fashion_mnist": "fashion_mnist",
     "fashionmnist": "fashion_mnist",
@@ -174,37 +36,221 @@ IMAGES = {  # by what the original's experiments are called
     "tiny_imagenet": "tiny_imagenet",
     "eurosat": "eurosat",
 }
+"""Part of a name in the paper's code -> image data set. The first part that occurs decides."""
+
+_WORDS = {word: a.name for a in ARCHITECTURES.values() for word in a.file_words}
+_VARIANTS = {"seed": "seed", "hyp_rand": "hyp_10_r", "hyp_fix": "hyp_10_f"}
+_PREPROCESSED = re.compile(
+    rf"dataset_(.+?)(?:_({'|'.join(filter(None, _WORDS))}))?_({'|'.join(_VARIANTS)})\.pth?",
+    re.IGNORECASE,
+)
 
 
-def _in_grid(description: Description, zoo: Zoo) -> bool:
+def zoo_of_file(name: str, architecture: str | None = None) -> str | None:
+    """Return the catalog's zoo that the name of a preprocessed file stands for, or None.
+
+    Args:
+        name: `dataset_cifar_small_hyp_rand.pt`.
+        architecture: architecture of its models, None if it is not known. A word in the name counts
+            more.
+    """
+    match = _PREPROCESSED.fullmatch(name)
+    if match is None:
+        return None
+    word = (match[2] or "").lower()
+    wanted = (
+        _image_dataset(match[1]),
+        _WORDS[word] if word else architecture or _WORDS[word],
+        _VARIANTS[match[3].lower()],
+    )
+    return next(
+        (z.name for z in ZOOS.values() if (z.image_dataset, z.architecture, z.variant) == wanted),
+        None,
+    )
+
+
+def zoos_of_trials(
+    trials: Sequence[Trial],
+    described: Mapping[str, Description | str],
+    stem: str,
+    name: str | None,
+) -> list[tuple[Zoo, list[Trial]]]:
+    """Return the zoos of a source with their trials, dense zoos before twins.
+
+    Trials of one run belong together, also those whose params.json cannot be read.
+
+    Args:
+        trials: all trials of the source, at least one.
+        described: folder of each trial -> its description, or why there is none.
+        stem: name of the source, for runs without a name.
+        name: name of the zoo as the caller gives it; None to recognise it.
+
+    Raises:
+        Unreadable: no trial can be used, or the trials do not fit the name.
+    """
+    runs: dict[str, list[Trial]] = {}
+    for trial in trials:
+        runs.setdefault(trial.run, []).append(trial)
+    groups: dict[tuple[bool, str], list[Trial]] = {}
+    nameless: list[Trial] = []
+    for run, members in runs.items():
+        good = _usable(members, described)
+        if not good:
+            nameless += members
+            continue
+        twin = _most_frequent(d.twin for d in good)
+        experiment = _run_name(good, twin) or run.rpartition("/")[2] or stem
+        # Under a given name belong all runs, whatever they were called.
+        groups.setdefault((twin, name or experiment), []).extend(members)
+    if not groups:
+        reason = next(str(described[t.folder]) for t in trials)
+        raise Unreadable(f"none of its {len(trials)} trials can be used, first: {reason}")
+    if name is not None and name.endswith("_sparse") and not any(twin for twin, _ in groups):
+        raise Unreadable(f"its trials are no sparse twins, as the name {name!r} says")
+    groups[min(groups)].extend(nameless)
+    return [
+        (
+            identify(_usable(members, described), twin, experiment, name),
+            sorted(members, key=lambda trial: trial.folder),
+        )
+        for (twin, experiment), members in sorted(groups.items())
+    ]
+
+
+def _usable(
+    trials: Iterable[Trial], described: Mapping[str, Description | str]
+) -> list[Description]:
+    return [d for t in trials if isinstance(d := described[t.folder], Description)]
+
+
+def identify(
+    descriptions: Sequence[Description], twin: bool, experiment: str, name: str | None
+) -> Zoo:
+    """Return the specification of a zoo: the catalog's, or one made of the descriptions.
+
+    Args:
+        descriptions: those of its models, at least one.
+        twin: whether the models are sparse twins.
+        experiment: name of the run.
+        name: name of the zoo as the caller gives it; None to recognise it.
+
+    Raises:
+        Unreadable: the models are not those of the zoo of this name, or they say too little.
+    """
+    shape = _most_frequent(d.shape for d in descriptions)
+    fitting = [z for z in ZOOS.values() if (z.architecture, z.channels, z.classes) == shape]
+    wanted = name.removesuffix("_sparse") if name is not None else None
+    if wanted is not None and wanted in config_names():
+        dense = zoo_spec(wanted)
+        if dense not in fitting:
+            raise Unreadable(
+                f"its trials are {shape[0]} with {shape[1]} channels and {shape[2]} classes, "
+                f"not those of {dense.name}"
+            )
+        run = _run_name(descriptions, twin)
+        if _image_dataset(run) not in ("unknown", dense.image_dataset):
+            raise Unreadable(
+                f"its run is named {run!r}, which is not trained on {dense.image_dataset} "
+                f"as {dense.name} is: give it another name",
+                hint="--zoo NAME",
+            )
+    else:
+        known = [z for z in fitting if name is None and z.experiment == experiment]
+        dense = known[0] if known else _specify(descriptions, shape, experiment, wanted)
+    if not twin:
+        return dense
+    epochs = max((d.hyperparameters["epochs"] or 1 for d in descriptions), default=TWIN_EPOCHS)
+    return dataclasses.replace(
+        dense,
+        name=twin_name(dense.name),
+        epochs=epochs,
+        doi=TWIN_DOIS.get(dense.name),
+        doi_preprocessed=None,
+        published=dense.name in TWIN_DOIS,
+        note=f"sparse twins of {dense.name}",
+    )
+
+
+def _specify(
+    descriptions: Sequence[Description],
+    shape: tuple[str, int, int],
+    experiment: str,
+    name: str | None,
+) -> Zoo:
+    """Make a specification of what the trials' params.json say."""
+    architecture, channels, classes = shape
+    models = [d.hyperparameters for d in descriptions if d.shape == shape]
+    grid = {key: sorted({m[key] for m in models if m[key] is not None}) for key in GRID_KEYS}
+    if missing := [key for key, values in grid.items() if not values]:
+        raise Unreadable(
+            f"does not say the {', '.join(missing)} of its models: give it the name of the "
+            "catalog's zoo that it is",
+            hint="--zoo NAME",
+        )
+    seeds: dict[tuple[Any, ...], set[Any]] = {}
+    for model in models:
+        seeds.setdefault(tuple(model[key] for key in GRID_KEYS), set()).add(model["seed"])
+    fixed = all(found == set(range(1, len(found) + 1)) for found in seeds.values())
+    single = all(len(values) == 1 for values in grid.values())
+    momenta = [model["momentum"] for model in models if model["momentum"] is not None]
+    needs_momentum = any(optimizer in MOMENTUM_OPTIMIZERS for optimizer in grid["optimizer"])
+    # With a name of the user's own, the run still says which images it was trained on.
+    run = _most_frequent(d.parent_experiment if d.twin else d.experiment for d in descriptions)
+    image_dataset = _image_dataset(run or experiment)
+    trained_on = (image_dataset, architecture)
+    images = {z.images for z in ZOOS.values() if (z.image_dataset, z.architecture) == trained_on}
+    name = name or re.sub(r"[^a-z0-9]+", "_", normalize_name(experiment)).strip("_")[:100]
+    if name in config_names() or not is_zoo_name(name):
+        raise Unreadable(
+            f"its run is called {experiment!r:.100}: give the zoo a name", hint="--zoo NAME"
+        )
+    return Zoo.from_json(
+        {
+            "name": name,
+            "image_dataset": image_dataset,
+            "images": min(images, default=image_dataset),
+            "architecture": architecture,
+            "variant": "seed" if single else "hyp_10_f" if fixed else "hyp_10_r",
+            "channels": channels,
+            "classes": classes,
+            "grid": grid,
+            "seeds": max(map(len, seeds.values())),
+            "random_seeds": not fixed,
+            "epochs": max((model["epochs"] or 1 for model in models), default=1),
+            "batch_size": _most_frequent(model["batch_size"] or 1 for model in models),
+            "momentum": _most_frequent(momenta) if momenta else 0.0 if needs_momentum else None,
+            "scheduler": find_architecture(architecture).schedulers[0],
+            "experiment": run or None,
+            "note": "imported; grid and seeds are those found in the models' params.json",
+        }
+    )
+
+
+def misfit(description: Description, zoo: Zoo) -> str | None:
+    """Return why a trial is not a model of a zoo, or None."""
+    expected = (zoo.architecture, zoo.channels, zoo.classes, zoo.name.endswith("_sparse"))
+    found = (*description.shape, description.twin)
+    if found != expected:
+        return f"wrong shape: params.json says {found}, the zoo has {expected}"
+    return None
+
+
+def in_grid(description: Description, zoo: Zoo) -> bool:
+    """Whether the hyperparameters that are known lie in the grid of a zoo."""
     found = description.hyperparameters
     return all(found[key] is None or found[key] in values for key, values in zoo.grid)
 
 
+def _run_name(descriptions: Sequence[Description], twin: bool) -> str:
+    return _most_frequent(d.parent_experiment if twin else d.experiment for d in descriptions)
+
+
 def _image_dataset(experiment: str) -> str:
     plain = normalize_name(experiment)
-    return next((images for part, images in IMAGES.items() if part in plain), "unknown")
+    return next((images for part, images in _IMAGES.items() if part in plain), "unknown")
 
 
-def _most(values: Sequence[Any]) -> Any:
-    """The most frequent value, the smallest of several."""
+def _most_frequent(values: Iterable[_T]) -> _T:
+    """Return the most frequent value; among equally frequent ones, the first in their order."""
     counts = Counter(values)
     return min(counts, key=lambda value: (-counts[value], str(value)))
-
-
-def zoo_of_file(name: str, architecture: str | None = None) -> str | None:
-    """The catalog's zoo that a preprocessed file's name stands for, or None.
-
-    Args:
-        name: of the file.
-        architecture: of its models, where that is known.
-    """
-    said = preprocessed.file_zoo(name, IMAGES)
-    if said is None:
-        return None
-    image_dataset, said_architecture, variant = said
-    wanted = said_architecture or architecture or "cnn_s"
-    for zoo in ZOOS.values():
-        if (zoo.image_dataset, zoo.architecture, zoo.variant) == (image_dataset, wanted, variant):
-            return zoo.name
-    return None

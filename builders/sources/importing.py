@@ -1,12 +1,12 @@
-"""From a published file to zoo directories, with an account of every state.
+"""Import: turn the original files of a zoo into zoo directories, with a report on every state.
 
     >>> [report] = import_zoo("tune_zoo_mnist_uniform.zip", "zoos")
     >>> report.found == report.kept + len(report.left_out)
     True
 
-A model is written when all its states were read; one that is already there with every state that
-the source has is skipped, so that an import that was killed goes on where it was, and the same
-source always gives the same bytes. Trials are shared out among processes when there are many.
+A model is written once all its states have been read. A model that has every state of the source is
+skipped, so that an interrupted import can be resumed, and the same source always gives the same
+bytes. Large imports use several processes.
 """
 
 from __future__ import annotations
@@ -20,42 +20,82 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from ...errors import FaultyFile
-from ..atomic import write_atomically
+from ...errors import FaultyFile, InvalidArgument, SourceNotFound, Unreadable
 from ..catalog import METRICS_NAME, ZOOS, twin_name
+from ..machine import cores, file_digest
 from ..specification import Zoo, is_zoo_name, normalize_name
 from ..workers import end_with_parent, interrupts_held
 from ..zoo_directory import ZooDirectory, create_zoo, open_zoo
 from . import preprocessed, ray_tune
-from .archive import Source, Unreadable
-from .identify import _in_grid, _misfit, _zoo, _zoos_of, zoo_of_file
+from .archive import Source
+from .identify import identify, in_grid, misfit, zoo_of_file, zoos_of_trials
 from .ray_tune import Description, State, Trial
 from .report import LeftOut, Report
 
-REPORT = "import_report.json"
-
 _BYTES_FOR_PROCESSES = 1 << 30
-"""Weights that one process reads in about as long as the others take to start."""
+"""Weights that one process reads in about the time that further processes take to start."""
 
 
 @dataclass(frozen=True)
-class _Task:
-    """What a process needs to import one trial."""
+class _Import:
+    """The arguments of `import_zoo`, checked."""
 
-    source: Path
-    directory: ZooDirectory
-    trial: Trial
-    description: Description
+    path: Path
+    root: Path
+    name: str | None
     max_weight: float | None
+    workers: int | None
+    on_progress: Callable[[str, int, int], None] | None
+
+    def create(self, zoo: Zoo, about: Mapping[str, object]) -> ZooDirectory:
+        """Create the directory of a zoo, or open it where an import was interrupted."""
+        return create_zoo(
+            self.root, zoo, engine="original", source=about, max_weight=self.max_weight
+        )
+
+    def report(
+        self,
+        directory: ZooDirectory,
+        about: Mapping[str, object],
+        outcomes: Iterable[_Outcome],
+        expected: int,
+        found: int,
+        left_out: Iterable[LeftOut],
+        remarks: Iterable[str] = (),
+    ) -> Report:
+        """Run the outcomes of all models to their end, and write the report on them.
+
+        Args:
+            directory: the zoo.
+            about: what the report says of the source.
+            outcomes: outcome of each model.
+            expected: number of outcomes.
+            found: number of states of the zoo in the source.
+            left_out: states that belong to none of the models.
+            remarks: remarks that belong to none of the models.
+        """
+        name, models, kept = directory.zoo.name, 0, 0
+        faults, notes = list(left_out), list(remarks)
+        for number, outcome in enumerate(outcomes, start=1):
+            kept += outcome.kept
+            models += outcome.kept > 0
+            faults += outcome.left_out
+            notes += outcome.remarks
+            if self.on_progress is not None:
+                self.on_progress(name, number, expected)
+        faults.sort()
+        notes.sort()
+        report = Report(name, about, models, found, kept, tuple(faults), tuple(notes))
+        report.write(directory.path)
+        return report
 
 
 @dataclass(frozen=True)
 class _Outcome:
-    """What became of one trial: kept states, the others, remarks."""
+    """What became of the states of one model: the number of kept ones, the others, remarks."""
 
     kept: int
     left_out: list[LeftOut]
@@ -71,66 +111,75 @@ def import_zoo(
     workers: int | None = None,
     on_progress: Callable[[str, int, int], None] | None = None,
 ) -> list[Report]:
-    """Turn a published file into zoo directories; run again after an interruption, it goes on.
+    """Turn the original files of a zoo into zoo directories. Call it again to resume an import.
 
     Args:
-        source: a zip of trial folders, a folder that holds some at any depth, or a preprocessed
-            `dataset_*.pt`.
+        source: path of a zip of trial folders, of a folder that holds trials at any depth, or of a
+            preprocessed `dataset_*.pt`.
         root: folder of all zoos.
-        name: of the zoo; None to recognise it. Twins go to `<name>_sparse`.
-        max_weight: leave out states with a larger |w| (the original's data sets: 5).
-        workers: processes; None for one, or for as many as there are cores where it pays.
-        on_progress: called with the zoo's name, trials done and trials in all.
+        name: name of the zoo; None to recognise it. Sparse twins get the name `<name>_sparse`.
+        max_weight: largest |w| of a state that is kept (5 in the paper's data sets); None for no
+            limit.
+        workers: number of processes; None for one, or for one a core if the import is large.
+        on_progress: called with the name of the zoo, the number of finished models, and of all.
 
     Returns:
-        One report for each zoo that the source holds, as in its import_report.json.
+        The report on each zoo of the source, as in its import_report.json.
 
     Raises:
-        ValueError: the source cannot be read at all, or holds no zoo, or not that of this name.
-        FaultyZoo: the directory holds a zoo that was made otherwise.
+        FileNotFoundError: there is no such source.
+        InvalidArgument: an argument cannot be used.
+        Unreadable: the source cannot be read at all, holds no zoo, or not the one of this name.
+        FaultyZoo: the directory holds a zoo that was made in another way.
     """
     path = Path(source)
     if not path.exists():
-        raise FileNotFoundError(
-            f"{path}: there is no such file or folder; `model-zoos download NAME` fetches one"
+        raise SourceNotFound(
+            f"{path}: there is no such file or folder",
+            hint="`model-zoos download NAME` fetches one",
         )
     if name is not None:
         name = normalize_name(name)
         if not is_zoo_name(name) or name == METRICS_NAME:
-            raise ValueError(
-                f"a zoo's name is made of small letters, digits and underscores, and is not "
+            raise InvalidArgument(
+                f"a zoo's name consists of small letters, digits and underscores, and is not "
                 f"{METRICS_NAME!r}, found {name!r}"
             )
     if max_weight is not None and not 0 < max_weight < math.inf:
-        raise ValueError(f"the largest weight must be a number above 0, found {max_weight}")
+        raise InvalidArgument(f"the largest weight must be a number above 0, found {max_weight}")
     if workers is not None and workers < 1:
-        raise ValueError(f"the number of workers must be at least 1, found {workers}")
+        raise InvalidArgument(f"the number of workers must be at least 1, found {workers}")
+    job = _Import(path, Path(root), name, max_weight, workers, on_progress)
     try:
         if path.is_file() and path.suffix in (".pt", ".pth"):
-            return [_import_preprocessed(path, Path(root), name, max_weight, on_progress)]
-        return _import_trials(path, Path(root), name, max_weight, workers, on_progress)
+            return [_import_preprocessed(job)]
+        return _import_trials(job)
     except Unreadable as error:
-        raise ValueError(f"{path}: {error}") from None
+        raise Unreadable(f"{path}: {error}", hint=error.hint) from None
 
 
 # --- Raw zoos -------------------------------------------------------------------------------------
 
 
-def _import_trials(
-    path: Path,
-    root: Path,
-    name: str | None,
-    max_weight: float | None,
-    workers: int | None,
-    on_progress: Callable[[str, int, int], None] | None,
-) -> list[Report]:
-    stem = path.resolve().name if path.is_dir() else path.stem
-    with Source(path) as source:
+@dataclass(frozen=True)
+class _Task:
+    """What a process needs to import one trial."""
+
+    source: Path
+    directory: ZooDirectory
+    trial: Trial
+    description: Description
+    max_weight: float | None
+
+
+def _import_trials(job: _Import) -> list[Report]:
+    stem = job.path.resolve().name if job.path.is_dir() else job.path.stem
+    with Source(job.path) as source:
         trials = ray_tune.find_trials(source.members(), stem)
         if not trials:
             raise Unreadable(
                 "holds no trial of ray tune (a folder with params.json and checkpoint_*): expected "
-                "a published zip, a folder of trials or a preprocessed dataset_*.pt"
+                "the zip of a zoo, a folder of trials or a preprocessed dataset_*.pt"
             )
         described: dict[str, Description | str] = {}
         for trial in trials:
@@ -138,62 +187,56 @@ def _import_trials(
                 described[trial.folder] = ray_tune.describe(source, trial)
             except Unreadable as error:
                 described[trial.folder] = str(error)
-    about = _about(path, trials)
-    reports = []
-    for zoo, members in _zoos_of(trials, described, stem, name):
-        directory = create_zoo(root, zoo, engine="original", source=about, max_weight=max_weight)
-        tasks, left_out, remarks = [], [], []
-        names: set[str] = set()
-        for trial in members:
-            description = described[trial.folder]
-            reason = _misfit(description, zoo)
-            if reason is None and trial.name in names:
-                reason = "repeated: another folder of this name came first"
-            if not trial.checkpoints:
-                remarks.append(f"{trial.name}: holds no checkpoint")
-            elif isinstance(description, str) or reason is not None:
-                left_out += trial.without(str(reason))
-            else:
-                names.add(trial.name)
-                tasks.append(_Task(path, directory, trial, description, max_weight))
-        if outside := sum(not _in_grid(task.description, zoo) for task in tasks):
-            remarks.append(
-                f"{outside} of {len(tasks)} models have hyperparameters outside of the grid of "
-                f"{zoo.name}; their rows say what they have"
-            )
-        given = _given_splits(root, zoo, tasks)
-        directory.add_splits(names, given)
-        if zoo.name.endswith("_sparse") and len(given) < len(names):
-            remarks.append(
-                f"{len(names) - len(given)} of {len(names)} twins have a parent that is not in "
-                f"{zoo.name.removesuffix('_sparse')}"
-            )
-        kept, models = 0, 0
-        for number, outcome in enumerate(_run(tasks, workers), start=1):
-            kept += outcome.kept
-            models += outcome.kept > 0
-            left_out += outcome.left_out
-            remarks += outcome.remarks
-            if on_progress is not None:
-                on_progress(zoo.name, number, len(tasks))
-        report = Report(
-            zoo=zoo.name,
-            source=about,
-            models=models,
-            found=sum(len(trial.checkpoints) for trial in members),
-            kept=kept,
-            left_out=tuple(sorted(left_out)),
-            remarks=tuple(sorted(remarks)),
+    about = _source_facts(job.path, trials)
+    return [
+        _import_zoo_of_trials(job, zoo, members, described, about)
+        for zoo, members in zoos_of_trials(trials, described, stem, job.name)
+    ]
+
+
+def _import_zoo_of_trials(
+    job: _Import,
+    zoo: Zoo,
+    trials: Sequence[Trial],
+    described: Mapping[str, Description | str],
+    about: Mapping[str, object],
+) -> Report:
+    directory = job.create(zoo, about)
+    tasks: dict[str, _Task] = {}
+    left_out: list[LeftOut] = []
+    remarks = []
+    for trial in trials:
+        found = described[trial.folder]
+        reason = found if isinstance(found, str) else misfit(found, zoo)
+        if reason is None and trial.name in tasks:
+            reason = "repeated: another folder of this name came first"
+        if not trial.checkpoints:
+            remarks.append(f"{trial.name}: holds no checkpoint")
+        elif isinstance(found, str) or reason is not None:
+            left_out += trial.without(str(reason))
+        else:
+            tasks[trial.name] = _Task(job.path, directory, trial, found, job.max_weight)
+    if outside := sum(not in_grid(task.description, zoo) for task in tasks.values()):
+        remarks.append(
+            f"{outside} of {len(tasks)} models have hyperparameters outside of the grid of "
+            f"{zoo.name}; their rows say what they have"
         )
-        _write_report(directory, report)
-        reports.append(report)
-    return reports
+    given = _given_splits(job.root, zoo, tasks)
+    directory.add_splits(tasks, given)
+    if zoo.name.endswith("_sparse") and len(given) < len(tasks):
+        remarks.append(
+            f"{len(tasks) - len(given)} of {len(tasks)} twins have a parent that is not in "
+            f"{zoo.name.removesuffix('_sparse')}"
+        )
+    states = sum(len(trial.checkpoints) for trial in trials)
+    outcomes = _run(list(tasks.values()), job.workers)
+    return job.report(directory, about, outcomes, len(tasks), states, left_out, remarks)
 
 
 def _run(tasks: Sequence[_Task], workers: int | None) -> Iterator[_Outcome]:
     size = sum(4 * len(t.trial.checkpoints) * t.directory.zoo.layout.size for t in tasks)
     if workers is None:
-        workers = (os.cpu_count() or 1) if size > _BYTES_FOR_PROCESSES else 1
+        workers = cores() if size > _BYTES_FOR_PROCESSES else 1
     workers = min(workers, len(tasks))
     if workers < 2:
         yield from map(_import_trial, tasks)
@@ -210,41 +253,110 @@ def _run(tasks: Sequence[_Task], workers: int | None) -> Iterator[_Outcome]:
 
 
 def _import_trial(task: _Task) -> _Outcome:
-    trial, description, zoo = task.trial, task.description, task.directory.zoo
-    found = [epoch for epoch, _ in trial.checkpoints]
-    present = _present(task.directory, trial.name)
+    trial, description, directory = task.trial, task.description, task.directory
     with Source(task.source) as source:
         try:
             lines, remarks = ray_tune.results(source, trial)
         except Unreadable as error:
             return _Outcome(0, trial.without(str(error)), [])
-        if len(set(found)) == len(found) and set(found) == present:
-            return _Outcome(len(found), [], remarks)
         states = ray_tune.states(
-            source, trial, lines, zoo.layout, twin=description.twin, max_weight=task.max_weight
+            source,
+            trial,
+            lines,
+            directory.zoo.layout,
+            twin=description.twin,
+            max_weight=task.max_weight,
         )
-        return _write_states(
-            task.directory,
-            trial.name,
-            description.hyperparameters,
-            states,
-            present,
-            parent=description.parent,
-            remarks=remarks,
-        )
+        epochs = [epoch for epoch, _ in trial.checkpoints]
+        return _write_model(directory, trial.name, description, epochs, states, remarks)
 
 
-def _write_states(
+def _given_splits(root: Path, zoo: Zoo, tasks: Mapping[str, _Task]) -> dict[str, str]:
+    """Return the splits that are decided already: a twin lies in its parent's split.
+
+    Either of the two may be imported first. Only models that are imported now count, and only where
+    the counterpart is in the same folder.
+    """
+    if zoo.name.endswith("_sparse"):
+        dense = zoo.name.removesuffix("_sparse")
+        if not (root / dense / "zoo.json").exists():
+            return {}
+        splits = open_zoo(root, dense).splits()
+        parents = {name: task.description.parent for name, task in tasks.items()}
+        return {model: splits[p] for model, p in parents.items() if p is not None and p in splits}
+    if not (root / twin_name(zoo.name) / "zoo.json").exists():
+        return {}
+    twins = open_zoo(root, twin_name(zoo.name))
+    splits = twins.splits()
+    return {
+        twin.parent_model_id: splits[twin.model_id]
+        for twin in twins.scan()[0]
+        if twin.parent_model_id in tasks and twin.model_id in splits
+    }
+
+
+# --- Preprocessed data sets -----------------------------------------------------------------------
+
+
+def _import_preprocessed(job: _Import) -> Report:
+    data = preprocessed.read_datasets(job.path)
+    size = data.size()
+    shapes = {z.layout.size: (z.architecture, z.channels, z.classes) for z in ZOOS.values()}
+    if size not in shapes:
+        raise Unreadable(f"its states have {size:,} weights, as no architecture of the catalog has")
+    left_out, descriptions = list(data.left_out), {}
+    for model_id, rows in data.rows.items():
+        try:
+            found = ray_tune.hyperparameters(data.params[model_id])
+        except Unreadable as error:
+            left_out += [LeftOut(model_id, row.epoch, str(error)) for row in rows]
+            continue
+        descriptions[model_id] = Description(shapes[size], found, data.experiment)
+    if not descriptions:
+        raise Unreadable(f"none of its models can be used, first: {min(left_out).reason}")
+    name = job.name or zoo_of_file(job.path.name, shapes[size][0])
+    experiment = data.experiment or job.path.stem
+    zoo = identify(list(descriptions.values()), False, experiment, name)
+    about = _source_facts(job.path)
+    directory = job.create(zoo, about)
+    directory.add_splits(descriptions, {model: data.splits[model] for model in descriptions})
+    outcomes = (
+        _write_model(
+            directory,
+            model_id,
+            description,
+            [row.epoch for row in data.rows[model_id]],
+            data.states(model_id, zoo.layout, job.max_weight),
+        )
+        for model_id, description in descriptions.items()
+    )
+    return job.report(directory, about, outcomes, len(descriptions), data.found, left_out)
+
+
+# --- Writing --------------------------------------------------------------------------------------
+
+
+def _write_model(
     directory: ZooDirectory,
     model_id: str,
-    hyperparameters: Mapping[str, Any],
+    description: Description,
+    found: Sequence[int],
     states: Iterable[State | LeftOut],
-    present: set[int],
-    *,
-    parent: str | None = None,
     remarks: Sequence[str] = (),
 ) -> _Outcome:
-    """Write one model: all its states at once, or for ResNet-18 each as soon as it was read."""
+    """Write the states of one model: each as soon as it is read, if it has a file of its own.
+
+    Args:
+        directory: the zoo.
+        model_id: id of the model.
+        description: what the source says of the model.
+        found: epochs of its states in the source.
+        states: the states; none is read if an earlier run wrote them all.
+        remarks: remarks on the model.
+    """
+    present = _present_epochs(directory, model_id)
+    if len(set(found)) == len(found) and set(found) == present:
+        return _Outcome(len(found), [], list(remarks))
     left_out: list[LeftOut] = []
     pending: list[State] = []
     kept = 0
@@ -253,14 +365,15 @@ def _write_states(
         epochs = [state.epoch for state in pending]
         if not epochs or set(epochs) <= present:
             return len(epochs)  # left untouched, so that data sets in the cache stay valid
+        rows = [state.weights for state in pending]
         try:
             directory.write_model(
                 model_id,
-                hyperparameters,
+                description.hyperparameters,
                 epochs,
-                _stacked([state.weights for state in pending]),
+                rows[0][None] if len(rows) == 1 else np.stack(rows),  # no copy of 45 MB
                 {n: np.array([s.metrics[n] for s in pending]) for n in pending[0].metrics},
-                parent_model_id=parent,
+                parent_model_id=description.parent,
                 extra={n: np.stack([s.extra[n] for s in pending]) for n in pending[0].extra},
             )
         except ValueError as error:
@@ -277,25 +390,15 @@ def _write_states(
             kept += write()
             pending.clear()
             del state  # while the next is read
-    kept += write()
-    return _Outcome(kept, left_out, list(remarks))
+    return _Outcome(kept + write(), left_out, list(remarks))
 
 
-def _stacked(rows: Sequence[np.ndarray]) -> np.ndarray:
-    """np.stack, without a copy of a single row."""
-    return rows[0][None] if len(rows) == 1 else np.stack(rows)
-
-
-def _present(directory: ZooDirectory, model_id: str) -> set[int]:
-    """Epochs of a model that an earlier run wrote."""
+def _present_epochs(directory: ZooDirectory, model_id: str) -> set[int]:
+    """Return the epochs of a model that an earlier run wrote."""
     path = directory.models_path / model_id
-    files = (
-        sorted(path.glob("epoch_*.safetensors"))
-        if path.is_dir()
-        else [path.with_name(f"{model_id}.safetensors")]
-    )
+    one_file = path.with_name(f"{model_id}.safetensors")
     epochs: set[int] = set()
-    for file in files:
+    for file in path.glob("epoch_*.safetensors") if path.is_dir() else [one_file]:
         try:
             epochs.update(directory.read(file).epochs.tolist())
         except FaultyFile:
@@ -303,115 +406,14 @@ def _present(directory: ZooDirectory, model_id: str) -> set[int]:
     return epochs
 
 
-# --- Which zoo it is ------------------------------------------------------------------------------
-
-
-def _given_splits(root: Path, zoo: Zoo, tasks: Sequence[_Task]) -> dict[str, str]:
-    """Splits that are decided already: a twin lies where its parent lies, and the other way round.
-
-    Only of models that are imported now, and only where the counterpart is in the same folder.
-    """
-    if zoo.name.endswith("_sparse"):
-        dense = zoo.name.removesuffix("_sparse")
-        if not (root / dense / "zoo.json").exists():
-            return {}
-        splits = open_zoo(root, dense).splits()
-        parents = {t.trial.name: t.description.parent for t in tasks}
-        return {model: splits[p] for model, p in parents.items() if p is not None and p in splits}
-    if not (root / twin_name(zoo.name) / "zoo.json").exists():
-        return {}
-    twins = open_zoo(root, twin_name(zoo.name))
-    splits, wanted = twins.splits(), {task.trial.name for task in tasks}
-    return {
-        states.parent_model_id: splits[states.model_id]
-        for states in twins.scan()[0]
-        if states.parent_model_id in wanted and states.model_id in splits
-    }
-
-
-# --- Preprocessed data sets -----------------------------------------------------------------------
-
-
-def _import_preprocessed(
-    path: Path,
-    root: Path,
-    name: str | None,
-    max_weight: float | None,
-    on_progress: Callable[[str, int, int], None] | None,
-) -> Report:
-    data = preprocessed.read_datasets(path)
-    left_out, descriptions = list(data.left_out), {}
-    size = data.size()
-    layouts = {(z.architecture, z.channels, z.classes): z.layout for z in ZOOS.values()}
-    shape = next((shape for shape, layout in layouts.items() if layout.size == size), None)
-    if shape is None:
-        raise Unreadable(f"its states have {size:,} weights, as no architecture of the catalog has")
-    for model_id, rows in data.rows.items():
-        try:
-            hyperparameters = ray_tune.hyperparameters(data.params[model_id])
-        except Unreadable as error:
-            left_out += [LeftOut(model_id, row.epoch, str(error)) for row in rows]
-            continue
-        descriptions[model_id] = Description(
-            *shape, hyperparameters, data.experiment, twin=False, parent=None, parent_experiment=""
-        )
-    if not descriptions:
-        raise Unreadable(f"none of its models can be used, first: {min(left_out).reason}")
-    experiment = data.experiment or path.stem
-    name = name or zoo_of_file(path.name, shape[0])
-    zoo = _zoo(list(descriptions.values()), False, experiment, name)
-    about = _about(path)
-    directory = create_zoo(root, zoo, engine="original", source=about, max_weight=max_weight)
-    directory.add_splits(descriptions, {model: data.splits[model] for model in descriptions})
-    kept, models = 0, 0
-    for number, (model_id, description) in enumerate(descriptions.items(), start=1):
-        present = _present(directory, model_id)
-        epochs = [row.epoch for row in data.rows[model_id]]
-        if len(set(epochs)) == len(epochs) and set(epochs) == present:
-            outcome = _Outcome(len(epochs), [], [])
-        else:
-            states = data.states(model_id, zoo.layout, max_weight)
-            outcome = _write_states(
-                directory, model_id, description.hyperparameters, states, present
-            )
-        kept += outcome.kept
-        models += outcome.kept > 0
-        left_out += outcome.left_out
-        if on_progress is not None:
-            on_progress(zoo.name, number, len(descriptions))
-    report = Report(zoo.name, about, models, data.found, kept, tuple(sorted(left_out)))
-    _write_report(directory, report)
-    return report
-
-
-# --- The account ----------------------------------------------------------------------------------
-
-
-def _about(path: Path, trials: Sequence[Trial] = ()) -> dict[str, Any]:
-    """Name, size and digest of a source; of a folder, the digest of its trials' names and sizes."""
+def _source_facts(path: Path, trials: Sequence[Trial] = ()) -> dict[str, object]:
+    """Return name, size and digest of a source; for a folder those of its trials' sizes."""
     if path.is_dir():
         sizes = [
             (trial.folder, [(epoch, member and member.size) for epoch, member in trial.checkpoints])
             for trial in trials
         ]
-        digest = hashlib.sha256(json.dumps(sizes).encode()).hexdigest()
         total = sum(size or 0 for _, states in sizes for _, size in states)
+        digest = hashlib.sha256(json.dumps(sizes).encode()).hexdigest()
         return {"file": path.resolve().name, "bytes": total, "sha256": digest}
-    with path.open("rb") as file:
-        digest = _file_digest(file)
-    return {"file": path.name, "bytes": path.stat().st_size, "sha256": digest}
-
-
-def _file_digest(file: Any) -> str:
-    digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()
-
-
-def _write_report(directory: ZooDirectory, report: Report) -> None:
-    path = directory.path / REPORT
-    content = json.dumps(report.to_json(), indent=1) + "\n"
-    if path.exists() and path.read_text() == content:
-        return
-    write_atomically(path, content.encode())
+    return {"file": path.name, "bytes": path.stat().st_size, "sha256": file_digest(path, "sha256")}

@@ -1,23 +1,23 @@
-"""The original's preprocessed data sets: `dataset_mnist_seed.pt` and so on.
+"""The paper's preprocessed data sets: `dataset_mnist_seed.pt` and so on.
 
-A torch file with a dictionary of `trainset`, `valset` and `testset`, each a pickled
-ModelDatasetBase (code/checkpoints_to_datasets/dataset_base.py). Of its attributes these are used:
+Each is a torch file with a dictionary of `trainset`, `valset` and `testset`, which are pickled
+objects of the class ModelDatasetBase (code/checkpoints_to_datasets/dataset_base.py). These of its
+attributes are used:
 
     data_in      list of state_dicts, or one tensor [rows, N] (mode "vector": weight, bias by layer)
-    paths        of the trials, one for each row; their last parts become the models' ids
-    epochs       one for each row
+    paths        path of the trial for each row; its last part becomes the id of the model
+    epochs       epoch for each row
     properties   name -> one value for each row: results (test_acc, training_iteration, ggap = train
                  accuracy - test accuracy, ...) and keys of params.json (model::nlin, ...)
 
 Metrics are matched by trial and training_iteration, as in the raw zoos. Hyperparameters that the
-file does not hold are unknown. The published split is kept. Most files were filtered when they were
-made: epochs are few, and states with a weight above 5 are absent.
+file does not hold are null. The split of the file is kept. Most files were filtered when they were
+made: they hold few epochs, and no states with a weight above 5.
 """
 
 from __future__ import annotations
 
 import mmap
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -25,23 +25,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from ...errors import Unreadable
 from ..layout import Layout
 from ..model_file import MODEL_ID
-from .archive import Unreadable
 from .checkpoint import Record, Tensor, TorchFile, read_torch
 from .ray_tune import METRICS, State, last_folders
 from .report import LeftOut, metrics_fault, weights_fault
 
 SPLITS = {"trainset": "train", "valset": "validation", "testset": "test"}
 
-_FILE = re.compile(r"dataset_(.+?)(?:_(small|large))?_(seed|hyp_rand|hyp_fix)\.pth?", re.IGNORECASE)
-_VARIANTS = {"seed": "seed", "hyp_rand": "hyp_10_r", "hyp_fix": "hyp_10_f"}
-
 
 @dataclass(frozen=True)
 class Row:
-    """One state as the file holds it: which set, where in it, and its properties."""
+    """The place of one state in the file: name of the set and index in it; and its epoch."""
 
     part: str
     index: int
@@ -50,17 +48,17 @@ class Row:
 
 @dataclass(frozen=True)
 class DataSets:
-    """A preprocessed file.
+    """A preprocessed file, without its weights.
 
     Attributes:
         file: the torch file.
         rows: model id -> its rows by epoch.
-        splits: model id -> published split.
-        metrics: (model id, training_iteration) -> metrics under our names.
+        splits: model id -> split in the file.
+        metrics: (model id, training_iteration) -> metrics under the names of the rows.
         params: model id -> flat keys of params.json, as far as the file has them.
-        experiment: the run's name, "" if unknown.
+        experiment: name of the run, "" if it is not known.
         left_out: rows that belong to no model.
-        found: rows in all.
+        found: number of all rows.
     """
 
     file: TorchFile
@@ -73,7 +71,11 @@ class DataSets:
     found: int
 
     def size(self) -> int:
-        """Weights of the first readable state."""
+        """Return the number of weights of the first readable state.
+
+        Raises:
+            Unreadable: no state is readable.
+        """
         for rows in self.rows.values():
             for row in rows:
                 data = self.file.tree[row.part]["data_in"]
@@ -88,7 +90,7 @@ class DataSets:
     def states(
         self, model_id: str, layout: Layout, max_weight: float | None = None
     ) -> Iterator[State | LeftOut]:
-        """The states of one model by epoch; arguments as `ray_tune.states`."""
+        """Yield the states of one model by epoch; arguments as in `ray_tune.states`."""
         last = -1
         for row in self.rows[model_id]:
             try:
@@ -108,13 +110,12 @@ class DataSets:
             numbers = {name: float(value) for name, value in metrics.items()}
             yield State(row.epoch, weights, numbers, {})
 
-    def _weights(self, row: Row, layout: Layout) -> np.ndarray:
+    def _weights(self, row: Row, layout: Layout) -> NDArray[np.float32]:
         data = self.file.tree[row.part]["data_in"]
         if type(data) is Tensor:
-            (storage, offset, shape, stride) = data
-            step = stride[0] * row.index
-            one = Tensor(storage, offset + step, shape[1:], stride[1:])
-            weights = self.file.array(one).astype(np.float32)
+            start = data.offset + data.stride[0] * row.index
+            one = Tensor(data.storage, start, data.shape[1:], data.stride[1:])
+            weights: NDArray[np.float32] = self.file.array(one).astype(np.float32)
             if weights.shape != (layout.size,):
                 raise Unreadable(f"wrong shape: {len(weights)} weights, expected {layout.size}")
             return weights
@@ -128,15 +129,15 @@ class DataSets:
 
 
 def read_datasets(path: Path) -> DataSets:
-    """Read a preprocessed file, all but its weights.
+    """Read a preprocessed file, except for its weights.
 
     Raises:
-        Unreadable: not such a file, truncated, or its parts contradict each other.
+        Unreadable: it is no such file, is truncated, or its parts contradict each other.
     """
     with path.open("rb") as opened:
         if path.stat().st_size == 0:
             raise Unreadable("empty file")
-        # Rows are views on the mapped file: a tensor of all weights is never copied whole.
+        # Rows are views of the mapped file: a tensor of all weights is never copied as a whole.
         view = memoryview(mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ))
     file = read_torch(lambda offset, count: view[offset : offset + count], len(view))
     # All rows can lie in one storage, whose checksum need not be computed for each of them.
@@ -202,26 +203,6 @@ def _metrics(values: Mapping[str, Any]) -> dict[str, Any]:
     found = {ours: values[theirs] for theirs, ours in METRICS.items() if theirs in values}
     gap, test = values.get("ggap"), values.get("test_acc")
     if "train_acc" not in found and isinstance(gap, float) and isinstance(test, float):
-        # The difference was rounded once, so the sum can miss [0, 1] by a rounding.
+        # The difference is rounded, so that the sum can lie just outside of [0, 1].
         found["train_acc"] = min(1.0, max(0.0, gap + test)) if abs(gap) <= 1 else gap + test
     return found
-
-
-def file_zoo(name: str, images: Mapping[str, str]) -> tuple[str, str | None, str] | None:
-    """What a file's name says of its zoo.
-
-    Args:
-        name: `dataset_cifar_small_hyp_rand.pt`.
-        images: part of a name -> image data set, as importing.IMAGES.
-
-    Returns:
-        Image data set, architecture (None where the name does not say) and variant; or None.
-    """
-    match = _FILE.fullmatch(name)
-    if match is None:
-        return None
-    found = next((value for part, value in images.items() if part in match[1].lower()), None)
-    if found is None:
-        return None
-    size = {"small": "cnn_s", "large": "cnn_l"}.get((match[2] or "").lower())
-    return found, size, _VARIANTS[match[3].lower()]

@@ -1,18 +1,18 @@
-"""Trial folders of ray tune, the raw form in which the zoos were published.
+"""Trial folders of ray tune, the raw form of the paper's zoos.
 
     <experiment>/<trial>/params.json              flat keys: "model::nlin", "optim::lr", ...
                          result.json              one JSON object a line, with bare NaN
                          checkpoint_000005/checkpoints   a state_dict; also checkpoint_5/
 
-As ray 1.8 and the original's trainables (code/model_definitions/def_NN_experiment.py,
-def_NN_experiment_distillation.py) wrote them; a zip holds the same. Metrics are matched by
-`training_iteration`: a resumed trial repeats lines, of which the last is right. Tensors are taken
-by order and shape: the numbers in their names shift with dropout. The folders' names and the
-scripts' grids disagree with params.json, which is right.
+These are the folders of ray 1.8 and the paper's trainables
+(code/model_definitions/def_NN_experiment.py, def_NN_experiment_distillation.py); a zip holds the
+same. Metrics are matched by `training_iteration`: a resumed trial repeats lines, of which the last
+is right. Tensors are taken by order and shape: the numbers in their names shift with dropout. Where
+the folders' names and the scripts' grids disagree with params.json, the latter is right.
 
 A twin's checkpoint (class CNN_ARD, def_net_distillation.py) has `log_sigma2` and `log_sigma2_bias`
-beside each weight and bias; builders/variational_dropout.py says what runs in evaluation. Its
-losses in result.json hold the divergence too, with the weight of their epoch.
+beside each weight and bias; builders/variational_dropout.py says which weights count in evaluation.
+Its losses in result.json include the divergence, with the weight of their epoch.
 """
 
 from __future__ import annotations
@@ -25,18 +25,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from ...errors import Unreadable
 from ..architecture import ARCHITECTURES
 from ..layout import Layout
 from ..model_file import MODEL_ID
-from ..specification import ACTIVATIONS, INITS, OPTIMIZERS
+from ..specification import ACTIVATIONS, INITS, MOMENTUM_OPTIMIZERS, OPTIMIZERS
 from ..variational_dropout import prune
-from .archive import Member, Source, Unreadable
+from .archive import Member, Source
 from .checkpoint import read_state_dict
 from .report import REQUIRED_METRICS, LeftOut, common_metrics, metrics_fault, weights_fault
 
 _CLASSES = {a.original_class: a for a in ARCHITECTURES.values() if a.original_class}
-"""`model::type`, for twins with _ARD at its end -> our name."""
+"""Architecture by `model::type`, which has the suffix _ARD for twins."""
 
 _HYPERPARAMETERS: dict[str, tuple[str, type]] = {
     "seed": ("seed", int),
@@ -57,9 +59,9 @@ METRICS = {
     **{name: name for name in (*REQUIRED_METRICS, "val_loss", "val_acc")},
     "sparsity_ratio": "sparsity",
 }
-"""The original's names -> ours."""
-_CHECKPOINT = re.compile(r"checkpoint_(\d{1,8})")
+"""Name of a metric in the paper's files -> column of the rows."""
 
+_CHECKPOINT = re.compile(r"checkpoint_(\d{1,8})")
 _PARAMS_LIMIT = 1 << 20
 _RESULT_LIMIT = 64 << 20
 
@@ -69,10 +71,11 @@ class Trial:
     """A folder of a source that holds one model.
 
     Attributes:
-        folder: its path in the source.
-        name: the last part of it, which becomes the model's id.
-        params, result: files; None where they are missing.
-        checkpoints: (epoch, file or None where the folder lacks it), sorted by epoch.
+        folder: path in the source.
+        name: last part of the path, which becomes the id of the model.
+        params, result: its files; None where they are missing.
+        checkpoints: epoch and file of each state, sorted by epoch; the file is None where its
+            folder lacks it.
     """
 
     folder: str
@@ -83,59 +86,57 @@ class Trial:
 
     @property
     def run(self) -> str:
-        """The folder above: trials of one run of ray tune share it."""
+        """The folder above, which the trials of one run of ray tune share."""
         return self.folder.rpartition("/")[0]
 
     def without(self, reason: str) -> list[LeftOut]:
-        """All its states, left out for the same reason."""
+        """Return all its states as left out for one reason."""
         return [LeftOut(self.name, epoch, reason) for epoch, _ in self.checkpoints]
 
 
 @dataclass(frozen=True)
 class Description:
-    """What params.json says.
+    """What the source says of one model.
 
     Attributes:
-        architecture, channels, classes: of the layout.
-        hyperparameters: as `catalog.Model.hyperparameters`; None where it says nothing.
-        experiment: the run's name, "" if unknown.
-        twin: a sparsified model.
-        parent, parent_experiment: the dense model and its run, of a twin.
+        shape: name of the architecture, channels and classes.
+        hyperparameters: as in `Model.hyperparameters`; None where the source does not say.
+        experiment: name of the run, "" if it is not known.
+        twin: whether the model is a sparse twin.
+        parent, parent_experiment: of a twin, the id of the dense model and the name of its run.
     """
 
-    architecture: str
-    channels: int
-    classes: int
+    shape: tuple[str, int, int]
     hyperparameters: Mapping[str, Any]
     experiment: str
-    twin: bool
-    parent: str | None
-    parent_experiment: str
+    twin: bool = False
+    parent: str | None = None
+    parent_experiment: str = ""
 
 
 @dataclass(frozen=True)
 class State:
-    """One readable state.
+    """One state that can become a row.
 
     Attributes:
-        epoch: of training.
-        weights: float32 [N]; of a twin the pruned ones.
-        metrics: name -> value, names from schema.METRICS.
-        extra: of a twin `mean` and `log_sigma2`, float32 [N].
+        epoch: epoch of training.
+        weights: float32 [N]; those of a twin are pruned.
+        metrics: name in schema.METRICS -> value.
+        extra: `mean` and `log_sigma2` of a twin, float32 [N]; else empty.
     """
 
     epoch: int
-    weights: np.ndarray
+    weights: NDArray[np.float32]
     metrics: Mapping[str, float]
-    extra: Mapping[str, np.ndarray]
+    extra: Mapping[str, NDArray[np.float32]]
 
 
 def find_trials(members: Iterable[Member], name: str) -> list[Trial]:
-    """All trials of a source, sorted by folder.
+    """Return all trials of a source, sorted by folder.
 
     Args:
         members: files of the source.
-        name: of the source, for a trial that is all of it.
+        name: name of the source, for a trial that is the whole source.
     """
     files: dict[str, dict[str, Member]] = {}
     checkpoints: dict[str, dict[tuple[int, str], Member | None]] = {}
@@ -151,29 +152,27 @@ def find_trials(members: Iterable[Member], name: str) -> list[Trial]:
                 found[key] = member
             else:
                 found.setdefault(key, None)
-    return [
-        Trial(
-            folder=folder,
-            name=folder.rpartition("/")[2] or name,
-            params=files.get(folder, {}).get("params.json"),
-            result=files.get(folder, {}).get("result.json"),
-            checkpoints=tuple(
-                (epoch, member)
-                for (epoch, _), member in sorted(
-                    checkpoints.get(folder, {}).items(), key=lambda item: item[0]
-                )
-            ),
+    trials = []
+    for folder in sorted(files.keys() | checkpoints.keys()):
+        own, states = files.get(folder, {}), checkpoints.get(folder, {})
+        trials.append(
+            Trial(
+                folder=folder,
+                name=folder.rpartition("/")[2] or name,
+                params=own.get("params.json"),
+                result=own.get("result.json"),
+                checkpoints=tuple((key[0], states[key]) for key in sorted(states)),
+            )
         )
-        for folder in sorted(files.keys() | checkpoints.keys())
-    ]
+    return trials
 
 
 def describe(source: Source, trial: Trial) -> Description:
-    """Read and check a trial's params.json.
+    """Read and check the params.json of a trial.
 
     Raises:
-        Unreadable: it is missing, no JSON, or has a value that no model can have; or the folder's
-            name cannot name a model.
+        Unreadable: it is missing, is not JSON, or has a value that no model can have; or the name
+            of the folder cannot name a model.
     """
     if ".." in trial.folder.split("/") or trial.folder.startswith("/") or "\\" in trial.folder:
         raise Unreadable("refused: its path leaves the folder")
@@ -199,9 +198,7 @@ def describe(source: Source, trial: Trial) -> Description:
     run, _ = last_folders(params.get("dataset::dump"))
     parent_experiment, parent = last_folders(params.get("training::init_checkpoint_path"))
     return Description(
-        architecture=architecture.name,
-        channels=int(channels),
-        classes=classes,
+        shape=(architecture.name, int(channels), classes),
         hyperparameters=hyperparameters(params),
         experiment=run,
         twin=twin,
@@ -210,15 +207,15 @@ def describe(source: Source, trial: Trial) -> Description:
     )
 
 
-def hyperparameters(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Hyperparameters under our names, from the original's flat keys.
+def hyperparameters(params: Mapping[str, object]) -> dict[str, Any]:
+    """Return hyperparameters under the names of the rows, from the flat keys of params.json.
 
     Raises:
         Unreadable: a value that no model can have.
     """
     values: dict[str, Any] = {}
     for name, (key, kind) in _HYPERPARAMETERS.items():
-        value = params.get(key)
+        value: Any = params.get(key)
         if kind is float and type(value) is int and abs(value) < 2**53:
             value = float(value)
         if value is not None and (
@@ -231,13 +228,17 @@ def hyperparameters(params: Mapping[str, Any]) -> dict[str, Any]:
         ):
             raise Unreadable(f"wrong params.json: {key} is {value!r:.40}")
         values[name] = value
-    if values["optimizer"] == "adam":
-        values["momentum"] = None  # see catalog.Model
+    if values["optimizer"] is not None and values["optimizer"] not in MOMENTUM_OPTIMIZERS:
+        values["momentum"] = None  # see specification.Model
     return values
 
 
 def results(source: Source, trial: Trial) -> tuple[dict[int, dict[str, Any]], list[str]]:
-    """Metrics by training_iteration, and remarks on lines that could not be used.
+    """Read the result.json of a trial.
+
+    Returns:
+        Metrics by training_iteration under the names of the rows, and remarks on lines that could
+        not be used.
 
     Raises:
         Unreadable: there is no result.json, or it cannot be read at all.
@@ -252,11 +253,9 @@ def results(source: Source, trial: Trial) -> tuple[dict[int, dict[str, Any]], li
             continue
         try:
             values = _json(line, f"line {number} of result.json")
-            epoch = values["training_iteration"] if isinstance(values, dict) else None
+            epoch = values.get("training_iteration") if isinstance(values, dict) else None
             if type(epoch) is not int:
                 raise Unreadable(f"line {number} of result.json has no training_iteration")
-        except KeyError:
-            remarks.append(f"{trial.name}: line {number} of result.json has no training_iteration")
         except Unreadable as error:
             remarks.append(f"{trial.name}: {error}")
         else:
@@ -273,13 +272,15 @@ def states(
     twin: bool = False,
     max_weight: float | None = None,
 ) -> Iterator[State | LeftOut]:
-    """The states of a trial by epoch, one in memory at a time.
+    """Yield the states of a trial by epoch, with one of them in memory at a time.
 
     Args:
-        lines: as `results` gives them.
-        layout: that the checkpoints must have.
-        twin: they hold log_sigma2 as well.
-        max_weight: see `screening.weights_fault`.
+        source: the source.
+        trial: the trial.
+        lines: metrics by epoch, from `results`.
+        layout: layout that the checkpoints must have.
+        twin: whether they hold log_sigma2 as well.
+        max_weight: see `report.weights_fault`.
     """
     names = (*REQUIRED_METRICS, *common_metrics(lines.values()))
     limit = 16 * layout.size + (1 << 20)
@@ -307,8 +308,8 @@ def states(
 
 def _weights(
     content: bytes, layout: Layout, twin: bool
-) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Flat weights of a checkpoint, and mean and log_sigma2 of a twin."""
+) -> tuple[NDArray[np.float32], dict[str, NDArray[np.float32]]]:
+    """Return the flat weights of a checkpoint, and of a twin its mean and log_sigma2."""
     tensors = read_state_dict(content)
     try:
         if not twin:
@@ -329,10 +330,10 @@ def _json(content: bytes, what: str) -> Any:
         raise Unreadable(f"unreadable: {what} is cut or no JSON") from None
 
 
-def last_folders(path: Any) -> tuple[str, str]:
-    """(folder, name) at the end of a path, whatever system wrote it; empty where there is none.
+def last_folders(path: object) -> tuple[str, str]:
+    """Return the last two parts of a path of any system, "" where there is none.
 
-    The path of a checkpoint in a trial counts as the trial's.
+    Those of a checkpoint's path are those of its trial.
     """
     if not isinstance(path, str):
         return "", ""

@@ -1,22 +1,28 @@
-"""Faulty states: what is left out of a zoo, why, and the account of it.
+"""The import report: which states of a source were left out, and why.
 
 A state is left out when its file is unreadable, truncated, empty or of the wrong shape, when a
-weight is NaN or infinite (the original leaves out NaN: test_checkpoint_for_nan), when its metrics
-are missing, and, only if asked for, when a weight exceeds a threshold (the original's data sets
-use 5: test_checkpoint_with_threshold). A faulty state costs no other state.
+weight is NaN or infinite (the paper's code leaves out NaN: test_checkpoint_for_nan), when its
+metrics are missing, and, only on request, when a weight exceeds a threshold (the paper's data sets
+use 5: test_checkpoint_with_threshold). A faulty state never affects another state.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
+from ..atomic import write_atomically
 from ..model_file import SHARES_OF_1
+
+REPORT = "import_report.json"
+"""Name of the report's file in the directory of a zoo."""
 
 REQUIRED_METRICS = ("train_loss", "train_acc", "test_loss", "test_acc")
 
@@ -26,8 +32,8 @@ class LeftOut:
     """A state that did not become a row.
 
     Attributes:
-        trial: folder or model it belongs to, as the source names it.
-        epoch: of the state.
+        trial: folder or model to which it belongs, as the source names it.
+        epoch: epoch of the state.
         reason: category, and after a colon what was found.
     """
 
@@ -45,17 +51,17 @@ class Report:
     """What became of all states of a source that belong to one zoo.
 
     Attributes:
-        zoo: its name.
-        source: `file`, `bytes` and `sha256` of the published file.
-        models: with at least one kept state.
-        found: states in the source; always `kept` and those left out together.
-        kept: states in the zoo.
-        left_out: the others, sorted.
-        remarks: what is worth knowing beside: a cut result.json, trials without any state.
+        zoo: name of the zoo.
+        source: `file`, `bytes` and `sha256` of the source.
+        models: number of models with at least one kept state.
+        found: number of states in the source, always that of kept and left out states together.
+        kept: number of states in the zoo.
+        left_out: the other states, sorted.
+        remarks: further facts worth knowing: a cut result.json, trials without any state.
     """
 
     zoo: str
-    source: Mapping[str, Any]
+    source: Mapping[str, object]
     models: int
     found: int
     kept: int
@@ -69,16 +75,23 @@ class Report:
             )
 
     def categories(self) -> dict[str, int]:
-        """How many states were left out for which kind of reason, the most frequent first."""
+        """Return the number of left out states by category, the most frequent first."""
         return dict(Counter(state.category for state in self.left_out).most_common())
 
-    def to_json(self) -> dict[str, Any]:
-        """For import_report.json; the same source gives the same bytes."""
+    def to_json(self) -> dict[str, object]:
+        """Return the content of import_report.json, which is the same for the same source."""
         return {**asdict(self), "categories": self.categories()}
 
+    def write(self, folder: Path) -> None:
+        """Write import_report.json, unless it is there with the same content."""
+        content = (json.dumps(self.to_json(), indent=1) + "\n").encode()
+        path = folder / REPORT
+        if not path.exists() or path.read_bytes() != content:
+            write_atomically(path, content)
 
-def weights_fault(weights: np.ndarray, max_weight: float | None = None) -> str | None:
-    """Why a weight vector is left out, or None.
+
+def weights_fault(weights: NDArray[np.float32], max_weight: float | None = None) -> str | None:
+    """Return why a weight vector is left out, or None.
 
     Args:
         weights: float32 [N].
@@ -93,12 +106,12 @@ def weights_fault(weights: np.ndarray, max_weight: float | None = None) -> str |
     return None
 
 
-def metrics_fault(metrics: Mapping[str, Any] | None, names: Sequence[str]) -> str | None:
-    """Why a state's metrics cannot be used, or None.
+def metrics_fault(metrics: Mapping[str, object] | None, names: Sequence[str]) -> str | None:
+    """Return why a state's metrics cannot be used, or None.
 
     Args:
-        metrics: as the source records them; None if it has none.
-        names: what this state must have; a loss may be NaN, an accuracy may not.
+        metrics: metrics as the source records them; None if it has none.
+        names: metrics that this state must have; a loss may be NaN, an accuracy may not.
     """
     if metrics is None:
         return "missing metrics: no line of result.json has its training_iteration"
@@ -106,15 +119,15 @@ def metrics_fault(metrics: Mapping[str, Any] | None, names: Sequence[str]) -> st
         value = metrics.get(name)
         if value is None:
             return f"missing metrics: {name}"
-        if type(value) not in (int, float) or (type(value) is int and abs(value) > 2**53):
+        if type(value) is not float and (type(value) is not int or abs(value) > 2**53):
             return f"wrong metrics: {name} is no number"
         if name in SHARES_OF_1 and not 0 <= value <= 1:
             return f"wrong metrics: {name} is {value}, not a share of 1"
     return None
 
 
-def common_metrics(lines: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
-    """The optional metrics that a model has: those in more than half of its results."""
+def common_metrics(lines: Iterable[Mapping[str, object]]) -> tuple[str, ...]:
+    """Return the optional metrics of a model: those in more than half of its results."""
     lines = list(lines)
     return tuple(
         name

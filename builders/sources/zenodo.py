@@ -1,48 +1,56 @@
-"""Fetch published zoos from Zenodo: which record, which of its files, resumed and checked.
+"""Downloads from Zenodo: find a zoo's record, choose its file, resume and check the download.
 
-A zoo's DOI ends in the number of its record; `/api/records/<number>` describes it, with name, size,
-MD5 and address of every file (https://developers.zenodo.org/#records). A download that breaks off
-goes on where it was (HTTP Range), also in a later run, and counts only when its MD5 is the
-record's.
+The DOI of a zoo ends in the number of its record. `/api/records/<number>` describes the record with
+name, size, MD5 and address of each file (https://developers.zenodo.org/#records). An interrupted
+download resumes (HTTP Range), also in a later run, and counts only when its MD5 is the record's.
 """
 
 from __future__ import annotations
 
-import hashlib
-import http.client
-import json
 import os
 import re
 import shutil
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-from ...errors import DownloadFailed
+import requests
+import urllib3
+
+from ...errors import DownloadFailed, InvalidArgument
 from ..catalog import TWIN_DOIS, get_zoo
+from ..machine import byte_size, file_digest
 from ..specification import Zoo, normalize_name
 from .identify import zoo_of_file
 
 ADDRESS = "https://zenodo.org"
-"""Of the API; MODEL_ZOOS_ZENODO names another that speaks it."""
+"""Address of the API. The variable MODEL_ZOOS_ZENODO names another server with the same API."""
 
 RECORD_ATTEMPTS = 3
-"""Requests for the description of a record: without a network a user shall not wait for long."""
+"""Requests for the description of a record. They are few: without a network the wait is short."""
 
 ATTEMPTS = 8
-"""Requests in a row that bring nothing before a download gives up."""
+"""Requests in a row that bring nothing before a download fails."""
 
+LONGEST_PAUSE = 60.0
+"""Seconds before a request is repeated, at most, also where the server asks for more."""
+
+_RETRIED = frozenset({408, 429, *range(500, 600)})
 _TIMEOUT = 60.0
 _BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file of a record: name, bytes, MD5 (hex) and address."""
+    """A file of a record.
+
+    Attributes:
+        name: its name in the record.
+        size: bytes.
+        md5: hexadecimal digest.
+        url: address of its content.
+    """
 
     name: str
     size: int
@@ -60,78 +68,88 @@ def download(
     pause: float = 1.0,
     on_progress: Callable[[str, int, int], None] | None = None,
 ) -> Path:
-    """Fetch the published file of a zoo.
+    """Download the original file of a zoo. Call it again to resume an interrupted download.
 
     Args:
-        name: of a zoo of the catalog, or of its sparse twins.
-        folder: where the file goes, under its own name.
-        file: its name in the record; None to choose by the zoo's name.
-        preprocessed: take the preprocessed data set, not the raw zip.
-        address: of the API, else MODEL_ZOOS_ZENODO, else `ADDRESS`.
-        pause: seconds after the first failed request; doubles with each.
-        on_progress: called with the file's name, bytes that are there and bytes in all.
+        name: name of a zoo of the catalog, or of its sparse twins.
+        folder: folder in which the file is written under its own name.
+        file: its name in the record; None to choose it by the zoo's name.
+        preprocessed: take the preprocessed data set instead of the raw zip.
+        address: address of the API; None for that of MODEL_ZOOS_ZENODO, or else `ADDRESS`.
+        pause: seconds before a failed request is repeated; they double with each.
+        on_progress: called with the file's name, the bytes that have arrived, and its size.
 
     Returns:
-        The file's path; its MD5 is the record's.
+        The path of the file, whose MD5 is the record's.
 
     Raises:
-        ValueError: the zoo was not published, or the record has not exactly one file for it (the
-            message lists the record).
-        DownloadFailed: out of reach, or other bytes than the record's MD5.
+        UnknownZoo: the catalog has no such zoo.
+        InvalidArgument: the zoo has no original files, or its record does not have exactly one file
+            that fits. The message lists the files of the record.
+        DownloadFailed: the server is out of reach, or sends other bytes than the record's.
     """
     address = (address or os.environ.get("MODEL_ZOOS_ZENODO") or ADDRESS).rstrip("/")
-    zoo, doi = _published(name, preprocessed)
+    zoo, doi = _zoo_and_doi(name, preprocessed)
     files = record_files(doi, address, pause)
     chosen = choose(files, normalize_name(name), zoo, doi, file, preprocessed)
     return fetch(chosen, Path(folder), pause=pause, on_progress=on_progress)
 
 
-def _published(name: str, preprocessed: bool) -> tuple[Zoo, str]:
+def _zoo_and_doi(name: str, preprocessed: bool) -> tuple[Zoo, str]:
     key = normalize_name(name)
     zoo = get_zoo(key.removesuffix("_sparse"))
     doi = TWIN_DOIS.get(zoo.name) if key.endswith("_sparse") else zoo.doi
     if preprocessed and zoo.doi_preprocessed and not key.endswith("_sparse"):
         doi = zoo.doi_preprocessed
     if doi is None:
-        raise ValueError(
-            f"{key} was not published: `model-zoos list --json` shows the DOIs of those that were"
+        raise InvalidArgument(
+            f"{key} has no original files: nobody put them on Zenodo",
+            hint="model-zoos list --json shows the DOIs of the zoos that have some",
         )
     return zoo, doi
 
 
 def record_files(doi: str, address: str = ADDRESS, pause: float = 1.0) -> list[RemoteFile]:
-    """The files of a record.
+    """Return the files of a record.
+
+    Args:
+        doi: DOI of the record.
+        address: address of the API.
+        pause: as in `download`.
 
     Raises:
-        DownloadFailed: out of reach, or no description of a record.
+        DownloadFailed: the server is out of reach, or its answer does not describe a record.
     """
     url = f"{address}/api/records/{doi.rpartition('.')[2]}"
-    failed = ""
-    for attempt in range(RECORD_ATTEMPTS):
-        if attempt:
-            time.sleep(min(60.0, pause * 2 ** (attempt - 1)))
-        try:
-            with urllib.request.urlopen(url, timeout=_TIMEOUT) as response:
-                record = json.loads(response.read(64 << 20))
-            return [_remote_file(entry) for entry in record["files"]]
-        except urllib.error.HTTPError as error:
-            failed = f"HTTP {error.code}"
-            if error.code < 500 and error.code not in (408, 429):
-                break
-        except (OSError, http.client.HTTPException) as error:
-            failed = str(error)
-        except (ValueError, KeyError, TypeError) as error:
-            raise DownloadFailed(f"{url}: no description of a record ({error})") from None
-    raise DownloadFailed(f"{url}: {failed}. The record: https://doi.org/{doi}")
+    try:
+        with _session(RECORD_ATTEMPTS, pause) as session:
+            response = session.get(url, timeout=_TIMEOUT)
+            response.raise_for_status()
+        return [_remote_file(entry) for entry in response.json()["files"]]
+    except requests.JSONDecodeError as error:
+        raise DownloadFailed(f"{url}: no description of a record ({error})") from None
+    except requests.RequestException as error:
+        raise DownloadFailed(
+            f"{url}: {_reason(error)}. The record: https://doi.org/{doi}"
+        ) from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise DownloadFailed(f"{url}: no description of a record ({error})") from None
 
 
-def _remote_file(entry: dict[str, Any]) -> RemoteFile:
-    name, url, checksum = entry["key"], entry["links"]["self"], entry["checksum"]
-    if not re.fullmatch(r"[^./\\\0][^/\\\0]*", name):
-        raise ValueError(f"a file named {name!r}")
-    if not url.startswith(("https://", "http://")) or not checksum.startswith("md5:"):
-        raise ValueError(f"{name} has no address or no MD5")
-    return RemoteFile(name, int(entry["size"]), checksum.removeprefix("md5:"), url)
+def _remote_file(entry: dict[str, object]) -> RemoteFile:
+    match entry:
+        case {
+            "key": str(name),
+            "size": int(size),
+            "checksum": str(checksum),
+            "links": {"self": str(url)},
+        }:
+            if not re.fullmatch(r"[^./\\\0][^/\\\0]*", name):
+                raise ValueError(f"a file named {name!r}")
+            if not url.startswith(("https://", "http://")) or not checksum.startswith("md5:"):
+                raise ValueError(f"{name} has no address or no MD5")
+            return RemoteFile(name, size, checksum.removeprefix("md5:"), url)
+    raise ValueError("a file without name, size, checksum or address")
 
 
 def choose(
@@ -142,15 +160,23 @@ def choose(
     file: str | None = None,
     preprocessed: bool = False,
 ) -> RemoteFile:
-    """The file of a record that holds a zoo.
+    """Return the file of a record that holds a zoo.
 
-    That is the zip named after the zoo's experiment, or the preprocessed file named after the zoo;
-    else the only zip there is.
+    That is the zip named after the zoo's experiment, or the preprocessed file named after the zoo,
+    or else the only zip of the record.
+
+    Args:
+        files: the files of the record.
+        name: name of the zoo or of its twins.
+        zoo: the zoo, or the dense parent of its twins.
+        doi: DOI of the record.
+        file, preprocessed: as in `download`.
 
     Raises:
-        ValueError: none or several; the message lists the record.
+        InvalidArgument: no file fits, or several do. The message lists the files of the record.
     """
     zips = [f for f in files if f.name.lower().endswith(".zip")]
+    matching: list[RemoteFile] = []
     if file is not None:
         matching = [f for f in files if f.name == file]
     elif preprocessed:
@@ -159,16 +185,15 @@ def choose(
         # Some scripts and zips differ in the last letter of "seeds".
         wanted = zoo.experiment.rstrip("s")
         matching = [f for f in zips if f.name.lower()[:-4].rstrip("s") == wanted]
-    else:
-        matching = []
     if not matching and file is None and not preprocessed and len(zips) == 1:
         matching = zips
     if len(matching) == 1:
         return matching[0]
     listing = "".join(f"\n  {f.name}  {f.size / 1e9:.3f} GB" for f in files)
-    raise ValueError(
-        f"{name}: {'no file' if not matching else f'{len(matching)} files'} of the record "
-        f"{doi} can be told to be it; choose one with --file:{listing}"
+    found = f"{len(matching)} files" if matching else "no file"
+    raise InvalidArgument(
+        f"{found} of the record {doi} can be recognised as {name}. Its files:{listing}",
+        hint="choose one with --file",
     )
 
 
@@ -179,27 +204,37 @@ def fetch(
     pause: float = 1.0,
     on_progress: Callable[[str, int, int], None] | None = None,
 ) -> Path:
-    """Download one file, going on with what an earlier run left.
+    """Download one file, or resume an interrupted download of it.
+
+    Args:
+        file: the file.
+        folder: folder in which it is written.
+        pause, on_progress: as in `download`.
+
+    Returns:
+        The path of the file.
 
     Raises:
         DownloadFailed: see `download`.
     """
     path = folder / file.name
-    if path.exists() and path.stat().st_size == file.size and _md5(path) == file.md5:
+    if path.exists() and path.stat().st_size == file.size and _is_right(path, file):
         return path
     folder.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{file.name}.partial")
-    for second in (False, True):
+    for _ in range(2):
         _fill(file, partial, pause, on_progress)
-        if _md5(partial) == file.md5:
+        if _is_right(partial, file):
             partial.replace(path)
             return path
-        partial.unlink()  # a byte is wrong, nobody knows which: once more from the start
-        if second:
-            break
+        partial.unlink()  # which byte is wrong is not known, so all of it is downloaded once more
     raise DownloadFailed(
         f"{file.url}: came twice with another MD5 than the record's {file.md5}: try again later"
     )
+
+
+def _is_right(path: Path, file: RemoteFile) -> bool:
+    return file_digest(path, "md5") == file.md5
 
 
 def _fill(
@@ -208,7 +243,7 @@ def _fill(
     pause: float,
     on_progress: Callable[[str, int, int], None] | None,
 ) -> None:
-    """Bring the partial file to its full size."""
+    """Append to the partial file until it has its full size."""
     have = partial.stat().st_size if partial.exists() else 0
     if have > file.size:
         partial.unlink()
@@ -216,45 +251,66 @@ def _fill(
     free = shutil.disk_usage(partial.parent).free
     if file.size - have > free:
         raise DownloadFailed(
-            f"{file.name} needs {(file.size - have) / 1e9:.1f} GB more, {partial.parent} has "
-            f"{free / 1e9:.1f} GB left"
+            f"{file.name} needs {byte_size(file.size - have)} more, {partial.parent} has "
+            f"{byte_size(free)} left"
         )
     failures, failed = 0, ""
-    while have < file.size:
-        if failures == ATTEMPTS:
-            raise DownloadFailed(
-                f"{file.url}: {failed}; {have:,} of {file.size:,} bytes are there: run the same "
-                "command again to go on"
-            )
-        if failures:
-            time.sleep(min(60.0, pause * 2 ** (failures - 1)))
-        before = have
-        request = urllib.request.Request(file.url, headers={"Range": f"bytes={have}-"})
-        try:
-            with urllib.request.urlopen(request, timeout=_TIMEOUT) as response:
-                # A server that cannot resume sends all of it, with 200 in place of 206.
-                resumed = response.status == 206
-                with partial.open("ab" if resumed else "wb") as target:
-                    have = have if resumed else 0
-                    while block := response.read(min(_BLOCK, file.size - have)):
+    with _session(ATTEMPTS, pause) as session:
+        while have < file.size and failures < ATTEMPTS:
+            before = have
+            headers = {"Range": f"bytes={have}-", "Accept-Encoding": "identity"}
+            try:
+                response = session.get(file.url, headers=headers, stream=True, timeout=_TIMEOUT)
+                response.raise_for_status()
+            except requests.RequestException as error:
+                raise DownloadFailed(f"{file.url}: {_reason(error)}") from None
+            if response.status_code != 206:  # the server cannot resume and sends all of it
+                have = 0
+            with response, partial.open("ab" if have else "wb") as target:
+                try:
+                    while block := response.raw.read(min(_BLOCK, file.size - have)):
                         target.write(block)
                         have += len(block)
                         if on_progress is not None:
                             on_progress(file.name, have, file.size)
-            failed = "the connection broke off"
-        except urllib.error.HTTPError as error:
-            failed = f"HTTP {error.code}"
-            if error.code < 500 and error.code not in (408, 416, 429):
-                raise DownloadFailed(f"{file.url}: {failed}") from None
-        except (OSError, http.client.HTTPException) as error:
-            failed = str(error) or type(error).__name__
-            have = partial.stat().st_size if partial.exists() else 0
-        failures = 0 if have > before else failures + 1
+                except urllib3.exceptions.HTTPError as error:
+                    failed = str(error)
+            failures = 0 if have > before else failures + 1
+    if have < file.size:
+        raise DownloadFailed(
+            f"{file.url}: {failed or 'the connection broke off'}; {have:,} of {file.size:,} bytes "
+            "have arrived, and the next call resumes there",
+            hint="run the same command again",
+        )
 
 
-def _md5(path: Path) -> str:
-    digest = hashlib.md5(usedforsecurity=False)
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
+class _Retry(urllib3.Retry):
+    """Retries of a request that wait as long as the server asks, but never very long."""
+
+    def get_retry_after(self, response: urllib3.BaseHTTPResponse) -> float | None:
+        asked = super().get_retry_after(response)
+        return None if asked is None else min(asked, LONGEST_PAUSE)
+
+
+def _session(attempts: int, pause: float) -> requests.Session:
+    """Return a session that sends each request up to so many times."""
+    session = requests.Session()
+    session.headers["User-Agent"] = f"model_zoos/{version('model_zoos')}"
+    retry = _Retry(
+        attempts - 1,
+        backoff_factor=pause,
+        backoff_max=LONGEST_PAUSE,
+        status_forcelist=_RETRIED,
+        raise_on_status=False,
+    )
+    for scheme in ("https://", "http://"):
+        session.mount(scheme, requests.adapters.HTTPAdapter(max_retries=retry))
+    return session
+
+
+def _reason(error: requests.RequestException) -> str:
+    """Return why a request failed, in one line."""
+    if error.response is not None:
+        return f"HTTP {error.response.status_code}"
+    cause = error.args[0] if error.args else error
+    return str(getattr(cause, "reason", None) or cause)

@@ -36,7 +36,7 @@ from ...builders.architecture import Layer
 from ...builders.layout import Layout
 from ...builders.specification import Model
 from ...errors import InvalidArgument
-from ..networks import ACTIVATIONS
+from ..networks import make_activation
 from ..streams import DROPOUT, dropout_scale, dropout_shapes, dropout_threshold, split_seed
 from .population import Scores, check_models, check_weights
 
@@ -170,6 +170,7 @@ class BatchedPopulation(BatchedWeights):
     ) -> None:
         first = models[0]
         self.optimizer, self.batch_size = first.optimizer, first.batch_size
+        check_weights(layout, first.activation, weights)
         own = check_models(models, len(np.asarray(weights)), list(OPTIMIZERS))
         self._dropout = bool((own.dropout > 0).any())
         self._rates = BlockRates(
@@ -289,7 +290,7 @@ class Block:
         columns: dict[str, torch.Tensor] | None,
     ) -> None:
         self.layout, self.weights, self.columns = layout, weights, columns
-        self.activation = ACTIVATIONS[activation]()
+        self.activation = make_activation(activation)
         self.models = len(weights)
         self.loss = weights.new_zeros(self.models, dtype=torch.float64)
         self.correct = weights.new_zeros(self.models, dtype=torch.int64)

@@ -69,7 +69,7 @@ def train_trajectory(
     path = _checkpoint(directory, model)
     path.parent.mkdir(exist_ok=True)
     training = begin()
-    if path.exists() and not _restore(training, directory, path):
+    if path.exists() and not resume(training, directory, path):
         training = begin()
     kept = directory.kept_epochs
     for epoch in reversed(kept):  # of a run that is not resumed: the two never mix
@@ -143,7 +143,7 @@ def _write(
     write_atomically(path, buffer.getbuffer())
 
 
-def _restore(training: ResNetTraining, directory: ZooDirectory, path: Path) -> bool:
+def resume(training: ResNetTraining, directory: ZooDirectory, path: Path) -> bool:
     """Resume from the checkpoint and return True, if it and all states before it are in order."""
     try:
         # As downloaded files, ours are never unpickled freely.

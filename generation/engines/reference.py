@@ -142,7 +142,7 @@ def train(
             else:
                 with _Stream(state) as borrowed:
                     losses = {
-                        "train": _train_epoch(trained, optimizer, x, y, model.batch_size, epoch)
+                        "train": train_epoch(trained, optimizer, x, y, model.batch_size, epoch)
                     }
                     state = borrowed.leave()
             for name in ("val", "test"):
@@ -158,7 +158,7 @@ def train(
         yield State(epoch, vector, metrics, extra)
 
 
-def _train_epoch(
+def train_epoch(
     network: Network,
     optimizer: torch.optim.Optimizer,
     x: torch.Tensor,

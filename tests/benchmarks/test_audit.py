@@ -24,16 +24,17 @@ from model_zoos.builders.sources.importing import import_zoo
 from model_zoos.builders.splits import assign_splits
 from model_zoos.builders.zoo_directory import open_zoo
 from model_zoos.errors import ZooNotFound
-from model_zoos.generation.engines import reference
-from model_zoos.generation.generate import generate
+from model_zoos.generation.engines import ENGINES, reference
+from model_zoos.generation.generate import begin, generate
 from model_zoos.generation.images import ImageData, load_images
-from model_zoos.generation.job import begin
+from model_zoos.generation.options import TrainOptions
 from model_zoos.generation.sparsify import METHODS, sparsify
 from tests.shared import (
     HYPERPARAMETER_ZOO,
     LARGE_ZOO,
     SEED_ZOO,
     SHARED,
+    grouped,
     needs_shared,
     raw_zoo_images,
 )
@@ -298,9 +299,9 @@ def test_the_other_engines(engine: str, tmp_path: Path) -> None:
     images = load_images("digits").subset(train=slice(40), test=slice(60), validation=slice(30))
     zoo = dataclasses.replace(get_zoo(NAME), epochs=1)
     if engine == "batched":
-        generate(zoo, tmp_path, images, models=2, engine=engine, threads=1)
+        generate(zoo, tmp_path, images, models=2, options=TrainOptions(engine=engine, threads=1))
     else:  # as `generate` does it, without its processes
-        directory = begin(tmp_path, zoo, engine, images)
+        directory = begin(tmp_path, zoo, ENGINES[engine], images)
         directory.add_splits(model.model_id for model in zoo.models(2))
         for model in zoo.models(2):
             states = list(reference.train(model, zoo.layout, images))
@@ -333,7 +334,7 @@ def twins_home(digits_home: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     parents, images = open_zoo(root, NAME), load_images("digits")
     for method in METHODS:
         arguments = {"models": 4, "epochs": 2, "levels": [0.5, 0.9], "threads": 2}
-        sparsify(parents, root, images, method=method, **arguments)
+        sparsify(parents, root, images, **grouped(**arguments, method=method))
     return root
 
 
@@ -355,7 +356,10 @@ def test_twins_of_the_reference_engine(digits_home: Path, tmp_path: Path) -> Non
     for method in METHODS:
         arguments = {"models": 1, "epochs": 1, "levels": [0.8], "engine": "reference"}
         sparsify(
-            open_zoo(tmp_path, NAME), tmp_path, load_images("digits"), method=method, **arguments
+            open_zoo(tmp_path, NAME),
+            tmp_path,
+            load_images("digits"),
+            **grouped(**arguments, method=method),
         )
         audit = audit_zoo(TWINS[method], tmp_path)
         assert wrong(audit) == {}
@@ -465,7 +469,7 @@ def test_bits_are_not_compared_across_processors(tmp_path: Path) -> None:
     """torch sums in other orders on other processors, so the reference engine's losses differ."""
     images = load_images("digits").subset(train=slice(40), test=slice(60), validation=slice(30))
     zoo = dataclasses.replace(get_zoo(NAME), epochs=1)
-    generate(zoo, tmp_path, images, models=1, engine="reference", threads=1)
+    generate(zoo, tmp_path, images, models=1, options=TrainOptions(engine="reference", threads=1))
     assert audit_zoo(NAME, tmp_path, images=images).to_the_bit
     path = tmp_path / NAME / "zoo.json"
     info = json.loads(path.read_text())

@@ -1,4 +1,4 @@
-"""A Hub on loopback, and somebody who may write to it."""
+"""A Hub on the loopback interface, and a client that may write to it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
 
 @pytest.fixture(scope="module")
 def writer(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    """Somebody with this package and a token that may write."""
+    """A client with this package and a token that may write."""
     with Client(hub.endpoint, tmp_path_factory.mktemp("writer"), token=WRITER) as client:
         client.run(
             "import time; sleep = time.sleep\n"

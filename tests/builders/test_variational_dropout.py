@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from model_zoos.builders.layout import make_layout
 from model_zoos.builders.variational_dropout import (
     kl_divergence,
     kl_weight,
@@ -12,8 +11,8 @@ from model_zoos.builders.variational_dropout import (
     prune,
     sparsity,
 )
+from tests.shared import CNN_S
 
-CNN_S = make_layout("cnn_s", 1)
 LINEAR_BIASES = ("fc1.bias", "fc2.bias")
 
 

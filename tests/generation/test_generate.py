@@ -20,11 +20,13 @@ from model_zoos.builders.catalog import get_zoo
 from model_zoos.builders.specification import Zoo
 from model_zoos.builders.zoo_directory import open_zoo
 from model_zoos.errors import FaultyZoo, SlowEngineWarning
-from model_zoos.generation.engines import reference
+from model_zoos.generation.engines import group_models, reference
 from model_zoos.generation.engines.lanes import lanes_count
 from model_zoos.generation.generate import SHARE, generate
 from model_zoos.generation.images import ImageData, load_images
-from model_zoos.generation.job import ENGINES, Progress, group_models
+from model_zoos.generation.job import Progress
+from model_zoos.generation.options import TrainOptions
+from tests.shared import grouped
 
 ZOO = dataclasses.replace(get_zoo("digits_cnn_s"), epochs=2)
 
@@ -47,13 +49,18 @@ def contents(root: Path, name: str = "digits_cnn_s") -> dict[str, bytes]:
 # --- What is written ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", ["lanes", "batched", "reference"])
 def test_every_engine_trains_the_models_of_the_catalog(
     tmp_path: Path, digits: ImageData, engine: str
 ) -> None:
     seen: list[Progress] = []
     summary = generate(
-        ZOO, tmp_path, digits, models=5, engine=engine, threads=2, on_progress=seen.append
+        ZOO,
+        tmp_path,
+        digits,
+        models=5,
+        on_progress=seen.append,
+        options=TrainOptions(engine=engine, threads=2),
     )
     assert (summary.models, summary.present, summary.states) == (5, 0, 15)
     assert seen[-1] == Progress(5, 5, 15, 15, 5 * 2 * 105)
@@ -92,7 +99,7 @@ def test_dropout_is_that_of_the_reference_engine_on_the_same_stream(
         dataclasses.replace(ZOO, epochs=1),
         dropout=(0.3, 0.5), init=("kaiming_uniform",), optimizer=("adam",), activation=("tanh",),
     )  # fmt: skip
-    generate(zoo, tmp_path, digits, models=4, engine=engine)
+    generate(zoo, tmp_path, digits, models=4, options=TrainOptions(engine=engine))
     directory = open_zoo(tmp_path, zoo.name)
     found = {states.model_id: states.weights() for states in directory.scan()[0]}
     for model in zoo.models(4):
@@ -104,7 +111,7 @@ def test_dropout_is_that_of_the_reference_engine_on_the_same_stream(
         assert np.abs(one[1] - other[1]).max() > 2e-3  # the masks do matter
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", ["lanes", "batched", "reference"])
 def test_a_diverged_model_is_kept_and_counted(
     tmp_path: Path, digits: ImageData, engine: str
 ) -> None:
@@ -112,7 +119,7 @@ def test_a_diverged_model_is_kept_and_counted(
         dataclasses.replace(ZOO, name="diverging", seeds=1),
         activation=("relu",), init=("uniform",), optimizer=("sgd",), learning_rate=(1000.0,),
     )  # fmt: skip
-    summary = generate(zoo, tmp_path, digits, engine=engine)
+    summary = generate(zoo, tmp_path, digits, options=TrainOptions(engine=engine))
     assert (summary.models, summary.diverged) == (1, 1)
     [states], faulty = open_zoo(tmp_path, "diverging").scan()
     assert not faulty
@@ -141,7 +148,7 @@ MIXED = with_grid(ZOO, dropout=(0.0, 0.5))
 
 
 def mixed(root: Path, digits: ImageData, **arguments: Any) -> dict[str, bytes]:
-    generate(MIXED, root, digits, engine="lanes", **arguments)
+    generate(MIXED, root, digits, **grouped(**arguments, engine="lanes"))
     return contents(root)
 
 
@@ -278,10 +285,10 @@ def test_a_faulty_file_is_trained_again(tmp_path: Path, digits: ImageData) -> No
 
 
 def test_auto_goes_on_with_the_engine_that_began(tmp_path: Path, digits: ImageData) -> None:
-    generate(ZOO, tmp_path, digits, models=1, engine="reference")
+    generate(ZOO, tmp_path, digits, models=1, options=TrainOptions(engine="reference"))
     assert generate(ZOO, tmp_path, digits, models=2).engine == "reference"
     with pytest.raises(FaultyZoo, match="made with engine = 'reference', not 'lanes'"):
-        generate(ZOO, tmp_path, digits, models=3, engine="lanes")
+        generate(ZOO, tmp_path, digits, models=3, options=TrainOptions(engine="lanes"))
 
 
 def test_other_images_do_not_continue_a_zoo(tmp_path: Path, digits: ImageData) -> None:
@@ -382,13 +389,13 @@ def test_without_a_compiler_the_batched_engine_serves(
 
 def test_bad_arguments(tmp_path: Path, digits: ImageData) -> None:
     with pytest.raises(ValueError, match="unknown engine 'fast'"):
-        generate(ZOO, tmp_path, digits, engine="fast")
+        generate(ZOO, tmp_path, digits, options=TrainOptions(engine="fast"))
     with pytest.raises(ValueError, match="at least 1"):
-        generate(ZOO, tmp_path, digits, threads=0)
+        generate(ZOO, tmp_path, digits, options=TrainOptions(threads=0))
     with pytest.raises(ValueError, match="device must be 'cpu' or"):
-        generate(ZOO, tmp_path, digits, device="tpu")
+        generate(ZOO, tmp_path, digits, options=TrainOptions(device="tpu"))
     with pytest.raises(ValueError, match=r"needs images of shape \(3, 28, 28\)"):
         generate(get_zoo("cifar10_cnn_s_seed"), tmp_path, digits)
     with pytest.raises(ValueError, match="unknown engine 'resnet' for CNN-s"):
-        generate(ZOO, tmp_path, digits, engine="resnet")
+        generate(ZOO, tmp_path, digits, options=TrainOptions(engine="resnet"))
     assert list(tmp_path.iterdir()) == []

@@ -7,7 +7,8 @@ import torch
 from torch.nn import functional
 
 from model_zoos.builders.layout import make_layout
-from model_zoos.generation.networks import ACTIVATIONS, INITS, build, initialise
+from model_zoos.builders.specification import ACTIVATIONS
+from model_zoos.generation.networks import INITS, build, initialise
 
 FUNCTIONS = {
     "tanh": torch.tanh,

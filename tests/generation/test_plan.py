@@ -13,12 +13,14 @@ from pathlib import Path
 import pytest
 
 from model_zoos.builders.catalog import get_zoo
-from model_zoos.builders.hub.incremental import STAGING_BYTES
+from model_zoos.builders.hub.incremental import STAGING_BYTES, PublishOptions
+from model_zoos.builders.hub.publisher import HubPublisher
 from model_zoos.builders.ledger import Published
 from model_zoos.builders.zoo_directory import create_zoo, open_zoo
 from model_zoos.errors import NotEnoughSpace
 from model_zoos.generation.generate import generate, plan
 from model_zoos.generation.images import load_images
+from model_zoos.generation.options import TrainOptions
 from model_zoos.generation.plan import check_space, measure_epoch
 
 RESNET = get_zoo("cifar10_resnet18")
@@ -39,7 +41,7 @@ def test_a_plan_names_every_model_once(tmp_path: Path) -> None:
 
 
 def test_kept_epochs_cost_less(tmp_path: Path) -> None:
-    some = plan(RESNET, tmp_path, keep_epochs=[1, 25], seconds_per_epoch=1.0)
+    some = plan(RESNET, tmp_path, seconds_per_epoch=1.0, options=TrainOptions(keep_epochs=[1, 25]))
     assert (some.states, some.epochs, some.kept_epochs) == (2000, 25, (1, 25))
     assert some.seconds == 1000 * 25
     unknown = plan(RESNET, tmp_path)
@@ -47,9 +49,10 @@ def test_kept_epochs_cost_less(tmp_path: Path) -> None:
 
 
 def test_models_that_are_freed_need_the_disk_of_one_a_rank(tmp_path: Path) -> None:
-    arguments = {"ranks": 8, "push": "me/resnets"}
-    kept = plan(RESNET, tmp_path, **arguments)
-    freed = plan(RESNET, tmp_path, **arguments, free=True)
+    kept, freed = (
+        plan(RESNET, tmp_path, ranks=8, publisher=HubPublisher(PublishOptions("me/resnets", free)))
+        for free in (False, True)
+    )
     assert (kept.states, freed.states) == (50_000, 50_000)
     assert kept.bytes_needed == plan(RESNET, tmp_path, ranks=8).bytes_needed + STAGING_BYTES
     state = 4 * RESNET.layout.size

@@ -34,10 +34,11 @@ from model_zoos.generation.engines.reference import State, evaluate, train
 from model_zoos.generation.engines.reference_twins import VariationalTwin
 from model_zoos.generation.generate import generate
 from model_zoos.generation.images import ImageData, Images, load_images
-from model_zoos.generation.job import ENGINES, Progress
+from model_zoos.generation.job import Progress
+from model_zoos.generation.options import TrainOptions, TwinOptions
 from model_zoos.generation.sparsify import magnitude_mask, sparsify, usable_parents
 from tests.generation.test_generate import contents, with_grid
-from tests.shared import CNN_S, SAME_SUMS, SEED_ZOO, SHARED, needs_shared, raw_zoo_images
+from tests.shared import CNN_S, SAME_SUMS, SEED_ZOO, SHARED, grouped, needs_shared, raw_zoo_images
 
 ZOO = dataclasses.replace(get_zoo("digits_cnn_s"), epochs=2)
 SPARSE = "digits_cnn_s_sparse"
@@ -58,7 +59,13 @@ def digits() -> ImageData:
 def dense(tmp_path_factory: pytest.TempPathFactory, digits: ImageData) -> ZooDirectory:
     """20 models with and without dropout, of which some are trained well enough to be twinned."""
     root = tmp_path_factory.mktemp("dense")
-    generate(with_grid(ZOO, dropout=(0.0, 0.5)), root, digits, models=20, engine="batched")
+    generate(
+        with_grid(ZOO, dropout=(0.0, 0.5)),
+        root,
+        digits,
+        models=20,
+        options=TrainOptions(engine="batched"),
+    )
     return open_zoo(root, ZOO.name)
 
 
@@ -133,7 +140,7 @@ def test_all_of_the_originals_twins_are_repeated_bit_for_bit(
     tmp_path: Path, published: Published
 ) -> None:
     arguments = {"epochs": published.epochs, "engine": "reference"}
-    summary = sparsify(published.parents, tmp_path, published.images, **arguments)
+    summary = sparsify(published.parents, tmp_path, published.images, **grouped(**arguments))
     assert (summary.models, summary.left_out) == (12, {})
     noisy = np.isfinite(_noisy())
     for states in states_of(open_zoo(tmp_path, f"{SEED_ZOO}_sparse")).values():
@@ -174,7 +181,13 @@ def test_a_population_has_the_originals_means(tmp_path: Path, published: Publish
     found: dict[str, list[np.ndarray]] = {"sparsity": [], "test_acc": []}
     for seed in range(1, 17):
         root = tmp_path / str(seed)
-        sparsify(published.parents, root, published.images, epochs=5, engine="lanes", seed=seed)
+        sparsify(
+            published.parents,
+            root,
+            published.images,
+            options=TrainOptions(engine="lanes"),
+            twins=TwinOptions(epochs=5, seed=seed),
+        )
         twins = states_of(open_zoo(root, f"{SEED_ZOO}_sparse")).values()
         assert {str(states.parent_model_id) for states in twins} == set(published.twins)
         for name, means in found.items():
@@ -193,13 +206,13 @@ def test_a_population_has_the_originals_means(tmp_path: Path, published: Publish
 # --- What is written ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", ["lanes", "batched", "reference"])
 def test_every_engine_trains_twins(
     tmp_path: Path, digits: ImageData, dense: ZooDirectory, engine: str
 ) -> None:
     seen: list[Progress] = []
     arguments = {"models": 4, "epochs": 2, "engine": engine, "threads": 2}
-    summary = sparsify(dense, tmp_path, digits, on_progress=seen.append, **arguments)
+    summary = sparsify(dense, tmp_path, digits, on_progress=seen.append, **grouped(**arguments))
     assert (summary.models, summary.present, summary.states) == (4, 0, 12)
     assert seen[-1] == Progress(4, 4, 12, 12, 4 * 2 * 105)
     directory = open_zoo(tmp_path, SPARSE)
@@ -239,7 +252,13 @@ def test_twins_join_their_parents_without_a_miss(
     tmp_path: Path, digits: ImageData, dense: ZooDirectory
 ) -> None:
     shutil.copytree(dense.path, tmp_path / ZOO.name)
-    sparsify(open_zoo(tmp_path, ZOO.name), tmp_path, digits, epochs=2, engine="lanes")
+    sparsify(
+        open_zoo(tmp_path, ZOO.name),
+        tmp_path,
+        digits,
+        options=TrainOptions(engine="lanes"),
+        twins=TwinOptions(epochs=2),
+    )
     joined = 0
     for split in ("train", "validation", "test"):
         found = [
@@ -273,8 +292,14 @@ def test_cnn_l_with_dropout(tmp_path: Path, engine: str) -> None:
         dataclasses.replace(get_zoo("cifar10_cnn_l_seed"), name="large", epochs=1, seeds=2),
         dropout=(0.5,),
     )
-    generate(zoo, tmp_path, data, engine="batched")
-    summary = sparsify(open_zoo(tmp_path, "large"), tmp_path, data, epochs=1, engine=engine)
+    generate(zoo, tmp_path, data, options=TrainOptions(engine="batched"))
+    summary = sparsify(
+        open_zoo(tmp_path, "large"),
+        tmp_path,
+        data,
+        options=TrainOptions(engine=engine),
+        twins=TwinOptions(epochs=1),
+    )
     assert (summary.models, summary.diverged) == (2, 0)
     layout = make_layout("cnn_l", 3)
     for states in states_of(open_zoo(tmp_path, "large_sparse")).values():
@@ -290,7 +315,13 @@ def undisturbed(
     tmp_path_factory: pytest.TempPathFactory, digits: ImageData, dense: ZooDirectory
 ) -> dict[str, bytes]:
     root = tmp_path_factory.mktemp("undisturbed")
-    sparsify(dense, root, digits, epochs=2, engine="lanes", threads=1)
+    sparsify(
+        dense,
+        root,
+        digits,
+        options=TrainOptions(engine="lanes", threads=1),
+        twins=TwinOptions(epochs=2),
+    )
     return contents(root, SPARSE)
 
 
@@ -300,7 +331,9 @@ def test_any_number_of_twins_threads_and_order(
     assert len(undisturbed) == 20
     arguments: dict[str, Any] = {"epochs": 2, "engine": "lanes"}
     for models in (1, 5, None):
-        summary = sparsify(dense, tmp_path, digits, models=models, threads=2, **arguments)
+        summary = sparsify(
+            dense, tmp_path, digits, models=models, **grouped(**arguments, threads=2)
+        )
         files = contents(tmp_path, SPARSE)
         assert len(files) == (models or 20)
         assert {name: undisturbed[name] for name in files} == files
@@ -308,7 +341,7 @@ def test_any_number_of_twins_threads_and_order(
     for name in random.Random(0).sample(sorted(undisturbed), 7):
         (tmp_path / SPARSE / "models" / name).unlink()
     splits = open_zoo(tmp_path, SPARSE).splits()
-    assert sparsify(dense, tmp_path, digits, **arguments).models == 7
+    assert sparsify(dense, tmp_path, digits, **grouped(**arguments)).models == 7
     assert contents(tmp_path, SPARSE) == undisturbed
     assert open_zoo(tmp_path, SPARSE).splits() == splits
 
@@ -385,7 +418,14 @@ def test_a_seed_for_all_or_the_parents(
     found = {}
     for seed in ("first", 1, 7, "parent"):
         root = tmp_path / str(seed)
-        sparsify(dense, root, digits, epochs=1, engine="batched", models=4, seed=seed)
+        sparsify(
+            dense,
+            root,
+            digits,
+            models=4,
+            options=TrainOptions(engine="batched"),
+            twins=TwinOptions(epochs=1, seed=seed),
+        )
         found[seed] = states_of(open_zoo(root, SPARSE))
     seeds = {
         seed: {states.hyperparameters["seed"] for states in twins.values()}
@@ -400,7 +440,14 @@ def test_a_seed_for_all_or_the_parents(
         assert same.all() == (seed == 1)
         assert not (found[7][name].weights()[1] == states.weights()[1]).all()
     with pytest.raises(FaultyZoo, match=r"sparsification\.seed = 1, not 7"):
-        sparsify(dense, tmp_path / "1", digits, epochs=1, engine="batched", models=9, seed=7)
+        sparsify(
+            dense,
+            tmp_path / "1",
+            digits,
+            models=9,
+            options=TrainOptions(engine="batched"),
+            twins=TwinOptions(epochs=1, seed=7),
+        )
 
 
 # --- Parents that have no twin --------------------------------------------------------------------
@@ -431,7 +478,13 @@ def test_parents_that_cannot_have_twins_are_reported(tmp_path: Path, digits: Ima
     directory = open_zoo(tmp_path, "mixed")
     found, left_out = usable_parents(directory)
     assert [states.model_id for states in found] == ["sound"]
-    summary = sparsify(directory, tmp_path, digits, epochs=1, engine="batched")
+    summary = sparsify(
+        directory,
+        tmp_path,
+        digits,
+        options=TrainOptions(engine="batched"),
+        twins=TwinOptions(epochs=1),
+    )
     assert summary.left_out == left_out
     assert summary.left_out == {
         "cut": "its file cannot be read",
@@ -443,7 +496,13 @@ def test_parents_that_cannot_have_twins_are_reported(tmp_path: Path, digits: Ima
     assert list(states_of(open_zoo(tmp_path, "mixed_sparse"))) == ["sound_sparse"]
     (directory.models_path / "sound.safetensors").unlink()
     with pytest.raises(ValueError, match=r"no model that could have a twin \(cut: its file"):
-        sparsify(directory, tmp_path, digits, epochs=1, engine="batched")
+        sparsify(
+            directory,
+            tmp_path,
+            digits,
+            options=TrainOptions(engine="batched"),
+            twins=TwinOptions(epochs=1),
+        )
 
 
 # --- Magnitude pruning ----------------------------------------------------------------------------
@@ -463,9 +522,9 @@ def test_the_smallest_weights_of_all_layers_together_are_pruned() -> None:
 @pytest.mark.parametrize("engine", ["auto", pytest.param("reference", marks=pytest.mark.slow)])
 def test_magnitude(tmp_path: Path, digits: ImageData, dense: ZooDirectory, engine: str) -> None:
     arguments: dict[str, Any] = {"method": "magnitude", "epochs": 2, "models": 3, "engine": engine}
-    first = sparsify(dense, tmp_path, digits, levels=[0.5], **arguments)
+    first = sparsify(dense, tmp_path, digits, **grouped(**arguments, levels=[0.5]))
     assert (first.models, first.sparsity) == (3, pytest.approx(0.5))
-    summary = sparsify(dense, tmp_path, digits, levels=[0.5, 0.9], **arguments)
+    summary = sparsify(dense, tmp_path, digits, **grouped(**arguments, levels=[0.5, 0.9]))
     assert (summary.models, summary.present) == (3, 3)
     assert summary.engine == ("batched" if engine == "auto" else engine)
     directory, parents = open_zoo(tmp_path, f"{SPARSE}_magnitude"), states_of(dense)
@@ -490,7 +549,7 @@ def test_magnitude(tmp_path: Path, digits: ImageData, dense: ZooDirectory, engin
 def test_bad_arguments(tmp_path: Path, digits: ImageData, dense: ZooDirectory) -> None:
     def refused(match: str, images: ImageData = digits, **arguments: Any) -> None:
         with pytest.raises(ValueError, match=match):
-            sparsify(dense, tmp_path, images, **arguments)
+            sparsify(dense, tmp_path, images, **grouped(**arguments))
 
     refused("unknown method 'random'", method="random")
     refused("unknown engine 'fast'", engine="fast")
@@ -501,9 +560,16 @@ def test_bad_arguments(tmp_path: Path, digits: ImageData, dense: ZooDirectory) -
     refused("'first' or 'parent', found 'mine'", seed="mine")
     refused("were trained on other images than these", digits.subset(train=slice(90)))
     assert list(tmp_path.iterdir()) == []
-    sparsify(dense, tmp_path, digits, models=1, epochs=1, engine="batched")
+    sparsify(
+        dense,
+        tmp_path,
+        digits,
+        models=1,
+        options=TrainOptions(engine="batched"),
+        twins=TwinOptions(epochs=1),
+    )
     resnets = create_zoo(tmp_path, get_zoo("cifar10_resnet18"))
     with pytest.raises(ValueError, match="twins are made of CNN-s and CNN-l, not of ResNet-18"):
         sparsify(resnets, tmp_path, digits)
     with pytest.raises(ValueError, match="holds sparse twins: name the dense zoo"):
-        sparsify(open_zoo(tmp_path, SPARSE), tmp_path, digits, epochs=1)
+        sparsify(open_zoo(tmp_path, SPARSE), tmp_path, digits, twins=TwinOptions(epochs=1))

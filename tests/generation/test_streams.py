@@ -7,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from model_zoos.builders.layout import make_layout
 from model_zoos.generation import networks as architectures
 from model_zoos.generation.streams import (
     SampleOrders,
@@ -21,9 +20,7 @@ from model_zoos.generation.streams import (
     sample_orders,
     split_seed,
 )
-
-CNN_S = make_layout("cnn_s", channels=1)
-CNN_L = make_layout("cnn_l", channels=3)
+from tests.shared import CNN_L, CNN_S
 
 
 @pytest.mark.parametrize(

@@ -475,6 +475,17 @@ struct gelu : Smooth {
   }
 };
 
+// Klambauer et al., "Self-normalizing neural networks", 2017; the constants are torch's.
+struct selu : Smooth {
+  explicit selu(Float x) {
+    const Float scale = all(1.0507009873554804934193349852946f), negative = all(1.7580993408473766f);
+    const ReducedExp e(x < -87.0f ? all(-87.0f) : x > 0.0f ? all(0.0f) : x);
+    const Float expm1 = fma(e.expm1, e.power, e.power - 1.0f);
+    value = x > 0.0f ? x * scale : expm1 * negative;
+    slope = x > 0.0f ? scale : fma(expm1, negative, negative);
+  }
+};
+
 }  // namespace activations
 
 // -log softmax(logits)[label]; the logits become their gradient times `share`. NaN in a logit makes

@@ -90,6 +90,11 @@ def architecture_header(layout: Layout, activation: str) -> str:
     spec = layout.architecture
     if not spec.layers:
         raise ValueError(f"the lane kernel trains CNN-s and CNN-l, not {spec.title}")
+    if spec.layers[0].kernel is None:
+        raise LanesUnavailable(
+            f"the lane kernel trains networks whose first layer is a convolution, which "
+            f"{spec.title} is not"
+        )
     if activation not in ACTIVATIONS:
         raise ValueError(f"unknown activation {activation!r}; known: {', '.join(ACTIVATIONS)}")
     rows = []

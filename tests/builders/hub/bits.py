@@ -1,6 +1,7 @@
-"""Digests of a data set's columns to the bit; also run as a script where our package is absent.
+"""Digests of every bit of a data set's columns; also a script that runs without our package.
 
-python bits.py JSON        {"path": ..., "names": [...]}, prints {name: {mode: {split: ...}}}
+python bits.py JSON        {"loads": [[path, name], ...], "unions": {name: [part, ...]}}
+                           prints {"path:name": {mode: {split: digests}}}
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ MODES = ("map", "streaming")
 
 
 def digests(dataset: Any) -> dict[str, Any]:
-    """Column -> digest of values and nulls, in row order, and the number of rows.
+    """Return column -> digest of values and nulls, in row order, and the number of rows.
 
     NaN equals NaN of the same bits; -0.0 and 0.0 differ; batches do not matter.
     """

@@ -22,7 +22,7 @@ from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCard, DatasetCardData
 
 import model_zoos
-from model_zoos.builders.catalog import get_zoo
+from model_zoos.builders.catalog import zoo_spec
 from model_zoos.builders.hub.build import build_folder
 from model_zoos.builders.hub.card import TEMPLATE, card_data, render_card, size_category
 from model_zoos.builders.hub.contents import Contents, describe_contents, read_contents
@@ -47,7 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, digits_home: Path) -> Path:
     root = tmp_path_factory.mktemp("card")
     shutil.copytree(digits_home / "digits_cnn_s", root / "zoos" / "digits_cnn_s")
     for name in UNION:
-        random_zoo(root / "zoos", dataclasses.replace(get_zoo(name), epochs=1), 8)
+        random_zoo(root / "zoos", dataclasses.replace(zoo_spec(name), epochs=1), 8)
     build_folder(["digits_cnn_s", "mnist_cnn_s"], root / "zoos", root / "out")
     return root / "out"
 
@@ -119,7 +119,7 @@ def test_the_table_says_what_is_in_the_files(card: DatasetCard, folder: Path) ->
     engine = directory.info["engine"]
     assert row.replace("(lanes)", f"({engine})") in card.text
     assert "`mnist_cnn_s` is the union of `mnist_cnn_s_seed`, `mnist_cnn_s_hyp_10_r`" in card.text
-    assert f"`digits_cnn_s`: {get_zoo('digits_cnn_s').note}." in card.text
+    assert f"`digits_cnn_s`: {zoo_spec('digits_cnn_s').note}." in card.text
 
 
 def test_the_text_is_whole(card: DatasetCard) -> None:
@@ -269,7 +269,7 @@ def test_the_image_table_is_that_of_the_image_sources() -> None:
 
 def test_the_resnet_part_appears_with_a_resnet_zoo(folder: Path) -> None:
     zoos = read_contents(folder).zoos
-    resnet = dataclasses.replace(zoos[0], zoo=get_zoo("cifar10_resnet18"))
+    resnet = dataclasses.replace(zoos[0], zoo=zoo_spec("cifar10_resnet18"))
     text = render_card(Contents((resnet, *zoos)))
     assert "`cifar10_resnet18` | ResNet-18 | 11,183,562 |" in text
     assert "ResNet-18 is torchvision's" in text

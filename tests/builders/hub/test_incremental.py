@@ -19,13 +19,14 @@ from typing import Any
 import pytest
 from datasets import load_dataset
 
-from model_zoos.builders.catalog import get_zoo
+from model_zoos.builders.catalog import zoo_spec
 from model_zoos.builders.hub.build import build_folder
-from model_zoos.builders.hub.incremental import check_push
+from model_zoos.builders.hub.incremental import PublishOptions, check_push
 from model_zoos.builders.ledger import Published
 from model_zoos.builders.splits import SPLITS
 from model_zoos.builders.zoo_directory import ZooDirectory, create_zoo, open_zoo
-from model_zoos.errors import FaultyZoo
+from model_zoos.errors import FaultyZoo, InvalidArgument
+from tests import hub_server
 from tests.builders.hub.bits import digests
 from tests.hub_server import READER, Client, ClientError, Hub
 from tests.zoos import random_zoo
@@ -34,12 +35,12 @@ ME, NAME = "me/model_zoos", "cifar10_resnet18"
 
 PUSH = """
 import dataclasses
-from model_zoos.builders.hub import incremental as pushing
-from model_zoos.builders.hub.incremental import prepare_push, push_models
+from model_zoos.builders.hub.incremental import PublishOptions, prepare_push, push_models
 from model_zoos.builders.zoo_directory import open_zoo
 directory = open_zoo(home, "cifar10_resnet18")
-prepare_push(directory, repo_id)
-result = dataclasses.asdict(push_models(directory, repo_id, free=free))
+options = PublishOptions(repo_id, free)
+prepare_push(directory, options)
+result = dataclasses.asdict(push_models(directory, options))
 """
 
 CSV_CARD = b"""---
@@ -69,7 +70,7 @@ result = {split: digests(rows) for split, rows in splits.items()}
 def zoo_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four models of two states (never write to it)."""
     root = tmp_path_factory.mktemp("resnets")
-    random_zoo(root, dataclasses.replace(get_zoo(NAME), epochs=2), 4)
+    random_zoo(root, dataclasses.replace(zoo_spec(NAME), epochs=2), 4)
     return root
 
 
@@ -247,7 +248,7 @@ def test_files_that_an_interruption_left_are_no_rows(home: Path) -> None:
 def test_what_others_have_put_there_stays(
     hub: Hub, writer: Client, home: Path, tmp_path: Path
 ) -> None:
-    digits = dataclasses.replace(get_zoo("digits_cnn_s"), epochs=1)
+    digits = dataclasses.replace(zoo_spec("digits_cnn_s"), epochs=1)
     random_zoo(tmp_path / "digits", digits, 7)
     build_folder(["digits_cnn_s"], tmp_path / "digits", tmp_path / "out")
     writer.run(PUBLISH, folder=str(tmp_path / "out"), repo_id="me/both")
@@ -283,7 +284,7 @@ def test_nothing_is_removed_that_the_repository_does_not_have(
     # Freed models that are gone there are said, and not trained again by themselves.
     head = kept.commits[kept.find("main")]
     kept.commit({p: b for p, b in head.items() if models[0] not in p}, "by hand", "main")
-    with pytest.raises(ClientError, match=rf"ValueError: 1 models .* not there .* {models[0]}"):
+    with pytest.raises(ClientError, match=rf"InvalidArgument: 1 models .*not there .*{models[0]}"):
         writer.run(PUSH, **values)
 
 
@@ -361,7 +362,7 @@ def test_a_build_does_not_delete_models_that_it_lacks(
     hide(home, ids(home)[:1], tmp_path / "elsewhere")
     build_folder([NAME], home, tmp_path / "out")
     before = hub.content("me/built")
-    with pytest.raises(ClientError, match="ValueError: me/built has 1 models of these zoos that"):
+    with pytest.raises(ClientError, match="InvalidArgument: me/built has 1 models of these zoos"):
         writer.run(PUBLISH, folder=str(tmp_path / "out"), repo_id="me/built")
     assert hub.content("me/built") == before
 
@@ -394,7 +395,7 @@ def test_a_model_without_a_split_is_named(writer: Client, home: Path) -> None:
 def test_another_zoo_that_is_half_there_does_not_hinder(
     hub: Hub, writer: Client, home: Path, tmp_path: Path
 ) -> None:
-    random_zoo(tmp_path / "d", dataclasses.replace(get_zoo("digits_cnn_s"), epochs=1), 7)
+    random_zoo(tmp_path / "d", dataclasses.replace(zoo_spec("digits_cnn_s"), epochs=1), 7)
     build_folder(["digits_cnn_s"], tmp_path / "d", tmp_path / "out")
     files = {
         path.relative_to(tmp_path / "out").as_posix(): path.read_bytes()
@@ -413,9 +414,9 @@ def test_another_zoo_that_is_half_there_does_not_hinder(
 
 def test_refusals(hub: Hub, writer: Client, home: Path, zoo_home: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"only zoos with a file for each state"):
-        check_push(get_zoo("digits_cnn_s"), ME, Published("", {}))
+        check_push(zoo_spec("digits_cnn_s"), PublishOptions(ME), Published("", {}))
     with pytest.raises(ValueError, match=r"1 models of .* are in me/other and freed here: cont"):
-        check_push(get_zoo(NAME), ME, Published("me/other", {"a": "freed"}))
+        check_push(zoo_spec(NAME), PublishOptions(ME), Published("me/other", {"a": "freed"}))
     with Client(hub.endpoint, tmp_path / "reader", token=READER) as reader:
         writer.run(
             "from huggingface_hub import create_repo; create_repo(name, repo_type='dataset')",
@@ -430,7 +431,7 @@ def test_refusals(hub: Hub, writer: Client, home: Path, zoo_home: Path, tmp_path
         nobody.run(PUSH, home=str(home), repo_id=ME, free=True)
     hub.put("me/shared_files", {f"data/{NAME}/train-00000-of-00001.parquet": b"x"})
     with pytest.raises(
-        ClientError, match=r"ValueError: me/shared_files has .* in files that models share"
+        ClientError, match=r"InvalidArgument: me/shared_files has .* in files that models share"
     ):
         writer.run(PUSH, home=str(home), repo_id="me/shared_files", free=True)
     writer.run(PUSH, home=str(zoo_home), repo_id="me/other", free=False)
@@ -439,7 +440,7 @@ def test_refusals(hub: Hub, writer: Client, home: Path, zoo_home: Path, tmp_path
     info = json.loads(path.read_text())
     path.unlink()  # it is a link
     path.write_text(json.dumps(info | {"engine": "another"}))
-    with pytest.raises(ClientError, match=r"ValueError: me/other has a zoo .* made with engine = "):
+    with pytest.raises(ClientError, match=r"InvalidArgument: me/other has .* made with engine = "):
         writer.run(PUSH, home=str(home), repo_id="me/other", free=True)
     path.write_text(json.dumps(info))
     splits = open_zoo(home, NAME).splits()
@@ -452,10 +453,29 @@ def test_refusals(hub: Hub, writer: Client, home: Path, zoo_home: Path, tmp_path
     assert all("it is in the split test here, " in reason for reason in done["left_out"].values())
     hub.put("me/csv", {"README.md": CSV_CARD})
     sent = sum(request.method == "PUT" for request in hub.requests)
-    with pytest.raises(ClientError, match=r"ValueError: .* config 'tables' reads \.csv"):
+    with pytest.raises(ClientError, match=r"InvalidArgument: .* config 'tables' reads \.csv"):
         writer.run(PUSH, home=str(home), repo_id="me/csv", free=True)
     assert sum(request.method == "PUT" for request in hub.requests) == sent
     assert ids(home) == ids(zoo_home)
+
+
+@pytest.mark.parametrize("name", ["", "model_zoos", "a/b/c", "me/model zoos", "https://a/b"])
+def test_the_name_of_a_repository_is_checked(name: str) -> None:
+    with pytest.raises(InvalidArgument, match="cannot be the name of a repository: expected ORG/N"):
+        PublishOptions(name)
+
+
+def test_a_repository_must_store_parquet_as_large_files(
+    hub: Hub, writer: Client, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = ids(home)
+    monkeypatch.setattr(hub_server, "LFS_ENDINGS", ())
+    monkeypatch.setattr(hub_server, "LFS_SIZE", 1 << 40)
+    message = r"InvalidArgument: me/small ignores data/.* or keeps it as a small file: fix its"
+    with pytest.raises(ClientError, match=message):
+        writer.run(PUSH, home=str(home), repo_id="me/small", free=True)
+    assert not [path for path in hub.content("me/small") if path.startswith("data/")]
+    assert ids(home) == models
 
 
 def test_models_without_their_metrics_are_not_deleted(
@@ -485,4 +505,4 @@ def test_models_without_their_metrics_are_not_deleted(
 def test_a_damaged_record_is_named(home: Path, content: str) -> None:
     (home / NAME / "published.json").write_text(content)
     with pytest.raises(FaultyZoo, match=r"published\.json"):
-        ZooDirectory(home / NAME, get_zoo(NAME), {}).published()
+        ZooDirectory(home / NAME, zoo_spec(NAME), {}).published()

@@ -24,10 +24,11 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 from model_zoos.builders.sources import ray_tune
-from model_zoos.builders.sources.archive import Source, Unreadable
+from model_zoos.builders.sources.archive import Source
 from model_zoos.builders.sources.checkpoint import Record, read_state_dict, unpickle
 from model_zoos.builders.sources.importing import import_zoo
 from model_zoos.builders.sources.report import LeftOut
+from model_zoos.errors import Unreadable
 from tests.builders.sources.raw import files_of, write_folder, write_zip
 from tests.shared import CNN_S, SEED_ZOO, contents, needs_shared
 

@@ -25,7 +25,7 @@ from model_zoos.builders.model_file import ModelFile
 from model_zoos.builders.sources.importing import import_zoo
 from model_zoos.builders.sources.report import Report
 from model_zoos.builders.zoo_directory import open_zoo
-from model_zoos.errors import FaultyZoo
+from model_zoos.errors import FaultyZoo, SourceNotFound
 from tests.builders.sources.raw import RAW, files_of, write_folder, write_zip
 from tests.shared import (
     CNN_L,
@@ -424,8 +424,9 @@ def test_max_weight(tmp_path: Path, home: Path) -> None:
 
 
 def test_what_is_no_source(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"nosuch\.zip: .*model-zoos download"):
+    with pytest.raises(SourceNotFound, match=r"nosuch\.zip: there is no such file") as missing:
         import_zoo(tmp_path / "nosuch.zip", tmp_path)
+    assert "model-zoos download" in str(missing.value.hint)
     for content, message in (
         (b"", "empty file"),
         (b"x" * 100, "not a zip"),

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from model_zoos.builders.sources.identify import zoo_of_file
 from model_zoos.builders.sources.importing import import_zoo
 from model_zoos.builders.zoo_directory import open_zoo
-from model_zoos.errors import FaultyZoo
+from model_zoos.errors import FaultyZoo, Unreadable
 from tests.builders.sources.raw import RAW
 from tests.builders.sources.test_checkpoint import mutate
 from tests.shared import SEED_ZOO, contents, needs_shared
@@ -53,8 +53,9 @@ def test_rows_and_split_are_the_published(tmp_path: Path) -> None:
 
 @needs_shared
 def test_a_zoo_that_it_does_not_describe_must_be_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"does not say the activation, .* --zoo"):
+    with pytest.raises(Unreadable, match=r"does not say the activation, .* give it the") as error:
         import_zoo(FILE, tmp_path)
+    assert error.value.hint == "--zoo NAME"
     import_zoo(FILE, tmp_path, NAME)
     with pytest.raises(FaultyZoo, match="which is another source than"):
         import_zoo(RAW / f"{SEED_ZOO}.zip", tmp_path, NAME)

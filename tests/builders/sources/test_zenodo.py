@@ -5,21 +5,26 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 
+import model_zoos
 from model_zoos.builders.catalog import get_zoo
+from model_zoos.builders.sources import zenodo
 from model_zoos.builders.sources.zenodo import RemoteFile, choose, download, record_files
-from model_zoos.errors import DownloadFailed
+from model_zoos.errors import DownloadFailed, InvalidArgument
 from tests.builders.sources.raw import files_of, write_zip
 from tests.shared import needs_shared
 
@@ -35,8 +40,10 @@ class Server:
     drop_after: list[int] = field(default_factory=list)  # bytes sent before each broken connection
     corrupt: list[int] = field(default_factory=list)  # positions, one for each complete sending
     refuse: list[int] = field(default_factory=list)  # HTTP statuses of the next requests
+    retry_after: str | None = None  # header of refusals
     ranges: bool = True
     requests: list[tuple[str, str | None]] = field(default_factory=list)
+    agents: set[str] = field(default_factory=set)  # User-Agent headers
     address: str = ""
 
     def record(self) -> dict[str, Any]:
@@ -61,13 +68,18 @@ def serving(server: Server) -> Iterator[Server]:
         def do_GET(self) -> None:
             asked = self.headers.get("Range")
             server.requests.append((self.path, asked))
+            server.agents.add(self.headers["User-Agent"])
             if server.refuse:
-                self.send_error(server.refuse.pop(0))
+                self.send_response(server.refuse.pop(0))
+                if server.retry_after is not None:
+                    self.send_header("Retry-After", server.retry_after)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
                 return
             if self.path == "/api/records/6632086":
                 self.reply(200, json.dumps(server.record()).encode())
                 return
-            name = self.path.removesuffix("/content").rpartition("/")[2]
+            name = unquote(self.path.removesuffix("/content").rpartition("/")[2])
             content = server.files[name]
             start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and server.ranges else 0
             sent = bytearray(content[start:])
@@ -137,7 +149,9 @@ def test_broken_connections_are_resumed(server: Server, tmp_path: Path) -> None:
 
 def test_a_later_run_goes_on(server: Server, tmp_path: Path) -> None:
     server.drop_after = [1_500_000, *[0] * 8]
-    with pytest.raises(DownloadFailed, match=r"1,500,000 of 5,120,000 bytes are there: run the"):
+    with pytest.raises(
+        DownloadFailed, match="1,500,000 of 5,120,000 bytes have arrived, and the next"
+    ):
         fetched(server, tmp_path)
     server.requests.clear()
     assert fetched(server, tmp_path).read_bytes() == CONTENT
@@ -172,6 +186,27 @@ def test_a_busy_server_is_asked_again(server: Server, tmp_path: Path) -> None:
         fetched(server, tmp_path)
 
 
+def test_a_busy_server_says_when_to_ask_again(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its wish counts within a limit: a day would look like a hanging program."""
+    monkeypatch.setattr(zenodo, "LONGEST_PAUSE", 0.2)
+    for asked, least in (("0", 0.0), ("86400", 0.2)):
+        server.refuse, server.retry_after = [429], asked
+        before = time.monotonic()
+        assert len(record_files(DOI, server.address, pause=0.001)) == 3
+        assert least <= time.monotonic() - before < 10
+
+
+def test_the_server_learns_who_asks_and_odd_names_are_quoted(
+    server: Server, tmp_path: Path
+) -> None:
+    name = "a zoo, 100% größer.zip"
+    server.files = {name: CONTENT}
+    assert fetched(server, tmp_path).read_bytes() == CONTENT
+    assert server.agents == {f"model_zoos/{model_zoos.__version__}"}
+
+
 @pytest.mark.parametrize("name", ["../evil", ".hidden", "a/b", "a\\b", ""])
 def test_names_that_are_paths_are_refused(server: Server, tmp_path: Path, name: str) -> None:
     server.files = {name: b"x"}
@@ -198,13 +233,16 @@ def test_which_file() -> None:
     assert chosen("mnist_cnn_s_seed_sparse", "cnn_small_mnist_ard.zip") == "cnn_small_mnist_ard.zip"
     assert chosen("mnist_cnn_s_seed", *names, file=names[1]) == names[1]
     for options in ({}, {"file": "nosuch"}, {"preprocessed": True}):
-        with pytest.raises(ValueError, match=r"no file of the record .*--file:\n  a\.zip  1\.000"):
+        with pytest.raises(
+            InvalidArgument, match=r"no file of the record .*files:\n  a\.zip  1\.000"
+        ) as error:
             chosen("mnist_cnn_s_seed", "a.zip", "b.zip", **options)
+        assert "--file" in str(error.value.hint)
 
 
 def test_what_was_not_published(tmp_path: Path) -> None:
     for name in ("digits_cnn_s", "usps_cnn_s_seed_sparse"):
-        with pytest.raises(ValueError, match="was not published"):
+        with pytest.raises(InvalidArgument, match="has no original files"):
             download(name, tmp_path)
 
 
@@ -215,7 +253,7 @@ def test_the_command_downloads_and_imports(server: Server, tmp_path: Path) -> No
     done = subprocess.run(
         command,
         cwd=tmp_path,
-        env={"MODEL_ZOOS_ZENODO": server.address},
+        env={**os.environ, "MODEL_ZOOS_ZENODO": server.address},
         capture_output=True,
         text=True,
         check=False,

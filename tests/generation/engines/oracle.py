@@ -8,7 +8,8 @@ import torch
 from torch.nn import functional
 
 from model_zoos.builders.layout import Layout, make_layout
-from model_zoos.generation.networks import ACTIVATIONS
+from model_zoos.builders.specification import Model
+from model_zoos.generation.networks import make_activation
 from model_zoos.generation.streams import dropout_masks, initial_weights
 
 CNN_S = make_layout("cnn_s", channels=1)
@@ -38,6 +39,37 @@ def make_weights(layout: Layout, count: int, init: str = "kaiming_uniform") -> n
 def make_orders(count: int, n: int, seed: int = 0) -> np.ndarray:
     rng = np.random.default_rng(seed)
     return np.stack([rng.permutation(n) for _ in range(count)])
+
+
+def make_models(
+    count: int, *, activation: str, optimizer: str, batch_size: int, learning_rate,
+    seeds=0, weight_decay=0.0, momentum=0.0, dropout=0.0,
+) -> list[Model]:  # fmt: skip
+    """Models with these rates and seeds, each one value for all or one for each."""
+    each = [
+        np.broadcast_to(values, count).tolist()
+        for values in (seeds, learning_rate, weight_decay, momentum, dropout)
+    ]
+    return [
+        Model(
+            zoo="tests", activation=activation, init="uniform", dropout=rate, optimizer=optimizer,
+            learning_rate=step, weight_decay=decay, momentum=momentum, batch_size=batch_size,
+            epochs=1, scheduler=None, seed=seed,
+        )
+        for seed, step, decay, momentum, rate in zip(*each, strict=True)
+    ]  # fmt: skip
+
+
+MODEL_KEYS = (
+    "activation", "optimizer", "batch_size", "learning_rate", "seeds", "weight_decay", "momentum",
+    "dropout",
+)  # fmt: skip
+
+
+def populate(kind, layout: Layout, *, weights, **values):
+    """A population of an engine's class, of models with these rates and seeds."""
+    own = {key: values.pop(key) for key in MODEL_KEYS if key in values}
+    return kind(layout, make_models(max(1, len(weights)), **own), weights, **values)
 
 
 def logits(
@@ -90,7 +122,7 @@ def logits(
                     passes[-1 - place] = bool(way)
             x = x * passes.view(x.shape)
         elif layer.activation:
-            x = ACTIVATIONS[activation]()(x)
+            x = make_activation(activation)(x)
         if layer.dropout:
             mask = next(masks, None)
             x = x if mask is None else x * mask

@@ -16,7 +16,14 @@ from model_zoos.generation.streams import (
     sample_orders,
     split_seed,
 )
-from tests.generation.engines.oracle import CNN_L, CNN_S, make_images, make_orders, make_weights
+from tests.generation.engines.oracle import (
+    CNN_L,
+    CNN_S,
+    make_images,
+    make_orders,
+    make_weights,
+    populate,
+)
 
 DEVICES = [
     "cpu",
@@ -39,7 +46,8 @@ def train(layout, models, optimizer="adam", samples=44, **options):
     """
     images, labels = make_images(layout, samples)
     rng = np.random.default_rng(2)
-    population = BatchedPopulation(
+    population = populate(
+        BatchedPopulation,
         layout,
         activation="tanh",
         optimizer=optimizer,
@@ -100,7 +108,7 @@ def test_tensors_and_arrays_of_any_integers(device):
             data = images.astype(np.float64), labels.astype(np.uint8), orders.astype(np.uint16)
         elif form == "torch":
             data = [torch.tensor(array).to(device) for array in data]
-        population = BatchedPopulation(
+        population = populate(BatchedPopulation, 
             CNN_S, activation="relu", optimizer="adam", batch_size=10, seeds=0, learning_rate=1e-3,
             weights=make_weights(CNN_S, 2), device=device,
         )  # fmt: skip
@@ -116,15 +124,6 @@ def test_tensors_and_arrays_of_any_integers(device):
             population.evaluate(images, wrong)
 
 
-@pytest.mark.slow
-def test_compiled():
-    """Two blocks, a smaller last batch, dropout."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(batched, "_capacity", lambda layout, device: 40)
-        expected = train(CNN_S, np.arange(7))
-        assert_close(train(CNN_S, np.arange(7), compile=True), expected)
-
-
 # Dropout
 
 
@@ -133,7 +132,7 @@ def test_compiled():
 def test_masks_are_those_of_the_streams(layout, device):
     seeds = np.array([0, 1, 2**63 - 1, -1, 2**32, -(2**63)])
     rates = np.array([0.5, 0.1, 0.9, 0.0, 1 / 3, 1 - 2**-20])
-    population = BatchedPopulation(
+    population = populate(BatchedPopulation, 
         layout, activation="tanh", optimizer="sgd", batch_size=3, weights=make_weights(layout, 6),
         seeds=seeds, learning_rate=0.1, dropout=rates, device=device,
     )  # fmt: skip
@@ -160,18 +159,7 @@ def test_repeats_the_reference_engine(device):
             *(initial_weights(zoo.layout, model.init, model.seed) for model in models), strict=True
         )
         orders = [SampleOrders(generator, len(train_set[1])) for generator in generators]
-        population = BatchedPopulation(
-            zoo.layout,
-            activation="tanh",
-            optimizer=optimizer,
-            batch_size=zoo.batch_size,
-            weights=np.stack(weights),
-            seeds=[model.seed for model in models],
-            learning_rate=[model.learning_rate for model in models],
-            weight_decay=[model.weight_decay for model in models],
-            momentum=[model.momentum or 0 for model in models],
-            device=device,
-        )
+        population = BatchedPopulation(zoo.layout, models, np.stack(weights), device=device)
         runs = [reference.train(model, zoo.layout, images) for model in models]
         for epoch in range(2):
             states = [next(run) for run in runs]
@@ -191,11 +179,10 @@ def test_repeats_the_reference_engine(device):
 
 
 @pytest.mark.parametrize("device", ON_CUDA)
-@pytest.mark.parametrize("compile", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_graph_and_single_steps(compile, device, monkeypatch):
+def test_graph_and_single_steps(device, monkeypatch):
     """Whole batches replay a graph, the last does not; blocks share the graphs' memory."""
     monkeypatch.setattr(batched, "_capacity", lambda layout, device: 40)
-    found = train(CNN_S, np.arange(7), samples=97, device=device, compile=compile)
+    found = train(CNN_S, np.arange(7), samples=97, device=device)
     assert_close(found, train(CNN_S, np.arange(7), samples=97))
 
 
@@ -205,13 +192,13 @@ def test_graph_and_single_steps(compile, device, monkeypatch):
 @pytest.mark.parametrize(
     ("layout", "activation", "message"),
     [
-        (make_layout("resnet18", channels=3), "relu", "not ResNet-18"),
-        (CNN_S, "selu", "unknown activation 'selu'"),
+        (make_layout("resnet18", channels=3), "relu", "which ResNet-18 is not"),
+        (CNN_S, "cube", "unknown activation 'cube'"),
     ],
 )
 def test_unknown_network(layout, activation, message):
     with pytest.raises(ValueError, match=message):
-        BatchedPopulation(
+        populate(BatchedPopulation, 
             layout, activation=activation, optimizer="sgd", batch_size=10, seeds=0,
             weights=np.zeros((1, layout.size)), learning_rate=0.1,
         )  # fmt: skip

@@ -11,14 +11,21 @@ from model_zoos.builders.catalog import get_zoo
 from model_zoos.builders.layout import make_layout
 from model_zoos.builders.variational_dropout import kl_weight, prune
 from model_zoos.generation.engines import batched, reference
-from model_zoos.generation.engines.batched import BatchedPopulation, _Rates
+from model_zoos.generation.engines.batched import BatchedPopulation, BlockRates
 from model_zoos.generation.engines.batched_twins import BatchedTwins, gaussian_noise
 from model_zoos.generation.engines.reference_twins import PrunedTwin, VariationalTwin
 from model_zoos.generation.images import load_images
 from model_zoos.generation.streams import SampleOrders, initial_weights, sample_orders, split_seed
 from model_zoos.generation.streams import gaussian_noise as noise_of_streams
 from tests.generation.engines import test_lanes_twins
-from tests.generation.engines.oracle import CNN_L, CNN_S, make_images, make_orders, make_weights
+from tests.generation.engines.oracle import (
+    CNN_L,
+    CNN_S,
+    make_images,
+    make_orders,
+    make_weights,
+    populate,
+)
 from tests.generation.engines.test_batched import ON_CUDA
 from tests.generation.engines.test_lanes_twins import (  # noqa: F401
     check_against_torch,
@@ -34,7 +41,9 @@ def batched_in_place_of_lanes(monkeypatch):
     monkeypatch.setattr(
         test_lanes_twins,
         "LanesTwins",
-        lambda layout, isa, **options: BatchedTwins(layout, **options),
+        lambda layout, models, weights, isa, **options: BatchedTwins(
+            layout, models, weights, **options
+        ),
     )
 
 
@@ -57,7 +66,7 @@ def test_steps_are_torchs(layout, activation, optimizer, steps):
 def test_noise_is_that_of_the_streams(layout):
     seeds = np.array([3, -11, 2**40])
     empty = torch.zeros(3, 1)
-    rates = _Rates(empty, empty, empty, torch.tensor(split_seed(seeds).astype(np.int64)), 0, 0)
+    rates = BlockRates(empty, empty, empty, torch.tensor(split_seed(seeds).astype(np.int64)), 0, 0)
     found = gaussian_noise(layout, rates, torch.tensor(2**33 + 5), 6)
     for ours, expected in zip(found, noise_of_streams(layout, seeds, 2**33 + 5, 6), strict=True):
         np.testing.assert_allclose(ours.movedim(-1, 1), expected, atol=2e-6, rtol=0)
@@ -69,17 +78,7 @@ def twins_of(models, engine, **options):
     drawn = [initial_weights(layout, model.init, model.seed) for model in models]
     weights = np.stack([w for w, _ in drawn])
     return weights, [SampleOrders(generator, 105) for _, generator in drawn], engine(
-        layout,
-        activation=models[0].activation,
-        optimizer=models[0].optimizer,
-        batch_size=10,
-        weights=weights,
-        seeds=[model.seed for model in models],
-        learning_rate=[model.learning_rate for model in models],
-        weight_decay=[model.weight_decay for model in models],
-        momentum=[model.momentum or 0 for model in models],
-        dropout=[model.dropout for model in models],
-        **options,
+        layout, models, weights, **options
     )  # fmt: skip
 
 
@@ -137,7 +136,7 @@ def test_blocks_and_diverged_neighbours_do_not_disturb(monkeypatch):
     orders = make_orders(5, 44)
 
     def trained(chosen):
-        twins = BatchedTwins(
+        twins = populate(BatchedTwins, 
             layout, activation="relu", optimizer="adam", batch_size=10, weights=weights[chosen],
             log_sigma2=np.full_like(weights[chosen], -6), seeds=np.arange(5)[chosen],
             learning_rate=1e-3,
@@ -159,7 +158,7 @@ def test_log_sigma2_without_noise_keeps_its_start():
     images, labels = make_images(CNN_S, 20)
     weights = make_weights(CNN_S, 2)
     start = np.random.default_rng(0).normal(-8, 1, weights.shape).astype(np.float32)
-    twins = BatchedTwins(
+    twins = populate(BatchedTwins, 
         CNN_S, activation="tanh", optimizer="adam", batch_size=10, weights=weights, seeds=0,
         log_sigma2=start, learning_rate=1e-2, weight_decay=0.1,
     )  # fmt: skip
@@ -196,11 +195,9 @@ def test_wrong_arguments():
     options = {"activation": "tanh", "optimizer": "adam", "batch_size": 10, "weights": weights,
                "seeds": 0, "learning_rate": 1e-3}  # fmt: skip
     with pytest.raises(ValueError, match=r"log_sigma2 must be \[2, 2464\]"):
-        BatchedTwins(CNN_S, log_sigma2=weights[:1], **options)
-    with pytest.raises(ValueError, match="takes no `pruned`"):
-        BatchedTwins(CNN_S, log_sigma2=weights, pruned=weights == 0, **options)
+        populate(BatchedTwins, CNN_S, log_sigma2=weights[:1], **options)
     with pytest.raises(ValueError, match=r"pruned must be bool \[2, 2464\]"):
-        BatchedPopulation(CNN_S, pruned=weights, **options)
+        populate(BatchedPopulation, CNN_S, pruned=weights, **options)
 
 
 @pytest.mark.parametrize("device", ON_CUDA)
@@ -210,6 +207,8 @@ def test_cuda_is_torchs(layout, optimizer, device, monkeypatch):
     monkeypatch.setattr(
         test_lanes_twins,
         "LanesTwins",
-        lambda layout, isa, **options: BatchedTwins(layout, device=device, **options),
+        lambda layout, models, weights, isa, **options: BatchedTwins(
+            layout, models, weights, device=device, **options
+        ),
     )
     check_against_torch(layout, "gelu", optimizer, 0.3, steps=20)

@@ -9,9 +9,9 @@ import torch
 from torch.nn import functional
 
 from model_zoos.builders.layout import make_layout
+from model_zoos.builders.specification import ACTIVATIONS, INITS
 from model_zoos.generation.engines.batched import BatchedPopulation
 from model_zoos.generation.engines.lanes import LanesPopulation, LanesUnavailable, lanes_count
-from model_zoos.generation.networks import ACTIVATIONS, INITS
 from model_zoos.generation.streams import SampleOrders, initial_weights, sample_orders
 from tests.generation.engines.oracle import (
     CNN_L,
@@ -21,6 +21,7 @@ from tests.generation.engines.oracle import (
     make_images,
     make_orders,
     make_weights,
+    populate,
     torch_steps,
 )
 from tests.shared import SEED_ZOO, needs_shared, raw_zoo, raw_zoo_images
@@ -46,13 +47,13 @@ def engine(request):
             lanes_count(CNN_S)
         except LanesUnavailable as reason:
             pytest.skip(str(reason))
-        yield LanesPopulation
+        yield partial(populate, LanesPopulation)
     elif request.param == "batched":
-        yield BatchedPopulation
+        yield partial(populate, BatchedPopulation)
     else:
         # Where others allow TF32; a CUDA graph is captured in the first step and replayed in all.
         torch.set_float32_matmul_precision("high")
-        yield partial(BatchedPopulation, device="cuda")
+        yield partial(populate, BatchedPopulation, device="cuda")
         torch.set_float32_matmul_precision("highest")
 
 
@@ -97,7 +98,7 @@ def check_against_torch(engine, layout, activation, optimizer, init, dropout, st
             layout, activation, optimizer, images, labels, orders[model],
             {name: values[model] for name, values in rates.items()},
             [weights[model] for weights in ours],
-            neighbours=0 if engine is LanesPopulation else 20,
+            neighbours=0 if engine.args == (LanesPopulation,) else 20,
         )  # fmt: skip
         assert run.first_step_apart({}) is None or run.agrees_but_for_close_calls(), model
 
@@ -284,7 +285,6 @@ def test_repeats_a_published_zoo_from_its_images(engine):
         ({"batch_size": 0}, "batch_size"),
         ({"dropout": 1.0}, "dropout rates"),
         ({"dropout": [0.1, np.nan]}, "dropout rates"),
-        ({"learning_rate": [1e-3] * 3}, "learning_rate must be one number or"),
         ({"seeds": 0.5}, "seeds must be integers"),
     ],
 )

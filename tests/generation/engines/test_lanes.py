@@ -9,11 +9,18 @@ import numpy as np
 import pytest
 
 from model_zoos.builders.layout import make_layout
+from model_zoos.builders.specification import ACTIVATIONS
 from model_zoos.generation.engines.lanes import LanesPopulation, LanesUnavailable, lanes_count
 from model_zoos.generation.engines.lanes.library import architecture_header, load, usable_isas
-from model_zoos.generation.networks import ACTIVATIONS
 from model_zoos.generation.streams import dropout_masks
-from tests.generation.engines.oracle import CNN_L, CNN_S, make_images, make_orders, make_weights
+from tests.generation.engines.oracle import (
+    CNN_L,
+    CNN_S,
+    make_images,
+    make_orders,
+    make_weights,
+    populate,
+)
 
 try:
     ISAS = usable_isas()
@@ -36,7 +43,7 @@ def test_nan_wins_in_pooling(activation, isa):
     images, labels = make_images(CNN_S, 4)
     for image, (y, x) in zip(images[:3], [(0, 0), (0, 27), (27, 27)], strict=True):
         image[0, y, x] = np.nan
-    population = LanesPopulation(
+    population = populate(LanesPopulation, 
         CNN_S, activation=activation, optimizer="sgd", batch_size=1, weights=make_weights(CNN_S, 1),
         seeds=0, learning_rate=0.0, isa=isa,
     )  # fmt: skip
@@ -57,7 +64,8 @@ def train(layout, models, threads=None, isa="auto", optimizer="adam", activation
     rng = np.random.default_rng(2)
     weights = make_weights(layout, 4)[rng.integers(0, 4, everyone)]
     orders = make_orders(everyone, 44)[models]
-    population = LanesPopulation(
+    population = populate(
+        LanesPopulation,
         layout,
         activation=activation,
         optimizer=optimizer,
@@ -112,7 +120,7 @@ def test_bits_do_not_depend_on_the_instruction_set(layout, activation, optimizer
 def test_masks_are_those_of_the_streams(layout, isa):
     seeds = np.array([0, 1, 2**63 - 1, -1, 2**32, -(2**63)])
     rates = np.array([0.5, 0.1, 0.9, 0.0, 1 / 3, 1 - 2**-20])
-    population = LanesPopulation(
+    population = populate(LanesPopulation, 
         layout, activation="tanh", optimizer="sgd", batch_size=3, weights=make_weights(layout, 6),
         seeds=seeds, learning_rate=0.1, dropout=rates, isa=isa,
     )  # fmt: skip
@@ -137,7 +145,7 @@ def test_masks_are_those_of_the_streams(layout, isa):
 def test_header_is_the_architecture():
     header = architecture_header(make_layout("cnn_l", channels=3, classes=7), "gelu")
     assert "kChannels = 3, kSide = 32" in header
-    assert "Activation::gelu" in header
+    assert "using Activation = activations::gelu;" in header
     assert "{15, 3, true, true, true},  // conv3" in header
     assert "{7, 0, false, false, false},  // fc2" in header
 

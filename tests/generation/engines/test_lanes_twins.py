@@ -9,10 +9,10 @@ import torch
 from torch.nn import functional
 
 from model_zoos.builders.layout import Layout, make_layout
+from model_zoos.builders.specification import ACTIVATIONS
 from model_zoos.generation.engines.lanes import LanesTwins, LanesUnavailable
 from model_zoos.generation.engines.lanes.blocks import aligned
 from model_zoos.generation.engines.lanes.library import usable_isas
-from model_zoos.generation.networks import ACTIVATIONS
 from model_zoos.generation.streams import dropout_masks, gaussian_noise
 from tests.generation.engines.oracle import (
     CNN_L,
@@ -21,6 +21,7 @@ from tests.generation.engines.oracle import (
     make_images,
     make_orders,
     make_weights,
+    populate,
 )
 
 try:
@@ -84,7 +85,7 @@ def make_twins(count: int = 1, layout: Layout = CNN_S, **changes) -> LanesTwins:
         "activation": "tanh", "optimizer": "adam", "batch_size": 10, "seeds": 0,
         "learning_rate": 1e-3, "weights": weights, "log_sigma2": np.full(weights.shape, -10.0),
     }  # fmt: skip
-    return LanesTwins(layout, **(options | changes))
+    return populate(LanesTwins, layout, **(options | changes))
 
 
 # The original's formulas (its def_net_distillation.py) in plain torch
@@ -185,7 +186,7 @@ def check_against_torch(
     if extreme:
         log_sigma2[:, ::100], log_sigma2[:, ::200] = -10, -69  # bounded, and within the bounds
     orders = np.random.default_rng(1).integers(0, len(images), (3, batch_size * steps))
-    population = LanesTwins(
+    population = populate(LanesTwins, 
         layout, activation=activation, optimizer=optimizer, batch_size=batch_size, weights=weights,
         log_sigma2=log_sigma2, isa=isa,
         **{"seeds" if name == "seed" else name: values for name, values in rates.items()},

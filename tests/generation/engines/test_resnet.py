@@ -29,22 +29,30 @@ from torch.nn import functional
 
 import model_zoos
 from model_zoos.builders.catalog import get_zoo
-from model_zoos.builders.hub.incremental import PushSummary
+from model_zoos.builders.hub import publisher
+from model_zoos.builders.hub.incremental import PublishOptions, PushSummary
+from model_zoos.builders.hub.publisher import HubPublisher
 from model_zoos.builders.layout import Layout
 from model_zoos.builders.specification import Model, Zoo, zoo_from_json
 from model_zoos.builders.zoo_directory import open_zoo
-from model_zoos.errors import CheckpointWarning, FaultyZoo, PublishingWarning, TrainingFailed
-from model_zoos.generation import generate as population
+from model_zoos.errors import (
+    CheckpointWarning,
+    FaultyZoo,
+    InvalidArgument,
+    PublishingWarning,
+    TrainingFailed,
+)
 from model_zoos.generation.augmentation import augmentation_draws
+from model_zoos.generation.engines.checkpointed import CHECKPOINT, resume
 from model_zoos.generation.engines.resnet import ResNetTraining, Stopped
-from model_zoos.generation.engines.resnet_run import CHECKPOINT, _restore, _wait_for_room
-from model_zoos.generation.generate import _publishing, generate, share_models
+from model_zoos.generation.generate import generate, share_models
 from model_zoos.generation.images import ImageData, Images, load_images
 from model_zoos.generation.images.torchvision import import_torchvision
 from model_zoos.generation.job import Progress
+from model_zoos.generation.options import TrainOptions
 from tests.generation.test_augmentation import one_by_one
 from tests.hub_server import Client, Hub
-from tests.shared import SHARED, needs_shared
+from tests.shared import SHARED, grouped, needs_shared
 
 ZOO = zoo_from_json(
     {
@@ -97,7 +105,7 @@ def contents(root: Path, name: str = ZOO.name) -> dict[str, bytes]:
 def home(tmp_path_factory: pytest.TempPathFactory, digits: ImageData) -> Path:
     """One model, all epochs, never disturbed (never write to it)."""
     root = tmp_path_factory.mktemp("resnets")
-    generate(ZOO, root, digits, models=1, threads=1)
+    generate(ZOO, root, digits, models=1, options=TrainOptions(threads=1))
     return root
 
 
@@ -225,7 +233,11 @@ def test_the_network_has_the_originals_names_and_a_row_its_layers(home: Path) ->
 
 def test_bf16_trains_float32_weights_nearby(tmp_path: Path, home: Path, digits: ImageData) -> None:
     summary = generate(
-        ZOO, tmp_path, digits, models=1, threads=1, precision="bf16", keep_epochs=[1]
+        ZOO,
+        tmp_path,
+        digits,
+        models=1,
+        options=TrainOptions(threads=1, precision="bf16", keep_epochs=[1]),
     )
     assert (summary.models, summary.states, summary.diverged) == (1, 1, 0)
     directory = open_zoo(tmp_path, ZOO.name)
@@ -247,18 +259,20 @@ def test_stopped_within_an_epoch_it_goes_on_to_the_same_bytes(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        generate(ZOO, tmp_path, digits, models=1, threads=1, on_progress=interrupt)
+        generate(
+            ZOO, tmp_path, digits, models=1, on_progress=interrupt, options=TrainOptions(threads=1)
+        )
     assert list(tmp_path.rglob(CHECKPOINT))
     begun = contents(tmp_path)
     assert 1 <= len(begun) < 3
-    summary = generate(ZOO, tmp_path, digits, models=1, threads=1)
+    summary = generate(ZOO, tmp_path, digits, models=1, options=TrainOptions(threads=1))
     assert (summary.models, summary.states) == (1, 3 - len(begun))
     assert contents(tmp_path) == contents(home)
     assert not list(tmp_path.rglob(CHECKPOINT))
     # Killed after the last state, a model leaves its checkpoint to the next run.
     [model] = ZOO.models(1)
     (tmp_path / ZOO.name / "models" / model.model_id / CHECKPOINT).write_bytes(b"left")
-    assert generate(ZOO, tmp_path, digits, models=1, threads=1).models == 0
+    assert generate(ZOO, tmp_path, digits, models=1, options=TrainOptions(threads=1)).models == 0
     assert not list(tmp_path.rglob(CHECKPOINT))
 
 
@@ -271,19 +285,19 @@ def test_a_checkpoint_that_cannot_be_used(tmp_path: Path, home: Path, digits: Im
     snapshot = training.snapshot()
     path = directory.models_path / model.model_id / CHECKPOINT
     torch.save(snapshot, path)
-    assert _restore(training, directory, path)
+    assert resume(training, directory, path)
     with pytest.warns(CheckpointWarning, match="begun with 1 threads, goes on with 2"):
-        assert _restore(ResNetTraining(model, ZOO.layout, digits, threads=2), directory, path)
+        assert resume(ResNetTraining(model, ZOO.layout, digits, threads=2), directory, path)
     os.truncate(directory.state_path(model.model_id, 2), 1000)
     with pytest.warns(CheckpointWarning, match=r"epoch_0002\.safetensors: unreadable"):
-        assert not _restore(training, directory, path)
+        assert not resume(training, directory, path)
     directory.state_path(model.model_id, 2).unlink()
     torch.save(snapshot | {"model_id": "0" * 12, "epoch": 1}, path)
     with pytest.warns(CheckpointWarning, match="a snapshot of the model '000000000000'"):
-        assert not _restore(training, directory, path)
+        assert not resume(training, directory, path)
     os.truncate(path, 1_000_000)
     with pytest.warns(CheckpointWarning, match="starts again from the beginning"):
-        generate(ZOO, tmp_path, digits, models=1, threads=1)
+        generate(ZOO, tmp_path, digits, models=1, options=TrainOptions(threads=1))
     assert contents(tmp_path) == contents(home)
 
 
@@ -291,7 +305,9 @@ def test_a_checkpoint_that_cannot_be_used(tmp_path: Path, home: Path, digits: Im
 
 
 def test_only_some_epochs_are_kept(tmp_path: Path, home: Path, digits: ImageData) -> None:
-    summary = generate(ZOO, tmp_path, digits, models=1, threads=1, keep_epochs=[2])
+    summary = generate(
+        ZOO, tmp_path, digits, models=1, options=TrainOptions(threads=1, keep_epochs=[2])
+    )
     assert (summary.models, summary.states) == (1, 1)
     [(name, content)] = contents(tmp_path).items()
     assert content == contents(home)[name]
@@ -300,9 +316,11 @@ def test_only_some_epochs_are_kept(tmp_path: Path, home: Path, digits: ImageData
     assert directory.info["keep_epochs"] == [2]
     assert directory.finished(name.partition("/")[0])
     # As begun, if nothing else is said; and never otherwise.
-    assert generate(ZOO, tmp_path, digits, models=1, threads=1).present == 1
+    assert generate(ZOO, tmp_path, digits, models=1, options=TrainOptions(threads=1)).present == 1
     with pytest.raises(FaultyZoo, match=r"keep_epochs = \[2\], not \[1, 2\]"):
-        generate(ZOO, tmp_path, digits, models=1, threads=1, keep_epochs=[1, 2])
+        generate(
+            ZOO, tmp_path, digits, models=1, options=TrainOptions(threads=1, keep_epochs=[1, 2])
+        )
 
 
 def test_images_seen_otherwise_do_not_continue_a_zoo(home: Path, digits: ImageData) -> None:
@@ -326,32 +344,36 @@ import dataclasses, datasets, shutil, torch, warnings
 import model_zoos
 from model_zoos.builders.zoo_directory import open_zoo
 from model_zoos.errors import PublishingWarning
+from model_zoos.builders.hub import publisher
 from model_zoos.generation import generate, plan
-from model_zoos.generation.engines import resnet_run
 from model_zoos.generation.images import ImageData
+from model_zoos.generation.options import TrainOptions
 
-generate.PUSH_SECONDS = 0.5
+publisher.PUSH_SECONDS = 0.5
 zoo, images = dataclasses.replace(zoo, epochs=1), images
 waits = []
 
-def free_bytes(path):  # room for one model, with those that are finished
-    models = [p for p in path.glob("models/*/epoch_0001.safetensors")]
+def free_bytes(directory):  # room for one model, with those that are finished
+    models = [p for p in directory.path.glob("models/*/epoch_0001.safetensors")]
     waits.append(len(models))
     return room if len(models) < 1 else 0
 
-resnet_run.free_bytes = free_bytes
+publisher.free_bytes = free_bytes
 room = plan.model_bytes(generate.ZooDirectory(path, zoo, {}))
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     summary = generate.generate(
-        zoo, path.parent, images, threads=1, push="me/resnets", free=True
+        zoo, path.parent, images, options=TrainOptions(threads=1),
+        publisher=publisher.HubPublisher(publisher.PublishOptions("me/resnets", free=True)),
     )
 result = {
     "summary": dataclasses.asdict(summary),
     "waits": waits,
     "warnings": [str(w.message) for w in caught if w.category is PublishingWarning],
     "here": [p.name for p in path.glob("models/*")],
-    "again": generate.generate(zoo, path.parent, images, threads=1).present,
+    "again": generate.generate(
+        zoo, path.parent, images, options=TrainOptions(threads=1)
+    ).present,
 }
 """
 
@@ -365,23 +387,26 @@ def test_what_can_never_be_published_is_tried_once(
 
     def refuse(*_: Any, **__: Any) -> PushSummary:
         calls.append(len(calls))
-        raise ValueError("it has another zoo of this name")
+        raise InvalidArgument("it has another zoo of this name")
 
-    monkeypatch.setattr(population, "push_models", refuse)
-    monkeypatch.setattr(population, "PUSH_SECONDS", 0.05)
+    monkeypatch.setattr(publisher, "push_models", refuse)
+    monkeypatch.setattr(publisher, "PUSH_SECONDS", 0.05)
+    own = HubPublisher(PublishOptions("me/x", free=True))
 
     def train() -> None:
-        with _publishing(directory, "me/x", True, PushSummary(0, 0, 0, {})):
+        with own.while_training(directory):
             time.sleep(1)
             assert len(calls) == 1
             # Whoever waits for room waits no more, on this rank or another.
             with pytest.raises(TrainingFailed, match=r"no room .*it has another zoo"):
-                _wait_for_room(directory, 1 << 62, threading.Event())
+                own.wait_for_room(directory, 1 << 62, threading.Event())
 
     with warnings.catch_warnings(record=True) as caught, pytest.raises(ValueError, match="another"):
         train()  # at its end it is tried again
     [warning] = [str(w.message) for w in caught if w.category is PublishingWarning]
-    assert warning == "nothing more is published, training goes on: it has another zoo of this name"
+    assert warning == (
+        "nothing more is published, training continues: it has another zoo of this name"
+    )
     assert len(calls) == 2
 
 
@@ -390,7 +415,7 @@ def test_models_are_published_and_freed_while_others_train(
 ) -> None:
     expected = tmp_path / "kept"
     zoo = dataclasses.replace(ZOO, epochs=1)
-    generate(zoo, expected, digits, threads=1)
+    generate(zoo, expected, digits, options=TrainOptions(threads=1))
     name = "me/resnets"
     with Hub(tmp_path / "hub") as hub, Client(hub.endpoint, tmp_path / "c", token="hf_x") as client:
         done = client.run(PUSH, zoo=zoo, images=digits, path=tmp_path / "freed" / zoo.name)
@@ -426,13 +451,13 @@ def test_bad_requests(tmp_path: Path, digits: ImageData) -> None:
     for arguments, message in (
         ({"engine": "lanes"}, "unknown engine 'lanes' for ResNet-18; known: auto, resnet"),
         ({"precision": "fp16"}, "unknown precision 'fp16'"),
-        ({"keep_epochs": [0, 1]}, "increasing numbers from 1 to 3, found 0, 1"),
+        ({"keep_epochs": [0, 1]}, "increasing numbers from 1 on, found 0, 1"),
         ({"keep_epochs": [2, 1]}, "increasing numbers"),
         ({"keep_epochs": []}, "found none"),
-        ({"free": True}, "add --push ORG/NAME"),
+        ({"keep_epochs": [4]}, "increasing numbers from 1 to 3, found 4"),
     ):
         with pytest.raises(ValueError, match=message):
-            generate(ZOO, tmp_path, digits, **arguments)
+            generate(ZOO, tmp_path, digits, **grouped(**arguments))
     with pytest.raises(ValueError, match="ResNet-18 has the activation relu and no dropout"):
         generate(zoo(activation=("tanh",)), tmp_path, digits)
     with pytest.raises(ValueError, match="ResNet-18 has the activation relu and no dropout"):
@@ -443,10 +468,20 @@ def test_bad_requests(tmp_path: Path, digits: ImageData) -> None:
     test = Images(digits.test.pixels[..., :8, :8], digits.test.labels)
     with pytest.raises(ValueError, match="at least 9 x 9 pixels"):
         generate(ZOO, tmp_path, dataclasses.replace(digits, train=tiny, test=test, validation=None))
-    with pytest.raises(ValueError, match="for ResNet-18 alone"):
-        generate(get_zoo("digits_cnn_s"), tmp_path, load_images("digits"), precision="bf16")
+    with pytest.raises(ValueError, match="not for CNN-s"):
+        generate(
+            get_zoo("digits_cnn_s"),
+            tmp_path,
+            load_images("digits"),
+            options=TrainOptions(precision="bf16"),
+        )
     with pytest.raises(ValueError, match="only ResNet-18 zoos are published model by model"):
-        generate(get_zoo("digits_cnn_s"), tmp_path, load_images("digits"), push="me/digits")
+        generate(
+            get_zoo("digits_cnn_s"),
+            tmp_path,
+            load_images("digits"),
+            publisher=HubPublisher(PublishOptions("me/digits")),
+        )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -609,7 +644,13 @@ def test_states_stream_in_little_memory(tmp_path: Path, home: Path, digits: Imag
 
 @pytest.mark.slow
 def test_compiled_training_is_close(tmp_path: Path, home: Path, digits: ImageData) -> None:
-    generate(ZOO, tmp_path, digits, models=1, threads=1, compile=True, keep_epochs=[1])
+    generate(
+        ZOO,
+        tmp_path,
+        digits,
+        models=1,
+        options=TrainOptions(threads=1, compile=True, keep_epochs=[1]),
+    )
     [found] = open_zoo(tmp_path, ZOO.name).scan()[0]
     expected = open_zoo(home, ZOO.name).scan()[0][0]
     assert found.metrics["train_loss"] == pytest.approx(expected.metrics["train_loss"], rel=0.02)

@@ -33,11 +33,11 @@ def run(*arguments: str, cwd: Path, code: int = 0) -> subprocess.CompletedProces
 
 
 def error(*arguments: str, cwd: Path) -> str:
-    """The one line that an expected error prints; in this process, which has imported everything.
+    """The lines that an expected error prints; in this process, which has imported everything.
 
     What a process of its own does: test_expected_errors_are_one_line.
     """
-    printed, before = io.StringIO(), (Path.cwd(), sys.argv, warnings.formatwarning)
+    printed, before = io.StringIO(), (Path.cwd(), sys.argv, warnings.showwarning)
     os.chdir(cwd)
     sys.argv = ["model-zoos", *arguments]
     try:
@@ -45,11 +45,13 @@ def error(*arguments: str, cwd: Path) -> str:
             main()
     finally:
         os.chdir(before[0])
-        _, sys.argv, warnings.formatwarning = before
+        sys.argv = before[1]
+    assert warnings.showwarning is before[2]
     assert ended.value.code == 1, printed.getvalue()
-    [line] = printed.getvalue().strip().splitlines()
+    line, *hint = printed.getvalue().strip().splitlines()
     assert line.startswith("error: ")
-    return line
+    assert not hint or (len(hint) == 1 and hint[0].startswith("try: "))
+    return "\n".join([line, *hint])
 
 
 def test_list(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ import pytest
 from datasets import Features, load_dataset
 
 from model_zoos.builders.architecture import ARCHITECTURES
-from model_zoos.builders.catalog import get_zoo, twin_name
+from model_zoos.builders.catalog import twin_name, zoo_spec
 from model_zoos.builders.hub import build
 from model_zoos.builders.hub.build import build_folder
 from model_zoos.builders.hub.contents import read_contents
@@ -92,7 +92,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, digits_home: Path) -> Path:
     root = tmp_path_factory.mktemp("home")
     shutil.copytree(digits_home / "digits_cnn_s", root / "digits_cnn_s")
     for variant, models in zip(VARIANTS, (9, 8, 7), strict=True):
-        random_zoo(root, dataclasses.replace(get_zoo(f"{UNION}_{variant}"), epochs=2), models)
+        random_zoo(root, dataclasses.replace(zoo_spec(f"{UNION}_{variant}"), epochs=2), models)
     twins(root, "mnist_cnn_s_seed", 0.8)
     return root
 
@@ -188,7 +188,7 @@ def test_filters_and_columns_work_on_a_folder(folder: Path) -> None:
 def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """60 models of 51 states with random weights, CNN-s; zoos and repository."""
     root = tmp_path_factory.mktemp("large")
-    random_zoo(root / "zoos", get_zoo("mnist_cnn_s_seed"), 60)
+    random_zoo(root / "zoos", zoo_spec("mnist_cnn_s_seed"), 60)
     build_folder(["mnist_cnn_s_seed"], root / "zoos", root / "out")
     return root / "zoos", root / "out"
 
@@ -289,7 +289,7 @@ def test_real_weights_shrink(tmp_path: Path) -> None:
 
 def test_layouts_of_one_architecture_do_not_collide(tmp_path: Path) -> None:
     for name in ("mnist_cnn_s_seed", "cifar10_cnn_s_seed"):
-        random_zoo(tmp_path / "zoos", dataclasses.replace(get_zoo(name), epochs=1), 2)
+        random_zoo(tmp_path / "zoos", dataclasses.replace(zoo_spec(name), epochs=1), 2)
     out = tmp_path / "out"
     build_folder(["mnist_cnn_s_seed", "cifar10_cnn_s_seed"], tmp_path / "zoos", out)
     layouts = {path.name: json.loads(path.read_text()) for path in (out / "layouts").iterdir()}
@@ -376,7 +376,7 @@ def test_a_changed_zoo_replaces_its_shards_and_no_others(
 def test_a_resnet_zoo_that_grows_keeps_its_shards(tmp_path: Path) -> None:
     """Each model has files of its own, so that terabytes are not written again for one more."""
     zoos, out = tmp_path / "zoos", tmp_path / "out"
-    directory = random_zoo(zoos, dataclasses.replace(get_zoo("cifar10_resnet18"), epochs=1), 3)
+    directory = random_zoo(zoos, dataclasses.replace(zoo_spec("cifar10_resnet18"), epochs=1), 3)
     models = sorted(directory.splits())
     shutil.move(directory.models_path / models[1], tmp_path / models[1])
     [first] = build_folder(["cifar10_resnet18"], zoos, out)
@@ -537,7 +537,7 @@ print(int(memory.split()[1]) * 1024)
 
 
 def resnet(root: Path, models: int, epochs: int) -> Zoo:
-    zoo = dataclasses.replace(get_zoo("cifar10_resnet18"), epochs=epochs)
+    zoo = dataclasses.replace(zoo_spec("cifar10_resnet18"), epochs=epochs)
     random_zoo(root, zoo, models)
     return zoo
 
@@ -606,7 +606,7 @@ def test_a_column_of_more_than_2_to_the_31_elements(tmp_path: Path) -> None:
     """One file under 193 names: the reader goes by its header, so that all are the same state."""
     if shutil.disk_usage(tmp_path).free < 20e9:
         pytest.skip("needs 10 GB of disk")
-    zoo = dataclasses.replace(get_zoo("cifar10_resnet18"), epochs=1)
+    zoo = dataclasses.replace(zoo_spec("cifar10_resnet18"), epochs=1)
     directory = create_zoo(tmp_path / "zoos", zoo)
     weights = np.arange(zoo.layout.size, dtype=np.float32)[None] % 251
     rows = 193

@@ -1,0 +1,142 @@
+"""What all measurements share: rounds, medians, tables, peak memory, and the machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import datasets
+import numpy as np
+import torch
+import typer
+
+Models = Annotated[int, typer.Option(help="Number of models, with 51 CNN-s states each.")]
+Rounds = Annotated[int, typer.Option(help="Rounds. The figures are medians over them.")]
+Samples = Annotated[int, typer.Option(help="Training images of an epoch.")]
+
+
+class Clock:
+    """Seconds of what is measured, by name, one for each round.
+
+    Attributes:
+        wall: wall time.
+        cpu: processor time of this process.
+    """
+
+    def __init__(self) -> None:
+        self.wall: dict[str, list[float]] = defaultdict(list)
+        self.cpu: dict[str, list[float]] = defaultdict(list)
+
+    @contextmanager
+    def time(self, name: str) -> Iterator[None]:
+        """Measure what runs inside."""
+        start, cpu_start = time.perf_counter(), time.process_time()
+        yield
+        self.wall[name].append(time.perf_counter() - start)
+        self.cpu[name].append(time.process_time() - cpu_start)
+
+    def medians(self) -> dict[str, float]:
+        """Return the median of the rounds' wall time by name."""
+        return {name: statistics.median(values) for name, values in self.wall.items()}
+
+    def speeds(self, amount: float, *, cpu: bool = False) -> dict[str, float]:
+        """Return an amount for each second of the median round, by name."""
+        seconds = self.cpu if cpu else self.wall
+        return {n: round(amount / statistics.median(v), 3) for n, v in seconds.items()}
+
+    def ratio(self, slow: str, fast: str) -> float:
+        """Return how much longer one takes than the other: the median of the rounds' ratios."""
+        pairs = zip(self.wall[slow], self.wall[fast], strict=True)
+        return statistics.median(a / b for a, b in pairs)
+
+
+def interleave(
+    work: Mapping[str, Callable[[], object]], rounds: int, *, warm_up: bool = False
+) -> Clock:
+    """Measure each work once a round, so that a change of the machine's speed affects all alike.
+
+    Args:
+        work: what is measured, by name.
+        rounds: number of rounds, at least 1.
+        warm_up: run one more round first, which does not count.
+    """
+    clock = Clock()
+    for counts in (*[False] * warm_up, *[True] * rounds):
+        for name, run in work.items():
+            with (clock if counts else Clock()).time(name):
+                run()
+    return clock
+
+
+@contextmanager
+def torch_threads(count: int | None) -> Iterator[None]:
+    """Let torch use this number of threads inside; None leaves its setting."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def peak_memory(*arguments: str) -> dict[str, float]:
+    """Run python with these arguments, and watch the memory of its processes through /proc.
+
+    Returns:
+        `megabytes` that are resident at most, and `seconds`.
+    """
+    start, peak = time.perf_counter(), 0
+    process = subprocess.Popen([sys.executable, *arguments])
+    while process.poll() is None:
+        peak = max(peak, _resident(process.pid))
+        time.sleep(0.02)
+    assert process.returncode == 0
+    return {"megabytes": round(peak / 1e6), "seconds": round(time.perf_counter() - start, 1)}
+
+
+def _resident(pid: int) -> int:
+    """Return the resident bytes of a process and those that it started."""
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return 0
+    return os.sysconf("SC_PAGE_SIZE") * pages + sum(_resident(int(child)) for child in children)
+
+
+def markdown(columns: Sequence[str], texts: int, rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table whose first columns are texts, and the others numbers."""
+    rule = ["---"] * texts + ["---:"] * (len(columns) - texts)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (columns, rule, *rows))
+
+
+def aligned(rows: Iterable[tuple[str, str]]) -> str:
+    """Return names and figures in two columns."""
+    return "\n".join(f"{name:55} {figure}" for name, figure in rows)
+
+
+def machine() -> dict[str, str | int]:
+    """Return what a reader needs to know beside a figure; the name of the host is not part."""
+    processor = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        processor = names[0].partition(":")[2].strip() if names else processor
+    return {
+        "processor": processor,
+        "cores": os.cpu_count() or 1,
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "datasets": datasets.__version__,
+    }

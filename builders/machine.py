@@ -1,0 +1,36 @@
+"""The cores of this machine, digests of its files, and sizes in words."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+
+def cores() -> int:
+    """Return the number of cores that this process may use, at least 1."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def file_digest(path: Path, algorithm: str) -> str:
+    """Return the digest of a file in hexadecimal; `algorithm` is "md5" or "sha256"."""
+    digest = hashlib.new(algorithm, usedforsecurity=False)
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def byte_size(count: float, smallest: str = "kB") -> str:
+    """Return a number of bytes in words: "12 kB", "1.2 MB", "3.4 GB". Units are powers of 1000.
+
+    Args:
+        count: the number of bytes.
+        smallest: the unit of all smaller numbers, "kB" or "MB".
+    """
+    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if count >= scale or unit == smallest:
+            return f"{count / scale:.1f} {unit}"
+    return f"{count / 1e3:.0f} kB"

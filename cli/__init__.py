@@ -1,0 +1,36 @@
+"""The command `model-zoos`. Its commands are in data.py, study.py and train.py."""
+
+from __future__ import annotations
+
+import typer
+
+from . import data, study, train
+from .display import plain_errors
+
+app = typer.Typer(
+    help="Load, make and benchmark populations of neural networks.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+for _name, _command in {
+    "list": data.list_command,
+    "generate": train.generate,
+    "sparsify": train.sparsify,
+    "import": data.import_command,
+    "download": data.download,
+    "build": data.build,
+    "benchmark": study.benchmark,
+    "verify": study.verify,
+    "plot": study.plot,
+    "report": study.report,
+    "publish": data.publish,
+}.items():
+    app.command(_name)(_command)
+
+
+def main() -> None:
+    """Run the command. Expected errors and warnings take a line or two, and are no traceback."""
+    with plain_errors():
+        app()

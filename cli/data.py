@@ -1,0 +1,192 @@
+"""Commands about zoos as data: list, import, download, build and publish."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from ..builders.architecture import ARCHITECTURES
+from ..builders.catalog import list_zoos
+from ..builders.dataset import zoos_home
+from . import display
+from .options import AsJson, DataDir, MaxWeight, OutDir, Quiet, Workers
+
+
+def list_command(
+    pattern: Annotated[str, typer.Argument(help="Shell pattern of names.")] = "*",
+    image_dataset: Annotated[Optional[str], typer.Option(help="mnist, cifar10, ...")] = None,
+    architecture: Annotated[Optional[str], typer.Option(help=", ".join(ARCHITECTURES))] = None,
+    variant: Annotated[Optional[str], typer.Option(help="seed, hyp_10_r, hyp_10_f")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the zoos of the catalog."""
+    zoos = list_zoos(
+        pattern, image_dataset=image_dataset, architecture=architecture, variant=variant
+    )
+    if as_json:
+        entries = [
+            {**zoo.to_json(), "models": zoo.model_count, "states": zoo.state_count} for zoo in zoos
+        ]
+        print(display.json_text(entries))
+        return
+    texts = ("zoo", "images", "architecture", "variant")
+    rows = [
+        (
+            *(zoo.name, zoo.image_dataset, zoo.layout.architecture.title, zoo.variant),
+            *(f"{n:,}" for n in (zoo.model_count, zoo.state_count, zoo.layout.size)),
+        )
+        for zoo in zoos
+    ]
+    display.print_table((*texts, "models", "states", "weights"), rows, left=texts)
+
+
+def import_command(
+    source: Annotated[
+        Path, typer.Argument(help="An original zip, a folder of trials, or a dataset_*.pt.")
+    ],
+    zoo: Annotated[
+        Optional[str], typer.Option(help="The zoo's name; recognised if not given.")
+    ] = None,
+    out: OutDir = None,
+    max_weight: MaxWeight = None,
+    workers: Workers = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Import original files as a zoo. Run the same command again to resume."""
+    from ..builders.sources.importing import import_zoo
+    from ..builders.sources.report import REPORT
+
+    root = zoos_home(out)
+    with display.progress_bars(quiet or as_json) as bars, display.resumable():
+        show = display.counting(bars, "models")
+        reports = import_zoo(
+            source, root, zoo, max_weight=max_weight, workers=workers, on_progress=show
+        )
+    if as_json:
+        print(display.json_text([report.to_json() for report in reports]))
+    elif not quiet:
+        for report in reports:
+            values = {"states found": f"{report.found:,}", "states kept": f"{report.kept:,}"}
+            for category, count in report.categories().items():
+                values[f"left out: {category}"] = f"{count:,}"
+            folder = root / report.zoo
+            display.print_values(f"{report.zoo}: {report.models:,} models into {folder}", values)
+            left_out = [f"{s.trial} epoch {s.epoch}: {s.reason}" for s in report.left_out]
+            display.print_some(left_out, str(folder / REPORT))
+            display.print_some(report.remarks, str(folder / REPORT))
+
+
+def download(
+    zoo: Annotated[str, typer.Argument(help="A zoo of the paper; NAME_sparse for its twins.")],
+    file: Annotated[
+        Optional[str],
+        typer.Option(help="The file's name in the record, where several could be meant."),
+    ] = None,
+    preprocessed: Annotated[
+        bool, typer.Option("--preprocessed", help="The preprocessed data set, not the raw zip.")
+    ] = False,
+    out: OutDir = None,
+    max_weight: MaxWeight = None,
+    workers: Workers = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Download a zoo's original files and import them. Run the same command again to resume."""
+    from ..builders.sources import zenodo
+
+    with display.progress_bars(quiet or as_json) as bars, display.resumable():
+        path = zenodo.download(
+            zoo,
+            zoos_home(out) / "downloads",
+            file=file,
+            preprocessed=preprocessed,
+            on_progress=display.gigabytes(bars, zoo),
+        )
+    import_command(path, zoo, out, max_weight, workers, quiet, as_json)
+
+
+def build(
+    names: Annotated[list[str], typer.Argument(help="Zoos, twin zoos or unions.")],
+    out: Annotated[Path, typer.Option(help="Folder to write, for `model-zoos publish`.")],
+    data_dir: DataDir = None,
+    workers: Annotated[
+        Optional[int], typer.Option(help="Number of threads; one for each core if not given.")
+    ] = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write zoos as Parquet files with a card. Run the same command again to resume."""
+    from ..builders.hub.build import build_folder
+
+    with display.progress_bars(quiet or as_json) as bars, display.resumable():
+        show = display.counting(bars, "states")
+        summaries = build_folder(names, zoos_home(data_dir), out, workers=workers, on_progress=show)
+    if as_json:
+        print(display.json_text([dataclasses.asdict(summary) for summary in summaries]))
+    elif not quiet:
+        for summary in summaries:
+            display.print_values(
+                f"{summary.zoo}: {summary.models:,} models into {out / 'data' / summary.zoo}",
+                {
+                    "states": f"{summary.states:,}",
+                    "shards": f"{summary.shards} ({summary.written} new)",
+                    "weights": f"{summary.weights_bytes / 1e6:,.1f} MB",
+                    "files": f"{summary.file_bytes / 1e6:,.1f} MB",
+                    "model files left out": len(summary.left_out),
+                    "seconds": f"{summary.seconds:.1f}",
+                },
+            )
+            display.print_some(summary.left_out, "--json lists them all")
+
+
+def publish(
+    repository: Annotated[str, typer.Argument(help="ORG/NAME on the Hub; created if missing.")],
+    folder: Annotated[Path, typer.Option("--from", help="Folder that `model-zoos build` wrote.")],
+    private: Annotated[
+        bool, typer.Option("--private", help="Create a new repository as a private one.")
+    ] = False,
+    revision: Annotated[
+        Optional[str],
+        typer.Option(help="Branch, created if missing; refs/pr/N adds to a pull request."),
+    ] = None,
+    create_pr: Annotated[
+        bool, typer.Option("--create-pr", help="Open a pull request in place of a commit.")
+    ] = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Upload a built folder to a repository on the Hub. Run the same command again to resume.
+
+    The token is that of HF_TOKEN or of `hf auth login`.
+    """
+    from huggingface_hub.utils import disable_progress_bars
+
+    from ..builders.hub import publish as hub
+
+    disable_progress_bars()  # one bar for each file; here is one for all
+    with display.progress_bars(quiet or as_json) as bars, display.resumable():
+        summary = hub.publish(
+            folder,
+            repository,
+            private=private,
+            revision=revision,
+            create_pr=create_pr,
+            on_progress=display.gigabytes(bars, repository),
+        )
+    if as_json:
+        print(display.json_text(dataclasses.asdict(summary)))
+    elif not quiet:
+        display.print_values(
+            f"{', '.join(summary.zoos)}: published, {summary.url}",
+            {
+                "files new or changed": f"{summary.uploaded:,}",
+                "megabytes of these": f"{summary.uploaded_bytes / 1e6:,.1f}",
+                "identical files skipped": f"{summary.unchanged:,}",
+                "files of earlier builds deleted": f"{len(summary.deleted):,}",
+                "configs of others kept": f"{len(summary.kept_configs):,}",
+            },
+        )

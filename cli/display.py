@@ -1,0 +1,274 @@
+"""What people see of a command: tables, progress, JSON, warnings and errors."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Protocol, TextIO
+
+import datasets
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Column, Table
+
+from ..errors import ModelZoosError
+
+if TYPE_CHECKING:
+    from ..benchmarks.tables import Table as ResultTable
+    from ..generation.job import Progress as Training
+
+REPORT_SECONDS = 30
+"""Time between two lines about a training that has no terminal to draw a bar on."""
+
+SHOWN = 10
+"""Lines of a long list that are printed."""
+
+
+# --- Errors and warnings --------------------------------------------------------------------------
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Print warnings and expected errors without a traceback, each with its hint.
+
+    Raises:
+        SystemExit: with status 1, after an error.
+    """
+
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        _say("warning", str(message), message)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        try:
+            yield
+        except (ModelZoosError, ValueError, OSError, RuntimeError) as error:
+            cause: BaseException = error
+            if isinstance(error, datasets.exceptions.DatasetGenerationError) and error.__cause__:
+                cause = error.__cause__  # what went wrong in the builder
+            _say("error", _reason(cause), cause)
+            raise SystemExit(1) from None
+
+
+def _reason(error: BaseException) -> str:
+    """Return the message of an error; one of the operating system starts with the file's name."""
+    if not (isinstance(error, OSError) and error.filename is not None and error.strerror):
+        return str(error)
+    text = f"{error.filename}: {error.strerror.lower()}"
+    if isinstance(error, (NotADirectoryError, FileExistsError)):
+        text += " (is it the folder that you mean?)"
+    return text
+
+
+def _say(kind: str, text: str, subject: object) -> None:
+    print(f"{kind}: {text}", file=sys.stderr)
+    if hint := getattr(subject, "hint", None):
+        print(f"try: {hint}", file=sys.stderr)
+
+
+@contextmanager
+def resumable() -> Iterator[None]:
+    """Say after Ctrl-C that the same command resumes the work.
+
+    Raises:
+        typer.Exit: with status 130, after an interruption.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("interrupted: run the same command again to resume", file=sys.stderr)
+        raise typer.Exit(130) from None
+
+
+# --- Results --------------------------------------------------------------------------------------
+
+
+def first_rank() -> bool:
+    """Return whether this process is the one among its ranks that prints."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def console() -> Console:
+    """Return the console of results: as wide as the terminal, or wide enough not to cut a table."""
+    return Console(width=None if sys.stdout.isatty() else 160)
+
+
+def print_table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    title: str | None = None,
+    left: Collection[str] = (),
+    marked: Collection[int] = (),
+    notes: Sequence[str] = (),
+) -> None:
+    """Print a table of texts.
+
+    Args:
+        columns: their titles.
+        rows: a text for each column.
+        title: above the table.
+        left: the columns that are aligned on the left; all others are on the right.
+        marked: the rows that are printed in red.
+        notes: lines below the table.
+    """
+    table = Table(title=title and escape(title))
+    for column in columns:
+        table.add_column(
+            escape(column), justify="left" if column in left else "right", overflow="fold"
+        )
+    for number, row in enumerate(rows):
+        table.add_row(*map(escape, row), style="red" if number in marked else None)
+    shown = console()
+    shown.print(table)
+    for note in notes:
+        shown.print(note, style="dim", markup=False)
+
+
+def print_tables(tables: Iterable[ResultTable]) -> None:
+    """Print the tables of a result with their notes."""
+    for table in tables:
+        left = [
+            name for name, number in zip(table.columns, table.numeric, strict=True) if not number
+        ]
+        print_table(table.columns, table.rows, title=table.title, left=left, marked=table.marked)
+        for note in table.notes:
+            print(note)
+
+
+def print_values(title: str, values: Mapping[str, object]) -> None:
+    """Print a title, then a table of named values."""
+    table = Table(show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    for name, value in values.items():
+        table.add_row(name, str(value))
+    shown = console()
+    shown.print(title, markup=False)
+    shown.print(table)
+
+
+def print_some(lines: Sequence[str], where: str) -> None:
+    """Print the first lines of a long list, then how many more there are and where they stand."""
+    for line in lines[:SHOWN]:
+        print(line)
+    if len(lines) > SHOWN:
+        print(f"and {len(lines) - SHOWN:,} more: {where}")
+
+
+def json_text(value: object) -> str:
+    """Return a value as JSON, with null for NaN and infinity, which JSON does not have."""
+    return json.dumps(_finite(value), indent=1)
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    if isinstance(value, float) and not -float("inf") < value < float("inf"):
+        return None
+    return value
+
+
+# --- Progress -------------------------------------------------------------------------------------
+
+
+class Show(Protocol):
+    """Moves the bar of this name, which is made when it is first named."""
+
+    def __call__(
+        self, name: str, done: float = 0, total: float | None = None, text: str = ""
+    ) -> None: ...
+
+
+@contextmanager
+def progress_bars(hidden: bool) -> Iterator[Show]:
+    """Draw a bar for each name on a terminal, and nothing elsewhere (in a log, in a pipe)."""
+    tasks: dict[str, TaskID] = {}
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        TextColumn("{task.fields[text]}"),
+        TimeElapsedColumn(table_column=Column(no_wrap=True, min_width=7)),
+        TextColumn("left"),
+        TimeRemainingColumn(table_column=Column(no_wrap=True, min_width=7)),
+        console=Console(stderr=True),
+        disable=hidden or not sys.stderr.isatty(),
+        expand=True,
+    ) as progress:
+
+        def show(name: str, done: float = 0, total: float | None = None, text: str = "") -> None:
+            if name not in tasks:
+                tasks[name] = progress.add_task(name, total=total, text="")
+            progress.update(tasks[name], completed=done, total=total, text=text)
+
+        yield show
+
+
+def counting(bars: Show, unit: str) -> Callable[[str, int, int], None]:
+    """Return a callback (name, done, total) that moves a bar and counts units beside it."""
+    return lambda name, done, total: bars(name, done, total, f"{done:,}/{total:,} {unit}")
+
+
+def gigabytes(bars: Show, name: str) -> Callable[[str, int, int], None]:
+    """Return a callback (what, bytes done, bytes in all) that moves the bar of this name."""
+    bars(name)
+    return lambda what, done, total: bars(
+        name, done, total, f"{what}: {done / 1e9:.2f} of {total / 1e9:.2f} GB"
+    )
+
+
+@contextmanager
+def training_progress(name: str, hidden: bool) -> Iterator[Callable[[Training], None]]:
+    """Show how far a training is: a bar, or now and then a line where there is no terminal."""
+    began, said = time.monotonic(), None
+    hidden = hidden or not first_rank()
+    lines = not hidden and not sys.stderr.isatty()
+    with progress_bars(hidden) as bars:
+        bars(name)
+
+        def show(done: Training) -> None:
+            nonlocal said
+            now = time.monotonic()
+            if said is None:
+                said = now
+                if lines:
+                    print(f"{name}: training", file=sys.stderr, flush=True)
+            speed = done.samples / (now - began)
+            text = f"{done.models}/{done.models_total} models, {speed:,.0f} samples/s"
+            if done.published is not None:
+                text += f", {done.published} published"
+            bars(name, done.states, done.states_total, text)
+            if lines and now - said > REPORT_SECONDS:
+                said = now
+                print(f"{name}: {text}", file=sys.stderr, flush=True)
+
+        yield show
+
+
+def hide_dataset_bars(quiet: bool) -> None:
+    """Hide the progress bars of datasets where those of this command are hidden."""
+    if quiet or not sys.stderr.isatty():
+        datasets.disable_progress_bars()

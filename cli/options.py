@@ -1,0 +1,71 @@
+"""Options that several commands share, and the parsing of those that are lists in one word."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from ..errors import InvalidArgument
+
+Quiet = Annotated[bool, typer.Option("--quiet", help="Show neither progress nor results.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+OutDir = Annotated[
+    Optional[Path], typer.Option(help="Folder for zoo directories (--data-dir of other commands).")
+]
+DataDir = Annotated[
+    Optional[Path],
+    typer.Option(help="Folder of zoo directories (else MODEL_ZOOS_HOME, else ./zoos)."),
+]
+MaxWeight = Annotated[
+    Optional[float],
+    typer.Option(help="Leave out states with a larger weight; the paper's data sets use 5."),
+]
+Workers = Annotated[
+    Optional[int], typer.Option(help="Number of processes; chosen by the work if not given.")
+]
+Engine = Annotated[str, typer.Option(help="auto; for CNNs also lanes, batched or reference.")]
+ThreadCount = Annotated[Optional[int], typer.Option(help="Cores to use; all if not given.")]
+Device = Annotated[
+    Optional[str], typer.Option(help="cpu or cuda; lanes and reference run on a CPU.")
+]
+ImagesDir = Annotated[
+    Optional[Path],
+    typer.Option(help="Folder of image files (else MODEL_ZOOS_IMAGES, else ./images)."),
+]
+DownloadImages = Annotated[bool, typer.Option("--download", help="Download missing images.")]
+AllowUnverified = Annotated[
+    bool, typer.Option("--allow-unverified", help="Accept images with another checksum.")
+]
+ZooName = Annotated[str, typer.Argument(help="A zoo, union or twin zoo.")]
+
+
+def parse_epochs(option: str, text: str | None) -> list[int] | None:
+    """Return the epochs of an option such as `--keep-epochs 1,10,50`; None if it is not given.
+
+    Raises:
+        InvalidArgument: `text` is no list of whole numbers.
+    """
+    if text is None:
+        return None
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise InvalidArgument(f"{option} takes numbers such as 1,10,50, found {text!r}") from None
+
+
+def parse_seed(text: str) -> int | str:
+    """Return the seed of `--seed`: a number, "first" or "parent".
+
+    Raises:
+        InvalidArgument: `text` is none of these.
+    """
+    if text in ("first", "parent"):
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise InvalidArgument(
+            f"--seed must be a number, 'first' or 'parent', found {text!r}"
+        ) from None

@@ -1,0 +1,210 @@
+"""Commands that study a zoo: benchmark, verify, plot and report."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from ..builders.catalog import parts_of
+from ..builders.specification import normalize_name
+from ..errors import InvalidArgument
+from . import display
+from .options import (
+    AsJson,
+    DataDir,
+    DownloadImages,
+    ImagesDir,
+    Quiet,
+    ThreadCount,
+    ZooName,
+    parse_epochs,
+)
+
+
+def benchmark(
+    name: ZooName,
+    data_dir: DataDir = None,
+    out: Annotated[
+        Optional[Path],
+        typer.Option(help="JSON file to write; <name>-benchmark.json unless with --json."),
+    ] = None,
+    representation: Annotated[
+        Optional[list[str]],
+        typer.Option(
+            help="weights, statistics, or module:function for your own, from a float32 matrix and "
+            "a layout to a matrix. Can be repeated; both by default."
+        ),
+    ] = None,
+    epochs: Annotated[Optional[str], typer.Option(help="Use only these, as 10,25,50.")] = None,
+    max_weight: Annotated[
+        float, typer.Option(help="Leave out states with a larger weight; inf keeps all.")
+    ] = 5.0,
+    offset: Annotated[
+        str, typer.Option(help="Of the ridge: free, or regularised as in the paper's code.")
+    ] = "free",
+    boosting: Annotated[
+        bool, typer.Option("--boosting", help="Gradient-boosted trees too (needs LightGBM).")
+    ] = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Predict accuracy, epoch, gap and hyperparameters from weights and from their statistics."""
+    from ..benchmarks.property_prediction import predict_properties
+    from ..benchmarks.representations import REPRESENTATIONS
+
+    name, chosen = normalize_name(name), parse_epochs("--epochs", epochs)
+    if out is not None:  # before the work, not after it
+        out.parent.mkdir(parents=True, exist_ok=True)
+    if any(":" in entry for entry in representation or ()):
+        sys.path.insert(0, os.getcwd())  # where a user's own module is expected
+    display.hide_dataset_bars(quiet or as_json)
+    with display.progress_bars(quiet or as_json) as bars:
+        bars(name, text="reading")
+
+        def show(step: str, done: int, total: int) -> None:
+            bars(name, done, total, step)
+
+        result = predict_properties(
+            name,
+            data_dir,
+            representations=representation or tuple(REPRESENTATIONS),
+            epochs=chosen,
+            max_weight=max_weight,
+            offset=offset,
+            boosting=boosting,
+            on_progress=show,
+        )
+    text = display.json_text(dataclasses.asdict(result))
+    path = out or (None if as_json else Path(f"{result.zoo}-benchmark.json"))
+    if path is not None:
+        path.write_text(text + "\n")
+    if as_json:
+        print(text)
+    elif not quiet:
+        display.print_tables(result.tables())
+        display.console().print(f"written to {path}", style="dim", markup=False)
+
+
+def verify(
+    name: ZooName,
+    states: Annotated[
+        int, typer.Option(help="How many to evaluate, over all models and epochs; 0: none.")
+    ] = 512,
+    every: Annotated[bool, typer.Option("--all", help="Evaluate every state.")] = False,
+    data_dir: DataDir = None,
+    images_dir: ImagesDir = None,
+    download: DownloadImages = False,
+    threads: ThreadCount = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check a zoo's rows by evaluating states again; exit with status 1 if they are wrong."""
+    from ..benchmarks.audit import audit_zoo
+
+    display.hide_dataset_bars(True)
+    audits = []
+    with display.progress_bars(quiet or as_json) as bars:
+        for part in parts_of(normalize_name(name)):
+            bars(part, text="reading")
+            audits.append(
+                audit_zoo(
+                    part,
+                    data_dir,
+                    states=None if every else states,
+                    images_dir=images_dir,
+                    download=download,
+                    threads=threads,
+                    on_progress=partial(display.counting(bars, "states"), part),
+                )
+            )
+    if as_json:
+        print(
+            display.json_text(
+                [{**dataclasses.asdict(audit), "good": audit.good} for audit in audits]
+            )
+        )
+    elif not quiet:
+        for audit in audits:
+            display.print_tables(audit.tables())
+    if not all(audit.good for audit in audits):
+        raise typer.Exit(1)
+
+
+def plot(
+    name: Annotated[str, typer.Argument(help="Any name that load_dataset knows.")],
+    data_dir: DataDir = None,
+    out: Annotated[
+        Optional[Path], typer.Option(help="PNG to write; <name>-accuracy.png by default.")
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Draw test accuracy by epoch over all models."""
+    from ..benchmarks.plots import plot_accuracy_by_epoch
+
+    name = normalize_name(name)
+    display.hide_dataset_bars(quiet)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    path = plot_accuracy_by_epoch(name, out or Path(f"{name}-accuracy.png"), data_dir)
+    if not quiet:
+        print(f"written to {path}")
+
+
+def report(
+    name: ZooName,
+    data_dir: DataDir = None,
+    out: Annotated[
+        Optional[Path], typer.Option(help="Folder for the page; <name>-report by default.")
+    ] = None,
+    figures: Annotated[
+        Optional[Path], typer.Option(help="Write only the figures, as PNG, into this folder.")
+    ] = None,
+    images_dir: ImagesDir = None,
+    download: DownloadImages = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write an HTML page about a zoo: figures, diversity and benchmarks, and the PNGs beside it."""
+    from ..benchmarks import plots
+    from ..benchmarks import report as pages
+
+    if out is not None and figures is not None:
+        raise InvalidArgument("give --out for the page with its figures or --figures, not both")
+    name = normalize_name(name)
+    display.hide_dataset_bars(True)
+    result: dict[str, object]
+    not_obtained: dict[str, str] = {}
+    with display.progress_bars(quiet or as_json) as bars:
+        bars(name, text="reading")
+
+        def show(step: str) -> None:
+            bars(name, text=step)
+
+        if figures is not None:
+            drawn = plots.draw_all(name, data_dir, on_progress=show)
+            paths = pages.write_figures(name, drawn, figures)
+            result = {"zoo": name}
+        else:
+            made = pages.make_report(
+                name, data_dir, images_dir=images_dir, download=download, on_progress=show
+            )
+            paths = pages.write_report(made, out or Path(f"{name}-report"))
+            drawn, not_obtained = list(made.plots), dict(made.not_obtained)
+            # Without the bytes of the figures, which are in the files.
+            result = dataclasses.asdict(dataclasses.replace(made, plots=()))
+            del result["plots"]
+    if as_json:
+        result["captions"] = {plot.name: plot.caption for plot in drawn}
+        result["files"] = [str(path) for path in paths]
+        print(display.json_text(result))
+    elif not quiet:
+        for path in paths:
+            print(f"written to {path}")
+        for part, why in not_obtained.items():
+            print(f"not obtained: {part}: {why}")

@@ -1,0 +1,335 @@
+"""Commands that train: generate and sparsify."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from ..builders.catalog import TWIN_EPOCHS, ZOOS, config_names, zoo_spec
+from ..builders.dataset import open_parts, zoos_home
+from ..builders.specification import Zoo, normalize_name
+from ..errors import InvalidArgument
+from . import display
+from .options import (
+    AllowUnverified,
+    AsJson,
+    DataDir,
+    Device,
+    DownloadImages,
+    Engine,
+    ImagesDir,
+    OutDir,
+    Quiet,
+    ThreadCount,
+    parse_epochs,
+    parse_seed,
+)
+
+if TYPE_CHECKING:
+    from ..generation.job import Summary
+    from ..generation.plan import Plan
+
+ANNOUNCED_BYTES = 100_000_000
+"""Disk space from which on a user is told of it before a zoo is generated."""
+
+
+def generate(
+    zoo: Annotated[str, typer.Argument(help="A zoo's name, or a JSON file that specifies one.")],
+    out: OutDir = None,
+    models: Annotated[Optional[int], typer.Option(help="Only the first so many models.")] = None,
+    epochs: Annotated[Optional[int], typer.Option(help="In place of the zoo's own.")] = None,
+    engine: Engine = "auto",
+    threads: ThreadCount = None,
+    device: Device = None,
+    precision: Annotated[
+        Optional[str],
+        typer.Option(help="fp32 or bf16, for ResNet-18; by default fp32 on a CPU, bf16 on a GPU."),
+    ] = None,
+    compile: Annotated[
+        bool, typer.Option("--compile", help="Train ResNet-18 with torch.compile.")
+    ] = False,
+    keep_epochs: Annotated[
+        Optional[str],
+        typer.Option(help="Epochs of ResNet-18 to write, as 1,10,50; all if not given."),
+    ] = None,
+    push: Annotated[
+        Optional[str],
+        typer.Option(
+            help="Publish each finished ResNet-18 to this repository on the Hub, ORG/NAME, while "
+            "others train."
+        ),
+    ] = None,
+    free: Annotated[
+        bool, typer.Option("--free", help="With --push: delete the files of published models.")
+    ] = False,
+    private: Annotated[
+        bool, typer.Option("--private", help="With --push: create a private repository.")
+    ] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Only say what would be done, its time and disk space.")
+    ] = False,
+    ranks: Annotated[
+        Optional[int], typer.Option(help="With --plan: processes that will share the work.")
+    ] = None,
+    seconds_per_epoch: Annotated[
+        Optional[float],
+        typer.Option(help="With --plan: time of one model; ResNet-18 is measured if not given."),
+    ] = None,
+    images_dir: ImagesDir = None,
+    download: DownloadImages = False,
+    allow_unverified: AllowUnverified = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train a zoo. Run the same command again to resume."""
+    specification = _specification(zoo)
+    if epochs is not None:
+        specification = dataclasses.replace(specification, epochs=epochs)
+    if not plan and not (ranks is None and seconds_per_epoch is None):
+        raise InvalidArgument(
+            "--ranks and --seconds-per-epoch are for --plan: a launcher starts the ranks"
+        )
+    if (free or private) and push is None:
+        raise InvalidArgument(
+            "--free and --private are for --push ORG/NAME: they are about published models"
+        )
+    from ..builders.hub.publisher import HubPublisher, PublishOptions
+    from ..generation import generate as generation
+    from ..generation.images import load_images
+    from ..generation.options import TrainOptions
+
+    options = TrainOptions(
+        engine=engine,
+        threads=threads,
+        device=device,
+        precision=precision,
+        compile=compile,
+        keep_epochs=parse_epochs("--keep-epochs", keep_epochs),
+    )
+    publisher = HubPublisher(PublishOptions(push, free, private)) if push is not None else None
+    root, hidden = zoos_home(out), quiet or as_json
+    # Also without --plan: wrong arguments are refused before images are read or downloaded.
+    planned = generation.plan(
+        specification,
+        root,
+        models=models,
+        options=options,
+        publisher=publisher,
+        ranks=ranks,
+        seconds_per_epoch=seconds_per_epoch,
+        measure=plan and display.first_rank(),
+    )
+    if plan:
+        _print_plan(planned, as_json)
+        return
+    if display.first_rank() and not hidden and planned.bytes_needed > ANNOUNCED_BYTES:
+        print(planned.space(), file=sys.stderr, flush=True)
+    images = load_images(
+        specification.images,
+        images_dir,
+        download=download,
+        allow_unverified=allow_unverified,
+        progress=not hidden,
+    )
+    with display.resumable(), display.training_progress(specification.name, hidden) as show:
+        summary = generation.generate(
+            specification,
+            root,
+            images,
+            models=models,
+            options=options,
+            publisher=publisher,
+            on_progress=show,
+        )
+    if as_json and display.first_rank():
+        print(display.json_text(dataclasses.asdict(summary)))
+    elif not hidden:
+        _print_summary(summary)
+
+
+def sparsify(
+    zoo: Annotated[str, typer.Argument(help="A dense zoo or union, generated or imported.")],
+    more_levels: Annotated[Optional[list[float]], typer.Argument(hidden=True, metavar="")] = None,
+    out: Annotated[
+        Optional[Path], typer.Option(help="Folder for the twins; by default the dense zoo's.")
+    ] = None,
+    data_dir: DataDir = None,
+    models: Annotated[
+        Optional[int], typer.Option(help="Only twins of the first so many models.")
+    ] = None,
+    epochs: Annotated[int, typer.Option(help="Epochs of every twin.")] = TWIN_EPOCHS,
+    engine: Engine = "auto",
+    threads: ThreadCount = None,
+    device: Device = None,
+    method: Annotated[str, typer.Option(help="variational or magnitude")] = "variational",
+    sparsity: Annotated[
+        Optional[list[float]],
+        typer.Option(help="Shares of weights that magnitude prunes; 0.5 0.8 0.9 by default."),
+    ] = None,
+    seed: Annotated[
+        str,
+        typer.Option(
+            help="Seed of all twins: a number, or `first` for the first model's; `parent`: each "
+            "twin has its parent's."
+        ),
+    ] = "first",
+    images_dir: ImagesDir = None,
+    download: DownloadImages = False,
+    allow_unverified: AllowUnverified = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train sparse twins of a zoo. Run the same command again to resume."""
+    if more_levels and sparsity is None:
+        raise InvalidArgument(f"one zoo at a time; what are {' '.join(map(str, more_levels))}?")
+    if sparsity is not None and method != "magnitude":
+        raise InvalidArgument(
+            "--sparsity is for --method magnitude: variational dropout finds its own"
+        )
+    from ..generation import sparsify as sparsification
+    from ..generation.images import load_images
+    from ..generation.options import LEVELS, TrainOptions, TwinOptions
+
+    twins = TwinOptions(
+        method=method,
+        levels=[*(sparsity or LEVELS), *(more_levels or ())],
+        epochs=epochs,
+        seed=parse_seed(seed),
+    )
+    options = TrainOptions(engine=engine, threads=threads, device=device)
+    home, hidden = zoos_home(data_dir), quiet or as_json
+    name = normalize_name(zoo)
+    if name in ZOOS:  # before an absent zoo is refused, with how to get it
+        sparsification.check_zoo(ZOOS[name])
+    dense = open_parts(name, home)
+    for parents in dense:
+        sparsification.check_sparsify(parents, models, twins, options)
+    summaries = []
+    for parents in dense:
+        images = load_images(
+            sparsification.image_name(parents),
+            images_dir,
+            download=download,
+            allow_unverified=allow_unverified,
+            progress=not hidden,
+        )
+        name = sparsification.twin_zoo(parents.zoo, method).name
+        with display.resumable(), display.training_progress(name, hidden) as show:
+            summary = sparsification.sparsify(
+                parents,
+                home if out is None else out,
+                images,
+                models=models,
+                twins=twins,
+                options=options,
+                on_progress=show,
+            )
+        summaries.append(dataclasses.asdict(summary))
+        if not hidden:
+            _print_summary(summary)
+    if as_json and display.first_rank():  # a list for a union
+        print(display.json_text(summaries if len(summaries) > 1 else summaries[0]))
+
+
+def _specification(name: str) -> Zoo:
+    """Return a zoo of the catalog, or one that a JSON file specifies.
+
+    Raises:
+        InvalidArgument: the file cannot be read, or its zoo has a name of the catalog.
+    """
+    if not name.endswith(".json"):
+        return zoo_spec(name)
+    path = Path(name)
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InvalidArgument(f"{path}: not readable as JSON ({error})") from error
+    if isinstance(values, list) and len(values) == 1:  # as `model-zoos list NAME --json` prints it
+        values = {key: v for key, v in values[0].items() if key not in ("models", "states")}
+    try:
+        zoo = Zoo.from_json(values)
+    except (ValueError, TypeError) as error:
+        raise InvalidArgument(f"{path}: {error}") from error
+    if zoo.name in config_names():
+        raise InvalidArgument(
+            f"{path}: the catalog has a zoo named {zoo.name!r}: choose another name"
+        )
+    return zoo
+
+
+def _print_summary(summary: Summary) -> None:
+    """Print what a training did, on one rank."""
+    if not display.first_rank():
+        return
+    values: dict[str, object] = {
+        "already there": summary.present,
+        "states written": f"{summary.states:,}",
+        "diverged (kept)": summary.diverged,
+        "mean test accuracy, last epoch": (
+            "-" if summary.test_acc is None else f"{summary.test_acc:.3f}"
+        ),
+    }
+    if summary.sparsity is not None:
+        values["mean sparsity, last epoch"] = f"{summary.sparsity:.3f}"
+    if summary.published is not None:
+        values["published, then deleted here"] = f"{summary.published}, {summary.freed}"
+    if summary.left_out:
+        what = "parents left out" if summary.published is None else "not published"
+        values[what] = len(summary.left_out)
+    values |= {
+        "engine": summary.engine + (f", {summary.ranks} ranks" * (summary.ranks > 1)),
+        "seconds": f"{summary.seconds:.1f}",
+        "model-samples a second": f"{summary.samples_per_second:,.0f}",
+    }
+    display.print_values(f"{summary.models} models trained into {summary.path}", values)
+    left_out = [f"{name}: {reason}" for name, reason in summary.left_out.items()]
+    display.print_some(left_out, "--json names them all")
+
+
+def _print_plan(plan: Plan, as_json: bool) -> None:
+    """Print the share of each rank, then time and disk space, on one rank."""
+    if not display.first_rank():
+        return
+    if as_json:
+        print(display.json_text(plan.to_json()))
+        return
+    columns = ("rank", "models", "to train", "seeds", "states", "GB written", "hours")
+    rows = [
+        (
+            str(share.rank),
+            f"{len(share.model_ids):,}",
+            f"{share.missing:,}",
+            _few(share.seeds),
+            f"{share.states:,}",
+            f"{share.bytes / 1e9:,.1f}",
+            "?" if share.seconds is None else f"{share.seconds / 3600:,.2f}",
+        )
+        for share in plan.shares
+    ]
+    display.print_table(columns, rows, left=("seeds",))
+    shown = display.console()
+    shown.print(plan.space())
+    if plan.bytes_needed > plan.bytes_free:
+        shown.print("there is not enough space on this disk to begin", style="red")
+    shown.print(f"{plan.epochs} epochs a model, {len(plan.kept_epochs)} states of it are kept")
+    if plan.seconds is None:
+        shown.print("time: unknown; --seconds-per-epoch states how long an epoch of a model takes")
+    else:
+        total = sum(share.seconds or 0 for share in plan.shares)
+        shown.print(
+            f"time: {plan.seconds / 3600:,.2f} hours, {total / 3600:,.1f} rank hours, at "
+            f"{plan.seconds_per_epoch:.3g} seconds for an epoch of a model "
+            f"({plan.source_of_seconds})"
+        )
+
+
+def _few(numbers: Sequence[int]) -> str:
+    """Return numbers as text; of many the first three and the last."""
+    shown = list(map(str, numbers))
+    return ", ".join(shown if len(shown) <= 6 else [*shown[:3], "...", shown[-1]])

@@ -1,0 +1,115 @@
+"""Every activation, initialisation, optimizer and schedule of the tables, in every engine."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from model_zoos.builders import specification
+from model_zoos.builders.architecture import ARCHITECTURES
+from model_zoos.builders.catalog import ZOOS, zoo_spec
+from model_zoos.builders.specification import ACTIVATIONS, INITS, OPTIMIZERS, Model
+from model_zoos.generation import networks
+from model_zoos.generation.engines import ENGINES, batched, reference, resnet
+from model_zoos.generation.engines.lanes import LanesPopulation, LanesUnavailable, lanes_count
+from model_zoos.generation.engines.lanes import blocks as lanes
+from model_zoos.generation.images import IMAGE_SOURCES, ImageData, load_images
+from model_zoos.generation.streams import SampleOrders, initial_weights, sample_orders
+
+LAYOUT = zoo_spec("digits_cnn_s").layout
+MODEL = zoo_spec("digits_cnn_s").models(1)[0]
+
+
+@pytest.fixture(scope="module")
+def images() -> ImageData:
+    return load_images("digits").subset(train=slice(20), validation=slice(5), test=slice(5))
+
+
+def test_every_engine_knows_every_optimizer() -> None:
+    for table in (batched.OPTIMIZERS, lanes.OPTIMIZERS, reference.OPTIMIZERS):
+        assert set(table) == set(OPTIMIZERS)
+    assert set(specification.MOMENTUM_OPTIMIZERS) <= set(OPTIMIZERS)
+
+
+def test_the_tables_of_architectures_engines_and_images_fit() -> None:
+    for architecture in ARCHITECTURES.values():
+        assert set(architecture.engines) <= set(ENGINES)
+        assert bool(architecture.layers) != (architecture.name in networks.MODULES)
+        if not architecture.layers:
+            assert set(architecture.schedulers) == set(resnet.SCHEDULERS)
+    assert {zoo.images for zoo in ZOOS.values()} <= set(IMAGE_SOURCES)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_the_engines_train_the_same_model(
+    activation: str, optimizer: str, images: ImageData
+) -> None:
+    """Two epochs of one model by each engine: nothing falls through to something else."""
+    model = dataclasses.replace(
+        MODEL, activation=activation, optimizer=optimizer, epochs=2, learning_rate=1e-3,
+        momentum=0.9 if optimizer == "sgd" else None, init="kaiming_uniform",
+    )  # fmt: skip
+    states = list(reference.train(model, LAYOUT, images))
+    expected = np.stack([state.weights.numpy() for state in states])
+    assert (expected[2] != expected[1]).any()
+    start, generator = initial_weights(LAYOUT, model.init, model.seed)
+    sets = images.normalized("train"), images.train.labels
+    kinds = [batched.BatchedPopulation]
+    try:
+        lanes_count(LAYOUT, activation)
+    except LanesUnavailable:
+        pass
+    else:
+        kinds.append(LanesPopulation)
+    for kind in kinds:
+        population = kind(LAYOUT, [model], start[None], threads=1)
+        orders = [SampleOrders(generator, len(sets[1]))]
+        for epoch in (1, 2):
+            population.train_epoch(*sets, sample_orders(orders, epoch))
+            np.testing.assert_allclose(population.weights[0], expected[epoch], atol=2e-5)
+
+
+@pytest.mark.parametrize("init", INITS)
+def test_an_initialisation_is_torchs_of_this_name(init: str) -> None:
+    module = networks.build(LAYOUT, "tanh")
+    torch.manual_seed(3)
+    networks.initialise(module, init)
+    torch.manual_seed(3)
+    for name, tensor in module.named_parameters():
+        if name.endswith("weight"):
+            expected = getattr(torch.nn.init, f"{init}_")(torch.empty_like(tensor))
+            assert torch.equal(tensor, expected)
+        else:
+            assert torch.equal(tensor, torch.full_like(tensor, networks.BIAS))
+
+
+UNKNOWN = {"activation": "cube", "optimizer": "lion", "scheduler": "warmup"}
+
+
+@pytest.mark.parametrize("key", UNKNOWN)
+@pytest.mark.parametrize("engine", ["reference", "batched", "lanes"])
+def test_an_unknown_name_is_refused_by_every_engine(
+    key: str, engine: str, images: ImageData
+) -> None:
+    model: Model = dataclasses.replace(MODEL, **{key: UNKNOWN[key]})
+    weights = initial_weights(LAYOUT, model.init, model.seed)[0][None]
+    if engine == "lanes":
+        try:
+            lanes_count(LAYOUT)
+        except LanesUnavailable as reason:
+            pytest.skip(str(reason))
+
+    def train() -> None:
+        if engine == "reference":
+            list(reference.train(model, LAYOUT, images))
+        elif engine == "batched":
+            batched.BatchedPopulation(LAYOUT, [model], weights)
+        else:
+            LanesPopulation(LAYOUT, [model], weights)
+
+    with pytest.raises(ValueError, match=f"{key}.*{UNKNOWN[key]}"):
+        train()
