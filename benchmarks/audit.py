@@ -19,7 +19,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,13 +32,7 @@ from ..errors import ImageFilesError, InvalidArgument
 from ..generation.images import ImageData
 from ..generation.streams import initial_weights
 from .checks import CHECKS, Check, Findings, States, ZooOnDisk
-from .evaluation import (
-    Evaluator,
-    Measurement,
-    has_penalised_losses,
-    recorded_digest,
-    zoo_images,
-)
+from .evaluation import Evaluator, recorded_digest, zoo_images
 from .states import open_stream, weights_matrix
 from .tables import Table
 
@@ -142,7 +136,7 @@ def audit_zoo(
             findings[metric].remark("not asked for (0 states)")
     evaluator = None
     if len(chosen):
-        if has_penalised_losses(directory):
+        if zoo.penalised:
             findings["loss"].remark("not compared: those of imported twins hold the divergence too")
         try:
             images = zoo_images(directory, images, images_dir, download)
@@ -150,11 +144,11 @@ def audit_zoo(
             for metric in ("accuracy", "loss"):
                 findings[metric].remark(f"not checked: {error}", undone=True)
         else:
-            evaluator = Evaluator(directory, images, threads)
+            evaluator = Evaluator(zoo, images, threads, findings)
             if recorded_digest(directory) is None:
                 findings["accuracy"].remark(
                     "zoo.json has no digest of the images: if most states are wrong, the models "
-                    "may have seen others",
+                    "may have seen others"
                 )
     _check_weights(zoo, findings, set(chosen.tolist()), evaluator, on_progress)
     return Audit(
@@ -218,47 +212,41 @@ def _check_weights(
         if row == len(states) or key != (states.model_id[row], states.epoch[row]):
             raise _changed(zoo.directory)
         findings["finite"].see()
-        loss, epoch = states.metrics["test_loss"][row], states.epoch[row]
+        title, loss, epoch = states.title(row), states.metrics["test_loss"][row], states.epoch[row]
         lost = loss is None or not np.isfinite(loss)
         if not np.isfinite(vector).all():
             diverged += lost
             if not lost:
                 findings["finite"].fail(
-                    f"{states.title(row)}: {int((~np.isfinite(vector)).sum())} weights are NaN or "
-                    f"infinite, but its test_loss is {loss:.4f}",
+                    f"{title}: {int((~np.isfinite(vector)).sum())} weights are NaN or "
+                    f"infinite, but its test_loss is {loss:.4f}"
                 )
         elif epoch > 0:
             findings["duplicates"].see()
             digest = hashlib.blake2b(vector.tobytes(), digest_size=16).digest()
             other = rows_of.setdefault((epoch, digest), row)
             if other != row:
-                findings["duplicates"].fail(
-                    f"{states.title(row)}: has the weights of {states.model_id[other]}",
-                )
+                findings["duplicates"].fail(f"{title}: has the weights of {states.model_id[other]}")
         init = states.init[row]
         if drawn and epoch == 0 and init in INITS:
             findings["first weights"].see()
             first, _ = initial_weights(layout, init, states.seed[row])
             if vector.tobytes() != first.tobytes():
-                findings["first weights"].fail(
-                    f"{states.title(row)}: are not those that its seed gives"
-                )
+                findings["first weights"].fail(f"{title}: are not those that its seed gives")
         _check_sparsity(states, row, vector[no_bias] if twins else None, findings)
         activation = states.activation[row]
         if evaluator is not None and row in chosen:
             if activation not in ACTIVATIONS:
                 unknown += 1
             else:
-                recorded = _recorded(states, row, evaluator)
-                measured = evaluator.add(row, vector, activation, recorded)
-                _compare(states, measured, evaluator, findings)
+                evaluator.add(row, activation, vector)
         row += 1
         if on_progress is not None and (row % 64 == 0 or row == len(states)):
             on_progress(row, len(states))
     if row != len(states):
         raise _changed(zoo.directory)
     if evaluator is not None:
-        _compare(states, evaluator.finish(), evaluator, findings)
+        evaluator.finish()
     if diverged:
         findings["finite"].remark(f"{diverged} states of diverged models, whose loss is NaN too")
     if unknown:
@@ -301,37 +289,5 @@ def _check_sparsity(
     share = float((weights == 0).mean())
     if recorded is None or abs(recorded - share) > 1e-6:
         findings["sparsity"].fail(
-            f"{states.title(row)}: recorded {recorded}, of its weights {share:.6f} are 0",
+            f"{states.title(row)}: recorded {recorded}, of its weights {share:.6f} are 0"
         )
-
-
-def _recorded(states: States, row: int, evaluator: Evaluator) -> set[str]:
-    """Return the sets of images on which a state's recorded accuracy can be compared."""
-    # Later training metrics are running means; an imported twin's first ones are its parent's.
-    untrained = states.epoch[row] == 0 and evaluator.compares_losses
-    names = ("test", "val", "train") if untrained else ("test", "val")
-    return {name for name in names if states.metrics[f"{name}_acc"][row] is not None}
-
-
-def _compare(
-    states: States, found: Iterable[Measurement], evaluator: Evaluator, findings: Findings
-) -> None:
-    """Compare evaluated states with what was recorded."""
-    for one in found:
-        recorded = states.metrics[f"{one.metrics}_acc"][one.row]
-        assert recorded is not None
-        findings["accuracy"].see()
-        if not evaluator.agrees_in_accuracy(one, recorded):
-            findings["accuracy"].fail(
-                f"{states.title(one.row)}: {one.metrics}_acc is recorded as {recorded:.4f}, "
-                f"evaluated {one.accuracy:.4f}",
-            )
-        recorded = states.metrics[f"{one.metrics}_loss"][one.row]
-        if recorded is None or not evaluator.compares_losses:
-            continue
-        findings["loss"].see()
-        if not evaluator.agrees_in_loss(one, recorded):
-            findings["loss"].fail(
-                f"{states.title(one.row)}: {one.metrics}_loss is recorded as {recorded:.9g}, "
-                f"evaluated {np.float32(one.loss):.9g}",
-            )

@@ -99,6 +99,7 @@ class ZooOnDisk:
         splits: model id -> split.
         generated: whether this package trained the models, so that ids, epochs and first weights
             are known.
+        penalised: whether these are imported twins, whose losses include the divergence term.
     """
 
     def __init__(self, directory: ZooDirectory) -> None:
@@ -108,6 +109,8 @@ class ZooOnDisk:
         architecture = directory.zoo.layout.architecture
         engine = directory.info.get("engine")
         self.generated = bool(architecture.layers) and engine in architecture.engines
+        twins = directory.parent_zoo is not None
+        self.penalised = twins and "sparsification" not in directory.info
 
     @cached_property
     def states(self) -> States:
@@ -234,7 +237,7 @@ def check_splits(zoo: ZooOnDisk, findings: Findings) -> None:
         others = [model for model in splits if splits[model] != expected[model]]
         findings["splits"].fail(
             f"not those that the models' ids give: against one run {len(others)} differ, first "
-            f"{others[0]}, which is {splits[others[0]]}, expected {expected[others[0]]}",
+            f"{others[0]}, which is {splits[others[0]]}, expected {expected[others[0]]}"
         )
 
 
@@ -269,7 +272,7 @@ def check_parents(zoo: ZooOnDisk, findings: Findings) -> None:
             findings["parents"].fail(f"{model}: its parent {parent} is not in {dense}")
         elif zoo.splits[model] != dense_splits.get(parent):
             findings["parents"].fail(
-                f"{model}: lies in {zoo.splits[model]}, its parent in {dense_splits.get(parent)}",
+                f"{model}: lies in {zoo.splits[model]}, its parent in {dense_splits.get(parent)}"
             )
     if "sparsification" in zoo.directory.info:
         for file in zoo.good:
@@ -289,7 +292,7 @@ def _check_twin(
         if value != expected.get(name):
             findings["parents"].fail(
                 f"{twin.model_id}: its {name} is {value!r}, as a twin of {parent.model_id} it "
-                f"would be {expected.get(name)!r}",
+                f"would be {expected.get(name)!r}"
             )
     if twin.epochs[0] != 0:
         return
@@ -298,7 +301,7 @@ def _check_twin(
     if other := int(((first != 0) & (first != last)).sum()):
         findings["first weights"].fail(
             f"{twin.model_id} epoch 0: {other} weights are neither 0 nor the last ones of its "
-            f"parent {parent.model_id}",
+            f"parent {parent.model_id}"
         )
 
 

@@ -1,12 +1,10 @@
-"""Recorded states evaluated again, and whether the results agree with what was recorded."""
+"""Recorded states evaluated again, and compared with what was recorded."""
 
 from __future__ import annotations
 
 import os
 import platform
 from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,6 +16,7 @@ from ..generation.engines import evaluate, reference
 from ..generation.engines.lanes import lanes_count
 from ..generation.engines.lanes.blocks import cores
 from ..generation.images import ImageData, load_images
+from .checks import Findings, ZooOnDisk
 
 LOSS_TOLERANCE = 1e-3
 """Relative difference of losses that another engine than the recording one may have. Measured on
@@ -27,55 +26,36 @@ _BLOCK = 64
 """States that are evaluated together."""
 
 
-@dataclass(frozen=True)
-class Measurement:
-    """The loss and accuracy of one state on one set of images.
-
-    Attributes:
-        row: number of the state's row.
-        metrics: "test", "val" or "train", as the names of metrics begin.
-        loss: in nats.
-        accuracy: share of 1.
-    """
-
-    row: int
-    metrics: str
-    loss: float
-    accuracy: float
-
-
 class Evaluator:
-    """Collects states and evaluates those of one activation together.
-
-    Later training metrics are running means, so training images are for untrained states only.
+    """Collects states, evaluates those of one activation together, and compares the results.
 
     Args:
-        directory: the zoo.
+        zoo: the zoo.
         images: the images that its models saw.
         threads: cores to use; None for all that this process may use.
+        findings: receives the checks "accuracy" and "loss".
 
     Attributes:
         engine: name of the engine that evaluates.
         to_the_bit: whether recorded and evaluated values must be equal in all bits.
-        compares_losses: False for imported twins, whose losses are not cross entropies alone.
         states: number of states evaluated so far.
     """
 
-    def __init__(self, directory: ZooDirectory, images: ImageData, threads: int | None) -> None:
-        self._layout = directory.zoo.layout
-        self._threads = threads or cores()
+    def __init__(
+        self, zoo: ZooOnDisk, images: ImageData, threads: int | None, findings: Findings
+    ) -> None:
         self.states = 0
-        self.compares_losses = not has_penalised_losses(directory)
-        recorded = directory.info.get("engine")
-        self.engine = self._choose(recorded, dict(directory.zoo.grid)["activation"][0])
+        self._zoo, self._findings, self._threads = zoo, findings, threads or cores()
+        self._layout, info = zoo.directory.zoo.layout, zoo.directory.info
+        self.engine = self._choose(info.get("engine"))
         # The batched engine's sums depend on how many models are stacked. Processors other than x86
         # keep subnormal numbers. The reference engine adds the biases of variational twins
         # separately, and torch's sums depend on its version and the processor.
-        made = directory.info.get("versions") or {}
+        made = info.get("versions") or {}
         here = {"torch": str(torch.__version__), "cpu": reference.cpu_kind()}
-        method = (directory.info.get("sparsification") or {}).get("method")
+        method = (info.get("sparsification") or {}).get("method")
         self.to_the_bit = (
-            self.engine == recorded
+            self.engine == info.get("engine")
             and self.engine in ("lanes", "reference")
             and (self.engine, method) != ("reference", "variational")
             and (self.engine == "lanes" or all(made.get(key) == here[key] for key in here))
@@ -86,73 +66,88 @@ class Evaluator:
             for name, split in (("test", "test"), ("val", "validation"), ("train", "train"))
             if (part := getattr(images, split)) is not None
         }
-        self._waiting: dict[tuple[str, tuple[str, ...]], list[tuple[int, NDArray[np.float32]]]]
+        self._waiting: dict[tuple[str, ...], list[tuple[int, NDArray[np.float32]]]]
         self._waiting = defaultdict(list)
 
-    def _choose(self, recorded: str | None, activation: str) -> str:
+    def _choose(self, recorded: str | None) -> str:
         if not self._layout.architecture.layers or recorded == "reference":
             return "reference"
         if recorded == "batched":
             return "batched"
         try:
-            lanes_count(self._layout, activation)
+            lanes_count(self._layout, dict(self._zoo.directory.zoo.grid)["activation"][0])
         except LanesUnavailable:
             return "batched"
         return "lanes"
 
-    def add(
-        self, row: int, weights: NDArray[np.float32], activation: str, recorded: set[str]
-    ) -> Iterator[Measurement]:
-        """Take one state; when enough of a kind are there, evaluate them and yield the results.
+    def add(self, row: int, activation: str, weights: NDArray[np.float32]) -> None:
+        """Take one state; when enough of a kind are there, evaluate them.
 
         Args:
             row: number of the state's row.
-            weights: float32 [N], which is copied.
             activation: activation of the network.
-            recorded: the sets of images ("test", "val", "train") to evaluate it on.
+            weights: float32 [N], which is copied.
         """
-        key = (activation, tuple(name for name in self._sets if name in recorded))
+        states = self._zoo.states
+        # Later training metrics are running means; an imported twin's first ones are its parent's.
+        untrained = states.epoch[row] == 0 and not self._zoo.penalised
+        sets = (
+            name
+            for name in self._sets
+            if (name != "train" or untrained) and states.metrics[f"{name}_acc"][row] is not None
+        )
+        key = (activation, *sets)
         self._waiting[key].append((row, weights.copy()))
         if len(self._waiting[key]) == _BLOCK:
-            yield from self._evaluate(*key)
+            self._evaluate(key)
 
-    def finish(self) -> Iterator[Measurement]:
+    def finish(self) -> None:
         """Evaluate the states that are left."""
         for key in list(self._waiting):
-            yield from self._evaluate(*key)
+            self._evaluate(key)
 
-    def _evaluate(self, activation: str, sets: tuple[str, ...]) -> Iterator[Measurement]:
-        states = self._waiting.pop((activation, sets))
-        self.states += len(states)
-        weights = np.stack([vector for _, vector in states])
+    def _evaluate(self, key: tuple[str, ...]) -> None:
+        rows, vectors = zip(*self._waiting.pop(key), strict=True)
+        activation, *sets = key
+        self.states += len(rows)
         for name in sets:
-            loss, accuracy = evaluate(
-                weights,
-                self._layout,
-                activation,
-                *self._sets[name],
-                engine=self.engine,
-                threads=self._threads,
-            )
-            for (row, _), *values in zip(states, loss, accuracy, strict=True):
-                yield Measurement(row, name, *map(float, values))
+            images, labels = self._sets[name]
+            scores = evaluate(
+                np.stack(vectors), self._layout, activation, images, labels,
+                engine=self.engine, threads=self._threads,
+            )  # fmt: skip
+            for row, loss, accuracy in zip(rows, *scores, strict=True):
+                self._compare(row, name, float(loss), float(accuracy))
 
-    def agrees_in_accuracy(self, found: Measurement, recorded: float) -> bool:
-        """Whether an accuracy is the recorded one: to the bit, else within one image."""
-        step = 0.0 if self.to_the_bit else 1 / len(self._sets[found.metrics][1])
-        difference = abs(np.float32(found.accuracy) - np.float32(recorded))
-        return bool(difference <= step * 1.001)
-
-    def agrees_in_loss(self, found: Measurement, recorded: float) -> bool:
-        """Whether a loss is the recorded one: to the bit, else within `LOSS_TOLERANCE`."""
+    def _compare(self, row: int, name: str, loss: float, accuracy: float) -> None:
+        """Compare the loss and accuracy of a state on some images with the recorded ones."""
+        states = self._zoo.states
+        about, check = f"{states.title(row)}: {name}", self._findings["accuracy"]
+        recorded = states.metrics[f"{name}_acc"][row]
+        assert recorded is not None  # as `add` has looked
+        check.see()
+        step = 0.0 if self.to_the_bit else 1 / len(self._sets[name][1])
+        if not abs(np.float32(accuracy) - np.float32(recorded)) <= step * 1.001:
+            check.fail(f"{about}_acc is recorded as {recorded:.4f}, evaluated {accuracy:.4f}")
+        recorded, check = states.metrics[f"{name}_loss"][row], self._findings["loss"]
+        if recorded is None or self._zoo.penalised:
+            return
+        check.see()
         # The reference engine takes the untrained model's training loss in a random order.
-        exact = self.to_the_bit and (found.metrics, self.engine) != ("train", "reference")
-        if np.isnan(found.loss) or np.isnan(recorded):
-            return bool(np.isnan(found.loss) and np.isnan(recorded))
-        with np.errstate(over="ignore"):
-            if exact or np.isinf(np.float32(found.loss)) or np.isinf(recorded):
-                return bool(np.float32(found.loss) == np.float32(recorded))
-        return abs(found.loss - recorded) <= LOSS_TOLERANCE * abs(recorded) + 1e-6
+        exact = self.to_the_bit and (name, self.engine) != ("train", "reference")
+        if not _equal_losses(loss, recorded, exact):
+            check.fail(
+                f"{about}_loss is recorded as {recorded:.9g}, evaluated {np.float32(loss):.9g}"
+            )
+
+
+def _equal_losses(found: float, recorded: float, exact: bool) -> bool:
+    if np.isnan(found) or np.isnan(recorded):
+        return bool(np.isnan(found) and np.isnan(recorded))
+    with np.errstate(over="ignore"):
+        if exact or np.isinf(np.float32(found)) or np.isinf(recorded):
+            return bool(np.float32(found) == np.float32(recorded))
+    return abs(found - recorded) <= LOSS_TOLERANCE * abs(recorded) + 1e-6
 
 
 def zoo_images(
@@ -187,8 +182,3 @@ def zoo_images(
 def recorded_digest(directory: ZooDirectory) -> str | None:
     """Return the digest of the images in zoo.json; None if it has none."""
     return (directory.info.get("images") or {}).get("sha256")
-
-
-def has_penalised_losses(directory: ZooDirectory) -> bool:
-    """Whether these are imported twins, whose losses include the divergence term."""
-    return directory.parent_zoo is not None and "sparsification" not in directory.info
