@@ -99,7 +99,8 @@ def generate(
         raise InvalidArgument(
             "--free and --private are for --push ORG/NAME: they are about published models"
         )
-    from ..builders.hub.publisher import HubPublisher, PublishOptions
+    from ..builders.hub.incremental import PublishOptions
+    from ..builders.hub.publisher import HubPublisher
     from ..generation import generate as generation
     from ..generation.images import load_images
     from ..generation.options import TrainOptions

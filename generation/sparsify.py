@@ -253,7 +253,7 @@ def magnitude_mask(weights: np.ndarray, layout: Layout, level: float) -> np.ndar
 
 def _twin(parent: ModelFile, zoo: Zoo, seed: Any, level: float | None) -> Twin:
     names = [field.name for field in dataclasses.fields(Model)]
-    values = {name: parent.hyperparameters.get(name) for name in names}
+    values: dict[str, Any] = {name: parent.hyperparameters.get(name) for name in names}
     values |= {"zoo": zoo.name, "epochs": zoo.epochs, "seed": seed}
     return Twin(**values, parent=parent.model_id, level=level)
 

@@ -50,8 +50,8 @@ def philox(counter: np.ndarray, key: np.ndarray) -> np.ndarray:
         uint32 [..., 4].
     """
     low = np.uint64(0xFFFFFFFF)
-    c0, c1, c2, c3 = (np.asarray(counter)[..., i].astype(np.uint64) for i in range(4))
-    k0, k1 = (np.asarray(key)[..., i].astype(np.uint64) for i in range(2))
+    c0, c1, c2, c3 = np.moveaxis(np.asarray(counter).astype(np.uint64), -1, 0)
+    k0, k1 = np.moveaxis(np.asarray(key).astype(np.uint64), -1, 0)
     for _ in range(10):
         a, b = c0 * np.uint64(0xD2511F53), c2 * np.uint64(0xCD9E8D57)
         c0, c1, c2, c3 = (b >> 32) ^ c1 ^ k0, b & low, (a >> 32) ^ c3 ^ k1, a & low

@@ -575,8 +575,8 @@ def dropout_masks(
     shapes = dropout_shapes(layout)
     sizes = [math.prod(shape) for shape in shapes]
     words = random_words(DROPOUT, sum(sizes), rates, step, batch_size)
-    words = torch.stack(words, 2).flatten(1, 2)[:, : sum(sizes)]  # [p, units, b]
-    masks = (words >= rates.threshold[:, None]) * rates.scale[:, None]
+    flat = torch.stack(words, 2).flatten(1, 2)[:, : sum(sizes)]  # [p, units, b]
+    masks = (flat >= rates.threshold[:, None]) * rates.scale[:, None]
     return [
         mask.unflatten(1, shape) for mask, shape in zip(masks.split(sizes, 1), shapes, strict=True)
     ]
@@ -704,7 +704,7 @@ def _float32() -> Iterator[None]:
         finally:
             torch.set_float32_matmul_precision(before)
         return
-    backends = [torch.backends.cuda.matmul, torch.backends.mkldnn.matmul]
+    backends = [torch.backends.cuda.matmul, torch.backends.mkldnn.matmul]  # type: ignore[attr-defined]
     precisions = [backend.fp32_precision for backend in backends]
     for backend in backends:
         backend.fp32_precision = "ieee"

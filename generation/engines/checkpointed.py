@@ -89,7 +89,7 @@ def train_trajectory(
                         scores[split] = training.evaluate(split)
                 test_acc = scores["test"][1]
                 states += 1
-            metrics = {}
+            metrics: dict[str, float] = {}
             for split, (loss, accuracy) in scores.items():
                 name = METRIC_OF_SPLIT[split]
                 metrics |= {f"{name}_loss": loss, f"{name}_acc": accuracy}

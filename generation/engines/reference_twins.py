@@ -48,12 +48,11 @@ class TwinLayer(nn.Module):
         super().__init__()
         self.convolution = isinstance(layer, nn.Conv2d)
         self.bound = BOUNDS["convolution" if self.convolution else "linear"]
+        assert layer.bias is not None
         self.weight, self.bias = layer.weight, layer.bias
-        self.log_sigma2 = nn.Parameter(torch.full_like(layer.weight, LOG_SIGMA2_START))
+        self.log_sigma2 = nn.Parameter(torch.full_like(self.weight, LOG_SIGMA2_START))
         self.log_sigma2_bias = (
-            nn.Parameter(torch.full_like(layer.bias, LOG_SIGMA2_START))
-            if self.convolution
-            else None
+            nn.Parameter(torch.full_like(self.bias, LOG_SIGMA2_START)) if self.convolution else None
         )
         self.noise: torch.Tensor | None = None
 
@@ -63,6 +62,7 @@ class TwinLayer(nn.Module):
 
     def log_alpha_bias(self) -> torch.Tensor:
         """Of a convolution's bias."""
+        assert self.log_sigma2_bias is not None
         return self._log_alpha(self.bias, self.log_sigma2_bias)
 
     def _log_alpha(self, mean: torch.Tensor, log_sigma2: torch.Tensor) -> torch.Tensor:
@@ -131,7 +131,7 @@ class VariationalTwin(Network):
         for name, layer in list(module.named_children()):
             if isinstance(layer, nn.Conv2d | nn.Linear):
                 setattr(module, name, TwinLayer(layer))
-        self.layers = [layer for layer in module if isinstance(layer, TwinLayer)]
+        self.layers = [layer for layer in module.children() if isinstance(layer, TwinLayer)]
         self.model, self.layout, self.stream, self.step = model, layout, stream, 0
 
     def before_step(self, batch_size: int) -> None:
@@ -143,9 +143,9 @@ class VariationalTwin(Network):
             self.step += 1
 
     def penalty(self, epoch: int) -> torch.Tensor:
-        return kl_weight(epoch, self.model.epochs) * sum(
-            layer.divergence() for layer in self.layers
-        )
+        total = sum(layer.divergence() for layer in self.layers)  # the graph of the paper's code
+        assert isinstance(total, torch.Tensor)
+        return kl_weight(epoch, self.model.epochs) * total
 
     @torch.no_grad()
     def state(self) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:

@@ -120,7 +120,7 @@ class ResNetTraining:
         with torch.random.fork_rng(devices=[]):
             self.network = build(layout, model.activation)
         self.network.load_state_dict(layout.to_state_dict(torch.from_numpy(weights)), strict=False)
-        self.network.to(self.device, memory_format=torch.channels_last)
+        self.network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = make_optimizer(model, self.network)
         self.scheduler = SCHEDULERS[model.scheduler](self.optimizer, model, self.steps_per_epoch)
         self._forward = torch.compile(self.network) if compile else self.network

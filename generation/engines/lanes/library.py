@@ -19,10 +19,11 @@ import tempfile
 import threading
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from ....builders.layout import Layout
 from ....builders.specification import ACTIVATIONS
-from ....errors import LanesUnavailable
+from ....errors import InvalidArgument, LanesUnavailable
 
 FOLDER = Path(__file__).parent
 KERNELS = {"dense": "dense.cpp", "twins": "twins.cpp"}
@@ -54,7 +55,7 @@ def load(layout: Layout, activation: str, isa: str = "auto", kernel: str = "dens
     if isa == "auto":
         isa = os.environ.get("MODEL_ZOOS_ISA") or "auto"
     if isa != "auto" and isa not in ISAS:
-        raise ValueError(f"unknown instruction set {isa!r}; known: auto, {', '.join(ISAS)}")
+        raise InvalidArgument(f"unknown instruction set {isa!r}; known: auto, {', '.join(ISAS)}")
     header = architecture_header(layout, activation)
     compiler = _compiler()
     native, macros = _describe(compiler)
@@ -89,14 +90,16 @@ def architecture_header(layout: Layout, activation: str) -> str:
     """architecture.hpp: the specification from which the kernel's templates are put together."""
     spec = layout.architecture
     if not spec.layers:
-        raise ValueError(f"the lane kernel trains CNN-s and CNN-l, not {spec.title}")
+        raise InvalidArgument(
+            f"the lane kernel trains sequences of layers, which {spec.title} is not"
+        )
     if spec.layers[0].kernel is None:
         raise LanesUnavailable(
             f"the lane kernel trains networks whose first layer is a convolution, which "
             f"{spec.title} is not"
         )
     if activation not in ACTIVATIONS:
-        raise ValueError(f"unknown activation {activation!r}; known: {', '.join(ACTIVATIONS)}")
+        raise InvalidArgument(f"unknown activation {activation!r}; known: {', '.join(ACTIVATIONS)}")
     rows = []
     for layer in spec.layers:
         out = layout.layers[layer.name]["weight"].shape[0]
@@ -191,20 +194,8 @@ def _open(path: Path, header: str, command: tuple[str, ...], source: Path) -> ct
 
 def _describe_functions(library: ctypes.CDLL, kernel: str) -> None:
     pointer, int32, int64 = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64
-    train = [
-        pointer,
-        pointer,
-        int32,
-        int32,
-        pointer,
-        pointer,
-        pointer,
-        int64,
-        int64,
-        int64,
-        pointer,
-    ]
-    sample = [pointer, ctypes.c_uint64, ctypes.c_uint32, pointer]
+    train: list[Any] = [pointer, pointer, int32, int32, *[pointer] * 3, *[int64] * 3, pointer]
+    sample: list[Any] = [pointer, ctypes.c_uint64, ctypes.c_uint32, pointer]
     library.evaluate.argtypes = [pointer, pointer, pointer, int64, pointer]
     if kernel == "dense":
         library.train.argtypes = train
