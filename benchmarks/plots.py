@@ -354,7 +354,7 @@ def trajectories(
         for number in numbers:
             own = np.flatnonzero(states.model[rows] == number)
             pieces = np.stack([plane[own][:-1], plane[own][1:]], axis=1)
-            lines = LineCollection(pieces, cmap=MAP, norm=scale, linewidths=1.1, alpha=0.8)
+            lines = LineCollection(list(pieces), cmap=MAP, norm=scale, linewidths=1.1, alpha=0.8)
             lines.set_array(colours[own][1:])
             panel.add_collection(lines)
         points = panel.scatter(*plane.T, c=colours, cmap=MAP, norm=scale, s=9, linewidths=0)

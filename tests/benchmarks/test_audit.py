@@ -29,8 +29,8 @@ from model_zoos.errors import ZooNotFound
 from model_zoos.generation.engines import ENGINES, reference
 from model_zoos.generation.generate import begin, generate
 from model_zoos.generation.images import ImageData, load_images
-from model_zoos.generation.options import TrainOptions
-from model_zoos.generation.sparsify import METHODS, sparsify
+from model_zoos.generation.options import METHODS, TrainOptions
+from model_zoos.generation.sparsify import sparsify
 from tests.shared import (
     HYPERPARAMETER_ZOO,
     LARGE_ZOO,
