@@ -27,7 +27,8 @@ import model_zoos
 from tests.zoos import random_zoo
 
 from ...builders.catalog import zoo_spec
-from ..property_prediction import NUMBERS, STRENGTHS, predict_properties
+from ..probes import STRENGTHS
+from ..property_prediction import NUMBERS, predict_properties
 from .measure import Models, Rounds, interleave, peak_memory
 
 ZOO = "mnist_cnn_s_hyp_10_r"

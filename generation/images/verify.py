@@ -68,11 +68,3 @@ def compare_counts(source: ImageSource, parts: Sequence[RawImages]) -> list[str]
         elif found > expected:
             doubts.append(f"{found:,} {kind} images in place of {expected:,}")
     return doubts
-
-
-def _md5(path: Path) -> str:
-    md5 = hashlib.md5(usedforsecurity=False)
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            md5.update(chunk)
-    return md5.hexdigest()
