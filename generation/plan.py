@@ -263,7 +263,8 @@ def measure_epoch(
 
     def random(count: int) -> Images:
         pixels = generator.integers(0, 256, (count, *source.shape), np.uint8)
-        return Images(pixels, generator.integers(0, source.classes, count))
+        labels = generator.integers(0, source.classes, count)
+        return Images(torch.from_numpy(pixels), torch.from_numpy(labels))
 
     # A CPU is as fast with a part of a batch, a GPU is not.
     batch = min(zoo.batch_size, train, _CPU_BATCH if torch.device(device).type == "cpu" else train)

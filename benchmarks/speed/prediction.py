@@ -23,9 +23,9 @@ import datasets
 import numpy as np
 from sklearn.linear_model import RidgeCV
 
-import model_zoos
 from tests.zoos import random_zoo
 
+from ...builders.access import weights
 from ...builders.catalog import zoo_spec
 from ..probes import STRENGTHS
 from ..property_prediction import NUMBERS, predict_properties
@@ -83,8 +83,8 @@ def ridge_cv(root: Path) -> None:
     splits = datasets.load_dataset(
         "model_zoos", ZOO, data_dir=str(root), columns=["weights", *PRESENT]
     )
-    x = model_zoos.weights(splits["train"]).numpy()
+    x = weights(splits["train"]).numpy()
     y = np.stack([np.array(splits["train"][target]) for target in PRESENT], axis=1)
     fitted = RidgeCV(STRENGTHS, alpha_per_target=True).fit(x, y)
     for split in ("validation", "test"):
-        fitted.predict(model_zoos.weights(splits[split]).numpy())
+        fitted.predict(weights(splits[split]).numpy())
