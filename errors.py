@@ -34,6 +34,10 @@ class InvalidArgument(ModelZoosError, ValueError):
     """An argument, or a combination of arguments, that cannot be used."""
 
 
+class NoRowsLeft(InvalidArgument):
+    """The filters of a load leave no row in a split."""
+
+
 class UnknownZoo(ModelZoosError, ValueError):
     """No zoo has this name. The message lists the close ones."""
 

@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING
 import datasets
 import datasets.inspect
 import datasets.load
-import numpy as np
 
 if "__path__" not in globals():  # a checkout, where this file is no package's __init__.py
     __path__ = [str(Path(__file__).resolve().parent)]
@@ -93,15 +92,10 @@ def instantiate(row: Mapping[str, object]) -> torch.nn.Module:
     """
     values = check_row(row, ("architecture", "weights", "activation"))
     layout = layout_of(row)
-    import torch
+    from model_zoos.generation import networks
 
-    from model_zoos.generation.networks import build
-
-    vector = torch.as_tensor(np.asarray(values["weights"], np.float32))
-    module = build(layout, values["activation"], values.get("dropout") or 0.0)
-    # Buffers that are not among the weights (num_batches_tracked) keep their zeros.
-    module.load_state_dict(layout.to_state_dict(vector), strict=False)
-    return module.eval()
+    dropout = values.get("dropout") or 0.0
+    return networks.instantiate(layout, values["activation"], values["weights"], dropout)
 
 
 def load_images(

@@ -1,9 +1,9 @@
 """How different the models of a zoo are: in accuracy, weights, predictions and activations.
 
 For each epoch: accuracies and generalization gaps of all models; l2 distance and cosine of the
-weights over pairs of some models; for fewer models, run on some test images, how often two of them
-give the same answer, and linear CKA of their activations, layer by layer (Kornblith et al. 2019,
-"Similarity of Neural Network Representations Revisited", section 3).
+weights over pairs of some models; and for fewer models, run on some test images, how often two of
+them give the same answer, and linear CKA of their activations, layer by layer (Kornblith et al.
+2019, "Similarity of Neural Network Representations Revisited", section 3).
 
 States that have diverged (NaN or infinite losses or weights) are left out and counted.
 """
@@ -17,35 +17,42 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.spatial.distance import pdist
 
-import model_zoos
-
-from ..builders.architecture import ARCHITECTURES
-from ..builders.layout import find_layout
+from ..builders.dataset import zoos_home
+from ..builders.layout import Layout, find_layout
 from ..builders.zoo_directory import open_zoo
-from ..errors import ImageFilesError
-from ..generation.images import ImageData, load_images
+from ..errors import ImageFilesError, InvalidArgument
+from ..generation.images import ImageData
+from ..generation.networks import instantiate
+from .evaluation import zoo_images
 from .states import StateTable, choose, read_states, read_weights, weights_size
+from .tables import Table, number
 
 MODELS = 200
-"""Whose weights are compared: 19,900 pairs."""
+"""Models whose weights are compared: 19,900 pairs."""
+
 RUN_MODELS = 20
-"""That are run on images: 190 pairs."""
+"""Models that are run on images: 190 pairs."""
+
 IMAGES = 256
-NEED_IMAGES = "prediction agreement and linear CKA"
+"""Test images that models are run on."""
+
 EPOCHS = 11
-"""At which weights and predictions are compared, spread evenly."""
+"""Epochs at which weights and predictions are compared, spread evenly."""
+
+NEED_IMAGES = "prediction agreement and linear CKA"
 
 
 @dataclass(frozen=True)
 class Distribution:
-    """Of some numbers.
+    """A summary of some numbers.
 
     Attributes:
-        count: of them; those that are not defined are left out.
-        mean, std: `std` around their own mean, of the population.
-        quartiles: 25 %, median, 75 %, interpolated linearly.
+        count: how many there are; those that are not defined are left out.
+        mean, std: their mean, and the standard deviation (of the population) around it.
+        quartiles: 25 %, median and 75 %, interpolated linearly.
     """
 
     count: int
@@ -59,17 +66,18 @@ class EpochDiversity:
     """The diversity of a zoo's models at one epoch; None is what was not measured there.
 
     Attributes:
-        epoch: of the states.
-        models: that have a state there which has not diverged.
-        diverged: states left out.
-        accuracy, gap: of all these models on test; shares of 1.
-        sparsity: of all these models, if they are sparse twins.
-        l2, cosine: of the weights, over pairs of `compared` models.
-        compared: models whose weights were compared.
-        agreement: share of images to which two models give the same answer, over pairs of `run`.
-        cka: layer -> linear CKA of two models' activations, in [0, 1], over the same pairs; a
+        epoch: the epoch.
+        models: number of models whose state there has not diverged.
+        diverged: number of states left out.
+        accuracy, gap: test accuracy and generalization gap of all these models; shares of 1.
+        sparsity: sparsity of all these models, if they are sparse twins.
+        l2, cosine: distance and cosine of weights, over pairs of `compared` models.
+        compared: number of models whose weights were compared.
+        agreement: share of images to which two models give the same answer, over pairs of `run`
+            models.
+        cka: layer -> linear CKA of two models' activations, in [0, 1], over the same pairs. A
             model whose activations are constant has none.
-        run: models that were run on images.
+        run: number of models that were run on images.
     """
 
     epoch: int
@@ -93,10 +101,10 @@ class Diversity:
     Attributes:
         zoo: name.
         epochs: one entry for each epoch, ascending.
-        models: in the zoo.
+        models: number of models in the zoo.
         images: number of test images that models were run on.
-        seed: of the choice of models and images.
-        not_obtained: measure -> why.
+        seed: seed of the choice of models and images.
+        not_obtained: measure -> why it could not be obtained.
     """
 
     zoo: str
@@ -105,6 +113,58 @@ class Diversity:
     images: int
     seed: int
     not_obtained: Mapping[str, str]
+
+    def tables(self) -> list[Table]:
+        """Return tables of accuracies, of pairs, and of CKA where there is any."""
+        epochs = [epoch for epoch in self.epochs if epoch.compared]
+        accuracy = Table(
+            "Shares of 1 over models that have not diverged; ± standard deviation, [quartiles]. "
+            "Gap: train less test accuracy.",
+            ("epoch", "models", "diverged", "mean test accuracy", "median", "mean gap", "median"),
+            tuple(
+                (
+                    *(str(e.epoch), f"{e.models:,}", f"{e.diverged:,}"),
+                    *(_mean(e.accuracy), _quartiles(e.accuracy), _mean(e.gap), _quartiles(e.gap)),
+                )
+                for e in (epochs or self.epochs[-1:])
+            ),
+        )
+        pairs = max((e.l2.count for e in epochs if e.l2), default=0)
+        compared = max((e.compared for e in epochs), default=0)
+        run = max((e.run for e in epochs), default=0)
+        similarity = Table(
+            f"Over up to {pairs:,} pairs of {compared:,} models: median [quartiles] of the "
+            f"weights' l2 distance and cosine; over pairs of {run:,} models on {self.images:,} "
+            "test images: share of equal answers. Models that never leave chance agree by giving "
+            "one answer.",
+            ("epoch", "l2 distance", "cosine", "same answer"),
+            tuple(
+                (str(e.epoch), _quartiles(e.l2, 1), _quartiles(e.cosine), _quartiles(e.agreement))
+                for e in epochs
+            ),
+        )
+        layers = tuple(dict.fromkeys(layer for epoch in epochs for layer in epoch.cka or ()))
+        cka = Table(
+            "Linear CKA of activations over the same pairs: median [quartiles]; 1 is equal up to "
+            "rotation and scale. Models with constant activations have none.",
+            ("epoch", *layers),
+            tuple(
+                (str(e.epoch), *(_quartiles((e.cka or {}).get(layer)) for layer in layers))
+                for e in epochs
+            ),
+        )
+        return [accuracy, similarity, *([cka] if layers else [])]
+
+
+def _mean(values: Distribution | None) -> str:
+    return "-" if values is None else f"{number(values.mean)} ± {number(values.std)}"
+
+
+def _quartiles(values: Distribution | None, digits: int = 3) -> str:
+    if values is None:
+        return "-"
+    low, median, high = (number(quartile, digits) for quartile in values.quartiles)
+    return f"{median} [{low}, {high}]"
 
 
 def diversity(
@@ -126,29 +186,32 @@ def diversity(
     Args:
         name: any config of the data set with weights.
         data_dir: folder of zoo directories, else MODEL_ZOOS_HOME, else ./zoos.
-        states: of the zoo, if they have been read already.
-        models: how many to compare in weights, at most (fewer of a wide architecture).
-        run_models: how many of these to run on images, at most.
-        images: how many test images of the zoo's image data set, or an image data set of your own.
-        epochs: how many to compare weights and predictions at, at most.
-        images_dir, download: as load_images; where there are none, what needs them is not
+        states: all states of the zoo, if they have been read already.
+        models: models whose weights are compared, at most (fewer of a wide architecture).
+        run_models: models of these that are run on images, at most.
+        images: number of test images of the zoo's image data set, or images of your own.
+        epochs: epochs at which weights and predictions are compared, at most.
+        images_dir, download: as for images.load_images. Without images, what needs them is not
             obtained.
-        seed: of the choice of models and images.
-        on_progress: called with epochs done and epochs in all.
+        seed: seed of the choice of models and images.
+        on_progress: called with the number of epochs done and of all epochs.
 
     Raises:
-        ZooNotFound, FaultyZoo: there is nothing to read.
-        ValueError: `metrics`, which has no weights.
+        ZooNotFound: the zoo is not there.
+        FaultyZoo: none of its files can be read.
+        InvalidArgument: `metrics`, which has no weights.
     """
     states = states or read_states(name, data_dir)
-    size = weights_size(name, data_dir)
-    chosen, at = choose(states, size, models, epochs, seed)
+    layout = find_layout(states["architecture"][0], weights_size(name, data_dir))
+    chosen, at = choose(states, layout.size, models, epochs, seed)
     not_obtained: dict[str, str] = {}
     pixels = None
     if run_models >= 2:
-        pixels = _test_images(
-            states, size, data_dir, images, images_dir, download, seed, not_obtained
-        )
+        try:
+            data = _test_images(states, layout, data_dir, images, images_dir, download, seed)
+            pixels = data.normalized("test")
+        except (ImageFilesError, ValueError) as error:
+            not_obtained[NEED_IMAGES] = str(error)
     found, weights = read_weights(states, chosen, at, data_dir)
     found, weights = found[~states.diverged[found]], weights[~states.diverged[found]]
     results = []
@@ -164,7 +227,7 @@ def diversity(
                 measured["cosine"] = describe(1 - pdist(weights[there], "cosine"))
             if pixels is not None:
                 there &= np.isin(states.model[found], chosen[:run_models])
-                measured |= _run(states, found[there], weights[there], pixels)
+                measured |= _run(layout, states["activation"][found[there]], weights[there], pixels)
             if on_progress is not None:
                 on_progress(int(np.searchsorted(at, epoch)) + 1, len(at))
         results.append(
@@ -188,8 +251,8 @@ def diversity(
     )
 
 
-def describe(values: np.ndarray) -> Distribution | None:
-    """The distribution of those values that are finite; None if there are none."""
+def describe(values: NDArray[np.floating]) -> Distribution | None:
+    """Return the distribution of those values that are finite; None if there are none."""
     values = values[np.isfinite(values)].astype(np.float64)
     if not len(values):
         return None
@@ -197,11 +260,11 @@ def describe(values: np.ndarray) -> Distribution | None:
     return Distribution(len(values), float(values.mean()), float(values.std()), (low, median, high))
 
 
-def linear_cka(x: np.ndarray, y: np.ndarray) -> float:
-    """Linear CKA of two models' activations on the same images.
+def linear_cka(x: NDArray[np.floating], y: NDArray[np.floating]) -> float:
+    """Return the linear CKA of two models' activations on the same images.
 
-    |Y'X|^2 / (|X'X| |Y'Y|) in Frobenius norms, of columns less their means (Kornblith et al. 2019,
-    section 3). It is 1 for activations that differ by a rotation, a scale and a shift.
+    It is |Y'X|^2 / (|X'X| |Y'Y|) in Frobenius norms, of columns less their means (Kornblith et al.
+    2019, section 3), and 1 for activations that differ by a rotation, a scale and a shift.
 
     Args:
         x, y: [images, features]; the numbers of features may differ.
@@ -212,8 +275,8 @@ def linear_cka(x: np.ndarray, y: np.ndarray) -> float:
     return float(_cka(np.stack([_gram(x), _gram(y)]))[0])
 
 
-def _gram(x: np.ndarray) -> np.ndarray:
-    """Inner products of centred activations, float32 [images * images], of norm 1 or NaN."""
+def _gram(x: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Return inner products of centred activations, [images * images], of norm 1 or NaN."""
     x = x.reshape(len(x), -1).astype(np.float64)
     x = x - x.mean(axis=0)
     gram = (x @ x.T).reshape(-1)
@@ -222,93 +285,81 @@ def _gram(x: np.ndarray) -> np.ndarray:
     return (gram / norm if norm > 1e-12 else np.full_like(gram, np.nan)).astype(np.float32)
 
 
-def _cka(grams: np.ndarray) -> np.ndarray:
-    """For each pair of models: the inner product of their normed matrices."""
+def _cka(grams: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return for each pair of models the inner product of their normed matrices."""
     products = grams @ grams.T
     return products[np.triu_indices(len(grams), 1)]
 
 
 def _test_images(
     states: StateTable,
-    size: int,
+    layout: Layout,
     data_dir: str | os.PathLike[str] | None,
     images: int | ImageData,
     images_dir: str | os.PathLike[str] | None,
     download: bool,
     seed: int,
-    not_obtained: dict[str, str],
-) -> torch.Tensor | None:
-    """Normalised test images, float32 [n, c, h, w]; None, with the reason noted, without any."""
+) -> ImageData:
+    """Return images that the models can be run on; an error says why there are none.
+
+    Raises:
+        ImageFilesError: the image files are missing or cannot be used.
+        ValueError: the activation is not known, or the images do not fit.
+    """
     if any(activation is None for activation in states["activation"]):
-        not_obtained[NEED_IMAGES] = "the source does not say the models' activation"
-        return None
+        raise InvalidArgument("the source does not say the models' activation")
     if isinstance(images, ImageData):
         data = images
     else:
-        directory = open_zoo(model_zoos.zoos_home(data_dir), states["zoo"][0])
-        try:
-            data = load_images(directory.zoo.images, images_dir, download=download, progress=False)
-        except (ImageFilesError, ValueError) as error:
-            not_obtained[NEED_IMAGES] = str(error)
-            return None
-        recorded = (directory.info.get("images") or {}).get("sha256")
-        if recorded not in (None, data.digest()):
-            not_obtained[NEED_IMAGES] = f"zoo.json names other images than these {data.name}"
-            return None
+        directory = open_zoo(zoos_home(data_dir), states["zoo"][0])
+        data = zoo_images(directory, None, images_dir, download)
         chosen = np.random.default_rng(seed).permutation(len(data.test))[:images]
         data = data.subset(train=slice(0), test=np.sort(chosen))
-    architecture = states["architecture"][0]
-    side = ARCHITECTURES[architecture].image_size
-    shape, channels = tuple(data.test.pixels.shape[1:]), find_layout(architecture, size).channels
-    if shape[0] != channels or side not in (None, shape[1]):
-        not_obtained[NEED_IMAGES] = (
+    shape, side = tuple(data.test.pixels.shape[1:]), layout.architecture.image_size
+    if shape[0] != layout.channels or side not in (None, shape[1]):
+        raise InvalidArgument(
             f"the images of {data.name} are {'x'.join(map(str, shape))}, the models take "
-            f"{channels}x{side or shape[1]}x{side or shape[2]}"
+            f"{layout.channels}x{side or shape[1]}x{side or shape[2]}"
         )
-        return None
-    return data.normalized("test")
+    return data
 
 
 def _run(
-    states: StateTable, rows: np.ndarray, weights: np.ndarray, pixels: torch.Tensor
+    layout: Layout,
+    activations: NDArray[np.object_],
+    weights: NDArray[np.float32],
+    pixels: torch.Tensor,
 ) -> dict[str, Any]:
-    answers: list[np.ndarray] = []
-    grams: dict[str, list[np.ndarray]] = {}
-    for row, vector in zip(rows, weights, strict=True):
-        logits, activations = _activations(
-            {
-                "architecture": states["architecture"][row],
-                "activation": states["activation"][row],
-                "weights": vector,
-            },
-            pixels,
-        )
+    """Run models on images, and return the fields of `EpochDiversity` that come from it."""
+    answers: list[NDArray[np.int64]] = []
+    grams: dict[str, list[NDArray[np.float32]]] = {}
+    for activation, vector in zip(activations, weights, strict=True):
+        logits, outputs = _outputs(instantiate(layout, activation, vector), layout, pixels)
         answers.append(logits.argmax(axis=1))
-        for layer, values in activations.items():
+        for layer, values in outputs.items():
             grams.setdefault(layer, []).append(_gram(values))
     cka = {layer: describe(_cka(np.stack(matrices))) for layer, matrices in grams.items()}
     return {
-        "run": len(rows),
+        "run": len(weights),
         "agreement": describe(1 - pdist(np.stack(answers), "hamming")) if answers else None,
         "cka": {layer: values for layer, values in cka.items() if values is not None},
     }
 
 
-def _activations(
-    row: Mapping[str, Any], pixels: torch.Tensor
-) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Logits, and what each layer hands on: after its activation; of ResNet-18 each stage."""
-    network = model_zoos.instantiate(row)
-    if layers := ARCHITECTURES[row["architecture"]].layers:
+def _outputs(
+    network: torch.nn.Module, layout: Layout, pixels: torch.Tensor
+) -> tuple[NDArray[np.float32], dict[str, NDArray[np.float32]]]:
+    """Return logits, and the output of each layer after its activation, or of each stage."""
+    if layers := layout.architecture.layers:
         modules = {
             layer.name: f"act{number}" if layer.activation else layer.name
             for number, layer in enumerate(layers, start=1)
         }
-    else:
+    else:  # the stages of a residual network
         modules = {stage: stage for stage in ("layer1", "layer2", "layer3", "layer4", "fc")}
-    outputs: dict[str, np.ndarray] = {}
+    outputs: dict[str, NDArray[np.float32]] = {}
 
-    def keep(layer: str) -> Callable[[Any, Any, torch.Tensor], None]:
+    def keep(layer: str) -> Callable[[torch.nn.Module, object, torch.Tensor], None]:
         return lambda module, inputs, output: outputs.update({layer: output.numpy()})
 
     for layer, module in modules.items():

@@ -1,18 +1,18 @@
-"""Published scores, and tables that set ours beside them.
+"""Scores from papers, and tables that show them beside ours.
 
     python -m model_zoos.benchmarks.literature [FOLDER]
 
-writes the tables of benchmarks/README.md anew, between its two `scores` marks, from what is in the
+rewrites the tables of benchmarks/README.md, between its two `scores` marks, from the results in a
 folder (by default benchmarks/results): every `*-benchmark.json` that `model-zoos benchmark NAME
 --boosting --out FILE` writes, and every `*_sparse-report.json` that `model-zoos report NAME --json`
-prints. No number of ours is typed.
+prints. None of our numbers is typed by hand.
 
 Sources: UNTERTHINER: Unterthiner, Keysers, Gelly, Bousquet and Tolstikhin, "Predicting Neural
 Network Accuracy from Weights", 2020; best_configs.json in google-research/dnn_predict_accuracy.
 SCHUERHOLT: Schuerholt, Kostadinov and Borth, "Self-Supervised Representation Learning on Neural
 Network Weights for Model Characteristic Prediction", NeurIPS 2021; the image of results on the
 HSG-AIML site, linear probes.
-TWINS: the figure of MNIST twins in the README of the original's repository, read by eye (+- 0.01).
+TWINS: the figure of MNIST twins in the README of the paper's code, read by eye (+- 0.01).
 """
 
 from __future__ import annotations
@@ -21,10 +21,15 @@ import json
 import re
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from .property_prediction import Result
+from .tables import Table, number
+
 IMAGES = ("mnist", "fashion_mnist", "cifar10", "svhn")
+"""Image data sets of the scores below, in the order of their columns."""
 
 UNTERTHINER: dict[tuple[str, str], tuple[float, ...]] = {
     ("linear", "weights"): (0.847, 0.733, 0.662, 0.786),
@@ -64,158 +69,98 @@ TWINS: dict[str, dict[int, float]] = {
     "test_acc": {0: 0.911, 1: 0.912, 5: 0.901, 10: 0.8845, 15: 0.878, 20: 0.875, 25: 0.8745},
     "generalization_gap": {0: 0.006, 5: -0.018, 10: -0.054, 15: -0.047, 20: -0.041, 25: -0.0385},
 }
-"""Medians of the original's MNIST twins (`mnist_cnn_s_seed_sparse`) by epoch; shares of 1."""
+"""Medians of the paper's MNIST twins (`mnist_cnn_s_seed_sparse`) by epoch; shares of 1."""
 
 TWINS_ZOO = "mnist_cnn_s_seed_sparse"
 
-_TITLES = {
-    "mnist": "MNIST",
-    "fashion_mnist": "Fashion-MNIST",
-    "cifar10": "CIFAR-10",
-    "svhn": "SVHN",
-}
 _MARKS = re.compile(r"(<!-- scores:.*?-->\n).*?(<!-- /scores -->)", re.DOTALL)
 
 
 def tables(folder: Path) -> str:
-    """Markdown: a table for each benchmark file of a folder, then the published ones."""
-    parts = [
-        zoo_table(json.loads(path.read_text())) for path in sorted(folder.glob("*-benchmark.json"))
-    ]
-    parts += [
-        twins_table(json.loads(path.read_text()))
-        for path in sorted(folder.glob("*_sparse-report.json"))
-    ]
-    return "\n\n".join([*parts, _published()])
+    """Return, as Markdown, the tables of each result in a folder, then those of the literature."""
+    shown = []
+    for path in sorted(folder.glob("*-benchmark.json")):
+        shown += zoo_tables(Result.from_json(json.loads(path.read_text())))
+    for path in sorted(folder.glob("*_sparse-report.json")):
+        shown.append(twins_table(json.loads(path.read_text())))
+    return "\n\n".join(table.markdown() for table in (*shown, *_literature()))
 
 
-def zoo_table(result: Mapping[str, Any]) -> str:
-    """Test scores of one zoo, beside the published ones of its image data set.
-
-    Args:
-        result: as `model-zoos benchmark` writes it.
-    """
-    found: dict[tuple[str, str, str], str] = {}
-    for score in result["scores"]:
-        key = (score["target"], score["representation"], _method(score))
-        found[key] = _with_interval(score["r2"]["test"], score["r2_interval"])
-        found[(*key[:2], f"{key[2]} tau")] = _with_interval(score["tau"]["test"], None)
-    majority = {}
-    for score in result["class_scores"]:
-        key = (score["target"], score["representation"], _method(score))
-        found[key] = _with_interval(score["accuracy"]["test"], score["accuracy_interval"])
-        majority[score["target"]] = _with_interval(score["majority"]["test"], None)
-    images = next((name for name in IMAGES if result["zoo"].startswith(f"{name}_")), None)
-    methods = [
-        (representation, method)
-        for method in ("linear", "trees")
-        for representation in dict.fromkeys(key[1] for key in found)
-        if any(key[1:] == (representation, method) for key in found)
-    ]
-    title = " | ".join(f"{representation}, {method}" for representation, method in methods)
-    lines = [
-        f"`{result['zoo']}`: "
-        + ", ".join(
-            f"{result['models'][split]} models / {result['states'][split]:,} states in {split}"
-            for split in ("train", "validation", "test")
-        )
-        + f"; left out: {sum(result['left_out'].values()):,} states.",
-        "",
-        f"| target | score | {title} | most frequent | 2021: W / s(W) |",
-        f"| --- | --- | {' | '.join('---:' for _ in methods)} | ---: | ---: |",
-    ]
-    for target in dict.fromkeys(key[0] for key in found):
-        classes = target in majority
-        theirs = "-"
-        if images and target in SCHUERHOLT:
-            w, s, _ = SCHUERHOLT[target][IMAGES.index(images)]
-            theirs = f"{w / 100:.3f} / {s / 100:.3f}"
-        cells = [found.get((target, *method), "-") for method in methods]
-        name = "accuracy" if classes else "R2"
-        lines.append(
-            f"| {target} | {name} | {' | '.join(cells)} | {majority.get(target, '-')} | {theirs} |"
-        )
-        if not classes:
-            cells = [found.get((target, r, f"{m} tau"), "-") for r, m in methods]
-            lines.append(f"| {target} | tau | {' | '.join(cells)} | - | - |")
-    if result["not_scored"]:
-        why = ", ".join(f"{target} ({reason})" for target, reason in result["not_scored"].items())
-        lines += ["", f"Not scored: {why}."]
-    return "\n".join(lines)
+def zoo_tables(result: Result) -> list[Table]:
+    """Return the tables of one zoo, with the scores of SCHUERHOLT on the same images beside."""
+    images = next((name for name in IMAGES if result.zoo.startswith(f"{name}_")), None)
+    shown = []
+    for table in result.tables():
+        if images and table.columns[0] == "target":
+            rows = tuple((*row, _schuerholt(images, *row[:3])) for row in table.rows)
+            table = replace(table, columns=(*table.columns, "2021, test"), rows=rows)
+        shown.append(table)
+    return shown
 
 
-def twins_table(report: Mapping[str, Any]) -> str:
-    """Sparsity and accuracy of sparse twins by epoch, beside the original's if they are MNIST's.
+def _schuerholt(images: str, target: str, representation: str, method: str) -> str:
+    """Return the score of a linear probe in SCHUERHOLT as a share of 1, or "-"."""
+    column = {"weights": 0, "statistics": 1}.get(representation)
+    if column is None or target not in SCHUERHOLT or method == "trees":
+        return "-"
+    return number(SCHUERHOLT[target][IMAGES.index(images)][column] / 100)
+
+
+def twins_table(report: Mapping[str, Any]) -> Table:
+    """Return sparsity and accuracy of twins by epoch, beside the paper's if they are MNIST's.
 
     Args:
         report: as `model-zoos report NAME --json` prints it.
     """
     epochs = {epoch["epoch"]: epoch for epoch in report["diversity"]["epochs"]}
     shown = sorted({*TWINS["test_acc"], *epochs} & {0, 1, 2, 5, 10, 15, 20, max(epochs)})
-    lines = [
-        f'`{report["zoo"]}`, {report["diversity"]["models"]:,} twins: medians (means); "original": '
-        "the medians of its MNIST twins, read off its figure.",
-        "",
-        "| epoch | sparsity | original | test accuracy | original | gap | original |",
-        "| ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    for number in shown:
-        row = [str(number)]
+    rows = []
+    for epoch in shown:
+        row = [str(epoch)]
         for column, key in (
-            ("sparsity",) * 2,
+            ("sparsity", "sparsity"),
             ("test_acc", "accuracy"),
             ("generalization_gap", "gap"),
         ):
-            found = epochs.get(number, {}).get(key)
+            found = epochs.get(epoch, {}).get(key)
             row.append(f"{found['quartiles'][1]:.3f} ({found['mean']:.3f})" if found else "-")
-            known = TWINS[column].get(number) if report["zoo"] == TWINS_ZOO else None
+            known = TWINS[column].get(epoch) if report["zoo"] == TWINS_ZOO else None
             row.append("-" if known is None else f"{known:g}")
-        lines.append(f"| {' | '.join(row)} |")
-    return "\n".join(lines)
+        rows.append(tuple(row))
+    return Table(
+        f"{report['zoo']}, {report['diversity']['models']:,} twins: medians (means), beside the "
+        "medians of the paper's MNIST twins, read off its figure",
+        ("epoch", "sparsity", "paper", "test accuracy", "paper", "gap", "paper"),
+        tuple(rows),
+    )
 
 
-def _method(score: Mapping[str, Any]) -> str:
-    return "trees" if score["method"] == "boosting" else "linear"
-
-
-def _with_interval(value: float | None, interval: Any) -> str:
-    text = "-" if value is None else f"{value:.3f}"
-    if interval is None or None in interval:
-        return text
-    return f"{text} [{interval[0]:.3f}, {interval[1]:.3f}]"
-
-
-def _published() -> str:
-    titles = " | ".join(_TITLES[name] for name in IMAGES)
-    bars = " | ".join("---:" for _ in IMAGES)
-    lines = [
-        "Unterthiner et al. 2020, R2 of test accuracy on the Small CNN Zoo (4,970 weights, 15,000",
-        "training models; CIFAR-10 and SVHN in grey):",
-        "",
-        f"| | {titles} |",
-        f"| --- | {bars} |",
-        *(
-            f"| {method}, {representation} | {' | '.join(f'{value:.3f}' for value in values)} |"
-            for (method, representation), values in UNTERTHINER.items()
+def _literature() -> list[Table]:
+    columns = ("", "MNIST", "Fashion-MNIST", "CIFAR-10", "SVHN")
+    return [
+        Table(
+            "Unterthiner et al. 2020, R2 of test accuracy on the Small CNN Zoo (4,970 weights, "
+            "15,000 training models; CIFAR-10 and SVHN in grey)",
+            columns,
+            tuple(
+                (f"{method}, {representation}", *(f"{value:.3f}" for value in values))
+                for (method, representation), values in UNTERTHINER.items()
+            ),
         ),
-        "",
-        "Schuerholt et al. 2021, linear probes on the same zoo from weights / statistics / their",
-        "learned representation; R2 x 100, of the last three accuracy in %:",
-        "",
-        f"| | {titles} |",
-        f"| --- | {bars} |",
-        *(
-            f"| {target} | "
-            + " | ".join(" / ".join(f"{v:.1f}" for v in values) for values in by_images)
-            + " |"
-            for target, by_images in SCHUERHOLT.items()
+        Table(
+            "Schuerholt et al. 2021, linear probes on the same zoo from weights / statistics / "
+            "their learned representation; R2 x 100, of the last three accuracy in %",
+            columns,
+            tuple(
+                (target, *(" / ".join(f"{v:.1f}" for v in values) for values in by_images))
+                for target, by_images in SCHUERHOLT.items()
+            ),
         ),
     ]
-    return "\n".join(lines)
 
 
 def main() -> None:
-    """Write the tables of benchmarks/README.md anew."""
+    """Rewrite the tables of benchmarks/README.md."""
     here = Path(__file__).resolve().parent
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else here / "results"
     path = here / "README.md"

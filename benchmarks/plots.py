@@ -1,29 +1,32 @@
 """Figures of a zoo, as PNG.
 
-Colours are Okabe and Ito's palette and viridis, which colour-blind readers can tell apart; lines
-that differ in colour differ in style too. Diverged states (NaN or infinite losses or weights) are
-left out and counted in the caption.
+Colours are those of Okabe and Ito and of viridis, which colour-blind readers can tell apart, and
+lines that differ in colour also differ in style. Diverged states (NaN or infinite losses or
+weights) are left out and counted in the caption.
 """
 
 from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
-from matplotlib.collections import LineCollection
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 
 from ..builders.catalog import dense_name
 from ..builders.layout import Layout, find_layout
+from ..builders.schema import HYPERPARAMETERS
 from ..errors import ZooNotFound
 from .literature import TWINS, TWINS_ZOO
 from .property_prediction import MAX_WEIGHT
@@ -32,18 +35,21 @@ from .states import StateTable, choose, read_states, read_weights, weights_size
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#666666"
 STYLES = ((BLUE, "-"), (ORANGE, "--"), (GREEN, ":"))
 MAP = ListedColormap(matplotlib.colormaps["viridis"](np.linspace(0, 0.92, 256)))
-"""Without its lightest yellow, which is hard to see on white."""
+"""Viridis without its lightest yellow, which is hard to see on white."""
 
 WIDTH, HEIGHT, DPI = 9.0, 4.2, 110
-"""Inches, and points an inch: all figures are as wide."""
+"""Size of a figure in inches, and dots an inch. All figures have this width."""
 
 TRAJECTORIES = 24
 """Models whose trajectories are drawn."""
-HISTOGRAM_MODELS = 200
-POINTS = 4000
-"""In a scatter plot, at most."""
 
-_SETTINGS = {
+HISTOGRAM_MODELS = 200
+"""Models whose weights are in a histogram."""
+
+POINTS = 4000
+"""Limit of the points in a scatter plot."""
+
+_SETTINGS: dict[Any, Any] = {
     "font.size": 10,
     "axes.titlesize": 10,
     "axes.labelsize": 10,
@@ -73,10 +79,10 @@ class Plot:
     """One figure.
 
     Attributes:
-        name: what it shows, as part of a file's name: "accuracy-by-epoch".
-        title: the same in words.
-        caption: what is seen, and what was left out.
-        png: the image.
+        name: what it shows, as a part of file names: "accuracy-by-epoch".
+        title: what it shows, in words.
+        caption: how to read it, and what was left out.
+        png: the bytes of the image.
     """
 
     name: str
@@ -92,7 +98,7 @@ def plot_accuracy_by_epoch(
 
     Args:
         name: any config of the data set.
-        path: of the PNG.
+        path: the PNG to write.
         data_dir: folder of zoo directories, else MODEL_ZOOS_HOME, else ./zoos.
     """
     path = Path(path)
@@ -108,25 +114,26 @@ def draw_all(
     seed: int = 0,
     on_progress: Callable[[str], None] | None = None,
 ) -> list[Plot]:
-    """Every figure that a zoo has something to show in.
+    """Draw every figure for which the zoo has data.
 
     Args:
         name: any config of the data set with weights.
         data_dir: folder of zoo directories, else MODEL_ZOOS_HOME, else ./zoos.
-        states: of the zoo, if they have been read already.
-        seed: of the choice of models and states, where not all are drawn.
-        on_progress: called with what is drawn next.
+        states: all states of the zoo, if they have been read already.
+        seed: seed of the choice of models and states, where not all are drawn.
+        on_progress: called with the name of the next figures.
 
     Raises:
-        ZooNotFound, FaultyZoo: there is nothing to read.
-        ValueError: `metrics`, which has no weights.
+        ZooNotFound: the zoo is not there.
+        FaultyZoo: none of its files can be read.
+        InvalidArgument: `metrics`, which has no weights.
     """
     say = on_progress or (lambda what: None)
     states = states or read_states(name, data_dir)
     size = weights_size(name, data_dir)
     layout = find_layout(states["architecture"][0], size)
     say("accuracies")
-    plots = [accuracy_by_epoch(states)]
+    plots: list[Plot | None] = [accuracy_by_epoch(states)]
     if states.twins:
         plots.append(sparsity_by_epoch(states, _parents(states, data_dir)))
     plots += [accuracy_by_hyperparameter(states), train_and_test_accuracy(states, seed)]
@@ -144,8 +151,8 @@ def draw_all(
 
 def _parents(
     states: StateTable, data_dir: str | os.PathLike[str] | None
-) -> dict[tuple[str, str], float] | None:
-    """Zoo and id of the dense models -> final test accuracy; None where they are not here."""
+) -> Mapping[tuple[str, str], float] | None:
+    """Return zoo and id of the dense models -> final test accuracy; None if they are not here."""
     dense = dense_name(states.name)
     if dense == states.name:
         return None
@@ -164,7 +171,7 @@ def _parents(
 
 @_styled
 def accuracy_by_epoch(states: StateTable) -> Plot:
-    """Box plots of test accuracy over all models, one box an epoch, as in the original's README."""
+    """Draw box plots of test accuracy over all models, as in the README of the paper's code."""
     good = ~states.diverged & np.isfinite(states["test_acc"])
     figure = _figure()
     axes = figure.subplots()
@@ -181,26 +188,19 @@ def accuracy_by_epoch(states: StateTable) -> Plot:
 
 @_styled
 def accuracy_by_hyperparameter(states: StateTable) -> Plot | None:
-    """Box plots of final accuracy for each value of each hyperparameter that varies."""
+    """Draw box plots of final accuracy by each hyperparameter that varies; None if none does."""
     rows = states.final[np.isfinite(states["test_acc"][states.final])]
-    varying = {}
-    for name in ("activation", "init", "optimizer", "learning_rate", "weight_decay", "dropout",
-                 "momentum", "batch_size", "epochs", "scheduler"):  # fmt: skip
-        values = set(states[name][rows]) - {None}
-        if len(values) > 1:
-            varying[name] = sorted(values)
+    values = {name: set(states[name][rows]) - {None} for name in HYPERPARAMETERS if name != "seed"}
+    varying = {name: sorted(found) for name, found in values.items() if len(found) > 1}
     if not varying:
         return None
     across = min(3, len(varying))
     down = -(-len(varying) // across)
     figure = _figure(0.4 + 2.6 * down)
     panels = figure.subplots(down, across, sharey=True, squeeze=False)
-    for number, (panel, name) in enumerate(
-        zip(panels.flat, [*varying, *[""] * (panels.size - len(varying))], strict=True)
-    ):
-        if not name:
-            panel.set_visible(False)
-            continue
+    for panel in panels.flat[len(varying) :]:
+        panel.set_visible(False)
+    for number, (panel, name) in enumerate(zip(panels.flat, varying, strict=False)):
         groups = [states["test_acc"][rows[states[name][rows] == value]] for value in varying[name]]
         panel.boxplot(groups, positions=range(len(groups)), widths=0.6, **_BOXES)
         labels = [_value(value) for value in varying[name]]
@@ -224,7 +224,7 @@ def accuracy_by_hyperparameter(states: StateTable) -> Plot | None:
 
 @_styled
 def train_and_test_accuracy(states: StateTable, seed: int = 0) -> Plot | None:
-    """Train against test accuracy of states, coloured by epoch."""
+    """Draw train against test accuracy of states, coloured by epoch; None if either is absent."""
     good = ~states.diverged & np.isfinite(states["test_acc"]) & np.isfinite(states["train_acc"])
     rows = np.flatnonzero(good)
     if not len(rows):
@@ -261,19 +261,17 @@ def train_and_test_accuracy(states: StateTable, seed: int = 0) -> Plot | None:
 
 @_styled
 def weight_histograms(
-    states: StateTable, rows: np.ndarray, weights: np.ndarray, layout: Layout
+    states: StateTable, rows: NDArray[np.int64], weights: NDArray[np.float32], layout: Layout
 ) -> Plot | None:
-    """Distribution of weights by layer at the first, middle and last epoch.
+    """Draw the distribution of weights by layer at the first, middle and last epoch.
 
     Args:
-        states: of the zoo.
-        rows: in `states`, of the weights.
+        states: all states of the zoo.
+        rows: row numbers of the weights in `states`.
         weights: float32 [rows, N].
-        layout: of the weights.
+        layout: layout of the weights.
     """
-    kept = ~states.diverged[rows] & (np.abs(weights).max(axis=1, initial=0) <= MAX_WEIGHT)
-    left_out = int((~kept).sum())
-    rows, weights = rows[kept], weights[kept]
+    rows, weights, left_out = _without_large(states, rows, weights)
     if not len(rows):
         return None
     slots = [
@@ -323,22 +321,22 @@ def weight_histograms(
         f"{states.name}: weights by layer",
         f"Weights (without biases) of {count:,} models at {_epochs(epochs)}, 99 % of the values."
         + (" Pruned weights, which are 0, are left out." if states.twins else "")
-        + _too_large(left_out),
+        + left_out,
     )
 
 
 @_styled
-def trajectories(states: StateTable, rows: np.ndarray, weights: np.ndarray) -> Plot | None:
-    """Trajectories of some models in the plane of their weights' first two principal components.
+def trajectories(
+    states: StateTable, rows: NDArray[np.int64], weights: NDArray[np.float32]
+) -> Plot | None:
+    """Draw trajectories in the plane of the first two principal components of the weights.
 
     Args:
-        states: of the zoo.
-        rows: in `states`, of the weights, ascending.
+        states: all states of the zoo.
+        rows: row numbers of the weights in `states`, ascending.
         weights: float32 [rows, N].
     """
-    kept = ~states.diverged[rows] & (np.abs(weights).max(axis=1, initial=0) <= MAX_WEIGHT)
-    left_out = int((~kept).sum())
-    rows, weights = rows[kept], weights[kept]
+    rows, weights, left_out = _without_large(states, rows, weights)
     if len(rows) < 3:
         return None
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -356,7 +354,7 @@ def trajectories(states: StateTable, rows: np.ndarray, weights: np.ndarray) -> P
         for number in numbers:
             own = np.flatnonzero(states.model[rows] == number)
             pieces = np.stack([plane[own][:-1], plane[own][1:]], axis=1)
-            lines = LineCollection(pieces, cmap=MAP, norm=scale, linewidths=1.1, alpha=0.8)
+            lines = LineCollection(list(pieces), cmap=MAP, norm=scale, linewidths=1.1, alpha=0.8)
             lines.set_array(colours[own][1:])
             panel.add_collection(lines)
         points = panel.scatter(*plane.T, c=colours, cmap=MAP, norm=scale, s=9, linewidths=0)
@@ -379,18 +377,18 @@ def trajectories(states: StateTable, rows: np.ndarray, weights: np.ndarray) -> P
         f"{states.name}: trajectories of weights",
         f"The weights of {len(numbers):,} models ({len(rows):,} states) in the plane of their "
         "first two principal components, coloured by test accuracy (left) and by epoch (right)."
-        + _too_large(left_out),
+        + left_out,
     )
 
 
 @_styled
 def sparsity_by_epoch(
-    states: StateTable, parents: dict[tuple[str, str], float] | None = None
+    states: StateTable, parents: Mapping[tuple[str, str], float] | None = None
 ) -> Plot | None:
-    """Sparsity and test accuracy of twins by epoch.
+    """Draw sparsity and test accuracy of twins by epoch.
 
     Args:
-        states: of a twin zoo.
+        states: all states of a twin zoo.
         parents: zoo and id of dense models -> test accuracy, as a reference.
     """
     good = ~states.diverged & np.isfinite(states["sparsity"]) & np.isfinite(states["test_acc"])
@@ -453,7 +451,7 @@ def _plot(figure: Figure, name: str, title: str, caption: str) -> Plot:
     return Plot(name, title, caption, file.getvalue())
 
 
-def _boxes_by_epoch(axes: Any, epochs: np.ndarray, values: np.ndarray) -> None:
+def _boxes_by_epoch(axes: Axes, epochs: NDArray[np.int64], values: NDArray[np.float64]) -> None:
     shown = np.unique(epochs)
     if not len(shown):
         axes.text(0.5, 0.5, "no such numbers", ha="center", transform=axes.transAxes)
@@ -467,7 +465,9 @@ def _boxes_by_epoch(axes: Any, epochs: np.ndarray, values: np.ndarray) -> None:
     axes.grid(axis="x", visible=False)
 
 
-def _colour_bar(figure: Figure, points: Any, axes: Any, label: str, *, whole: bool) -> None:
+def _colour_bar(
+    figure: Figure, points: PathCollection, axes: Axes, label: str, *, whole: bool
+) -> None:
     bar = figure.colorbar(points, ax=axes, label=label, pad=0.02)
     if bar.solids is not None:
         bar.solids.set_alpha(1)
@@ -476,7 +476,7 @@ def _colour_bar(figure: Figure, points: Any, axes: Any, label: str, *, whole: bo
         bar.update_ticks()
 
 
-def _left_out(states: StateTable, mask: np.ndarray) -> str:
+def _left_out(states: StateTable, mask: NDArray[np.bool_]) -> str:
     diverged = int((mask & states.diverged).sum())
     absent = int(mask.sum()) - diverged
     parts = [_count(diverged, "diverged state")] if diverged else []
@@ -484,26 +484,30 @@ def _left_out(states: StateTable, mask: np.ndarray) -> str:
     return f" Left out: {' and '.join(parts)}." if parts else ""
 
 
-def _too_large(count: int) -> str:
-    if not count:
-        return ""
-    return f" Left out: {_count(count, 'state')}, diverged or with a weight above {MAX_WEIGHT:g}."
+def _without_large(
+    states: StateTable, rows: NDArray[np.int64], weights: NDArray[np.float32]
+) -> tuple[NDArray[np.int64], NDArray[np.float32], str]:
+    """Leave out diverged states and those with a weight above MAX_WEIGHT; return what to say."""
+    kept = ~states.diverged[rows] & (np.abs(weights).max(axis=1, initial=0) <= MAX_WEIGHT)
+    text = ""
+    if not kept.all():
+        count = _count(int((~kept).sum()), "state")
+        text = f" Left out: {count}, diverged or with a weight above {MAX_WEIGHT:g}."
+    return rows[kept], weights[kept], text
 
 
 def _count(number: int, thing: str) -> str:
     return f"{number:,} {thing}{'s' * (number != 1)}"
 
 
-def _epochs(epochs: Sequence[int] | np.ndarray) -> str:
-    names = [str(epoch) for epoch in epochs]
-    if len(names) == 1:
-        return f"epoch {names[0]}"
-    return f"epochs {', '.join(names[:-1])} and {names[-1]}"
+def _epochs(epochs: NDArray[np.int64]) -> str:
+    *names, last = map(str, epochs)
+    return f"epochs {', '.join(names)} and {last}" if names else f"epoch {last}"
 
 
-def _ends(epochs: np.ndarray) -> tuple[float, float]:
+def _ends(epochs: NDArray[np.int64]) -> tuple[float, float]:
     return float(epochs[0]), float(max(epochs[-1], epochs[0] + 1))
 
 
-def _value(value: Any) -> str:
+def _value(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value).replace("_", " ")

@@ -1,7 +1,7 @@
-"""The states of a zoo as columns: what figures and diversity are made from.
+"""The states of a zoo as columns, for figures and diversity.
 
-Rows come through load_dataset, as a stream: what is on disk now, without a copy in a cache. Metrics
-of all states are small; weights are read for some models and epochs only.
+Rows come through load_dataset as a stream, which shows what is on disk now and leaves no copy in a
+cache. The metrics of all states are small; weights are read for some models and epochs only.
 """
 
 from __future__ import annotations
@@ -10,20 +10,25 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
-from datasets import load_dataset
+from datasets import IterableDataset, load_dataset
+from numpy.typing import ArrayLike, NDArray
 
-import model_zoos
-
+from ..builders.dataset import zoos_home
 from ..builders.schema import HYPERPARAMETERS, METRICS
 
 _TEXTS = ("zoo", "architecture", "model_id", "parent_model_id")
 _NUMBERS = ("epoch", *METRICS, "generalization_gap")
 
 WEIGHTS_BYTES = 1 << 29
-"""Of weights that `choose` lets be read at once."""
+"""Limit of the weights that `choose` lets be read at once."""
+
+
+Column: TypeAlias = "NDArray[Any]"
+"""One value for each row."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,61 +36,64 @@ class StateTable:
     """All states of a zoo without their weights, sorted by zoo, model and epoch.
 
     Attributes:
-        name: of the data set, as load_dataset knows it.
-        columns: name -> [rows]. Metrics float64, NaN where absent; `epoch` int64; texts and
-            hyperparameters objects, None where absent; `split`.
-        model: int64 [rows], 0, 1, ...: number of the model.
-        diverged: bool [rows]: the training or test loss is NaN or infinite.
+        name: name of the zoo, as load_dataset knows it.
+        columns: name -> [rows]. Metrics are float64, NaN where absent; `epoch` is int64; texts and
+            hyperparameters are objects, None where absent; `split` is the split.
+        model: number of each row's model, int64 [rows]: 0, 1, ...
+        diverged: whether the training or test loss is NaN or infinite, bool [rows].
     """
 
     name: str
-    columns: Mapping[str, np.ndarray]
-    model: np.ndarray
-    diverged: np.ndarray
+    columns: Mapping[str, Column]
+    model: NDArray[np.int64]
+    diverged: NDArray[np.bool_]
 
     def __len__(self) -> int:
         return len(self.model)
 
-    def __getitem__(self, column: str) -> np.ndarray:
+    def __getitem__(self, column: str) -> Column:
         return self.columns[column]
 
     @property
     def models(self) -> int:
+        """Number of models."""
         return int(self.model[-1]) + 1
 
     @cached_property
-    def epochs(self) -> np.ndarray:
-        """Those that any model has, int64, ascending."""
+    def epochs(self) -> NDArray[np.int64]:
+        """All epochs that occur, ascending."""
         return np.unique(self["epoch"])
 
     @cached_property
-    def final(self) -> np.ndarray:
+    def final(self) -> NDArray[np.int64]:
         """Row numbers of the states at the last epoch that have not diverged."""
         return np.flatnonzero((self["epoch"] == self.epochs[-1]) & ~self.diverged)
 
     @property
     def twins(self) -> bool:
+        """Whether these are sparse twins."""
         return any(parent is not None for parent in self["parent_model_id"])
 
 
 def read_states(name: str, data_dir: str | os.PathLike[str] | None = None) -> StateTable:
-    """Every state of a zoo, without weights; unreadable files are left out.
+    """Read every state of a zoo without its weights; unreadable files are left out.
 
     Args:
         name: any config of the data set.
         data_dir: folder of zoo directories, else MODEL_ZOOS_HOME, else ./zoos.
 
     Raises:
-        ZooNotFound, FaultyZoo: there is nothing to read.
+        ZooNotFound: the zoo is not there.
+        FaultyZoo: none of its files can be read.
     """
     wanted = [*_TEXTS, *_NUMBERS, *HYPERPARAMETERS]
     tables, splits = [], []
-    for split, stream in _stream(name, data_dir, columns=wanted, on_bad_files="warn").items():
+    for split, stream in open_stream(name, data_dir, wanted, on_bad_files="warn").items():
         for table in stream.with_format("arrow").iter(batch_size=10_000):
             tables.append(table)
             splits += [split] * len(table)
     table = pa.concat_tables(tables)
-    columns: dict[str, np.ndarray] = {
+    columns: dict[str, Column] = {
         column: table[column].to_numpy().astype(np.float64) for column in _NUMBERS
     }
     columns["epoch"] = columns["epoch"].astype(np.int64)
@@ -97,29 +105,38 @@ def read_states(name: str, data_dir: str | os.PathLike[str] | None = None) -> St
         # Absent is null in Arrow, which a diverged model's NaN is not.
         known = ~np.asarray(table[column].is_null())
         diverged |= known & ~np.isfinite(columns[column])
-    order = np.lexsort((columns["epoch"], columns["model_id"], columns["zoo"]))
+    keys = (columns["zoo"], columns["model_id"])
+    order = np.lexsort((columns["epoch"], *reversed(keys)))
     columns = {column: values[order] for column, values in columns.items()}
-    new = np.ones(len(order), bool)
-    new[1:] = (columns["zoo"][1:] != columns["zoo"][:-1]) | (
-        columns["model_id"][1:] != columns["model_id"][:-1]
-    )
-    return StateTable(name, columns, np.cumsum(new) - 1, diverged[order])
+    return StateTable(name, columns, number_models(*(key[order] for key in keys)), diverged[order])
+
+
+def number_models(*keys: Column) -> NDArray[np.int64]:
+    """Number the models of rows that are sorted by model, from 0.
+
+    Args:
+        keys: columns that together name the model: zoo and model_id.
+    """
+    new = np.zeros(len(keys[0]), bool)
+    for key in keys:
+        new[1:] |= key[1:] != key[:-1]
+    return np.cumsum(new)
 
 
 def choose(
     states: StateTable, size: int, models: int, epochs: int, seed: int = 0
-) -> tuple[np.ndarray, np.ndarray]:
-    """Some models and epochs whose weights fit `WEIGHTS_BYTES`.
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Choose models and epochs whose weights fit into `WEIGHTS_BYTES`.
 
     Args:
-        states: of the zoo.
-        size: elements of a weight vector.
-        models, epochs: how many are wanted; wide weights get fewer, but at least 2 models and the
-            first, middle and last epoch.
-        seed: of the choice of models.
+        states: all states of the zoo.
+        size: length of a weight vector.
+        models, epochs: how many are wanted. Of long vectors there are fewer, but at least 2 models
+            and the first, middle and last epoch.
+        seed: seed of the choice of models.
 
     Returns:
-        Numbers of models in random order, and epochs, spread evenly with the first and last.
+        Numbers of models in random order, and epochs, evenly spread from the first to the last.
     """
     most = max(2, WEIGHTS_BYTES // (4 * size))
     epochs = min(epochs, len(states.epochs), max(3, most // min(models, states.models, 8)))
@@ -131,23 +148,24 @@ def choose(
 
 def read_weights(
     states: StateTable,
-    models: Sequence[int] | np.ndarray,
-    epochs: Sequence[int] | np.ndarray,
+    models: ArrayLike,
+    epochs: ArrayLike,
     data_dir: str | os.PathLike[str] | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Weights of some models at some epochs, those with a NaN or infinite weight left out.
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Read the weights of some models at some epochs, without those that are not finite.
 
     Args:
-        states: of the zoo.
+        states: all states of the zoo.
         models: numbers of models, as in `states.model`.
-        epochs: wanted ones.
+        epochs: wanted epochs.
+        data_dir: folder of zoo directories, else MODEL_ZOOS_HOME, else ./zoos.
 
     Returns:
         Row numbers in `states`, int64 [n] ascending, and weights, float32 [n, N].
     """
     rows = np.flatnonzero(np.isin(states.model, models) & np.isin(states["epoch"], epochs))
-    key_columns = ("zoo", "model_id", "epoch")
-    row_of = dict(zip(zip(*(states[c][rows] for c in key_columns), strict=True), rows, strict=True))
+    names = ("zoo", "model_id", "epoch")
+    row_of = dict(zip(zip(*(states[name][rows] for name in names), strict=True), rows, strict=True))
     if not len(rows):
         return rows, np.zeros((0, weights_size(states.name, data_dir)), np.float32)
     filters = [
@@ -155,13 +173,12 @@ def read_weights(
         ("epoch", "in", sorted({int(key[2]) for key in row_of})),
     ]
     found, blocks = [], []
-    streams = _stream(states.name, data_dir, columns=[*key_columns, "weights"], filters=filters)
+    streams = open_stream(states.name, data_dir, [*names, "weights"], filters=filters)
     for stream in streams.values():
         for table in stream.with_format("arrow").iter(batch_size=64):
-            keys = zip(*(table[column].to_pylist() for column in key_columns), strict=True)
+            keys = zip(*(table[name].to_pylist() for name in names), strict=True)
             numbers = np.array([row_of.get(key, -1) for key in keys])
-            flat = table["weights"].combine_chunks().flatten().to_numpy()
-            matrix = flat.reshape(len(table), -1)
+            matrix = weights_matrix(table)
             kept = (numbers >= 0) & np.isfinite(matrix).all(axis=1)
             found.append(numbers[kept])
             blocks.append(matrix[kept])
@@ -171,20 +188,39 @@ def read_weights(
 
 
 def weights_size(name: str, data_dir: str | os.PathLike[str] | None = None) -> int:
-    """Elements of a zoo's weight vectors.
+    """Return the length of a zoo's weight vectors.
 
     Raises:
-        ValueError: `metrics`, which has none.
+        InvalidArgument: `metrics`, which has no weights.
     """
-    feature = next(iter(_stream(name, data_dir, columns=["weights"]).values())).features["weights"]
-    return int(feature.length)
+    stream = next(iter(open_stream(name, data_dir, ["weights"]).values()))
+    return int(stream.features["weights"].length)
 
 
-def _stream(name: str, data_dir: str | os.PathLike[str] | None, **options: object) -> Mapping:
+def weights_matrix(table: pa.Table) -> NDArray[np.float32]:
+    """Return the weights of an Arrow table as float32 [rows, N], uncopied if they are one chunk."""
+    return table["weights"].combine_chunks().flatten().to_numpy().reshape(len(table), -1)
+
+
+def open_stream(
+    name: str,
+    data_dir: str | os.PathLike[str] | None,
+    columns: Sequence[str],
+    **options: object,
+) -> Mapping[str, IterableDataset]:
+    """Open the splits of a zoo as streams; by default unreadable files are left out silently.
+
+    Args:
+        name: any config of the data set.
+        data_dir: folder of zoo directories, else MODEL_ZOOS_HOME, else ./zoos.
+        columns: columns to read.
+        options: further arguments of load_dataset.
+    """
     return load_dataset(
         "model_zoos",
         name,
-        data_dir=str(model_zoos.zoos_home(data_dir)),
+        data_dir=str(zoos_home(data_dir)),
+        columns=list(columns),
         streaming=True,
         **{"on_bad_files": "skip", **options},
     )

@@ -15,7 +15,14 @@ import datasets
 import pyarrow as pa
 from datasets.builder import Key
 
-from ..errors import FaultyFile, FaultyFilesWarning, InvalidArgument, UnknownZoo, ZooNotFound
+from ..errors import (
+    FaultyFile,
+    FaultyFilesWarning,
+    InvalidArgument,
+    NoRowsLeft,
+    UnknownZoo,
+    ZooNotFound,
+)
 from . import catalog
 from .catalog import METRICS_NAME, dense_name, zoo_spec
 from .hub.names import whole_models
@@ -224,7 +231,7 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
             empty = [name for name, split in splits if not split.num_examples]
             if self.config.filters is None or not empty:
                 raise
-            raise InvalidArgument(
+            raise NoRowsLeft(
                 f"{error} The filters leave no row in {', '.join(empty)}: name a split that has "
                 "some (split=...)"
             ) from None

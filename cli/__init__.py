@@ -16,7 +16,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-COMMANDS: dict[str, Callable[..., None]] = {
+_COMMANDS: dict[str, Callable[..., None]] = {
     "list": data.list_command,
     "generate": train.generate,
     "sparsify": train.sparsify,
@@ -29,7 +29,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "report": study.report,
     "publish": data.publish,
 }
-for _name, _command in COMMANDS.items():
+for _name, _command in _COMMANDS.items():
     app.command(_name)(_command)
 
 

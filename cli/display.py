@@ -7,7 +7,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol, TextIO
 
@@ -28,6 +28,7 @@ from rich.table import Column, Table
 from ..errors import ModelZoosError
 
 if TYPE_CHECKING:
+    from ..benchmarks.tables import Table as ResultTable
     from ..generation.job import Progress as Training
 
 REPORT_SECONDS = 30
@@ -132,7 +133,7 @@ def print_table(
         marked: the rows that are printed in red.
         notes: lines below the table.
     """
-    table = Table(title=title)
+    table = Table(title=title and escape(title))
     for column in columns:
         table.add_column(
             escape(column), justify="left" if column in left else "right", overflow="fold"
@@ -143,6 +144,17 @@ def print_table(
     shown.print(table)
     for note in notes:
         shown.print(note, style="dim", markup=False)
+
+
+def print_tables(tables: Iterable[ResultTable]) -> None:
+    """Print the tables of a result with their notes."""
+    for table in tables:
+        left = [
+            name for name, number in zip(table.columns, table.numeric, strict=True) if not number
+        ]
+        print_table(table.columns, table.rows, title=table.title, left=left, marked=table.marked)
+        for note in table.notes:
+            print(note)
 
 
 def print_values(title: str, values: Mapping[str, object]) -> None:

@@ -7,7 +7,7 @@ import os
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import Annotated, Optional
 
 import typer
 
@@ -25,13 +25,6 @@ from .options import (
     ZooName,
     parse_epochs,
 )
-
-if TYPE_CHECKING:
-    from ..benchmarks.audit import Audit
-    from ..benchmarks.property_prediction import Result
-
-FEW_MODELS = 30
-"""Test models below which a benchmark is called too small to compare with literature."""
 
 
 def benchmark(
@@ -94,7 +87,7 @@ def benchmark(
     if as_json:
         print(text)
     elif not quiet:
-        _print_benchmark(result)
+        display.print_tables(result.tables())
         display.console().print(f"written to {path}", style="dim", markup=False)
 
 
@@ -138,7 +131,7 @@ def verify(
         )
     elif not quiet:
         for audit in audits:
-            _print_audit(audit)
+            display.print_tables(audit.tables())
     if not all(audit.good for audit in audits):
         raise typer.Exit(1)
 
@@ -215,91 +208,3 @@ def report(
             print(f"written to {path}")
         for part, why in not_obtained.items():
             print(f"not obtained: {part}: {why}")
-
-
-# Tables of results, until these have tables() of their own.
-
-
-def _print_benchmark(result: Result) -> None:
-    splits, texts = ("train", "validation", "test"), ("target", "from", "by")
-    if result.scores:
-        rows = [
-            (
-                *(score.target, score.representation),
-                "trees" if score.strength is None else f"ridge {score.strength:g}",
-                *(f"{score.r2[split]:.3f}" for split in splits),
-                _interval(score.r2_interval),
-                f"{score.tau['test']:.3f}",
-                _interval(score.tau_interval),
-            )
-            for score in result.scores
-        ]
-        columns = [*texts, *(f"R2 {split}" for split in splits), "[95 %]", "tau test", "[95 %]"]
-        title = f"{result.zoo}: numbers, R2 and Kendall's tau [95 % over models]"
-        display.print_table(columns, rows, title=title, left=texts)
-    if result.class_scores:
-        rows = [
-            (
-                *(score.target, score.representation),
-                "trees" if score.method == "boosting" else score.method,
-                str(score.classes),
-                *(f"{score.accuracy[split]:.3f}" for split in splits),
-                _interval(score.accuracy_interval),
-                f"{score.majority['test']:.3f}",
-            )
-            for score in result.class_scores
-        ]
-        columns = [*texts, "classes", *splits, "[95 %]", "most frequent class, test"]
-        title = f"{result.zoo}: classes, accuracy [95 % over models]"
-        display.print_table(columns, rows, title=title, left=texts)
-    counts = ", ".join(
-        f"{split} {result.models[split]} models / {states} states"
-        for split, states in result.states.items()
-    )
-    left_out = ", ".join(f"{count} {reason}" for reason, count in result.left_out.items())
-    not_scored = ", ".join(f"{target} ({why})" for target, why in result.not_scored.items())
-    shown = display.console()
-    for line in (counts, f"left out: {left_out}", f"not scored: {not_scored or 'none'}"):
-        shown.print(line, style="dim")
-    if result.models["test"] < FEW_MODELS:
-        shown.print(
-            f"{result.models['test']} test models are too few to compare with published numbers"
-        )
-
-
-def _interval(bounds: tuple[float, float]) -> str:
-    low, high = bounds
-    return "-" if low != low else f"{low:.3f} to {high:.3f}"
-
-
-def _print_audit(audit: Audit) -> None:
-    rows = [
-        (
-            check.name,
-            f"{check.checked:,}",
-            "-" if check.undone and not check.wrong else f"{check.wrong:,}",
-            check.note,
-        )
-        for check in audit.checks
-    ]
-    notes = []
-    if audit.evaluated:
-        exactness = "to the bit" if audit.to_the_bit else "to one image"
-        notes.append(
-            f"{audit.evaluated:,} states evaluated by {audit.engine} (made by "
-            f"{audit.recorded_engine}), compared {exactness}"
-        )
-    display.print_table(
-        ("check", "looked at", "wrong", "note"),
-        rows,
-        title=f"{audit.zoo}: {audit.models:,} models, {audit.states:,} states",
-        left=("check", "note"),
-        marked=[i for i, check in enumerate(audit.checks) if check.wrong or check.undone],
-        notes=notes,
-    )
-    for check in audit.checks:
-        for offender in check.offenders:
-            print(f"{check.name}: {offender}")
-        if check.wrong > len(check.offenders):
-            print(f"{check.name}: and {check.wrong - len(check.offenders):,} more")
-    print("good" if audit.good else "NOT GOOD")

@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import nn
 
 from ..builders import specification
@@ -61,6 +63,27 @@ def build(layout: Layout, activation: str, dropout: float = 0.0) -> nn.Module:
         if layer.dropout and dropout > 0:
             modules[f"drop{number}"] = nn.Dropout(dropout)
     return nn.Sequential(modules)
+
+
+def instantiate(
+    layout: Layout, activation: str, weights: ArrayLike, dropout: float = 0.0
+) -> nn.Module:
+    """Make a network with given weights, in evaluation mode.
+
+    Args:
+        layout: layout of the weights.
+        activation: key of `ACTIVATIONS`.
+        weights: float32 [N].
+        dropout: rate, as for `build`.
+
+    Raises:
+        InvalidArgument: as `build`.
+    """
+    module = build(layout, activation, dropout)
+    vector = torch.as_tensor(np.asarray(weights, np.float32))
+    # Buffers that are not among the weights (num_batches_tracked) keep their zeros.
+    module.load_state_dict(layout.to_state_dict(vector), strict=False)
+    return module.eval()
 
 
 def make_activation(name: str) -> nn.Module:

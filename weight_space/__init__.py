@@ -1,1 +1,1 @@
-"""Operations on weights: symmetries of a network and evaluation of weight vectors."""
+"""Operations on weights: symmetries of a network, and new weights from those of several models."""

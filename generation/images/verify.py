@@ -5,12 +5,12 @@ Each comparison returns a sentence for everything that differs.
 
 from __future__ import annotations
 
-import hashlib
 import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
+from ...builders.machine import file_digest
 from .data import ImageFiles, ImageSource, RawImages
 
 
@@ -18,7 +18,7 @@ def compare_checksums(files: ImageFiles, folder: Path) -> tuple[bool, list[str]]
     """Compare the MD5 sums of files; also return whether all of them have one and are equal."""
     doubts = []
     for file, expected in files.listed:
-        if expected is not None and (found := _md5(folder / file)) != expected:
+        if expected is not None and (found := file_digest(folder / file, "md5")) != expected:
             doubts.append(f"{folder / file} has MD5 {found}, the published file has {expected}")
     return all(md5 is not None for _, md5 in files.listed) and not doubts, doubts
 
@@ -38,7 +38,7 @@ def compare_archive(
     """
     assert files.archive is not None
     archive, expected = folder / files.archive[0], files.archive[1]
-    if not archive.is_file() or _md5(archive) != expected:
+    if not archive.is_file() or file_digest(archive, "md5") != expected:
         return False, []
     with zipfile.ZipFile(archive) as opened:
         published = {member.filename: member.CRC for member in opened.infolist()}
@@ -68,11 +68,3 @@ def compare_counts(source: ImageSource, parts: Sequence[RawImages]) -> list[str]
         elif found > expected:
             doubts.append(f"{found:,} {kind} images in place of {expected:,}")
     return doubts
-
-
-def _md5(path: Path) -> str:
-    md5 = hashlib.md5(usedforsecurity=False)
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            md5.update(chunk)
-    return md5.hexdigest()

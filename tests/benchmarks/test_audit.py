@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from model_zoos.benchmarks.audit import Audit, _assigned_in_runs, audit_zoo
+from model_zoos.benchmarks.audit import Audit, audit_zoo, choose_states
+from model_zoos.benchmarks.checks import ZooOnDisk
+from model_zoos.benchmarks.split_runs import assigned_in_runs
 from model_zoos.builders.catalog import get_zoo
 from model_zoos.builders.model_file import HEADER_KEY
 from model_zoos.builders.sources.importing import import_zoo
@@ -27,8 +29,8 @@ from model_zoos.errors import ZooNotFound
 from model_zoos.generation.engines import ENGINES, reference
 from model_zoos.generation.generate import begin, generate
 from model_zoos.generation.images import ImageData, load_images
-from model_zoos.generation.options import TrainOptions
-from model_zoos.generation.sparsify import METHODS, sparsify
+from model_zoos.generation.options import METHODS, TrainOptions
+from model_zoos.generation.sparsify import sparsify
 from tests.shared import (
     HYPERPARAMETER_ZOO,
     LARGE_ZOO,
@@ -103,15 +105,13 @@ def test_a_healthy_zoo(digits_home: Path) -> None:
 
 
 def test_samples_are_spread_over_the_models(digits_home: Path) -> None:
-    from model_zoos.benchmarks import audit as module
-
-    rows = module._rows(open_zoo(digits_home, NAME))
+    rows = ZooOnDisk(open_zoo(digits_home, NAME)).states
     for states, each in ((20, 1), (60, 3)):
-        chosen = module._choose(rows, states, seed=3)
-        counts = np.unique(np.array(rows["model_id"])[chosen], return_counts=True)[1]
+        chosen = choose_states(rows, states, seed=3)
+        counts = np.unique(np.array(rows.model_id)[chosen], return_counts=True)[1]
         assert counts.tolist() == [each] * 20
-    assert len(set(np.array(rows["epoch"])[chosen])) == 6
-    assert chosen.tolist() != module._choose(rows, 60, seed=4).tolist()
+    assert len(set(np.array(rows.epoch)[chosen])) == 6
+    assert chosen.tolist() != choose_states(rows, 60, seed=4).tolist()
 
 
 def flip(epoch: int, weight: int, bit: int) -> Change:
@@ -204,8 +204,8 @@ def test_splits_of_a_zoo_made_in_several_runs(runs: list[int], seed: int) -> Non
     splits: dict[str, str] = {}
     for end in np.cumsum(runs):
         splits = assign_splits(splits, order[:end])
-    assert _assigned_in_runs(splits, order)
-    assert not _assigned_in_runs({**splits, order[0]: _other(splits[order[0]])}, order)
+    assert assigned_in_runs(splits, order)
+    assert not assigned_in_runs({**splits, order[0]: _other(splits[order[0]])}, order)
 
 
 def _other(split: str) -> str:
@@ -219,7 +219,7 @@ def test_most_exchanges_of_two_splits_are_found() -> None:
     splits = assign_splits({}, order)
     train, test = ([m for m in order if splits[m] == s] for s in ("train", "test"))
     found = [
-        not _assigned_in_runs({**splits, a: "test", b: "train"}, order) for a in train for b in test
+        not assigned_in_runs({**splits, a: "test", b: "train"}, order) for a in train for b in test
     ]
     assert np.mean(found) > 0.95
 

@@ -13,9 +13,9 @@ from model_zoos.benchmarks.literature import (
     UNTERTHINER,
     tables,
     twins_table,
-    zoo_table,
+    zoo_tables,
 )
-from model_zoos.benchmarks.property_prediction import predict_properties
+from model_zoos.benchmarks.property_prediction import Result, predict_properties
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -32,7 +32,7 @@ def test_every_published_row_has_all_image_data_sets() -> None:
         assert len(row) == len(IMAGES)
 
 
-def test_a_zoos_table(digits_home: Path) -> None:
+def test_a_zoos_tables(digits_home: Path) -> None:
     result = predict_properties(
         "digits_cnn_s",
         digits_home,
@@ -40,15 +40,17 @@ def test_a_zoos_table(digits_home: Path) -> None:
         targets=["test_acc", "init", "dropout"],
     )
     values = json.loads(json.dumps(dataclasses.asdict(result)))
-    lines = zoo_table({**values, "zoo": "mnist_cnn_s_hyp_10_r"}).splitlines()
+    assert Result.from_json(values).tables() == result.tables()
+    shown = zoo_tables(Result.from_json({**values, "zoo": "mnist_cnn_s_hyp_10_r"}))
+    numbers, classes, used = (table.markdown().splitlines() for table in shown)
     [score], [of_class] = result.scores, result.class_scores
-    [accuracy] = [line for line in lines if line.startswith("| test_acc | R2")]
-    assert f"| {score.r2['test']:.3f} [" in accuracy
-    assert accuracy.endswith("| - | 0.747 / 0.815 |")
-    [init] = [line for line in lines if line.startswith("| init | accuracy")]
-    assert f"| {of_class.accuracy['test']:.3f} [" in init
-    assert f"| {of_class.majority['test']:.3f} | 0.946 / 0.720 |" in init
-    assert lines[-1] == "Not scored: dropout (constant: 0.0)."
+    assert numbers[-1].startswith("| test_acc | statistics | ridge ")
+    assert f"| {score.r2['test']:.3f} | [" in numbers[-1]
+    assert numbers[-1].endswith("] | 0.815 |")
+    assert classes[-1].startswith("| init | statistics | logistic | 2 |")
+    assert f"| {of_class.accuracy['test']:.3f} | [" in classes[-1]
+    assert classes[-1].endswith(f"| {of_class.majority['test']:.3f} | 0.720 |")
+    assert "Not scored: dropout (constant: 0.0)." in used
 
 
 def test_twins_stand_beside_the_originals() -> None:
@@ -58,10 +60,10 @@ def test_twins_stand_beside_the_originals() -> None:
         {"epoch": 25, "accuracy": measured, "gap": measured, "sparsity": measured},
     ]
     report = {"zoo": "mnist_cnn_s_seed_sparse", "diversity": {"models": 3, "epochs": epochs}}
-    lines = twins_table(report).splitlines()
+    lines = twins_table(report).markdown().splitlines()
     assert "| 0 | - | 0 | 0.750 (0.500) | 0.911 | - | 0.006 |" in lines
     # The figure of the original ends at 78.5 % sparsity and 87.45 % accuracy.
     assert lines[-1] == (
         "| 25 | 0.750 (0.500) | 0.785 | 0.750 (0.500) | 0.8745 | 0.750 (0.500) | -0.0385 |"
     )
-    assert "0.911" not in twins_table({**report, "zoo": "svhn_cnn_s_seed_sparse"})
+    assert "0.911" not in twins_table({**report, "zoo": "svhn_cnn_s_seed_sparse"}).markdown()

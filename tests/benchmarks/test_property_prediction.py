@@ -15,14 +15,10 @@ from sklearn.metrics import r2_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from model_zoos.benchmarks import property_prediction
-from model_zoos.benchmarks.property_prediction import (
-    LOGISTIC,
-    STRENGTHS,
-    predict_properties,
-    refuse_leakage,
-    ridge,
-)
+from model_zoos.benchmarks import bootstrap, probes, property_prediction
+from model_zoos.benchmarks.probes import LOGISTIC, STRENGTHS, ridge
+from model_zoos.benchmarks.property_prediction import predict_properties
+from model_zoos.benchmarks.rows import refuse_leakage
 from model_zoos.builders.catalog import get_zoo
 from model_zoos.builders.sources.importing import import_zoo
 from model_zoos.builders.zoo_directory import create_zoo, open_zoo
@@ -56,7 +52,7 @@ def random_problem(columns: int) -> tuple[dict[str, np.ndarray], dict[str, np.nd
 @pytest.mark.parametrize("offset", ["free", "regularised"])
 @pytest.mark.parametrize("columns", [5, 39, 40, 80])  # fewer and more columns than rows
 def test_ridge_is_scikit_learns(columns: int, offset: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(property_prediction, "_BLOCK_BYTES", 1000)  # several blocks
+    monkeypatch.setattr(probes, "BLOCK_BYTES", 1000)  # several blocks
     features, values = random_problem(columns)
 
     def seen(split: str) -> np.ndarray:
@@ -168,17 +164,17 @@ def test_the_plain_benchmark_is_the_originals(reference: dict) -> None:
 def test_intervals_are_those_of_a_plain_bootstrap(monkeypatch: pytest.MonkeyPatch) -> None:
     from scipy.stats import kendalltau
 
-    monkeypatch.setattr(property_prediction, "RESAMPLES", 60)
+    monkeypatch.setattr(bootstrap, "RESAMPLES", 60)
     generator = np.random.default_rng(1)
     model = np.repeat(np.arange(8), generator.integers(1, 6, 8))
     truth = np.round(generator.random(len(model)), 1) + 10  # ties, and far from 0
     prediction = np.round(truth + generator.standard_normal(len(model)) / 5, 1)
     r2, tau = [], []
-    for counts in property_prediction._resamples(8).astype(int):
+    for counts in bootstrap.resamples(8).astype(int):
         rows = np.concatenate([np.flatnonzero(model == m) for m in np.repeat(np.arange(8), counts)])
         r2.append(r2_score(truth[rows], prediction[rows]))
         tau.append(kendalltau(truth[rows], prediction[rows]).statistic)
-    found = property_prediction._intervals(truth, prediction, model)
+    found = bootstrap.number_intervals(truth, prediction, model)
     assert found[0] == pytest.approx(np.percentile(r2, [2.5, 97.5]), abs=1e-9)
     assert found[1] == pytest.approx(np.percentile(tau, [2.5, 97.5]), abs=1e-9)
 
@@ -188,8 +184,8 @@ def test_states_of_one_model_are_no_evidence() -> None:
     generator = np.random.default_rng(0)
     truth = generator.random(20)
     prediction = truth + generator.standard_normal(20) / 3
-    once = property_prediction._intervals(truth, prediction, np.arange(20))
-    often = property_prediction._intervals(
+    once = bootstrap.number_intervals(truth, prediction, np.arange(20))
+    often = bootstrap.number_intervals(
         np.repeat(truth, 9), np.repeat(prediction, 9), np.repeat(np.arange(20), 9)
     )
     assert often[0] == pytest.approx(once[0], abs=1e-9)
@@ -390,7 +386,7 @@ def test_a_representation_of_ones_own(digits_home: Path) -> None:
 
 def test_boosted_trees(digits_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("lightgbm")
-    monkeypatch.setitem(property_prediction.BOOSTING, "n_estimators", 60)
+    monkeypatch.setitem(probes.BOOSTING, "n_estimators", 60)
     result = predict_properties(
         "digits_cnn_s",
         digits_home,
@@ -404,8 +400,9 @@ def test_boosted_trees(digits_home: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert [score.method for score in result.class_scores] == ["logistic", "boosting"]
     assert result.class_scores[1].accuracy["test"] > 0.8
     monkeypatch.setitem(sys.modules, "lightgbm", None)
-    with pytest.raises(BoostingUnavailable, match=r"pip install 'model_zoos\[boosting\]'"):
+    with pytest.raises(BoostingUnavailable, match="need LightGBM") as error:
         predict_properties("digits_cnn_s", digits_home, boosting=True)
+    assert error.value.hint == "pip install 'model_zoos[boosting]'"
 
 
 def test_refusals(tmp_path: Path) -> None:

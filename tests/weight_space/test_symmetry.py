@@ -41,7 +41,7 @@ def test_the_function_stays(layout: ..., activation: str, seed: int) -> None:
     assert (permuted != weights).any()
     assert sorted(permuted) == sorted(weights)
     before = logits(weights, layout.architecture.name, activation, images)
-    after = logits(permuted, layout.architecture, activation, images)
+    after = logits(permuted, layout.architecture.name, activation, images)
     torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-4)
 
 

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
 import model_zoos
-from model_zoos.benchmarks.combining import (
-    combine_models,
+from model_zoos.builders.layout import make_layout
+from model_zoos.weight_space.combining import (
     ensemble_probabilities,
     sample_kernel_density,
     uniform_soup,
 )
-from model_zoos.benchmarks.states import read_states
-from model_zoos.builders.layout import make_layout
-from model_zoos.generation.images import load_images
 
 
 @pytest.mark.parametrize("independent", [False, True])
@@ -53,25 +48,3 @@ def test_soup_and_ensemble_are_means() -> None:
         each = [model_zoos.instantiate(row)(pixels).softmax(1).numpy() for row in rows]
     found = ensemble_probabilities(weights, layout, "tanh", pixels)
     np.testing.assert_allclose(found, np.mean(each, axis=0), atol=1e-6)
-
-
-def test_of_a_trained_zoo(digits_home: Path) -> None:
-    images = load_images("digits")
-    found = combine_models("digits_cnn_s", digits_home, samples=3, bandwidth=1e-9, images=images)
-    states = read_states("digits_cnn_s", digits_home)
-    mine = [
-        row
-        for row in states.final
-        if states["split"][row] == "train" and states["activation"][row] == found.activation
-    ]
-    assert found.models == len(mine)
-    assert 2 <= found.best < found.models
-    best = sorted(states["test_acc"][mine])[-found.best :]
-    assert found.best_accuracy.mean == pytest.approx(np.mean(best), abs=0.005)
-    # Without noise a sample of whole models is one of the models.
-    joint = combine_models("digits_cnn_s", digits_home, samples=1, bandwidth=1e-9, images=images)
-    assert min(abs(joint.joint.mean - accuracy) for accuracy in best) < 0.005
-    assert 0 <= found.soup <= 1
-    assert 0 <= found.ensemble <= 1
-    with pytest.raises(ValueError, match="`metrics` has no weights"):
-        combine_models("metrics", digits_home, images=images)

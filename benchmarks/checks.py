@@ -1,0 +1,309 @@
+"""The checks of `model-zoos verify` that need no weights, and the record of what they find."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from ..builders.catalog import ZOOS, twin_name
+from ..builders.model_file import ModelFile
+from ..builders.splits import SHARES, SPLITS, assign_splits
+from ..builders.zoo_directory import ZooDirectory, open_zoo
+from ..errors import ZooNotFound
+from .split_runs import assigned_in_runs
+from .states import open_stream
+
+_SHOWN = 10
+"""Offenders that a check names."""
+
+METRICS = ("train_loss", "train_acc", "val_loss", "val_acc", "test_loss", "test_acc", "sparsity")
+
+
+@dataclass
+class Check:
+    """What was found about one thing.
+
+    Attributes:
+        name: name of the check.
+        checked: how many models, states or recorded values were looked at.
+        wrong: how many of them are wrong.
+        offenders: the first ten of these, in words.
+        note: what a reader must know, such as what was not covered and why.
+        undone: whether the check should have been made and could not.
+    """
+
+    name: str
+    checked: int = 0
+    wrong: int = 0
+    offenders: tuple[str, ...] = ()
+    note: str = ""
+    undone: bool = False
+
+    def see(self, count: int = 1) -> None:
+        """Count things that are looked at."""
+        self.checked += count
+
+    def fail(self, offender: str) -> None:
+        """Count one wrong thing, described in words."""
+        self.wrong += 1
+        self.offenders = (*self.offenders, offender)[:_SHOWN]
+
+    def remark(self, text: str, undone: bool = False) -> None:
+        """Add to the note, which may say that the check could not be made."""
+        self.note = f"{self.note}; {text}" if self.note else text
+        self.undone |= undone
+
+
+class Findings(dict[str, Check]):
+    """The checks by name, in the order in which they are first named."""
+
+    def __missing__(self, name: str) -> Check:
+        return self.setdefault(name, Check(name))
+
+
+@dataclass(frozen=True)
+class States:
+    """All columns of a zoo's rows but their weights, in the order of the stream.
+
+    Attributes:
+        split, model_id, parent_model_id, epoch, activation, init, seed: [rows] each.
+        metrics: name of `METRICS` -> [rows]; None where absent.
+    """
+
+    split: list[str]
+    model_id: list[str]
+    parent_model_id: list[str | None]
+    epoch: list[int]
+    activation: list[str | None]
+    init: list[str | None]
+    seed: list[int]
+    metrics: Mapping[str, list[float | None]]
+
+    def __len__(self) -> int:
+        return len(self.epoch)
+
+    def title(self, row: int) -> str:
+        """Return a state's name in messages."""
+        return f"{self.model_id[row]} epoch {self.epoch[row]}"
+
+
+class ZooOnDisk:
+    """A zoo with all that the checks look at.
+
+    Attributes:
+        directory: the zoo directory.
+        good, faulty: its readable model files, and the errors of the others.
+        splits: model id -> split.
+        generated: whether this package trained the models, so that ids, epochs and first weights
+            are known.
+        penalised: whether these are imported twins, whose losses include the divergence term.
+    """
+
+    def __init__(self, directory: ZooDirectory) -> None:
+        self.directory = directory
+        self.splits = directory.splits()
+        self.good, self.faulty = directory.scan()
+        architecture = directory.zoo.layout.architecture
+        engine = directory.info.get("engine")
+        self.generated = bool(architecture.layers) and engine in architecture.engines
+        twins = directory.parent_zoo is not None
+        self.penalised = twins and "sparsification" not in directory.info
+
+    @cached_property
+    def states(self) -> States:
+        """Every state, without weights."""
+        names = ("model_id", "parent_model_id", "epoch", "activation", "init", "seed")
+        columns: dict[str, list[Any]] = {name: [] for name in ("split", *names, *METRICS)}
+        streams = open_stream(
+            self.directory.zoo.name, self.directory.path.parent, [*names, *METRICS]
+        )
+        for split, stream in streams.items():
+            for table in stream.with_format("arrow").iter(batch_size=10_000):
+                for name in (*names, *METRICS):
+                    columns[name] += table[name].to_pylist()
+                columns["split"] += [split] * len(table)
+        metrics = {name: columns.pop(name) for name in METRICS}
+        return States(**columns, metrics=metrics)
+
+
+# --- The checks -----------------------------------------------------------------------------------
+
+
+def check_files(zoo: ZooOnDisk, findings: Findings) -> None:
+    """Every model file is readable, and its model has a split."""
+    findings["files"].see(len(zoo.good) + len(zoo.faulty))
+    for error in zoo.faulty:
+        findings["files"].fail(str(error))
+    present = {file.model_id for file in zoo.good}
+    for model in sorted(present - set(zoo.splits)):
+        findings["files"].fail(f"{model}: splits.json has no split for it")
+    freed = zoo.directory.published().freed
+    if absent := len(set(zoo.splits) - present - freed):
+        findings["files"].remark(f"{absent} models of splits.json have no (readable) file")
+
+
+def check_layout(zoo: ZooOnDisk, findings: Findings) -> None:
+    """zoo.json has the layout of its architecture, and the specification that the catalog has."""
+    found = zoo.directory.zoo
+    findings["layout"].see()
+    if zoo.directory.info.get("layout") != found.layout.to_json():
+        findings["layout"].fail(
+            "zoo.json: the tensors of `layout` are not those of its architecture"
+        )
+    if found.name in ZOOS:
+        for key in ("image_dataset", "images", "architecture", "variant", "channels", "classes"):
+            here, there = getattr(found, key), getattr(ZOOS[found.name], key)
+            if here != there:
+                findings["layout"].fail(f"zoo.json: {key} is {here!r}, in the catalog {there!r}")
+
+
+def check_ids(zoo: ZooOnDisk, findings: Findings) -> None:
+    """No state is there twice, and the id of a generated model is that of its hyperparameters."""
+    states = zoo.states
+    seen: set[tuple[str, int]] = set()
+    for row, key in enumerate(zip(states.model_id, states.epoch, strict=True)):
+        findings["ids"].see()
+        if key in seen:
+            findings["ids"].fail(f"{states.title(row)}: there are two of it")
+        seen.add(key)
+    if not zoo.generated or zoo.directory.parent_zoo is not None:
+        return
+    known = {model.model_id: model for model in zoo.directory.zoo.models()}
+    for file in zoo.good:
+        model = known.get(file.model_id)
+        if model is None:
+            findings["ids"].fail(f"{file.model_id}: no model of this zoo has this id")
+        elif dict(file.hyperparameters) != model.hyperparameters():
+            findings["ids"].fail(f"{file.model_id}: its hyperparameters have another id")
+
+
+def check_epochs(zoo: ZooOnDisk, findings: Findings) -> None:
+    """No model has an epoch that its zoo lacks, and a generated model has all epochs."""
+    found = zoo.directory.zoo
+    epochs: dict[str, set[int]] = defaultdict(set)
+    for model, epoch in zip(zoo.states.model_id, zoo.states.epoch, strict=True):
+        epochs[model].add(epoch)
+    complete = set(range(0 if found.keeps_epoch_0 else 1, found.epochs + 1))
+    partial = 0
+    for model, present in epochs.items():
+        findings["epochs"].see()
+        if outside := present - set(range(found.epochs + 1)):
+            findings["epochs"].fail(
+                f"{model}: has epoch {max(outside)}, the zoo has {found.epochs}"
+            )
+        elif missing := complete - present:
+            if zoo.generated:
+                findings["epochs"].fail(f"{model}: lacks epoch {min(missing)}")
+            else:
+                partial += 1
+    if partial:  # import_report.json names what an import left out
+        findings["epochs"].remark(f"{partial} models lack some, as their source may")
+
+
+def check_splits(zoo: ZooOnDisk, findings: Findings) -> None:
+    """Each model lies in one split; the shares, and where possible the splits, are as assigned."""
+    directory, splits = zoo.directory, zoo.splits
+    findings["splits"].see(len(splits))
+    found: dict[str, str] = {}
+    for model, split in zip(zoo.states.model_id, zoo.states.split, strict=True):
+        if found.setdefault(model, split) != split:
+            findings["splits"].fail(f"{model}: has states in {found[model]} and in {split}")
+    if directory.parent_zoo is not None:
+        return  # a twin lies in its parent's split, which `check_parents` compares
+    source = directory.info.get("source") or {}
+    if str(source.get("file", "")).endswith((".pt", ".pth")):
+        findings["splits"].remark("those of the original file: nothing to compute them from")
+        return
+    counts = {split: list(splits.values()).count(split) for split in SPLITS}
+    for split, share in SHARES.items():
+        if abs(counts[split] - share * len(splits)) > 1 + 1e-9:
+            findings["splits"].fail(
+                f"{counts[split]} of {len(splits)} models are {split}, not {share:.0%}"
+            )
+    right = None
+    if zoo.generated:
+        order = [m.model_id for m in directory.zoo.models() if m.model_id in splits]
+        if len(order) == len(splits):
+            right = assigned_in_runs(splits, order)
+    elif source and not (directory.path.parent / twin_name(directory.zoo.name)).exists():
+        right = splits == assign_splits({}, splits)
+    if right is None:
+        findings["splits"].remark("shares only: nothing says in which order they were assigned")
+    elif not right:
+        expected = assign_splits({}, splits)
+        others = [model for model in splits if splits[model] != expected[model]]
+        findings["splits"].fail(
+            f"not those that the models' ids give: against one run {len(others)} differ, first "
+            f"{others[0]}, which is {splits[others[0]]}, expected {expected[others[0]]}"
+        )
+
+
+def check_parents(zoo: ZooOnDisk, findings: Findings) -> None:
+    """A twin has a parent in the dense zoo, lies in its split, and is trained as it was."""
+    states, dense = zoo.states, zoo.directory.parent_zoo
+    parents = dict(zip(states.model_id, states.parent_model_id, strict=True))
+    if dense is None:
+        for model, parent in parents.items():
+            if parent is not None:
+                findings["parents"].see()
+                findings["parents"].fail(f"{model}: has a parent, but this is no zoo of twins")
+        return
+    findings["parents"].see(len(parents))
+    try:
+        dense_directory = open_zoo(zoo.directory.path.parent, dense)
+    except ZooNotFound:
+        findings["parents"].remark(f"{dense} is not here: parents and their splits are not checked")
+        dense_directory = None
+    dense_splits: Mapping[str, str] = {}
+    present: dict[str | None, ModelFile] = {}
+    if dense_directory is not None:
+        dense_splits = dense_directory.splits()
+        # Where a model has a file for each state, the last one stays.
+        present = {file.model_id: file for file in dense_directory.scan()[0]}
+    for model, parent in parents.items():
+        if parent is None:
+            findings["parents"].fail(f"{model}: has no parent")
+        elif dense_directory is None:
+            continue
+        elif parent not in present:
+            findings["parents"].fail(f"{model}: its parent {parent} is not in {dense}")
+        elif zoo.splits[model] != dense_splits.get(parent):
+            findings["parents"].fail(
+                f"{model}: lies in {zoo.splits[model]}, its parent in {dense_splits.get(parent)}"
+            )
+    if "sparsification" in zoo.directory.info:
+        for file in zoo.good:
+            if file.parent_model_id in present:
+                _check_twin(zoo.directory, file, present[file.parent_model_id], findings)
+
+
+def _check_twin(
+    directory: ZooDirectory, twin: ModelFile, parent: ModelFile, findings: Findings
+) -> None:
+    """A twin made here is trained as its parent was, and starts from its last weights, pruned."""
+    seed = (directory.info["sparsification"] or {}).get("seed")
+    expected = {**parent.hyperparameters, "epochs": directory.zoo.epochs}
+    if seed != "parent":
+        expected["seed"] = seed
+    for name, value in twin.hyperparameters.items():
+        if value != expected.get(name):
+            findings["parents"].fail(
+                f"{twin.model_id}: its {name} is {value!r}, as a twin of {parent.model_id} it "
+                f"would be {expected.get(name)!r}"
+            )
+    if twin.epochs[0] != 0:
+        return
+    findings["first weights"].see()
+    first, last = twin.weights([0])[0], parent.weights([len(parent.epochs) - 1])[0]
+    if other := int(((first != 0) & (first != last)).sum()):
+        findings["first weights"].fail(
+            f"{twin.model_id} epoch 0: {other} weights are neither 0 nor the last ones of its "
+            f"parent {parent.model_id}"
+        )
+
+
+CHECKS = (check_files, check_layout, check_ids, check_epochs, check_splits, check_parents)
+"""All checks, in the order of the result."""

@@ -1,0 +1,106 @@
+"""The usable rows of each split, as matrices that a probe can be fitted on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from datasets import Dataset
+from numpy.typing import NDArray
+
+from ..builders.access import weights
+from ..builders.catalog import dense_name
+from ..errors import Leakage
+from .states import Column, number_models
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The usable rows of a split, sorted by zoo, model and epoch.
+
+    Attributes:
+        weights: float32 [rows, N].
+        columns: target -> [rows]: float64 of numbers, objects of classes (None where unknown).
+        model: number of each row's model, int64 [rows]: 0, 1, ...
+    """
+
+    weights: NDArray[np.float32]
+    columns: Mapping[str, Column]
+    model: NDArray[np.int64]
+
+    def matrix(self, targets: Sequence[str]) -> NDArray[np.float64]:
+        """Return several numbers as columns of one matrix, [rows, targets]."""
+        return np.stack([self.columns[target] for target in targets], axis=1)
+
+
+def read_rows(
+    dataset: Dataset,
+    numbers: Sequence[str],
+    classes: Sequence[str],
+    max_weight: float,
+    left_out: dict[str, int],
+) -> Rows:
+    """Read the usable rows of one split.
+
+    Args:
+        dataset: rows with the columns zoo, model_id, epoch, weights and the targets.
+        numbers: targets that are numbers. Rows that lack one of them are left out.
+        classes: targets that are classes.
+        max_weight: rows with a larger weight (in absolute value) are left out.
+        left_out: reason -> number of rows, to which the rows left out here are added.
+    """
+    plain = dataset.with_format("arrow")
+    # As float64 an accuracy keeps the bits of its float32.
+    columns: dict[str, Column] = {
+        target: plain[target].to_numpy(zero_copy_only=False).astype(np.float64)
+        for target in numbers
+    }
+    columns |= {target: np.array(plain[target].to_pylist(), dtype=object) for target in classes}
+    keys = [plain[key].to_numpy(zero_copy_only=False).astype(str) for key in ("zoo", "model_id")]
+    order = np.lexsort((plain["epoch"].to_numpy(), *reversed(keys)))
+    matrix = weights(dataset).numpy()
+    largest = np.maximum(matrix.max(axis=1), -matrix.min(axis=1))
+    known = np.isfinite(np.stack([columns[t] for t in numbers] or [np.zeros(len(matrix))]))
+    kept = np.ones(len(matrix), bool)
+    for reason, good in (
+        ("weights not finite", np.isfinite(largest)),
+        (f"a weight above {max_weight:g}", largest <= max_weight),
+        ("target absent", known.all(axis=0)),
+    ):
+        left_out[reason] = left_out.get(reason, 0) + int((kept & ~good).sum())
+        kept &= good
+    order = order[kept[order]]
+    if len(order) < len(matrix) or (order[1:] < order[:-1]).any():
+        matrix = matrix[order]
+    return Rows(
+        matrix,
+        {target: column[order] for target, column in columns.items()},
+        number_models(*(key[order] for key in keys)),
+    )
+
+
+def refuse_leakage(splits: Mapping[str, Dataset]) -> None:
+    """Refuse splits that share a model, or a family of a parent and its twins.
+
+    Args:
+        splits: split -> rows with the columns zoo, model_id and parent_model_id.
+
+    Raises:
+        Leakage: the message names the first such model.
+    """
+    found: dict[tuple[str, str], str] = {}
+    for split, dataset in splits.items():
+        names = ["zoo", "model_id", "parent_model_id"]
+        table = dataset.select_columns(names).with_format("arrow")[:]
+        # By model, not by row: a zoo can have 51 rows a model.
+        for row in table.group_by(names).aggregate([]).to_pylist():
+            zoo = dense_name(row["zoo"])
+            family = (zoo, row["parent_model_id"] or row["model_id"])
+            if found.setdefault(family, split) != split:
+                kind = "a state of" if row["parent_model_id"] is None else "a twin of"
+                raise Leakage(
+                    f"{kind} the model {family[1]} of {zoo} lies in {split}, another one in "
+                    f"{found[family]}, so scores would be those of models seen in training. "
+                    "Splits are by model, and a twin lies in its parent's split (splits.json)"
+                )

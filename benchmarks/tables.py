@@ -1,0 +1,55 @@
+"""Tables of text: the one form in which the terminal, the report and README.md show a result."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+
+_NUMBERS = re.compile(r"[-±%/\d.,()\[\] ]*")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of text with a title above and notes below.
+
+    Attributes:
+        title: one line that says what the numbers are.
+        columns: titles of the columns.
+        rows: cells of each row, one for each column.
+        notes: sentences that belong to the table.
+        marked: numbers of rows that report something wrong.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...] = ()
+    marked: tuple[int, ...] = ()
+
+    @property
+    def numeric(self) -> tuple[bool, ...]:
+        """Whether each column holds numbers, which are to be aligned on the right."""
+        return tuple(
+            any(map(str.isdigit, "".join(cells))) and all(map(_NUMBERS.fullmatch, cells))
+            for cells in zip(*self.rows, strict=True)
+        ) or (False,) * len(self.columns)
+
+    def markdown(self) -> str:
+        """Return the table with its title and notes as Markdown."""
+        bars = ["---:" if numeric else "---" for numeric in self.numeric]
+        lines = [f"| {' | '.join(cells)} |" for cells in (self.columns, bars, *self.rows)]
+        return "\n".join([self.title, "", *lines, *(f"\n{note}" for note in self.notes)])
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Return a number rounded to some digits, and "-" for None and NaN."""
+    if value is None or math.isnan(value):
+        return "-"
+    return f"{round(value, digits) + 0.0:,.{digits}f}"  # + 0.0 turns -0.0 into 0.0
+
+
+def interval(bounds: tuple[float, float]) -> str:
+    """Return an interval as "[low, high]", and "-" for an unknown one (NaN or None)."""
+    low, high = map(number, bounds)
+    return "-" if low == "-" else f"[{low}, {high}]"
