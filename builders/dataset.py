@@ -344,7 +344,7 @@ def _absent(
             commands.append(f"model-zoos download {part} --out {root}")
     lacks = ", ".join(missing)
     lacks = f"the zoo {name!r}" if lacks == name else f"{lacks} of {name!r}"
-    hint = "get it by: " + "; ".join(commands) if commands else None
+    hint = "; ".join(commands) if commands else None
     return ZooNotFound(" ".join([f"{lacks} is not in {where}.", *sources]), hint=hint)
 
 

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 REPORT_SECONDS = 30
 """Time between two lines about a training that has no terminal to draw a bar on."""
 
+NARROWEST = 5
+"""Characters of a column of texts that are folded in a narrow terminal, at least."""
+
 SHOWN = 10
 """Lines of a long list that are printed."""
 
@@ -121,9 +124,8 @@ def print_table(
     title: str | None = None,
     left: Collection[str] = (),
     marked: Collection[int] = (),
-    notes: Sequence[str] = (),
 ) -> None:
-    """Print a table of texts.
+    """Print a table of texts, without lines between the columns if it is too wide for them.
 
     Args:
         columns: their titles.
@@ -131,19 +133,29 @@ def print_table(
         title: above the table.
         left: the columns that are aligned on the left; all others are on the right.
         marked: the rows that are printed in red.
-        notes: lines below the table.
     """
-    table = Table(title=title and escape(title))
-    for column in columns:
-        table.add_column(
-            escape(column), justify="left" if column in left else "right", overflow="fold"
-        )
+    shown, table = console(), Table(title=title and escape(title))
+    for name in columns:
+        table.add_column(escape(name), justify="left" if name in left else "right")
     for number, row in enumerate(rows):
         table.add_row(*map(escape, row), style="red" if number in marked else None)
-    shown = console()
+    if shown.measure(table, options=shown.options.update(max_width=1000)).maximum > shown.width:
+        table.box, table.pad_edge, table.padding = None, False, (0, 1, 0, 0)
+        needed = 0
+        for index, (name, column) in enumerate(zip(columns, table.columns, strict=True)):
+            column.overflow = "fold"
+            width = NARROWEST
+            if index == 0 or name not in left:  # names and numbers stay in one piece
+                words = name.split()
+                width = max(map(len, [*words, *(row[index] for row in rows)]))
+                column.header, column.min_width, column.no_wrap = (
+                    escape("\n".join(words)),
+                    width,
+                    True,
+                )
+            needed += width + 1
+        shown.width = max(shown.width, needed)  # rather lines that the terminal wraps than cut ones
     shown.print(table)
-    for note in notes:
-        shown.print(note, style="dim", markup=False)
 
 
 def print_tables(tables: Iterable[ResultTable]) -> None:
