@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..builders.machine import cores
 from ..builders.zoo_directory import ZooDirectory
 from ..errors import InvalidArgument, LanesUnavailable
 from ..generation.engines import evaluate, reference
 from ..generation.engines.lanes import lanes_count
-from ..generation.engines.lanes.blocks import cores
 from ..generation.images import ImageData, load_images
 from .checks import Findings, ZooOnDisk
 

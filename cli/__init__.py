@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import typer
 
 from . import data, study, train
@@ -14,7 +16,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for _name, _command in {
+_COMMANDS: dict[str, Callable[..., None]] = {
     "list": data.list_command,
     "generate": train.generate,
     "sparsify": train.sparsify,
@@ -26,7 +28,8 @@ for _name, _command in {
     "plot": study.plot,
     "report": study.report,
     "publish": data.publish,
-}.items():
+}
+for _name, _command in _COMMANDS.items():
     app.command(_name)(_command)
 
 

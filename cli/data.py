@@ -163,7 +163,7 @@ def publish(
 
     The token is that of HF_TOKEN or of `hf auth login`.
     """
-    from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils.tqdm import disable_progress_bars
 
     from ..builders.hub import publish as hub
 

@@ -1,16 +1,16 @@
 """Augmentation of training images: crops, flips and rotations of whole batches, on their device.
 
 The transforms are torchvision's (RandomCrop, RandomHorizontalFlip, RandomRotation), which the
-original applies image by image in the order that `ImageData.augmentation` names them:
+paper's code applies image by image. `ImageData.augmentation` names them in order:
 
     random_crop_32_4     pad by 4 pixels of value 0 on each side, then cut 32 x 32 anywhere
     horizontal_flip      one image in two
     random_rotation_20   by an angle between -20 and 20 degrees about the centre, nearest pixel,
                          0 where the image has no pixel
 
-What is drawn for an image is a function of the model's seed, the step and the image's place in the
-batch, made by the counter generator of streams.py: the same on every device, for any number of
-ranks, and after an interruption.
+The draws for an image are a function of the model's seed, the step and the image's place in the
+batch (the counter generator of streams.py). They are the same on every device, for any number of
+ranks, and in a resumed run.
 """
 
 from __future__ import annotations
@@ -22,24 +22,25 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from ..errors import InvalidArgument
 from .streams import philox, split_seed
 
 AUGMENTATION = 3
-"""The purpose of these draws in the counter (streams.py has dropout's and the twins')."""
+"""The purpose of these draws in the counter (streams.py has those of dropout and twins)."""
 
 _NAME = re.compile(r"(random_crop)_(\d+)_(\d+)|(horizontal_flip)|(random_rotation)_(\d+)")
 
 
 def augmentation_draws(seed: int, step: int, batch_size: int) -> np.ndarray:
-    """Four random words for each image of a batch.
+    """Draw four random words for each image of a batch.
 
-    Word 0 decides over a crop's row, 1 over its column, 2 over the flip, 3 over the rotation. The
-    counter is (0, purpose << 24 | place in the batch, step % 2^32, step // 2^32), the key the seed.
+    Word 0 decides the row of a crop, 1 its column, 2 the flip and 3 the rotation. The counter is
+    (0, purpose << 24 | place in the batch, step % 2^32, step // 2^32), the key is the seed.
 
     Args:
-        seed: of the model.
-        step: optimizer steps made before this one, over all epochs.
-        batch_size: images of this batch.
+        seed: the model's seed.
+        step: number of earlier optimizer steps, over all epochs.
+        batch_size: number of images in this batch.
 
     Returns:
         uint32 [batch_size, 4].
@@ -53,22 +54,22 @@ def augmentation_draws(seed: int, step: int, batch_size: int) -> np.ndarray:
 
 
 def check_augmentation(names: Sequence[str], height: int, width: int) -> None:
-    """Refuse what `augment` cannot do to images of this size.
+    """Reject transforms that `augment` cannot apply to images of this size.
 
     Raises:
-        ValueError: an unknown name, a crop of another size than the images, a rotation beyond 180
-            degrees.
+        InvalidArgument: an unknown name, a crop of another size than the images, or a rotation
+            beyond 180 degrees.
     """
     for name in names:
         if not (match := _NAME.fullmatch(name)):
-            raise ValueError(
+            raise InvalidArgument(
                 f"unknown augmentation {name!r}; known: random_crop_<size>_<padding>, "
                 "horizontal_flip, random_rotation_<degrees>"
             )
         if match[1] and (int(match[2]), int(match[2])) != (height, width):
-            raise ValueError(f"{name} makes images of another size than {height} x {width}")
+            raise InvalidArgument(f"{name} makes images of another size than {height} x {width}")
         if match[5] and int(match[6]) > 180:
-            raise ValueError(f"{name}: degrees must be at most 180")
+            raise InvalidArgument(f"{name}: degrees must be at most 180")
 
 
 def augment(pixels: torch.Tensor, names: Sequence[str], draws: np.ndarray) -> torch.Tensor:
@@ -77,13 +78,13 @@ def augment(pixels: torch.Tensor, names: Sequence[str], draws: np.ndarray) -> to
     Args:
         pixels: uint8 [b, c, h, w], on any device.
         names: as in `ImageData.augmentation`, in order.
-        draws: uint32 [b, 4], of `augmentation_draws`.
+        draws: uint32 [b, 4], from `augmentation_draws`.
 
     Returns:
         uint8 [b, c, h, w], on the same device.
 
     Raises:
-        ValueError: as `check_augmentation`.
+        InvalidArgument: as `check_augmentation`.
     """
     check_augmentation(names, *pixels.shape[2:])
     if not names:
@@ -106,7 +107,7 @@ def augment(pixels: torch.Tensor, names: Sequence[str], draws: np.ndarray) -> to
 def _crop(
     pixels: torch.Tensor, padding: int, row_words: torch.Tensor, column_words: torch.Tensor
 ) -> torch.Tensor:
-    """Cut an image's size out of the padded image, from one of (2 padding + 1)^2 places."""
+    """Pad images and cut each to its old size, at one of (2 padding + 1)^2 places."""
     count, channels, height, width = pixels.shape
     padded = functional.pad(pixels, (padding,) * 4)
     places = 2 * padding + 1
@@ -121,16 +122,16 @@ def _crop(
 
 
 def _rotate(pixels: torch.Tensor, degrees: torch.Tensor) -> torch.Tensor:
-    """Turn each image counter-clockwise about its centre.
+    """Rotate each image counter-clockwise about its centre.
 
-    In double precision, so that the nearest pixel is the same one on every device.
+    Double precision makes the nearest pixel the same one on every device.
     """
     count, channels, height, width = pixels.shape
     y = torch.arange(height, device=pixels.device, dtype=torch.float64) - (height - 1) / 2
     x = torch.arange(width, device=pixels.device, dtype=torch.float64) - (width - 1) / 2
     cos, sin = (f(torch.deg2rad(degrees))[:, None, None] for f in (torch.cos, torch.sin))
     y, x = y[:, None], x[None, :]
-    # Where each pixel of the result comes from; rows count downwards.
+    # The source of each pixel of the result; rows count downwards.
     from_x = (cos * x - sin * y + (width - 1) / 2).round().long()
     from_y = (sin * x + cos * y + (height - 1) / 2).round().long()
     inside = (from_x >= 0) & (from_x < width) & (from_y >= 0) & (from_y < height)

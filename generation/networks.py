@@ -1,6 +1,6 @@
 """The networks of the zoos as torch modules, and their initialisation.
 
-CNN-s and CNN-l follow the original's classes CNN and CNN3 (code/model_definitions/def_net.py),
+CNN-s and CNN-l follow the classes CNN and CNN3 of the paper's code (model_definitions/def_net.py).
 ResNet-18 is torchvision's with a 3x3 stem and no max-pool. Layers have readable names (`conv1`,
 `fc2`); `Layout.original_names` translates.
 """
@@ -22,26 +22,25 @@ from ..errors import InvalidArgument
 INITS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     name: getattr(nn.init, f"{name}_") for name in specification.INITS
 }
-"""Draws a tensor anew, by each initialisation."""
+"""The function of each initialisation, which fills a tensor in place."""
 
 BIAS = 0.01
 """Every bias starts here (def_net.py, `initialize_weights`)."""
 
 
 def build(layout: Layout, activation: str, dropout: float = 0.0) -> nn.Module:
-    """A network with torch's default initialisation, drawn from torch's global stream.
+    """Make a network with torch's default initialisation, drawn from torch's global stream.
 
     Args:
-        layout: names the architecture, input channels and classes.
-        activation: key of specification.ACTIVATIONS; ResNet-18 is always relu.
-        dropout: rate; as in the original's CNN a Dropout module is there only where it is > 0
-            (at rate 0 it would draw nothing and change nothing).
+        layout: has the architecture, input channels and classes.
+        activation: key of specification.ACTIVATIONS; ResNet-18 always has relu.
+        dropout: rate. As in the paper's code there are Dropout modules only if it is above 0.
 
     Returns:
         A module from images float32 [n, channels, h, w] to logits [n, classes].
 
     Raises:
-        InvalidArgument: unknown activation, or a dropout rate outside [0, 1).
+        InvalidArgument: an unknown activation, or a dropout rate outside [0, 1).
     """
     make_activation(activation)  # refuses an unknown one
     if not 0 <= dropout < 1:
@@ -88,7 +87,7 @@ def instantiate(
 
 
 def make_activation(name: str) -> nn.Module:
-    """The module of an activation of specification.ACTIVATIONS.
+    """Make the module of an activation of specification.ACTIVATIONS.
 
     Raises:
         InvalidArgument: an unknown activation.
@@ -101,13 +100,17 @@ def make_activation(name: str) -> nn.Module:
 
 
 def initialise(module: nn.Module, init: str) -> None:
-    """Draw every convolution's and linear layer's weight anew and set its bias to 0.01.
+    """Draw the weights of all convolutions and linear layers anew, and set their biases to 0.01.
 
-    Draws from torch's global stream, layer by layer, after torch's own default initialisation has
-    drawn: both belong to the original's order of draws.
+    It draws from torch's global stream, layer by layer. In the paper's code torch's default
+    initialisation has drawn before, so `build` belongs to the order of draws.
+
+    Args:
+        module: changed in place.
+        init: key of `INITS`.
 
     Raises:
-        InvalidArgument: unknown init.
+        InvalidArgument: an unknown initialisation.
     """
     if init not in INITS:
         raise InvalidArgument(f"unknown init {init!r}; known: {', '.join(INITS)}")
@@ -119,7 +122,7 @@ def initialise(module: nn.Module, init: str) -> None:
 
 
 def _resnet18(channels: int, classes: int) -> nn.Module:
-    from .images.torchvision import import_torchvision
+    from .torchvision import import_torchvision
 
     module = import_torchvision().models.resnet18(num_classes=classes)
     module.conv1 = nn.Conv2d(channels, 64, kernel_size=3, stride=1, padding=1, bias=False)

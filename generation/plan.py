@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..builders.machine import byte_size
 from ..builders.specification import Model, Zoo
 from ..builders.zoo_directory import ZooDirectory
 from ..errors import NotEnoughSpace
@@ -93,7 +94,8 @@ class Plan:
         at_least = "at least " if self.freeing else ""
         return (
             f"{self.zoo}: {self.missing:,} models to train, {self.states:,} states to write, needs "
-            f"{at_least}{_size(self.bytes_needed)} of disk, {_size(self.bytes_free)} are free"
+            f"{at_least}{byte_size(self.bytes_needed)} of disk, "
+            f"{byte_size(self.bytes_free)} are free"
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -234,13 +236,6 @@ def _absent(directory: ZooDirectory, model: Model, kept: Iterable[int]) -> int:
     return absent
 
 
-def _size(count: int) -> str:
-    for unit, power in (("TB", 12), ("GB", 9), ("MB", 6)):
-        if count >= 10**power:
-            return f"{count / 10**power:.1f} {unit}"
-    return f"{count / 1000:.0f} kB"
-
-
 def measure_epoch(
     zoo: Zoo,
     *,
@@ -268,7 +263,8 @@ def measure_epoch(
 
     def random(count: int) -> Images:
         pixels = generator.integers(0, 256, (count, *source.shape), np.uint8)
-        return Images(pixels, generator.integers(0, source.classes, count))
+        labels = generator.integers(0, source.classes, count)
+        return Images(torch.from_numpy(pixels), torch.from_numpy(labels))
 
     # A CPU is as fast with a part of a batch, a GPU is not.
     batch = min(zoo.batch_size, train, _CPU_BATCH if torch.device(device).type == "cpu" else train)

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import torch
 
+from ..builders.machine import cores
 from .job import Summary
 
 T = TypeVar("T")
@@ -26,11 +27,7 @@ class Ranks:
 
     def cores(self) -> int:
         """Cores for this rank: its share of those that this machine's ranks may use."""
-        if hasattr(os, "sched_getaffinity"):
-            cores = len(os.sched_getaffinity(0))
-        else:
-            cores = os.cpu_count() or 1
-        return max(1, cores // self.local_count)
+        return max(1, cores() // self.local_count)
 
     def gather(self, value: T) -> list[T]:
         """Wait until all ranks are here; return the values of all of them."""

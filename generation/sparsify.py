@@ -120,7 +120,7 @@ def sparsify(
         reasons = "; ".join(f"{name}: {reason}" for name, reason in [*left_out.items()][:3])
         raise InvalidArgument(f"{parents.path} has no model that could have a twin ({reasons})")
     specifications = [
-        _twin(states, zoo, states.hyperparameters["seed"] if seed == "parent" else seed, level)
+        _twin(states, zoo, seed if isinstance(seed, int) else states.hyperparameters["seed"], level)
         for level in (map(float, twins.levels) if twins.method == "magnitude" else [None])
         for states in good
     ]
@@ -251,7 +251,7 @@ def magnitude_mask(weights: np.ndarray, layout: Layout, level: float) -> np.ndar
     return mask
 
 
-def _twin(parent: ModelFile, zoo: Zoo, seed: Any, level: float | None) -> Twin:
+def _twin(parent: ModelFile, zoo: Zoo, seed: int, level: float | None) -> Twin:
     names = [field.name for field in dataclasses.fields(Model)]
     values: dict[str, Any] = {name: parent.hyperparameters.get(name) for name in names}
     values |= {"zoo": zoo.name, "epochs": zoo.epochs, "seed": seed}

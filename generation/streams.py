@@ -1,24 +1,24 @@
 """Random streams: every draw is a function of (model seed, purpose, epoch, step).
 
-Initial weights and sample orders of a model come from torch's Mersenne twister in the original's
-order of draws, so that a model without dropout repeats the original's whichever engine trains it:
-manual_seed, torch's default initialisation layer by layer, the zoo's initialisation layer by layer,
-one sample order that the evaluation of the untrained model uses, then one order for each epoch.
+Initial weights and sample orders of a model come from torch's Mersenne twister, in the order of
+draws of the paper's code. So every engine repeats a model of the paper's code that has no dropout.
+The order: manual_seed, torch's default initialisation layer by layer, the zoo's initialisation
+layer by layer, a sample order for the evaluation of the untrained model, then one for each epoch.
 
-Dropout masks of the population engines come from Philox4x32-10 (Salmon, Moraes, Dror and Shaw,
-"Parallel random numbers: as easy as 1, 2, 3", SC 2011), a generator that is a function of a counter
-and a key, so that an engine can make any mask at any time in any order. Word `unit % 4` of
+Dropout masks come from Philox4x32-10 (Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as
+easy as 1, 2, 3", SC 2011). This generator is a function of a counter and a key, so that an engine
+can make any mask at any time, in any order. Word `unit % 4` of
 
     counter  (unit // 4, purpose << 24 | sample, step % 2^32, step // 2^32)
     key      (seed % 2^32, seed // 2^32)
 
-decides over one unit: `sample` is the place within the batch, `step` counts optimizer steps from 0
-over all epochs, and `unit` numbers the outputs of all dropout layers of the network in forward
-order, each in torch's order channel, row, column. A unit is kept iff its word is at least
-floor(rate * 2^32), and then multiplied by float32(1) / float32(1 - rate). The lane kernel
-(engines/lanes) makes the same bits in C++.
+decides one unit: `sample` is the place within the batch, `step` counts optimizer steps from 0 over
+all epochs, and `unit` numbers the outputs of all dropout layers of the network in forward order,
+each in torch's order channel, row, column. A unit is kept if its word is at least
+floor(rate * 2^32), and then multiplied by float32(1) / float32(1 - rate); else it is 0. The lane
+kernel (engines/lanes) makes the same bits in C++.
 
-The normal numbers of sparse twins (variational dropout) come from the same generator under another
+The normal numbers of sparse twins (variational dropout) come from the same generator with another
 purpose; `gaussian_noise` has their order and formula.
 """
 
@@ -36,11 +36,12 @@ if TYPE_CHECKING:
     import torch
 
 DROPOUT, NOISE = 1, 2
-"""The purposes of draws: of dropout masks, of variational dropout; others take others below 256."""
+"""Purposes of draws: dropout masks and variational dropout. augmentation.py has another; all are
+below 256."""
 
 
 def philox(counter: np.ndarray, key: np.ndarray) -> np.ndarray:
-    """Four random words for each counter.
+    """Compute four random words for each counter.
 
     Args:
         counter: uint32 [..., 4].
@@ -60,24 +61,24 @@ def philox(counter: np.ndarray, key: np.ndarray) -> np.ndarray:
 
 
 def split_seed(seeds: np.ndarray) -> np.ndarray:
-    """Philox keys uint32 [..., 2] of integer seeds [...]; negative ones count modulo 2^64."""
-    seeds = np.asarray(seeds)
-    seeds = seeds.astype(np.int64).astype(np.uint64) if seeds.dtype.kind == "i" else seeds
-    return np.stack([seeds & np.uint64(0xFFFFFFFF), seeds >> np.uint64(32)], -1).astype(np.uint32)
+    """Return the Philox keys, uint32 [..., 2], of seeds [...]; negative ones count modulo 2^64."""
+    given = np.asarray(seeds)
+    words = given.astype(np.int64).astype(np.uint64) if given.dtype.kind == "i" else given
+    return np.stack([words & np.uint64(0xFFFFFFFF), words >> np.uint64(32)], -1).astype(np.uint32)
 
 
 def dropout_threshold(rates: np.ndarray) -> np.ndarray:
-    """The smallest word that keeps a unit, uint32, for rates in [0, 1)."""
+    """Return the smallest word that keeps a unit, uint32, for rates in [0, 1)."""
     return np.floor(np.asarray(rates, np.float64) * 2.0**32).astype(np.uint32)
 
 
 def dropout_scale(rates: np.ndarray) -> np.ndarray:
-    """What a kept unit is multiplied by, float32."""
+    """Return the factor of a kept unit, float32."""
     return np.float32(1) / (1 - np.asarray(rates, np.float64)).astype(np.float32)
 
 
 def dropout_shapes(layout: Layout) -> list[tuple[int, ...]]:
-    """Outputs of one sample in each layer that dropout follows, (c, h, w) or (features,)."""
+    """Return the shape of a sample's output, (c, h, w) or (features,), where dropout follows."""
     shapes = []
     for layer, shape in zip(layout.architecture.layers, layout.outputs, strict=True):
         if layer.pool:
@@ -90,14 +91,14 @@ def dropout_shapes(layout: Layout) -> list[tuple[int, ...]]:
 def dropout_masks(
     layout: Layout, seeds: np.ndarray | int, rates: np.ndarray | float, step: int, batch_size: int
 ) -> list[np.ndarray]:
-    """The masks of one training step, to be multiplied with the outputs of the dropout layers.
+    """Make the masks of one training step, which multiply the outputs before the dropout layers.
 
     Args:
         layout: of the architecture.
-        seeds: of the models, an integer or integers [P].
+        seeds: a model's seed, or the seeds of models [P].
         rates: dropout rates in [0, 1), broadcast against the seeds.
-        step: optimizer steps made before this one, over all epochs.
-        batch_size: samples of this batch.
+        step: number of earlier optimizer steps, over all epochs.
+        batch_size: number of samples in this batch.
 
     Returns:
         For each dropout layer float32 [P, batch_size, *shape], without P for a single seed.
@@ -117,24 +118,24 @@ def dropout_masks(
 def gaussian_noise(
     layout: Layout, seeds: np.ndarray | int, step: int, batch_size: int
 ) -> list[np.ndarray]:
-    """The standard normal numbers of one training step of sparse twins, one for each layer output.
+    """Make the normal numbers of one training step of sparse twins, one for each layer output.
 
-    `unit` numbers the outputs of all layers *before pooling*, in forward order, within a layer in
-    the order row, column, channel (channels last: the order in which the lane kernel needs them).
-    Words (4j, 4j + 1) give units 4j and 4j + 1, words (4j + 2, 4j + 3) units 4j + 2 and 4j + 3, by
-    Box and Muller ("A note on the generation of random normal deviates", 1958):
+    They are standard normal. `unit` numbers the outputs of all layers *before pooling* in forward
+    order, each in the order row, column, channel, which the lane kernel needs. Words (4j, 4j + 1)
+    give units 4j and 4j + 1, words (4j + 2, 4j + 3) give units 4j + 2 and 4j + 3, by Box and Muller
+    ("A note on the generation of random normal deviates", 1958):
 
         u = (float32(word >> 8) + 0.5) * 2^-24, rounded to float32 after the addition
         cos(2 pi u1) sqrt(-2 ln u0)  and  sin(2 pi u1) sqrt(-2 ln u0)
 
-    here in double precision, rounded to float32 at the end. The lane kernel computes the functions
-    in single precision: its numbers differ by less than 1e-6 from these.
+    in double precision, rounded to float32 at the end. The lane kernel computes them in single
+    precision, and its numbers differ from these by less than 1e-6.
 
     Args:
         layout: of the architecture.
-        seeds: of the models, an integer or integers [P].
-        step: optimizer steps made before this one, over all epochs.
-        batch_size: samples of this batch.
+        seeds: a model's seed, or the seeds of models [P].
+        step: number of earlier optimizer steps, over all epochs.
+        batch_size: number of samples in this batch.
 
     Returns:
         For each layer float32 [P, batch_size, channels, rows, columns], of a linear layer
@@ -158,7 +159,7 @@ def gaussian_noise(
 
 
 def _words(purpose: int, seeds: np.ndarray, step: int, batch_size: int, units: int) -> np.ndarray:
-    """The words of a step's units, uint32 [*seeds.shape, batch_size, units]."""
+    """Return the words of a step's units, uint32 [*seeds.shape, batch_size, units]."""
     sample, block = np.meshgrid(
         np.arange(batch_size), np.arange(-(-units // 4)), indexing="ij", copy=False
     )
@@ -176,17 +177,18 @@ def _words(purpose: int, seeds: np.ndarray, step: int, batch_size: int, units: i
 
 
 def initial_weights(layout: Layout, init: str, seed: int) -> tuple[np.ndarray, torch.Generator]:
-    """A model's untrained weights, and its stream of random numbers where they leave it.
+    """Draw a model's untrained weights.
 
-    torch's global stream is borrowed and given back as it was; call from one thread at a time.
+    torch's global stream is used and restored: call this from one thread at a time.
 
     Args:
         layout: of the architecture.
-        init: key of `architectures.INITS`.
-        seed: the model's.
+        init: key of `networks.INITS`.
+        seed: the model's seed.
 
     Returns:
-        float32 [N] in layout order, and a generator for `SampleOrders`.
+        The weights, float32 [N] in layout order, and a generator in the state behind these draws,
+        for `SampleOrders`.
     """
     import torch
 
@@ -203,10 +205,10 @@ def initial_weights(layout: Layout, init: str, seed: int) -> tuple[np.ndarray, t
 
 
 class SampleOrders:
-    """In which order a model without dropout draws from torch's stream sees its training images.
+    """The order in which a model sees its training images, epoch by epoch.
 
     Args:
-        generator: the model's stream behind its initial weights; not changed.
+        generator: the model's stream behind its initial weights; it is not changed.
         samples: number of training images, n.
 
     Example:
@@ -227,9 +229,9 @@ class SampleOrders:
         self._next = 0
 
     def epoch(self, epoch: int) -> np.ndarray:
-        """The order of an epoch, int64 [n]; 0 is that of the untrained model's evaluation.
+        """Return the order of an epoch, int64 [n]; epoch 0 is the untrained model's evaluation.
 
-        Any epoch can be asked for; going through them in order costs one permutation each.
+        Any epoch can be asked for. In increasing order each costs one permutation.
         """
         import torch
 
@@ -242,10 +244,10 @@ class SampleOrders:
 
 
 def sample_orders(models: Sequence[SampleOrders], epoch: int) -> np.ndarray:
-    """The orders of several models in one epoch, int64 [P, n].
+    """Return the orders of several models in one epoch, int64 [P, n].
 
-    Measured: 0.2 ms for 50,000 images in one thread, a two-thousandth of what the lane kernel needs
-    to train on them; with torch's worker threads up to 6 ms.
+    One thread takes 0.2 ms for 50,000 images, a two-thousandth of the time that the lane kernel
+    trains on them. With torch's worker threads it takes up to 6 ms (measured).
     """
     import torch
 

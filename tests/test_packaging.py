@@ -37,6 +37,7 @@ def test_the_wheel_is_an_ordinary_package(wheel: Path) -> None:
     inside = {"/".join(name.split("/")[1:]) for name in names if name.startswith("model_zoos/")}
     assert {name for name in inside if "/" not in name} == {
         "__init__.py",
+        "__main__.py",
         "dataset_card.md",
         "errors.py",
         "py.typed",

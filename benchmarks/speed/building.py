@@ -24,7 +24,7 @@ from ...builders.hub.build import build_folder
 from ...builders.hub.parquet import writer_options
 from ...builders.rows import states_table, weights_column
 from ...builders.schema import row_features
-from .measure import Clock, Models, Rounds, aligned
+from .measure import Clock, Models, Rounds
 
 BASELINE = "pyarrow.parquet.write_table"
 
@@ -68,18 +68,3 @@ def measure(models: Models = 1000, rounds: Rounds = 5) -> dict[str, Any]:
         "build_over_write_table": round(clock.ratio(BASELINE, "build"), 3),
         "size_over_raw": round(summary.file_bytes / size, 3),
     }
-
-
-def table(figures: dict[str, Any]) -> str:
-    """Return the figures for the terminal."""
-    cpu = figures["gb_per_cpu_second"]
-    return aligned(
-        [
-            *(
-                (name, f"{value:6.3f} GB/s {cpu[name]:6.3f} GB per second of processor time")
-                for name, value in figures["gb_per_second"].items()
-            ),
-            ("build / write_table", f"{figures['build_over_write_table']:6.1%}"),
-            ("files with weights / float32", f"{figures['size_over_raw']:6.3f}"),
-        ]
-    )

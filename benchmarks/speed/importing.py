@@ -21,7 +21,7 @@ import typer
 
 from ...builders.layout import make_layout
 from ...builders.sources.importing import import_zoo
-from .measure import Clock, Models, Rounds, aligned, peak_memory, torch_threads
+from .measure import Clock, Models, Rounds, peak_memory, torch_threads
 
 STATES = 51
 PAPER_ROWS_PER_SECOND = 140
@@ -120,16 +120,3 @@ def _plain_loop(path: Path) -> int:
                 state = torch.load(io.BytesIO(archive.read(name)), weights_only=True)
                 rows += len(torch.cat([tensor.flatten() for tensor in state.values()])) > 0
     return rows
-
-
-def table(figures: dict[str, Any]) -> str:
-    """Return the figures for the terminal."""
-    rows = [(name, f"{value:6,} rows/s") for name, value in figures["rows_per_second"].items()]
-    rows += [
-        ("import / torch.load + flatten", f"{figures['over_torch_load']:6} x"),
-        ("import / the original loader (140 rows/s)", f"{figures['over_the_original']:6} x"),
-    ]
-    if peak := figures["memory"]:
-        what = f"peak memory of importing {peak['states']:,} states in {peak['seconds']} s"
-        rows.append((what, f"{peak['megabytes']:6} MB"))
-    return aligned(rows)

@@ -14,11 +14,11 @@ from typing import Any
 import datasets
 import numpy as np
 
-import model_zoos
 from tests.zoos import random_zoo
 
+from ...builders.access import weights
 from ...builders.catalog import zoo_spec
-from .measure import Clock, Models, Rounds, aligned
+from .measure import Clock, Models, Rounds
 
 
 def measure(models: Models = 1000, rounds: Rounds = 5) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def measure(models: Models = 1000, rounds: Rounds = 5) -> dict[str, Any]:
                 _read(arrow)
             for call in ("first call", "again"):  # the first one meets memory new to the process
                 with clock.time(f"tensor: model_zoos.weights of all splits, {call}"):
-                    tensors = [model_zoos.weights(split) for split in splits.values()]
+                    tensors = [weights(split) for split in splits.values()]
                 assert sum(tensor.numel() for tensor in tensors) * 4 == size
                 del tensors
             del splits
@@ -55,8 +55,3 @@ def measure(models: Models = 1000, rounds: Rounds = 5) -> dict[str, Any]:
 def _read(files: Iterable[Path]) -> None:
     for path in files:
         np.fromfile(path, np.uint8)
-
-
-def table(figures: dict[str, Any]) -> str:
-    """Return the figures for the terminal."""
-    return aligned((n, f"{value:6.2f} GB/s") for n, value in figures["gb_per_second"].items())

@@ -119,9 +119,16 @@ def markdown(columns: Sequence[str], texts: int, rows: Iterable[Sequence[str]]) 
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (columns, rule, *rows))
 
 
-def aligned(rows: Iterable[tuple[str, str]]) -> str:
-    """Return names and figures in two columns."""
-    return "\n".join(f"{name:55} {figure}" for name, figure in rows)
+def listing(figures: Mapping[str, object]) -> str:
+    """Return figures one a line, for the terminal."""
+    lines = []
+    for key, value in figures.items():
+        title = key.replace("_", " ")
+        if not isinstance(value, Mapping):
+            lines.append(f"{title:75} {value:>12,}" if value is not None else f"{title:75} -")
+            continue
+        lines += [f"{f'{title}: {name}':75} {figure:>12,}" for name, figure in value.items()]
+    return "\n".join(lines)
 
 
 def machine() -> dict[str, str | int]:

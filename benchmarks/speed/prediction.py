@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -22,13 +23,13 @@ import datasets
 import numpy as np
 from sklearn.linear_model import RidgeCV
 
-import model_zoos
 from tests.zoos import random_zoo
 
+from ...builders.access import weights
 from ...builders.catalog import zoo_spec
 from ..probes import STRENGTHS
 from ..property_prediction import NUMBERS, predict_properties
-from .measure import Models, Rounds, aligned, interleave, peak_memory
+from .measure import Models, Rounds, interleave, peak_memory
 
 ZOO = "mnist_cnn_s_hyp_10_r"
 PRESENT = [target for target in NUMBERS if target != "sparsity"]
@@ -36,7 +37,7 @@ BASELINE = "scikit-learn's RidgeCV, numbers from weights"
 _ALONE = (
     "import sys; from pathlib import Path; import datasets; datasets.disable_progress_bars(); "
     "from model_zoos.benchmarks.speed.prediction import predict; "
-    "predict(Path(sys.argv[1]), ['weights', 'statistics'])"
+    "predict(Path(sys.argv[1]), representations=['weights', 'statistics'])"
 )
 
 
@@ -47,17 +48,19 @@ def measure(models: Models = 1000, rounds: Rounds = 3) -> dict[str, Any]:
         directory = random_zoo(Path(folder) / "zoos", zoo_spec(ZOO), models)
         root = directory.path.parent
         memory = peak_memory("-c", _ALONE, str(root))
-        work = {
-            "all targets from weights": lambda: predict(root, ["weights"]),
-            "all targets from statistics": lambda: predict(root, ["statistics"]),
-            "numbers from weights": lambda: predict(root, ["weights"], targets=PRESENT),
-            BASELINE: lambda: ridge_cv(root),
+        work: dict[str, Callable[[], object]] = {
+            "all targets from weights": partial(predict, root, representations=["weights"]),
+            "all targets from statistics": partial(predict, root, representations=["statistics"]),
+            "numbers from weights": partial(
+                predict, root, representations=["weights"], targets=PRESENT
+            ),
+            BASELINE: partial(ridge_cv, root),
         }
         clock = interleave(work, rounds)
         steps: list[tuple[str, float]] = []
         predict(
             root,
-            ["weights", "statistics"],
+            representations=["weights", "statistics"],
             on_progress=lambda what, *_: steps.append((what, time.perf_counter())),
         )
         steps.append(("end", time.perf_counter()))
@@ -71,9 +74,8 @@ def measure(models: Models = 1000, rounds: Rounds = 3) -> dict[str, Any]:
     }
 
 
-def predict(root: Path, representations: Sequence[str], **arguments: Any) -> None:
-    """Predict once, from every state."""
-    predict_properties(ZOO, root, representations=representations, max_weight=np.inf, **arguments)
+predict = partial(predict_properties, ZOO, max_weight=np.inf)
+"""Function that predicts once, from every state of the zoo in a folder."""
 
 
 def ridge_cv(root: Path) -> None:
@@ -81,19 +83,8 @@ def ridge_cv(root: Path) -> None:
     splits = datasets.load_dataset(
         "model_zoos", ZOO, data_dir=str(root), columns=["weights", *PRESENT]
     )
-    x = model_zoos.weights(splits["train"]).numpy()
+    x = weights(splits["train"]).numpy()
     y = np.stack([np.array(splits["train"][target]) for target in PRESENT], axis=1)
     fitted = RidgeCV(STRENGTHS, alpha_per_target=True).fit(x, y)
     for split in ("validation", "test"):
-        fitted.predict(model_zoos.weights(splits[split]).numpy())
-
-
-def table(figures: dict[str, Any]) -> str:
-    """Return the figures for the terminal."""
-    return aligned(
-        [
-            *((name, f"{value:6.2f} s") for name, value in figures["seconds"].items()),
-            ("RidgeCV / ours, numbers from weights", f"{figures['ratio_to_ridge_cv']:6} x"),
-            ("peak memory", f"{figures['memory_mb']:6} MB"),
-        ]
-    )
+        fitted.predict(weights(splits[split]).numpy())

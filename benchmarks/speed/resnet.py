@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any, Optional
 
 import torch
@@ -18,6 +19,8 @@ import typer
 from torch.nn import functional
 
 from ...builders.catalog import zoo_spec
+from ...builders.layout import Layout
+from ...builders.specification import Model
 from ...generation.augmentation import augment, augmentation_draws
 from ...generation.engines.resnet import ResNetTraining
 from ...generation.images import ImageData, Images, load_images
@@ -42,16 +45,16 @@ def measure(
         zoo.models(1)[0], epochs=rounds + 1, batch_size=batch_size, learning_rate=0.02
     )
 
-    def training(kind: type[ResNetTraining] = ResNetTraining, **options: Any) -> ResNetTraining:
-        return kind(model, zoo.layout, images, threads=threads, **options)
-
-    trainings = {
-        LOOP: training(_OriginalLoop),
-        "fp32, channels last": training(),
-        "bf16, channels last": training(precision="bf16"),
+    kinds: dict[str, Callable[..., ResNetTraining]] = {
+        LOOP: _OriginalLoop,
+        "fp32, channels last": ResNetTraining,
+        "bf16, channels last": partial(ResNetTraining, precision="bf16"),
+        "bf16, channels last, compiled": partial(ResNetTraining, precision="bf16", compile=True),
     }
-    if compile:
-        trainings["bf16, channels last, compiled"] = training(precision="bf16", compile=True)
+    trainings = {
+        name: kind(model, zoo.layout, images, threads=threads)
+        for name, kind in list(kinds.items())[: 3 + compile]
+    }
     losses: dict[str, float] = {}
 
     def epoch(name: str) -> Callable[[], None]:
@@ -82,9 +85,12 @@ def measure(
 class _OriginalLoop(ResNetTraining):
     """The same draws in the plainest loop, without what makes `ResNetTraining` fast."""
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self.network.to(memory_format=torch.contiguous_format)
+    def __init__(
+        self, model: Model, layout: Layout, images: ImageData, *, threads: int | None
+    ) -> None:
+        super().__init__(model, layout, images, threads=threads)
+        for tensor in (*self.network.parameters(), *self.network.buffers()):
+            tensor.data = tensor.data.contiguous()  # plain memory order
 
     def train_epoch(
         self, on_step: Callable[[int], bool] = lambda images: True

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from ...errors import InvalidArgument
 from ..catalog import METRICS_NAME, dense_name
+from ..machine import byte_size
 from ..schema import row_features
 from ..splits import SPLITS
 from .contents import Contents, ZooEntry
@@ -132,14 +133,6 @@ def _zoo_table(zoos: Sequence[ZooEntry]) -> str:
         rows.append(
             f"| `{zoo.name}` | {zoo.zoo.layout.architecture.title} | "
             f"{zoo.zoo.layout.size:,} | {models} | {sum(zoo.states.values()):,} | "
-            f"{_size(zoo.file_bytes)} | {accuracy} | {zoo.origin} |"
+            f"{byte_size(zoo.file_bytes, 'MB')} | {accuracy} | {zoo.origin} |"
         )
     return "\n".join(rows)
-
-
-def _size(count: int) -> str:
-    """Return a size such as 1.2 MB or 3.4 GB, in powers of 1000 as on the Hub."""
-    for unit, scale in (("TB", 1e12), ("GB", 1e9)):
-        if count >= scale:
-            return f"{count / scale:.1f} {unit}"
-    return f"{count / 1e6:.1f} MB"

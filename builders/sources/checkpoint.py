@@ -52,12 +52,12 @@ class Storage(NamedTuple):
     Attributes:
         kind: numpy type.
         key: name in the file.
-        count: number of elements.
+        length: number of elements.
     """
 
     kind: str
     key: str
-    count: int
+    length: int
 
 
 class Tensor(NamedTuple):
@@ -69,7 +69,7 @@ class Tensor(NamedTuple):
     stride: tuple[int, ...]
 
 
-class Record(dict[str, Any]):
+class Record(dict[Any, Any]):
     """The attributes of an object of the paper's ModelDatasetBase, which is not reproduced."""
 
 

@@ -291,7 +291,9 @@ def _given_splits(root: Path, zoo: Zoo, tasks: Mapping[str, _Task]) -> dict[str,
     return {
         twin.parent_model_id: splits[twin.model_id]
         for twin in twins.scan()[0]
-        if twin.parent_model_id in tasks and twin.model_id in splits
+        if twin.parent_model_id is not None
+        and twin.parent_model_id in tasks
+        and twin.model_id in splits
     }
 
 

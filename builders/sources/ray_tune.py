@@ -20,7 +20,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,20 +40,23 @@ from .report import REQUIRED_METRICS, LeftOut, common_metrics, metrics_fault, we
 _CLASSES = {a.original_class: a for a in ARCHITECTURES.values() if a.original_class}
 """Architecture by `model::type`, which has the suffix _ARD for twins."""
 
-_HYPERPARAMETERS: dict[str, tuple[str, type]] = {
-    "seed": ("seed", int),
-    "activation": ("model::nlin", str),
-    "init": ("model::init_type", str),
-    "dropout": ("model::dropout", float),
-    "optimizer": ("optim::optimizer", str),
-    "learning_rate": ("optim::lr", float),
-    "weight_decay": ("optim::wd", float),
-    "momentum": ("optim::momentum", float),
-    "batch_size": ("training::batchsize", int),
-    "epochs": ("training::epochs_train", int),
-    "scheduler": ("optim::scheduler", str),
+_COUNT: tuple[type, Callable[[Any], bool]] = int, lambda value: 1 <= value < 2**31
+_RATE: tuple[type, Callable[[Any], bool]] = float, lambda value: 0 <= value < math.inf
+
+_HYPERPARAMETERS: dict[str, tuple[str, type, Callable[[Any], bool]]] = {
+    "seed": ("seed", int, lambda value: abs(value) < 2**63),
+    "activation": ("model::nlin", str, lambda value: value in ACTIVATIONS),
+    "init": ("model::init_type", str, lambda value: value in INITS),
+    "dropout": ("model::dropout", float, lambda value: 0 <= value < 1),
+    "optimizer": ("optim::optimizer", str, lambda value: value in OPTIMIZERS),
+    "learning_rate": ("optim::lr", *_RATE),
+    "weight_decay": ("optim::wd", *_RATE),
+    "momentum": ("optim::momentum", *_RATE),
+    "batch_size": ("training::batchsize", *_COUNT),
+    "epochs": ("training::epochs_train", *_COUNT),
+    "scheduler": ("optim::scheduler", str, lambda value: True),
 }
-_KNOWN = {"activation": ACTIVATIONS, "init": INITS, "optimizer": OPTIMIZERS}
+"""Hyperparameter -> its key in params.json, its type, and the test that its values pass."""
 
 METRICS = {
     **{name: name for name in (*REQUIRED_METRICS, "val_loss", "val_acc")},
@@ -214,18 +217,11 @@ def hyperparameters(params: Mapping[str, object]) -> dict[str, Any]:
         Unreadable: a value that no model can have.
     """
     values: dict[str, Any] = {}
-    for name, (key, kind) in _HYPERPARAMETERS.items():
-        value: Any = params.get(key)
+    for name, (key, kind, is_possible) in _HYPERPARAMETERS.items():
+        value = params.get(key)
         if kind is float and type(value) is int and abs(value) < 2**53:
             value = float(value)
-        if value is not None and (
-            type(value) is not kind
-            or (kind is float and not 0 <= value < math.inf)
-            or (kind is int and not (name == "seed" or value >= 1))
-            or (kind is int and abs(value) >= (2**63 if name == "seed" else 2**31))
-            or (kind is str and value not in _KNOWN.get(name, (value,)))
-            or (name == "dropout" and value >= 1)
-        ):
+        if value is not None and (type(value) is not kind or not is_possible(value)):
             raise Unreadable(f"wrong params.json: {key} is {value!r:.40}")
         values[name] = value
     if values["optimizer"] is not None and values["optimizer"] not in MOMENTUM_OPTIMIZERS:
@@ -253,13 +249,14 @@ def results(source: Source, trial: Trial) -> tuple[dict[int, dict[str, Any]], li
             continue
         try:
             values = _json(line, f"line {number} of result.json")
-            epoch = values.get("training_iteration") if isinstance(values, dict) else None
-            if type(epoch) is not int:
+            if not isinstance(values, dict) or type(values.get("training_iteration")) is not int:
                 raise Unreadable(f"line {number} of result.json has no training_iteration")
         except Unreadable as error:
             remarks.append(f"{trial.name}: {error}")
         else:
-            found[epoch] = {ours: values.get(theirs) for theirs, ours in METRICS.items()}
+            found[values["training_iteration"]] = {
+                ours: values.get(theirs) for theirs, ours in METRICS.items()
+            }
     return found, remarks
 
 
@@ -321,7 +318,7 @@ def _weights(
     return prune(mean, log_sigma2, layout), {"mean": mean, "log_sigma2": log_sigma2}
 
 
-def _json(content: bytes, what: str) -> Any:
+def _json(content: bytes, what: str) -> object:
     try:
         return json.loads(content.decode())
     except UnicodeDecodeError:

@@ -22,6 +22,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from ...builders.layout import Layout
+from ...builders.machine import cores
 from ...builders.specification import Model, Zoo
 from ...builders.zoo_directory import open_zoo
 from ...errors import InvalidArgument, LanesUnavailable, SlowEngineWarning, ZooNotFound
@@ -32,7 +33,6 @@ from . import checkpointed, reference
 from .batched import BatchedPopulation, BatchedWeights
 from .batched_twins import BatchedTwins
 from .lanes import LanesPopulation, LanesTwins, LanesWeights, lanes_count
-from .lanes.blocks import cores
 from .population import Population, Scores
 from .processes import NETWORKS, train_in_processes
 from .side_by_side import group_models, train_blocks

@@ -26,7 +26,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -261,6 +261,16 @@ class BlockRates(NamedTuple):
     scale: Any  # float32 [p, 1]
 
 
+class Recorded(Protocol):
+    """A layer's output before and behind its activation, with torch's graph between them."""
+
+    @property
+    def z(self) -> torch.Tensor: ...
+
+    @property
+    def a(self) -> torch.Tensor: ...
+
+
 class Saved(NamedTuple):
     """What the backward pass needs of one layer."""
 
@@ -453,7 +463,7 @@ class TrainingBlock(Block):
 
     @staticmethod
     def before_activation(
-        g: torch.Tensor, layer: Layer, saved: Any, masks: list[torch.Tensor]
+        g: torch.Tensor, layer: Layer, saved: Recorded, masks: list[torch.Tensor]
     ) -> torch.Tensor:
         """The gradient by z from that behind the activation and dropout; takes the last mask."""
         if layer.dropout and masks:
@@ -633,7 +643,7 @@ class _Graph:
         state: list[torch.Tensor],
         x: torch.Tensor,
         labels: torch.Tensor,
-        memory: Any,
+        memory: object,
     ) -> None:
         self._batch = x.clone(), labels.clone()
         before = [tensor.clone() for tensor in state]
@@ -646,7 +656,7 @@ class _Graph:
         for tensor, value in zip(state, before, strict=True):
             tensor.copy_(value)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph, pool=memory):
+        with torch.cuda.graph(self._graph, pool=memory):  # type: ignore[arg-type]
             step(*self._batch)
 
     def __call__(self, x: torch.Tensor, labels: torch.Tensor) -> None:

@@ -24,12 +24,13 @@ import torch
 
 from ...builders.atomic import write_atomically
 from ...builders.specification import Model
+from ...builders.splits import METRIC_OF_SPLIT
 from ...builders.zoo_directory import ZooDirectory
 from ...errors import CheckpointWarning, FaultyFile
 from ..images import ImageData
 from ..job import Outcome, Work
 from .collect import collect
-from .resnet import METRIC_OF_SPLIT, ResNetTraining, Stopped
+from .resnet import ResNetTraining, Stopped
 
 CHECKPOINT = "checkpoint.pt"
 

@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from ...builders.layout import Layout
 from ...builders.specification import Model
+from ...builders.splits import METRIC_OF_SPLIT
 from ...errors import InvalidArgument
 from ..images import ImageData
 from ..networks import build, initialise
@@ -118,10 +119,11 @@ def train(
             "this engine trains sequences of layers at a constant learning rate, "
             f"not {layout.architecture.title} with the scheduler {model.scheduler}"
         )
-    sets = {"train": (images.normalized("train"), images.train.labels)}
-    if images.validation is not None:
-        sets["val"] = (images.normalized("validation"), images.validation.labels)
-    sets["test"] = (images.normalized("test"), images.test.labels)
+    sets = {
+        name: (images.normalized(split), getattr(images, split).labels)
+        for split, name in METRIC_OF_SPLIT.items()
+        if getattr(images, split) is not None
+    }
 
     threads = torch.get_num_threads()
     with _Stream() as borrowed:

@@ -15,7 +15,7 @@ of threads, a model has the same bits however it is run and interrupted.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -30,9 +30,6 @@ from ..images import ImageData
 from ..networks import build
 from ..streams import SampleOrders, initial_weights
 from .reference import make_optimizer
-
-METRIC_OF_SPLIT = {"train": "train", "validation": "val", "test": "test"}
-
 
 SCHEDULERS: dict[
     str | None,
@@ -221,13 +218,13 @@ class ResNetTraining:
     def _input(self, pixels: torch.Tensor) -> torch.Tensor:
         return self.images.normalize(pixels).contiguous(memory_format=torch.channels_last)
 
-    def _autocast(self) -> Any:
+    def _autocast(self) -> AbstractContextManager[object]:
         if self.precision == "fp32":
             return nullcontext()
         return torch.autocast(self.device.type, torch.bfloat16)
 
 
-def _copied(value: Any) -> Any:
+def _copied(value: Any) -> Any:  # noqa: ANN401  # a state of any nesting
     """A nested state with copies of its tensors on the CPU, in their memory order."""
     if isinstance(value, torch.Tensor):
         return value.detach().to("cpu", copy=True)

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from ...builders.specification import Model
+from ...builders.splits import METRIC_OF_SPLIT
 from ..job import Job, Outcome, Work
 from ..streams import SampleOrders, initial_weights, sample_orders
 from .collect import collect
@@ -62,7 +63,7 @@ def train_blocks(
     images = work.job.images
     sets = {
         name: (images.normalized(split).to(device), getattr(images, split).labels.to(device))
-        for name, split in (("train", "train"), ("val", "validation"), ("test", "test"))
+        for split, name in METRIC_OF_SPLIT.items()
         if getattr(images, split) is not None
     }
     stop, drawing = threading.Event(), threading.Lock()

@@ -5,7 +5,7 @@
     torch.Size([1200, 1, 28, 28])
 
 data.py has the types, sources.py the table of all sets, readers.py their file formats, verify.py
-the checksums, folder.py a set of one's own in a folder of image files.
+their checksums, load.py the way from files to tensors, folder.py a user's own folder of images.
 """
 
 from ...errors import (
@@ -14,17 +14,19 @@ from ...errors import (
     UnreadableImagesError,
     UnverifiedImagesError,
 )
-from .data import ImageData, Images, ImageSource
+from .data import ImageData, ImageFiles, Images, ImageSource, RawImages
 from .load import load_images
 from .sources import IMAGE_SOURCES
 
 __all__ = [
     "IMAGE_SOURCES",
     "ImageData",
+    "ImageFiles",
     "ImageFilesError",
     "ImageSource",
     "Images",
     "MissingImagesError",
+    "RawImages",
     "UnreadableImagesError",
     "UnverifiedImagesError",
     "load_images",

@@ -1,14 +1,14 @@
-"""Images of one's own: a folder for each class, named in a zoo's JSON file as `folder/NAME`.
+"""A user's own images: a folder for each class, named in a zoo's JSON file as `folder/NAME`.
 
     <images folder>/NAME/train/<class>/*.png      also .jpg, .jpeg, .bmp, .webp, ...
                          test/<class>/*.png       the same classes
                          validation/<class>/*.png  if there is a validation set
                          images.json              optional
 
-Classes are numbered by the order of their names, images ordered by class and name, as by
-torchvision's ImageFolder. Without images.json the images must have one size and are taken in
-colour, normalised with mean and deviation 0.5, and (by ResNet-18 alone) augmented by a crop from an
-eighth of padding and a flip. images.json says otherwise, each key if it is there:
+Classes are numbered in the order of their names, and images are ordered by class and name, as by
+torchvision's ImageFolder. Without images.json all images must have one size. They are read in
+colour and normalised with mean and deviation 0.5. ResNet-18 augments them by a crop, padded by an
+eighth of the size, and a flip. Each key of images.json changes one of these:
 
     {"size": [32, 32], "mean": [0.49, 0.48, 0.45], "std": [0.25, 0.24, 0.26],
      "augmentation": ["random_crop_32_4", "horizontal_flip"]}
@@ -28,17 +28,17 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
-from ...errors import MissingImagesError, UnreadableImagesError
+from ...errors import InvalidArgument, MissingImagesError, UnreadableImagesError
 from ..augmentation import check_augmentation
+from ..torchvision import import_torchvision
 from .data import SPLITS, ImageData, Images
-from .torchvision import import_torchvision
 
 PREFIX = "folder/"
 SETTINGS = "images.json"
 
 
 def load_folder(name: str, root: Path, *, progress: bool = True) -> ImageData:
-    """Read images of one's own.
+    """Read a user's own images.
 
     Args:
         name: `folder/NAME`, where NAME is a folder in `root`.
@@ -46,21 +46,21 @@ def load_folder(name: str, root: Path, *, progress: bool = True) -> ImageData:
         progress: show a bar if reading takes more than a few seconds.
 
     Raises:
-        ValueError: NAME is no plain name, or images.json has an unknown key or a wrong value.
+        InvalidArgument: NAME is no plain name, or images.json has an unknown key or a wrong value.
         MissingImagesError: there is no such folder, or it lacks train/ or test/.
         UnreadableImagesError: a file is no image, sizes or classes differ, a class is empty.
     """
     plain = name.removeprefix(PREFIX)
     if not plain or plain.startswith(".") or "/" in plain or "\\" in plain:
-        raise ValueError(f"images {name!r}: expected {PREFIX}NAME with the name of a folder")
+        raise InvalidArgument(f"images {name!r}: expected {PREFIX}NAME with the name of a folder")
     folder = root / plain
     for split in ("train", "test"):
         if not (folder / split).is_dir():
             raise MissingImagesError(
                 f"{folder / split} is not there: the images {name!r} are expected in "
-                f"{folder}/train/<class>/ and {folder}/test/<class>/; `--images-dir` or the "
-                "environment variable MODEL_ZOOS_IMAGES points to another folder than "
-                f"{root}"
+                f"{folder}/train/<class>/ and {folder}/test/<class>/; images_dir or the "
+                f"environment variable MODEL_ZOOS_IMAGES names another folder than {root}",
+                hint="--images-dir names another folder",
             )
     settings = _settings(folder / SETTINGS)
     mean, std = (tuple(settings.get(key, (0.5, 0.5, 0.5))) for key in ("mean", "std"))
@@ -85,8 +85,8 @@ def load_folder(name: str, root: Path, *, progress: bool = True) -> ImageData:
     augmentation = tuple(settings.get("augmentation", (*crop, "horizontal_flip")))
     try:
         check_augmentation(augmentation, height, width)
-    except ValueError as error:
-        raise ValueError(f"{folder / SETTINGS}: {error}") from None
+    except InvalidArgument as error:
+        raise InvalidArgument(f"{folder / SETTINGS}: {error}") from None
     return ImageData(
         name=name,
         train=read["train"],
@@ -100,16 +100,16 @@ def load_folder(name: str, root: Path, *, progress: bool = True) -> ImageData:
 
 
 def _settings(path: Path) -> Mapping[str, Any]:
-    """images.json, checked; {} if there is none."""
+    """Return the entries of images.json, checked; {} if there is none."""
     if not path.exists():
         return {}
     try:
         values = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: not readable as JSON ({error})") from error
+        raise InvalidArgument(f"{path}: not readable as JSON ({error})") from error
     known = ("size", "mean", "std", "augmentation")
     if not isinstance(values, dict) or not set(values) <= set(known):
-        raise ValueError(f"{path}: expected a JSON object with the keys {', '.join(known)}")
+        raise InvalidArgument(f"{path}: expected a JSON object with the keys {', '.join(known)}")
 
     def numbers(key: str, counts: tuple[int, ...], kinds: tuple[type, ...], low: float) -> None:
         entries = values.get(key)
@@ -118,7 +118,7 @@ def _settings(path: Path) -> Mapping[str, Any]:
             and len(entries) in counts
             and all(type(x) in kinds and low <= x < 10_000 for x in entries)
         ):
-            raise ValueError(f"{path}: {key} is {entries!r:.60}, expected {counts[0]} numbers")
+            raise InvalidArgument(f"{path}: {key} is {entries!r:.60}, expected {counts[0]} numbers")
 
     numbers("size", (2,), (int,), 1)
     numbers("mean", (3, 1), (int, float), 0)
@@ -126,22 +126,22 @@ def _settings(path: Path) -> Mapping[str, Any]:
     if ("mean" in values) != ("std" in values) or len(values.get("mean", ())) != len(
         values.get("std", ())
     ):
-        raise ValueError(f"{path}: mean and std must both be there, with a number a channel")
+        raise InvalidArgument(f"{path}: mean and std must both be there, with a number a channel")
     names = values.get("augmentation", [])
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"{path}: augmentation is a list of names")
+        raise InvalidArgument(f"{path}: augmentation is a list of names")
     return values
 
 
 def _read(
     folder: Path, channels: int, size: list[int] | None, progress: bool
 ) -> tuple[Images, list[str]]:
-    """The images of one split, resized if their size is given, and the names of its classes."""
+    """Read the images of one split, resized if a size is given, and the names of its classes."""
     try:
         found = import_torchvision().datasets.ImageFolder(folder)
     except FileNotFoundError as error:  # no class, or one without images
         raise UnreadableImagesError(f"{folder}: {' '.join(str(error).split())}") from None
-    arrays = []
+    arrays: list[np.ndarray] = []
     bar = tqdm(found.samples, folder.name, unit=" images", delay=3, disable=not progress)
     for path, _ in bar:
         try:
@@ -159,4 +159,4 @@ def _read(
             )
         arrays.append(array)
     pixels = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
-    return Images(pixels, np.array(found.targets)), found.classes
+    return Images(pixels, torch.tensor(found.targets)), found.classes

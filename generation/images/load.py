@@ -1,47 +1,41 @@
-"""Image data sets as tensors: what the models of a zoo are trained on.
+"""Read an image data set: find or download its files, verify, read, transform and split them.
 
-Every image data set of the original (Schuerholt et al., NeurIPS 2022) with its transforms and
-its split into training and validation images, plus `digits`, the small set inside scikit-learn.
-`IMAGE_SOURCES` is the table of them, `load_images` reads one, an `ImageData` holds one.
+The transforms of the paper's code end in 8-bit images, then ToTensor and Normalize. The 8-bit
+pixels are kept here (after resize, crop or grayscale), and `ImageData.normalized` makes the floats,
+equal to torchvision's in all bits. Two sets differ from the paper's code in a detail:
 
-The original's transforms end in 8-bit images, then `ToTensor` and `Normalize`. So the 8-bit
-pixels (after resize, crop or grayscale) are kept, and `ImageData.normalized` makes the floats,
-equal to torchvision's to the bit. Two notes on sets where the original differs in a detail:
-
-- Tiny-ImageNet was normalised on the 0..255 scale; here it is on 0..1 as the other sets, which
+- Tiny-ImageNet was normalised on the 0..255 scale. Here it is on 0..1 as the other sets, which
   agrees up to rounding.
-- The ResNet-18 validation images were augmented like the training images, since both came from
-  one `random_split`; here `augmentation` belongs to the training images alone.
-
-Reading goes through torchvision, with three exceptions. Its tests of MD5 sums are replaced by our
-own, which check the files that are read, whatever the set, and can be waived. CIFAR files are
-pickles and go through an unpickler that knows numpy arrays and nothing else. torchvision does not
-have Tiny-ImageNet. Transforms and splits are those of the original's scripts; MD5 sums are those
-that torchvision 0.28 lists (MNIST and Fashion-MNIST: of the files unpacked from its archives).
-
-Example:
-    >>> digits = load_images("digits")
-    >>> digits.normalized("train").shape
-    torch.Size([1200, 1, 28, 28])
+- The validation images of ResNet-18 were augmented like the training images, since one
+  `random_split` made both. Here only training images are augmented.
 """
 
 from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
 from pathlib import Path
 
-from ...errors import MissingImagesError
-from .data import ImageData, ImageFiles, Images, ImageSource
-from .readers import _pixels, _random_split, _read
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from ...errors import (
+    InvalidArgument,
+    MissingImagesError,
+    ModelZoosWarning,
+    UnreadableImagesError,
+    UnverifiedImagesError,
+)
+from ..torchvision import import_torchvision
+from .data import SPLIT_SEED, ImageData, ImageFiles, Images, ImageSource, RawImages
+from .folder import PREFIX, load_folder
+from .readers import refuse_damage
 from .sources import IMAGE_SOURCES
-from .torchvision import import_torchvision
-from .verify import _compare_archive, _compare_checksums, _compare_numbers, _listed, _refuse
-
-# ----------------------------------------------------------------------- images in memory
-
-
-# ------------------------------------------------------------------------ images on disk
+from .verify import compare_archive, compare_checksums, compare_counts
 
 
 def load_images(
@@ -52,65 +46,64 @@ def load_images(
     allow_unverified: bool = False,
     progress: bool = True,
 ) -> ImageData:
-    """Read an image data set with the original's transforms and split.
+    """Read an image data set with the transforms and the split of the paper's code.
 
-    Training and validation images are those of `random_split` with seed 42. Where the number of
-    images is not the published one (an incomplete copy, with `allow_unverified`), the split keeps
-    the published proportions.
+    Training and validation images are those of `random_split` with seed 42. If an incomplete copy
+    is allowed with `allow_unverified`, the split keeps the published proportions.
 
     Args:
-        name: a key of `IMAGE_SOURCES` (hyphens may stand for underscores), a source of your own,
-            or `folder/NAME` (image_folder.py).
-        images_dir: the images folder; default: MODEL_ZOOS_IMAGES, else "images".
-        download: fetch the set where it is missing. Files that are there stay.
-        allow_unverified: take files that are not the published ones, with a warning and
+        name: key of `IMAGE_SOURCES` (hyphens may stand for underscores), a source of your own, or
+            `folder/NAME` for a folder of image files (folder.py).
+        images_dir: the images folder; by default MODEL_ZOOS_IMAGES, else "images".
+        download: download the set if it is missing. Files that are there stay.
+        allow_unverified: accept files that are not the published ones, with a warning and
             `verified=False`.
         progress: show a bar if the transforms take more than a few seconds.
 
     Raises:
-        ValueError: no such image data set.
+        InvalidArgument: no such image data set.
         MissingImagesError: files are missing, or the download failed.
-        UnverifiedImagesError: files have another MD5 or number of images than the published.
-        UnreadableImagesError: a file is cut or damaged.
+        UnverifiedImagesError: the MD5 sum of a file or the number of images is not the published.
+        UnreadableImagesError: a file is truncated or damaged.
 
     Example:
         >>> load_images("cifar10/cnn_s", "images", download=True).normalized("test").shape
         torch.Size([10000, 3, 28, 28])
     """
     root = Path(images_dir or os.environ.get("MODEL_ZOOS_IMAGES") or "images").expanduser()
-    if isinstance(name, str) and name.startswith("folder/"):
-        from .folder import load_folder
-
+    if isinstance(name, str) and name.startswith(PREFIX):
         return load_folder(name, root, progress=progress)
     source = name if isinstance(name, ImageSource) else _source(name)
     files = source.files
-    folder = _find(files, root)
-    if folder is None and download:
-        _download(files, root / files.folders[0])
-        folder = _find(files, root)
-    if folder is None:
-        raise MissingImagesError(_where_expected(files, root))
-
-    verified, doubts = _compare_checksums(files, folder)
-    _refuse(files, doubts if not allow_unverified else [])
-    parts = [_read(source, "train", folder)]
-    if files.test is not None:
-        parts.append(_read(source, "test", folder))
-    doubts += _compare_numbers(source, parts)
+    folder = _files_folder(files, root, download)
+    verified, doubts = compare_checksums(files, folder)
+    if not allow_unverified:
+        _refuse(files, doubts)
+    parts = [
+        _read_part(source, part, [folder / file for file, _ in listed])
+        for part, listed in (("train", files.train), ("test", files.test))
+        if listed is not None
+    ]
+    doubts += compare_counts(source, parts)
     if files.archive is not None:
-        verified, differing = _compare_archive(files, folder, parts)
+        verified, differing = compare_archive(files, folder, parts)
         doubts += differing
-    _refuse(files, doubts if not allow_unverified else [])
+    if not allow_unverified:
+        _refuse(files, doubts)
     if doubts:
-        warnings.warn(f"{files.title}: {'; '.join(doubts)}; used all the same", stacklevel=2)
+        message = f"{files.title}: {'; '.join(doubts)}; used all the same"
+        warnings.warn(ModelZoosWarning(message), stacklevel=2)
 
-    split = [Images(_pixels(source, part, progress), part.labels) for part in parts]
+    images = [
+        Images(_transform(source, part, progress), torch.from_numpy(part.labels)) for part in parts
+    ]
+    validation: Images | None = None
     if source.sizes[1] is None:
-        train, validation, test = split[0], None, split[1]
+        train, test = images
     else:
-        held_out = () if len(split) == 2 else (source.sizes[2],)
-        train, validation, *rest = _random_split(split[0], (*source.sizes[:2], *held_out))
-        test = rest[0] if rest else split[1]
+        sizes = [size for size in source.sizes if size is not None]
+        held_out = sizes if files.test is None else sizes[:2]
+        train, validation, test = (*_random_split(images[0], held_out), *images[1:])
     return ImageData(
         name=source.name,
         train=train,
@@ -124,55 +117,117 @@ def load_images(
     )
 
 
-# ------------------------------------------------------------------- finding and checking
-
-
 def _source(name: str) -> ImageSource:
     source = IMAGE_SOURCES.get(name.replace("-", "_"))
     if source is None:
         known = ", ".join(IMAGE_SOURCES)
-        raise ValueError(f"no image data set {name!r}; there are {known}, folder/<your own>")
+        raise InvalidArgument(f"no image data set {name!r}; there are {known}, {PREFIX}<your own>")
     return source
 
 
-def _is_there(folder: Path, file: str) -> bool:
-    return (folder / file).is_dir() if file.endswith("/") else (folder / file).is_file()
+def find_folder(files: ImageFiles, root: Path) -> Path | None:
+    """Return the folder in which all files of a set lie, or None."""
+    folders = (root / name for name in files.folders)
+    return next((folder for folder in folders if not _missing(files, folder)), None)
 
 
-def _find(files: ImageFiles, root: Path) -> Path | None:
-    """The folder in which all files lie, or None."""
-    for folder in (root / name for name in files.folders):
-        if all(_is_there(folder, file) for file, _ in _listed(files)):
-            return folder
-    return None
+def _missing(files: ImageFiles, folder: Path) -> list[str]:
+    """Return the files, and the folders with a slash at the end, that are not in a folder."""
+    return [
+        file
+        for file in dict.fromkeys(file for file, _ in files.listed)
+        if not ((folder / file).is_dir() if file.endswith("/") else (folder / file).is_file())
+    ]
 
 
-def _where_expected(files: ImageFiles, root: Path) -> str:
+def _files_folder(files: ImageFiles, root: Path, download: bool) -> Path:
+    """Return the folder in which the files of a set lie, after a download if one is needed.
+
+    Raises:
+        MissingImagesError: files are missing, or the download failed.
+    """
+    folder = find_folder(files, root)
+    if folder is None and download and files.fetch is not None:
+        target = root / files.folders[0]
+        try:
+            files.fetch(import_torchvision().datasets, target)
+        except Exception as error:  # network, disk, MD5 of the archive: torchvision has many kinds
+            message = f"the {files.title} images could not be downloaded into {target}: {error}"
+            raise MissingImagesError(message) from error
+        folder = find_folder(files, root)
+    if folder is not None:
+        return folder
     folders = [root / name for name in files.folders]
-    listed = dict.fromkeys(file for file, _ in _listed(files))
-    missing = min(([f for f in listed if not _is_there(d, f)] for d in folders), key=len)
-    return (
+    missing = min((_missing(files, folder) for folder in folders), key=len)
+    raise MissingImagesError(
         f"the {files.title} images are not complete: {', '.join(missing)} not found in "
-        f"{' or '.join(map(str, folders))}; `--download` fetches them, `--images-dir` or the "
-        "environment variable MODEL_ZOOS_IMAGES points to another folder"
+        f"{' or '.join(map(str, folders))}; images_dir or the environment variable "
+        "MODEL_ZOOS_IMAGES names another folder",
+        hint="--download fetches them, --images-dir names another folder",
     )
 
 
-def _download(files: ImageFiles, folder: Path) -> None:
-    if files.fetch is None:
-        return
-    datasets = import_torchvision().datasets
-    try:
-        files.fetch(datasets, folder)
-    except Exception as error:  # network, disk, MD5 of the archive: torchvision raises many kinds
-        message = f"the {files.title} images could not be fetched into {folder}: {error}"
-        raise MissingImagesError(message) from error
+def _refuse(files: ImageFiles, doubts: Sequence[str]) -> None:
+    if doubts:
+        raise UnverifiedImagesError(
+            f"{files.title}: {'; '.join(doubts)}; with allow_unverified they are used as they are",
+            hint="delete what differs and use --download for the published files, or use "
+            "--allow-unverified",
+        )
 
 
-# ------------------------------------------------------------------------------- reading
+def _read_part(source: ImageSource, part: str, paths: Sequence[Path]) -> RawImages:
+    """Read the part "train" or "test" of a set, with a label for each image.
+
+    Raises:
+        UnreadableImagesError: a file is damaged, or the labels do not fit.
+    """
+    raw = source.files.read(part, paths)
+    names = " and ".join(map(str, paths))
+    if len(raw.images) != len(raw.labels):
+        raise UnreadableImagesError(
+            f"{names}: {len(raw.images):,} images, but {len(raw.labels):,} labels"
+        )
+    labels = np.asarray(raw.labels, dtype=np.int64)
+    if len(labels) and not 0 <= labels.min() <= labels.max() < source.classes:
+        raise UnreadableImagesError(f"{names}: labels are not all from 0 to {source.classes - 1}")
+    return RawImages(raw.images, labels)
 
 
-# ------------------------------------------------------------------ transforms and splits
+def _transform(source: ImageSource, raw: RawImages, progress: bool) -> torch.Tensor:
+    """Return the pixels after the transforms of the source, uint8 [n, c, h, w]."""
+    channels, height, width = source.shape
+    if not source.transform and isinstance(raw.images, np.ndarray):
+        if raw.images.shape[1:3] != (height, width):
+            size = " x ".join(map(str, raw.images.shape[1:3]))
+            message = f"{source.files.title}: images of {size} in place of {height} x {width}"
+            raise UnreadableImagesError(message)
+        pixels = raw.images.reshape(-1, height, width, channels)
+        return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+
+    transforms = import_torchvision().transforms
+    steps = transforms.Compose([getattr(transforms, t)(arg) for t, arg in source.transform])
+    pixels = np.empty((len(raw.labels), height, width, channels), dtype=np.uint8)
+    # One thread: images are so small that more of them only wait for each other (measured).
+    bar = tqdm(raw.images, source.name, len(pixels), unit=" images", delay=3, disable=not progress)
+    for index, image in enumerate(bar):
+        if isinstance(image, Path):
+            with refuse_damage(image), Image.open(image) as file:
+                made = steps(file.convert("RGB"))  # a few JPEGs are grey
+                pixels[index] = np.asarray(made).reshape(height, width, channels)
+        else:
+            made = steps(Image.fromarray(image))
+            pixels[index] = np.asarray(made).reshape(height, width, channels)
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
 
 
-# ----------------------------------------------------------------------------- the table
+def _random_split(images: Images, sizes: Sequence[int]) -> list[Images]:
+    """Split images as torch.utils.data.random_split does with seed 42.
+
+    If there are not sum(sizes) images, the parts have the proportions of `sizes`.
+    """
+    n, total = len(images), sum(sizes)
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(SPLIT_SEED))
+    bounds = (round(n * end / total) for end in accumulate(sizes, initial=0))
+    parts = (order[start:end] for start, end in pairwise(bounds))
+    return [Images(images.pixels[part], images.labels[part]) for part in parts]

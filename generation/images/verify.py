@@ -1,49 +1,49 @@
-"""Compare the files of an image data set with their published checksums and counts."""
+"""Compare the files of an image data set with their published checksums and counts.
+
+Each comparison returns a sentence for everything that differs.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from ...errors import UnverifiedImagesError
+from ...builders.machine import file_digest
 from .data import ImageFiles, ImageSource, RawImages
 
 
-def _listed(files: ImageFiles) -> tuple[tuple[str, str | None], ...]:
-    return files.train + (files.test or ())
-
-
-def _md5(path: Path) -> str:
-    md5 = hashlib.md5(usedforsecurity=False)
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            md5.update(chunk)
-    return md5.hexdigest()
-
-
-def _compare_checksums(files: ImageFiles, folder: Path) -> tuple[bool, list[str]]:
-    """Whether every file has the published MD5, and a sentence for each that has another."""
+def compare_checksums(files: ImageFiles, folder: Path) -> tuple[bool, list[str]]:
+    """Compare the MD5 sums of files; also return whether all of them have one and are equal."""
     doubts = []
-    for file, expected in _listed(files):
-        if expected is not None and (found := _md5(folder / file)) != expected:
+    for file, expected in files.listed:
+        if expected is not None and (found := file_digest(folder / file, "md5")) != expected:
             doubts.append(f"{folder / file} has MD5 {found}, the published file has {expected}")
-    return all(md5 is not None for _, md5 in _listed(files)) and not doubts, doubts
+    return all(md5 is not None for _, md5 in files.listed) and not doubts, doubts
 
 
-def _compare_archive(
+def compare_archive(
     files: ImageFiles, folder: Path, parts: Sequence[RawImages]
 ) -> tuple[bool, list[str]]:
-    """Likewise for image files, by the CRC-32 sums in the published archive, if that is there."""
+    """Compare image files with the CRC-32 sums in their published archive.
+
+    Args:
+        files: of the set, with an archive.
+        folder: where they lie; without the intact archive beside them nothing is compared.
+        parts: the image files that were read.
+
+    Returns:
+        Whether all files are those of the archive, and a sentence if some differ.
+    """
+    assert files.archive is not None
     archive, expected = folder / files.archive[0], files.archive[1]
-    if not archive.is_file() or _md5(archive) != expected:
+    if not archive.is_file() or file_digest(archive, "md5") != expected:
         return False, []
     with zipfile.ZipFile(archive) as opened:
         published = {member.filename: member.CRC for member in opened.infolist()}
-    read = [folder / file for file, _ in _listed(files) if not file.endswith("/")]
-    read += [path for part in parts for path in part.images]
+    read = [folder / file for file, _ in files.listed if not file.endswith("/")]
+    read += [Path(path) for part in parts for path in part.images]
     differing = [
         path
         for path in read
@@ -55,8 +55,8 @@ def _compare_archive(
     return False, [f"{differing[0]} and {len(differing) - 1} more differ from {archive.name}"]
 
 
-def _compare_numbers(source: ImageSource, parts: Sequence[RawImages]) -> list[str]:
-    """A sentence for each part that has not as many images as published."""
+def compare_counts(source: ImageSource, parts: Sequence[RawImages]) -> list[str]:
+    """Compare the number of images in each part with the published one."""
     train, validation, test = source.sizes
     published = {"training": train + (validation or 0), "test": test}
     if len(parts) == 1:
@@ -68,11 +68,3 @@ def _compare_numbers(source: ImageSource, parts: Sequence[RawImages]) -> list[st
         elif found > expected:
             doubts.append(f"{found:,} {kind} images in place of {expected:,}")
     return doubts
-
-
-def _refuse(files: ImageFiles, doubts: Sequence[str]) -> None:
-    if doubts:
-        raise UnverifiedImagesError(
-            f"{files.title}: {'; '.join(doubts)}; delete what differs and fetch the published "
-            "files with `--download`, or use these as they are with `--allow-unverified`"
-        )

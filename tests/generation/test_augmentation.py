@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from model_zoos.generation.augmentation import augment, augmentation_draws, check_augmentation
-from model_zoos.generation.images.torchvision import import_torchvision
+from model_zoos.generation.torchvision import import_torchvision
 
 ALL = ("random_crop_32_4", "horizontal_flip", "random_rotation_20")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import ClassVar
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ....builders.layout import Layout
+from ....builders.machine import cores
 from ....builders.specification import Model
 from ....errors import InvalidArgument
 from ...streams import dropout_scale, dropout_threshold
@@ -248,10 +248,3 @@ def aligned(shape: tuple[int, ...]) -> np.ndarray:
     memory = np.zeros(size + page, np.uint8)
     start = -memory.ctypes.data % page
     return memory[start : start + size].view(np.float32).reshape(shape)
-
-
-def cores() -> int:
-    """Number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -47,9 +47,9 @@ from model_zoos.generation.engines.checkpointed import CHECKPOINT, resume
 from model_zoos.generation.engines.resnet import ResNetTraining, Stopped
 from model_zoos.generation.generate import generate, share_models
 from model_zoos.generation.images import ImageData, Images, load_images
-from model_zoos.generation.images.torchvision import import_torchvision
 from model_zoos.generation.job import Progress
 from model_zoos.generation.options import TrainOptions
+from model_zoos.generation.torchvision import import_torchvision
 from tests.generation.test_augmentation import one_by_one
 from tests.hub_server import Client, Hub
 from tests.shared import SHARED, grouped, needs_shared
@@ -286,7 +286,7 @@ def test_a_checkpoint_that_cannot_be_used(tmp_path: Path, home: Path, digits: Im
     path = directory.models_path / model.model_id / CHECKPOINT
     torch.save(snapshot, path)
     assert resume(training, directory, path)
-    with pytest.warns(CheckpointWarning, match="begun with 1 threads, goes on with 2"):
+    with pytest.warns(CheckpointWarning, match="begun with 1 threads, resumed with 2"):
         assert resume(ResNetTraining(model, ZOO.layout, digits, threads=2), directory, path)
     os.truncate(directory.state_path(model.model_id, 2), 1000)
     with pytest.warns(CheckpointWarning, match=r"epoch_0002\.safetensors: unreadable"):
@@ -475,7 +475,10 @@ def test_bad_requests(tmp_path: Path, digits: ImageData) -> None:
             load_images("digits"),
             options=TrainOptions(precision="bf16"),
         )
-    with pytest.raises(ValueError, match="only ResNet-18 zoos are published model by model"):
+    with pytest.raises(
+        ValueError,
+        match=r"\(ResNet-18\) are published model by model",
+    ):
         generate(
             get_zoo("digits_cnn_s"),
             tmp_path,

@@ -68,7 +68,7 @@ def test_wrong_settings(tmp_path: Path, settings: Any, message: str) -> None:
 
 
 def test_what_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(MissingImagesError, match=r"mine/train is not there.*--images-dir"):
+    with pytest.raises(MissingImagesError, match=r"mine/train is not there.*images_dir"):
         load_images("folder/mine", tmp_path)
     for name in ("folder/", "folder/..", "folder/a/b"):
         with pytest.raises(ValueError, match="expected folder/NAME"):

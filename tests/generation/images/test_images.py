@@ -38,7 +38,7 @@ from model_zoos.errors import (
 from model_zoos.generation.images import IMAGE_SOURCES, load_images
 from model_zoos.generation.images import load as module
 from model_zoos.generation.images.data import ImageData, ImageFiles, Images, ImageSource, RawImages
-from model_zoos.generation.images.torchvision import import_torchvision
+from model_zoos.generation.torchvision import import_torchvision
 
 torchvision = import_torchvision()
 T = torchvision.transforms
@@ -226,7 +226,7 @@ def write(name, root):
 def as_published(name, root, n_train, n_test):
     """The source of a small set, as if its files and sizes were the published ones."""
     source = IMAGE_SOURCES[name]
-    folder = module._find(source.files, root)
+    folder = module.find_folder(source.files, root)
 
     def with_md5(files):
         return tuple((f, hashlib.md5((folder / f).read_bytes()).hexdigest()) for f, _ in files)
@@ -375,8 +375,9 @@ def test_rebuilt_usps_is_refused_then_allowed():
     expected, found = "ec16c51db3855ca6c91edd34d0e9b197", "87922cc43ed42d3d18caceec739190db"
     with pytest.raises(UnverifiedImagesError) as refused:
         load_images("usps", DATA)
-    for word in ("usps.bz2", expected, found, "--allow-unverified"):
+    for word in ("usps.bz2", expected, found, "allow_unverified"):
         assert word in str(refused.value)
+    assert "--allow-unverified" in refused.value.hint
     assert "usps.t.bz2" not in str(refused.value)
     with pytest.warns(UserWarning, match=f"usps.bz2 has MD5 {found}") as warned:
         data = load_images("usps", DATA, allow_unverified=True)
@@ -441,7 +442,7 @@ def test_files_with_the_published_md5_are_verified(name, tmp_path):
 @pytest.mark.parametrize("name", PACKED)
 def test_cut_files_are_named(name, tmp_path):
     write(name, tmp_path)
-    folder = module._find(IMAGE_SOURCES[name].files, tmp_path)
+    folder = module.find_folder(IMAGE_SOURCES[name].files, tmp_path)
     for file, _ in IMAGE_SOURCES[name].files.train + IMAGE_SOURCES[name].files.test:
         whole = (folder / file).read_bytes()
         for size in (len(whole) // 2, 3, 0):
@@ -551,7 +552,7 @@ def test_image_folders_are_verified_by_the_archive_beside_them(tmp_path):
     with pytest.raises(UnverifiedImagesError, match=r"Class4_2.jpg and 0 more differ"):
         load_images(source, tmp_path)
     image.write_bytes(image.read_bytes()[:100])
-    with pytest.raises(UnreadableImagesError, match=r"Class4_2.jpg is cut or damaged"):
+    with pytest.raises(UnreadableImagesError, match=r"Class4_2.jpg is truncated or damaged"):
         load_images(other, tmp_path)
 
 
@@ -573,7 +574,7 @@ def test_incomplete_tiny_imagenet_is_refused_with_numbers(tiny_imagenet_folder):
         load_images("tiny_imagenet/resnet18", tiny_imagenet_folder)
     assert "98,800 of 100,000 training images are missing" in str(refused.value)
     assert "9,500 of 10,000 test images are missing" in str(refused.value)
-    assert "--allow-unverified" in str(refused.value)
+    assert "--allow-unverified" in refused.value.hint
 
 
 @needs_shared
@@ -653,8 +654,10 @@ def test_missing_files_are_one_sentence(name, tmp_path):
     files = IMAGE_SOURCES[name].files
     for file, _ in files.train + (files.test or ()):
         assert file in sentence
-    for word in (str(tmp_path), "--download", "--images-dir", "MODEL_ZOOS_IMAGES", files.title):
+    for word in (str(tmp_path), "images_dir", "MODEL_ZOOS_IMAGES", files.title):
         assert word in sentence
+    for word in ("--download", "--images-dir"):
+        assert word in missing.value.hint
     assert "\n" not in sentence
     assert ". " not in sentence
 
@@ -718,7 +721,7 @@ def test_download_fetches_what_is_missing_and_only_that(tmp_path, server):
     assert len(data.train) == 30
     (served / "eurosat" / "EuroSAT.zip").unlink()
     assert load_images(source, root, download=True).digest() == data.digest()
-    with pytest.raises(MissingImagesError, match=r"EuroSAT images could not be fetched.*404"):
+    with pytest.raises(MissingImagesError, match=r"EuroSAT images could not be downloaded.*404"):
         load_images(source, tmp_path / "other", download=True)
 
 
@@ -878,7 +881,8 @@ def test_torchvision_is_imported_late_and_works():
     """In a fresh process, where nothing has repaired the import yet."""
     code = (
         "import sys\n"
-        "from model_zoos.generation.images import import_torchvision, load_images\n"
+        "from model_zoos.generation.images import load_images\n"
+        "from model_zoos.generation.torchvision import import_torchvision\n"
         "assert 'torchvision' not in sys.modules\n"
         "first = import_torchvision()\n"
         "import torchvision\n"

@@ -1,4 +1,4 @@
-"""Import torchvision, also beside a torch build that its operators were not made for."""
+"""Import torchvision, also beside a torch build that its operators were not compiled for."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from types import ModuleType
 
 import torch
 
+_declared: list[torch.library.Library] = []  # a schema lives as long as its library
+
 
 def import_torchvision() -> ModuleType:
-    """torchvision, also beside a build of torch for which it was not compiled.
+    """Return torchvision, repaired if its import fails.
 
-    The wheel of torchvision 0.28 fails to import beside the CPU build of torch, since its own
-    operators cannot be loaded. The two whose schemas its Python code asks for are declared here
-    (they stay without a kernel; nothing here calls them), then the import is tried again.
+    The wheel of torchvision 0.28 cannot be imported beside the CPU build of torch, since its
+    operators cannot be loaded. Its Python code needs the schemas of two of them. These are declared
+    here, without a kernel because nothing here calls them, and the import is tried again.
     """
     try:
         return importlib.import_module("torchvision")
@@ -24,10 +26,7 @@ def import_torchvision() -> ModuleType:
     library = torch.library.Library("torchvision", "FRAGMENT")
     for operator in ("nms", "qnms"):
         library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    _DECLARED.append(library)
+    _declared.append(library)
     for module in [m for m in sys.modules if m.partition(".")[0] == "torchvision"]:
         del sys.modules[module]
     return importlib.import_module("torchvision")
-
-
-_DECLARED: list[torch.library.Library] = []  # a schema lives as long as its library
