@@ -178,9 +178,10 @@ def accuracy_by_epoch(states: StateTable) -> Plot:
     _boxes_by_epoch(axes, states["epoch"][good], states["test_acc"][good])
     axes.set(xlabel="epoch", ylabel="test accuracy (share of 1)", ylim=(0, 1))
     return _plot(
+        states,
         figure,
+        "test accuracy by epoch",
         "accuracy-by-epoch",
-        f"{states.name}: test accuracy by epoch",
         f"Test accuracy of {states.models:,} models. Boxes are quartiles with the median, whiskers "
         "reach 1.5 box lengths, points are models beyond." + _left_out(states, ~good),
     )
@@ -194,13 +195,8 @@ def accuracy_by_hyperparameter(states: StateTable) -> Plot | None:
     varying = {name: sorted(found) for name, found in values.items() if len(found) > 1}
     if not varying:
         return None
-    across = min(3, len(varying))
-    down = -(-len(varying) // across)
-    figure = _figure(0.4 + 2.6 * down)
-    panels = figure.subplots(down, across, sharey=True, squeeze=False)
-    for panel in panels.flat[len(varying) :]:
-        panel.set_visible(False)
-    for number, (panel, name) in enumerate(zip(panels.flat, varying, strict=False)):
+    figure, panels = _grid(len(varying), 2.6, "test accuracy (share of 1)", sharey=True)
+    for panel, name in zip(panels, varying, strict=True):
         groups = [states["test_acc"][rows[states[name][rows] == value]] for value in varying[name]]
         panel.boxplot(groups, positions=range(len(groups)), widths=0.6, **_BOXES)
         labels = [_value(value) for value in varying[name]]
@@ -209,13 +205,12 @@ def accuracy_by_hyperparameter(states: StateTable) -> Plot | None:
         panel.set_xticks(range(len(groups)), counts, fontsize=8, rotation=25 if crowded else 0)
         panel.set(title=name.replace("_", " "), ylim=(0, 1), xlim=(-0.6, len(groups) - 0.4))
         panel.grid(axis="x", visible=False)
-        if number % across == 0:
-            panel.set_ylabel("test accuracy (share of 1)")
     absent = states.models - len(rows)
     return _plot(
+        states,
         figure,
+        "final test accuracy by hyperparameter",
         "accuracy-by-hyperparameter",
-        f"{states.name}: final test accuracy by hyperparameter",
         f"Test accuracy at epoch {states.epochs[-1]} of {len(rows):,} models by each "
         "hyperparameter that varies; n is the number of models."
         + (f" Left out: {_count(absent, 'model')}, diverged or without that state." * bool(absent)),
@@ -249,9 +244,10 @@ def train_and_test_accuracy(states: StateTable, seed: int = 0) -> Plot | None:
     right.set(xlabel="epoch", ylabel="train less test accuracy (share of 1)")
     some = "" if len(shown) == len(rows) else f" of {len(rows):,}, drawn at random"
     return _plot(
+        states,
         figure,
+        "train and test accuracy",
         "train-and-test-accuracy",
-        f"{states.name}: train and test accuracy",
         f"Left: {len(shown):,} states{some}. Right: the generalization gap, box plots over all "
         "models. Train accuracy from epoch 1 on is a running mean over the "
         "epoch in training mode: with dropout, and early on, it lies below the model's own."
@@ -280,15 +276,10 @@ def weight_histograms(
     if len(slots) > 6:
         places = np.linspace(0, len(slots) - 1, 6).round().astype(int)
         slots = [slots[place] for place in places]
-    across = 3
-    figure = _figure(0.4 + 2.5 * -(-len(slots) // across))
-    panels = figure.subplots(-(-len(slots) // across), across, squeeze=False)
+    density = "density (logarithmic)" if states.twins else "density"
+    figure, panels = _grid(len(slots), 2.5, density)
     epochs = np.unique(states["epoch"][rows])
-    for number, panel in enumerate(panels.flat):
-        if number >= len(slots):
-            panel.set_visible(False)
-            continue
-        slot = slots[number]
+    for panel, slot in zip(panels, slots, strict=True):
         values = {}
         for epoch in epochs:
             of_epoch = weights[states["epoch"][rows] == epoch, slot.slice].reshape(-1)
@@ -310,15 +301,14 @@ def weight_histograms(
             panel.set_yscale("log")
         else:
             panel.set_ylim(bottom=0)
-        if number % across == 0:
-            panel.set_ylabel("density (logarithmic)" if states.twins else "density")
-    handles, labels = panels.flat[0].get_legend_handles_labels()
+    handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3)
     count = len(np.unique(states.model[rows]))
     return _plot(
+        states,
         figure,
+        "weights by layer",
         "weight-histograms",
-        f"{states.name}: weights by layer",
         f"Weights (without biases) of {count:,} models at {_epochs(epochs)}, 99 % of the values."
         + (" Pruned weights, which are 0, are left out." if states.twins else "")
         + left_out,
@@ -372,9 +362,10 @@ def trajectories(
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2)
     return _plot(
+        states,
         figure,
+        "trajectories of weights",
         "trajectories",
-        f"{states.name}: trajectories of weights",
         f"The weights of {len(numbers):,} models ({len(rows):,} states) in the plane of their "
         "first two principal components, coloured by test accuracy (left) and by epoch (right)."
         + left_out,
@@ -412,7 +403,7 @@ def sparsity_by_epoch(
         panel.plot(epochs, bands[2], color=BLUE, marker="o", markersize=4, label="median")
         if states.name == TWINS_ZOO:
             panel.plot(*zip(*TWINS[column].items(), strict=True), color=GREEN, marker="x",
-                       linestyle="", label="median of the original's twins")  # fmt: skip
+                       linestyle="", label="median of the paper's twins")  # fmt: skip
         panel.set(xlabel="epoch of pruning", ylabel=label)
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))
     panels[0].set_ylim(0, 1)
@@ -428,9 +419,10 @@ def sparsity_by_epoch(
         about = f" Dashed: median of their {len(dense):,} parents, with quartiles."
     panels[1].legend(loc="best")
     return _plot(
+        states,
         figure,
+        "sparsity and accuracy",
         "sparsity-by-epoch",
-        f"{states.name}: sparsity and accuracy",
         f"Sparsity and test accuracy of {states.models:,} twins by epoch of pruning." + about
         + _left_out(states, ~good),
     )  # fmt: skip
@@ -444,7 +436,23 @@ def _figure(height: float = HEIGHT) -> Figure:
     return Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained")
 
 
-def _plot(figure: Figure, name: str, title: str, caption: str) -> Plot:
+def _grid(
+    count: int, height: float, label: str, *, sharey: bool = False
+) -> tuple[Figure, list[Axes]]:
+    """Return a figure with panels in rows of three, each of the given height in inches."""
+    across = min(3, count)
+    down = -(-count // across)
+    figure = _figure(0.4 + height * down)
+    panels = figure.subplots(down, across, sharey=sharey, squeeze=False)
+    for panel in panels[:, 0]:
+        panel.set_ylabel(label)
+    for panel in panels.flat[count:]:
+        panel.set_visible(False)
+    return figure, list(panels.flat[:count])
+
+
+def _plot(states: StateTable, figure: Figure, title: str, name: str, caption: str) -> Plot:
+    title = f"{states.name}: {title}"
     figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
     file = io.BytesIO()
     figure.savefig(file, format="png", metadata={"Software": None})

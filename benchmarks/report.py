@@ -22,7 +22,7 @@ from ..builders.dataset import zoos_home
 from ..builders.sources.report import REPORT
 from ..builders.specification import normalize_name
 from ..builders.splits import SPLITS
-from ..builders.zoo_directory import open_zoo
+from ..builders.zoo_directory import ZooDirectory, open_zoo
 from .diversity import Diversity, diversity
 from .plots import Plot, draw_all
 from .property_prediction import Result, predict_properties
@@ -127,14 +127,15 @@ def make_report(
         )
     except ValueError as error:  # too few models, or splits that leak
         not_obtained["property prediction"] = str(error)
+    directories = [open_zoo(zoos_home(data_dir), zoo) for zoo in dict.fromkeys(states["zoo"])]
     of_split = {split: states["split"] == split for split in SPLITS}
     return ZooReport(
         zoo=name,
-        about=_about(states, size, data_dir),
+        about=_about(states, size, directories),
         models={s: len(set(states.model[rows])) for s, rows in of_split.items()},
         states={s: int(rows.sum()) for s, rows in of_split.items()},
         diverged=int(states.diverged.sum()),
-        left_out=_left_out(states, data_dir),
+        left_out=_left_out(directories),
         plots=plots,
         diversity=measured,
         prediction=prediction,
@@ -182,10 +183,7 @@ def render(report: ZooReport) -> str:
     return environment.get_template("report.html.j2").render(report=report, version=found) + "\n"
 
 
-def _about(
-    states: StateTable, size: int, data_dir: str | os.PathLike[str] | None
-) -> dict[str, str]:
-    directories = [open_zoo(zoos_home(data_dir), zoo) for zoo in dict.fromkeys(states["zoo"])]
+def _about(states: StateTable, size: int, directories: Sequence[ZooDirectory]) -> dict[str, str]:
     zoo, info = directories[0].zoo, directories[0].info
     source = info.get("source")
     file = source.get("file") if isinstance(source, dict) else None
@@ -199,11 +197,10 @@ def _about(
     }
 
 
-def _left_out(states: StateTable, data_dir: str | os.PathLike[str] | None) -> dict[str, int]:
+def _left_out(directories: Sequence[ZooDirectory]) -> dict[str, int]:
     """Count the states left out at import, and the files that cannot be read."""
     counts: Counter[str] = Counter()
-    for zoo in dict.fromkeys(states["zoo"]):
-        directory = open_zoo(zoos_home(data_dir), zoo)
+    for directory in directories:
         try:
             found = json.loads((directory.path / REPORT).read_text())
             counts.update({f"states: {why}": n for why, n in found["categories"].items()})

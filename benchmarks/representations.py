@@ -1,39 +1,46 @@
 """What a benchmark sees of a state: all its weights, statistics of each layer, or your own.
 
-The two as in the original (code/model_definitions/def_downstream_module.py): W is the flat weight
-vector, s(W) has seven numbers for each layer's weights and seven for its biases. Your own is a
-function from weights and their layout to features, named as "module:function".
+The first two are those of the paper's code (code/model_definitions/def_downstream_module.py): W is
+the flat weight vector, and s(W) has seven numbers for each layer's weights and seven for its
+biases. Your own is a function from weights and their layout to features, named "module:function".
 """
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..builders.layout import Layout
+from ..errors import InvalidArgument
 
 PERCENTILES = (1, 25, 50, 75, 99)
+"""Percentiles among the statistics."""
 
-Representation = Callable[[np.ndarray, Layout], np.ndarray]
-"""From weights, float32 [rows, N], and their layout to features [rows, d]."""
+Matrix = NDArray[np.float32]
+"""Weights, float32 [rows, N]."""
+
+Representation = Callable[[Matrix, Layout], NDArray[Any]]
+"""A function from weights and their layout to features [rows, d]."""
 
 
-def weights(matrix: np.ndarray, layout: Layout) -> np.ndarray:
-    """The weights themselves, W: float32 [rows, N]."""
+def weights(matrix: Matrix, layout: Layout) -> Matrix:
+    """Return the weights themselves, W: float32 [rows, N]."""
     return matrix
 
 
-def statistics(matrix: np.ndarray, layout: Layout) -> np.ndarray:
-    """Statistics of each layer, s(W): float64 [rows, 7 * tensors], 70 numbers for a CNN.
+def statistics(matrix: Matrix, layout: Layout) -> NDArray[np.float64]:
+    """Return statistics of each layer, s(W): float64 [rows, 7 * tensors], 70 numbers for a CNN.
 
     For each tensor in layout order (weights and biases apart): mean, variance (of the population)
     and the percentiles 1, 25, 50, 75, 99, interpolated linearly.
 
     Args:
         matrix: float32 [rows, N].
-        layout: of the rows.
+        layout: layout of the weights.
     """
     result = np.empty((len(matrix), 7 * len(layout.slots)), np.float64)
     for number, slot in enumerate(layout.slots):
@@ -58,66 +65,66 @@ REPRESENTATIONS: dict[str, Representation] = {
 
 
 def find_representation(name: str) -> Representation:
-    """A representation of `REPRESENTATIONS`, or the function that "module:function" names.
+    """Return a representation of `REPRESENTATIONS`, or the function that "module:function" names.
 
     Raises:
-        ValueError: there is none of this name.
+        InvalidArgument: there is none of this name.
     """
     if name in REPRESENTATIONS:
         return REPRESENTATIONS[name]
     module_name, colon, function_name = name.partition(":")
     if not colon:
-        raise ValueError(
+        raise InvalidArgument(
             f"unknown representation {name!r}; known: {', '.join(REPRESENTATIONS)}, or your own "
             "as module:function"
         )
     try:
         module = importlib.import_module(module_name)
     except (ImportError, ValueError) as error:
-        raise ValueError(
+        raise InvalidArgument(
             f"representation {name!r}: the module {module_name!r} cannot be imported ({error})"
         ) from error
     function = getattr(module, function_name, None)
     if not callable(function):
-        raise ValueError(
+        raise InvalidArgument(
             f"representation {name!r}: {module_name} has no function {function_name!r}"
         )
     return function
 
 
-def represent(
-    name: str, function: Representation, matrix: np.ndarray, layout: Layout
-) -> np.ndarray:
-    """Features of some rows, and the assurance that they can be used.
+def represent(name: str, function: Representation, matrix: Matrix, layout: Layout) -> NDArray[Any]:
+    """Return the features of some rows, after checking that they can be used.
 
     Args:
-        name: of the representation, for messages.
-        function: as `find_representation` gives it.
+        name: name of the representation, for messages.
+        function: as `find_representation` returns it.
         matrix: float32 [rows, N].
-        layout: of the rows.
+        layout: layout of the weights.
 
     Returns:
         Numbers [rows, d], all finite.
 
     Raises:
-        ValueError: the function failed, or returned something else.
+        InvalidArgument: the function failed, or returned something else.
     """
     try:
         features = np.asarray(function(matrix, layout))
     except Exception as error:
-        raise ValueError(
+        raise InvalidArgument(
             f"representation {name!r} failed on weights float32 {list(matrix.shape)} with "
             f"{type(error).__name__}: {error}"
         ) from error
     if features.ndim != 2 or len(features) != len(matrix) or not features.shape[1]:
-        raise ValueError(
+        raise InvalidArgument(
             f"representation {name!r} must return a matrix [{len(matrix)}, d], one row for each "
             f"row of weights; found {list(features.shape)}"
         )
     if features.dtype.kind not in "fiub":
-        raise ValueError(f"representation {name!r} must return numbers, found {features.dtype}")
+        raise InvalidArgument(
+            f"representation {name!r} must return numbers, found {features.dtype}"
+        )
     if features.dtype.kind != "f":
         features = features.astype(np.float64)
     if not np.isfinite(features.sum(axis=1, dtype=np.float64)).all():
-        raise ValueError(f"representation {name!r} returned NaN or infinite features")
+        raise InvalidArgument(f"representation {name!r} returned NaN or infinite features")
     return features

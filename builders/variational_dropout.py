@@ -1,16 +1,16 @@
-"""The formulas of sparse twins: variational dropout as the original uses it, in numpy.
+"""The formulas of sparse twins: variational dropout as the paper's code uses it, in numpy.
 
 Variational dropout (Molchanov, Ashukha and Vetrov, "Variational Dropout Sparsifies Deep Neural
 Networks", ICML 2017, arXiv 1701.05369) gives every weight w a normal distribution with mean w and
 variance sigma^2 = alpha w^2. log sigma^2 is trained with the weights, by the loss of the data plus
 a weight times the KL divergence from a log-uniform prior; a weight whose alpha has grown large is
-noise, and is pruned. What follows is that of the original's def_net_distillation.py (Conv2dARD,
-LinearARD, NNmoduleARD), which departs from the paper in details. They are kept:
+noise, and is pruned. What follows is that of def_net_distillation.py in the paper's code
+(Conv2dARD, LinearARD, NNmoduleARD), which departs from the paper in details. They are kept:
 
 - log alpha is clamped, to other bounds in convolutions than in linear layers, and outside of them
   neither the data nor the divergence moves log sigma^2.
 - Biases of convolutions have noise too, and are pruned; those of linear layers have none. Their
-  log_sigma2, arbitrary numbers in the original's files, stays at its start in our twins.
+  log_sigma2, arbitrary numbers in the original files, stays at its start in our twins.
 - The sparsity counts weights alone, neither the biases that are pruned nor those that cannot be.
 """
 
@@ -106,7 +106,8 @@ def kl_divergence(mean: np.ndarray, log_sigma2: np.ndarray, layout: Layout) -> n
 def kl_weight(epoch: int, epochs: int) -> float:
     """What the divergence counts in the loss of an epoch (from 1 on): min(1, 0.01 e / epochs).
 
-    e is the original's iteration, which is 0 in the first epoch of training: that one has no
-    divergence at all. (The original's evaluation before it has e = -1 and reports a loss of -16.)
+    e is the iteration of the paper's code, which is 0 in the first epoch of training: that one has
+    no divergence at all. (The evaluation before it in the paper's code has e = -1 and reports a
+    loss of -16.)
     """
     return min(1.0, KL_WEIGHT_SLOPE * (epoch - 1) / epochs)

@@ -2,8 +2,8 @@
 
 Two methods:
 
-- *variational*: variational dropout as the original made its twins (def_net_distillation.py,
-  def_NN_experiment_distillation.py, train_mnist_sparse_vd.py); formulas and what the original
+- *variational*: variational dropout as the paper's code makes its twins (def_net_distillation.py,
+  def_NN_experiment_distillation.py, train_mnist_sparse_vd.py); formulas and what the paper's code
   departs from are in builders/variational_dropout.py. A twin starts from the weights of its
   parent's last epoch with log_sigma2 = -10 and a fresh optimizer, and is trained for 25 epochs with
   its parent's hyperparameters; one optimizer has both, so that Adam's weight decay pulls log_sigma2
@@ -13,14 +13,15 @@ Two methods:
   (Han et al., "Learning both Weights and Connections for Efficient Neural Networks", 2015). Epoch 0
   is the pruned parent before the first step. A parent has a twin for each level of sparsity.
 
-Where the original is inconsistent it is followed: all twins have one seed, that of the zoo's first
-model (its script takes the settings of the first trial for all), so that they see the images in one
-order; `seed="parent"` gives each its parent's. Dropout models and CNN-l, which the original's code
-cannot load, are trained as the others.
+Where the paper's code is inconsistent it is followed: all twins have one seed, that of the zoo's
+first model (its script takes the settings of the first trial for all), so that they see the images
+in one order; `seed="parent"` gives each its parent's. Dropout models and CNN-l, which the paper's
+code cannot load, are trained as the others.
 
 Losses of our twins are cross entropies alone, comparable with those of their parents and repeated
-by `instantiate(row)`. Losses of imported twins hold the divergence too, as the original recorded
-them. train_loss and train_acc of epoch 1 on are running means in training mode, with noise.
+by `instantiate(row)`. Losses of imported twins hold the divergence too, as the paper's code
+recorded them. train_loss and train_acc of epoch 1 on are running means in training mode, with
+noise.
 """
 
 from __future__ import annotations

@@ -7,13 +7,16 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from model_zoos.builders.architecture import ARCHITECTURES
 from model_zoos.builders.catalog import TWIN_DOIS, ZOOS, get_zoo
 from model_zoos.builders.schema import COLUMNS
+from model_zoos.builders.specification import ACTIVATIONS
 from model_zoos.generation.generate import generate
 from model_zoos.generation.images import load_images
 from tests import documents
@@ -23,6 +26,17 @@ PAGES = sorted(f"docs/{path.name}" for path in DOCS.glob("*.md"))
 # tests/builders/hub/test_read.py runs the Python of docs/streaming.md, against a server of its own.
 RUN = [page for page in PAGES if page != "docs/streaming.md"]
 SLOW = [page for page in RUN if any(block.mark == "slow" for block in documents.blocks(page))]
+
+
+@pytest.fixture(autouse=True)
+def own_tables() -> Iterator[None]:
+    """What a page adds to the tables of the package is gone after it."""
+    tables: list[dict[str, Any]] = [ARCHITECTURES, ACTIVATIONS]
+    copies = [dict(table) for table in tables]
+    yield
+    for table, copy in zip(tables, copies, strict=True):
+        table.clear()
+        table.update(copy)
 
 
 @pytest.fixture(scope="module")

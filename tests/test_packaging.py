@@ -126,6 +126,7 @@ def _environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in hidden}
 
 
+@pytest.mark.slow
 def test_mypy_sees_the_types_of_the_installed_wheel(program: Path) -> None:
     pytest.importorskip("mypy", reason="mypy is not installed")
     interpreter = program.parent / "env" / "bin" / "python"
@@ -143,6 +144,7 @@ def test_mypy_sees_the_types_of_the_installed_wheel(program: Path) -> None:
     assert tuple(re.sub(r"\b[a-z_]+\.(?=[\w.])", "", found) for found in revealed) == TYPES
 
 
+@pytest.mark.slow
 def test_pyright_sees_the_types_of_the_installed_wheel(program: Path) -> None:
     pyright = shutil.which("pyright", path=str(Path(sys.executable).parent))
     if pyright is None:

@@ -15,10 +15,10 @@ Models do not influence each other, but unlike in the lane kernel a model's bits
 many there are: matrix products of another number of models may be summed in another order.
 
 On one core (Xeon, AVX-512), batch 10, Adam, it trains 4.4 times as many model-samples a second as
-the original's loop for CNN-s and 2.3 times for CNN-l; torch's grouped convolutions with autograd
-reached 1.9 and 1.2 times, one block of 64 models in place of small ones 2.6 and 1.6 times. About
-half of the time are matrix products, a sixth the pools, a sixth the columns' copies. Nothing has
-been measured on a GPU yet.
+the loop of the paper's code for CNN-s and 2.3 times for CNN-l; torch's grouped convolutions with
+autograd reached 1.9 and 1.2 times, one block of 64 models in place of small ones 2.6 and 1.6 times.
+About half of the time are matrix products, a sixth the pools, a sixth the columns' copies. Nothing
+has been measured on a GPU yet.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""One model at a time in plain torch, to the bit as the original trained it.
+"""One model at a time in plain torch, to the bit as the paper's code trains it.
 
-Every random number is drawn from torch's global stream in the original's order (its
+Every random number is drawn from torch's global stream in the order of the paper's code (its
 def_NN_experiment.py and def_net.py): default initialisation, the zoo's initialisation, one sample
 order that the evaluation of the untrained model uses, then for each epoch a sample order and the
 dropout masks of its steps. With float32, one thread, torch 2.13 and an Intel processor with AVX-512
-this repeats models of the original that were trained so, bit for bit. Where torch computes in
+this repeats models that the paper's code trained so, bit for bit. Where torch computes in
 another way (`cpu_kind`), the draws are the same and sums differ in their last bits, which training
 amplifies. It is the oracle of the other engines, and the slowest; to be compared with them it can
 take its dropout masks from the counter generator that they use (streams.py).
@@ -99,14 +99,14 @@ def train(
     """Train one model and yield its state after every epoch, the untrained one first.
 
     The training metrics of epoch 0 are measured in evaluation mode; those of later epochs are
-    running means over the epoch in training mode, as the original records them. A diverged model
-    goes on to its last epoch with NaN weights and losses, as there.
+    running means over the epoch in training mode, as the paper's code records
+    them. A diverged model is trained to its last epoch with NaN weights and losses, as there.
 
     Args:
         model: hyperparameters and seed.
         layout: of the architecture.
         images: see generation/images.py; without a validation set there are no val_ metrics.
-        stream: of the dropout masks: "torch" as the original, "philox" as the other engines.
+        stream: of the dropout masks: "torch" as the paper's code, "philox" as the other engines.
         network: makes what is trained of an initialised module: a model of its own, or a twin.
 
     Raises:
@@ -139,7 +139,7 @@ def train(
         torch.set_num_threads(1)  # more threads sum in another order: other bits
         try:
             if epoch == 0:
-                # The original evaluates over the shuffled training set.
+                # The paper's code evaluates over the shuffled training set.
                 losses = {"train": evaluate(module, x[order], y[order], model.batch_size)}
             else:
                 with _Stream(state) as borrowed:
@@ -149,7 +149,7 @@ def train(
                     state = borrowed.leave()
             for name in ("val", "test"):
                 if name in sets:
-                    # The original evaluates in one batch, which decides a loss's last digit.
+                    # The paper's code evaluates in one batch, which decides a loss's last digit.
                     losses[name] = evaluate(module, *sets[name], len(sets[name][1]))
         finally:
             torch.set_num_threads(threads)
@@ -276,7 +276,7 @@ class _Stream:
         return self
 
     def leave(self) -> torch.Tensor:
-        """Where the stream stands now, to go on from there later."""
+        """Where the stream stands now, to continue from there later."""
         return torch.get_rng_state()
 
     def __exit__(self, *exception: object) -> None:

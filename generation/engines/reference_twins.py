@@ -1,13 +1,13 @@
-"""Sparse twins one at a time in plain torch, to the bit as the original trained them.
+"""Sparse twins one at a time in plain torch, to the bit as the paper's code trains them.
 
 The formulas and their sources: builders/variational_dropout.py. Random numbers come from torch's
-global stream in the original's order (def_NN_experiment_distillation.py): it builds a dense network
-of the twin's seed last, so that its stream stands where a dense model's stands after its
-initialisation; then one sample order that the evaluation of epoch 0 uses, then for each epoch a
+global stream in the order of the paper's code (def_NN_experiment_distillation.py): it builds a
+dense network of the twin's seed last, so that its stream stands where a dense model's stands after
+its initialisation; then one sample order that the evaluation of epoch 0 uses, then for each epoch a
 sample order and, for each step, the noise of the layers' outputs in forward order. Gradients are
-summed in the order of torch's graph, which is therefore the original's: a linear layer's log_alpha,
-for instance, enters the divergence twice as two nodes. With float32, one thread, torch 2.13 and
-an Intel processor with AVX-512 this repeats twins of the original bit for bit.
+summed in the order of torch's graph, which is therefore that of the paper's code: a linear layer's
+log_alpha, for instance, enters the divergence twice as two nodes. With float32, one thread, torch
+2.13 and an Intel processor with AVX-512 this repeats twins of the paper's code bit for bit.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def _divergence(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
 class VariationalTwin(Network):
     """The twin of a dense model, to be trained by `reference.train`.
 
-    Its losses are cross entropies alone, as those of its parent; the original's hold the
+    Its losses are cross entropies alone, as those of its parent; those of the paper's code hold the
     divergence too.
 
     Args:

@@ -1,6 +1,6 @@
 """ResNet-18, one model at a time, in torch on a CPU or a GPU.
 
-The original's training (code/model_definitions/def_net.py and
+The training is that of the paper's code (code/model_definitions/def_net.py and
 code/zoo_generators/train_zoo_*_resnet18_kaiming_uniform.py): SGD with momentum and weight decay as
 an L2 term, torch's OneCycleLR stepped after every batch with the zoo's learning rate as its highest
 and torch's defaults otherwise (it also cycles the momentum, between 0.95 and 0.85), augmented
@@ -188,7 +188,7 @@ class ResNetTraining:
         return self.layout.to_vector({name: t.detach().cpu() for name, t in state.items()})
 
     def snapshot(self) -> dict[str, Any]:
-        """All that is needed to go on from here: a copy on the CPU for `restore`."""
+        """All that is needed to resume from here: a copy on the CPU for `restore`."""
         state = {
             "model_id": self.model.model_id,
             "epoch": self.epoch,
@@ -200,7 +200,7 @@ class ResNetTraining:
         return _copied(state)
 
     def restore(self, snapshot: Mapping[str, Any]) -> None:
-        """Go on from a snapshot of the same model.
+        """Resume from a snapshot of the same model.
 
         Raises:
             ValueError: it is another model's, or no snapshot.

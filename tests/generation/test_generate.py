@@ -382,7 +382,7 @@ def test_without_a_compiler_the_batched_engine_serves(
     tmp_path: Path, digits: ImageData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CXX", str(tmp_path / "no-compiler"))
-    with pytest.warns(SlowEngineWarning, match=r"no-compiler.*training with the batched engine"):
+    with pytest.warns(SlowEngineWarning, match=r"no-compiler.*training with the engine batched"):
         summary = generate(ZOO, tmp_path, digits, models=1)
     assert summary.engine == "batched"
 

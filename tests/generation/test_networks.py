@@ -15,6 +15,7 @@ FUNCTIONS = {
     "relu": torch.relu,
     "sigmoid": torch.sigmoid,
     "gelu": functional.gelu,
+    "selu": functional.selu,
 }
 
 

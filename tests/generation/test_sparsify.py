@@ -569,7 +569,9 @@ def test_bad_arguments(tmp_path: Path, digits: ImageData, dense: ZooDirectory) -
         twins=TwinOptions(epochs=1),
     )
     resnets = create_zoo(tmp_path, get_zoo("cifar10_resnet18"))
-    with pytest.raises(ValueError, match="twins are made of CNN-s and CNN-l, not of ResNet-18"):
+    with pytest.raises(
+        ValueError, match="networks that are a sequence of layers, not of ResNet-18"
+    ):
         sparsify(resnets, tmp_path, digits)
     with pytest.raises(ValueError, match="holds sparse twins: name the dense zoo"):
         sparsify(open_zoo(tmp_path, SPARSE), tmp_path, digits, twins=TwinOptions(epochs=1))

@@ -1,5 +1,5 @@
 // Trains one block of sparse twins of one architecture by variational dropout (Molchanov, Ashukha
-// and Vetrov, "Variational dropout sparsifies deep neural networks", ICML 2017) as the original
+// and Vetrov, "Variational dropout sparsifies deep neural networks", ICML 2017) as the paper's code
 // does it (its def_net_distillation.py): each weight is normal, with a mean and with the logarithm
 // of a variance, log_sigma2; network.hpp has the network, its evaluation and the arguments.
 //
@@ -72,7 +72,7 @@ int32_t train(Twins* twins, const Rates* rates, int32_t adam, int32_t dropout, c
   *totals = Totals{};
   Parameters &means = twins->means, &log_sigma2 = twins->log_sigma2;
   for (int64_t start = 0; start < n; start += batch_size, steps++) {
-    // The original's variance is exp(log_alpha) mean^2. Within the bounds of log_alpha that is
+    // The variance of the paper's code is exp(log_alpha) mean^2. Within the bounds of log_alpha that is
     // exp(log_sigma2), but for the 1e-15 in a logarithm, and the mean has no part in it.
     for_each_weight(
         [&](int w, float bound) {

@@ -359,8 +359,9 @@ def test_a_killed_publication_is_finished_by_the_next(
             text=True,
             check=False,
         )
-        [line] = done.stderr.splitlines()
+        line, hint = done.stderr.splitlines()
         assert line.startswith("error: the Hub does not accept this token")
+        assert hint.startswith("try: ")
         assert WRITER not in done.stderr + done.stdout
         assert (done.returncode, done.stdout) == (1, "")
 

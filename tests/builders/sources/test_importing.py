@@ -460,8 +460,9 @@ def test_the_command(tmp_path: Path) -> None:
     assert "epoch 8: empty file" in done.stdout
     done = run(str(tmp_path / "nosuch.zip"))
     assert done.returncode == 1
-    [line] = done.stderr.strip().splitlines()
+    line, hint = done.stderr.strip().splitlines()
     assert line.startswith(f"error: {tmp_path}/nosuch.zip: there is no such file")
+    assert "model-zoos download NAME" in hint
 
 
 # --- Interruptions --------------------------------------------------------------------------------

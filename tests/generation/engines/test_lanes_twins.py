@@ -324,7 +324,7 @@ def test_losses_are_those_of_the_cross_entropy():
         2, log_sigma2=np.full((2, CNN_S.size), -3.0), learning_rate=0.0, seeds=[5, 6]
     )
     orders = make_orders(2, 23)
-    loss, accuracy = twins.train_epoch(images, labels, orders, kl_weight=1.0)
+    loss, accuracy = twins.train_epoch(images, labels, orders, 1.0)
     for model in range(2):
         means, log_sigma2s = (
             {name: torch.tensor(value) for name, value in CNN_S.to_state_dict(vector).items()}
@@ -409,7 +409,7 @@ def test_twins_become_sparse():
     images, labels = make_images(CNN_S, 1)
     twins = make_twins(2, learning_rate=0.02)
     for _ in range(3):
-        twins.train_epoch(images, labels, np.zeros((2, 1000), int), kl_weight=1.0)
+        twins.train_epoch(images, labels, np.zeros((2, 1000), int), 1.0)
     assert (twins.weights == 0)[:, has_noise(CNN_S)].mean() > 0.9
 
 
@@ -518,7 +518,7 @@ def test_diverged_twin_is_nan_like_torchs_and_leaves_others_alone(optimizer):
         ({"optimizer": "lion"}, "unknown optimizer"),
         ({"dropout": 1.0}, "dropout rates"),
         ({"seeds": 0.5}, "seeds must be integers"),
-        ({"layout": make_layout("resnet18", channels=3)}, "not ResNet-18"),
+        ({"layout": make_layout("resnet18", channels=3)}, "which ResNet-18 is not"),
     ],
 )
 def test_wrong_population(changes, message):
@@ -545,4 +545,4 @@ def test_wrong_data(changes, message):
     }
     twins = make_twins(2)
     with pytest.raises(ValueError, match=message):
-        twins.train_epoch(**(data | changes))
+        twins.train_epoch(*(data | changes).values())

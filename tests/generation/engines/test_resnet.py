@@ -286,7 +286,7 @@ def test_a_checkpoint_that_cannot_be_used(tmp_path: Path, home: Path, digits: Im
     path = directory.models_path / model.model_id / CHECKPOINT
     torch.save(snapshot, path)
     assert resume(training, directory, path)
-    with pytest.warns(CheckpointWarning, match="begun with 1 threads, goes on with 2"):
+    with pytest.warns(CheckpointWarning, match="begun with 1 threads, resumed with 2"):
         assert resume(ResNetTraining(model, ZOO.layout, digits, threads=2), directory, path)
     os.truncate(directory.state_path(model.model_id, 2), 1000)
     with pytest.warns(CheckpointWarning, match=r"epoch_0002\.safetensors: unreadable"):
@@ -475,7 +475,10 @@ def test_bad_requests(tmp_path: Path, digits: ImageData) -> None:
             load_images("digits"),
             options=TrainOptions(precision="bf16"),
         )
-    with pytest.raises(ValueError, match="only ResNet-18 zoos are published model by model"):
+    with pytest.raises(
+        ValueError,
+        match=r"\(ResNet-18\) are published model by model",
+    ):
         generate(
             get_zoo("digits_cnn_s"),
             tmp_path,
