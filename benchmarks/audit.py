@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..builders.dataset import zoos_home
-from ..builders.specification import ACTIVATIONS, INITS
+from ..builders.hyperparameters import ACTIVATIONS, INITS
 from ..builders.zoo_directory import ZooDirectory, open_zoo
 from ..errors import ImageFilesError, InvalidArgument
 from ..generation.images import ImageData

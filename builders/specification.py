@@ -18,24 +18,8 @@ from functools import cached_property
 from typing import Any
 
 from .architecture import find_architecture
+from .hyperparameters import ACTIVATIONS, INITS, MOMENTUM_OPTIMIZERS, OPTIMIZERS
 from .layout import Layout, make_layout
-
-ACTIVATIONS = {
-    "tanh": "Tanh",
-    "relu": "ReLU",
-    "sigmoid": "Sigmoid",
-    "gelu": "GELU",
-    "selu": "SELU",
-}
-"""Activation -> its class in torch.nn."""
-
-INITS = ("uniform", "normal", "kaiming_uniform", "kaiming_normal")
-"""Initialisations, which are functions of torch.nn.init."""
-
-OPTIMIZERS = ("adam", "sgd")
-
-MOMENTUM_OPTIMIZERS = ("sgd",)
-"""The optimizers that have a momentum."""
 
 VARIANTS = ("seed", "hyp_10_r", "hyp_10_f")
 

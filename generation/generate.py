@@ -2,7 +2,7 @@
 
 Under `torchrun` or `accelerate launch` each rank takes its share of the models and waits for the
 others at the very end only. An interrupted run loses the blocks of models that it was training
-(engines/side_by_side.py) and nothing else: the same call resumes, with any number of threads or
+(engines/epoch_loop.py) and nothing else: the same call resumes, with any number of threads or
 ranks. Models whose states have a file each (ResNet-18) resume after their last whole epoch
 (engines/checkpointed.py).
 """
@@ -26,16 +26,13 @@ import torch
 from ..builders.specification import Model, Zoo
 from ..builders.zoo_directory import ZooDirectory, create_zoo, open_zoo
 from ..errors import InvalidArgument, ZooNotFound
-from .engines import Engine, choose_engine, group_models, reference, resnet
+from .engines import Engine, choose_engine, reference, resnet
 from .engines.checkpointed import remove_checkpoint
 from .images import ImageData
 from .job import Job, Progress, Summary, Work
 from .options import TrainOptions
 from .plan import Plan, check_space, make_plan, measure_epoch, model_bytes
-from .ranks import join_ranks, join_summaries, rank_count
-
-SHARE = 16
-"""Models that a rank takes at a time: a full block of the widest lanes."""
+from .ranks import join_ranks, join_summaries, rank_count, share_models
 
 
 class Publisher(Protocol):
@@ -262,12 +259,6 @@ def run(work: Work, models: Sequence[Model], engine: Engine, options: TrainOptio
         sparsity=float(np.mean(sparsities)) if sparsities else None,
     )
     return join_summaries(ranks.gather(summary))
-
-
-def share_models(zoo: Zoo, models: Sequence[Model], ranks: int) -> list[list[Model]]:
-    """The models of each rank: full blocks in turn; single models if their states have files."""
-    groups = group_models(models, 1 if zoo.layout.architecture.file_per_state else SHARE)
-    return [[model for group in groups[rank::ranks] for model in group] for rank in range(ranks)]
 
 
 def check_images(zoo: Zoo, images: ImageData) -> None:

@@ -15,12 +15,12 @@ import torch
 from numpy.typing import ArrayLike
 from torch import nn
 
-from ..builders import specification
+from ..builders import hyperparameters
 from ..builders.layout import Layout
 from ..errors import InvalidArgument
 
 INITS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    name: getattr(nn.init, f"{name}_") for name in specification.INITS
+    name: getattr(nn.init, f"{name}_") for name in hyperparameters.INITS
 }
 """The function of each initialisation, which fills a tensor in place."""
 
@@ -33,7 +33,7 @@ def build(layout: Layout, activation: str, dropout: float = 0.0) -> nn.Module:
 
     Args:
         layout: has the architecture, input channels and classes.
-        activation: key of specification.ACTIVATIONS; ResNet-18 always has relu.
+        activation: key of hyperparameters.ACTIVATIONS; ResNet-18 always has relu.
         dropout: rate. As in the paper's code there are Dropout modules only if it is above 0.
 
     Returns:
@@ -87,15 +87,15 @@ def instantiate(
 
 
 def make_activation(name: str) -> nn.Module:
-    """Make the module of an activation of specification.ACTIVATIONS.
+    """Make the module of an activation of hyperparameters.ACTIVATIONS.
 
     Raises:
         InvalidArgument: an unknown activation.
     """
-    if name not in specification.ACTIVATIONS:
-        known = ", ".join(specification.ACTIVATIONS)
+    if name not in hyperparameters.ACTIVATIONS:
+        known = ", ".join(hyperparameters.ACTIVATIONS)
         raise InvalidArgument(f"unknown activation {name!r}; known: {known}")
-    module: nn.Module = getattr(nn, specification.ACTIVATIONS[name])()
+    module: nn.Module = getattr(nn, hyperparameters.ACTIVATIONS[name])()
     return module
 
 

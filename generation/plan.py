@@ -115,7 +115,7 @@ def make_plan(
 
     Args:
         directory: of the zoo.
-        shares: the models of each rank (`generate.share_models`).
+        shares: the models of each rank (`ranks.share_models`).
         seconds_per_epoch: of one model on one rank; None if not known.
         source_of_seconds: "stated" or "measured".
         staging: disk space that publishing needs, while models train; 0 if nothing is published.

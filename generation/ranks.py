@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import dataclasses
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
@@ -12,9 +13,14 @@ from typing import TypeVar
 import torch
 
 from ..builders.machine import cores
+from ..builders.specification import Model, Zoo
+from .engines import group_models
 from .job import Summary
 
 T = TypeVar("T")
+
+SHARE = 16
+"""Models that a rank takes at a time: a full block of the widest lanes."""
 
 
 @dataclass(frozen=True)
@@ -87,3 +93,9 @@ def join_summaries(summaries: list[Summary]) -> Summary:
         seconds=seconds,
         samples_per_second=sum(s.samples_per_second * s.seconds for s in summaries) / seconds,
     )
+
+
+def share_models(zoo: Zoo, models: Sequence[Model], ranks: int) -> list[list[Model]]:
+    """The models of each rank: full blocks in turn; single models if their states have files."""
+    groups = group_models(models, 1 if zoo.layout.architecture.file_per_state else SHARE)
+    return [[model for group in groups[rank::ranks] for model in group] for rank in range(ranks)]

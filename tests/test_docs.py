@@ -15,8 +15,8 @@ import pytest
 
 from model_zoos.builders.architecture import ARCHITECTURES
 from model_zoos.builders.catalog import TWIN_DOIS, ZOOS, get_zoo
+from model_zoos.builders.hyperparameters import ACTIVATIONS
 from model_zoos.builders.schema import COLUMNS
-from model_zoos.builders.specification import ACTIVATIONS
 from model_zoos.generation.generate import generate
 from model_zoos.generation.images import load_images
 from tests import documents

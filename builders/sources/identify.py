@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 from ...errors import Unreadable
 from ..architecture import ARCHITECTURES, find_architecture
 from ..catalog import TWIN_DOIS, TWIN_EPOCHS, ZOOS, config_names, twin_name, zoo_spec
-from ..specification import GRID_KEYS, MOMENTUM_OPTIMIZERS, Zoo, is_zoo_name, normalize_name
+from ..hyperparameters import MOMENTUM_OPTIMIZERS
+from ..specification import GRID_KEYS, Zoo, is_zoo_name, normalize_name
 from .ray_tune import Description, Trial
 
 _T = TypeVar("_T")

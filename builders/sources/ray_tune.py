@@ -29,9 +29,9 @@ from numpy.typing import NDArray
 
 from ...errors import Unreadable
 from ..architecture import ARCHITECTURES
+from ..hyperparameters import ACTIVATIONS, INITS, MOMENTUM_OPTIMIZERS, OPTIMIZERS
 from ..layout import Layout
 from ..model_file import MODEL_ID
-from ..specification import ACTIVATIONS, INITS, MOMENTUM_OPTIMIZERS, OPTIMIZERS
 from ..variational_dropout import prune
 from .archive import Member, Source
 from .checkpoint import read_state_dict

@@ -32,10 +32,10 @@ from ..options import TrainOptions
 from . import checkpointed, reference
 from .batched import BatchedPopulation, BatchedWeights
 from .batched_twins import BatchedTwins
+from .epoch_loop import group_models, train_blocks
 from .lanes import LanesPopulation, LanesTwins, LanesWeights, lanes_count
 from .population import Population, Scores
 from .processes import NETWORKS, train_in_processes
-from .side_by_side import group_models, train_blocks
 
 __all__ = ["ENGINES", "Engine", "choose_engine", "evaluate", "group_models"]
 

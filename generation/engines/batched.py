@@ -57,7 +57,7 @@ class BatchedWeights:
 
     Args:
         layout: of an architecture with `layers`.
-        activation: key of specification.ACTIVATIONS; gelu is the exact one.
+        activation: key of hyperparameters.ACTIVATIONS; gelu is the exact one.
         weights: float32 [P, layout.size] in layout order.
         device: "cpu", "cuda" or "cuda:1".
         threads: of torch, while this population works; None for as many as torch has.

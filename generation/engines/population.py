@@ -9,8 +9,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ...builders.hyperparameters import ACTIVATIONS
 from ...builders.layout import Layout
-from ...builders.specification import ACTIVATIONS, Model
+from ...builders.specification import Model
 from ...errors import InvalidArgument
 
 Scores = tuple[NDArray[np.float64], NDArray[np.float64]]

@@ -11,6 +11,7 @@ import pytest
 
 from model_zoos.builders import catalog, specification
 from model_zoos.builders.catalog import ZOOS, get_zoo, list_zoos
+from model_zoos.builders.hyperparameters import INITS
 from model_zoos.builders.specification import Zoo, zoo_from_json
 from model_zoos.errors import UnknownZoo
 from tests.shared import SHARED, needs_shared
@@ -149,7 +150,7 @@ def test_filters_of_the_list() -> None:
 def test_what_can_be_trained_is_what_a_specification_may_name() -> None:
     from model_zoos.generation import networks
 
-    assert tuple(networks.INITS) == specification.INITS
+    assert tuple(networks.INITS) == INITS
 
 
 @pytest.mark.parametrize("name", ZOOS)

@@ -22,10 +22,11 @@ from model_zoos.builders.zoo_directory import open_zoo
 from model_zoos.errors import FaultyZoo, SlowEngineWarning
 from model_zoos.generation.engines import group_models, reference
 from model_zoos.generation.engines.lanes import lanes_count
-from model_zoos.generation.generate import SHARE, generate
+from model_zoos.generation.generate import generate
 from model_zoos.generation.images import ImageData, load_images
 from model_zoos.generation.job import Progress
 from model_zoos.generation.options import TrainOptions
+from model_zoos.generation.ranks import SHARE
 from tests.shared import grouped
 
 ZOO = dataclasses.replace(get_zoo("digits_cnn_s"), epochs=2)

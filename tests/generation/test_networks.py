@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn import functional
 
+from model_zoos.builders.hyperparameters import ACTIVATIONS
 from model_zoos.builders.layout import make_layout
-from model_zoos.builders.specification import ACTIVATIONS
 from model_zoos.generation.networks import INITS, build, initialise
 
 FUNCTIONS = {

@@ -26,7 +26,7 @@ class LanesWeights:
 
     Args:
         layout: of an architecture with `layers`.
-        activation: key of specification.ACTIVATIONS; gelu is the exact one.
+        activation: key of hyperparameters.ACTIVATIONS; gelu is the exact one.
         weights: float32 [P, layout.size] in layout order.
         threads: blocks that are worked on at a time; None for one on each core.
         isa: "auto", "avx512", "avx2" or "portable".

@@ -21,8 +21,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from ....builders.hyperparameters import ACTIVATIONS
 from ....builders.layout import Layout
-from ....builders.specification import ACTIVATIONS
 from ....errors import InvalidArgument, LanesUnavailable
 
 FOLDER = Path(__file__).parent

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.nn import functional
 
+from model_zoos.builders.hyperparameters import ACTIVATIONS, INITS
 from model_zoos.builders.layout import make_layout
-from model_zoos.builders.specification import ACTIVATIONS, INITS
 from model_zoos.generation.engines.batched import BatchedPopulation
 from model_zoos.generation.engines.lanes import LanesPopulation, LanesUnavailable, lanes_count
 from model_zoos.generation.streams import SampleOrders, initial_weights, sample_orders

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.nn import functional
 
+from model_zoos.builders.hyperparameters import ACTIVATIONS
 from model_zoos.builders.layout import Layout, make_layout
-from model_zoos.builders.specification import ACTIVATIONS
 from model_zoos.generation.engines.lanes import LanesTwins, LanesUnavailable
 from model_zoos.generation.engines.lanes.blocks import aligned
 from model_zoos.generation.engines.lanes.library import usable_isas

@@ -45,10 +45,11 @@ from model_zoos.errors import (
 from model_zoos.generation.augmentation import augmentation_draws
 from model_zoos.generation.engines.checkpointed import CHECKPOINT, resume
 from model_zoos.generation.engines.resnet import ResNetTraining, Stopped
-from model_zoos.generation.generate import generate, share_models
+from model_zoos.generation.generate import generate
 from model_zoos.generation.images import ImageData, Images, load_images
 from model_zoos.generation.job import Progress
 from model_zoos.generation.options import TrainOptions
+from model_zoos.generation.ranks import share_models
 from model_zoos.generation.torchvision import import_torchvision
 from tests.generation.test_augmentation import one_by_one
 from tests.hub_server import Client, Hub

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from model_zoos.builders import specification
+from model_zoos.builders import hyperparameters
 from model_zoos.builders.architecture import ARCHITECTURES
 from model_zoos.builders.catalog import ZOOS, zoo_spec
-from model_zoos.builders.specification import ACTIVATIONS, INITS, OPTIMIZERS, Model
+from model_zoos.builders.hyperparameters import ACTIVATIONS, INITS, OPTIMIZERS
+from model_zoos.builders.specification import Model
 from model_zoos.generation import networks
 from model_zoos.generation.engines import ENGINES, batched, reference, resnet
 from model_zoos.generation.engines.lanes import LanesPopulation, LanesUnavailable, lanes_count
@@ -31,7 +32,7 @@ def images() -> ImageData:
 def test_every_engine_knows_every_optimizer() -> None:
     for table in (batched.OPTIMIZERS, lanes.OPTIMIZERS, reference.OPTIMIZERS):
         assert set(table) == set(OPTIMIZERS)
-    assert set(specification.MOMENTUM_OPTIMIZERS) <= set(OPTIMIZERS)
+    assert set(hyperparameters.MOMENTUM_OPTIMIZERS) <= set(OPTIMIZERS)
 
 
 def test_the_tables_of_architectures_engines_and_images_fit() -> None:
