@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
+import secrets
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
-
-from ..errors import FaultyZoo
 
 
 def write_atomically(
@@ -26,13 +23,10 @@ def write_atomically(
     Raises:
         OSError: the file cannot be written; one that was there before is unchanged.
     """
-    handle, temporary = tempfile.mkstemp(
-        prefix=".", suffix=".partial", dir=path.parent if partial_in is None else partial_in
-    )
+    temporary = (partial_in or path.parent) / f".{secrets.token_hex(8)}.partial"
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(temporary, "xb") as file:  # with the permissions that the user's umask leaves
             file.write(content)
-        os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:
         with suppress(FileNotFoundError):  # it has been renamed already
@@ -43,18 +37,3 @@ def write_atomically(
 def json_bytes(value: object) -> bytes:
     """Return a value as the JSON files of a zoo hold it."""
     return (json.dumps(value, indent=1, allow_nan=False) + "\n").encode()
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON file of a zoo, which holds an object.
-
-    Raises:
-        FaultyZoo: it is not readable, or holds something else.
-    """
-    try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise FaultyZoo(f"{path}: not readable as JSON ({error})") from error
-    if not isinstance(found, dict):
-        raise FaultyZoo(f"{path}: expected a JSON object, found {type(found).__name__}")
-    return found

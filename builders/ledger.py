@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import FaultyZoo
-from .atomic import json_bytes, read_json, write_atomically
+from .atomic import json_bytes, write_atomically
 from .model_file import MODEL_ID
+from .untrusted import read_json
 
 LEDGER = "published.json"
 """Name of the file."""
@@ -45,13 +47,13 @@ def read_ledger(folder: Path) -> Published:
         FaultyZoo: the file cannot be read, or holds something else.
     """
     path = folder / LEDGER
-    if not path.exists():
+    if not os.path.lexists(path):
         return Published("", {})
     found = read_json(path)
     if (
         not isinstance(found.get("repo_id"), str)
         or not isinstance(found.get("models"), dict)
-        or not set(found["models"].values()) <= set(_PLACES)
+        or not all(place in _PLACES for place in found["models"].values())
         or not all(MODEL_ID.fullmatch(model) for model in found["models"])
         or not isinstance(found.get("stopped"), str | None)
     ):

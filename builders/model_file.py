@@ -13,11 +13,11 @@ import errno
 import json
 import math
 import re
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ from .layout import Layout
 from .schema import HYPERPARAMETERS, METRICS
 from .specification import Zoo
 from .tensor_file import TensorFile
+from .untrusted import is_text, parse_json
 
 FORMAT = "model_zoos/1"
 """Version of the format of model files and zoo directories."""
@@ -41,6 +42,15 @@ trial folders match."""
 
 SHARES_OF_1 = ("train_acc", "val_acc", "test_acc", "sparsity")
 """The metrics that lie in [0, 1]."""
+
+_MAX_METRICS = 64 << 20
+"""Limit of the metrics of one file in bytes, which are read into memory."""
+
+_MAX_TEXT = 1000
+"""Limit of a hyperparameter's text in characters."""
+
+_MAX_WHOLE = 2**53
+"""Limit of the whole numbers that a float64 holds exactly."""
 
 _NOT_THE_FILES_FAULT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 """Errors of this process or machine, whatever file is read."""
@@ -112,16 +122,12 @@ def read_model_file(path: Path, zoo: Zoo) -> ModelFile:
     """
     layout = zoo.layout
     with _open(path) as file:
-        try:
-            header = json.loads(file.metadata[HEADER_KEY])
-            assert isinstance(header, dict)
-        except (KeyError, TypeError, ValueError, RecursionError, AssertionError) as error:
-            raise FaultyFile(
-                f"{path}: its header has no JSON object {HEADER_KEY!r}: not a model of a zoo"
-            ) from error
-        tensors = file.tensors
+        tensors, header = file.tensors, _read_header(path, file)
         if {"weights", "epoch", "metrics"} <= tensors.keys():
             shape, kinds = tensors["weights"].shape, {tensors["weights"].dtype}
+            for name in ("epoch", "metrics"):
+                if tensors[name].end - tensors[name].begin > _MAX_METRICS:
+                    raise FaultyFile(f"{path}: {name} has more than {_MAX_METRICS:,} bytes")
             epochs, table = file.read("epoch"), file.read("metrics")
         else:
             for slot in layout.slots:
@@ -133,10 +139,15 @@ def read_model_file(path: Path, zoo: Zoo) -> ModelFile:
                         f"expected {slot.shape}"
                     )
             shape, kinds = (1, layout.size), {tensors[slot.name].dtype for slot in layout.slots}
-            values = header.get("values")
-            if not isinstance(values, list) or not isinstance(header.get("epoch"), int):
+            values, epoch = header.get("values"), header.get("epoch")
+            if (
+                not isinstance(values, list)
+                or not all(type(value) in (float, int, NoneType) for value in values)
+                or type(epoch) is not int
+                or not 0 <= epoch < 2**31
+            ):
                 raise FaultyFile(f"{path}: its header lacks the state's epoch or metrics")
-            epochs = np.array([header["epoch"]], np.int32)
+            epochs = np.array([epoch], np.int32)
             table = np.array([[math.nan if v is None else v for v in values]], np.float64)
     if kinds != {"F32"}:
         raise FaultyFile(f"{path}: weights are {'/'.join(sorted(kinds))}, expected F32")
@@ -153,6 +164,19 @@ def read_model_file(path: Path, zoo: Zoo) -> ModelFile:
         metrics={name: table[:, column] for column, name in enumerate(header["metrics"])},
         zoo=zoo,
     )
+
+
+def _read_header(path: Path, file: TensorFile) -> dict[str, Any]:
+    """Return the JSON object that a model file has in its header."""
+    try:
+        header = parse_json(file.metadata[HEADER_KEY].encode())
+    except (KeyError, AttributeError, ValueError) as error:
+        raise FaultyFile(
+            f"{path}: its header has no JSON object {HEADER_KEY!r}: not a model of a zoo ({error})"
+        ) from error
+    if not isinstance(header, dict):
+        raise FaultyFile(f"{path}: {HEADER_KEY!r} in its header is no JSON object")
+    return header
 
 
 def _read_vector(file: TensorFile, layout: Layout) -> NDArray[np.float32]:
@@ -238,43 +262,48 @@ def _problem(
     count = len(epochs) if epochs.ndim == 1 else -1
     names, hyperparameters = header.get("metrics"), header.get("hyperparameters")
     if header.get("zoo") != zoo.name:
-        return f"belongs to the zoo {header.get('zoo')!r}, expected {zoo.name!r}"
+        return f"belongs to the zoo {header.get('zoo')!r:.60}, expected {zoo.name!r}"
     model_id = header.get("model_id")
     if not isinstance(model_id, str) or not MODEL_ID.fullmatch(model_id):
         return (
             "its model_id must be 1 to 200 letters, digits and the signs _ - = , . "
-            f"(not first), found {model_id!r}"
+            f"(not first), found {model_id!r:.220}"
         )
-    if not isinstance(header.get("parent_model_id"), str | None):
-        return "has a parent_model_id that is not a text"
+    parent = header.get("parent_model_id")
+    if parent is not None and not is_text(parent, _MAX_TEXT):
+        return f"parent_model_id must be a text of at most {_MAX_TEXT:,} characters"
     if weights_shape != (count, zoo.layout.size) or count < 1:
         return (
             f"weights have shape {weights_shape}, expected ({max(count, 1)}, {zoo.layout.size}): "
             f"one row for each of {max(count, 0)} epochs"
         )
     if epochs.dtype != np.int32 or epochs[0] < 0 or (epochs[1:] <= epochs[:-1]).any():
-        return f"epochs must be increasing int32 from 0 on, found {epochs.tolist()}"
+        return f"epochs must be increasing int32 from 0 on, found {epochs.tolist()!r:.60}"
     if not isinstance(names, list) or not all(names.count(n) == 1 and n in METRICS for n in names):
-        return f"unknown or repeated metrics {names!r}; known: {', '.join(METRICS)}"
+        return f"unknown or repeated metrics {names!r:.200}; known: {', '.join(METRICS)}"
     if table.dtype != np.float64 or table.shape != (count, len(names)):
         return f"metrics are {table.dtype} {table.shape}, expected float64 ({count}, {len(names)})"
     for column, name in enumerate(names):
         # Losses of a diverged model are NaN; an accuracy is a count and never is.
         if name in SHARES_OF_1 and not ((table[:, column] >= 0) & (table[:, column] <= 1)).all():
-            return f"{name} must lie in [0, 1] at every epoch, found {table[:, column].tolist()}"
+            return (
+                f"{name} must lie in [0, 1] at every epoch, found {table[:, column].tolist()!r:.60}"
+            )
     if not isinstance(hyperparameters, dict) or not set(hyperparameters) <= set(HYPERPARAMETERS):
         return (
-            f"hyperparameters must be among {', '.join(HYPERPARAMETERS)}, found {hyperparameters!r}"
+            f"hyperparameters must be among {', '.join(HYPERPARAMETERS)}, "
+            f"found {hyperparameters!r:.200}"
         )
     for name, value in hyperparameters.items():
         kind = str(HYPERPARAMETERS[name])
         if kind == "string":
-            good = isinstance(value, str)
+            good = is_text(value, _MAX_TEXT)
         elif kind.startswith("int"):
             bound = 2 ** (int(kind.removeprefix("int")) - 1)
             good = type(value) is int and -bound <= value < bound
         else:
-            good = type(value) in (int, float) and abs(value) <= sys.float_info.max
+            good = type(value) is float and math.isfinite(value)
+            good = good or (type(value) is int and abs(value) <= _MAX_WHOLE)
         if value is not None and not good:
-            return f"{name} must be a finite {kind}, found {value!r}"
+            return f"{name} must be a finite {kind}, found {value!r:.60}"
     return None

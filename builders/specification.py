@@ -20,6 +20,7 @@ from typing import Any
 from .architecture import find_architecture
 from .hyperparameters import ACTIVATIONS, INITS, MOMENTUM_OPTIMIZERS, OPTIMIZERS
 from .layout import Layout, make_layout
+from .untrusted import is_text
 
 VARIANTS = ("seed", "hyp_10_r", "hyp_10_f")
 
@@ -32,15 +33,33 @@ Grid = tuple[tuple[str, tuple[Any, ...]], ...]
 
 # --- Checks: what a field must be, as a test and in words -----------------------------------------
 
+_MAX_MODELS = 10_000_000
+"""Limit of a zoo's models, which are listed as a whole."""
+
 Check = tuple[Callable[[Any], bool], str]
 
 
 def _one_of(names: Collection[str]) -> Check:
-    return (lambda value: value in names), f"one of {', '.join(names)}"
+    return (
+        (lambda value: isinstance(value, str) and value in names),
+        f"one of {', '.join(names)}",
+    )
 
 
-_TEXT: Check = (lambda value: isinstance(value, str)), "a text"
-_COUNT: Check = (lambda value: type(value) is int and value >= 1), "a whole number >= 1"
+def _count(limit: int) -> Check:
+    return (
+        (lambda value: type(value) is int and 1 <= value <= limit),
+        f"a whole number from 1 to {limit:,}",
+    )
+
+
+def _or_null(check: Check) -> Check:
+    good, expected = check
+    return (lambda value: value is None or good(value)), f"null or {expected}"
+
+
+_TEXT: Check = (lambda value: is_text(value, 10_000)), "a text of at most 10,000 characters"
+_FLAG: Check = ((lambda value: isinstance(value, bool)), "true or false")
 _RATE: Check = (
     (lambda value: isinstance(value, float) and 0 <= value < math.inf),
     "a finite number >= 0",
@@ -51,11 +70,16 @@ _SHARE: Check = (
 )
 
 _FIELD_CHECKS: dict[str, Check] = {
-    **dict.fromkeys(("name", "image_dataset", "images"), _TEXT),
-    **dict.fromkeys(("classes", "seeds", "epochs", "batch_size"), _COUNT),
+    **dict.fromkeys(("name", "image_dataset", "images", "architecture", "note"), _TEXT),
+    **dict.fromkeys(("experiment", "doi", "doi_preprocessed"), _or_null(_TEXT)),
+    **dict.fromkeys(("random_seeds", "published"), _FLAG),
+    "seeds": _count(1_000_000),  # random seeds are drawn from that many
+    "classes": _count(100_000),
+    **dict.fromkeys(("epochs", "batch_size"), _count(2**31 - 1)),  # int32 columns
     "variant": _one_of(VARIANTS),
     "channels": ((lambda value: type(value) is int and value in (1, 3)), "1 or 3"),
-    "momentum": ((lambda value: value is None or _SHARE[0](value)), f"null or {_SHARE[1]}"),
+    "momentum": _or_null(_SHARE),
+    "scheduler": _or_null(_TEXT),
 }
 
 _GRID_CHECKS: dict[str, Check] = {
@@ -74,7 +98,7 @@ GRID_KEYS = tuple(_GRID_CHECKS)
 def _require(name: str, value: object, check: Check) -> None:
     good, expected = check
     if not good(value):
-        raise ValueError(f"{name} must be {expected}, found {value!r}")
+        raise ValueError(f"{name} must be {expected}, found {value!r:.80}")
 
 
 @dataclass(frozen=True)
@@ -192,10 +216,12 @@ class Zoo:
         for name, values in self.grid:
             if not values:
                 raise ValueError(f"the grid has no value for {name}")
-            if len(set(values)) < len(values):
-                raise ValueError(f"the grid repeats a value of {name}")
             for value in values:
                 _require(name, value, _GRID_CHECKS[name])
+            if len(set(values)) < len(values):
+                raise ValueError(f"the grid repeats a value of {name}")
+        if self.model_count > _MAX_MODELS:
+            raise ValueError(f"a zoo has at most {_MAX_MODELS:,} models, not {self.model_count:,}")
         for optimizer in grid["optimizer"]:
             if optimizer in MOMENTUM_OPTIMIZERS and self.momentum is None:
                 raise ValueError(f"{optimizer} needs a momentum (0 for none)")
@@ -281,7 +307,7 @@ class Zoo:
         return {**dataclasses.asdict(self), "grid": {key: list(found) for key, found in self.grid}}
 
     @classmethod
-    def from_json(cls, values: Mapping[str, object]) -> Zoo:
+    def from_json(cls, values: object) -> Zoo:
         """Make the zoo that `to_json` described; also the way to specify a zoo of one's own.
 
         Raises:
@@ -340,5 +366,10 @@ def make_grid(**values: Iterable[object]) -> Grid:
     for key in [*known, *(values.keys() - GRID_KEYS)]:
         if isinstance(values[key], str) or not isinstance(values[key], Iterable):
             raise ValueError(f"the grid's {key} must be a list, found {values[key]!r}")
-        grid.append((key, tuple(float(v) if type(v) is int else v for v in values[key])))
+        grid.append((key, tuple(_as_float(value) for value in values[key])))
     return tuple(grid)
+
+
+def _as_float(value: object) -> object:
+    """A whole number as a float, if there is such a float."""
+    return float(value) if type(value) is int and abs(value) <= 2**53 else value

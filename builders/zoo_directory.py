@@ -27,12 +27,13 @@ from filelock import FileLock
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import FaultyFile, FaultyZoo, ZooNotFound
-from .atomic import json_bytes, read_json, write_atomically
+from .atomic import json_bytes, write_atomically
 from .catalog import dense_name
 from .ledger import LEDGER, Published, read_ledger, write_ledger
 from .model_file import FORMAT, ModelFile, encode_model, read_model_file
 from .specification import Zoo, is_zoo_name, normalize_name
 from .splits import SPLITS, assign_splits
+from .untrusted import read_json
 
 
 @dataclass(frozen=True)
@@ -89,10 +90,10 @@ class ZooDirectory:
             FaultyZoo: splits.json is not readable, or names a split that does not exist.
         """
         path = self.path / "splits.json"
-        if not path.exists():
+        if not os.path.lexists(path):
             return {}
         splits = read_json(path)
-        if not set(splits.values()) <= set(SPLITS):
+        if not all(split in SPLITS for split in splits.values()):
             raise FaultyZoo(f"{path}: expected model ids with a split each ({', '.join(SPLITS)})")
         return splits
 
@@ -133,10 +134,10 @@ class ZooDirectory:
             for entry in entries:
                 if entry.name.startswith(".") or entry.name in freed:
                     continue
-                if entry.is_dir():
-                    found += Path(entry.path).glob("epoch_*.safetensors")
-                elif entry.name.endswith(".safetensors"):
+                if entry.name.endswith(".safetensors"):  # whatever it is: reading it says more
                     found.append(Path(entry.path))
+                elif Path(entry.path).is_dir():
+                    found += Path(entry.path).glob("epoch_*.safetensors")
         return sorted(found)
 
     def fingerprint(self) -> list[tuple[str, int, int]]:
@@ -246,6 +247,15 @@ class ZooDirectory:
         return paths
 
 
+_ENTRIES: tuple[tuple[tuple[str, ...], Any, str], ...] = (
+    (("engine", "stream", "parent", "precision"), str, "a text"),
+    (("images", "source", "versions", "sparsification", "layout"), dict, "a JSON object"),
+    (("keep_epochs",), list, "a list"),
+    (("compile",), bool, "true or false"),
+)
+"""Entries of zoo.json besides `format` and `zoo`, each of which can be absent or null."""
+
+
 def create_zoo(root: str | os.PathLike[str], zoo: Zoo, **provenance: object) -> ZooDirectory:
     """Create the directory of a zoo, or open an existing one to add models to it.
 
@@ -267,7 +277,7 @@ def create_zoo(root: str | os.PathLike[str], zoo: Zoo, **provenance: object) -> 
     with FileLock(path / ".lock"):
         if not (path / "zoo.json").exists():
             write_atomically(path / "zoo.json", json_bytes(info))
-    found = read_json(path / "zoo.json")
+    found, _ = _read_info(path)
     for key in (*provenance, *info, *found):
         old, new = found.get(key), info.get(key)
         if key == "versions" or old == new:
@@ -328,13 +338,7 @@ def open_zoo(root: str | os.PathLike[str], name: str) -> ZooDirectory:
             hint="--data-dir or MODEL_ZOOS_HOME names another folder; `model-zoos generate` makes "
             "zoos, `model-zoos download` fetches original ones",
         )
-    info = read_json(path / "zoo.json")
-    if info.get("format") != FORMAT or "zoo" not in info:
-        raise FaultyZoo(f"{path / 'zoo.json'}: expected a zoo in the format {FORMAT}")
-    try:
-        zoo = Zoo.from_json(info["zoo"])
-    except (ValueError, TypeError) as error:
-        raise FaultyZoo(f"{path / 'zoo.json'}: {error}") from error
+    info, zoo = _read_info(path)
     if zoo.name != path.name:
         raise FaultyZoo(
             f"{path} holds the zoo {zoo.name!r}: a zoo's folder must have the zoo's name"
@@ -342,6 +346,36 @@ def open_zoo(root: str | os.PathLike[str], name: str) -> ZooDirectory:
     if not (path / "models").is_dir():
         raise FaultyZoo(f"{path} has no readable folder 'models'")
     return ZooDirectory(path, zoo, info)
+
+
+def _read_info(path: Path) -> tuple[dict[str, Any], Zoo]:
+    """Return the content of zoo.json, and the zoo that it specifies.
+
+    Raises:
+        FaultyZoo: it cannot be read, or one of its entries is not what its readers expect.
+    """
+    info = read_json(path / "zoo.json")
+    try:
+        return info, _check_info(info)
+    except ValueError as error:
+        raise FaultyZoo(f"{path / 'zoo.json'}: {error}") from error
+
+
+def _check_info(info: Mapping[str, Any]) -> Zoo:
+    """Return the zoo that a zoo.json specifies, or raise ValueError."""
+    if info.get("format") != FORMAT or "zoo" not in info:
+        raise ValueError(f"expected a zoo in the format {FORMAT}")
+    for keys, kind, expected in _ENTRIES:
+        for key in keys:
+            if not isinstance(info.get(key), kind | None):
+                raise ValueError(f"{key} must be {expected}, found {info[key]!r:.60}")
+    zoo, kept = Zoo.from_json(info["zoo"]), info.get("keep_epochs")
+    if kept and (
+        not all(type(epoch) is int and 0 <= epoch <= zoo.epochs for epoch in kept)
+        or len(set(kept)) < len(kept)
+    ):
+        raise ValueError(f"keep_epochs must be epochs up to {zoo.epochs}, found {kept!r:.60}")
+    return zoo
 
 
 def list_zoo_directories(root: str | os.PathLike[str]) -> list[str]:

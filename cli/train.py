@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ import typer
 from ..builders.catalog import TWIN_EPOCHS, ZOOS, config_names, zoo_spec
 from ..builders.dataset import open_parts, zoos_home
 from ..builders.specification import Zoo, normalize_name
+from ..builders.untrusted import MAX_JSON, parse_json, read_plain
 from ..errors import InvalidArgument
 from . import display
 from .options import (
@@ -248,14 +248,14 @@ def _specification(name: str) -> Zoo:
         return zoo_spec(name)
     path = Path(name)
     try:
-        values = json.loads(path.read_text())
+        values = parse_json(read_plain(path, MAX_JSON))
     except (OSError, ValueError) as error:
         raise InvalidArgument(f"{path}: not readable as JSON ({error})") from error
     if isinstance(values, list) and len(values) == 1:  # as `model-zoos list NAME --json` prints it
         values = {key: v for key, v in values[0].items() if key not in ("models", "states")}
     try:
         zoo = Zoo.from_json(values)
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         raise InvalidArgument(f"{path}: {error}") from error
     if zoo.name in config_names():
         raise InvalidArgument(

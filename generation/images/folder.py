@@ -18,7 +18,6 @@ One mean and one std make the images grey.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
+from ...builders.untrusted import MAX_JSON, parse_json, read_plain
 from ...errors import InvalidArgument, MissingImagesError, UnreadableImagesError
 from ..augmentation import check_augmentation
 from ..torchvision import import_torchvision
@@ -104,7 +104,7 @@ def _settings(path: Path) -> Mapping[str, Any]:
     if not path.exists():
         return {}
     try:
-        values = json.loads(path.read_bytes())
+        values = parse_json(read_plain(path, MAX_JSON))
     except (OSError, ValueError) as error:
         raise InvalidArgument(f"{path}: not readable as JSON ({error})") from error
     known = ("size", "mean", "std", "augmentation")

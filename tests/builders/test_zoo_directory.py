@@ -7,6 +7,7 @@ import dataclasses
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from model_zoos.builders.catalog import get_zoo
+from model_zoos.builders.ledger import Published
 from model_zoos.builders.model_file import HEADER_KEY
 from model_zoos.builders.schema import METRICS
 from model_zoos.builders.zoo_directory import ZooDirectory, create_zoo, open_zoo
@@ -186,8 +188,66 @@ FAULTS: dict[str, tuple[str, Callable[[Path], None]]] = {
         "file and header disagree",
         lambda p: _rewrite(p, lambda h, t: h.update(model_id="somebody")),
     ),
-    "a folder": ("unreadable", lambda p: (p.unlink(), p.mkdir())[1]),
+    "number beyond float64": (
+        "no JSON object 'model_zoos'",
+        lambda p: _rewrite(p, lambda h, t: h["hyperparameters"].update(learning_rate=10**400)),
+    ),
+    "number beyond 64 bits": (
+        "no JSON object 'model_zoos'",
+        lambda p: _rewrite(p, lambda h, t: h["hyperparameters"].update(learning_rate=10**20)),
+    ),
+    "number that no float64 is": (
+        "learning_rate must be a finite double",
+        lambda p: _rewrite(p, lambda h, t: h["hyperparameters"].update(learning_rate=2**53 + 1)),
+    ),
+    "half a character": (
+        "no JSON object 'model_zoos'",
+        lambda p: _rewrite(p, lambda h, t: h["hyperparameters"].update(scheduler="\ud800")),
+    ),
+    "long text": (
+        "scheduler must be a finite string",
+        lambda p: _rewrite(p, lambda h, t: h["hyperparameters"].update(scheduler="x" * 10**6)),
+    ),
+    "list for a text": (
+        "activation must be a finite string",
+        lambda p: _rewrite(p, lambda h, t: h["hyperparameters"].update(activation=["tanh"])),
+    ),
+    "long header": ("no header of safetensors", lambda p: _write_header(p, b" " * (5 << 20))),
+    "deep header": ("nested too deeply", lambda p: _write_header(p, b"[" * 10**5)),
+    "many dimensions": (
+        "its offsets are not those of its shape",
+        lambda p: _write_header(
+            p,
+            b'{"x":{"dtype":"F32","data_offsets":[0,0],"shape":[%s0]}}' % (b"%d," % 2**62 * 10**5),
+        ),
+    ),
+    "terabytes of epochs": (
+        "epoch has more than",
+        lambda p: _sparse(p, {"weights": [2**36, 1], "epoch": [2**36], "metrics": [2**36, 0]}),
+    ),
+    "a folder": ("no plain file", lambda p: (p.unlink(), p.mkdir())[1]),
+    "a pipe": ("no plain file", lambda p: (p.unlink(), os.mkfifo(p))[1]),
+    "a device": ("no plain file", lambda p: (p.unlink(), p.symlink_to("/dev/zero"))[1]),
+    "a link to itself": ("unreadable", lambda p: (p.unlink(), p.symlink_to(p))[1]),
+    "a link to nothing": ("no such file", lambda p: (p.unlink(), p.symlink_to("nothing"))[1]),
 }
+
+
+def _write_header(path: Path, header: bytes) -> None:
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+
+
+def _sparse(path: Path, shapes: dict[str, list[int]]) -> None:
+    """Write a file whose tensors are holes, which take no room on the disk."""
+    entries: dict[str, Any] = {"__metadata__": {HEADER_KEY: "{}"}}
+    begin = 0
+    for name, shape in shapes.items():
+        end = begin + 4 * math.prod(shape)
+        entries[name] = {"dtype": "F32", "shape": shape, "data_offsets": [begin, end]}
+        begin = end
+    header = json.dumps(entries).encode()
+    _write_header(path, header)
+    os.truncate(path, 8 + len(header) + begin)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -195,10 +255,6 @@ def test_a_faulty_file_costs_no_other(directory: ZooDirectory, fault: str) -> No
     message, spoil = FAULTS[fault]
     path = directory.files()[2]
     spoil(path)
-    if fault == "a folder":  # holds no states; what a ResNet zoo's model looks like
-        assert path not in directory.files()
-        assert len(directory.scan()[0]) == 4
-        return
     with pytest.raises(FaultyFile, match=message) as raised:
         directory.read(path)
     assert str(path) in str(raised.value)
@@ -324,6 +380,89 @@ def test_what_cannot_be_opened(directory: ZooDirectory) -> None:
     (root / "renamed" / "zoo.json").write_text("{")
     with pytest.raises(FaultyZoo, match="not readable as JSON"):
         open_zoo(root, "renamed")
+
+
+ODD_VALUES: list[Any] = [
+    None, True, -1, 2**31, 2**63, 10**20, 10**400, 1e308, math.nan, math.inf, "", "\ud800", "\0",
+    "x" * 20_000, [], [[]], ["a"], {}, {"a": 1},
+]  # fmt: skip
+"""JSON values; none of them is one that every place accepts."""
+
+
+def _places(value: Any) -> list[tuple[Any, Any]]:
+    """Every (container, key) of a JSON value, at all depths."""
+    keys = list(value) if isinstance(value, dict) else range(len(value))
+    found = [(value, key) for key in keys]
+    for key in keys:
+        if isinstance(value[key], dict | list):
+            found += _places(value[key])
+    return found
+
+
+@pytest.mark.parametrize("name", ["zoo.json", "splits.json", "published.json"])
+def test_no_json_value_does_more_than_fault_the_zoo(directory: ZooDirectory, name: str) -> None:
+    """Every value of each file is replaced by each odd one in turn."""
+    models = {path.stem: "here" for path in directory.files()}
+    directory.write_published(Published("somebody/zoos", models))
+    path = directory.path / name
+    content = json.loads(path.read_text())
+    refused = 0
+    for number in range(len(_places(content))):
+        for odd in ODD_VALUES:
+            changed = json.loads(json.dumps(content))
+            container, key = _places(changed)[number]
+            container[key] = odd
+            path.write_text(json.dumps(changed))
+            try:
+                opened = open_zoo(directory.path.parent, DIGITS.name)
+                opened.by_split()
+                assert opened.kept_epochs
+                assert repr(opened)
+            except FaultyZoo:
+                refused += 1
+    assert refused > 20
+
+
+@pytest.mark.parametrize("name", ["zoo.json", "splits.json", "published.json"])
+@pytest.mark.parametrize(
+    "content",
+    [b"\xff\xfe", b"[" * 10**6, b'{"a":' * 10**5, b"[1]", b"", b"{" + b" " * (17 << 20) + b"}"],
+    ids=["no UTF-8", "deep", "deep objects", "a list", "empty", "long"],
+)
+def test_no_content_does_more_than_fault_the_zoo(
+    directory: ZooDirectory, name: str, content: bytes
+) -> None:
+    (directory.path / name).write_bytes(content)
+    with pytest.raises(FaultyZoo, match=name):
+        open_zoo(directory.path.parent, DIGITS.name).by_split()
+
+
+@pytest.mark.parametrize("name", ["zoo.json", "splits.json", "published.json", "models"])
+@pytest.mark.parametrize("what", ["pipe", "folder", "zero", "loop"])
+def test_what_is_no_plain_file_is_refused_at_once(
+    directory: ZooDirectory, name: str, what: str
+) -> None:
+    path = directory.path / name
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
+    if what == "pipe":
+        os.mkfifo(path)
+    elif what == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to("/dev/zero" if what == "zero" else path)
+    with pytest.raises((FaultyZoo, ZooNotFound)):
+        open_zoo(directory.path.parent, DIGITS.name).by_split()
+
+
+def test_files_have_the_permissions_of_the_umask(directory: ZooDirectory) -> None:
+    before = os.umask(0o027)
+    try:
+        [path] = directory.write_model("later", {}, [0], np.zeros((1, 2464), np.float32), {})
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o640
 
 
 def test_bad_splits_are_named(directory: ZooDirectory) -> None:
