@@ -7,10 +7,14 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from types import NoneType
+from typing import TYPE_CHECKING, Any, cast
 
 import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from ..errors import InvalidArgument
 from .layout import Layout, find_layout
@@ -22,22 +26,42 @@ if TYPE_CHECKING:
 def check_row(row: Mapping[str, object], columns: Sequence[str]) -> Mapping[str, Any]:
     """Return a row after checking that it is one, and has the columns that are needed.
 
+    Args:
+        row: a row in any format of datasets, or of pandas.
+        columns: the columns that must be there and be known.
+
+    Returns:
+        The row. Values that are not known are None, also where a format has NaN for null.
+
     Raises:
         InvalidArgument: it is something else, or a column is missing or null.
     """
-    if not isinstance(row, Mapping) or isinstance(row.get("architecture"), list):
+    if not isinstance(row, Mapping) and hasattr(row, "keys"):  # a Series of pandas
+        row = dict(row)
+    if not isinstance(row, Mapping) or not isinstance(row.get("architecture", ""), str | NoneType):
         raise InvalidArgument(
             "give one row of a data set, as ds[0], not several or the data set itself"
         )
+    values = {column: None if _is_null(value) else value for column, value in row.items()}
     for column in columns:
-        if column not in row:
+        if column not in values:
             raise InvalidArgument(f"the row has no {column}: load it with columns that include it")
-        if row[column] is None:
+        if values[column] is None:
             raise InvalidArgument(
                 f"the row's {column} is not known: its source does not say it. If you know it, "
                 f'give {{**row, "{column}": ...}}'
             )
-    return row
+    return values
+
+
+def _is_null(value: object) -> bool:
+    """Whether a value of a row is None, or the NaN or NA that formats have in its place."""
+    if value is None or isinstance(value, str | Sequence) or np.ndim(cast(Any, value)):
+        return value is None
+    try:
+        return bool(value != value)
+    except TypeError:  # NA of pandas
+        return True
 
 
 def layout_of(row: Mapping[str, object]) -> Layout:
@@ -97,7 +121,8 @@ def weights(dataset: datasets.Dataset) -> torch.Tensor:
     to. Otherwise the weights are copied once.
 
     Raises:
-        InvalidArgument: a data set without weights, or a streaming one.
+        InvalidArgument: a data set without weights or a streaming one, rows whose weights are null,
+            or weights of several lengths.
     """
     if not isinstance(dataset, datasets.Dataset):
         raise InvalidArgument(
@@ -108,15 +133,16 @@ def weights(dataset: datasets.Dataset) -> torch.Tensor:
         raise InvalidArgument("this data set has no weights: load it with them among `columns`")
     import torch
 
-    column = dataset.data.column("weights")
-    if column.null_count:  # which flatten() would skip
-        raise InvalidArgument(f"{column.null_count} rows of this data set have no weights")
-    size = column.type.list_size
-    flat = [chunk.flatten().to_numpy() for chunk in column.chunks if len(chunk)]
-    blocks = [values.reshape(-1, size) for values in flat]
-    indices = None
+    column, indices = dataset.data.column("weights"), None
     if dataset._indices is not None:  # unsigned: numpy would make differences floating-point
         indices = dataset._indices.column(0).to_numpy().astype(np.int64)
+    if column.null_count:  # which flatten() would skip
+        if indices is None or (nulls := column.is_null().to_numpy()[indices].sum()):
+            found = column.null_count if indices is None else nulls
+            raise InvalidArgument(f"{found} rows of this data set have no weights: filter them out")
+        column, indices = column.take(pa.array(indices)), None
+    blocks = _blocks(column)
+    size = blocks[0].shape[1] if blocks else max(0, getattr(column.type, "list_size", 0))
     if indices is None and len(blocks) == 1:
         with warnings.catch_warnings():  # memory-mapped arrays are read-only, which torch lacks
             warnings.simplefilter("ignore", UserWarning)
@@ -137,3 +163,34 @@ def weights(dataset: datasets.Dataset) -> torch.Tensor:
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as threads:
         list(threads.map(copy, range(len(blocks))))
     return torch.from_numpy(target)
+
+
+def _blocks(column: pa.ChunkedArray) -> list[NDArray[np.float32]]:
+    """Return the chunks of a column of lists without nulls as arrays [rows, N], N the same for all.
+
+    Raises:
+        InvalidArgument: it holds something else, lists of several lengths, or null weights.
+    """
+    kind = column.type
+    lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    if not any(is_kind(kind) for is_kind in lists) or not (
+        pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type)
+    ):
+        raise InvalidArgument(f"the weights of this data set are {kind}, expected lists of numbers")
+    lengths: set[int] = set()
+    blocks = []
+    for chunk in column.chunks:
+        if not len(chunk):
+            continue
+        flat = chunk.flatten()
+        if flat.null_count:
+            raise InvalidArgument(f"{flat.null_count} weights of this data set are null")
+        lengths.update(pc.unique(pc.list_value_length(chunk)).to_pylist())
+        if len(lengths) > 1:
+            few = ", ".join(map(str, sorted(lengths)[:5]))
+            raise InvalidArgument(
+                f"the weights of this data set have several lengths ({few}): choose the rows of "
+                "one architecture"
+            )
+        blocks.append(np.asarray(flat.to_numpy(), np.float32).reshape(len(chunk), -1))
+    return blocks

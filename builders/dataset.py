@@ -66,7 +66,8 @@ class ModelZoosConfig(datasets.BuilderConfig):  # type: ignore[misc]  # datasets
         revision: branch, tag or commit of the repository; main by default.
         columns: columns to read, None for all. Weights that are not among them are not read.
         filters: condition on the rows, in the form of datasets' Parquet loader: a list of
-            ("column", "==", value), a list of such lists, or a pyarrow expression.
+            ("column", "==", value), a list of such lists, or a pyarrow expression. In lists,
+            numbers are rounded to float32 where the column is.
         on_bad_files: "warn" leaves out model files that cannot be read and warns; "skip" leaves
             them out silently; "error" raises the error of the first.
     """
@@ -252,16 +253,20 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
         """Yield Arrow tables of some hundred rows, several from a file of a repository."""
         schema = self.info.features.arrow_schema
         filters = filter_expression(self.config.filters)
-        for number, piece in enumerate(files):
+        number = 0  # without gaps, which datasets below 5.1 does not accept
+        for piece in files:
             if isinstance(piece, Shard):
                 options = self.storage_options.get("hf")
                 tables = read_tables(piece, schema, filters, self.token, options)
             else:
                 tables = iter([read_rows(piece, schema, filters)])
-            for index, table in enumerate(tables):
+            index = 0
+            for table in tables:
                 if len(table):
                     yield Key(number, index), table
+                    index += 1
                 del table  # 45 MB of ResNet-18, while the next is read
+            number += index > 0
 
     def _generate_examples(self, files: list[Piece]) -> Iterator[tuple[Key, dict[str, object]]]:
         """Yield the same rows one by one, as a plain GeneratorBasedBuilder does."""

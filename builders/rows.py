@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..errors import InvalidArgument
 from .model_file import ModelFile
-from .schema import HYPERPARAMETERS, METRICS, row_schema
+from .schema import COLUMNS, HYPERPARAMETERS, METRICS, row_schema
 
 Filter: TypeAlias = tuple[str, str, object]
 """A column, one of "==", "!=", "<", ">", "<=", ">=", "in", "not in", and a value."""
@@ -31,7 +31,9 @@ def filter_expression(filters: Filters | None) -> pads.Expression | None:
     if filters is None:
         return None
     try:
-        found = pq.filters_to_expression(filters) if isinstance(filters, list) else filters
+        found = filters
+        if isinstance(filters, list):
+            found = pq.filters_to_expression(_as_stored(filters))
         row_schema(None).empty_table().filter(found)
     except (pa.ArrowException, TypeError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0]
@@ -40,6 +42,24 @@ def filter_expression(filters: Filters | None) -> pads.Expression | None:
             "such lists or a pyarrow expression, on any column but weights"
         ) from None
     return found
+
+
+def _as_stored(filters: list[Any]) -> list[Any]:
+    """Round the values that float32 columns are compared with as those columns are rounded.
+
+    No float32 is 0.05, but a test accuracy of 0.05 was stored as the nearest one.
+    """
+    if filters and isinstance(filters[0], list):
+        return [_as_stored(some) for some in filters]
+    rounded = []
+    for column, operator, value in filters:
+        if COLUMNS.get(column) == pa.float32():
+            if isinstance(value, float):
+                value = float(np.float32(value))
+            elif isinstance(value, list | tuple | set):
+                value = [float(np.float32(v)) if isinstance(v, float) else v for v in value]
+        rounded.append((column, operator, value))
+    return rounded
 
 
 def read_rows(

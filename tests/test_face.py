@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas
+import pyarrow as pa
 import pytest
 import torch
-from datasets import load_dataset
+from datasets import Dataset, concatenate_datasets, load_dataset
 
 import model_zoos
 from model_zoos.builders.layout import make_layout
+from model_zoos.errors import InvalidArgument
 from model_zoos.generation.images import load_images
 from model_zoos.generation.networks import build
 
@@ -135,6 +138,84 @@ def test_weights_of_what_has_none(splits: Any, digits_home: Path) -> None:
     )
     with pytest.raises(ValueError, match="do not stream"):
         model_zoos.weights(stream)
+
+
+def _as_float32(dataset: Any) -> list[list[float]]:
+    return np.array(dataset["weights"], np.float64).astype(np.float32).tolist()
+
+
+def test_weights_that_users_made_themselves() -> None:
+    """Lists of any kind and number type, if they have one length, as float32."""
+    rows = [[0.1, 2.0, -3.0], [4.0, 5.5, 1e-3]]
+    frame = pandas.DataFrame({"weights": [np.array(row) for row in rows]})
+    kinds = [pa.list_(pa.float64()), pa.large_list(pa.float16()), pa.list_(pa.int8(), 3)]
+    made = [
+        Dataset.from_pandas(frame),
+        Dataset.from_list([{"weights": row} for row in rows]),
+        Dataset.from_generator(lambda: ({"weights": row} for row in rows)),
+        *(Dataset(pa.table({"weights": pa.array([[1, 2, 3], [4, 5, 6]], kind)})) for kind in kinds),
+    ]
+    for dataset in made:
+        found = model_zoos.weights(dataset)
+        assert found.dtype == torch.float32
+        assert found.tolist() == _as_float32(dataset)
+        assert model_zoos.weights(dataset.select([1, 0, 1])).tolist() == [
+            *_as_float32(dataset)[::-1],
+            _as_float32(dataset)[1],
+        ]
+    assert model_zoos.weights(made[0].select([])).shape[0] == 0
+
+
+def test_rows_without_weights_are_counted(splits: Any) -> None:
+    """Null rows are refused where they are chosen, and only there."""
+    test = splits["test"]
+    some = concatenate_datasets([test.remove_columns("weights"), test])
+    lost = test.map(
+        lambda row, i: {"weights": row["weights"] if i % 2 else None}, with_indices=True
+    )
+    expected = model_zoos.weights(test)
+    for dataset, nulls, good, of in (
+        (some, len(test), range(len(test), 2 * len(test)), range(len(test))),
+        (lost, (len(test) + 1) // 2, range(1, len(test), 2), range(1, len(test), 2)),
+    ):
+        with pytest.raises(InvalidArgument, match=f"^{nulls} rows of this data set have no"):
+            model_zoos.weights(dataset)
+        with pytest.raises(InvalidArgument, match="1 rows of"):
+            model_zoos.weights(dataset.select([0, good[0]]))
+        assert torch.equal(model_zoos.weights(dataset.select(good)), expected[list(of)])
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        ([[1.0, 2.0], [3.0]], r"several lengths \(1, 2\)"),
+        ([["a"], ["b"]], "expected lists of numbers"),
+        ([1.0, 2.0], "expected lists of numbers"),
+        ([[[1.0]], [[2.0]]], "expected lists of numbers"),
+        ([[1.0, None], [2.0, 3.0]], "1 weights of this data set are null"),
+        ([None, None], "2 rows of this data set have no weights"),
+    ],
+)
+def test_weights_that_are_none(column: list[Any], message: str) -> None:
+    with pytest.raises(InvalidArgument, match=message):
+        model_zoos.weights(Dataset.from_dict({"weights": column}))
+
+
+def test_a_row_in_any_format_is_instantiated(splits: Any) -> None:
+    """Also where dropout is null, which pandas and numpy show as NaN."""
+    expected = model_zoos.instantiate(splits["test"][0]).state_dict()
+    for dropout in (0.0, None):
+        test = splits["test"].select([0]).remove_columns("dropout")
+        test = test.add_column("dropout", pa.array([dropout], pa.float64()))
+        rows = [test.with_format(kind)[0] for kind in (None, "numpy", "torch")]
+        frame = test.to_pandas()
+        missing = frame.iloc[0].copy()
+        missing["dropout"] = pandas.NA
+        for row in (*rows, frame.iloc[0], frame.iloc[0].to_dict(), missing):
+            found = model_zoos.instantiate(row).state_dict()
+            assert all(torch.equal(found[name], value) for name, value in expected.items())
+        with pytest.raises(InvalidArgument, match="one row"):
+            model_zoos.instantiate(frame)
 
 
 def test_public_names() -> None:

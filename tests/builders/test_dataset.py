@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 import model_zoos
 from model_zoos.builders.catalog import get_zoo
 from model_zoos.builders.schema import COLUMNS
-from model_zoos.builders.zoo_directory import open_zoo
+from model_zoos.builders.zoo_directory import create_zoo, open_zoo
 from model_zoos.errors import UnknownZoo, ZooNotFound
 from tests.zoos import random_zoo
 
@@ -219,6 +219,48 @@ def test_filters_that_match_nothing_in_a_split(digits_home: Path) -> None:
         )
         == []
     )
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_filters_that_leave_no_row_of_some_tables(tmp_path: Path, streaming: bool) -> None:
+    """Rows are read in tables of some hundred; the first and a middle one are empty here."""
+    directory = random_zoo(tmp_path, dataclasses.replace(get_zoo("digits_cnn_s"), epochs=99), 20)
+    kept = [file.model_id for file in directory.by_split()[0]["train"]][5::6]
+    rows = load(
+        "digits_cnn_s",
+        tmp_path,
+        split="train",
+        filters=[("model_id", "in", kept), ("epoch", ">", 97)],
+        columns=["model_id", "epoch"],
+        streaming=streaming,
+        cache_dir=str(tmp_path / "cache"),
+    )
+    expected = [{"model_id": model, "epoch": epoch} for model in kept for epoch in (98, 99)]
+    assert list(rows) == expected
+
+
+def test_a_number_finds_the_float32_next_to_it(tmp_path: Path) -> None:
+    zoo = dataclasses.replace(get_zoo("digits_cnn_s"), epochs=3)
+    directory = create_zoo(tmp_path, zoo)
+    accuracies = np.array([0.05, 0.1, 0.3, 0.7])
+    directory.write_model(
+        "model",
+        {"learning_rate": 0.1},
+        range(4),
+        np.zeros((4, zoo.layout.size), np.float32),
+        {"test_acc": accuracies},
+    )
+    for filters, epochs in [
+        ([("test_acc", "==", 0.05)], [0]),
+        ([("test_acc", "!=", 0.1)], [0, 2, 3]),
+        ([("test_acc", "in", [0.3, 0.7])], [2, 3]),
+        ([("test_acc", "not in", (0.3,))], [0, 1, 3]),
+        ([("test_acc", "<=", 0.1)], [0, 1]),
+        ([("test_acc", "<", 0.7), ("learning_rate", "==", 0.1)], [0, 1, 2]),
+        ([[("test_acc", ">=", 0.7)], [("test_acc", "==", np.float64(0.1))]], [1, 3]),
+    ]:
+        found = load("digits_cnn_s", tmp_path, split="train", filters=filters, streaming=True)
+        assert [row["epoch"] for row in found] == epochs
 
 
 @pytest.mark.parametrize(
