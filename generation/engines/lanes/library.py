@@ -2,21 +2,26 @@
 
 A library is built at first use, in a few seconds, and kept in a cache folder under a digest of the
 sources, the generated header, the flags and everything the compiler says about itself and this
-processor. Environment: `CXX` (a compiler, may carry arguments), `MODEL_ZOOS_CACHE` (the folder),
-`MODEL_ZOOS_ISA` (avx512, avx2 or portable in place of the best one).
+processor. It is loaded only if it is whole and nobody else may write to it or to the folder; where
+there is no such folder, each process compiles its own. Environment: `CXX` (a compiler, may carry
+arguments), `MODEL_ZOOS_CACHE` (the folder), `MODEL_ZOOS_ISA` (avx512, avx2 or portable in place of
+the best one).
 """
 
 from __future__ import annotations
 
 import ctypes
+import glob
 import hashlib
 import os
 import platform
 import shlex
 import shutil
+import stat
 import subprocess
 import tempfile
 import threading
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -68,9 +73,9 @@ def load(layout: Layout, activation: str, isa: str = "auto", kernel: str = "dens
     sources = [path.read_text() for path in (source, *(FOLDER / name for name in HEADERS))]
     digest = hashlib.sha256("\0".join([*sources, header, *flags, *compiler, macros]).encode())
     name = f"{layout.architecture}_{layout.channels}_{layout.classes}_{activation}_{isa}_{kernel}"
-    path = _cache() / f"{name}-{digest.hexdigest()[:20]}.so"
+    name = f"{name}-{digest.hexdigest()[:20]}"
     with _building:
-        library = _open(path, header, (*compiler, *flags), source)
+        library = _open(_cache(), name, header, (*compiler, *flags), source)
     _describe_functions(library, kernel)
     return library
 
@@ -167,29 +172,65 @@ def _cache() -> Path:
 
 
 @lru_cache
-def _open(path: Path, header: str, command: tuple[str, ...], source: Path) -> ctypes.CDLL:
-    """Compile `path` unless it is there; under another name first, so that it is always whole."""
+def _open(
+    cache: Path, name: str, header: str, command: tuple[str, ...], source: Path
+) -> ctypes.CDLL:
+    """Load a library from the cache, or compile it."""
     try:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError:  # no place to keep it: built anew in every process
-            path = Path(tempfile.mkdtemp(prefix="model-zoos-")) / path.name
-        if not path.exists():
-            with tempfile.TemporaryDirectory(dir=path.parent, prefix="building-") as folder:
-                (Path(folder) / "architecture.hpp").write_text(header)
-                built = Path(folder) / "kernel.so"
-                done = subprocess.run(
-                    [*command, f"-I{folder}", str(source), "-o", str(built)],
-                    capture_output=True,
-                    text=True,
-                    check=False,
-                )
-                if done.returncode != 0:
-                    raise LanesUnavailable(f"{command[0]} failed: {_first_line(done.stderr)}")
-                built.replace(path)
-        return ctypes.CDLL(str(path))
+        return _open_in(_private(cache), name, header, command, source)
+    except OSError:  # no cache that is ours alone and can be written: compiled by every process
+        pass
+    try:
+        with tempfile.TemporaryDirectory(prefix="model-zoos-") as folder:  # loaded, then deleted
+            return _open_in(Path(folder), name, header, command, source)
     except OSError as failure:
-        raise LanesUnavailable(f"cannot build the kernel in {path.parent}: {failure}") from None
+        raise LanesUnavailable(f"cannot build the kernel: {failure}") from None
+
+
+def _private(folder: Path) -> Path:
+    """Return the cache folder, which is made if it is missing.
+
+    Raises:
+        OSError: it cannot be made, is a link, or others own it or may write to it. Code from such a
+            folder is not loaded.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if not _is_ours(folder.lstat(), stat.S_ISDIR):
+        raise PermissionError(f"{folder} is not a folder of this user alone")
+    return folder
+
+
+def _is_ours(found: os.stat_result, is_kind: Callable[[int], bool]) -> bool:
+    """Whether a file of this kind belongs to the user, and nobody else may write to it."""
+    return is_kind(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o022
+
+
+def _open_in(
+    folder: Path, name: str, header: str, command: tuple[str, ...], source: Path
+) -> ctypes.CDLL:
+    """As `_open`, with the folder. A library's own SHA-256 is a part of its file's name."""
+    for path in folder.glob(f"{glob.escape(name)}-*.so"):
+        if _is_ours(path.lstat(), stat.S_ISREG):
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            if path.stem.endswith(f"-{digest}"):
+                return ctypes.CDLL(str(path))
+        path.unlink()  # truncated, or put there by somebody else
+    with tempfile.TemporaryDirectory(dir=folder, prefix="building-") as building:
+        (Path(building) / "architecture.hpp").write_text(header)
+        built = Path(building) / "kernel.so"
+        done = subprocess.run(
+            [*command, f"-I{building}", str(source), "-o", str(built)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise LanesUnavailable(f"{command[0]} failed: {_first_line(done.stderr)}")
+        built.chmod(0o700)
+        digest = hashlib.sha256(built.read_bytes()).hexdigest()
+        path = built.replace(folder / f"{name}-{digest}.so")
+    return ctypes.CDLL(str(path))
 
 
 def _describe_functions(library: ctypes.CDLL, kernel: str) -> None:
