@@ -164,7 +164,8 @@ class Result:
                 for score in self.scores
             )
             title = "numbers, R2 and Kendall's tau with 95 % intervals over the test models"
-            tables.append(Table(f"{self.zoo}: {title}", columns, rows))
+            less = ("R2 train", "R2 validation")
+            tables.append(Table(f"{self.zoo}: {title}", columns, rows, secondary=less))
         if self.class_scores:
             columns = (*names, "classes", *SPLITS, "[95 %]", "most frequent class, test")
             rows = tuple(
@@ -177,7 +178,8 @@ class Result:
                 for score in self.class_scores
             )
             title = "classes, accuracy with 95 % intervals over the test models"
-            tables.append(Table(f"{self.zoo}: {title}", columns, rows))
+            less = ("train", "validation")
+            tables.append(Table(f"{self.zoo}: {title}", columns, rows, secondary=less))
         return [*tables, self._used()]
 
     def _used(self) -> Table:

@@ -19,6 +19,7 @@ class Table:
         rows: cells of each row, one for each column.
         notes: sentences that belong to the table.
         marked: numbers of rows that report something wrong.
+        secondary: the columns that a narrow terminal leaves out, in this order.
     """
 
     title: str
@@ -26,6 +27,7 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
     notes: tuple[str, ...] = ()
     marked: tuple[int, ...] = ()
+    secondary: tuple[str, ...] = ()
 
     @property
     def numeric(self) -> tuple[bool, ...]:

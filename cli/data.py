@@ -40,7 +40,8 @@ def list_command(
         )
         for zoo in zoos
     ]
-    display.print_table((*texts, "models", "states", "weights"), rows, left=texts)
+    columns = (*texts, "models", "states", "weights")
+    display.print_table(columns, rows, left=texts, secondary=("variant", "images"))
 
 
 def import_command(

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 REPORT_SECONDS = 30
 """Time between two lines about a training that has no terminal to draw a bar on."""
 
-NARROWEST = 5
-"""Characters of a column of texts that are folded in a narrow terminal, at least."""
+LONGEST_WORD = 40
+"""Characters of a word in a table; a longer one loses its middle."""
 
 SHOWN = 10
 """Lines of a long list that are printed."""
@@ -113,8 +113,9 @@ def first_rank() -> bool:
 
 
 def console() -> Console:
-    """Return the console of results: as wide as the terminal, or wide enough not to cut a table."""
-    return Console(width=None if sys.stdout.isatty() else 160)
+    """Return the console of results: as wide as the terminal or as COLUMNS says, else 160."""
+    known = sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdigit()
+    return Console(width=None if known else 160)
 
 
 def print_table(
@@ -124,8 +125,12 @@ def print_table(
     title: str | None = None,
     left: Collection[str] = (),
     marked: Collection[int] = (),
+    secondary: Sequence[str] = (),
 ) -> None:
-    """Print a table of texts, without lines between the columns if it is too wide for them.
+    """Print a table of texts as wide as the terminal.
+
+    Where it is too wide, it loses first its lines, then its secondary columns. Texts are then
+    broken between words. If even that does not fit, each row is printed as a list.
 
     Args:
         columns: their titles.
@@ -133,29 +138,59 @@ def print_table(
         title: above the table.
         left: the columns that are aligned on the left; all others are on the right.
         marked: the rows that are printed in red.
+        secondary: the columns that are left out in a narrow terminal, in this order.
     """
-    shown, table = console(), Table(title=title and escape(title))
-    for name in columns:
-        table.add_column(escape(name), justify="left" if name in left else "right")
-    for number, row in enumerate(rows):
-        table.add_row(*map(escape, row), style="red" if number in marked else None)
-    if shown.measure(table, options=shown.options.update(max_width=1000)).maximum > shown.width:
-        table.box, table.pad_edge, table.padding = None, False, (0, 1, 0, 0)
-        needed = 0
-        for index, (name, column) in enumerate(zip(columns, table.columns, strict=True)):
-            column.overflow = "fold"
-            width = NARROWEST
-            if index == 0 or name not in left:  # names and numbers stay in one piece
-                words = name.split()
-                width = max(map(len, [*words, *(row[index] for row in rows)]))
-                column.header, column.min_width, column.no_wrap = (
-                    escape("\n".join(words)),
-                    width,
-                    True,
-                )
-            needed += width + 1
-        shown.width = max(shown.width, needed)  # rather lines that the terminal wraps than cut ones
+    shown = console()
+    cells = [[_short(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
+    kept = list(range(len(columns)))
+    boxed = sum(widths) + 3 * len(widths) + 1 <= shown.width
+    # Without lines a title is broken between its words, above a column that is not wider for it.
+    words = [
+        max(map(len, [*name.split(), *(row[index] for row in cells)]))
+        for index, name in enumerate(columns)
+    ]
+    for name in secondary:
+        if boxed or sum(words[index] + 1 for index in kept) - 1 <= shown.width:
+            break
+        kept.remove(columns.index(name))
+    least = [  # names and numbers stay in one piece, other texts are broken between words
+        words[index]
+        if index == 0 or columns[index] not in left
+        else max(len(word) for row in (columns, *cells) for word in row[index].split() or [""])
+        for index in kept
+    ]
+    if title:
+        shown.print(title, markup=False, style="italic")
+    if not boxed and sum(least) + len(kept) - 1 > shown.width:
+        for row in cells:
+            for index, (name, cell) in enumerate(zip(columns, row, strict=True)):
+                shown.print(f"{'  ' if index else ''}{name}: {cell}", markup=False, highlight=False)
+        return
+    table = Table() if boxed else Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for index, width in zip(kept, least, strict=True):
+        name = columns[index]
+        table.add_column(
+            escape(name if boxed or len(name) <= width else "\n".join(name.split())),
+            justify="left" if name in left else "right",
+            min_width=None if boxed else width,
+            no_wrap=width == words[index],
+        )
+    for number, row in enumerate(cells):
+        style = "red" if number in marked else None
+        table.add_row(*(escape(row[index]) for index in kept), style=style)
     shown.print(table)
+    if len(kept) < len(columns):
+        hidden = [name for index, name in enumerate(columns) if index not in kept]
+        shown.print(f"Not shown for lack of room: {', '.join(hidden)}.", markup=False, style="dim")
+
+
+def _short(text: str) -> str:
+    """Return a long word, such as the id of an imported trial, without its middle."""
+    if len(text) <= LONGEST_WORD or " " in text:
+        return text
+    half = LONGEST_WORD // 2 - 1
+    return f"{text[:half]}...{text[-half:]}"
 
 
 def print_tables(tables: Iterable[ResultTable]) -> None:
@@ -164,7 +199,14 @@ def print_tables(tables: Iterable[ResultTable]) -> None:
         left = [
             name for name, number in zip(table.columns, table.numeric, strict=True) if not number
         ]
-        print_table(table.columns, table.rows, title=table.title, left=left, marked=table.marked)
+        print_table(
+            table.columns,
+            table.rows,
+            title=table.title,
+            left=left,
+            marked=table.marked,
+            secondary=table.secondary,
+        )
         for note in table.notes:
             print(note)
 

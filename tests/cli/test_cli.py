@@ -20,10 +20,17 @@ from model_zoos.cli import app, main
 from tests.benchmarks.zoos import write_odd_zoos
 
 
-def run(*arguments: str, cwd: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
+def run(
+    *arguments: str, cwd: Path, code: int = 0, columns: int | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run the command in a process, with COLUMNS as a shell may export it."""
+    environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+    if columns is not None:
+        environment["COLUMNS"] = str(columns)
     done = subprocess.run(
         [sys.executable, "-m", "model_zoos", *arguments],
         cwd=cwd,
+        env=environment,
         capture_output=True,
         text=True,
         check=False,
@@ -80,6 +87,30 @@ def test_list(tmp_path: Path) -> None:
         "list", "mnist-cnn-s", cwd=tmp_path
     )
     assert "no zoo has variant" in error("list", "--variant", "random", cwd=tmp_path)
+
+
+def test_a_table_has_the_width_of_the_terminal(tmp_path: Path) -> None:
+    """Names and numbers are never cut: lines go first, then columns, then each row is a list."""
+    narrow = run("list", "mnist*", cwd=tmp_path, columns=80).stdout.splitlines()
+    assert max(map(len, narrow)) <= 80
+    assert narrow[1].split() == [
+        "mnist_cnn_s_seed",
+        "mnist",
+        "CNN-s",
+        "seed",
+        "1,000",
+        "51,000",
+        "2,464",
+    ]
+    fewer = run("list", cwd=tmp_path, columns=80).stdout.splitlines()
+    assert max(map(len, fewer)) <= 80
+    assert "fashion_mnist_cnn_s_hyp_10_r CNN-s 2,560 130,560 2,464" in [
+        " ".join(line.split()) for line in fewer
+    ]
+    assert fewer[-1] == "Not shown for lack of room: images, variant."
+    stacked = run("list", "mnist*r", cwd=tmp_path, columns=30).stdout.splitlines()
+    assert stacked[0] == "zoo: mnist_cnn_s_hyp_10_r"
+    assert "  models: 2,560" in stacked
 
 
 def test_from_a_specification_of_ones_own_to_benchmark_and_plot(tmp_path: Path) -> None:
