@@ -9,7 +9,7 @@ import time
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 import datasets
 import typer
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from ..benchmarks.tables import Table as ResultTable
     from ..generation.job import Progress as Training
 
-REPORT_SECONDS = 30
-"""Time between two lines about a training that has no terminal to draw a bar on."""
+FIRST_SECONDS, REPORT_SECONDS = 3, 10
+"""Time until the first line about work that has no terminal to draw a bar on, and between two."""
 
 LONGEST_WORD = 40
 """Characters of a word in a table; a longer one loses its middle."""
@@ -249,44 +249,72 @@ def _finite(value: object) -> object:
 # --- Progress -------------------------------------------------------------------------------------
 
 
-class Show(Protocol):
-    """Moves the bar of this name, which is made when it is first named."""
+class Bars:
+    """Bars on a terminal; in a log or a pipe a line for each, and then one now and then.
+
+    Args:
+        hidden: whether nothing is shown.
+    """
+
+    def __init__(self, hidden: bool) -> None:
+        self.lines = not hidden and not sys.stderr.isatty()
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[text]}"),
+            TimeElapsedColumn(table_column=Column(no_wrap=True, min_width=7)),
+            TextColumn("left"),
+            TimeRemainingColumn(table_column=Column(no_wrap=True, min_width=7)),
+            console=Console(stderr=True),
+            disable=hidden or self.lines,
+            expand=True,
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._due: dict[str, float] = {}
 
     def __call__(
         self, name: str, done: float = 0, total: float | None = None, text: str = ""
-    ) -> None: ...
+    ) -> None:
+        """Move the bar of this name, which is made when it is first named."""
+        if name not in self._tasks:
+            self._tasks[name] = self.progress.add_task(name, total=total, text="")
+            self._due[name] = time.monotonic() + FIRST_SECONDS
+        self.progress.update(self._tasks[name], completed=done, total=total, text=text)
+        if self.lines and time.monotonic() > self._due[name]:
+            left = next(t for t in self.progress.tasks if t.id == self._tasks[name]).time_remaining
+            about = "" if left is None or total is None else f", {_duration(left)} left"
+            self._due[name] = time.monotonic() + (REPORT_SECONDS if about else FIRST_SECONDS / 2)
+            self.say(f"{name}: {text}{about}")
+
+    def say(self, line: str) -> None:
+        """Print a line above the bars."""
+        if self.lines:
+            print(line, file=sys.stderr, flush=True)
+        else:
+            self.progress.console.print(line, markup=False, highlight=False)
+
+
+def _duration(seconds: float) -> str:
+    """Return a time as "45 s", "12 min" or "3.2 h"."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 @contextmanager
-def progress_bars(hidden: bool) -> Iterator[Show]:
-    """Draw a bar for each name on a terminal, and nothing elsewhere (in a log, in a pipe)."""
-    tasks: dict[str, TaskID] = {}
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=None),
-        TextColumn("{task.fields[text]}"),
-        TimeElapsedColumn(table_column=Column(no_wrap=True, min_width=7)),
-        TextColumn("left"),
-        TimeRemainingColumn(table_column=Column(no_wrap=True, min_width=7)),
-        console=Console(stderr=True),
-        disable=hidden or not sys.stderr.isatty(),
-        expand=True,
-    ) as progress:
-
-        def show(name: str, done: float = 0, total: float | None = None, text: str = "") -> None:
-            if name not in tasks:
-                tasks[name] = progress.add_task(name, total=total, text="")
-            progress.update(tasks[name], completed=done, total=total, text=text)
-
-        yield show
+def progress_bars(hidden: bool) -> Iterator[Bars]:
+    """Show bars while something runs."""
+    bars = Bars(hidden)
+    with bars.progress:
+        yield bars
 
 
-def counting(bars: Show, unit: str) -> Callable[[str, int, int], None]:
+def counting(bars: Bars, unit: str) -> Callable[[str, int, int], None]:
     """Return a callback (name, done, total) that moves a bar and counts units beside it."""
     return lambda name, done, total: bars(name, done, total, f"{done:,}/{total:,} {unit}")
 
 
-def gigabytes(bars: Show, name: str) -> Callable[[str, int, int], None]:
+def gigabytes(bars: Bars, name: str) -> Callable[[str, int, int], None]:
     """Return a callback (what, bytes done, bytes in all) that moves the bar of this name."""
     bars(name)
     return lambda what, done, total: bars(
@@ -296,28 +324,24 @@ def gigabytes(bars: Show, name: str) -> Callable[[str, int, int], None]:
 
 @contextmanager
 def training_progress(name: str, hidden: bool) -> Iterator[Callable[[Training], None]]:
-    """Show how far a training is: a bar, or now and then a line where there is no terminal."""
-    began, said = time.monotonic(), None
-    hidden = hidden or not first_rank()
-    lines = not hidden and not sys.stderr.isatty()
-    with progress_bars(hidden) as bars:
-        bars(name)
+    """Show how far a training is, and how long it will take."""
+    began = time.monotonic()
+    with progress_bars(hidden or not first_rank()) as bars:
+        bars(name, text="starting")
 
         def show(done: Training) -> None:
-            nonlocal said
-            now = time.monotonic()
-            if said is None:
-                said = now
-                if lines:
-                    print(f"{name}: training", file=sys.stderr, flush=True)
-            speed = done.samples / (now - began)
-            text = f"{done.models}/{done.models_total} models, {speed:,.0f} samples/s"
+            if done.remark:
+                bars.say(done.remark)
+            speed = done.samples / (time.monotonic() - began)
+            text = (
+                f"{done.models}/{done.models_total} models, "
+                f"{int(done.states):,}/{done.states_total:,} states"
+            )
+            if done.samples:
+                text += f", {speed:,.0f} samples/s"
             if done.published is not None:
                 text += f", {done.published} published"
             bars(name, done.states, done.states_total, text)
-            if lines and now - said > REPORT_SECONDS:
-                said = now
-                print(f"{name}: {text}", file=sys.stderr, flush=True)
 
         yield show
 

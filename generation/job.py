@@ -41,17 +41,19 @@ class Progress:
 
     Attributes:
         models, models_total: finished, and in all.
-        states, states_total: trained or present, and in all.
+        states, states_total: trained or present, and in all; a running epoch counts by its share.
         samples: model-samples trained.
         published: models that this run has published; None if it publishes none.
+        remark: what a user should know about this run; said once.
     """
 
     models: int
     models_total: int
-    states: int
+    states: float
     states_total: int
     samples: int
     published: int | None = None
+    remark: str = ""
 
 
 @dataclass(frozen=True)

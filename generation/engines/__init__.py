@@ -73,9 +73,17 @@ BATCHED_BLOCK = {"cpu": 64, "cuda": 1024}
 def _train_lanes(work: Work, models: Sequence[Model]) -> Iterator[Outcome]:
     """A thread for each core, a block of one model a lane in each: the kernel releases the GIL."""
     zoo = work.job.directory.zoo
-    blocks = group_models(models, lanes_count(zoo.layout, dict(zoo.grid)["activation"][0]))
-    populate = partial(LANES[work.job.method], threads=1)
-    yield from train_blocks(work, blocks, populate, threads=work.threads)
+    lanes = lanes_count(zoo.layout, dict(zoo.grid)["activation"][0])
+    blocks = group_models(models, lanes)
+    populate, remark = partial(LANES[work.job.method], threads=1), ""
+    room = len(blocks) * lanes
+    if len(models) < room / 2:
+        remark = (
+            f"{len(models)} models fill {len(models) / room:.0%} of the lanes: only models that "
+            "share activation, optimizer and batch size train side by side. Up to "
+            f"{room} models would take as long"
+        )
+    yield from train_blocks(work, blocks, populate, threads=work.threads, remark=remark)
 
 
 def _train_batched(work: Work, models: Sequence[Model]) -> Iterator[Outcome]:

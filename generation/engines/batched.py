@@ -156,6 +156,7 @@ class BatchedPopulation(BatchedWeights):
         InvalidArgument: arguments of a wrong shape or out of range.
     """
 
+    epoch_share: float = 0.0
     _blocks: list[TrainingBlock]  # type: ignore[assignment]
 
     def __init__(
@@ -229,13 +230,15 @@ class BatchedPopulation(BatchedWeights):
             raise InvalidArgument(f"orders must be integers in [0, {len(pixels)})")
         chosen = chosen.to(self.device)
         with _settings(self.threads, self.device):
-            start = 0
+            start, self.epoch_share = 0, 0.0
             for number, block in enumerate(self._blocks):
                 block.forget_totals()
                 order = chosen[start : start + block.models]
                 start += block.models
                 for batch in order.split(self.batch_size, dim=1):
                     self._train_step(number, _gather(pixels, batch), targets[batch])
+                    self.epoch_share += batch.numel() / chosen.numel()
+            self.epoch_share = 0.0
             return self._means(chosen.shape[1])
 
     def _train_step(self, number: int, x: torch.Tensor, labels: torch.Tensor) -> None:

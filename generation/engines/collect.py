@@ -22,8 +22,9 @@ def collect(
     work: Work,
     pool: Executor,
     futures: Mapping[Future[list[Outcome]], list[Model]],
-    states: Callable[[], tuple[int, float]],
+    states: Callable[[], tuple[float, float]],
     stop: StopEvent,
+    remark: str = "",
 ) -> Iterator[Outcome]:
     """Outcomes as they come; on an error or interruption the workers stop after their epoch."""
     total = sum(len(models) for models in futures.values())
@@ -39,7 +40,10 @@ def collect(
             if work.on_progress is not None:
                 present, trained = states()
                 samples = round(trained * len(work.job.images.train))
-                work.on_progress(Progress(done, total, present, total * kept, samples))
+                work.on_progress(
+                    Progress(done, total, present, total * kept, samples, remark=remark)
+                )
+                remark = ""
     except (BrokenProcessPool, OSError) as error:
         reason = (
             "a training process ended at once or was killed (out of memory? or a script that "

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import torch
@@ -49,6 +50,7 @@ def train_blocks(
     *,
     threads: int,
     device: str = "cpu",
+    remark: str = "",
 ) -> Iterator[Outcome]:
     """Train blocks of models, `threads` of them at a time, and write them.
 
@@ -58,6 +60,7 @@ def train_blocks(
         populate: makes a population from models and what they start from (`Job.start`).
         threads: blocks at a time.
         device: of the images.
+        remark: for `Progress`.
     """
     # On the device once and for all: an engine does not copy what lies there already.
     images = work.job.images
@@ -68,18 +71,35 @@ def train_blocks(
     }
     stop, drawing = threading.Event(), threading.Lock()
     states, trained = [0] * len(blocks), [0] * len(blocks)
+    training: dict[int, Population] = {}
+    shares = [0.0] * len(blocks)
 
     def train(number: int) -> list[Outcome]:
         def on_epoch(epoch: int) -> bool:
+            shares[number] = 0.0
             states[number] += len(blocks[number])
             trained[number] += len(blocks[number]) * (epoch > 0)
             return not stop.is_set()
 
-        return _train_block(work.job, blocks[number], sets, populate, drawing, on_epoch)
+        try:
+            block, watch = blocks[number], partial(training.__setitem__, number)
+            return _train_block(work.job, block, sets, populate, drawing, watch, on_epoch)
+        finally:
+            training.pop(number, None)
+
+    def done() -> tuple[float, float]:
+        """States and epochs of models, those that run counted by their share."""
+        present, seen = float(sum(states)), float(sum(trained))
+        for number, population in list(training.items()):
+            # A trained epoch is evaluated, from 0 on again, before it is done.
+            shares[number] = max(shares[number], population.epoch_share)
+            present += shares[number] * len(blocks[number])
+            seen += shares[number] * len(blocks[number]) * (states[number] > 0)
+        return present, seen
 
     pool = ThreadPoolExecutor(min(threads, len(blocks)) or 1)
     futures = {pool.submit(train, number): blocks[number] for number in range(len(blocks))}
-    yield from collect(work, pool, futures, lambda: (sum(states), sum(trained)), stop)
+    yield from collect(work, pool, futures, done, stop, remark)
 
 
 def _train_block(
@@ -88,6 +108,7 @@ def _train_block(
     sets: Sets,
     populate: Callable[..., Population],
     drawing: threading.Lock,
+    watch: Callable[[Population], None],
     on_epoch: Callable[[int], bool],
 ) -> list[Outcome]:
     """Train the models of one block through all epochs, then write their files."""
@@ -101,6 +122,7 @@ def _train_block(
     orders = [SampleOrders(generator, len(sets["train"][1])) for _, generator in drawn]
     start = job.start(block, np.stack([weights for weights, _ in drawn]))
     population = populate(layout, block, **start)
+    watch(population)
     held_out = [name for name in sets if name != "train"]
     tensors: dict[str, np.ndarray] = {}
     metrics = {

@@ -25,6 +25,10 @@ class Population(Protocol):
     def weights(self) -> NDArray[np.float32]:
         """The weights that evaluation uses, [P, N] in layout order, a copy."""
 
+    @property
+    def epoch_share(self) -> float:
+        """Share of the running epoch or evaluation that is done, for another thread, else 0."""
+
     def train_epoch(
         self, images: ArrayLike, labels: ArrayLike, orders: ArrayLike, *more: float
     ) -> Scores:

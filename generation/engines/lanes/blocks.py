@@ -68,6 +68,12 @@ class LanesWeights:
         shape = (self.parameters, 1 + self.moments, layout.size, lanes)
         self._blocks = [aligned(shape) for _ in self._members]
         self._scatter(values, 0)
+        self._samples_seen, self._samples_all = np.zeros(1, np.int64), 1
+
+    @property
+    def epoch_share(self) -> float:
+        """Share of the images that the running epoch or evaluation has seen; else 0."""
+        return float(self._samples_seen.mean() / self._samples_all)
 
     @property
     def weights(self) -> NDArray[np.float32]:
@@ -111,7 +117,11 @@ class LanesWeights:
     def _run(self, work: Callable[[int, NDArray[np.void]], int], samples: int) -> Scores:
         """Call the kernel for every block, `threads` at a time, and join the lanes' means."""
         lanes = self._members.shape[1]
-        totals = np.zeros(len(self._blocks), [("loss", "f8", lanes), ("correct", "i8", lanes)])
+        totals = np.zeros(
+            len(self._blocks),
+            [("loss", "f8", lanes), ("correct", "i8", lanes), ("samples", "i8")],
+        )
+        self._samples_seen, self._samples_all = totals["samples"], samples
         numbers = range(len(self._blocks))
 
         def run(number: int) -> int:
@@ -122,6 +132,7 @@ class LanesWeights:
         else:
             with ThreadPoolExecutor(self.threads) as pool:
                 failed = list(pool.map(run, numbers))
+        self._samples_seen = np.zeros(1, np.int64)
         if any(failed):
             raise MemoryError("no memory for the kernel's workspace")
         loss = totals["loss"].reshape(-1)[: self.models] / samples

@@ -258,6 +258,7 @@ struct Rates {
 struct Totals {
   double loss[kLanes];
   int64_t correct[kLanes];
+  int64_t samples;  // seen so far in this epoch, for whoever watches from another thread
 
   void add(Float sample_loss, Int sample_correct) {
     for (int lane = 0; lane < kLanes; lane++) {
@@ -315,6 +316,7 @@ inline void add_batch(const Float* weights, Work& work, const Samples& samples, 
     totals.add(result.loss, result.correct);
     backward<kDepth - 1>(weights, work, dropout);
   }
+  __atomic_store_n(&totals.samples, start + size, __ATOMIC_RELAXED);
 }
 
 // Calls body(update), where update(parameters, w, gradient) is the optimizer's step of one of them;
@@ -364,6 +366,7 @@ int32_t evaluate(const Float* weights, const float* images, const int64_t* label
     const LogSoftmaxNll<kClasses> result(work.values + kLogits,
                                          all(int32_t(labels[sample])), 1.0f);
     totals->add(result.loss, result.correct);
+    __atomic_store_n(&totals->samples, sample + 1, __ATOMIC_RELAXED);
   }
   return 0;
 }
