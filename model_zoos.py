@@ -28,13 +28,14 @@ if "__path__" not in globals():  # a checkout, where this file is no package's _
 
 from model_zoos import errors
 from model_zoos.builders.access import check_row, layer, layout_of, weights
-from model_zoos.builders.catalog import list_zoos, zoo_spec
+from model_zoos.builders.catalog import config_names, list_zoos, zoo_spec
 from model_zoos.builders.dataset import ModelZoos as ModelZoos
+from model_zoos.builders.dataset import ModelZoosConfig
 from model_zoos.builders.dataset import zoos_home as zoos_home
 from model_zoos.builders.model_file import FORMAT
 from model_zoos.builders.schema import row_schema
 from model_zoos.builders.specification import Zoo
-from model_zoos.builders.zoo_directory import create_zoo, open_zoo
+from model_zoos.builders.zoo_directory import create_zoo, list_zoo_directories, open_zoo
 
 # Names of version 0.1.
 from model_zoos.errors import FaultyFile as FaultyFile
@@ -237,8 +238,22 @@ def _register() -> None:
         )
 
     dataset_module_factory.knows_model_zoos = True  # type: ignore[attr-defined]
+
+    def listing_factory(
+        path: str, *args: object, data_dir: str | None = None, **kwargs: object
+    ) -> datasets.load.DatasetModule:
+        """As above, for `get_dataset_config_names`: a folder's own zoos come first."""
+        if path != "model_zoos":
+            data_dirs = {} if data_dir is None else {"data_dir": data_dir}
+            return original(path, *args, **data_dirs, **kwargs)
+        module = dataset_module_factory(path)
+        names = dict.fromkeys([*list_zoo_directories(zoos_home(data_dir)), *config_names()])
+        configs = [ModelZoosConfig(name=name) for name in names]
+        module.builder_configs_parameters.builder_configs = configs
+        return module
+
     datasets.load.dataset_module_factory = dataset_module_factory
-    datasets.inspect.dataset_module_factory = dataset_module_factory
+    datasets.inspect.dataset_module_factory = listing_factory
 
 
 _register()

@@ -18,6 +18,7 @@ app = typer.Typer(
 
 _COMMANDS: dict[str, Callable[..., None]] = {
     "list": data.list_command,
+    "info": data.info,
     "generate": train.generate,
     "sparsify": train.sparsify,
     "import": data.import_command,

@@ -1,8 +1,9 @@
-"""Commands about zoos as data: list, import, download, build and publish."""
+"""Commands about zoos as data: list, info, import, download, build and publish."""
 
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -11,8 +12,12 @@ import typer
 from ..builders.architecture import ARCHITECTURES
 from ..builders.catalog import list_zoos
 from ..builders.dataset import zoos_home
+from ..builders.machine import byte_size
+from ..builders.specification import normalize_name
+from ..builders.zoo_directory import list_zoo_directories
+from ..errors import FaultyZoo, ZooNotFound
 from . import display
-from .options import AsJson, DataDir, MaxWeight, OutDir, Quiet, Workers
+from .options import AsJson, DataDir, MaxWeight, OutDir, Quiet, Workers, ZooName
 
 
 def list_command(
@@ -20,9 +25,16 @@ def list_command(
     image_dataset: Annotated[Optional[str], typer.Option(help="mnist, cifar10, ...")] = None,
     architecture: Annotated[Optional[str], typer.Option(help=", ".join(ARCHITECTURES))] = None,
     variant: Annotated[Optional[str], typer.Option(help="seed, hyp_10_r, hyp_10_f")] = None,
+    local: Annotated[
+        bool, typer.Option("--local", help="The zoos of the folder instead, with what is there.")
+    ] = False,
+    data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the zoos of the catalog."""
+    """List the zoos of the catalog, or those of a folder."""
+    if local or data_dir is not None:
+        _list_local(pattern, zoos_home(data_dir), as_json)
+        return
     zoos = list_zoos(
         pattern, image_dataset=image_dataset, architecture=architecture, variant=variant
     )
@@ -42,6 +54,74 @@ def list_command(
     ]
     columns = (*texts, "models", "states", "weights")
     display.print_table(columns, rows, left=texts, secondary=("variant", "images"))
+
+
+def _list_local(pattern: str, root: Path, as_json: bool) -> None:
+    """Print what is there of each zoo in a folder."""
+    from ..builders.overview import overview
+
+    found, unusable = [], {}
+    for name in fnmatch.filter(list_zoo_directories(root), pattern):
+        try:
+            found += overview(name, root)
+        except (ZooNotFound, FaultyZoo) as error:  # one that has no model yet, for example
+            unusable[name] = str(error)
+    if not found and not unusable:
+        raise ZooNotFound(
+            f"there is no zoo in {root}",
+            hint="model-zoos generate digits_cnn_s makes a small one",
+        )
+    if as_json:
+        print(display.json_text([dataclasses.asdict(part) for part in found]))
+        return
+    columns = ("zoo", "models", "states", "last epoch", "median test accuracy", "files")
+    rows = [
+        (
+            *(part.zoo, f"{part.models:,}", f"{part.states:,}"),
+            str(part.epochs[1]) if part.epochs else "-",
+            f"{part.accuracies[2]:.3f}" if part.accuracies else "-",
+            byte_size(part.size or 0),
+        )
+        for part in found
+    ]
+    if rows:
+        display.print_table(columns, rows, left=("zoo",), title=str(root))
+    for name, reason in unusable.items():
+        print(f"{name}: {reason}")
+
+
+def info(
+    name: ZooName,
+    data_dir: DataDir = None,
+    repo: Annotated[
+        Optional[str], typer.Option(help="Look into this repository on the Hub, ORG/NAME.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what is there of a zoo, what it lacks, and what can be done next."""
+    from ..builders.overview import overview
+
+    name = normalize_name(name)
+    display.hide_dataset_bars(True)
+    found = overview(name, data_dir, repo)
+    if as_json:
+        print(display.json_text([dataclasses.asdict(part) for part in found]))
+        return
+    where = "" if data_dir is None else f" --data-dir {data_dir}"
+    for part in found:
+        display.print_values(f"{part.zoo}: {part.where}", part.facts())
+        display.print_some(part.left_out, "--json lists them all")
+    commands = [
+        f"model-zoos {command} {name}{where}" for command in ("verify", "benchmark", "report")
+    ]
+    if repo is None and any(
+        part.specified and (part.incomplete or part.models < part.specified) for part in found
+    ):
+        out = where.replace("--data-dir", "--out")
+        missing = [part.zoo for part in found if part.specified != part.models or part.incomplete]
+        commands.insert(0, f"model-zoos generate {missing[0]}{out}   trains what is missing")
+    if repo is None:
+        print("\n".join(["next:", *(f"  {command}" for command in commands)]))
 
 
 def import_command(

@@ -294,6 +294,14 @@ def test_every_name_of_the_catalog_is_a_config() -> None:
     assert {"mnist_cnn_s_seed", "cifar10_cnn_l", "mnist_cnn_s_sparse", "metrics"} <= set(names)
 
 
+def test_the_zoos_of_a_folder_are_configs(tmp_path: Path) -> None:
+    mine = dataclasses.replace(get_zoo("digits_cnn_s"), name="mine", epochs=1)
+    random_zoo(tmp_path, mine, 3)
+    names = get_dataset_config_names("model_zoos", data_dir=str(tmp_path))
+    assert names[0] == "mine"
+    assert set(names[1:]) == set(get_dataset_config_names("model_zoos"))
+
+
 @pytest.mark.parametrize("name", ["digits-cnn-s", "Digits_CNN_s"])
 def test_hyphens_and_capitals_are_accepted(digits_home: Path, name: str) -> None:
     assert len(load(name, digits_home, split="test")) == 18

@@ -93,15 +93,8 @@ def test_a_table_has_the_width_of_the_terminal(tmp_path: Path) -> None:
     """Names and numbers are never cut: lines go first, then columns, then each row is a list."""
     narrow = run("list", "mnist*", cwd=tmp_path, columns=80).stdout.splitlines()
     assert max(map(len, narrow)) <= 80
-    assert narrow[1].split() == [
-        "mnist_cnn_s_seed",
-        "mnist",
-        "CNN-s",
-        "seed",
-        "1,000",
-        "51,000",
-        "2,464",
-    ]
+    row = "mnist_cnn_s_seed mnist CNN-s seed 1,000 51,000 2,464"
+    assert " ".join(narrow[1].split()) == row
     fewer = run("list", cwd=tmp_path, columns=80).stdout.splitlines()
     assert max(map(len, fewer)) <= 80
     assert "fashion_mnist_cnn_s_hyp_10_r CNN-s 2,560 130,560 2,464" in [
@@ -111,6 +104,20 @@ def test_a_table_has_the_width_of_the_terminal(tmp_path: Path) -> None:
     stacked = run("list", "mnist*r", cwd=tmp_path, columns=30).stdout.splitlines()
     assert stacked[0] == "zoo: mnist_cnn_s_hyp_10_r"
     assert "  models: 2,560" in stacked
+
+
+def test_what_is_there(digits_home: Path, tmp_path: Path) -> None:
+    done = run("info", "digits-cnn-s", "--data-dir", str(digits_home), cwd=tmp_path).stdout
+    assert "20 of 320" in done
+    assert f"  model-zoos generate digits_cnn_s --out {digits_home}   trains" in done
+    [entry] = json.loads(
+        run("info", "digits_cnn_s", "--data-dir", str(digits_home), "--json", cwd=tmp_path).stdout
+    )
+    assert (entry["models"], entry["states"]) == (20, 120)
+    table = run("list", "--data-dir", str(digits_home), cwd=tmp_path).stdout
+    assert [line for line in table.splitlines() if "digits_cnn_s" in line and " 120 " in line]
+    assert "there is no zoo in" in error("list", "--local", cwd=tmp_path)
+    assert "model-zoos generate" in error("info", "digits_cnn_s", cwd=tmp_path)
 
 
 def test_from_a_specification_of_ones_own_to_benchmark_and_plot(tmp_path: Path) -> None:

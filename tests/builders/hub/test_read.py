@@ -21,6 +21,7 @@ from datasets import load_dataset
 
 from model_zoos.benchmarks.speed import streaming as streaming_cost
 from model_zoos.builders.catalog import zoo_spec
+from model_zoos.builders.overview import overview
 from tests.builders.hub.folders import PUBLISH, UNION, bits, write_folder
 from tests.hub_server import Client, ClientError, Hub
 from tests.zoos import random_zoo
@@ -331,3 +332,19 @@ def test_the_guides_figures_are_the_measured_ones() -> None:
     shown = re.search(r"<!-- bytes:.*?-->\n(.*?)\n<!-- /bytes -->", GUIDE, re.DOTALL)
     assert shown is not None
     assert shown[1] == measured
+
+
+def test_what_is_there_of_a_zoo(published: str, writer: Client, home: Path) -> None:
+    """The same numbers as from the folder that was published, each part of a union for itself."""
+    code = """
+import model_zoos
+from model_zoos.builders.overview import overview
+found = overview(name, repo=repo)
+result = [(o.zoo, o.where, o.models, o.states, o.epochs, o.splits) for o in found]
+"""
+    found = writer.run(code, name="mnist_cnn_s", repo=published)
+    expected = [
+        (o.zoo, published, o.models, o.states, o.epochs, o.splits)
+        for o in overview("mnist_cnn_s", home)
+    ]
+    assert sorted(found) == sorted(expected)

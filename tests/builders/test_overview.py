@@ -1,0 +1,57 @@
+"""What is there of a zoo, compared with its rows."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+from datasets import load_dataset
+
+from model_zoos.builders.catalog import zoo_spec
+from model_zoos.builders.overview import overview
+from model_zoos.builders.zoo_directory import create_zoo
+from model_zoos.errors import ZooNotFound
+from tests.zoos import random_zoo
+
+
+def test_a_directory(digits_home: Path) -> None:
+    [found] = overview("digits-cnn-s", digits_home)
+    rows = load_dataset("model_zoos", "digits_cnn_s", data_dir=str(digits_home))
+    last = np.array(
+        [row["test_acc"] for part in rows.values() for row in part if row["epoch"] == 5]
+    )
+    assert (found.models, found.specified, found.states) == (20, 320, 120)
+    assert found.epochs == (0, 5)
+    assert found.splits == {"train": 14, "validation": 3, "test": 3}
+    assert np.allclose(found.accuracies or (), np.quantile(last, [0, 0.25, 0.5, 0.75, 1]))
+    files = (digits_home / "digits_cnn_s" / "models").iterdir()
+    assert found.size == sum(path.stat().st_size for path in files)
+    assert not found.left_out
+    facts = found.facts()
+    assert facts["models"] == "20 of 320"
+    assert "models that lack epochs" not in facts
+
+
+def test_what_is_missing_or_damaged_is_counted(tmp_path: Path) -> None:
+    zoo = dataclasses.replace(zoo_spec("mnist_cnn_s_seed"), epochs=3, seeds=6)
+    directory = random_zoo(tmp_path, zoo, 5)
+    model = zoo.models()[5]
+    weights = np.zeros((2, zoo.layout.size), np.float32)
+    directory.write_model(model.model_id, model.hyperparameters(), [0, 1], weights, {})
+    directory.files()[0].write_bytes(b"")
+    [found] = overview(zoo.name, tmp_path)
+    assert (found.models, found.specified, found.incomplete) == (5, 6, 1)
+    assert len(found.left_out) == 1
+    assert found.facts()["model files left out"] == "1"
+
+
+def test_a_zoo_of_one_model_without_metrics(tmp_path: Path) -> None:
+    directory = create_zoo(tmp_path, zoo_spec("digits_cnn_s"))
+    directory.write_model("one", {}, [7], np.zeros((1, directory.zoo.layout.size), np.float32), {})
+    [found] = overview("digits_cnn_s", tmp_path)
+    assert (found.models, found.specified, found.epochs) == (1, None, (7, 7))
+    assert found.accuracies is None
+    with pytest.raises(ZooNotFound):
+        overview("mnist_cnn_s", tmp_path)
