@@ -103,6 +103,7 @@ def load_images(
     name: str | ImageSource,
     images_dir: str | os.PathLike[str] | None = None,
     *,
+    channels: int | None = None,
     download: bool = False,
     allow_unverified: bool = False,
     progress: bool = True,
@@ -112,6 +113,7 @@ def load_images(
     Args:
         name: key of an image data set, such as `zoo.images`, or a source of one's own.
         images_dir: folder of image files; MODEL_ZOOS_IMAGES, else ./images by default.
+        channels: 1 or 3, of a folder of image files; None for what its images.json says.
         download: whether to download files that are missing.
         allow_unverified: whether to use files that are not the original ones.
         progress: whether to show progress.
@@ -124,6 +126,7 @@ def load_images(
     return images.load_images(
         name,
         images_dir,
+        channels=channels,
         download=download,
         allow_unverified=allow_unverified,
         progress=progress,

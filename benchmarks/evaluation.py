@@ -169,7 +169,10 @@ def zoo_images(
     """
     images = given
     if images is None:
-        images = load_images(directory.zoo.images, images_dir, download=download, progress=False)
+        zoo = directory.zoo
+        images = load_images(
+            zoo.images, images_dir, channels=zoo.channels, download=download, progress=False
+        )
     recorded = recorded_digest(directory)
     if recorded not in (None, images.digest()):
         raise InvalidArgument(

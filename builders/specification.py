@@ -23,6 +23,7 @@ from .layout import Layout, make_layout
 from .untrusted import is_text
 
 VARIANTS = ("seed", "hyp_10_r", "hyp_10_f")
+"""The variants of the paper's zoos."""
 
 Value = str | float | None
 """A hyperparameter; None where it does not apply or is not known."""
@@ -76,7 +77,10 @@ _FIELD_CHECKS: dict[str, Check] = {
     "seeds": _count(1_000_000),  # random seeds are drawn from that many
     "classes": _count(100_000),
     **dict.fromkeys(("epochs", "batch_size"), _count(2**31 - 1)),  # int32 columns
-    "variant": _one_of(VARIANTS),
+    "variant": (
+        (lambda value: is_text(value, 64) and is_zoo_name(value)),
+        f"small letters, digits and underscores, such as {', '.join(VARIANTS)}",
+    ),
     "channels": ((lambda value: type(value) is int and value in (1, 3)), "1 or 3"),
     "momentum": _or_null(_SHARE),
     "scheduler": _or_null(_TEXT),
@@ -155,7 +159,7 @@ class Zoo:
         image_dataset: name of the image data set, such as `mnist`.
         images: key of the image data set together with its transforms (generation/images).
         architecture: key of architecture.ARCHITECTURES.
-        variant: one of `VARIANTS`.
+        variant: one of `VARIANTS`, or a word of one's own.
         channels: channels of the images, 1 or 3.
         classes: classes of the images.
         grid: the values of each hyperparameter; a fixed one has a single value.

@@ -134,6 +134,7 @@ def generate(
     images = load_images(
         specification.images,
         images_dir,
+        channels=specification.channels,
         download=download,
         allow_unverified=allow_unverified,
         progress=not hidden,
@@ -216,6 +217,7 @@ def sparsify(
         images = load_images(
             sparsification.image_name(parents),
             images_dir,
+            channels=parents.zoo.channels,
             download=download,
             allow_unverified=allow_unverified,
             progress=not hidden,
@@ -247,6 +249,8 @@ def _specification(name: str) -> Zoo:
     if not name.endswith(".json"):
         return zoo_spec(name)
     path = Path(name)
+    if not path.exists():
+        raise InvalidArgument(f"{path}: there is no such file")
     try:
         values = parse_json(read_plain(path, MAX_JSON))
     except (OSError, ValueError) as error:

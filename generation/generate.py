@@ -29,6 +29,7 @@ from ..errors import InvalidArgument, ZooNotFound
 from .engines import Engine, choose_engine, reference, resnet
 from .engines.checkpointed import remove_checkpoint
 from .images import ImageData
+from .images.folder import PREFIX, SETTINGS
 from .job import Job, Progress, Summary, Work
 from .options import TrainOptions
 from .plan import Plan, check_space, make_plan, measure_epoch, model_bytes
@@ -274,9 +275,16 @@ def check_images(zoo: Zoo, images: ImageData) -> None:
     if not architecture.layers:
         resnet.check_images(images)
     if found != expected or images.classes != zoo.classes:
+        advice = ""
+        if images.name.startswith(PREFIX):
+            sides = ", ".join(map(str, expected[1:]))
+            advice = (
+                f'. {SETTINGS} in the folder with the line {{"size": [{sides}]}} resizes them; '
+                '"channels" and "classes" are those of the zoo\'s JSON'
+            )
         raise InvalidArgument(
             f"{zoo.name} needs images of shape {expected} in {zoo.classes} classes; "
-            f"{images.name} has {found} in {images.classes}"
+            f"{images.name} has {found} in {images.classes}{advice}"
         )
 
 

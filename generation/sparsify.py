@@ -47,6 +47,7 @@ from ..errors import InvalidArgument
 from .engines import choose_engine
 from .generate import begin, check_images, run
 from .images import IMAGE_SOURCES, ImageData
+from .images.folder import PREFIX
 from .job import Arrays, Job, Outcome, Progress, Summary, Tensors, Work
 from .options import TrainOptions, TwinOptions
 
@@ -191,13 +192,13 @@ def twin_zoo(zoo: Zoo, method: str = "variational", epochs: int = TWIN_EPOCHS) -
 
 
 def image_name(parents: ZooDirectory) -> str:
-    """Which images the models of a zoo were trained on, a key of `IMAGE_SOURCES`.
+    """Which images the models of a zoo were trained on, as `load_images` names them.
 
     Raises:
         ValueError: its zoo.json does not say it.
     """
     name = parents.zoo.images
-    if name not in IMAGE_SOURCES:
+    if name not in IMAGE_SOURCES and not name.startswith(PREFIX):
         raise InvalidArgument(
             f"{parents.path / 'zoo.json'} does not say which images its models were trained on: "
             f"its zoo has images = {name!r}, known are {', '.join(IMAGE_SOURCES)}. A zoo imported "

@@ -7,8 +7,9 @@
 
 Classes are numbered in the order of their names, and images are ordered by class and name, as by
 torchvision's ImageFolder. Without images.json all images must have one size. They are read in
-colour and normalised with mean and deviation 0.5. ResNet-18 augments them by a crop, padded by an
-eighth of the size, and a flip. Each key of images.json changes one of these:
+colour, or grey if the zoo has one channel, and normalised with mean and deviation 0.5. ResNet-18
+augments them by a crop, padded by an eighth of the size, and a flip. Each key of images.json
+changes one of these:
 
     {"size": [32, 32], "mean": [0.49, 0.48, 0.45], "std": [0.25, 0.24, 0.26],
      "augmentation": ["random_crop_32_4", "horizontal_flip"]}
@@ -37,12 +38,15 @@ PREFIX = "folder/"
 SETTINGS = "images.json"
 
 
-def load_folder(name: str, root: Path, *, progress: bool = True) -> ImageData:
+def load_folder(
+    name: str, root: Path, *, channels: int | None = None, progress: bool = True
+) -> ImageData:
     """Read a user's own images.
 
     Args:
         name: `folder/NAME`, where NAME is a folder in `root`.
         root: the images folder.
+        channels: 1 or 3; None for what images.json says, else 3.
         progress: show a bar if reading takes more than a few seconds.
 
     Raises:
@@ -63,7 +67,14 @@ def load_folder(name: str, root: Path, *, progress: bool = True) -> ImageData:
                 hint="--images-dir names another folder",
             )
     settings = _settings(folder / SETTINGS)
-    mean, std = (tuple(settings.get(key, (0.5, 0.5, 0.5))) for key in ("mean", "std"))
+    if channels is not None and "mean" in settings and len(settings["mean"]) != channels:
+        raise InvalidArgument(
+            f"{folder / SETTINGS} has a mean of {len(settings['mean'])} channels, "
+            f'"mean": {settings["mean"]}, but the zoo has "channels": {channels}: give as many '
+            "numbers in mean and std, or change the zoo's channels"
+        )
+    usual = (0.5,) * (channels or 3)
+    mean, std = (tuple(settings.get(key, usual)) for key in ("mean", "std"))
     read: dict[str, Images] = {}
     classes: list[str] = []
     for split in SPLITS:

@@ -42,6 +42,7 @@ def load_images(
     name: str | ImageSource,
     images_dir: str | os.PathLike[str] | None = None,
     *,
+    channels: int | None = None,
     download: bool = False,
     allow_unverified: bool = False,
     progress: bool = True,
@@ -55,6 +56,8 @@ def load_images(
         name: key of `IMAGE_SOURCES` (hyphens may stand for underscores), a source of your own, or
             `folder/NAME` for a folder of image files (folder.py).
         images_dir: the images folder; by default MODEL_ZOOS_IMAGES, else "images".
+        channels: of a folder of image files, 1 to read them in grey or 3 in colour; None for what
+            its images.json says, else 3. All other sets have their own.
         download: download the set if it is missing. Files that are there stay.
         allow_unverified: accept files that are not the published ones, with a warning and
             `verified=False`.
@@ -72,7 +75,7 @@ def load_images(
     """
     root = Path(images_dir or os.environ.get("MODEL_ZOOS_IMAGES") or "images").expanduser()
     if isinstance(name, str) and name.startswith(PREFIX):
-        return load_folder(name, root, progress=progress)
+        return load_folder(name, root, channels=channels, progress=progress)
     source = name if isinstance(name, ImageSource) else _source(name)
     files = source.files
     folder = _files_folder(files, root, download)

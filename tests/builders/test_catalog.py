@@ -168,7 +168,7 @@ def test_specification_survives_json(name: str) -> None:
         ({"name": "Up_Case"}, "small letters, digits"),
         ({"channels": 2}, "channels must be 1 or 3"),
         ({"scheduler": "OneCycleLR"}, "the scheduler of CNN-s must be null"),
-        ({"variant": "foo"}, "variant must be one of"),
+        ({"variant": "My variant"}, "variant must be small letters"),
         ({"images": 5}, "images must be a text"),
         ({"grid": {"activation": ["relu", "relu"]}}, "repeats a value of activation"),
         ({"grid": {"dropout": [0, 0.0]}}, "repeats a value of dropout"),

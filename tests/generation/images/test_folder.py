@@ -8,10 +8,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from datasets import load_dataset
 from PIL import Image
 
-from model_zoos.errors import MissingImagesError, UnreadableImagesError
+from model_zoos.benchmarks.audit import audit_zoo
+from model_zoos.builders.catalog import zoo_spec
+from model_zoos.builders.specification import Zoo
+from model_zoos.builders.zoo_directory import open_zoo
+from model_zoos.errors import InvalidArgument, MissingImagesError, UnreadableImagesError
+from model_zoos.generation.generate import generate
 from model_zoos.generation.images import load_images
+from model_zoos.generation.options import TwinOptions
+from model_zoos.generation.sparsify import image_name, sparsify
 
 
 def write(root: Path, sizes: dict[str, tuple[int, int]], classes: str = "ab") -> Path:
@@ -86,3 +94,42 @@ def test_other_classes_to_test(tmp_path: Path) -> None:
     write(tmp_path, {"test": (16, 16)}, classes="ac")
     with pytest.raises(UnreadableImagesError, match=r"test has the classes a, c, .*train has a, b"):
         load_images("folder/mine", tmp_path)
+
+
+def test_grey_images_for_a_zoo_of_one_channel(tmp_path: Path) -> None:
+    """Without images.json; the zoo is trained, verified, and gets twins."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 8), ("test", 4)):
+        for name in "ab":
+            folder = tmp_path / "mine" / split / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                values = rng.integers(0, 256, (28, 28), np.uint8)
+                Image.fromarray(values).save(folder / f"{number}.png")
+    values = zoo_spec("mnist_cnn_s_seed").to_json()
+    values |= {"name": "my_grey", "variant": "one_of_mine", "images": "folder/mine", "classes": 2}
+    values |= {"image_dataset": "mine", "seeds": 3, "epochs": 1}
+    zoo = Zoo.from_json(values)
+    images = load_images(zoo.images, tmp_path, channels=zoo.channels)
+    assert images.train.pixels.shape == (16, 1, 28, 28)
+    assert (images.mean, images.std) == ((0.5,), (0.5,))
+    generate(zoo, tmp_path / "zoos", images)
+    audit = audit_zoo(zoo.name, tmp_path / "zoos", images_dir=tmp_path)
+    assert audit.good
+    assert audit.evaluated == 6
+    rows = load_dataset("model_zoos", "my_grey", data_dir=str(tmp_path / "zoos"), split="train")
+    assert set(rows["variant"]) == {"one_of_mine"}
+    parents = open_zoo(tmp_path / "zoos", "my_grey")
+    assert image_name(parents) == "folder/mine"
+    summary = sparsify(parents, tmp_path / "zoos", images, twins=TwinOptions(epochs=1))
+    assert summary.models == 3
+    with pytest.raises(InvalidArgument, match=r"images\.json in the folder .*\[32, 32\]"):
+        generate(zoo_spec("cifar10_cnn_l_seed"), tmp_path / "zoos", images)
+
+
+def test_channels_that_contradict_the_settings(tmp_path: Path) -> None:
+    write(tmp_path, {"train": (16, 16), "test": (16, 16)})
+    settings = {"mean": [0.5, 0.5, 0.5], "std": [1, 1, 1]}
+    (tmp_path / "mine" / "images.json").write_text(json.dumps(settings))
+    with pytest.raises(InvalidArgument, match=r'images\.json has a mean of 3 .*"channels": 1'):
+        load_images("folder/mine", tmp_path, channels=1)
