@@ -69,7 +69,14 @@ class Audit:
     @property
     def good(self) -> bool:
         """Whether nothing is wrong, and every check that should have been made was."""
-        return not any(check.wrong or check.undone for check in self.checks)
+        return self.verdict == "good"
+
+    @property
+    def verdict(self) -> str:
+        """Return "wrong", "not compared" where a check could not be made, or "good"."""
+        if any(check.wrong for check in self.checks):
+            return "wrong"
+        return "not compared" if any(check.undone for check in self.checks) else "good"
 
     def tables(self) -> list[Table]:
         """Return the table of the checks, with what is wrong in its notes."""
@@ -88,7 +95,14 @@ class Audit:
                 notes.append(f"{check.name}: and {check.wrong - len(check.offenders):,} more")
         title = f"{self.zoo}: {self.models:,} models, {self.states:,} states"
         columns = ("check", "looked at", "wrong", "note")
-        notes.append("good" if self.good else "NOT GOOD")
+        undone = [check.name for check in self.checks if check.undone]
+        notes.append(
+            {
+                "good": "good",
+                "wrong": "NOT GOOD",
+                "not compared": f"not compared: {', '.join(undone)}; nothing else is wrong",
+            }[self.verdict]
+        )
         marked = tuple(i for i, check in enumerate(self.checks) if check.wrong or check.undone)
         return [Table(title, columns, tuple(rows), tuple(notes), marked)]
 

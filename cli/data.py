@@ -19,6 +19,9 @@ from ..errors import FaultyZoo, ZooNotFound
 from . import display
 from .options import AsJson, DataDir, MaxWeight, OutDir, Quiet, Workers, ZooName
 
+BUILT_FOLDER = Path("repository")
+"""Where `build` writes and `publish` reads if not told otherwise."""
+
 
 def list_command(
     pattern: Annotated[str, typer.Argument(help="Shell pattern of names.")] = "*",
@@ -192,7 +195,9 @@ def download(
 
 def build(
     names: Annotated[list[str], typer.Argument(help="Zoos, twin zoos or unions.")],
-    out: Annotated[Path, typer.Option(help="Folder to write, for `model-zoos publish`.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder to write, for `model-zoos publish`.")
+    ] = BUILT_FOLDER,
     data_dir: DataDir = None,
     workers: Annotated[
         Optional[int], typer.Option(help="Number of threads; one for each core if not given.")
@@ -226,7 +231,9 @@ def build(
 
 def publish(
     repository: Annotated[str, typer.Argument(help="ORG/NAME on the Hub; created if missing.")],
-    folder: Annotated[Path, typer.Option("--from", help="Folder that `model-zoos build` wrote.")],
+    folder: Annotated[
+        Path, typer.Option("--from", help="Folder that `model-zoos build` wrote.")
+    ] = BUILT_FOLDER,
     private: Annotated[
         bool, typer.Option("--private", help="Create a new repository as a private one.")
     ] = False,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
 
+from ..builders.machine import cores
 from ..errors import InvalidArgument
 
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show neither progress nor results.")]
@@ -26,7 +28,19 @@ Workers = Annotated[
     Optional[int], typer.Option(help="Number of processes; chosen by the work if not given.")
 ]
 Engine = Annotated[str, typer.Option(help="auto; for CNNs also lanes, batched or reference.")]
-ThreadCount = Annotated[Optional[int], typer.Option(help="Cores to use; all if not given.")]
+
+
+def _capped(threads: int | None) -> int | None:
+    """Return a number of threads that this process can use, and say so if fewer were meant."""
+    if threads is None or threads <= cores():
+        return threads
+    print(f"using {cores()} threads, one for each core, not {threads}", file=sys.stderr)
+    return cores()
+
+
+ThreadCount = Annotated[
+    Optional[int], typer.Option(help="Cores to use; all if not given.", callback=_capped)
+]
 Device = Annotated[
     Optional[str], typer.Option(help="cpu or cuda; lanes and reference run on a CPU.")
 ]

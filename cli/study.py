@@ -104,7 +104,10 @@ def verify(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Check a zoo's rows by evaluating states again; exit with status 1 if they are wrong."""
+    """Check a zoo's rows by evaluating states again.
+
+    The exit status is 1 if something is wrong, and 2 if something could not be compared.
+    """
     from ..benchmarks.audit import audit_zoo
 
     display.hide_dataset_bars(True)
@@ -126,14 +129,18 @@ def verify(
     if as_json:
         print(
             display.json_text(
-                [{**dataclasses.asdict(audit), "good": audit.good} for audit in audits]
+                [
+                    {**dataclasses.asdict(audit), "good": audit.good, "verdict": audit.verdict}
+                    for audit in audits
+                ]
             )
         )
     elif not quiet:
         for audit in audits:
             display.print_tables(audit.tables())
-    if not all(audit.good for audit in audits):
-        raise typer.Exit(1)
+    verdicts = {audit.verdict for audit in audits}
+    if verdicts != {"good"}:
+        raise typer.Exit(1 if "wrong" in verdicts else 2)
 
 
 def plot(

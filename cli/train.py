@@ -310,7 +310,7 @@ def _print_plan(plan: Plan, as_json: bool) -> None:
             str(share.rank),
             f"{len(share.model_ids):,}",
             f"{share.missing:,}",
-            _few(share.seeds),
+            _few(list(dict.fromkeys(share.seeds))),
             f"{share.states:,}",
             f"{share.bytes / 1e9:,.1f}",
             "?" if share.seconds is None else f"{share.seconds / 3600:,.2f}",

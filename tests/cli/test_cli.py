@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 import warnings
 from pathlib import Path
 
@@ -18,6 +21,7 @@ from typer.testing import CliRunner
 from model_zoos.builders.catalog import get_zoo
 from model_zoos.cli import app, main
 from tests.benchmarks.zoos import write_odd_zoos
+from tests.zoos import random_zoo
 
 
 def run(
@@ -104,6 +108,31 @@ def test_a_table_has_the_width_of_the_terminal(tmp_path: Path) -> None:
     stacked = run("list", "mnist*r", cwd=tmp_path, columns=30).stdout.splitlines()
     assert stacked[0] == "zoo: mnist_cnn_s_hyp_10_r"
     assert "  models: 2,560" in stacked
+
+
+def test_verify_without_images_compares_nothing(tmp_path: Path) -> None:
+    zoo = dataclasses.replace(get_zoo("mnist_cnn_s_seed"), epochs=2)
+    random_zoo(tmp_path / "zoos", zoo, 3)
+    done = run("verify", "mnist_cnn_s_seed", cwd=tmp_path, code=2)
+    line = done.stdout.splitlines()[-1]
+    assert line == "not compared: accuracy, loss; nothing else is wrong"
+    [audit] = json.loads(run("verify", "mnist_cnn_s_seed", "--json", cwd=tmp_path, code=2).stdout)
+    assert (audit["good"], audit["verdict"]) == (False, "not compared")
+
+
+@pytest.mark.parametrize("delay", [0.05, 0.3, 0.6, 1.0])
+def test_ctrl_c_in_the_first_seconds_gives_one_line(tmp_path: Path, delay: float) -> None:
+    program = Path(sys.executable).with_name("model-zoos")
+    process = subprocess.Popen(
+        [program, "generate", "digits_cnn_s"], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    )
+    time.sleep(delay)
+    process.send_signal(signal.SIGINT)
+    _, printed = process.communicate(timeout=60)
+    lines = [line for line in printed.splitlines() if "states" not in line]
+    # In the first milliseconds the interpreter itself is not ready yet.
+    assert not lines or lines[-1].startswith("interrupted") or delay < 0.1
+    assert not any("Traceback" in line for line in lines) or delay < 0.1
 
 
 def test_what_is_there(digits_home: Path, tmp_path: Path) -> None:
