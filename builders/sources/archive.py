@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ...errors import Unreadable
-from ..untrusted import read_plain
+from ..untrusted import is_clutter, read_plain
 
 Read = Callable[[int, int], "bytes | memoryview"]
 """Function from offset and count to bytes of a file, fewer than count where the file ends."""
@@ -37,16 +37,10 @@ _IN_ZIP64 = 0xFFFFFFFF
 """A size or offset that does not fit into 32 bits; the zip64 form has it elsewhere."""
 _STORED, _DEFLATED, _ENCRYPTED, _PLAIN_FILE, _OVERLAPPING = 0, 8, 99, -1, -2
 
-_CLUTTER = re.compile(r"(?:^|/)(?:__MACOSX|\.ipynb_checkpoints|\.DS_Store|\._[^/]*)(?:/|$)")
 _DOTS = re.compile(r"(?:^|(?<=/))(?:\./+)+|(?<=/)/+")
 _CHECKPOINT = re.compile(r"checkpoint_\d+")
 _OURS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT)
 """Errors of this process or machine, whatever file is read."""
-
-
-def is_clutter(path: str) -> bool:
-    """Whether a path lies in what macOS or Jupyter leave beside the files of their users."""
-    return _CLUTTER.search(path) is not None
 
 
 def printable(text: str) -> str:
