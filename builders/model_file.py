@@ -5,6 +5,11 @@ metrics are in the header. Any other file holds all states of a model, as the te
 [S, N] float32, `epoch` [S] int32 and `metrics` [S, M] float64, and for twins `mean` and
 `log_sigma2` [S, N] float32. What is not a tensor is JSON under the key "model_zoos" of the header:
 safetensors writes several keys in random order, and the same model must give the same bytes.
+
+A loss that is NaN was measured: it is that of a diverged model. A metric that was measured at some
+states only is NaN at the others, and the header's `not_measured` lists their epochs:
+`{"val_acc": [1, 3]}`; only then can an accuracy be NaN. A file of one state does not name what was
+not measured. `original_name` is in the header of an imported model whose id is not its name.
 """
 
 from __future__ import annotations
@@ -66,8 +71,10 @@ class ModelFile:
         parent_model_id: id of the dense model of a twin; None for other models.
         hyperparameters: as `Model.hyperparameters()` names them; missing ones are not known.
         epochs: int32 [S], increasing; 0 is the untrained model.
-        metrics: name in schema.METRICS -> float64 [S]. Losses of a diverged model are NaN.
+        metrics: name in schema.METRICS -> float64 [S]. Losses of a diverged model are NaN. A metric
+            that was not measured at all states is a masked array.
         zoo: zoo of the model.
+        original_name: name of the model in the source of an import, where it could not be the id.
     """
 
     path: Path
@@ -77,6 +84,7 @@ class ModelFile:
     epochs: NDArray[np.int32]
     metrics: Mapping[str, NDArray[np.float64]]
     zoo: Zoo = field(repr=False)
+    original_name: str | None = None
 
     def weights(self, rows: Sequence[int] | None = None) -> NDArray[np.float32]:
         """Read the weights of all states, or of some rows: float32 [rows, N]."""
@@ -147,6 +155,8 @@ def read_model_file(path: Path, zoo: Zoo) -> ModelFile:
                 or not 0 <= epoch < 2**31
             ):
                 raise FaultyFile(f"{path}: its header lacks the state's epoch or metrics")
+            if path.stem != f"epoch_{epoch:04d}":
+                raise FaultyFile(f"{path}: holds epoch {epoch}: file and header disagree")
             epochs = np.array([epoch], np.int32)
             table = np.array([[math.nan if v is None else v for v in values]], np.float64)
     if kinds != {"F32"}:
@@ -161,8 +171,12 @@ def read_model_file(path: Path, zoo: Zoo) -> ModelFile:
         parent_model_id=header.get("parent_model_id"),
         hyperparameters=header["hyperparameters"],
         epochs=epochs,
-        metrics={name: table[:, column] for column, name in enumerate(header["metrics"])},
+        metrics={
+            name: _masked(table[:, column], epochs, header, name)
+            for column, name in enumerate(header["metrics"])
+        },
         zoo=zoo,
+        original_name=header.get("original_name"),
     )
 
 
@@ -177,6 +191,14 @@ def _read_header(path: Path, file: TensorFile) -> dict[str, Any]:
     if not isinstance(header, dict):
         raise FaultyFile(f"{path}: {HEADER_KEY!r} in its header is no JSON object")
     return header
+
+
+def _masked(
+    values: NDArray[np.float64], epochs: NDArray[np.int32], header: Mapping[str, Any], name: str
+) -> NDArray[np.float64]:
+    """Return a metric, masked where the header says that it was not measured."""
+    absent = (header.get("not_measured") or {}).get(name)
+    return values if absent is None else np.ma.array(values, mask=np.isin(epochs, absent))
 
 
 def _read_vector(file: TensorFile, layout: Layout) -> NDArray[np.float32]:
@@ -196,6 +218,7 @@ def encode_model(
     metrics: Mapping[str, ArrayLike],
     parent_model_id: str | None,
     extra: Mapping[str, ArrayLike] | None,
+    original_name: str | None = None,
 ) -> Iterator[tuple[int, bytes]]:
     """Check a model, and return its files: the first epoch of each, with its content.
 
@@ -207,11 +230,17 @@ def encode_model(
     if unknown := set(metrics) - set(names):
         raise InvalidArgument(f"unknown metrics {sorted(unknown)}; known: {', '.join(METRICS)}")
     table = np.empty((len(epochs), len(names)), np.float64)
+    measured = np.ones(table.shape, np.bool_)
     for column, name in enumerate(names):
         if np.shape(metrics[name]) != epochs.shape:
             raise InvalidArgument(f"{name} of {model_id} must have one value for each epoch")
-        table[:, column] = metrics[name]
-    header = {
+        values = np.ma.array(metrics[name], np.float64)
+        table[:, column] = values.filled(math.nan)
+        measured[:, column] = ~np.ma.getmaskarray(values)
+    anywhere = np.flatnonzero(measured.any(0))
+    names = [names[column] for column in anywhere]
+    table, measured = np.ascontiguousarray(table[:, anywhere]), measured[:, anywhere]
+    header: dict[str, Any] = {
         "format": FORMAT,
         "zoo": zoo.name,
         "model_id": model_id,
@@ -222,6 +251,14 @@ def encode_model(
         },
         "metrics": names,
     }
+    if not measured.all():
+        header["not_measured"] = {
+            name: epochs[~measured[:, column]].tolist()
+            for column, name in enumerate(names)
+            if not measured[:, column].all()
+        }
+    if original_name is not None:
+        header["original_name"] = original_name
     if problem := _problem(header, epochs, table, weights.shape, zoo):
         raise InvalidArgument(f"model {model_id}: {problem}")
     tensors: dict[str, NDArray[Any]] = {
@@ -234,8 +271,13 @@ def encode_model(
         return iter([(int(epochs[0]), _encode(tensors, header))])
 
     def encode_states() -> Iterator[tuple[int, bytes]]:
-        for epoch, vector, found in zip(epochs.tolist(), weights, table.tolist(), strict=True):
+        header.pop("not_measured", None)
+        for row, (epoch, vector) in enumerate(zip(epochs.tolist(), weights, strict=True)):
+            found = table[row, measured[row]].tolist()
             values = [None if math.isnan(value) else value for value in found]
+            header["metrics"] = [
+                n for n, was in zip(names, measured[row].tolist(), strict=True) if was
+            ]
             state = {**header, "epoch": epoch, "values": values}
             named = zoo.layout.to_state_dict(vector)
             yield epoch, _encode({n: np.ascontiguousarray(v) for n, v in named.items()}, state)
@@ -272,6 +314,8 @@ def _problem(
     parent = header.get("parent_model_id")
     if parent is not None and not is_text(parent, _MAX_TEXT):
         return f"parent_model_id must be a text of at most {_MAX_TEXT:,} characters"
+    if "original_name" in header and not is_text(header["original_name"], _MAX_TEXT):
+        return f"original_name must be a text of at most {_MAX_TEXT:,} characters"
     if weights_shape != (count, zoo.layout.size) or count < 1:
         return (
             f"weights have shape {weights_shape}, expected ({max(count, 1)}, {zoo.layout.size}): "
@@ -283,12 +327,17 @@ def _problem(
         return f"unknown or repeated metrics {names!r:.200}; known: {', '.join(METRICS)}"
     if table.dtype != np.float64 or table.shape != (count, len(names)):
         return f"metrics are {table.dtype} {table.shape}, expected float64 ({count}, {len(names)})"
+    absent = header.get("not_measured", {})
+    if not isinstance(absent, dict) or not all(
+        name in names and isinstance(found, list) and all(type(e) is int for e in found)
+        for name, found in absent.items()
+    ):
+        return f"not_measured must be lists of epochs by metric, found {absent!r:.60}"
     for column, name in enumerate(names):
+        values = table[~np.isin(epochs, absent.get(name, [])), column]
         # Losses of a diverged model are NaN; an accuracy is a count and never is.
-        if name in SHARES_OF_1 and not ((table[:, column] >= 0) & (table[:, column] <= 1)).all():
-            return (
-                f"{name} must lie in [0, 1] at every epoch, found {table[:, column].tolist()!r:.60}"
-            )
+        if name in SHARES_OF_1 and not ((values >= 0) & (values <= 1)).all():
+            return f"{name} must lie in [0, 1] at every epoch, found {values.tolist()!r:.60}"
     if not isinstance(hyperparameters, dict) or not set(hyperparameters) <= set(HYPERPARAMETERS):
         return (
             f"hyperparameters must be among {', '.join(HYPERPARAMETERS)}, "

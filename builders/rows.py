@@ -101,10 +101,20 @@ def states_table(files: Sequence[ModelFile], schema: pa.Schema) -> pa.Table:
             return pa.array(np.concatenate([file.epochs for file in files]), kind)
         if name in METRICS or name == "generalization_gap":
             found = [_metric(file, name) for file in files]
-            absent = np.repeat([values is None for values in found], counts)
-            filled = [np.zeros(n) if v is None else v for v, n in zip(found, counts, strict=True)]
-            numbers = np.concatenate(filled).astype(np.float32)
-            return pa.array(numbers, kind, mask=absent if absent.any() else None)
+            numbers = np.concatenate(
+                [
+                    np.zeros(n) if values is None else np.ma.filled(values, 0)
+                    for values, n in zip(found, counts, strict=True)
+                ]
+            )
+            absent = np.concatenate(
+                [
+                    np.ones(n, np.bool_) if values is None else np.ma.getmaskarray(values)
+                    for values, n in zip(found, counts, strict=True)
+                ]
+            )
+            mask = absent if absent.any() else None
+            return pa.array(numbers.astype(np.float32), kind, mask=mask)
         values = [_constant(file, name) for file in files]
         return pa.array(values, kind).take(file_of_row)
 

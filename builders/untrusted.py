@@ -18,6 +18,8 @@ times as much memory."""
 
 _SURROGATE = re.compile(rb"\\u[dD][89abAB]|\xed[\xa0-\xbf]")
 
+_CLUTTER = re.compile(r"(?:^|/)(?:__MACOSX|\.ipynb_checkpoints|\.DS_Store|\._[^/]*)(?:/|$)")
+
 
 def open_plain(path: str | os.PathLike[str]) -> io.FileIO:
     """Open a plain file for reading.
@@ -55,6 +57,11 @@ def read_plain(path: str | os.PathLike[str], limit: int) -> bytes:
     if len(content) > limit:
         raise OSError(f"{os.fspath(path)} has more than {limit:,} bytes")
     return content
+
+
+def is_clutter(path: str) -> bool:
+    """Whether a path lies in what macOS or Jupyter leave beside the files of their users."""
+    return _CLUTTER.search(path) is not None
 
 
 def parse_json(content: bytes) -> object:

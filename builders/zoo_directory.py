@@ -217,6 +217,7 @@ class ZooDirectory:
         *,
         parent_model_id: str | None = None,
         extra: Mapping[str, ArrayLike] | None = None,
+        original_name: str | None = None,
     ) -> list[Path]:
         """Write the given states of one model, after recording its split if it has none.
 
@@ -225,9 +226,11 @@ class ZooDirectory:
             hyperparameters: as `Model.hyperparameters()`; absent keys are null in the rows.
             epochs: int [S], increasing.
             weights: float32 [S, N].
-            metrics: name in schema.METRICS -> float64 [S].
+            metrics: name in schema.METRICS -> float64 [S]; masked entries (numpy.ma) are not
+                measured.
             parent_model_id: id of the dense model of a twin.
             extra: further tensors [S, N] of a twin: mean, log_sigma2.
+            original_name: name in the source of an import, where it could not be the id.
 
         Returns:
             The paths written.
@@ -235,7 +238,7 @@ class ZooDirectory:
         Raises:
             InvalidArgument: shapes, names or values that a reader would refuse.
         """
-        given = (hyperparameters, epochs, weights, metrics, parent_model_id, extra)
+        given = (hyperparameters, epochs, weights, metrics, parent_model_id, extra, original_name)
         files = encode_model(self.zoo, model_id, *given)
         if model_id not in self.splits():
             self.add_splits([model_id])

@@ -189,6 +189,7 @@ def download(
             file=file,
             preprocessed=preprocessed,
             on_progress=display.gigabytes(bars, zoo),
+            on_wait=lambda seconds: bars(zoo, text=f"trying again in {seconds:.0f} s"),
         )
     import_command(path, zoo, out, max_weight, workers, quiet, as_json)
 

@@ -115,7 +115,7 @@ def _grouped(files: Sequence[ModelFile], sizes: Sequence[int], limit: int) -> li
 
 def _stored_bytes(file: ModelFile) -> float:
     """Estimate the size in Parquet: weights that are not zero, and at least a twentieth of all."""
-    pruned = file.metrics.get("sparsity", np.zeros(len(file.epochs)))
+    pruned = np.ma.filled(file.metrics.get("sparsity", np.zeros(len(file.epochs))), 0)
     return 4 * file.zoo.layout.size * float(np.maximum(1 - pruned, 0.05).sum())
 
 

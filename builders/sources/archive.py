@@ -9,15 +9,19 @@ as paths.
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import stat
 import struct
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 from ...errors import Unreadable
+from ..untrusted import is_clutter, read_plain
 
 Read = Callable[[int, int], "bytes | memoryview"]
 """Function from offset and count to bytes of a file, fewer than count where the file ends."""
@@ -31,14 +35,47 @@ _LONGEST_TAIL = 65_557
 """Bytes of the end record with the longest comment."""
 _IN_ZIP64 = 0xFFFFFFFF
 """A size or offset that does not fit into 32 bits; the zip64 form has it elsewhere."""
-_STORED, _DEFLATED, _ENCRYPTED, _PLAIN_FILE = 0, 8, 99, -1
+_STORED, _DEFLATED, _ENCRYPTED, _PLAIN_FILE, _OVERLAPPING = 0, 8, 99, -1, -2
+
+_DOTS = re.compile(r"(?:^|(?<=/))(?:\./+)+|(?<=/)/+")
+_CHECKPOINT = re.compile(r"checkpoint_\d+")
+_OURS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT)
+"""Errors of this process or machine, whatever file is read."""
+
+
+def printable(text: str) -> str:
+    """Return a text of a file as reports and terminals can show it, at most 200 characters."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in text[:200])
+
+
+def shown(value: object) -> str:
+    """Return a value of a file for a message; nested values, which can be endless, by type."""
+    if isinstance(value, str | int | float | None):
+        return printable(repr(value[:40] if isinstance(value, str) else value)[:40])
+    return f"a {type(value).__name__}"
+
+
+@contextmanager
+def blamed_on_the_file() -> Iterator[None]:
+    """Turn every error in the use of a file's content into `Unreadable`, but those of the machine:
+    where the disk is full or descriptors are out, no file is at fault."""
+    try:
+        yield
+    except (Unreadable, MemoryError):
+        raise
+    except OSError as error:
+        if error.errno in _OURS:
+            raise
+        raise Unreadable(f"unreadable: {error.strerror or error}") from None
+    except Exception as error:
+        raise Unreadable(f"unreadable: {type(error).__name__}: {printable(str(error))}") from None
 
 
 class Member(NamedTuple):
     """One file of a zip or a folder.
 
     Attributes:
-        name: path inside the zip or folder, with slashes.
+        name: path inside the zip or folder, with slashes; bytes that are no UTF-8 are surrogates.
         size: bytes of the content.
         offset: of the local header in the zip.
         compressed: bytes of the content as the zip holds it.
@@ -92,12 +129,19 @@ def zip_members(read: Read, total: int) -> Iterator[Member]:
         (_, _, _, flags, method, _, _, crc, compressed, content, n, m, k, _, _, _, local) = (
             _ENTRY.unpack_from(directory, position)
         )
-        name = directory[start : start + n].decode("utf-8" if flags & 0x800 else "cp437", "replace")
+        kind = "utf-8" if flags & 0x800 else "cp437"
+        name = _normal(directory[start : start + n].decode(kind, "surrogateescape"))
         if _IN_ZIP64 in (content, compressed, local):
             extra = directory[start + n : start + n + m]
             content, compressed, local = _sizes_64(extra, content, compressed, local)
         position = start + n + m + k
         yield Member(name, content, local, compressed, _ENCRYPTED if flags & 1 else method, crc)
+
+
+def _normal(name: str) -> str:
+    """Return a name as a plain path: some programs write backslashes, "./" or "//"."""
+    name = name.replace("\\", "/")
+    return _DOTS.sub("", name) if "//" in name or "./" in name else name
 
 
 def _sizes_64(extra: bytes, *values: int) -> list[int]:
@@ -129,6 +173,8 @@ def read_member(read: Read, member: Member, limit: int) -> bytes | memoryview:
             f"too large: it claims {max(member.size, member.compressed):,} bytes, "
             f"expected at most {limit:,}"
         )
+    if member.method == _OVERLAPPING:
+        raise Unreadable("refused: its bytes in the zip belong to other files too")
     header = read(member.offset, _LOCAL.size)
     if len(header) < _LOCAL.size or header[:4] != b"PK\3\4":
         raise Unreadable("unreadable: the zip's directory points at no file")
@@ -152,11 +198,33 @@ def read_member(read: Read, member: Member, limit: int) -> bytes | memoryview:
     return raw
 
 
+def _without_overlaps(members: Iterator[Member], total: int) -> Iterator[Member]:
+    """Mark the files of a zip whose bytes others have too, with which few bytes become many.
+
+    Files that follow each other, as in nearly every zip, cost no memory.
+    """
+    end, claimed, seen = 0, 0, set[int]()
+    for member in members:
+        after = member.offset + _LOCAL.size + member.compressed
+        if after <= total:
+            claimed += member.compressed
+        if member.offset < end:
+            if member.offset in seen or claimed > total:
+                member = member._replace(method=_OVERLAPPING)
+            seen.add(member.offset)
+        elif after <= total:
+            end = after
+        yield member
+
+
 class Source:
     """A zip or a folder that is open for reading.
 
     Args:
         path: path of the zip or folder.
+
+    Attributes:
+        skipped: what `members` did not follow or open in a folder.
 
     Raises:
         OSError: it cannot be opened.
@@ -164,7 +232,9 @@ class Source:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.skipped: list[str] = []
         self._file = None if path.is_dir() else path.open("rb", buffering=0)
+        self._total = os.fstat(self._file.fileno()).st_size if self._file is not None else 0
 
     def __enter__(self) -> Source:
         return self
@@ -174,22 +244,51 @@ class Source:
             self._file.close()
 
     def members(self) -> Iterator[Member]:
-        """Yield every file. Entries of folders are left out, links in a folder are not followed.
+        """Yield every file, but no clutter and no entries of folders.
+
+        A link in a folder is followed if it leads to a file or a checkpoint within the folder. Any
+        other folder within it is found where it lies, and would be there twice.
 
         Raises:
             Unreadable: the zip has no complete directory.
         """
-        if self._file is not None:
-            total = os.fstat(self._file.fileno()).st_size
-            yield from (m for m in zip_members(self._read, total) if not m.name.endswith("/"))
+        if self._file is None:
+            yield from self._files(os.path.join(os.path.realpath(self.path), ""))
             return
-        for folder, folders, names in os.walk(self.path):
-            folders.sort()
-            for name in sorted(names):
-                path = Path(folder, name)
-                found = path.lstat()
-                if stat.S_ISREG(found.st_mode):
-                    yield Member(path.relative_to(self.path).as_posix(), found.st_size)
+        found = zip_members(self._read, self._total)
+        for member in _without_overlaps(found, self._total):
+            if not member.name.endswith("/") and not is_clutter(member.name):
+                yield member
+
+    def _files(self, root: str) -> Iterator[Member]:
+        folders = [("", True)]  # path with a slash at its end, and whether its folders count
+        while folders:
+            folder, deep = folders.pop()
+            try:
+                with os.scandir(self.path / folder) as entries:
+                    found = sorted(entries, key=lambda entry: entry.name)
+            except PermissionError:
+                self.skipped.append(folder)
+                continue
+            for entry in found:
+                if is_clutter(entry.name):
+                    continue
+                name, linked = folder + entry.name, entry.is_symlink()
+                try:
+                    about = entry.stat()
+                except OSError:
+                    self.skipped.append(name)  # a link to nothing or to itself
+                    continue
+                is_folder = stat.S_ISDIR(about.st_mode)
+                if linked and (
+                    (is_folder and not _CHECKPOINT.fullmatch(entry.name))
+                    or not os.path.realpath(entry.path).startswith(root)
+                ):
+                    self.skipped.append(name)
+                elif is_folder and deep:
+                    folders.append((f"{name}/", not linked))
+                elif stat.S_ISREG(about.st_mode):
+                    yield Member(name, about.st_size)
 
     def read(self, member: Member, limit: int) -> bytes:
         """Return the content of one file; arguments and errors are those of `read_member`."""
@@ -197,13 +296,11 @@ class Source:
             return bytes(read_member(self._read, member, limit))
         if member.size > limit:
             raise Unreadable(f"too large: {member.size:,} bytes, expected at most {limit:,}")
-        try:
-            with (self.path / member.name).open("rb") as file:
-                return file.read(limit)
-        except OSError as error:
-            raise Unreadable(f"unreadable: {error.strerror}") from None
+        return read_plain(self.path / member.name, limit)
 
     def _read(self, offset: int, count: int) -> bytes:
         assert self._file is not None
+        if offset >= self._total:
+            return b""
         self._file.seek(offset)
-        return self._file.read(count)
+        return self._file.read(min(count, self._total - offset))

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sized
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar, cast
@@ -24,12 +24,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import Unreadable
-from .archive import Member, Read, read_member, zip_members
+from .archive import Member, Read, read_member, shown, zip_members
 
 STORAGES = {
     "torch.FloatStorage": "<f4",
     "torch.DoubleStorage": "<f8",
     "torch.HalfStorage": "<f2",
+    "torch.BFloat16Storage": "bf16",
     "torch.LongStorage": "<i8",
     "torch.IntStorage": "<i4",
     "torch.ShortStorage": "<i2",
@@ -37,11 +38,20 @@ STORAGES = {
     "torch.ByteStorage": "<u1",
     "torch.BoolStorage": "?",
 }
-"""Storage class -> numpy type."""
+"""Storage class -> numpy type; "bf16", which numpy lacks, has the upper half of a float32."""
+
+_BYTES = {kind: 2 if kind == "bf16" else np.dtype(kind).itemsize for kind in STORAGES.values()}
+"""Type of a storage -> bytes of an element."""
+
+_STATE_DICTS = ("model_state_dict", "state_dict", "model", "model_state", "net", "network")
+"""Keys under which training scripts put a model's state_dict, if there are several others."""
 
 _LEGACY = (0x1950A86A20F9469CFC6C, 1001)
 """Magic number and version of torch's old form."""
 
+
+_MOST_ELEMENTS = 1 << 40
+_LONGEST_PATH = 4096
 
 _T = TypeVar("_T")
 
@@ -50,7 +60,7 @@ class Storage(NamedTuple):
     """A storage that a file refers to.
 
     Attributes:
-        kind: numpy type.
+        kind: value of `STORAGES`.
         key: name in the file.
         length: number of elements.
     """
@@ -105,15 +115,21 @@ class TorchFile:
                 f"unreadable: a tensor of shape {_short(shape)} in a storage of {count} elements"
             )
         content = self.storage(tensor.storage)
-        if len(content) != count * np.dtype(kind).itemsize:
+        if len(content) != count * _BYTES[kind]:
             raise Unreadable(f"truncated: a storage of {count} elements has {len(content)} bytes")
+        if math.prod(max(n, 1) for n in shape) > _MOST_ELEMENTS:
+            raise Unreadable("unreadable: a tensor with absurd sizes")
+        values = np.frombuffer(content, "<u2" if kind == "bf16" else kind)
         if not elements:
-            return np.empty(0, kind).reshape(shape) if max(shape) < 2**20 else np.empty(0, kind)
-        values = np.frombuffer(content, kind)
-        if stride == tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape))):
-            return values[offset : offset + elements].reshape(shape)
-        steps = tuple(values.itemsize * step for step in stride)
-        return np.lib.stride_tricks.as_strided(values[offset:], shape, steps, writeable=False)
+            values = values[:0].reshape(shape)
+        elif stride == tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape))):
+            values = values[offset : offset + elements].reshape(shape)
+        else:
+            steps = tuple(values.itemsize * step for step in stride)
+            values = np.lib.stride_tricks.as_strided(values[offset:], shape, steps, writeable=False)
+        if kind == "bf16":
+            values = (values.astype("<u4") << 16).view("<f4")
+        return values
 
 
 def read_torch(read: Read, total: int) -> TorchFile:
@@ -147,19 +163,48 @@ def read_torch(read: Read, total: int) -> TorchFile:
 
 
 def read_state_dict(content: bytes) -> dict[str, NDArray[Any]]:
-    """Read a checkpoint.
+    """Read a checkpoint: a state_dict, alone or beside an optimizer's and other values.
 
     Returns:
         Name -> array in the order of the file. The arrays are read-only.
 
     Raises:
-        Unreadable: as in `read_torch`, or it holds something else than a dictionary of tensors.
+        Unreadable: as in `read_torch`, or it holds no or several state_dicts.
     """
     view = memoryview(content)  # so that 45 MB of ResNet-18 are not copied
     file = read_torch(lambda offset, count: view[offset : offset + count], len(view))
-    if not isinstance(file.tree, dict) or len(file.tree) > 1000:  # ResNet-18 has 122 tensors
-        raise Unreadable("unreadable: not the state_dict of a known architecture")
-    return {str(name): file.array(tensor) for name, tensor in file.tree.items()}
+    tensors = _state_dict(file.tree)
+    arrays: dict[str, NDArray[Any]] = {}
+    size = 0
+    for name, tensor in tensors.items():
+        arrays[name] = file.array(tensor)
+        size += arrays[name].nbytes
+        # Storages lie in the file as they are; only many views of one, which none needs, are more.
+        if size > 4 * len(content):
+            raise Unreadable(f"too large: its tensors have more than {4 * len(content):,} bytes")
+    return arrays
+
+
+def _state_dict(tree: object) -> dict[str, Any]:
+    """Return the state_dict of a model in what a checkpoint holds."""
+    for _ in range(3):  # Lightning and others wrap once, some twice
+        if not isinstance(tree, dict) or len(tree) > 1000:  # ResNet-18 has 122 tensors
+            raise Unreadable("unreadable: not the state_dict of a known architecture")
+        if not tree or any(type(value) is Tensor for value in tree.values()):
+            break
+        inner = {str(key): value for key, value in tree.items() if isinstance(value, dict)}
+        names = [name for name in _STATE_DICTS if name in inner] or [
+            name
+            for name, value in inner.items()
+            if value and all(type(tensor) is Tensor for tensor in value.values())
+        ]
+        if not inner:
+            break
+        if not names or (len(names) > 1 and names[0] not in _STATE_DICTS):
+            keys = ", ".join(shown(key) for key in [*tree][:10])
+            raise Unreadable(f"unreadable: expected a tensor or one state_dict, found {keys}")
+        tree = inner[names[0]]
+    return {str(name): tensor for name, tensor in cast("dict[Any, Any]", tree).items()}
 
 
 def _read_legacy(content: bytes) -> TorchFile:
@@ -179,7 +224,7 @@ def _read_legacy(content: bytes) -> TorchFile:
             raise Unreadable("unreadable: a storage that no tensor refers to")
         kind, _, count = seen[key]
         start = position + 8
-        position = start + count * np.dtype(kind).itemsize
+        position = start + count * _BYTES[kind]
         if position > len(content):
             raise Unreadable("truncated: its storages end too early")
         if int.from_bytes(content[start - 8 : start], "little") != count:
@@ -264,6 +309,13 @@ def _run(data: bytes, at: int, storages: dict[str, Storage]) -> tuple[object, in
     below: list[list[Any]] = []  # the stacks under each mark
     memo: list[Any] = []  # picklers number its entries 0, 1, 2, ...
     end = len(data)
+    budget = 8 * end + 1000  # what a pickle describes in its own bytes needs at most one of each
+
+    def pay(values: Sized) -> None:
+        nonlocal budget
+        budget -= len(values)
+        if budget < 0:
+            raise Unreadable("too large: its pickle uses the same values again and again")
 
     def take(count: int) -> bytes:
         nonlocal at
@@ -319,6 +371,9 @@ def _run(data: bytes, at: int, storages: dict[str, Storage]) -> tuple[object, in
             arguments, name = stack.pop(), stack.pop()
             if type(name) is not _Name or type(arguments) is not tuple:
                 raise Unreadable("unreadable: a pickle that calls what is no function")
+            pay(arguments)
+            if arguments and isinstance(arguments[0], list | tuple | dict):
+                pay(arguments[0])
             stack.append(_CALLS[name](*arguments))
         elif code == 0x61:  # APPEND
             value = stack.pop()
@@ -350,6 +405,7 @@ def _run(data: bytes, at: int, storages: dict[str, Storage]) -> tuple[object, in
         elif code == 0x62:  # BUILD
             state = stack.pop()
             if type(stack[-1]) is Record and type(state) is dict:
+                pay(state)
                 _set_items(stack[-1], state.items())
             elif type(stack[-1]) is not dict:  # attributes of a state_dict (_metadata): not needed
                 raise Unreadable("unreadable: a pickle that changes an unknown object")
@@ -437,6 +493,8 @@ def _path(*parts: object) -> str:
     texts = [part for part in parts if type(part) is str]
     if len(texts) < len(parts):
         raise _malformed("path")
+    if sum(map(len, texts)) > _LONGEST_PATH:
+        raise Unreadable(f"too large: a path of more than {_LONGEST_PATH:,} characters")
     return "/".join(text.rstrip("/\\") for text in texts)
 
 

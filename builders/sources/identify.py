@@ -205,26 +205,29 @@ def _specify(
         raise Unreadable(
             f"its run is called {experiment!r:.100}: give the zoo a name", hint="--zoo NAME"
         )
-    return Zoo.from_json(
-        {
-            "name": name,
-            "image_dataset": image_dataset,
-            "images": min(images, default=image_dataset),
-            "architecture": architecture,
-            "variant": "seed" if single else "hyp_10_f" if fixed else "hyp_10_r",
-            "channels": channels,
-            "classes": classes,
-            "grid": grid,
-            "seeds": max(map(len, seeds.values())),
-            "random_seeds": not fixed,
-            "epochs": max((model["epochs"] or 1 for model in models), default=1),
-            "batch_size": _most_frequent(model["batch_size"] or 1 for model in models),
-            "momentum": _most_frequent(momenta) if momenta else 0.0 if needs_momentum else None,
-            "scheduler": find_architecture(architecture).schedulers[0],
-            "experiment": run or None,
-            "note": "imported; grid and seeds are those found in the models' params.json",
-        }
-    )
+    try:
+        return Zoo.from_json(
+            {
+                "name": name,
+                "image_dataset": image_dataset,
+                "images": min(images, default=image_dataset),
+                "architecture": architecture,
+                "variant": "seed" if single else "hyp_10_f" if fixed else "hyp_10_r",
+                "channels": channels,
+                "classes": classes,
+                "grid": grid,
+                "seeds": max(map(len, seeds.values())),
+                "random_seeds": not fixed,
+                "epochs": max((model["epochs"] or 1 for model in models), default=1),
+                "batch_size": _most_frequent(model["batch_size"] or 1 for model in models),
+                "momentum": _most_frequent(momenta) if momenta else 0.0 if needs_momentum else None,
+                "scheduler": find_architecture(architecture).schedulers[0],
+                "experiment": run or None,
+                "note": "imported; grid and seeds are those found in the models' params.json",
+            }
+        )
+    except ValueError as error:
+        raise Unreadable(f"its models are none that a zoo can have: {error}") from None
 
 
 def misfit(description: Description, zoo: Zoo) -> str | None:

@@ -22,15 +22,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ...errors import FaultyFile, InvalidArgument, SourceNotFound, Unreadable
 from ..catalog import METRICS_NAME, ZOOS, twin_name
 from ..machine import cores, file_digest
 from ..specification import Zoo, is_zoo_name, normalize_name
-from ..workers import end_with_parent, interrupts_held
+from ..workers import end_with_parent, interrupts_held, main_hidden
 from ..zoo_directory import ZooDirectory, create_zoo, open_zoo
 from . import preprocessed, ray_tune
-from .archive import Source
+from .archive import Source, printable
 from .identify import identify, in_grid, misfit, zoo_of_file, zoos_of_trials
 from .ray_tune import Description, State, Trial
 from .report import LeftOut, Report
@@ -176,10 +177,23 @@ def _import_trials(job: _Import) -> list[Report]:
     stem = job.path.resolve().name if job.path.is_dir() else job.path.stem
     with Source(job.path) as source:
         trials = ray_tune.find_trials(source.members(), stem)
+        remarks = []
+        if count := len(source.skipped):
+            some = ", ".join(map(printable, source.skipped[:3])) + ", ..." * (count > 3)
+            remarks.append(
+                f"{count} links or folders were not followed, as they lead out of the source, "
+                f"cannot be read, or lead to a folder that is read where it lies: {some}"
+            )
         if not trials:
             raise Unreadable(
-                "holds no trial of ray tune (a folder with params.json and checkpoint_*): expected "
-                "the zip of a zoo, a folder of trials or a preprocessed dataset_*.pt"
+                "; ".join(
+                    [
+                        "holds no trial of ray tune (a folder with params.json and checkpoint_*): "
+                        "expected the zip of a zoo, a folder of trials or a preprocessed "
+                        "dataset_*.pt",
+                        *remarks,
+                    ]
+                )
             )
         described: dict[str, Description | str] = {}
         for trial in trials:
@@ -188,10 +202,11 @@ def _import_trials(job: _Import) -> list[Report]:
             except Unreadable as error:
                 described[trial.folder] = str(error)
     about = _source_facts(job.path, trials)
-    return [
-        _import_zoo_of_trials(job, zoo, members, described, about)
-        for zoo, members in zoos_of_trials(trials, described, stem, job.name)
-    ]
+    reports = []
+    for zoo, members in zoos_of_trials(trials, described, stem, job.name):
+        reports.append(_import_zoo_of_trials(job, zoo, members, described, about, remarks))
+        remarks = []
+    return reports
 
 
 def _import_zoo_of_trials(
@@ -200,22 +215,22 @@ def _import_zoo_of_trials(
     trials: Sequence[Trial],
     described: Mapping[str, Description | str],
     about: Mapping[str, object],
+    remarks: list[str],
 ) -> Report:
     directory = job.create(zoo, about)
     tasks: dict[str, _Task] = {}
     left_out: list[LeftOut] = []
-    remarks = []
     for trial in trials:
         found = described[trial.folder]
         reason = found if isinstance(found, str) else misfit(found, zoo)
-        if reason is None and trial.name in tasks:
+        if reason is None and trial.model_id in tasks:
             reason = "repeated: another folder of this name came first"
         if not trial.checkpoints:
             remarks.append(f"{trial.name}: holds no checkpoint")
         elif isinstance(found, str) or reason is not None:
             left_out += trial.without(str(reason))
         else:
-            tasks[trial.name] = _Task(job.path, directory, trial, found, job.max_weight)
+            tasks[trial.model_id] = _Task(job.path, directory, trial, found, job.max_weight)
     if outside := sum(not in_grid(task.description, zoo) for task in tasks.values()):
         remarks.append(
             f"{outside} of {len(tasks)} models have hyperparameters outside of the grid of "
@@ -245,7 +260,7 @@ def _run(tasks: Sequence[_Task], workers: int | None) -> Iterator[_Outcome]:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, end_with_parent) as pool:
         try:
-            with interrupts_held():
+            with interrupts_held(), main_hidden():
                 outcomes = pool.map(_import_trial, tasks, chunksize=1)
             yield from outcomes
         finally:
@@ -256,19 +271,20 @@ def _import_trial(task: _Task) -> _Outcome:
     trial, description, directory = task.trial, task.description, task.directory
     with Source(task.source) as source:
         try:
-            lines, remarks = ray_tune.results(source, trial)
+            found, remarks = ray_tune.results(source, trial)
         except Unreadable as error:
             return _Outcome(0, trial.without(str(error)), [])
         states = ray_tune.states(
             source,
             trial,
-            lines,
+            found,
             directory.zoo.layout,
             twin=description.twin,
             max_weight=task.max_weight,
         )
-        epochs = [epoch for epoch, _ in trial.checkpoints]
-        return _write_model(directory, trial.name, description, epochs, states, remarks)
+        epochs = [-1 if measured.epoch is None else measured.epoch for measured in found]
+        model_id, name = trial.model_id, trial.name
+        return _write_model(directory, model_id, name, description, epochs, states, remarks)
 
 
 def _given_splits(root: Path, zoo: Zoo, tasks: Mapping[str, _Task]) -> dict[str, str]:
@@ -311,7 +327,7 @@ def _import_preprocessed(job: _Import) -> Report:
         try:
             found = ray_tune.hyperparameters(data.params[model_id])
         except Unreadable as error:
-            left_out += [LeftOut(model_id, row.epoch, str(error)) for row in rows]
+            left_out += [LeftOut(data.names[model_id], row.epoch, str(error)) for row in rows]
             continue
         descriptions[model_id] = Description(shapes[size], found, data.experiment)
     if not descriptions:
@@ -326,13 +342,15 @@ def _import_preprocessed(job: _Import) -> Report:
         _write_model(
             directory,
             model_id,
+            data.names[model_id],
             description,
             [row.epoch for row in data.rows[model_id]],
             data.states(model_id, zoo.layout, job.max_weight),
         )
         for model_id, description in descriptions.items()
     )
-    return job.report(directory, about, outcomes, len(descriptions), data.found, left_out)
+    expected = len(descriptions)
+    return job.report(directory, about, outcomes, expected, data.found, left_out, data.remarks)
 
 
 # --- Writing --------------------------------------------------------------------------------------
@@ -341,6 +359,7 @@ def _import_preprocessed(job: _Import) -> Report:
 def _write_model(
     directory: ZooDirectory,
     model_id: str,
+    name: str,
     description: Description,
     found: Sequence[int],
     states: Iterable[State | LeftOut],
@@ -351,6 +370,7 @@ def _write_model(
     Args:
         directory: the zoo.
         model_id: id of the model.
+        name: what the source calls it.
         description: what the source says of the model.
         found: epochs of its states in the source.
         states: the states; none is read if an earlier run wrote them all.
@@ -368,18 +388,20 @@ def _write_model(
         if not epochs or set(epochs) <= present:
             return len(epochs)  # left untouched, so that data sets in the cache stay valid
         rows = [state.weights for state in pending]
+        metrics = {metric for state in pending for metric in state.metrics}
         try:
             directory.write_model(
                 model_id,
                 description.hyperparameters,
                 epochs,
                 rows[0][None] if len(rows) == 1 else np.stack(rows),  # no copy of 45 MB
-                {n: np.array([s.metrics[n] for s in pending]) for n in pending[0].metrics},
+                {metric: _column(pending, metric) for metric in metrics},
                 parent_model_id=description.parent,
                 extra={n: np.stack([s.extra[n] for s in pending]) for n in pending[0].extra},
+                original_name=name if name != model_id else None,
             )
         except ValueError as error:
-            left_out.extend(LeftOut(model_id, epoch, f"refused: {error}") for epoch in epochs)
+            left_out.extend(LeftOut(name, epoch, f"refused: {error}") for epoch in epochs)
             return 0
         return len(epochs)
 
@@ -393,6 +415,14 @@ def _write_model(
             pending.clear()
             del state  # while the next is read
     return _Outcome(kept + write(), left_out, list(remarks))
+
+
+def _column(states: Sequence[State], metric: str) -> NDArray[np.float64]:
+    """Return a metric of all states, masked where it was not measured."""
+    return np.ma.array(
+        [state.metrics.get(metric, math.nan) for state in states],
+        mask=[metric not in state.metrics for state in states],
+    )
 
 
 def _present_epochs(directory: ZooDirectory, model_id: str) -> set[int]:
@@ -412,7 +442,7 @@ def _source_facts(path: Path, trials: Sequence[Trial] = ()) -> dict[str, object]
     """Return name, size and digest of a source; for a folder those of its trials' sizes."""
     if path.is_dir():
         sizes = [
-            (trial.folder, [(epoch, member and member.size) for epoch, member in trial.checkpoints])
+            (trial.folder, [(n, member and member.size) for n, _, member in trial.checkpoints])
             for trial in trials
         ]
         total = sum(size or 0 for _, states in sizes for _, size in states)

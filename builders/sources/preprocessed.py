@@ -18,6 +18,7 @@ made: they hold few epochs, and no states with a weight above 5.
 from __future__ import annotations
 
 import mmap
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -29,10 +30,19 @@ from numpy.typing import NDArray
 
 from ...errors import Unreadable
 from ..layout import Layout
-from ..model_file import MODEL_ID
+from .archive import blamed_on_the_file, printable
 from .checkpoint import Record, Tensor, TorchFile, read_torch
-from .ray_tune import METRICS, State, last_folders
-from .report import LeftOut, metrics_fault, weights_fault
+from .names import last_folders, model_id_of
+from .ray_tune import METRICS, State
+from .report import (
+    REQUIRED_METRICS,
+    LeftOut,
+    drop_unusable,
+    numbers,
+    require_metrics,
+    weights_fault,
+    whole,
+)
 
 SPLITS = {"trainset": "train", "valset": "validation", "testset": "test"}
 
@@ -53,21 +63,25 @@ class DataSets:
     Attributes:
         file: the torch file.
         rows: model id -> its rows by epoch.
+        names: model id -> name of the model in the file.
         splits: model id -> split in the file.
-        metrics: (model id, training_iteration) -> metrics under the names of the rows.
+        metrics: model id -> training_iteration -> metrics under the names of the rows.
         params: model id -> flat keys of params.json, as far as the file has them.
         experiment: name of the run, "" if it is not known.
         left_out: rows that belong to no model.
+        remarks: metrics that cannot be used.
         found: number of all rows.
     """
 
     file: TorchFile
     rows: Mapping[str, list[Row]]
+    names: Mapping[str, str]
     splits: Mapping[str, str]
-    metrics: Mapping[tuple[str, int], Mapping[str, Any]]
+    metrics: Mapping[str, Mapping[int, dict[str, Any]]]
     params: Mapping[str, Mapping[str, Any]]
     experiment: str
     left_out: list[LeftOut]
+    remarks: list[str]
     found: int
 
     def size(self) -> int:
@@ -96,19 +110,23 @@ class DataSets:
             try:
                 if row.epoch == last:
                     raise Unreadable("repeated: another row holds the same epoch")
-                weights = self._weights(row, layout)
-                metrics = self.metrics.get((model_id, row.epoch))
-                if not metrics:
-                    raise Unreadable("missing metrics: the file has none of this epoch")
-                fault = weights_fault(weights, max_weight) or metrics_fault(metrics, tuple(metrics))
-                if fault:
-                    raise Unreadable(fault)
+                state = self._state(model_id, row, layout, max_weight)
             except Unreadable as error:
-                yield LeftOut(model_id, row.epoch, str(error))
+                yield LeftOut(self.names[model_id], row.epoch, str(error))
                 continue
             last = row.epoch
-            numbers = {name: float(value) for name, value in metrics.items()}
-            yield State(row.epoch, weights, numbers, {})
+            yield state
+
+    @blamed_on_the_file()
+    def _state(self, model_id: str, row: Row, layout: Layout, max_weight: float | None) -> State:
+        weights = self._weights(row, layout)
+        metrics = self.metrics[model_id].get(row.epoch, {})
+        if not any(value is not None for value in metrics.values()):
+            raise Unreadable("missing metrics: the file has none of this epoch")
+        if fault := weights_fault(weights, max_weight):
+            raise Unreadable(fault)
+        require_metrics(metrics, (name for name in REQUIRED_METRICS if name in metrics))
+        return State(row.epoch, weights, numbers(metrics), {})
 
     def _weights(self, row: Row, layout: Layout) -> NDArray[np.float32]:
         data = self.file.tree[row.part]["data_in"]
@@ -121,6 +139,8 @@ class DataSets:
             return weights
         if not isinstance(data[row.index], dict):
             raise Unreadable("unreadable: not a state_dict")
+        if len(data[row.index]) > 2 * len(layout.slots):  # which many rows can share
+            raise Unreadable(f"wrong shape: {len(data[row.index])} tensors, not a {layout}")
         tensors = {name: self.file.array(t) for name, t in data[row.index].items()}
         try:
             return layout.to_vector(tensors)
@@ -128,6 +148,7 @@ class DataSets:
             raise Unreadable(f"wrong shape: {error!s:.300}") from None
 
 
+@blamed_on_the_file()
 def read_datasets(path: Path) -> DataSets:
     """Read a preprocessed file, except for its weights.
 
@@ -147,11 +168,12 @@ def read_datasets(path: Path) -> DataSets:
     if not parts:
         raise Unreadable("is no preprocessed data set: it has no trainset, valset or testset")
     rows: dict[str, list[Row]] = {}
+    names: dict[str, str] = {}
     splits: dict[str, str] = {}
-    metrics: dict[tuple[str, int], dict[str, Any]] = {}
+    metrics: dict[str, dict[int, dict[str, Any]]] = {}
     params: dict[str, dict[str, Any]] = {}
     left_out: list[LeftOut] = []
-    experiments, found = [], 0
+    experiments, found = Counter[str](), 0
     for part in parts:
         content = tree[part]
         data = content.get("data_in")
@@ -165,36 +187,45 @@ def read_datasets(path: Path) -> DataSets:
             raise Unreadable(f"its {part} has not one path, epoch and property for each state")
         found += count
         for index, (where, epoch) in enumerate(zip(paths, epochs, strict=True)):
-            experiment, trial = last_folders(where)
-            experiments.append(experiment)
+            experiment, name = last_folders(where)
+            experiments[experiment] += 1
             values = {key: column[index] for key, column in properties.items()}
-            fault = None
-            if type(epoch) is not int or not 0 <= epoch < 2**31:
-                fault, epoch = "wrong epoch: no whole number", -1
-            elif not MODEL_ID.fullmatch(trial):
+            model, number, fault = model_id_of(name), whole(epoch), None
+            if number is None or not 0 <= number < 2**31:
+                fault, number = "wrong epoch: no whole number", -1
+            elif not name:
                 fault = "refused: its path cannot name a model"
-            elif splits.setdefault(trial, SPLITS[part]) != SPLITS[part]:
-                fault = f"repeated: its model lies in {splits[trial]} already"
+            elif splits.setdefault(model, SPLITS[part]) != SPLITS[part]:
+                fault = f"repeated: its model lies in {splits[model]} already"
             if fault:
-                left_out.append(LeftOut(trial[:200], epoch, fault))
+                left_out.append(LeftOut(printable(name), number, fault))
                 continue
-            rows.setdefault(trial, []).append(Row(part, index, epoch))
-            params.setdefault(trial, {}).update({k: v for k, v in values.items() if "::" in str(k)})
-            if type(values.get("seed")) is int:
-                params[trial]["seed"] = values["seed"]
-            of_epoch = values.get("training_iteration", epoch)
-            if type(of_epoch) is int:
-                metrics[trial, of_epoch] = _metrics(values)
+            names[model] = printable(name)
+            rows.setdefault(model, []).append(Row(part, index, number))
+            params.setdefault(model, {}).update({k: v for k, v in values.items() if "::" in str(k)})
+            if (seed := whole(values.get("seed"))) is not None:
+                params[model]["seed"] = seed
+            of_epoch = whole(values.get("training_iteration", number))
+            of_model = metrics.setdefault(model, {})
+            if of_epoch is not None:
+                of_model[of_epoch] = _metrics(values)
+    remarks = [
+        f"{names[model]}: {remark}"
+        for model, of_model in metrics.items()
+        for remark in drop_unusable(of_model.items())
+    ]
     for found_rows in rows.values():
         found_rows.sort(key=lambda row: row.epoch)
     return DataSets(
         file=file,
         rows=dict(sorted(rows.items())),
+        names=names,
         splits=splits,
         metrics=metrics,
         params=params,
-        experiment=max(sorted(set(experiments)), key=experiments.count, default=""),
+        experiment=max(sorted(experiments), key=experiments.__getitem__, default=""),
         left_out=left_out,
+        remarks=remarks,
         found=found,
     )
 

@@ -7,8 +7,10 @@
 These are the folders of ray 1.8 and the paper's trainables
 (code/model_definitions/def_NN_experiment.py, def_NN_experiment_distillation.py); a zip holds the
 same. Metrics are matched by `training_iteration`: a resumed trial repeats lines, of which the last
-is right. Tensors are taken by order and shape: the numbers in their names shift with dropout. Where
-the folders' names and the scripts' grids disagree with params.json, the latter is right.
+is right. From ray 2.7 on, folders of checkpoints are counted on their own, and each line names its
+own as `checkpoint_dir_name`. Tensors are taken by order and shape: the numbers in their names shift
+with dropout. Where the folders' names and the scripts' grids disagree with params.json, the latter
+is right.
 
 A twin's checkpoint (class CNN_ARD, def_net_distillation.py) has `log_sigma2` and `log_sigma2_bias`
 beside each weight and bias; builders/variational_dropout.py says which weights count in evaluation.
@@ -17,12 +19,13 @@ Its losses in result.json include the divergence, with the weight of their epoch
 
 from __future__ import annotations
 
-import json
+import io
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from json import JSONDecodeError
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,11 +34,20 @@ from ...errors import Unreadable
 from ..architecture import ARCHITECTURES
 from ..hyperparameters import ACTIVATIONS, INITS, MOMENTUM_OPTIMIZERS, OPTIMIZERS
 from ..layout import Layout
-from ..model_file import MODEL_ID
+from ..untrusted import parse_json
 from ..variational_dropout import prune
-from .archive import Member, Source
+from .archive import Member, Source, blamed_on_the_file, printable, shown
 from .checkpoint import read_state_dict
-from .report import REQUIRED_METRICS, LeftOut, common_metrics, metrics_fault, weights_fault
+from .names import last_folders, model_id_of
+from .report import (
+    REQUIRED_METRICS,
+    LeftOut,
+    drop_unusable,
+    numbers,
+    require_metrics,
+    weights_fault,
+    whole,
+)
 
 _CLASSES = {a.original_class: a for a in ARCHITECTURES.values() if a.original_class}
 """Architecture by `model::type`, which has the suffix _ARD for twins."""
@@ -66,7 +78,24 @@ METRICS = {
 
 _CHECKPOINT = re.compile(r"checkpoint_(\d{1,8})")
 _PARAMS_LIMIT = 1 << 20
-_RESULT_LIMIT = 64 << 20
+_RESULT_LIMIT = 16 << 20
+_LINE_LIMIT = 1 << 18
+_MOST_BAD_LINES = 1000
+"""Lines of a result.json that cannot be used, after which the rest of it is not read."""
+
+
+class Checkpoint(NamedTuple):
+    """A folder of a trial that holds a state.
+
+    Attributes:
+        number: number in the folder's name: the epoch, unless result.json says otherwise.
+        folder: the folder's name.
+        member: its file; None where the folder lacks it.
+    """
+
+    number: int
+    folder: str
+    member: Member | None
 
 
 @dataclass(frozen=True)
@@ -75,17 +104,18 @@ class Trial:
 
     Attributes:
         folder: path in the source.
-        name: last part of the path, which becomes the id of the model.
+        name: last part of the path, as reports can show it.
+        model_id: id of the model, see `model_id_of`.
         params, result: its files; None where they are missing.
-        checkpoints: epoch and file of each state, sorted by epoch; the file is None where its
-            folder lacks it.
+        checkpoints: the states, sorted by number.
     """
 
     folder: str
     name: str
+    model_id: str
     params: Member | None
     result: Member | None
-    checkpoints: tuple[tuple[int, Member | None], ...]
+    checkpoints: tuple[Checkpoint, ...]
 
     @property
     def run(self) -> str:
@@ -94,7 +124,7 @@ class Trial:
 
     def without(self, reason: str) -> list[LeftOut]:
         """Return all its states as left out for one reason."""
-        return [LeftOut(self.name, epoch, reason) for epoch, _ in self.checkpoints]
+        return [LeftOut(self.name, checkpoint.number, reason) for checkpoint in self.checkpoints]
 
 
 @dataclass(frozen=True)
@@ -117,6 +147,14 @@ class Description:
     parent_experiment: str = ""
 
 
+class Measured(NamedTuple):
+    """A checkpoint with what result.json says of it; None where no line is about it."""
+
+    epoch: int | None
+    checkpoint: Checkpoint
+    metrics: dict[str, Any] | None
+
+
 @dataclass(frozen=True)
 class State:
     """One state that can become a row.
@@ -124,7 +162,7 @@ class State:
     Attributes:
         epoch: epoch of training.
         weights: float32 [N]; those of a twin are pruned.
-        metrics: name in schema.METRICS -> value.
+        metrics: name in schema.METRICS -> value of those that were measured.
         extra: `mean` and `log_sigma2` of a twin, float32 [N]; else empty.
     """
 
@@ -142,45 +180,44 @@ def find_trials(members: Iterable[Member], name: str) -> list[Trial]:
         name: name of the source, for a trial that is the whole source.
     """
     files: dict[str, dict[str, Member]] = {}
-    checkpoints: dict[str, dict[tuple[int, str], Member | None]] = {}
+    found: dict[str, dict[tuple[int, str], Member | None]] = {}
     for member in members:
         folder, _, file = member.name.rpartition("/")
         above, _, last = folder.rpartition("/")
-        if file in ("params.json", "result.json") and not _CHECKPOINT.fullmatch(last):
-            files.setdefault(folder, {})[file] = member
-        elif match := _CHECKPOINT.fullmatch(last):
-            key = (int(match[1]), last)
-            found = checkpoints.setdefault(above, {})
+        if match := _CHECKPOINT.fullmatch(last):
+            states = found.setdefault(above, {})
             if file == "checkpoints":
-                found[key] = member
+                states[int(match[1]), last] = member
             else:
-                found.setdefault(key, None)
+                states.setdefault((int(match[1]), last), None)
+        elif file in ("params.json", "result.json"):
+            files.setdefault(folder, {})[file] = member
     trials = []
-    for folder in sorted(files.keys() | checkpoints.keys()):
-        own, states = files.get(folder, {}), checkpoints.get(folder, {})
+    for folder in sorted(files.keys() | found.keys()):
+        own, states = files.get(folder, {}), found.get(folder, {})
+        last = folder.rpartition("/")[2] or name
         trials.append(
             Trial(
                 folder=folder,
-                name=folder.rpartition("/")[2] or name,
+                name=printable(last),
+                model_id=model_id_of(last),
                 params=own.get("params.json"),
                 result=own.get("result.json"),
-                checkpoints=tuple((key[0], states[key]) for key in sorted(states)),
+                checkpoints=tuple(Checkpoint(*key, states[key]) for key in sorted(states)),
             )
         )
     return trials
 
 
+@blamed_on_the_file()
 def describe(source: Source, trial: Trial) -> Description:
     """Read and check the params.json of a trial.
 
     Raises:
-        Unreadable: it is missing, is not JSON, or has a value that no model can have; or the name
-            of the folder cannot name a model.
+        Unreadable: it is missing, is not JSON, or has a value that no model can have.
     """
-    if ".." in trial.folder.split("/") or trial.folder.startswith("/") or "\\" in trial.folder:
+    if ".." in trial.folder.split("/") or trial.folder.startswith("/"):
         raise Unreadable("refused: its path leaves the folder")
-    if not MODEL_ID.fullmatch(trial.name):
-        raise Unreadable("refused: its folder's name cannot name a model")
     if trial.params is None:
         raise Unreadable("missing params.json")
     params = _json(source.read(trial.params, _PARAMS_LIMIT), "params.json")
@@ -191,7 +228,7 @@ def describe(source: Source, trial: Trial) -> Description:
     plain = kind.removesuffix("_ARD") if isinstance(kind, str) else ""
     if plain not in _CLASSES:
         known = ", ".join(_CLASSES)
-        raise Unreadable(f"wrong params.json: model::type is {kind!r:.40}, known: {known}")
+        raise Unreadable(f"wrong params.json: model::type is {shown(kind)}, known: {known}")
     architecture = _CLASSES[plain]
     channels = params.get("model::channels_in")
     # The CNN classes ignore model::o_dim, which is wrong in some zoos.
@@ -205,7 +242,7 @@ def describe(source: Source, trial: Trial) -> Description:
         hyperparameters=hyperparameters(params),
         experiment=run,
         twin=twin,
-        parent=parent or None if twin else None,
+        parent=model_id_of(parent) if parent and twin else None,
         parent_experiment=parent_experiment if twin else "",
     )
 
@@ -221,20 +258,23 @@ def hyperparameters(params: Mapping[str, object]) -> dict[str, Any]:
         value = params.get(key)
         if kind is float and type(value) is int and abs(value) < 2**53:
             value = float(value)
+        elif kind is int and (number := whole(value)) is not None:
+            value = number
         if value is not None and (type(value) is not kind or not is_possible(value)):
-            raise Unreadable(f"wrong params.json: {key} is {value!r:.40}")
+            raise Unreadable(f"wrong params.json: {key} is {shown(value)}")
         values[name] = value
     if values["optimizer"] is not None and values["optimizer"] not in MOMENTUM_OPTIMIZERS:
         values["momentum"] = None  # see specification.Model
     return values
 
 
-def results(source: Source, trial: Trial) -> tuple[dict[int, dict[str, Any]], list[str]]:
+@blamed_on_the_file()
+def results(source: Source, trial: Trial) -> tuple[list[Measured], list[str]]:
     """Read the result.json of a trial.
 
     Returns:
-        Metrics by training_iteration under the names of the rows, and remarks on lines that could
-        not be used.
+        The trial's checkpoints by epoch, and remarks on what could not be used. Of two with the
+        same epoch the first counts: it is the one that the later line names.
 
     Raises:
         Unreadable: there is no result.json, or it cannot be read at all.
@@ -242,28 +282,67 @@ def results(source: Source, trial: Trial) -> tuple[dict[int, dict[str, Any]], li
     if trial.result is None:
         raise Unreadable("missing metrics: there is no result.json")
     content = source.read(trial.result, _RESULT_LIMIT)
-    found: dict[int, dict[str, Any]] = {}
-    remarks = []
-    for number, line in enumerate(content.split(b"\n"), start=1):
-        if not line.strip():
+    numbers = {checkpoint.number for checkpoint in trial.checkpoints}
+    lines: dict[int, tuple[int, dict[str, Any]]] = {}  # by number of the checkpoint's folder
+    named = False
+    bad, first = 0, ""
+    for number, line in enumerate(io.BytesIO(content), start=1):
+        if line.isspace():
             continue
         try:
-            values = _json(line, f"line {number} of result.json")
-            if not isinstance(values, dict) or type(values.get("training_iteration")) is not int:
-                raise Unreadable(f"line {number} of result.json has no training_iteration")
+            iteration, folder, metrics = _line(line, f"line {number} of result.json")
         except Unreadable as error:
-            remarks.append(f"{trial.name}: {error}")
-        else:
-            found[values["training_iteration"]] = {
-                ours: values.get(theirs) for theirs, ours in METRICS.items()
-            }
-    return found, remarks
+            bad, first = bad + 1, first or str(error)
+            if bad == _MOST_BAD_LINES:
+                first += f", and line {number} is the last that was read"
+                break
+            continue
+        if folder is not None and not named:
+            named = True
+            lines.clear()
+        about = folder if named else iteration
+        if about in numbers:
+            lines.pop(about, None)  # to the end
+            lines[about] = iteration, metrics
+    places = {about: place for place, about in enumerate(lines)}
+
+    def measured(checkpoint: Checkpoint) -> Measured:
+        unknown = (None if named else checkpoint.number, None)
+        epoch, metrics = lines.get(checkpoint.number, unknown)
+        return Measured(epoch, checkpoint, metrics)
+
+    found = sorted(
+        map(measured, trial.checkpoints),
+        key=lambda m: (
+            m.epoch is None,
+            m.epoch or 0,
+            -places.get(m.checkpoint.number, 0),
+        ),
+    )
+    remarks = drop_unusable((m.epoch or 0, m.metrics) for m in found if m.metrics is not None)
+    if bad:
+        remarks.append(first if bad == 1 else f"{first}, and {bad - 1} further lines")
+    return found, [f"{trial.name}: {remark}" for remark in remarks]
+
+
+def _line(line: bytes, what: str) -> tuple[int, int | None, dict[str, Any]]:
+    """Return the training_iteration of a line, the checkpoint that it names, and its metrics."""
+    if len(line) > _LINE_LIMIT:
+        raise Unreadable(f"too large: {what} has more than {_LINE_LIMIT:,} bytes")
+    values = _json(line, what)
+    iteration = whole(values.get("training_iteration")) if isinstance(values, dict) else None
+    if not isinstance(values, dict) or iteration is None or not 0 <= iteration < 2**31:
+        raise Unreadable(f"{what} has no training_iteration")
+    folder = values.get("checkpoint_dir_name")
+    match = _CHECKPOINT.fullmatch(folder) if isinstance(folder, str) else None
+    metrics = {ours: values.get(theirs) for theirs, ours in METRICS.items()}
+    return iteration, int(match[1]) if match else None, metrics
 
 
 def states(
     source: Source,
     trial: Trial,
-    lines: Mapping[int, Mapping[str, Any]],
+    found: Iterable[Measured],
     layout: Layout,
     *,
     twin: bool = False,
@@ -274,33 +353,48 @@ def states(
     Args:
         source: the source.
         trial: the trial.
-        lines: metrics by epoch, from `results`.
+        found: its checkpoints, from `results`.
         layout: layout that the checkpoints must have.
         twin: whether they hold log_sigma2 as well.
         max_weight: see `report.weights_fault`.
     """
-    names = (*REQUIRED_METRICS, *common_metrics(lines.values()))
-    limit = 16 * layout.size + (1 << 20)
     last = -1
-    for epoch, member in trial.checkpoints:
+    for measured in found:
+        epoch = measured.checkpoint.number if measured.epoch is None else measured.epoch
         try:
-            if member is None:
+            if measured.checkpoint.member is None:
                 raise Unreadable("missing file: the folder has no file 'checkpoints'")
-            if epoch == last:
+            if measured.epoch == last:
                 raise Unreadable("repeated: another folder holds the same epoch")
-            weights, extra = _weights(source.read(member, limit), layout, twin)
-            for values, largest in [(weights, max_weight), *((v, None) for v in extra.values())]:
-                if fault := weights_fault(values, largest):
-                    raise Unreadable(fault)
-            if fault := metrics_fault(lines.get(epoch), names):
-                raise Unreadable(fault)
+            state = _state(source, measured, epoch, layout, twin, max_weight)
         except Unreadable as error:
             yield LeftOut(trial.name, epoch, str(error))
             continue
         last = epoch
-        metrics = {name: float(lines[epoch][name]) for name in names}
-        yield State(epoch, weights, metrics, extra)
-        del weights, extra, values  # while the next is read
+        yield state
+        del state  # while the next is read
+
+
+@blamed_on_the_file()
+def _state(
+    source: Source,
+    measured: Measured,
+    epoch: int,
+    layout: Layout,
+    twin: bool,
+    max_weight: float | None,
+) -> State:
+    """Read and check one state."""
+    assert measured.checkpoint.member is not None
+    content = source.read(measured.checkpoint.member, 16 * layout.size + (1 << 20))
+    weights, extra = _weights(content, layout, twin)
+    for values, largest in [(weights, max_weight), *((v, None) for v in extra.values())]:
+        if fault := weights_fault(values, largest):
+            raise Unreadable(fault)
+    if measured.metrics is None:
+        raise Unreadable("missing metrics: no line of result.json has its training_iteration")
+    require_metrics(measured.metrics, REQUIRED_METRICS)
+    return State(epoch, weights, numbers(measured.metrics), extra)
 
 
 def _weights(
@@ -320,21 +414,10 @@ def _weights(
 
 def _json(content: bytes, what: str) -> object:
     try:
-        return json.loads(content.decode())
+        return parse_json(content)
     except UnicodeDecodeError:
         raise Unreadable(f"unreadable: {what} is not UTF-8") from None
-    except (ValueError, RecursionError):
+    except JSONDecodeError:
         raise Unreadable(f"unreadable: {what} is cut or no JSON") from None
-
-
-def last_folders(path: object) -> tuple[str, str]:
-    """Return the last two parts of a path of any system, "" where there is none.
-
-    Those of a checkpoint's path are those of its trial.
-    """
-    if not isinstance(path, str):
-        return "", ""
-    parts = [part for part in re.split(r"[/\\]+", path) if part]
-    while parts and (parts[-1] == "checkpoints" or _CHECKPOINT.fullmatch(parts[-1])):
-        parts.pop()
-    return (["", "", *parts][-2], ["", *parts][-1])
+    except ValueError as error:
+        raise Unreadable(f"unreadable: {what}: {error}") from None

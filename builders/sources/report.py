@@ -2,8 +2,9 @@
 
 A state is left out when its file is unreadable, truncated, empty or of the wrong shape, when a
 weight is NaN or infinite (the paper's code leaves out NaN: test_checkpoint_for_nan), when its
-metrics are missing, and, only on request, when a weight exceeds a threshold (the paper's data sets
-use 5: test_checkpoint_with_threshold). A faulty state never affects another state.
+losses or accuracies on the training and test set are missing, and, only on request, when a weight
+exceeds a threshold (the paper's data sets use 5: test_checkpoint_with_threshold). Other metrics are
+null where they were not measured. A faulty state never affects another state.
 """
 
 from __future__ import annotations
@@ -11,13 +12,15 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ...errors import Unreadable
 from ..atomic import write_atomically
 from ..model_file import SHARES_OF_1
 
@@ -106,31 +109,59 @@ def weights_fault(weights: NDArray[np.float32], max_weight: float | None = None)
     return None
 
 
-def metrics_fault(metrics: Mapping[str, object] | None, names: Sequence[str]) -> str | None:
-    """Return why a state's metrics cannot be used, or None.
+def require_metrics(metrics: Mapping[str, object], names: Iterable[str]) -> None:
+    """Check the metrics without which a state is left out; a loss may be NaN, an accuracy may not.
 
     Args:
-        metrics: metrics as the source records them; None if it has none.
-        names: metrics that this state must have; a loss may be NaN, an accuracy may not.
+        metrics: metrics as the source records them, under the names of the rows.
+        names: the metrics that this state must have.
+
+    Raises:
+        Unreadable: one of them is missing or cannot be used.
     """
-    if metrics is None:
-        return "missing metrics: no line of result.json has its training_iteration"
     for name in names:
-        value = metrics.get(name)
-        if value is None:
-            return f"missing metrics: {name}"
-        if type(value) is not float and (type(value) is not int or abs(value) > 2**53):
-            return f"wrong metrics: {name} is no number"
-        if name in SHARES_OF_1 and not 0 <= value <= 1:
-            return f"wrong metrics: {name} is {value}, not a share of 1"
+        if metrics.get(name) is None:
+            raise Unreadable(f"missing metrics: {name}")
+        if fault := _fault(name, metrics[name]):
+            raise Unreadable(f"wrong metrics: {fault}")
+
+
+def drop_unusable(states: Iterable[tuple[int, dict[str, Any]]]) -> list[str]:
+    """Set the optional metrics of a model to null where they cannot be used.
+
+    Args:
+        states: epoch and metrics of each state; null stands for what was not measured.
+
+    Returns:
+        A remark on each metric that was set to null.
+    """
+    faults: dict[str, list[str]] = {}
+    for epoch, metrics in states:
+        for name in metrics.keys() - REQUIRED_METRICS:
+            if metrics[name] is not None and (fault := _fault(name, metrics[name])):
+                faults.setdefault(name, []).append(f"{fault}, at epoch {epoch}")
+                metrics[name] = None
+    return [
+        f"{name} is null at {len(found)} states, at the first because {found[0]}"
+        for name, found in sorted(faults.items())
+    ]
+
+
+def _fault(name: str, value: object) -> str | None:
+    if not isinstance(value, float) and (type(value) is not int or abs(value) > 2**53):
+        return f"{name} is no number"
+    if name in SHARES_OF_1 and not 0 <= value <= 1:
+        return f"{name} is {value}, not a share of 1"
     return None
 
 
-def common_metrics(lines: Iterable[Mapping[str, object]]) -> tuple[str, ...]:
-    """Return the optional metrics of a model: those in more than half of its results."""
-    lines = list(lines)
-    return tuple(
-        name
-        for name in ("val_loss", "val_acc", "sparsity")
-        if 2 * sum(line.get(name) is not None for line in lines) > len(lines)
-    )
+def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Return the metrics that were measured."""
+    return {name: float(value) for name, value in metrics.items() if value is not None}
+
+
+def whole(value: object) -> int | None:
+    """Return a whole number, also where it is written as 1.0; None if it is none."""
+    if type(value) is float and value.is_integer() and abs(value) < 2**53:
+        return int(value)
+    return value if type(value) is int else None

@@ -10,10 +10,12 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import requests
 import urllib3
@@ -22,6 +24,7 @@ from ...errors import DownloadFailed, InvalidArgument
 from ..catalog import TWIN_DOIS, get_zoo
 from ..machine import byte_size, file_digest
 from ..specification import Zoo, normalize_name
+from ..untrusted import MAX_JSON, parse_json
 from .identify import zoo_of_file
 
 ADDRESS = "https://zenodo.org"
@@ -67,6 +70,7 @@ def download(
     address: str | None = None,
     pause: float = 1.0,
     on_progress: Callable[[str, int, int], None] | None = None,
+    on_wait: Callable[[float], None] | None = None,
 ) -> Path:
     """Download the original file of a zoo. Call it again to resume an interrupted download.
 
@@ -78,6 +82,7 @@ def download(
         address: address of the API; None for that of MODEL_ZOOS_ZENODO, or else `ADDRESS`.
         pause: seconds before a failed request is repeated; they double with each.
         on_progress: called with the file's name, the bytes that have arrived, and its size.
+        on_wait: called with the seconds until a request is repeated, before each wait.
 
     Returns:
         The path of the file, whose MD5 is the record's.
@@ -90,9 +95,9 @@ def download(
     """
     address = (address or os.environ.get("MODEL_ZOOS_ZENODO") or ADDRESS).rstrip("/")
     zoo, doi = _zoo_and_doi(name, preprocessed)
-    files = record_files(doi, address, pause)
+    files = record_files(doi, address, pause, on_wait)
     chosen = choose(files, normalize_name(name), zoo, doi, file, preprocessed)
-    return fetch(chosen, Path(folder), pause=pause, on_progress=on_progress)
+    return fetch(chosen, Path(folder), pause=pause, on_progress=on_progress, on_wait=on_wait)
 
 
 def _zoo_and_doi(name: str, preprocessed: bool) -> tuple[Zoo, str]:
@@ -109,47 +114,57 @@ def _zoo_and_doi(name: str, preprocessed: bool) -> tuple[Zoo, str]:
     return zoo, doi
 
 
-def record_files(doi: str, address: str = ADDRESS, pause: float = 1.0) -> list[RemoteFile]:
+def record_files(
+    doi: str,
+    address: str = ADDRESS,
+    pause: float = 1.0,
+    on_wait: Callable[[float], None] | None = None,
+) -> list[RemoteFile]:
     """Return the files of a record.
 
     Args:
         doi: DOI of the record.
         address: address of the API.
-        pause: as in `download`.
+        pause, on_wait: as in `download`.
 
     Raises:
         DownloadFailed: the server is out of reach, or its answer does not describe a record.
     """
     url = f"{address}/api/records/{doi.rpartition('.')[2]}"
     try:
-        with _session(RECORD_ATTEMPTS, pause) as session:
-            response = session.get(url, timeout=_TIMEOUT)
+        with _session(RECORD_ATTEMPTS, pause, on_wait) as session:
+            response = session.get(url, timeout=_TIMEOUT, stream=True)
             response.raise_for_status()
-        return [_remote_file(entry) for entry in response.json()["files"]]
-    except requests.JSONDecodeError as error:
-        raise DownloadFailed(f"{url}: no description of a record ({error})") from None
-    except requests.RequestException as error:
+            record: Any = parse_json(response.raw.read(MAX_JSON, decode_content=True))
+        files = record["files"]
+        if isinstance(files, dict):  # as InvenioRDM's own form has them
+            files = [*files["entries"].values()]
+        return [_remote_file(entry) for entry in files]
+    except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
         raise DownloadFailed(
             f"{url}: {_reason(error)}. The record: https://doi.org/{doi}"
         ) from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DownloadFailed(f"{url}: no description of a record ({error})") from None
 
 
-def _remote_file(entry: dict[str, object]) -> RemoteFile:
-    match entry:
-        case {
-            "key": str(name),
-            "size": int(size),
-            "checksum": str(checksum),
-            "links": {"self": str(url)},
-        }:
-            if not re.fullmatch(r"[^./\\\0][^/\\\0]*", name):
-                raise ValueError(f"a file named {name!r}")
-            if not url.startswith(("https://", "http://")) or not checksum.startswith("md5:"):
-                raise ValueError(f"{name} has no address or no MD5")
-            return RemoteFile(name, size, checksum.removeprefix("md5:"), url)
-    raise ValueError("a file without name, size, checksum or address")
+def _remote_file(entry: Mapping[str, Any]) -> RemoteFile:
+    """Read the description of a file, in the names of the API's versions since 2017."""
+    name = entry.get("key", entry.get("filename"))
+    size = entry.get("size", entry.get("filesize"))
+    checksum, links = str(entry.get("checksum")).removeprefix("md5:"), entry.get("links")
+    # The address `self` is that of the content in one version and of its description in another.
+    urls = [links.get(key) for key in ("content", "download", "self")] if links else []
+    url = next((url for url in urls if isinstance(url, str)), "")
+    if not isinstance(name, str) or not re.fullmatch(r"[^./\\\0][^/\\\0]{,199}", name):
+        raise ValueError(f"a file named {name!r:.80}")
+    if type(size) is not int or size < 0:
+        raise ValueError(f"{name} has no size")
+    if not url.startswith(("https://", "http://")) or not re.fullmatch(
+        r"[0-9a-fA-F]{32}", checksum
+    ):
+        raise ValueError(f"{name} has no address or no MD5")
+    return RemoteFile(name, size, checksum.lower(), url)
 
 
 def choose(
@@ -203,13 +218,14 @@ def fetch(
     *,
     pause: float = 1.0,
     on_progress: Callable[[str, int, int], None] | None = None,
+    on_wait: Callable[[float], None] | None = None,
 ) -> Path:
     """Download one file, or resume an interrupted download of it.
 
     Args:
         file: the file.
         folder: folder in which it is written.
-        pause, on_progress: as in `download`.
+        pause, on_progress, on_wait: as in `download`.
 
     Returns:
         The path of the file.
@@ -223,7 +239,7 @@ def fetch(
     folder.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{file.name}.partial")
     for _ in range(2):
-        _fill(file, partial, pause, on_progress)
+        _fill(file, partial, pause, on_progress, on_wait)
         if _is_right(partial, file):
             partial.replace(path)
             return path
@@ -242,6 +258,7 @@ def _fill(
     partial: Path,
     pause: float,
     on_progress: Callable[[str, int, int], None] | None,
+    on_wait: Callable[[float], None] | None,
 ) -> None:
     """Append to the partial file until it has its full size."""
     have = partial.stat().st_size if partial.exists() else 0
@@ -255,7 +272,8 @@ def _fill(
             f"{byte_size(free)} left"
         )
     failures, failed = 0, ""
-    with _session(ATTEMPTS, pause) as session:
+    partial.touch()
+    with _session(ATTEMPTS, pause, on_wait) as session:
         while have < file.size and failures < ATTEMPTS:
             before = have
             headers = {"Range": f"bytes={have}-", "Accept-Encoding": "identity"}
@@ -264,6 +282,9 @@ def _fill(
                 response.raise_for_status()
             except requests.RequestException as error:
                 raise DownloadFailed(f"{file.url}: {_reason(error)}") from None
+            kind = response.headers.get("Content-Type", "")
+            if kind.startswith("application/json") and not file.name.endswith(".json"):
+                raise DownloadFailed(f"{file.url}: is a description in JSON, not the file itself")
             if response.status_code != 206:  # the server cannot resume and sends all of it
                 have = 0
             with response, partial.open("ab" if have else "wb") as target:
@@ -287,12 +308,35 @@ def _fill(
 class _Retry(urllib3.Retry):
     """Retries of a request that wait as long as the server asks, but never very long."""
 
+    on_wait: Callable[[float], None] | None = None
+
+    def new(self, **changed: object) -> _Retry:
+        retry = super().new(**changed)
+        retry.on_wait = self.on_wait
+        return retry
+
     def get_retry_after(self, response: urllib3.BaseHTTPResponse) -> float | None:
-        asked = super().get_retry_after(response)
-        return None if asked is None else min(asked, LONGEST_PAUSE)
+        try:
+            asked = super().get_retry_after(response)  # seconds or a date
+            reset = response.headers.get("X-RateLimit-Reset")
+            if asked is None and reset is not None and response.status == 429:
+                asked = float(reset) - time.time()
+        except (urllib3.exceptions.InvalidHeader, ValueError):
+            return None
+        return None if asked is None else min(max(asked, 0), LONGEST_PAUSE)
+
+    def sleep(self, response: urllib3.BaseHTTPResponse | None = None) -> None:
+        asked = None if response is None else self.get_retry_after(response)
+        seconds = asked or self.get_backoff_time()
+        if seconds > 0:
+            if self.on_wait is not None:
+                self.on_wait(seconds)
+            time.sleep(seconds)
 
 
-def _session(attempts: int, pause: float) -> requests.Session:
+def _session(
+    attempts: int, pause: float, on_wait: Callable[[float], None] | None
+) -> requests.Session:
     """Return a session that sends each request up to so many times."""
     session = requests.Session()
     session.headers["User-Agent"] = f"model_zoos/{version('model_zoos')}"
@@ -303,14 +347,15 @@ def _session(attempts: int, pause: float) -> requests.Session:
         status_forcelist=_RETRIED,
         raise_on_status=False,
     )
+    retry.on_wait = on_wait
     for scheme in ("https://", "http://"):
         session.mount(scheme, requests.adapters.HTTPAdapter(max_retries=retry))
     return session
 
 
-def _reason(error: requests.RequestException) -> str:
+def _reason(error: Exception) -> str:
     """Return why a request failed, in one line."""
-    if error.response is not None:
+    if isinstance(error, requests.RequestException) and error.response is not None:
         return f"HTTP {error.response.status_code}"
     cause = error.args[0] if error.args else error
     return str(getattr(cause, "reason", None) or cause)

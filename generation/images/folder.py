@@ -28,7 +28,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
-from ...builders.untrusted import MAX_JSON, parse_json, read_plain
+from ...builders.untrusted import MAX_JSON, is_clutter, parse_json, read_plain
 from ...errors import InvalidArgument, MissingImagesError, UnreadableImagesError
 from ..augmentation import check_augmentation
 from ..torchvision import import_torchvision
@@ -148,12 +148,22 @@ def _read(
     folder: Path, channels: int, size: list[int] | None, progress: bool
 ) -> tuple[Images, list[str]]:
     """Read the images of one split, resized if a size is given, and the names of its classes."""
+    vision = import_torchvision().datasets.folder
+
+    def is_image(path: str) -> bool:
+        inside = Path(path).relative_to(folder).as_posix()
+        return not is_clutter(inside) and vision.has_file_allowed_extension(
+            path, vision.IMG_EXTENSIONS
+        )
+
     try:
-        found = import_torchvision().datasets.ImageFolder(folder)
-    except FileNotFoundError as error:  # no class, or one without images
+        classes = [name for name in vision.find_classes(folder)[0] if not is_clutter(name)]
+        numbers = {name: number for number, name in enumerate(classes)}
+        samples = vision.make_dataset(folder, numbers, is_valid_file=is_image)
+    except (FileNotFoundError, ValueError) as error:  # no class, or one without images
         raise UnreadableImagesError(f"{folder}: {' '.join(str(error).split())}") from None
     arrays: list[np.ndarray] = []
-    bar = tqdm(found.samples, folder.name, unit=" images", delay=3, disable=not progress)
+    bar = tqdm(samples, folder.name, unit=" images", delay=3, disable=not progress)
     for path, _ in bar:
         try:
             with Image.open(path) as file:
@@ -170,4 +180,4 @@ def _read(
             )
         arrays.append(array)
     pixels = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
-    return Images(pixels, torch.tensor(found.targets)), found.classes
+    return Images(pixels, torch.tensor([label for _, label in samples])), classes

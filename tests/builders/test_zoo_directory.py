@@ -26,9 +26,10 @@ from safetensors.numpy import load_file, save_file
 from model_zoos.builders.catalog import get_zoo
 from model_zoos.builders.ledger import Published
 from model_zoos.builders.model_file import HEADER_KEY
-from model_zoos.builders.schema import METRICS
+from model_zoos.builders.rows import states_table
+from model_zoos.builders.schema import METRICS, row_schema
 from model_zoos.builders.zoo_directory import ZooDirectory, create_zoo, open_zoo
-from model_zoos.errors import FaultyFile, FaultyZoo, ZooNotFound
+from model_zoos.errors import FaultyFile, FaultyZoo, InvalidArgument, ZooNotFound
 from tests.zoos import random_zoo
 
 DIGITS = dataclasses.replace(get_zoo("digits_cnn_s"), epochs=3)
@@ -107,6 +108,46 @@ def test_resnet_states_have_a_file_each_with_named_tensors(tmp_path: Path) -> No
     assert good[1].weights().tobytes() == weights[1].tobytes()
     assert good[1].metrics["test_acc"].tolist() == [0.2]
     assert math.isnan(good[0].metrics["test_loss"][0])
+
+
+def test_a_state_whose_file_names_another_epoch_is_left_out(tmp_path: Path) -> None:
+    zoo = get_zoo("cifar10_resnet18")
+    directory = create_zoo(tmp_path, zoo)
+    weights = np.zeros((2, zoo.layout.size), np.float32)
+    first, second = directory.write_model("a", {}, [1, 2], weights, {"test_acc": [0.1, 0.2]})
+    for name in ("epoch_0003", "epoch_2", "epoch_00002"):
+        shutil.copy(second, second.with_name(f"{name}.safetensors"))
+    second.rename(second.with_name("epoch_0009.safetensors"))
+    good, faulty = directory.scan()
+    assert [states.path for states in good] == [first]
+    assert len(faulty) == 4
+    assert all("holds epoch 2: file and header disagree" in str(error) for error in faulty)
+
+
+@pytest.mark.parametrize("name", [DIGITS.name, "cifar10_resnet18"])
+def test_metrics_that_were_not_measured_everywhere(tmp_path: Path, name: str) -> None:
+    """Masked is not measured, NaN is the loss of a diverged model; what is nowhere is not named."""
+    zoo = DIGITS if name == DIGITS.name else get_zoo(name)
+    directory = create_zoo(tmp_path, zoo)
+    metrics = {
+        "test_acc": np.array([0.25, 0.5, 0.75]),
+        "val_acc": np.ma.array([0.25, 7.0, 0.75], mask=[0, 1, 0]),
+        "val_loss": np.ma.array([math.nan, 1.0, math.nan], mask=[0, 1, 1]),
+        "sparsity": np.ma.masked_all(3),
+    }
+    weights = np.zeros((3, zoo.layout.size), np.float32)
+    directory.write_model("a", {}, [1, 2, 3], weights, metrics, original_name="a:b")
+    good, faulty = directory.scan()
+    assert not faulty
+    assert {states.original_name for states in good} == {"a:b"}
+    table = states_table(good, row_schema(None, ["test_acc", "val_acc", "val_loss", "sparsity"]))
+    assert table["test_acc"].to_pylist() == [0.25, 0.5, 0.75]
+    assert table["val_acc"].to_pylist() == [0.25, None, 0.75]
+    assert str(table["val_loss"].to_pylist()) == "[nan, None, None]"
+    assert table["sparsity"].to_pylist() == [None] * 3
+    assert not any("sparsity" in states.metrics for states in good)
+    with pytest.raises(InvalidArgument, match=r"val_acc must lie in \[0, 1\]"):
+        directory.write_model("b", {}, [1, 2, 3], weights, {"val_acc": np.array([0, 1, math.nan])})
 
 
 def test_the_same_model_gives_the_same_bytes(tmp_path: Path) -> None:

@@ -29,15 +29,8 @@ from model_zoos.builders.sources.checkpoint import Record, read_state_dict, unpi
 from model_zoos.builders.sources.importing import import_zoo
 from model_zoos.builders.sources.report import LeftOut
 from model_zoos.errors import Unreadable
-from tests.builders.sources.raw import files_of, write_folder, write_zip
+from tests.builders.sources.raw import files_of, saved, write_folder, write_zip
 from tests.shared import CNN_S, SEED_ZOO, contents, needs_shared
-
-
-def saved(value: Any, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    torch.save(value, buffer, **options)
-    return buffer.getvalue()
-
 
 TENSORS: dict[str, Callable[[], torch.Tensor]] = {
     "vector": lambda: torch.arange(5.0),
@@ -45,6 +38,7 @@ TENSORS: dict[str, Callable[[], torch.Tensor]] = {
     "empty": lambda: torch.empty(0, 3),
     "double": lambda: torch.randn(2, 3, dtype=torch.float64),
     "half": lambda: torch.randn(2, 3).half(),
+    "bfloat16": lambda: torch.randn(2, 3).bfloat16(),
     "integers": lambda: torch.arange(6).reshape(2, 3),
     "bool": lambda: torch.tensor([True, False]),
     "a view": lambda: torch.arange(20.0)[3:9].reshape(2, 3),
@@ -62,7 +56,8 @@ def test_every_kind_of_tensor(options: dict[str, Any], protocol: int) -> None:
     found = read_state_dict(saved(state, pickle_protocol=protocol, **options))
     assert list(found) == list(state)
     for name, tensor in state.items():
-        expected = tensor.detach().numpy()
+        wide = tensor.float() if tensor.dtype == torch.bfloat16 else tensor  # numpy has no such
+        expected = wide.detach().numpy()
         assert found[name].dtype == expected.dtype
         assert found[name].shape == expected.shape
         assert found[name].tobytes() == expected.tobytes()
@@ -260,19 +255,18 @@ def test_a_hostile_trial_costs_no_other_and_writes_nothing(
     trial(f"{zoo}/huge", params=params.replace(b'"seed": 1', b'"seed": 1' + b"0" * 100))
     source = write_zip(tmp_path / "zoo.zip", files)
     [report] = import_zoo(source, tmp_path / "out", "mine")
-    assert (report.models, report.found, report.kept) == (1, 12, 2)
+    assert (report.models, report.found, report.kept) == (2, 12, 3)
     reasons = {state.trial: state.reason for state in report.left_out}
     for name, reason in {
         "escaped": "refused: its path leaves the folder",
         "absolute": "refused: its path leaves the folder",
-        ".hidden": "refused: its folder's name",
         "evil": "names 'posix.system'",
         "latin": "params.json is not UTF-8",
-        "no-params": "params.json is cut or no JSON",
+        "no-params": "params.json: it is nested too deeply",
         "latin-result": "missing metrics",
         "deep-result": "missing metrics",
         "infinite": "wrong params.json: optim::lr is inf",
-        "huge": "wrong params.json: seed is 1000",
+        "huge": "params.json: the number 1000",
     }.items():
         assert reason in reasons[name], name
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "zoo.zip"]
@@ -391,7 +385,7 @@ def mutated_result(folder: Path, data: st.DataObject) -> None:
     for line in content.split(b"\n"):
         try:
             values = json.loads(line)
-            if type(values["training_iteration"]) is int:
+            if values["training_iteration"] in (0, 1, 2):  # 1.0 is 1
                 expected[values["training_iteration"]] = values
         except (ValueError, KeyError, TypeError):
             continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,10 +12,11 @@ import pytest
 from model_zoos.builders.sources.report import (
     LeftOut,
     Report,
-    common_metrics,
-    metrics_fault,
+    drop_unusable,
+    require_metrics,
     weights_fault,
 )
+from model_zoos.errors import Unreadable
 
 
 @pytest.mark.parametrize(
@@ -35,9 +37,6 @@ def test_weights(value: float, limit: float | None, fault: str | None) -> None:
 @pytest.mark.parametrize(
     ("metrics", "fault"),
     [
-        ({"test_loss": 1.0, "test_acc": 0.5}, None),
-        ({"test_loss": math.nan, "test_acc": 0}, None),
-        (None, "missing metrics: no line"),
         ({"test_loss": 1.0}, "missing metrics: test_acc"),
         ({"test_loss": 1.0, "test_acc": math.nan}, "wrong metrics: test_acc"),
         ({"test_loss": 1.0, "test_acc": 98.0}, "wrong metrics: test_acc is 98.0"),
@@ -46,15 +45,33 @@ def test_weights(value: float, limit: float | None, fault: str | None) -> None:
         ({"test_loss": 10**400, "test_acc": 0.5}, "wrong metrics: test_loss is no number"),
     ],
 )
-def test_metrics(metrics: dict[str, float] | None, fault: str | None) -> None:
-    found = metrics_fault(metrics, ("test_loss", "test_acc"))
-    assert found == fault or (fault is not None and str(found).startswith(fault))
+def test_metrics(metrics: dict[str, Any], fault: str) -> None:
+    with pytest.raises(Unreadable, match=fault):
+        require_metrics(metrics, ("test_loss", "test_acc"))
 
 
-def test_a_metric_of_few_results_is_not_asked_of_all() -> None:
-    lines = [{"val_acc": 0.5, "val_loss": None}, {"val_acc": 0.1}, {"sparsity": 0.5}]
-    assert common_metrics(lines) == ("val_acc",)
-    assert common_metrics([]) == ()
+def test_losses_may_be_nan_and_accuracies_whole() -> None:
+    require_metrics({"test_loss": math.nan, "test_acc": 0}, ("test_loss", "test_acc"))
+
+
+def test_optional_metrics_that_cannot_be_used_are_null() -> None:
+    states: list[tuple[int, dict[str, Any]]] = [
+        (0, {"val_acc": 0.5, "val_loss": math.nan, "test_acc": 7.0, "sparsity": None}),
+        (1, {"val_acc": math.nan, "val_loss": "x", "sparsity": None}),
+        (2, {"val_acc": 51.0, "val_loss": 1, "sparsity": [1]}),
+    ]
+    assert drop_unusable(states) == [
+        "sparsity is null at 1 states, at the first because sparsity is no number, at epoch 2",
+        "val_acc is null at 2 states, at the first because val_acc is nan, not a share of 1, at "
+        "epoch 1",
+        "val_loss is null at 1 states, at the first because val_loss is no number, at epoch 1",
+    ]
+    assert states[1:] == [
+        (1, {"val_acc": None, "val_loss": None, "sparsity": None}),
+        (2, {"val_acc": None, "val_loss": 1, "sparsity": None}),
+    ]
+    assert math.isnan(states[0][1]["val_loss"])
+    assert states[0][1]["test_acc"] == 7.0  # required: it is for `require_metrics`
 
 
 def test_the_account_adds_up() -> None:

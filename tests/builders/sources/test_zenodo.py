@@ -10,8 +10,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -40,23 +41,29 @@ class Server:
     drop_after: list[int] = field(default_factory=list)  # bytes sent before each broken connection
     corrupt: list[int] = field(default_factory=list)  # positions, one for each complete sending
     refuse: list[int] = field(default_factory=list)  # HTTP statuses of the next requests
-    retry_after: str | None = None  # header of refusals
+    headers: dict[str, str] = field(default_factory=dict)  # of refusals
+    entry: Callable[[dict[str, Any]], Any] = lambda entry: entry  # changes a file's description
     ranges: bool = True
     requests: list[tuple[str, str | None]] = field(default_factory=list)
     agents: set[str] = field(default_factory=set)  # User-Agent headers
     address: str = ""
+
+    def url(self, name: str, end: str = "") -> str:
+        return f"{self.address}/api/records/6632086/files/{name}{end}"
 
     def record(self) -> dict[str, Any]:
         return {
             "id": 6632086,
             "doi": DOI,
             "files": [
-                {
-                    "key": name,
-                    "size": len(content),
-                    "checksum": f"md5:{hashlib.md5(content).hexdigest()}",
-                    "links": {"self": f"{self.address}/api/records/6632086/files/{name}/content"},
-                }
+                self.entry(
+                    {
+                        "key": name,
+                        "size": len(content),
+                        "checksum": f"md5:{hashlib.md5(content).hexdigest()}",
+                        "links": {"self": self.url(name, "/content")},
+                    }
+                )
                 for name, content in self.files.items()
             ],
         }
@@ -69,15 +76,21 @@ def serving(server: Server) -> Iterator[Server]:
             asked = self.headers.get("Range")
             server.requests.append((self.path, asked))
             server.agents.add(self.headers["User-Agent"])
+            if any(default in self.headers["User-Agent"] for default in ("python", "urllib")):
+                self.reply(403, b"")
+                return
             if server.refuse:
                 self.send_response(server.refuse.pop(0))
-                if server.retry_after is not None:
-                    self.send_header("Retry-After", server.retry_after)
+                for key, value in server.headers.items():
+                    self.send_header(key, value)
                 self.send_header("Content-Length", "0")
                 self.end_headers()
                 return
             if self.path == "/api/records/6632086":
                 self.reply(200, json.dumps(server.record()).encode())
+                return
+            if not self.path.endswith("/content"):
+                self.reply(200, b'{"links": {}}', kind="application/json")
                 return
             name = unquote(self.path.removesuffix("/content").rpartition("/")[2])
             content = server.files[name]
@@ -89,8 +102,11 @@ def serving(server: Server) -> Iterator[Server]:
             status = 206 if asked and server.ranges else 200
             self.reply(status, bytes(sent), drop)
 
-        def reply(self, status: int, content: bytes, drop: int | None = None) -> None:
+        def reply(
+            self, status: int, content: bytes, drop: int | None = None, kind: str = "text/plain"
+        ) -> None:
             self.send_response(status)
+            self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             self.wfile.write(content[:drop])
@@ -191,11 +207,80 @@ def test_a_busy_server_says_when_to_ask_again(
 ) -> None:
     """Its wish counts within a limit: a day would look like a hanging program."""
     monkeypatch.setattr(zenodo, "LONGEST_PAUSE", 0.2)
-    for asked, least in (("0", 0.0), ("86400", 0.2)):
-        server.refuse, server.retry_after = [429], asked
-        before = time.monotonic()
-        assert len(record_files(DOI, server.address, pause=0.001)) == 3
-        assert least <= time.monotonic() - before < 10
+    day = time.time() + 86400
+    for headers, longest in (
+        ({"Retry-After": "0"}, 0.01),
+        ({"Retry-After": "86400"}, 0.2),
+        ({"Retry-After": formatdate(day, usegmt=True)}, 0.2),
+        ({"Retry-After": formatdate(0, usegmt=True)}, 0.01),
+        ({"Retry-After": "soon"}, 0.01),
+        ({"X-RateLimit-Reset": str(int(day))}, 0.2),
+        ({"X-RateLimit-Reset": "1"}, 0.01),
+        ({"X-RateLimit-Reset": "x"}, 0.01),
+    ):
+        server.refuse, server.headers = [429, 429], headers
+        before, waits = time.monotonic(), list[float]()
+        assert len(record_files(DOI, server.address, 0.001, waits.append)) == 3
+        assert sum(waits) <= time.monotonic() - before
+        assert (max(waits, default=0) == 0.2) == (longest == 0.2), headers
+        assert max(waits, default=0) <= longest
+
+
+def test_descriptions_of_other_versions(server: Server, tmp_path: Path) -> None:
+    """`self` describes the file or is it; names, sizes and MD5 under the names of several APIs."""
+    name = "a zoo of mnist.zip"
+    server.files = {name: CONTENT}
+    md5 = hashlib.md5(CONTENT).hexdigest()
+    here, described = server.url(name, "/content"), server.url(name)
+    forms: list[dict[str, Any]] = [
+        {"links": {"self": described, "content": here}},
+        {"links": {"self": described, "download": here}},
+        {"links": {"self": here}, "checksum": md5.upper()},
+        {"filename": name, "filesize": len(CONTENT), "key": None, "size": None},
+    ]
+    for number, form in enumerate(forms):
+        changed = {key: value for key, value in form.items() if value is not None}
+        absent = form.keys() - changed.keys()
+        server.entry = lambda entry, c=changed, a=absent: {
+            **{key: value for key, value in entry.items() if key not in a},
+            **c,
+        }  # type: ignore[misc]
+        assert fetched(server, tmp_path / str(number)).read_bytes() == CONTENT
+    server.entry = lambda entry: {**entry, "links": {"self": described}}
+    with pytest.raises(DownloadFailed, match="is a description in JSON, not the file"):
+        fetched(server, tmp_path / "self")
+    assert not (tmp_path / "self" / name).exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"links": {}},
+        {"links": None},
+        {"links": {"self": "ftp://x/y"}},
+        {"checksum": "sha256:00"},
+        {"checksum": None},
+        {"size": "12"},
+        {"size": -1},
+    ],
+)
+def test_descriptions_that_lack_something(server: Server, change: dict[str, Any]) -> None:
+    server.entry = lambda entry: {**entry, **change}
+    with pytest.raises(DownloadFailed, match="no description of a record"):
+        record_files(DOI, server.address)
+
+
+@pytest.mark.parametrize("url", ["http://[bad/x", "http://localhost:port/x", "http:///x"])
+def test_addresses_that_are_none_fail_at_once(server: Server, tmp_path: Path, url: str) -> None:
+    waits: list[float] = []
+    server.entry = lambda entry: {**entry, "links": {"content": url}}
+    with pytest.raises(DownloadFailed, match="http:"):
+        fetched(server, tmp_path, on_wait=waits.append)
+    with pytest.raises(DownloadFailed, match="http:"):
+        record_files(DOI, url, on_wait=waits.append)
+    with pytest.raises(DownloadFailed, match="zenodo"):
+        record_files(DOI, "zenodo.org", on_wait=waits.append)
+    assert waits == []
 
 
 def test_the_server_learns_who_asks_and_odd_names_are_quoted(

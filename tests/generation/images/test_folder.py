@@ -46,6 +46,22 @@ def test_classes_and_images_have_the_order_of_their_names(tmp_path: Path) -> Non
     assert images.normalized("train").max() < 0
 
 
+def test_what_macos_and_jupyter_leave_behind_is_no_image_and_no_class(tmp_path: Path) -> None:
+    write(tmp_path, {"train": (16, 16), "test": (16, 16)})
+    before = load_images("folder/mine", tmp_path)
+    for split in ("train", "test"):
+        folder = tmp_path / "mine" / split
+        for place in (".ipynb_checkpoints", "__MACOSX", "a/.ipynb_checkpoints", "__MACOSX/a"):
+            (folder / place).mkdir(exist_ok=True)
+            (folder / place / "0.png").write_bytes(b"")
+        (folder / "b" / "._0.png").write_bytes(b"\0\5\26\7")
+        (folder / ".DS_Store").write_bytes(b"")
+    images = load_images("folder/mine", tmp_path)
+    assert images.classes == 2
+    assert images.train.pixels.equal(before.train.pixels)
+    assert images.test.labels.tolist() == [0, 0, 1, 1]
+
+
 def test_settings(tmp_path: Path) -> None:
     write(tmp_path, {"train": (20, 12), "test": (9, 9)})
     settings = {"size": [16, 16], "mean": [0.1], "std": [0.2], "augmentation": []}
