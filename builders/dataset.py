@@ -25,6 +25,7 @@ from ..errors import (
 )
 from . import catalog
 from .catalog import METRICS_NAME, dense_name, zoo_spec
+from .hub.checked import RowCheck
 from .hub.names import whole_models
 from .hub.read import Shard, Snapshot, open_snapshot, read_tables, weights_size
 from .model_file import ModelFile
@@ -253,11 +254,12 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
         """Yield Arrow tables of some hundred rows, several from a file of a repository."""
         schema = self.info.features.arrow_schema
         filters = filter_expression(self.config.filters)
+        rows = RowCheck()
         number = 0  # without gaps, which datasets below 5.1 does not accept
         for piece in files:
             if isinstance(piece, Shard):
                 options = self.storage_options.get("hf")
-                tables = read_tables(piece, schema, filters, self.token, options)
+                tables = read_tables(piece, schema, filters, self.token, options, rows)
             else:
                 tables = iter([read_rows(piece, schema, filters)])
             index = 0
