@@ -651,8 +651,8 @@ def _may_go(
     directory: ZooDirectory, seen: _Seen, model: str, left: Sequence[int], record: Record | None
 ) -> bool:
     """Whether the repository has what is left here of a model: by the ledger, or by reading it."""
-    listed = record is not None and seen.shards[model] == record.shards
-    if listed and record is not None and record.source == _source(directory, model):
+    known = record is not None and record.source is not None
+    if known and record == Record(_source(directory, model), seen.shards[model]):
         return True
     try:
         states = [directory.read(directory.state_path(model, epoch)) for epoch in left]
