@@ -100,7 +100,8 @@ def open_snapshot(
         token: of the Hub; None for HF_TOKEN or that of `hf auth login`, if there is one.
 
     Raises:
-        HubFailed: no such repository or revision, or the Hub is out of reach.
+        HubUnreachable: the Hub is out of reach.
+        HubFailed: no such repository or revision.
     """
     with explained(repo_id, token):
         info = HfApi(token=token).dataset_info(repo_id, revision=revision)

@@ -32,7 +32,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.hf_api import RepoFile
 
-from ...errors import HubFailed, InvalidArgument
+from ...errors import HubFailed, HubUnreachable, InvalidArgument
 from ..ledger import Listed
 from .merge import unusable_card
 from .names import CARD, zoo_of
@@ -271,7 +271,7 @@ def explained(repo_id: str, token: str | bool | None = None) -> Iterator[None]:
     """Turn the errors of the Hub's client into one line that says what to do, without the token.
 
     Raises:
-        HubFailed: in place of what the client raised.
+        HubFailed: in place of what the client raised; HubUnreachable if there was no answer.
     """
     try:
         yield
@@ -283,7 +283,8 @@ def explained(repo_id: str, token: str | bool | None = None) -> Iterator[None]:
         message = " ".join(str(failed).split())
         if secret:
             message = message.replace(secret, "***")
-        raise HubFailed(message, hint=failed.hint) from None  # the client's error has the request
+        # The client's error has the request, and with it the token.
+        raise type(failed)(message, hint=failed.hint) from None
 
 
 _BROKEN = (
@@ -306,6 +307,8 @@ _MESSAGES: dict[type[Exception] | int, str] = {
     TimeoutError: _BROKEN,
 }
 """What an error of the Hub's client means: the first class that it has, or its HTTP status."""
+
+_UNREACHABLE = (OfflineModeIsEnabled, ConnectionError, TimeoutError)
 
 _HINTS: dict[type[Exception] | int | None, str] = {
     RepositoryNotFoundError: "hf auth login",
@@ -333,4 +336,7 @@ def _explanation(error: BaseException, repo_id: str, has_token: bool) -> HubFail
     values = {"repo": repo_id, "hub": constants.ENDPOINT, "said": said, "status": status}
     values["seen"] = "this token may see" if has_token else "can be seen without a token"
     hint = _HINTS.get(key)
-    return HubFailed(_MESSAGES[key].format(**values), hint=hint and hint.format(**values))
+    absent = key in _UNREACHABLE or (key is HfHubHTTPError and status >= 500)
+    return (HubUnreachable if absent else HubFailed)(
+        _MESSAGES[key].format(**values), hint=hint and hint.format(**values)
+    )
