@@ -47,7 +47,8 @@ class ZooNotFound(ModelZoosError, FileNotFoundError):
 
 
 class FaultyZoo(ModelZoosError, ValueError):
-    """The files zoo.json, splits.json or published.json of a zoo cannot be used.
+    """A zoo is incomplete, or one of its files is damaged: of a zoo directory zoo.json, splits.json
+    or published.json, of a repository or a built folder a Parquet file.
 
     The message names the file and what is wrong with it.
     """
@@ -63,6 +64,14 @@ class FaultyFilesWarning(ModelZoosWarning):
 
 class HubFailed(ModelZoosError, OSError):
     """The Hub cannot be reached, or refused a request. The message says in one line what to do."""
+
+
+class HubUnreachable(HubFailed):
+    """The Hub cannot be reached or is out of order, or HF_HUB_OFFLINE says not to ask it."""
+
+
+class OfflineWarning(ModelZoosWarning):
+    """The Hub cannot be reached, and the rows are those that an earlier call has cached."""
 
 
 class SourceNotFound(ModelZoosError, FileNotFoundError):

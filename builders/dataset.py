@@ -18,14 +18,18 @@ from datasets.builder import Key
 from ..errors import (
     FaultyFile,
     FaultyFilesWarning,
+    HubUnreachable,
     InvalidArgument,
     NoRowsLeft,
+    OfflineWarning,
     UnknownZoo,
     ZooNotFound,
 )
 from . import catalog
 from .catalog import METRICS_NAME, dense_name, zoo_spec
+from .hub.checked import RowCheck, weights_type
 from .hub.names import whole_models
+from .hub.offline import CachedRows, recall, remember
 from .hub.read import Shard, Snapshot, open_snapshot, read_tables, weights_size
 from .model_file import ModelFile
 from .rows import Filters, filter_expression, read_rows
@@ -101,6 +105,13 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
         ModelZoosConfig(name=name, version=_ROWS_VERSION) for name in catalog.config_names()
     ]
 
+    def __init__(self, cache_dir: str | None = None, **arguments: object) -> None:
+        self._cache_home = Path(cache_dir or datasets.config.HF_DATASETS_CACHE).expanduser()
+        self._question: str | None = None  # if rows come from a repository, see hub/offline.py
+        self._cached: CachedRows | None = None
+        self._unreachable: HubUnreachable | None = None
+        super().__init__(cache_dir, **arguments)
+
     def _create_builder_config(
         self,
         config_name: str | None = None,
@@ -128,21 +139,40 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
         root = zoos_home(config.data_dir)
         parts = _parts(name, root)
         present = [part for part in parts if _is_zoo(root, part)]
+        # The cache of datasets is found by an id, which must change whenever the zoo does.
+        state: list[object] = [(part, open_zoo(root, part).fingerprint()) for part in present]
+
+        def make_id(*more: object) -> str:
+            digest = hashlib.sha256(json.dumps([str(root.resolve()), [*state, *more]]).encode())
+            fingerprint = digest.hexdigest()[:16]
+            made: str = config.create_config_id(
+                {**arguments, "fingerprint": fingerprint}, custom_features
+            )
+            return made
+
         self._repository: Snapshot | None = None
         if repo and (not present or len(present) < len(parts)):
-            self._repository = open_snapshot(repo, config.revision, self.token)
+            self._question = make_id("offline", repo)
+            try:
+                self._repository = open_snapshot(repo, config.revision, self.token)
+            except HubUnreachable as error:
+                self._cached = recall(self._cache_home / self.dataset_name, self._question)
+                if self._cached is None or config_id is not None:
+                    raise
+                self._unreachable = error
+                warnings.warn(
+                    f"{error}. Rows of {repo} at {self._cached.commit[:8]} are taken from the "
+                    "cache",
+                    OfflineWarning,
+                    stacklevel=2,
+                )
+                return config, self._cached.config_id
         published = self._repository.zoos() if self._repository else []
         if not present and name not in [*catalog.config_names(), *published]:
             raise _absent(config_name, [], root, self._repository)
         if config_id is None:
-            # The cache of datasets is found by this id: it must change whenever the zoo does.
-            state: list[object] = [(part, open_zoo(root, part).fingerprint()) for part in present]
-            if self._repository:
-                state += [self._repository.repo_id, self._repository.commit]
-            digest = hashlib.sha256(json.dumps([str(root.resolve()), state]).encode())
-            config_id = config.create_config_id(
-                {**arguments, "fingerprint": digest.hexdigest()[:16]}, custom_features
-            )
+            repository = self._repository
+            config_id = make_id(*([repository.repo_id, repository.commit] if repository else ()))
         return config, config_id
 
     def _info(self) -> datasets.DatasetInfo:
@@ -158,6 +188,8 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
 
     def _weights_size(self) -> int | None:
         """Return the length of a row's weights; None for `metrics`."""
+        if self._cached is not None:
+            return self._cached.weights
         if self.config.name == METRICS_NAME:
             return None
         first = catalog.parts_of(self.config.name)[0]
@@ -170,7 +202,16 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
                     return weights_size(shard, self.token, self.storage_options.get("hf"))
         return zoo_spec(dense_name(first)).layout.size
 
+    def download_and_prepare(self, *args: object, **kwargs: object) -> None:
+        super().download_and_prepare(*args, **kwargs)
+        if self._repository is not None and self._question is not None:
+            kind = weights_type(self.info.features.arrow_schema)
+            rows = CachedRows(self.config_id, self._repository.commit, kind and kind.list_size)
+            remember(self._cache_home / self.dataset_name, self._question, rows)
+
     def _split_generators(self, dl_manager: object) -> list[datasets.SplitGenerator]:
+        if self._unreachable is not None:  # the cached rows are not asked for, or are gone
+            raise self._unreachable
         root = zoos_home(self.config.data_dir)
         pieces: dict[str, list[Piece]] = {split: [] for split in SPLITS}
         faulty: list[FaultyFile] = []
@@ -253,11 +294,12 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
         """Yield Arrow tables of some hundred rows, several from a file of a repository."""
         schema = self.info.features.arrow_schema
         filters = filter_expression(self.config.filters)
+        rows = RowCheck()
         number = 0  # without gaps, which datasets below 5.1 does not accept
         for piece in files:
             if isinstance(piece, Shard):
                 options = self.storage_options.get("hf")
-                tables = read_tables(piece, schema, filters, self.token, options)
+                tables = read_tables(piece, schema, filters, self.token, options, rows)
             else:
                 tables = iter([read_rows(piece, schema, filters)])
             index = 0

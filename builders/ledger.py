@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import FaultyZoo
@@ -17,6 +18,25 @@ LEDGER = "published.json"
 
 _PLACES = ("here", "freed", "damaged")
 
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+Listed = tuple[int, str]
+"""What the Hub lists of a large file: its size in bytes, and the SHA-256 of its content."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What was published of a model.
+
+    Attributes:
+        source: digest of names, sizes and times of the model files that were published; None if
+            they were never here.
+        shards: name of each Parquet file in the repository -> what the Hub lists of it.
+    """
+
+    source: str | None
+    shards: Mapping[str, Listed]
+
 
 @dataclass(frozen=True)
 class Published:
@@ -25,14 +45,16 @@ class Published:
     Attributes:
         repo_id: repository on the Hub, ORG/NAME; "" if no model was published.
         models: model id -> "here": published, and its files are also here; "freed": published, and
-            its files are no longer (or never were) here; "damaged": its files are here, but cannot
-            be read and were not published.
+            its files are no longer (or never were) here; "damaged": its files are here, but were
+            not published: they cannot be read, or the repository has another model of this id.
         stopped: why nothing more is published until the zoo is resumed; None while it is.
+        records: model id -> what was published of it. Ledgers of earlier versions have none.
     """
 
     repo_id: str
     models: Mapping[str, str]
     stopped: str | None = None
+    records: Mapping[str, Record] = field(default_factory=dict)
 
     @property
     def freed(self) -> frozenset[str]:
@@ -60,12 +82,42 @@ def read_ledger(folder: Path) -> Published:
         raise FaultyZoo(
             f"{path}: expected a repo_id, and models that are 'here', 'freed' or 'damaged'"
         )
-    return Published(found["repo_id"], found["models"], found.get("stopped"))
+    records = found.get("records", {})
+    if not isinstance(records, dict) or not all(map(_is_record, records.values())):
+        raise FaultyZoo(f"{path}: expected records with the size and the SHA-256 of each shard")
+    return Published(
+        found["repo_id"],
+        found["models"],
+        found.get("stopped"),
+        {
+            model: Record(value["source"], {k: (v[0], v[1]) for k, v in value["shards"].items()})
+            for model, value in records.items()
+        },
+    )
+
+
+def _is_record(value: object) -> bool:
+    return (
+        isinstance(value, dict)
+        and isinstance(value.get("source", 0), str | None)
+        and isinstance(value.get("shards"), dict)
+        and all(
+            isinstance(listed, list)
+            and len(listed) == 2
+            and type(listed[0]) is int
+            and isinstance(listed[1], str)
+            and _SHA256.fullmatch(listed[1])
+            for listed in value["shards"].values()
+        )
+    )
 
 
 def write_ledger(folder: Path, published: Published) -> None:
     """Write the ledger of a zoo directory in place of the one that is there."""
-    content = {"repo_id": published.repo_id, "models": dict(sorted(published.models.items()))}
+    models = dict(sorted(published.models.items()))
+    content: dict[str, object] = {"repo_id": published.repo_id, "models": models}
     if published.stopped is not None:
         content["stopped"] = published.stopped
+    if records := {m: vars(published.records[m]) for m in models if m in published.records}:
+        content["records"] = records
     write_atomically(folder / LEDGER, json_bytes(content))

@@ -198,8 +198,10 @@ class ZooDirectory:
 
     def finished(self, model_id: str) -> bool:
         """Whether all epochs of a model that this zoo keeps are readable here, or it was freed."""
-        if model_id in self.published().freed:
-            return True
+        return model_id in self.published().freed or self.complete(model_id)
+
+    def complete(self, model_id: str) -> bool:
+        """Whether all epochs of a model that this zoo keeps are readable here."""
         paths = dict.fromkeys(self.state_path(model_id, epoch) for epoch in self.kept_epochs)
         try:
             found = {int(epoch) for path in reversed(paths) for epoch in self.read(path).epochs}

@@ -27,7 +27,7 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -128,6 +128,7 @@ class Hub(ThreadingHTTPServer):
         self.lock = threading.RLock()
         self._left: int | None = None
         self._where = "before"
+        self._then: Callable[[], None] = lambda: None
 
     @property
     def endpoint(self) -> str:
@@ -154,7 +155,9 @@ class Hub(ThreadingHTTPServer):
     # --- Disturbances -----------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def closing(self, requests: int, where: str = "before") -> Iterator[None]:
+    def closing(
+        self, requests: int, where: str = "before", then: Callable[[], None] = lambda: None
+    ) -> Iterator[None]:
         """Answer some more requests, then close the connection of every later one.
 
         Args:
@@ -162,9 +165,10 @@ class Hub(ThreadingHTTPServer):
             where: close the connection of the first one after these "before" it is read, in the
                 "middle" of its body (for GET, of the answer), or "after" its work, without an
                 answer.
+            then: called just before that, to kill the client, for example.
         """
         with self.lock:
-            self._left, self._where = requests, where
+            self._left, self._where, self._then = requests, where, then
         try:
             yield
         finally:
@@ -177,6 +181,7 @@ class Hub(ThreadingHTTPServer):
                 return None
             self._left -= 1
             if self._left == -1:
+                self._then()
                 return self._where
             return "before" if self._left < 0 else None
 

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from ...errors import FaultyZoo
 from ..catalog import METRICS_NAME, UNIONS, parts_of, twin_name
 from ..specification import Zoo, zoo_from_json
 from ..splits import SPLITS
+from .checked import naming, read_metrics
 from .names import DATA_FILE, FIGURE, METRICS_FILE, data_files, matches
 
 
@@ -110,18 +109,20 @@ def describe_contents(
         root: name of the folder or repository, for messages.
 
     Raises:
-        FaultyZoo: a zoo lacks some of its files: its build was interrupted.
+        FaultyZoo: a zoo lacks some of its files, since its build was interrupted, or a file below
+            metrics/ cannot be used.
     """
     file_bytes: dict[str, int] = {}
     for match in matches(DATA_FILE, sizes):
         file_bytes[match["zoo"]] = file_bytes.get(match["zoo"], 0) + sizes[match.string]
     tables: dict[str, dict[str, pa.Table]] = {}
+    described: dict[str, tuple[str, Mapping[str, Any]]] = {}
     for match in matches(METRICS_FILE, sorted(sizes)):
-        with open_file(match.string) as file:
-            parquet = pq.ParquetFile(file)
-            if b"model_zoos" in (parquet.schema_arrow.metadata or {}):
-                table = parquet.read(["model_id", "epoch", "test_acc"])
-                tables.setdefault(match["zoo"], {})[match["split"]] = table
+        with naming(f"{root}: {match.string}"), open_file(match.string) as file:
+            table, about = read_metrics(file, ["model_id", "epoch", "test_acc"])
+        if about:
+            tables.setdefault(match["zoo"], {})[match["split"]] = table
+            described.setdefault(match["zoo"], (f"{root}: {match.string}", about))
     models, faulty = data_files(sizes)
     for zoo, by_split in sorted(tables.items()):
         for split in SPLITS:
@@ -133,13 +134,21 @@ def describe_contents(
                     f"{root}: the zoo {zoo} lacks some of its files of the split {split}: "
                     "build it again to finish it"
                 )
-    zoos = [_zoo_entry(by_split, file_bytes[zoo]) for zoo, by_split in sorted(tables.items())]
+    zoos = []
+    for zoo, by_split in sorted(tables.items()):
+        name, about = described[zoo]
+        with naming(name):
+            zoos.append(_zoo_entry(zoo, about, by_split, file_bytes[zoo]))
     figures = sorted(name for name in sizes if FIGURE.fullmatch(name))
     return Contents(tuple(zoos), tuple(figures))
 
 
-def _zoo_entry(tables: Mapping[str, pa.Table], file_bytes: int) -> ZooEntry:
-    about = json.loads(next(iter(tables.values())).schema.metadata[b"model_zoos"])
+def _zoo_entry(
+    name: str, about: Mapping[str, Any], tables: Mapping[str, pa.Table], file_bytes: int
+) -> ZooEntry:
+    zoo = zoo_from_json(about.get("zoo"))
+    if zoo.name != name:
+        raise FaultyZoo(f"{name} is described as a zoo {zoo.name:.100}")
     tables = {split: tables[split] for split in SPLITS if split in tables}
     last = {}
     for split, table in tables.items():
@@ -150,8 +159,8 @@ def _zoo_entry(tables: Mapping[str, pa.Table], file_bytes: int) -> ZooEntry:
     # Sorted, so that the same numbers give the same sum.
     accuracy = np.sort(np.concatenate(accuracies).astype(np.float64))
     return ZooEntry(
-        zoo=zoo_from_json(about.pop("zoo")),
-        provenance=about,
+        zoo=zoo,
+        provenance={key: value for key, value in about.items() if key != "zoo"},
         models={split: len(ends) for split, ends in last.items()},
         states={split: len(table) for split, table in tables.items()},
         file_bytes=file_bytes,

@@ -5,12 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import DatasetCard, DatasetCardData
+import yaml
+from huggingface_hub import DatasetCardData
 
 from ...errors import InvalidArgument
 
 _END = "<!-- end of the card made by model_zoos -->"
 """Ends our text in a README; what follows is somebody else's, and stays."""
+
+_LISTS = ("tags", "task_categories", "language")
+"""Keys whose values are united."""
+
+_MAX_HEADER, _MAX_VALUES, _MAX_DEPTH = 1 << 19, 50_000, 30
+"""Limits of the header of a README: characters, values, and levels."""
 
 
 def merge_cards(ours: str, theirs: str) -> tuple[str, tuple[str, ...]]:
@@ -28,8 +35,8 @@ def merge_cards(ours: str, theirs: str) -> tuple[str, tuple[str, ...]]:
         The README, in which a line marks where our text ends, and the names of the configs kept.
 
     Raises:
-        InvalidArgument: a header that is not the metadata of a card, or a config that is kept and
-            reads other files than Parquet.
+        InvalidArgument: a header that is not the metadata of a card, see `unusable_card`, or a
+            config that is kept and reads other files than Parquet.
     """
     our, our_text = _parsed(ours)
     their, their_text = _parsed(theirs)
@@ -54,24 +61,83 @@ def merge_cards(ours: str, theirs: str) -> tuple[str, tuple[str, ...]]:
     kept_infos = [info for name, info in their_infos.items() if name not in configs]
     merged = {**our, **{key: value for key, value in their.items() if key not in our}}
     merged["configs"] = [*configs.values(), *kept.values()]
-    for key in ("tags", "task_categories", "language"):
+    for key in _LISTS:
         if values := [*_listed(our.get(key)), *_listed(their.get(key))]:
             merged[key] = list(dict.fromkeys(values))
     if infos or kept_infos:
         merged["dataset_info"] = [*infos.values(), *kept_infos]
     header = DatasetCardData(**merged).to_yaml(original_order=list(merged))
+    try:
+        header.encode()
+    except UnicodeEncodeError:
+        raise unusable_card("it has a text that is not valid Unicode") from None
     return f"---\n{header}\n---\n{our_text.rstrip()}{below}", tuple(kept)
+
+
+def unusable_card(reason: str) -> InvalidArgument:
+    """Return the error for a README that cannot be merged with ours."""
+    return InvalidArgument(
+        f"the repository's card has no usable metadata: {reason:.300}",
+        hint="mend the YAML at the top of the repository's README.md, or delete that file there",
+    )
 
 
 def _parsed(text: str) -> tuple[dict[str, Any], str]:
     """Return the metadata in the header of a README, and the text below it."""
-    # Without a header, DatasetCard logs a warning.
-    text = text if text.lstrip().startswith("---") else f"---\n\n---\n{text}"
+    lines = text.splitlines(keepends=True)
+    start = next((n for n, line in enumerate(lines) if line.strip()), 0)
+    if not lines or lines[start].strip() != "---":
+        return {}, text
+    end = next((n for n in range(start + 1, len(lines)) if lines[n].rstrip() == "---"), None)
+    if end is None:
+        return {}, text
+    header = "".join(lines[start + 1 : end])
+    if len(header) > _MAX_HEADER:
+        raise unusable_card(f"it has {len(header):,} characters")
     try:
-        card = DatasetCard(text)
-    except ValueError as error:
-        raise InvalidArgument(f"the header of a README.md cannot be used: {error}") from error
-    return card.data.to_dict(), card.text  # type: ignore[no-untyped-call]
+        found = yaml.load(header, _Loader)
+    except RecursionError:
+        raise unusable_card("it is nested too deeply") from None
+    except Exception as error:  # besides YAMLError, those of numbers and dates
+        raise unusable_card(" ".join(str(error).split())) from None
+    data = {} if found is None else found
+    if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
+        raise unusable_card("it should be a dict")
+    if _count(data, 0) > _MAX_VALUES:
+        raise unusable_card("it is nested too deeply, or repeats too much")
+    for key in ("configs", "dataset_info"):
+        entries = data.get(key)
+        for entry in entries if isinstance(entries, list) else [{} if entries is None else entries]:
+            if not isinstance(entry, dict) or not isinstance(entry.get("config_name", ""), str):
+                raise unusable_card(f"{key} should be a list of dicts with names")
+    for key in _LISTS:
+        if not all(isinstance(value, str) for value in _listed(data.get(key))):
+            raise unusable_card(f"{key} should be a list of texts")
+    try:
+        card = DatasetCardData(**data)
+    except TypeError as error:
+        raise unusable_card(str(error)) from None
+    return card.to_dict(), "".join(lines[end + 1 :])  # type: ignore[no-untyped-call]
+
+
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
+    """The loader that constructs no objects, without the merge keys that can grow exponentially."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):
+            raise yaml.YAMLError("merge keys (<<) are not supported")
+
+
+def _count(value: object, depth: int, known: int = 0) -> int:
+    """Return how many values a value holds, repeated ones each time; stop at the limits."""
+    known += 1
+    if depth > _MAX_DEPTH or known > _MAX_VALUES:
+        return _MAX_VALUES + 1
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    for part in parts:
+        if (known := _count(part, depth + 1, known)) > _MAX_VALUES:
+            break
+    return known
 
 
 def _by_name(

@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from itertools import islice
 
 from ..layout import Layout
 from ..model_file import MODEL_ID
@@ -36,6 +37,9 @@ FILES = (
     re.compile(re.escape(CARD)),
 )
 """The form of every file of a built repository."""
+
+MAX_FAULTS = 100
+"""Limit of the faults that are listed."""
 
 _ANY_DATA_FILE = re.compile(r"data/(?P<zoo>[a-z0-9_]+)/.*\.parquet")
 
@@ -116,13 +120,50 @@ def whole_models(paths: Iterable[str], zoo: str) -> dict[str, str]:
     }
 
 
+def faults(paths: Iterable[str], zoo: str) -> list[str]:
+    """Return what is wrong with the files of a zoo, of which some are missing or of two builds.
+
+    Args:
+        paths: names of all files in a repository.
+        zoo: name of the zoo.
+
+    Returns:
+        One phrase for each fault, at most `MAX_FAULTS`.
+    """
+    paths = [path for path in paths if zoo_of(path) == zoo]
+    groups = _numbers(paths)
+    found: list[str] = []
+    for (_, split, model), parts in sorted(groups.items(), key=str):
+        if len(found) < MAX_FAULTS and not _is_whole(parts):
+            counts = sorted({count for _, count in parts})
+            if len(counts) > 1:
+                first, second = (data_file(zoo, split, 0, count, model) for count in counts[:2])
+                found.append(f"{first} and {second} are of two builds")
+            absent = (n for n in range(counts[0]) if (n, counts[0]) not in parts)
+            names = [data_file(zoo, split, n, counts[0], model) for n in islice(absent, MAX_FAULTS)]
+            found += [f"{name} is missing" for name in names]
+        if model is not None and (zoo, split, None) in groups:
+            found.append(f"{split} has files that models share beside files of the model {model}")
+    with_weights = {split for _, split, _ in groups}
+    for match in matches(METRICS_FILE, paths):
+        if match["split"] not in with_weights:
+            found.append(f"data/{zoo}/{match['split']}-*.parquet are missing")
+    return found[:MAX_FAULTS]
+
+
 def _groups(paths: Iterable[str]) -> dict[tuple[str, str, str | None], bool]:
     """Return (zoo, split, model or None) -> whether all its data files are among some names."""
+    return {key: _is_whole(parts) for key, parts in _numbers(paths).items()}
+
+
+def _numbers(paths: Iterable[str]) -> dict[tuple[str, str, str | None], set[tuple[int, int]]]:
+    """Return (zoo, split, model or None) -> number and count of each of its data files."""
     numbers: dict[tuple[str, str, str | None], set[tuple[int, int]]] = {}
     for match in matches(DATA_FILE, paths):
         key = (match["zoo"], match["split"], match["model_id"])
         numbers.setdefault(key, set()).add((int(match["number"]), int(match["count"])))
-    return {
-        key: parts == {(number, len(parts)) for number in range(len(parts))}
-        for key, parts in numbers.items()
-    }
+    return numbers
+
+
+def _is_whole(parts: set[tuple[int, int]]) -> bool:
+    return parts == {(number, len(parts)) for number in range(len(parts))}

@@ -17,9 +17,9 @@ from huggingface_hub import HfApi, HfFileSystem
 
 from ...errors import FaultyZoo
 from ..catalog import METRICS_NAME
-from ..schema import row_schema
 from ..specification import is_zoo_name
-from .names import DATA_FILE, METRICS_FILE, matches
+from .checked import RowCheck, check_columns, naming, open_fragment, weights_type
+from .names import DATA_FILE, METRICS_FILE, faults, matches, metrics_file, zoo_of
 from .remote import explained
 
 
@@ -61,15 +61,31 @@ class Snapshot:
         return sorted(name for name in found if is_zoo_name(name))
 
     def shards(self, name: str, split: str) -> list[Shard]:
-        """Return the files of one split of a zoo, or of `metrics`, in the order of their rows."""
-        pattern = METRICS_FILE if name == METRICS_NAME else DATA_FILE
-        zoos = self.zoos() if name == METRICS_NAME else [name]
-        found = list(matches(pattern, self.paths))
+        """Return the files of one split of a zoo, or of `metrics`, in the order of their rows.
+
+        Raises:
+            FaultyZoo: some files of the zoo are missing, in this or another split.
+        """
+        if name == METRICS_NAME:
+            zoos, pattern = self.zoos(), METRICS_FILE
+            have = {(m["zoo"], m["split"]) for m in matches(DATA_FILE, self.paths)}
+            lacking = {metrics_file(*key) for key in have if key[0] in zoos} - set(self.paths)
+            faulty = [f"{path} is missing" for path in sorted(lacking)]
+        else:
+            zoos, pattern = [name], DATA_FILE
+            faulty = faults(self.paths, name)
+        if faulty:
+            more = f", and {len(faulty) - 3} more" if len(faulty) > 3 else ""
+            raise FaultyZoo(
+                f"{self.repo_id}@{self.commit[:8]}: {'; '.join(faulty[:3])}{more}: the publication "
+                f"of {name} was interrupted, or somebody has deleted files",
+                hint="read another revision=, or publish the zoo again",
+            )
+        found = [m for m in matches(pattern, self.paths) if m["split"] == split]
         return [
             Shard(self.repo_id, self.commit, match.string, match.groupdict().get("model_id"))
-            for zoo in zoos
-            for match in found
-            if match["zoo"] == zoo and match["split"] == split
+            for match in sorted(found, key=lambda match: match["zoo"])
+            if match["zoo"] in zoos
         ]
 
 
@@ -84,7 +100,8 @@ def open_snapshot(
         token: of the Hub; None for HF_TOKEN or that of `hf auth login`, if there is one.
 
     Raises:
-        HubFailed: no such repository or revision, or the Hub is out of reach.
+        HubUnreachable: the Hub is out of reach.
+        HubFailed: no such repository or revision.
     """
     with explained(repo_id, token):
         info = HfApi(token=token).dataset_info(repo_id, revision=revision)
@@ -106,20 +123,11 @@ def weights_size(
         FaultyZoo: the file has other columns than the rows of a zoo.
         HubFailed: see `open_snapshot`.
     """
-    with explained(shard.repo_id, token), _opened(shard, token, options) as file:
-        schema = pads.ParquetFileFormat().make_fragment(file).physical_schema
-    weights = schema.field("weights").type if "weights" in schema.names else None
-    if (
-        not isinstance(weights, pa.FixedSizeListType)
-        or weights.value_type != pa.float32()
-        or schema.names != row_schema(weights.list_size).names
-        or schema.remove(schema.get_field_index("weights")) != row_schema(None)
-    ):
-        raise FaultyZoo(
-            f"{shard} does not have the columns of a zoo: was it built with model_zoos?"
-        )
-    size: int = weights.list_size
-    return size
+    with _fragment(shard, token, options) as fragment:
+        kind = weights_type(fragment.physical_schema)
+        size: int | None = kind and kind.list_size
+        check_columns(fragment.physical_schema, size or 0)
+    return size or 0
 
 
 def read_tables(
@@ -128,6 +136,7 @@ def read_tables(
     filters: pads.Expression | None = None,
     token: str | bool | None = None,
     options: Mapping[str, object] | None = None,
+    rows: RowCheck | None = None,
 ) -> Iterator[pa.Table]:
     """Yield the rows of a file, row group by row group, in their order.
 
@@ -137,20 +146,35 @@ def read_tables(
         filters: keep only matching rows; row groups without any are not read.
         token: of the Hub.
         options: arguments of huggingface_hub.HfFileSystem.
+        rows: what has seen the rows of the other files that are read; None if there are none.
 
     Raises:
+        FaultyZoo: the file cannot be read, has other columns than the rows of a zoo, other weights
+            than the schema, null or repeated rows.
         HubFailed: see `open_snapshot`.
     """
-    with explained(shard.repo_id, token), _opened(shard, token, options) as file:
-        fragment = pads.ParquetFileFormat().make_fragment(file)
+    rows = rows or RowCheck()
+    with _fragment(shard, token, options) as fragment:
+        kind = weights_type(schema) or weights_type(fragment.physical_schema)
+        check_columns(fragment.physical_schema, kind and kind.list_size)
         if filters is not None:
             fragment = fragment.subset(filter=filters)
         for group in fragment.row_groups:
             part = fragment.subset(row_group_ids=[group.id])
             table = part.to_table(columns=schema.names, filter=filters)
             if len(table):
-                yield table.cast(schema)
+                table = table.cast(schema)
+                rows.check(zoo_of(shard.path), table)
+                yield table
             del table  # 45 MB of ResNet-18, while the next is read
+
+
+@contextmanager
+def _fragment(
+    shard: Shard, token: str | bool | None, options: Mapping[str, object] | None
+) -> Iterator[pads.ParquetFileFragment]:
+    with naming(shard), explained(shard.repo_id, token), _opened(shard, token, options) as file:
+        yield open_fragment(file)
 
 
 @contextmanager

@@ -32,7 +32,9 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.hf_api import RepoFile
 
-from ...errors import HubFailed, InvalidArgument
+from ...errors import HubFailed, HubUnreachable, InvalidArgument
+from ..ledger import Listed
+from .merge import unusable_card
 from .names import CARD, zoo_of
 
 Content = Path | bytes
@@ -42,6 +44,9 @@ FILES_PER_COMMIT = 250
 """Maximum of the files in a commit; the Hub advises against commits of very many files."""
 
 _BLOCK = 1 << 20
+
+_MAX_CARD = 4 << 20
+"""Limit of a README in bytes; the Hub shows no larger ones."""
 
 _CLIENTS = ("httpx", "httpx2", "httpcore", "httpcore2", "hf_xet")
 """Modules of the HTTP clients that versions of huggingface_hub use."""
@@ -83,16 +88,34 @@ class Remote:
 
     def open(self, path: str) -> IO[bytes]:
         """Open one of the files for reading."""
-        address = f"datasets/{self.repo_id}@{self.head}/{path}"
-        file: IO[bytes] = HfFileSystem(token=self.api.token).open(address, "rb")
+        address, size = f"datasets/{self.repo_id}@{self.head}/{path}", self.files[path].size
+        # With its size, the Hub need not be asked for it once more.
+        file: IO[bytes] = HfFileSystem(token=self.api.token).open(address, "rb", size=size)
         return file
 
     def card(self) -> str:
-        """Return the README; empty if there is none."""
+        """Return the README; empty if there is none.
+
+        Raises:
+            InvalidArgument: it is not UTF-8, or too large to be a card.
+        """
         if CARD not in self.files:
             return ""
-        with io.TextIOWrapper(self.open(CARD), "utf-8") as file:
-            return file.read()
+        if (size := self.files[CARD].size) > _MAX_CARD:
+            raise unusable_card(f"it has {size:,} bytes")
+        with self.open(CARD) as file:
+            content = file.read(size)
+        try:
+            return io.TextIOWrapper(io.BytesIO(content), "utf-8").read()
+        except UnicodeDecodeError as error:
+            raise unusable_card(f"it is not UTF-8: {error}") from None
+
+    def listed(self, path: str) -> Listed | None:
+        """Return what the Hub lists of a large file; None if there is no such file."""
+        entry = self.files.get(path)
+        if entry is None or entry.lfs is None or entry.size != entry.lfs.size:
+            return None
+        return entry.size, entry.lfs.sha256
 
     def has(self, path: str, content: Content) -> bool:
         """Whether the file of this name has this content, by the digest that the Hub lists."""
@@ -129,28 +152,19 @@ class Remote:
             free_memory=False,
         )
 
-    def upload_one(self, name: str, path: Path) -> CommitOperationAdd:
-        """Upload one large file, which may be deleted here before the commit.
-
-        Args:
-            name: in the repository.
-            path: of the file.
-
-        Returns:
-            What the commit must add.
+    def upload_one(self, addition: CommitOperationAdd) -> None:
+        """Upload one large file, which may be deleted here before the commit that adds it.
 
         Raises:
             InvalidArgument: the repository would not store it as a large file.
         """
-        addition = CommitOperationAdd(name, path)
         self.api.preupload_lfs_files(self.repo_id, [addition], repo_type="dataset")
         # As documented, the client replaces the content that it has uploaded by empty bytes.
         if addition.path_or_fileobj != b"":
             raise InvalidArgument(
-                f"{self.repo_id} ignores {name}, or keeps it as a small file: fix its .gitignore "
-                "and .gitattributes (*.parquet filter=lfs diff=lfs merge=lfs)"
+                f"{self.repo_id} ignores {addition.path_in_repo}, or keeps it as a small file: fix "
+                "its .gitignore and .gitattributes (*.parquet filter=lfs diff=lfs merge=lfs)"
             )
-        return addition
 
     def commit(
         self,
@@ -257,7 +271,7 @@ def explained(repo_id: str, token: str | bool | None = None) -> Iterator[None]:
     """Turn the errors of the Hub's client into one line that says what to do, without the token.
 
     Raises:
-        HubFailed: in place of what the client raised.
+        HubFailed: in place of what the client raised; HubUnreachable if there was no answer.
     """
     try:
         yield
@@ -269,7 +283,8 @@ def explained(repo_id: str, token: str | bool | None = None) -> Iterator[None]:
         message = " ".join(str(failed).split())
         if secret:
             message = message.replace(secret, "***")
-        raise HubFailed(message, hint=failed.hint) from None  # the client's error has the request
+        # The client's error has the request, and with it the token.
+        raise type(failed)(message, hint=failed.hint) from None
 
 
 _BROKEN = (
@@ -292,6 +307,8 @@ _MESSAGES: dict[type[Exception] | int, str] = {
     TimeoutError: _BROKEN,
 }
 """What an error of the Hub's client means: the first class that it has, or its HTTP status."""
+
+_UNREACHABLE = (OfflineModeIsEnabled, ConnectionError, TimeoutError)
 
 _HINTS: dict[type[Exception] | int | None, str] = {
     RepositoryNotFoundError: "hf auth login",
@@ -319,4 +336,7 @@ def _explanation(error: BaseException, repo_id: str, has_token: bool) -> HubFail
     values = {"repo": repo_id, "hub": constants.ENDPOINT, "said": said, "status": status}
     values["seen"] = "this token may see" if has_token else "can be seen without a token"
     hint = _HINTS.get(key)
-    return HubFailed(_MESSAGES[key].format(**values), hint=hint and hint.format(**values))
+    absent = key in _UNREACHABLE or (key is HfHubHTTPError and status >= 500)
+    return (HubUnreachable if absent else HubFailed)(
+        _MESSAGES[key].format(**values), hint=hint and hint.format(**values)
+    )
