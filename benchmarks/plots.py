@@ -29,7 +29,7 @@ from ..builders.layout import Layout, find_layout
 from ..builders.schema import HYPERPARAMETERS
 from ..errors import ZooNotFound
 from .literature import TWINS, TWINS_ZOO
-from .property_prediction import MAX_WEIGHT
+from .rows import MAX_WEIGHT, WHY_LEFT_OUT
 from .states import StateTable, choose, read_states, read_weights, weights_size
 
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#666666"
@@ -500,7 +500,7 @@ def _without_large(
     text = ""
     if not kept.all():
         count = _count(int((~kept).sum()), "state")
-        text = f" Left out: {count}, diverged or with a weight above {MAX_WEIGHT:g}."
+        text = f" Left out: {count}, diverged or with a weight above {MAX_WEIGHT:g}. {WHY_LEFT_OUT}"
     return rows[kept], weights[kept], text
 
 
