@@ -72,7 +72,7 @@ FEW_MODELS = 30
 
 NO_INTERVAL = f"There is no interval for fewer than {FEWEST_MODELS} test models that differ."
 
-KEEP_ALL = "`model-zoos benchmark --max-weight inf` keeps them (in Python: max_weight=math.inf)."
+KEEP_ALL = "To keep them: model-zoos benchmark --max-weight inf (in Python: max_weight=math.inf)."
 
 
 @dataclass(frozen=True)
@@ -205,7 +205,7 @@ class Result:
         counts = {"models": self.models, "states": self.states}
         return Table(
             f"{self.zoo}: rows that were used",
-            ("", *SPLITS),
+            ("number of", *SPLITS),
             tuple((what, *(f"{n[split]:,}" for split in SPLITS)) for what, n in counts.items()),
             tuple(notes),
         )
