@@ -12,9 +12,14 @@ from numpy.typing import NDArray
 RESAMPLES = 1000
 """Bootstrap samples."""
 
+FEWEST_MODELS = 10
+"""With fewer models a bootstrap interval is far too narrow, so there is none."""
+
 Floats = NDArray[np.float64]
 Interval = tuple[float, float]
-"""A 95 % interval; NaN where too few samples have a score."""
+"""A 95 % interval; NaN with fewer than FEWEST_MODELS, or where too few samples have a score."""
+
+UNKNOWN: Interval = (np.nan, np.nan)
 
 
 def r2(truth: Floats, prediction: Floats) -> Floats:
@@ -37,7 +42,9 @@ def number_intervals(
         truth, prediction: [rows].
         model: number of each row's model, [rows]: 0, 1, ... in this order.
     """
-    weights = resamples(int(model[-1]) + 1)
+    if (models := int(model[-1]) + 1) < FEWEST_MODELS:
+        return UNKNOWN, UNKNOWN
+    weights = resamples(models)
     starts = np.flatnonzero(np.diff(model, prepend=-1))
     centred = truth - truth.mean()
     parts = np.stack([np.ones(len(truth)), centred, centred**2, (truth - prediction) ** 2], axis=1)
@@ -60,6 +67,8 @@ def share_interval(hits: NDArray[np.bool_], model: NDArray[np.int64]) -> Interva
         model: number of each row's model, [rows].
     """
     present, model = np.unique(model, return_inverse=True)
+    if len(present) < FEWEST_MODELS:
+        return UNKNOWN
     weights = resamples(len(present))
     right, count = (np.bincount(model, w) for w in (hits, np.ones(len(model))))
     return _interval((weights @ right) / (weights @ count))
@@ -92,6 +101,6 @@ def _pairs(truth: Floats, prediction: Floats, starts: NDArray[np.int64]) -> Floa
 def _interval(samples: Floats) -> Interval:
     finite = samples[np.isfinite(samples)]
     if len(finite) < RESAMPLES / 2:
-        return (np.nan, np.nan)
+        return UNKNOWN
     low, high = np.percentile(finite, (2.5, 97.5))
     return (float(low), float(high))

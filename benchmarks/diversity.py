@@ -118,8 +118,7 @@ class Diversity:
         """Return tables of accuracies, of pairs, and of CKA where there is any."""
         epochs = [epoch for epoch in self.epochs if epoch.compared]
         accuracy = Table(
-            "Shares of 1 over models that have not diverged; ± standard deviation, [quartiles]. "
-            "Gap: train less test accuracy.",
+            "Accuracy over all models that have not diverged, by epoch",
             ("epoch", "models", "diverged", "mean test accuracy", "median", "mean gap", "median"),
             tuple(
                 (
@@ -128,29 +127,42 @@ class Diversity:
                 )
                 for e in (epochs or self.epochs[-1:])
             ),
+            (
+                "Shares of 1, ± the standard deviation and [quartiles]; gap is train less test "
+                "accuracy.",
+                "How to read: a mean far from the median, or quartiles far apart, say that some "
+                "models learn and others do not.",
+            ),
         )
         pairs = max((e.l2.count for e in epochs if e.l2), default=0)
         compared = max((e.compared for e in epochs), default=0)
         run = max((e.run for e in epochs), default=0)
         similarity = Table(
-            f"Over up to {pairs:,} pairs of {compared:,} models: median [quartiles] of the "
-            f"weights' l2 distance and cosine; over pairs of {run:,} models on {self.images:,} "
-            "test images: share of equal answers. Models that never leave chance agree by giving "
-            "one answer.",
+            "Weights and predictions of pairs of models, by epoch",
             ("epoch", "l2 distance", "cosine", "same answer"),
             tuple(
                 (str(e.epoch), _quartiles(e.l2, 1), _quartiles(e.cosine), _quartiles(e.agreement))
                 for e in epochs
             ),
+            (
+                f"Median [quartiles] over up to {pairs:,} pairs of {compared:,} models (weights), "
+                f"and over pairs of {run:,} models on {self.images:,} test images (answers).",
+                "How to read: a small distance and a cosine near 1 mean alike weights, the last "
+                "column alike functions; models at chance can agree by always giving one answer.",
+            ),
         )
         layers = tuple(dict.fromkeys(layer for epoch in epochs for layer in epoch.cka or ()))
         cka = Table(
-            "Linear CKA of activations over the same pairs: median [quartiles]; 1 is equal up to "
-            "rotation and scale. Models with constant activations have none.",
+            "Linear CKA of activations of pairs of models, by epoch and layer",
             ("epoch", *layers),
             tuple(
                 (str(e.epoch), *(_quartiles((e.cka or {}).get(layer)) for layer in layers))
                 for e in epochs
+            ),
+            (
+                "Median [quartiles] over the same pairs; constant activations have none.",
+                "How to read: 1 means the same representation of the images up to rotation and "
+                "scale, and values near 0 mean unrelated ones.",
             ),
         )
         return [accuracy, similarity, *([cka] if layers else [])]

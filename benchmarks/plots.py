@@ -1,23 +1,28 @@
-"""Figures of a zoo, as PNG.
+"""Figures of a zoo, as PNG and as SVG.
 
 Colours are those of Okabe and Ito and of viridis, which colour-blind readers can tell apart, and
 lines that differ in colour also differ in style. Diverged states (NaN or infinite losses or
-weights) are left out and counted in the caption.
+weights) are left out and counted in the caption. The number of marks in a figure is bounded,
+whatever the size of the zoo.
 """
 
 from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Mapping
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection, PathCollection
+from matplotlib.cm import ScalarMappable
+from matplotlib.collections import LineCollection
 from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -29,7 +34,7 @@ from ..builders.layout import Layout, find_layout
 from ..builders.schema import HYPERPARAMETERS
 from ..errors import ZooNotFound
 from .literature import TWINS, TWINS_ZOO
-from .property_prediction import MAX_WEIGHT
+from .rows import MAX_WEIGHT, WHY_LEFT_OUT
 from .states import StateTable, choose, read_states, read_weights, weights_size
 
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#666666"
@@ -43,14 +48,21 @@ WIDTH, HEIGHT, DPI = 9.0, 4.2, 110
 TRAJECTORIES = 24
 """Models whose trajectories are drawn."""
 
+TRAJECTORY_EPOCHS = 13
+"""Epochs of a trajectory that are drawn."""
+
 HISTOGRAM_MODELS = 200
 """Models whose weights are in a histogram."""
 
-POINTS = 4000
-"""Limit of the points in a scatter plot."""
+POINTS = 1000
+"""Limit of the points in a figure."""
+
+INITS = 4
+"""Initialisations whose weights are drawn, the most frequent ones: a row of panels each."""
 
 _SETTINGS: dict[Any, Any] = {
     "font.size": 10,
+    "font.sans-serif": ["DejaVu Sans", "Verdana"],  # of the same widths
     "axes.titlesize": 10,
     "axes.labelsize": 10,
     "figure.facecolor": "white",
@@ -60,18 +72,17 @@ _SETTINGS: dict[Any, Any] = {
     "axes.axisbelow": True,
     "grid.alpha": 0.3,
     "legend.frameon": False,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "model_zoos",
+    "text.parse_math": False,
 }
 _styled = matplotlib.rc_context(_SETTINGS)
 
-_BOXES: dict[str, Any] = {
-    "patch_artist": True,
-    "boxprops": {"facecolor": BLUE, "alpha": 0.45, "linewidth": 0.8},
-    "medianprops": {"color": "black", "linewidth": 1.4},
-    "whiskerprops": {"linewidth": 0.8},
-    "capprops": {"linewidth": 0.8},
-    "flierprops": {"marker": ".", "markersize": 3, "alpha": 0.4, "markeredgecolor": GREY},
-    "manage_ticks": False,
-}
+
+HOW_TO_READ = (
+    "The wider a shape, the more models are there; lines are medians, and points, where they are "
+    "drawn, are models."
+)
 
 
 @dataclass(frozen=True)
@@ -82,13 +93,29 @@ class Plot:
         name: what it shows, as a part of file names: "accuracy-by-epoch".
         title: what it shows, in words.
         caption: how to read it, and what was left out.
-        png: the bytes of the image.
+        figure: the drawing.
     """
 
     name: str
     title: str
     caption: str
-    png: bytes
+    figure: Figure
+
+    @cached_property
+    def png(self) -> bytes:
+        """The bytes of the PNG."""
+        return _save(self.figure, "png", ["Software"])
+
+    @cached_property
+    def svg(self) -> str:
+        """The `svg` element of an HTML page: it scales with the page and names no address."""
+        text = _save(self.figure, "svg", ["Creator", "Date", "Format", "Type"]).decode()
+        start = text.index("<svg")
+        head, body = text[start:].split(">", 1)
+        head = re.sub(r' (xmlns(:xlink)?|width|height|version)="[^"]*"', "", head)
+        # Names of groups would occur twice in a page. Two decimals of a coordinate are enough.
+        body = re.sub(r'<g id="[^"]*"', "<g", body)
+        return head + ">" + re.sub(r"(\d\.\d\d)\d+(?=[^<>]*>)", r"\1", body)
 
 
 def plot_accuracy_by_epoch(
@@ -143,7 +170,7 @@ def draw_all(
     rows, weights = read_weights(states, models, np.unique(three), data_dir)
     plots.append(weight_histograms(states, rows, weights, layout))
     say("trajectories")
-    models, epochs = choose(states, size, TRAJECTORIES, len(states.epochs), seed)
+    models, epochs = choose(states, size, TRAJECTORIES, TRAJECTORY_EPOCHS, seed)
     rows, weights = read_weights(states, models, epochs, data_dir)
     plots.append(trajectories(states, rows, weights))
     return [plot for plot in plots if plot is not None]
@@ -171,48 +198,48 @@ def _parents(
 
 @_styled
 def accuracy_by_epoch(states: StateTable) -> Plot:
-    """Draw box plots of test accuracy over all models, as in the README of the paper's code."""
+    """Draw how test accuracy is spread over all models at each epoch."""
     good = ~states.diverged & np.isfinite(states["test_acc"])
     figure = _figure()
     axes = figure.subplots()
-    _boxes_by_epoch(axes, states["epoch"][good], states["test_acc"][good])
+    _violins_by_epoch(axes, states["epoch"][good], states["test_acc"][good])
     axes.set(xlabel="epoch", ylabel="test accuracy (share of 1)", ylim=(0, 1))
     return _plot(
         states,
         figure,
-        "test accuracy by epoch",
+        f"test accuracy of {_count(states.models, 'model')} by epoch",
         "accuracy-by-epoch",
-        f"Test accuracy of {states.models:,} models. Boxes are quartiles with the median, whiskers "
-        "reach 1.5 box lengths, points are models beyond." + _left_out(states, ~good),
+        f"{HOW_TO_READ} Two bulges are two kinds of models, such as those that learn and those "
+        "that stay at chance." + _left_out(states, ~good),
     )
 
 
 @_styled
 def accuracy_by_hyperparameter(states: StateTable) -> Plot | None:
-    """Draw box plots of final accuracy by each hyperparameter that varies; None if none does."""
+    """Draw final accuracy by each hyperparameter that varies; None if none does."""
     rows = states.final[np.isfinite(states["test_acc"][states.final])]
     values = {name: set(states[name][rows]) - {None} for name in HYPERPARAMETERS if name != "seed"}
     varying = {name: sorted(found) for name, found in values.items() if len(found) > 1}
     if not varying:
         return None
-    figure, panels = _grid(len(varying), 2.6, "test accuracy (share of 1)", sharey=True)
+    figure, panels = _grid(len(varying), 2.6, "test accuracy (share of 1)")
+    points = len(rows) * len(varying) <= POINTS
     for panel, name in zip(panels, varying, strict=True):
         groups = [states["test_acc"][rows[states[name][rows] == value]] for value in varying[name]]
-        panel.boxplot(groups, positions=range(len(groups)), widths=0.6, **_BOXES)
+        _violins(panel, range(len(groups)), groups, 0.8, points)
         labels = [_value(value) for value in varying[name]]
         counts = [f"{label}\nn={len(group):,}" for label, group in zip(labels, groups, strict=True)]
         crowded = max(map(len, labels)) * len(labels) > 36
         panel.set_xticks(range(len(groups)), counts, fontsize=8, rotation=25 if crowded else 0)
         panel.set(title=name.replace("_", " "), ylim=(0, 1), xlim=(-0.6, len(groups) - 0.4))
-        panel.grid(axis="x", visible=False)
     absent = states.models - len(rows)
     return _plot(
         states,
         figure,
-        "final test accuracy by hyperparameter",
+        f"final test accuracy of {_count(len(rows), 'model')} by hyperparameter",
         "accuracy-by-hyperparameter",
-        f"Test accuracy at epoch {states.epochs[-1]} of {len(rows):,} models by each "
-        "hyperparameter that varies; n is the number of models."
+        f"Test accuracy at epoch {states.epochs[-1]} by each hyperparameter that varies; n is the "
+        f"number of models. {HOW_TO_READ}"
         + (f" Left out: {_count(absent, 'model')}, diverged or without that state." * bool(absent)),
     )
 
@@ -237,10 +264,15 @@ def train_and_test_accuracy(states: StateTable, seed: int = 0) -> Plot | None:
     left.set(xlabel="train accuracy (share of 1)", ylabel="test accuracy (share of 1)")
     left.set(xlim=limits, ylim=limits, aspect="equal")
     left.legend(loc="upper left")
-    _colour_bar(figure, points, left, "epoch", whole=True)
+    # Above the panel: beside it, the label would read as that of the right panel.
+    bar = figure.colorbar(points, ax=left, label="epoch", location="top", aspect=40, shrink=0.85)
+    bar.locator = MaxNLocator(nbins=8, integer=True)
+    bar.update_ticks()
+    if bar.solids is not None:
+        bar.solids.set_alpha(1)
     gap = states["train_acc"] - states["test_acc"]
     right.axhline(0, color=GREY, linewidth=1, linestyle="--")
-    _boxes_by_epoch(right, states["epoch"][rows], gap[rows])
+    _violins_by_epoch(right, states["epoch"][rows], gap[rows])
     right.set(xlabel="epoch", ylabel="train less test accuracy (share of 1)")
     some = "" if len(shown) == len(rows) else f" of {len(rows):,}, drawn at random"
     return _plot(
@@ -248,8 +280,8 @@ def train_and_test_accuracy(states: StateTable, seed: int = 0) -> Plot | None:
         figure,
         "train and test accuracy",
         "train-and-test-accuracy",
-        f"Left: {len(shown):,} states{some}. Right: the generalization gap, box plots over all "
-        "models. Train accuracy from epoch 1 on is a running mean over the "
+        f"Left: {len(shown):,} states{some}. Right: the generalization gap of all models. "
+        f"{HOW_TO_READ} Train accuracy from epoch 1 on is a running mean over the "
         "epoch in training mode: with dropout, and early on, it lies below the model's own."
         + _left_out(states, ~good),
     )
@@ -276,40 +308,36 @@ def weight_histograms(
     if len(slots) > 6:
         places = np.linspace(0, len(slots) - 1, 6).round().astype(int)
         slots = [slots[place] for place in places]
-    density = "density (logarithmic)" if states.twins else "density"
-    figure, panels = _grid(len(slots), 2.5, density)
+    inits = [_value(init) for init in states["init"][rows]]
+    shown = [init for init, _ in Counter(inits).most_common(INITS)]
     epochs = np.unique(states["epoch"][rows])
-    for panel, slot in zip(panels, slots, strict=True):
+    figure = _figure(0.8 + 1.7 * len(shown))
+    panels = figure.subplots(len(shown), len(slots), squeeze=False)
+    for (down, across), panel in np.ndenumerate(panels):
         values = {}
         for epoch in epochs:
-            of_epoch = weights[states["epoch"][rows] == epoch, slot.slice].reshape(-1)
+            chosen = (states["epoch"][rows] == epoch) & (np.array(inits) == shown[down])
+            of_epoch = weights[chosen, slots[across].slice].reshape(-1)
             values[epoch] = of_epoch[of_epoch != 0] if states.twins else of_epoch
-        limits = [np.percentile(v, (0.5, 99.5)) for v in values.values() if len(v)]
-        if not limits:
-            continue
-        low, high = min(pair[0] for pair in limits), max(pair[1] for pair in limits)
-        if low == high:
-            low, high = low - 0.5, high + 0.5
-        edges = np.linspace(low, high, 41)
-        for (epoch, of_epoch), (colour, style) in zip(values.items(), STYLES, strict=False):
-            heights = np.histogram(of_epoch, edges)[0] / max(1, len(of_epoch)) / np.diff(edges)
-            panel.stairs(
-                heights, edges, color=colour, linestyle=style, linewidth=1.5, label=f"epoch {epoch}"
-            )
-        panel.set(title=slot.name, xlabel="weight")
-        if states.twins:  # many weights are almost pruned: a peak at 0 that hides the rest
-            panel.set_yscale("log")
-        else:
-            panel.set_ylim(bottom=0)
-    handles, labels = panels[0].get_legend_handles_labels()
+        _histograms(panel, values, states.twins)
+        panel.tick_params(labelsize=8)
+        panel.xaxis.set_major_locator(MaxNLocator(nbins=3))
+        if not down:
+            panel.set_title(slots[across].name)
+        if down == len(shown) - 1:
+            panel.set_xlabel("weight")
+        if not across:
+            panel.set_ylabel(f"{shown[down]}\n{'density (log)' if states.twins else 'density'}")
+    handles, labels = panels[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3)
     count = len(np.unique(states.model[rows]))
     return _plot(
         states,
         figure,
-        "weights by layer",
+        "weights by initialisation and layer",
         "weight-histograms",
-        f"Weights (without biases) of {count:,} models at {_epochs(epochs)}, 99 % of the values."
+        f"Weights (without biases) of {count:,} models at {_epochs(epochs)}, 99 % of the values, "
+        "by initialisation (from top to bottom) and layer (from left to right)."
         + (" Pruned weights, which are 0, are left out." if states.twins else "")
         + left_out,
     )
@@ -319,7 +347,9 @@ def weight_histograms(
 def trajectories(
     states: StateTable, rows: NDArray[np.int64], weights: NDArray[np.float32]
 ) -> Plot | None:
-    """Draw trajectories in the plane of the first two principal components of the weights.
+    """Draw how the weights of models move away from their first state.
+
+    Left in the plane of the first two principal components of these moves, right as the distance.
 
     Args:
         states: all states of the zoo.
@@ -329,46 +359,53 @@ def trajectories(
     rows, weights, left_out = _without_large(states, rows, weights)
     if len(rows) < 3:
         return None
+    starts = np.flatnonzero(np.diff(states.model[rows], prepend=-1))
+    lengths = np.diff([*starts, len(rows)])
+    moved = weights - np.repeat(weights[starts], lengths, axis=0)
+    distance = np.linalg.norm(moved, axis=1)
+    farthest = np.repeat(np.maximum.reduceat(distance, starts), lengths)
+    moved /= np.where(farthest == 0, 1, farthest)[:, None]
     with np.errstate(divide="ignore", invalid="ignore"):
-        components = PCA(n_components=2, svd_solver="auto", random_state=0).fit(weights)
-        plane = components.transform(weights)
+        components = PCA(n_components=2, svd_solver="auto", random_state=0).fit(moved)
+        plane = components.transform(moved) - components.transform(np.zeros_like(moved[:1]))
     share = np.nan_to_num(components.explained_variance_ratio_)
+    by_epoch = np.stack([states["epoch"][rows], distance], axis=1)
     figure = _figure(4.6)
-    panels = figure.subplots(1, 2, sharex=True, sharey=True)
-    numbers = np.unique(states.model[rows])
-    for panel, column, label in zip(
-        panels, ("test_acc", "epoch"), ("test accuracy (share of 1)", "epoch"), strict=True
-    ):
-        colours = states[column][rows].astype(np.float64)
-        scale = Normalize(*(_ends(states.epochs) if column == "epoch" else (0, 1)))
-        for number in numbers:
-            own = np.flatnonzero(states.model[rows] == number)
-            pieces = np.stack([plane[own][:-1], plane[own][1:]], axis=1)
-            lines = LineCollection(list(pieces), cmap=MAP, norm=scale, linewidths=1.1, alpha=0.8)
-            lines.set_array(colours[own][1:])
+    panels = figure.subplots(1, 2)
+    scale = Normalize(0, 1)
+    for panel, places in zip(panels, (plane, by_epoch), strict=True):
+        for start, length in zip(starts, lengths, strict=True):
+            own, colours = places[start:][:length], states["test_acc"][rows][start:][:length]
+            pieces = list(np.stack([own[:-1], own[1:]], axis=1))
+            lines = LineCollection(pieces, cmap=MAP, norm=scale, linewidths=1.2, alpha=0.9)
+            lines.set_array(colours[1:])
             panel.add_collection(lines)
-        points = panel.scatter(*plane.T, c=colours, cmap=MAP, norm=scale, s=9, linewidths=0)
-        first = np.flatnonzero(np.diff(states.model[rows], prepend=-1))
-        last = np.flatnonzero(np.diff(states.model[rows], append=-1))
-        for ends, marker, name in ((first, "o", "first epoch"), (last, "s", "last epoch")):
-            panel.scatter(
-                *plane[ends].T, marker=marker, s=22, facecolors="none", edgecolors="black",
-                linewidths=0.8, label=name,
-            )  # fmt: skip
-        panel.set_xlabel(f"component 1 ({share[0]:.0%} of variance)")
+            if panel is panels[0] and length > 1:
+                panel.annotate(
+                    "", own[-1], own[-2],
+                    arrowprops={"arrowstyle": "-|>", "color": MAP(scale(colours[-1]))},
+                )  # fmt: skip
+        panel.scatter(
+            *places.T, c=states["test_acc"][rows], cmap=MAP, norm=scale, s=7, linewidths=0
+        )
         panel.margins(0.05)
-        _colour_bar(figure, points, panel, label, whole=column == "epoch")
+    panels[0].plot(0, 0, "+", color="black", markersize=12)
+    panels[0].set_xlabel(f"component 1 ({share[0]:.0%} of variance)")
     panels[0].set_ylabel(f"component 2 ({share[1]:.0%} of variance)")
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2)
+    panels[1].set(xlabel="epoch", ylabel="distance from the first state")
+    panels[1].xaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.colorbar(
+        ScalarMappable(scale, MAP), ax=list(panels), label="test accuracy (share of 1)", pad=0.02
+    )
     return _plot(
         states,
         figure,
-        "trajectories of weights",
+        f"training trajectories of {_count(len(starts), 'model')}",
         "trajectories",
-        f"The weights of {len(numbers):,} models ({len(rows):,} states) in the plane of their "
-        "first two principal components, coloured by test accuracy (left) and by epoch (right)."
-        + left_out,
+        f"Weights less those of the model's first state ({len(rows):,} states). Left: the first "
+        "two principal components of these moves, each divided by its model's longest; every "
+        "trajectory starts at the cross, and its arrow points to the last state. Right: their "
+        "lengths." + left_out,
     )
 
 
@@ -436,52 +473,92 @@ def _figure(height: float = HEIGHT) -> Figure:
     return Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained")
 
 
-def _grid(
-    count: int, height: float, label: str, *, sharey: bool = False
-) -> tuple[Figure, list[Axes]]:
-    """Return a figure with panels in rows of three, each of the given height in inches."""
-    across = min(3, count)
-    down = -(-count // across)
+@_styled
+def _save(figure: Figure, kind: str, omitted: Iterable[str]) -> bytes:
+    """Return a figure as a file without some entries of its metadata: the same bytes each time."""
+    file = io.BytesIO()
+    figure.savefig(file, format=kind, metadata=dict.fromkeys(omitted))
+    return file.getvalue()
+
+
+def _grid(count: int, height: float, label: str) -> tuple[Figure, list[Axes]]:
+    """Return a figure of panels in full rows of up to three, of a height in inches, with one y."""
+    down = -(-count // 3)
     figure = _figure(0.4 + height * down)
-    panels = figure.subplots(down, across, sharey=sharey, squeeze=False)
-    for panel in panels[:, 0]:
-        panel.set_ylabel(label)
-    for panel in panels.flat[count:]:
-        panel.set_visible(False)
-    return figure, list(panels.flat[:count])
+    cells = figure.add_gridspec(down, 6)
+    panels: list[Axes] = []
+    for row in range(down):
+        wide = 6 // len(range(row, count, down))
+        for start in range(0, 6, wide):
+            cell = cells[row, start : start + wide]
+            panels.append(figure.add_subplot(cell, sharey=panels[0] if panels else None))
+            if start:
+                panels[-1].tick_params(labelleft=False)
+            else:
+                panels[-1].set_ylabel(label)
+    return figure, panels
 
 
 def _plot(states: StateTable, figure: Figure, title: str, name: str, caption: str) -> Plot:
     title = f"{states.name}: {title}"
     figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
-    file = io.BytesIO()
-    figure.savefig(file, format="png", metadata={"Software": None})
-    return Plot(name, title, caption, file.getvalue())
+    return Plot(name, title, caption, figure)
 
 
-def _boxes_by_epoch(axes: Axes, epochs: NDArray[np.int64], values: NDArray[np.float64]) -> None:
+def _violins(
+    axes: Axes,
+    places: Iterable[float],
+    groups: Sequence[NDArray[np.float64]],
+    width: float,
+    points: bool,
+) -> None:
+    """Draw the density, the median and perhaps the values of each group at its place on x."""
+    spread = max((np.ptp(values) for values in groups if len(values)), default=0) or 1.0
+    generator = np.random.default_rng(0)
+    for place, values in zip(places, groups, strict=True):
+        if not len(values):
+            continue
+        grid = np.linspace(values.min(), values.max(), 50)
+        scale = 0.1 * spread * len(values) ** -0.2  # of the kernel: narrow, to keep modes apart
+        density = np.exp(-0.5 * ((grid[:, None] - values) / scale) ** 2).sum(axis=1)
+        half = width / 2 * density / density.max()
+        axes.fill_betweenx(grid, place - half, place + half, color=BLUE, alpha=0.35, linewidth=0.8)
+        if points:
+            shift = generator.uniform(-0.9, 0.9, len(values)) * np.interp(values, grid, half)
+            axes.plot(place + shift, values, ".", color=BLUE, markersize=4, markeredgewidth=0)
+        middle = np.median(values)
+        axes.plot([place - width / 4, place + width / 4], [middle, middle], color="black", lw=1.6)
+    axes.grid(axis="x", visible=False)
+
+
+def _violins_by_epoch(axes: Axes, epochs: NDArray[np.int64], values: NDArray[np.float64]) -> None:
     shown = np.unique(epochs)
     if not len(shown):
         axes.text(0.5, 0.5, "no such numbers", ha="center", transform=axes.transAxes)
         return
-    width = 0.6 * (np.diff(shown).min() if len(shown) > 1 else 1)
-    axes.boxplot(
-        [values[epochs == epoch] for epoch in shown], positions=shown, widths=width, **_BOXES
-    )
+    width = 0.85 * (np.diff(shown).min() if len(shown) > 1 else 1)
+    groups = [values[epochs == epoch] for epoch in shown]
+    _violins(axes, shown, groups, width, len(values) <= POINTS)
     axes.set_xlim(shown[0] - width, shown[-1] + width)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=14, integer=True))
-    axes.grid(axis="x", visible=False)
 
 
-def _colour_bar(
-    figure: Figure, points: PathCollection, axes: Axes, label: str, *, whole: bool
-) -> None:
-    bar = figure.colorbar(points, ax=axes, label=label, pad=0.02)
-    if bar.solids is not None:
-        bar.solids.set_alpha(1)
-    if whole:
-        bar.locator = MaxNLocator(nbins=8, integer=True)
-        bar.update_ticks()
+def _histograms(axes: Axes, values: Mapping[int, NDArray[np.float32]], twins: bool) -> None:
+    """Draw a histogram for each epoch, from the lowest to the highest 0.5 % of the values."""
+    limits = np.array([np.percentile(v, (0.5, 99.5)) for v in values.values() if len(v)])
+    if not len(limits):
+        return
+    low, high = limits.min(), limits.max()
+    edges = np.linspace(low, high, 36) if low < high else np.linspace(low - 0.5, low + 0.5, 36)
+    highest = 0.0
+    for (epoch, found), (colour, style) in zip(values.items(), STYLES, strict=False):
+        heights = np.histogram(found, edges)[0] / max(1, len(found)) / np.diff(edges)
+        axes.stairs(heights, edges, color=colour, ls=style, lw=1.4, label=f"epoch {epoch}")
+        highest = max(highest, heights.max())
+    if twins:  # many weights are almost pruned: a peak at 0 that hides the rest
+        axes.set_yscale("log")
+    else:
+        axes.set_ylim(0, 1.05 * highest)
 
 
 def _left_out(states: StateTable, mask: NDArray[np.bool_]) -> str:
@@ -500,7 +577,7 @@ def _without_large(
     text = ""
     if not kept.all():
         count = _count(int((~kept).sum()), "state")
-        text = f" Left out: {count}, diverged or with a weight above {MAX_WEIGHT:g}."
+        text = f" Left out: {count}, diverged or with a weight above {MAX_WEIGHT:g}. {WHY_LEFT_OUT}"
     return rows[kept], weights[kept], text
 
 
@@ -513,9 +590,7 @@ def _epochs(epochs: NDArray[np.int64]) -> str:
     return f"epochs {', '.join(names)} and {last}" if names else f"epoch {last}"
 
 
-def _ends(epochs: NDArray[np.int64]) -> tuple[float, float]:
-    return float(epochs[0]), float(max(epochs[-1], epochs[0] + 1))
-
-
 def _value(value: object) -> str:
+    if value is None:
+        return "unknown"
     return f"{value:g}" if isinstance(value, float) else str(value).replace("_", " ")

@@ -1,4 +1,4 @@
-"""Probes: ridge regression, logistic regression and gradient-boosted trees.
+"""Probes: ridge and logistic regression, boosted trees, and predictors of one's own.
 
 A probe is fitted on the train split, what it selects is selected on validation, and it predicts all
 three splits. Features and values are given by split, as `represent` and `read_rows` make them.
@@ -7,16 +7,16 @@ three splits. Features and values are given by split, as `represent` and `read_r
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-from ..errors import BoostingUnavailable
+from ..errors import BoostingUnavailable, InvalidArgument
 from .bootstrap import r2
 
 STRENGTHS = (
@@ -58,6 +58,39 @@ Matrices = Mapping[str, NDArray[Any]]
 
 Predictions = dict[str, NDArray[Any]]
 """A prediction for each row of each split."""
+
+Predictor = Callable[
+    [NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]], Callable[[NDArray[Any]], ArrayLike]
+]
+"""`fit(x, y, validation_x, validation_y)`, which returns `predict(x)`.
+
+x is [rows, d]; y is [rows], float64 of a number, or int64 of classes 0, 1, ..., of which -1 (in
+validation) is one that train lacks. Predictions are [rows], of the same kind as y."""
+
+
+def predict_splits(name: str, fit: Predictor, features: Matrices, values: Matrices) -> Predictions:
+    """Fit a predictor on train and validation, and predict all splits.
+
+    Args:
+        name: name of the predictor, for messages.
+        fit: the predictor.
+        features: split -> [rows, d].
+        values: split -> [rows], as `Predictor` describes.
+
+    Raises:
+        InvalidArgument: what it predicts are not finite numbers, one for each row.
+    """
+    predict = fit(features["train"], values["train"], features["validation"], values["validation"])
+    predicted = {split: np.asarray(predict(x)) for split, x in features.items()}
+    for split, found in predicted.items():
+        if found.shape != (rows := (len(features[split]),)) or found.dtype.kind not in "fiu":
+            raise InvalidArgument(
+                f"the predictor {name!r} must return a number for each row, {list(rows)}; found "
+                f"{found.dtype} {list(found.shape)}"
+            )
+        if not np.isfinite(found).all():
+            raise InvalidArgument(f"the predictor {name!r} returned NaN or infinity in {split}")
+    return predicted
 
 
 def ridge(
@@ -136,43 +169,36 @@ def standardise(features: Matrices) -> Predictions:
     return standardised
 
 
-def logistic(features: Matrices, classes: Matrices) -> Predictions:
-    """Fit a logistic regression; the features should be standardised.
-
-    Args:
-        features: split -> float32 [rows, d].
-        classes: split -> int64 [rows]; -1 is a class that train lacks.
-    """
+def logistic(
+    x: NDArray[Any], y: NDArray[Any], validation_x: NDArray[Any], validation_y: NDArray[Any]
+) -> Callable[[NDArray[Any]], NDArray[Any]]:
+    """Fit a logistic regression, a `Predictor` of classes; features should be standardised."""
     with warnings.catch_warnings():  # stopping early is the protocol
         warnings.simplefilter("ignore", ConvergenceWarning)
-        fitted = LogisticRegression(**LOGISTIC).fit(features["train"], classes["train"])
-    return {split: fitted.predict(x) for split, x in features.items()}
+        return LogisticRegression(**LOGISTIC).fit(x, y).predict
 
 
-def boosted_trees(features: Matrices, values: Matrices) -> Predictions:
-    """Fit gradient-boosted trees (LightGBM).
-
-    Args:
-        features: split -> [rows, d].
-        values: split -> [rows]: float64 of a number; int64 of classes, of which -1 is one that
-            train lacks.
+def boosted_trees(
+    x: NDArray[Any], y: NDArray[Any], validation_x: NDArray[Any], validation_y: NDArray[Any]
+) -> Callable[[NDArray[Any]], NDArray[Any]]:
+    """Fit gradient-boosted trees (LightGBM), a `Predictor` of numbers and of classes.
 
     Raises:
         BoostingUnavailable: LightGBM is not installed.
     """
     lightgbm = import_lightgbm()
-    classes = values["train"].dtype.kind == "i"
+    classes = y.dtype.kind == "i"
     kind = lightgbm.LGBMClassifier if classes else lightgbm.LGBMRegressor
     # A class that train lacks must not decide when to stop.
-    known = values["validation"] != -1 if classes else slice(None)
+    known = validation_y != -1 if classes else slice(None)
     fitted = kind(**BOOSTING).fit(
-        features["train"],
-        values["train"],
-        eval_X=features["validation"][known],
-        eval_y=values["validation"][known],
+        x,
+        y,
+        eval_X=validation_x[known],
+        eval_y=validation_y[known],
         callbacks=[lightgbm.early_stopping(BOOSTING_PATIENCE, verbose=False)],
     )
-    return {split: fitted.predict(x) for split, x in features.items()}
+    return fitted.predict
 
 
 def import_lightgbm() -> ModuleType:

@@ -7,7 +7,7 @@ softmax layer. Probes are fitted on the train split and reported on the test spl
 model, and data in which a model or its twins lie in two splits are refused. States with a weight
 above 5 in absolute value are left out, as in the paper's data sets: one model that explodes would
 outweigh all others in a linear fit. Gradient-boosted trees (LightGBM) are the strong baseline of
-Unterthiner et al. 2020.
+Unterthiner et al. 2020. Predictors of one's own are fitted and scored on the same rows and splits.
 
 Additions are Kendall's tau, the accuracy of always answering the most frequent class, and 95 %
 bootstrap intervals over the models of the test split. Differences are that the offset is not
@@ -31,19 +31,21 @@ from scipy.stats import kendalltau
 from ..builders.layout import find_layout
 from ..builders.splits import SPLITS
 from ..errors import InvalidArgument, NoRowsLeft, TooFewModels
-from .bootstrap import Floats, Interval, number_intervals, r2, share_interval
+from .bootstrap import FEWEST_MODELS, Floats, Interval, number_intervals, r2, share_interval
 from .probes import (
     OFFSETS,
     Matrices,
     Predictions,
+    Predictor,
     boosted_trees,
     import_lightgbm,
     logistic,
+    predict_splits,
     ridge,
     standardise,
 )
 from .representations import REPRESENTATIONS, find_representation, represent
-from .rows import Rows, read_rows, refuse_leakage
+from .rows import LARGE_WEIGHT, MAX_WEIGHT, WHY_LEFT_OUT, Rows, read_rows, refuse_leakage
 from .tables import Table, interval, number
 
 TARGETS: Mapping[str, str] = {
@@ -62,12 +64,15 @@ TARGETS: Mapping[str, str] = {
 
 NUMBERS = tuple(target for target, kind in TARGETS.items() if kind == "number")
 
-MAX_WEIGHT = 5.0
-"""The threshold of the paper's code (code/checkpoints_to_datasets/dataset_base.py,
-weight_threshold)."""
+PROBES = {"ridge", "logistic", "boosting"}
+"""Methods of the protocol."""
 
 FEW_MODELS = 30
 """With fewer models in test, scores are too uncertain to compare with those of papers."""
+
+NO_INTERVAL = f"There is no interval for fewer than {FEWEST_MODELS} test models that differ."
+
+KEEP_ALL = "To keep them: model-zoos benchmark --max-weight inf (in Python: max_weight=math.inf)."
 
 
 @dataclass(frozen=True)
@@ -76,12 +81,12 @@ class Score:
 
     Attributes:
         target, representation: names.
-        method: "ridge" or "boosting".
-        strength: strength of the ridge penalty, chosen on validation; None for boosting.
+        method: "ridge", "boosting" or the name of a predictor of one's own.
+        strength: strength of the ridge penalty, chosen on validation; None for other methods.
         r2: R2 by split: 1 is perfect, 0 is as good as the split's mean, below 0 is worse.
         tau: Kendall's tau-b by split, in [-1, 1].
-        r2_interval, tau_interval: 95 % bootstrap intervals on test, over models; NaN where too few
-            models differ.
+        r2_interval, tau_interval: 95 % bootstrap intervals on test, over models; NaN with fewer
+            than FEWEST_MODELS, or where too few of them differ.
     """
 
     target: str
@@ -100,7 +105,7 @@ class ClassScore:
 
     Attributes:
         target, representation: names.
-        method: "logistic" or "boosting".
+        method: "logistic", "boosting" or the name of a predictor of one's own.
         classes: number of classes in train.
         accuracy: accuracy by split, a share of states.
         majority: accuracy of always answering the train split's most frequent class.
@@ -151,6 +156,14 @@ class Result:
     def tables(self) -> list[Table]:
         """Return a table of numbers, one of classes, and one of the rows that were used."""
         tables, names = [], ("target", "from", "by")
+
+        def add(title: str, columns: tuple[str, ...], rows: tuple[tuple[str, ...], ...]) -> None:
+            unknown = any(row[columns.index("[95 %]")] == "-" for row in rows)
+            title = f"{self.zoo}: {title} with 95 % intervals over the test models"
+            less = tuple(c for c in columns if c.removeprefix("R2 ") in ("train", "validation"))
+            notes = (NO_INTERVAL,) * unknown
+            tables.append(Table(title, columns, rows, notes, secondary=less))
+
         if self.scores:
             columns = (*names, *(f"R2 {s}" for s in SPLITS), "[95 %]", "tau test", "[95 %]")
             rows = tuple(
@@ -163,9 +176,7 @@ class Result:
                 )
                 for score in self.scores
             )
-            title = "numbers, R2 and Kendall's tau with 95 % intervals over the test models"
-            less = ("R2 train", "R2 validation")
-            tables.append(Table(f"{self.zoo}: {title}", columns, rows, secondary=less))
+            add("numbers, R2 and Kendall's tau", columns, rows)
         if self.class_scores:
             columns = (*names, "classes", *SPLITS, "[95 %]", "most frequent class, test")
             rows = tuple(
@@ -177,16 +188,16 @@ class Result:
                 )
                 for score in self.class_scores
             )
-            title = "classes, accuracy with 95 % intervals over the test models"
-            less = ("train", "validation")
-            tables.append(Table(f"{self.zoo}: {title}", columns, rows, secondary=less))
+            add("classes, accuracy", columns, rows)
         return [*tables, self._used()]
 
     def _used(self) -> Table:
         left_out = [f"{count:,} states ({why})" for why, count in self.left_out.items() if count]
         not_scored = [f"{target} ({why})" for target, why in self.not_scored.items()]
+        large = any(count and why.startswith(LARGE_WEIGHT) for why, count in self.left_out.items())
         notes = [
             f"Left out: {', '.join(left_out) or 'none'}.",
+            *([f"{WHY_LEFT_OUT} {KEEP_ALL}"] if large else []),
             f"Not scored: {', '.join(not_scored) or 'none'}.",
         ]
         if self.models["test"] < FEW_MODELS:
@@ -196,7 +207,7 @@ class Result:
         counts = {"models": self.models, "states": self.states}
         return Table(
             f"{self.zoo}: rows that were used",
-            ("", *SPLITS),
+            ("number of", *SPLITS),
             tuple((what, *(f"{n[split]:,}" for split in SPLITS)) for what, n in counts.items()),
             tuple(notes),
         )
@@ -222,6 +233,8 @@ def predict_properties(
     max_weight: float = MAX_WEIGHT,
     offset: str = "free",
     boosting: bool = False,
+    predictors: Mapping[str, Predictor] | None = None,
+    standardised: bool = True,
     on_progress: Callable[[str, int, int], None] | None = None,
 ) -> Result:
     """Benchmark a zoo, read through load_dataset.
@@ -236,14 +249,23 @@ def predict_properties(
             all that are finite.
         offset: one of `probes.OFFSETS`.
         boosting: whether to fit gradient-boosted trees too, which takes minutes on weights.
+        predictors: name -> a predictor of one's own, `fit(x, y, validation_x, validation_y)` which
+            returns `predict(x)`; see `probes.Predictor`. Each is fitted for each representation and
+            target, and never sees the values of the test split.
+        standardised: whether these predictors see float32 features less their mean in train, over
+            their deviation there, or else those of the representation.
         on_progress: called with the name of the next step, steps done, and steps in all.
 
     Raises:
         TooFewModels: one of the three splits has fewer than two usable states.
         Leakage: a model, or twins of one parent, in two splits.
         BoostingUnavailable: boosting was asked for without LightGBM.
-        InvalidArgument: unknown representation, target or offset.
+        InvalidArgument: unknown representation, target or offset; a predictor that has the name of
+            a probe, or does not return finite numbers.
     """
+    own = dict(predictors or {})
+    if taken := sorted(PROBES & set(own)):
+        raise InvalidArgument(f"a predictor cannot be named {taken[0]!r}: a probe has this name")
     functions = {key: find_representation(key) for key in representations}
     for what, given, known in (("target", targets, TARGETS), ("offset", [offset], OFFSETS)):
         if unknown := [value for value in given if value not in known]:
@@ -277,8 +299,9 @@ def predict_properties(
             not_scored[target] = f"constant: {value}" if values else "absent in train"
     numbers, classes = scored("number"), scored("class")
 
-    methods = 1 + boosting
-    steps = len(functions) * (1 + (bool(numbers) + len(classes)) * methods)
+    trees: dict[str, Predictor] = {"boosting": boosted_trees} if boosting else {}
+    fits = len(numbers) * len(own | trees) + len(classes) * len({"logistic", *own, *trees})
+    steps = len(functions) * (1 + bool(numbers) + fits)
     done = 0
 
     def say(what: str) -> None:
@@ -294,23 +317,23 @@ def predict_properties(
         features = {s: represent(representation, function, rows[s].weights, layout) for s in SPLITS}
         if numbers:
             say(f"{representation}: ridge")
-            fits = ridge(features, {s: rows[s].matrix(numbers) for s in SPLITS}, offset)
-            for target, (strength, predicted) in zip(numbers, fits, strict=True):
+            best = ridge(features, {s: rows[s].matrix(numbers) for s in SPLITS}, offset)
+            for target, (strength, predicted) in zip(numbers, best, strict=True):
                 scores.append(_score(target, representation, "ridge", strength, rows, predicted))
-        if numbers and boosting:
-            say(f"{representation}: boosted trees")
+        scaled = standardise(features) if classes or (own and standardised) else features
+        seen = {"logistic": scaled, **dict.fromkeys(trees, features)}
+        seen |= dict.fromkeys(own, scaled if standardised else features)
+        for method, fit in (trees | own).items():
             for target in numbers:
-                predicted = boosted_trees(features, {s: rows[s].columns[target] for s in SPLITS})
-                scores.append(_score(target, representation, "boosting", None, rows, predicted))
-        standardised = standardise(features) if classes else {}
+                say(f"{representation}: {target} by {method}")
+                truth = {split: rows[split].columns[target] for split in SPLITS}
+                predicted = predict_splits(method, fit, seen[method], truth)
+                scores.append(_score(target, representation, method, None, rows, predicted))
         for target in classes:
-            for method, matrices, classify in (
-                ("logistic", standardised, logistic),
-                ("boosting", features, boosted_trees),
-            )[:methods]:
-                say(f"{representation}: {target}")
+            for method, fit in {"logistic": logistic, **trees, **own}.items():
+                say(f"{representation}: {target} by {method}")
                 class_scores.append(
-                    _class_score(target, representation, method, rows, matrices, classify)
+                    _class_score(target, representation, method, rows, seen[method], fit)
                 )
     return Result(
         zoo=name,
@@ -388,7 +411,7 @@ def _class_score(
     method: str,
     rows: Mapping[str, Rows],
     matrices: Matrices,
-    classify: Callable[[Matrices, Matrices], Predictions],
+    fit: Predictor,
 ) -> ClassScore:
     known = {
         split: np.array([value is not None for value in rows[split].columns[target]])
@@ -401,7 +424,8 @@ def _class_score(
     code = {value: i for i, value in enumerate(sorted(set(values["train"].tolist())))}
     # A class that train lacks is never answered: -1 is no class.
     codes = {split: np.array([code.get(v, -1) for v in values[split]]) for split in SPLITS}
-    right = {split: answer == codes[split] for split, answer in classify(matrices, codes).items()}
+    answers = predict_splits(method, fit, matrices, codes)
+    right = {split: answer == codes[split] for split, answer in answers.items()}
     frequent = np.bincount(codes["train"]).argmax()
     return ClassScore(
         target=target,

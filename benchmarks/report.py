@@ -1,18 +1,20 @@
 """One zoo on one page: `model-zoos report NAME`.
 
-The HTML page is self-contained: figures are embedded, styles are inline, nothing is fetched. Its
-template is report.html.j2. The figures are written as PNG too, `<zoo>-<figure>.png`; the card of a
-repository shows them from its folder figures/.
+The HTML page is self-contained: figures are SVG in the page, styles are inline, nothing is fetched.
+Its template is report.html.j2. The figures are written as PNG too, `<zoo>-<figure>.png`; the card
+of a repository shows them from its folder figures/.
 """
 
 from __future__ import annotations
 
-import base64
 import json
 import os
+import platform
+import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -44,6 +46,7 @@ class ZooReport:
         diversity: how different the models are.
         prediction: the benchmark; None if it could not be made.
         not_obtained: part -> why it could not be obtained.
+        made: date, command and versions of this page.
     """
 
     zoo: str
@@ -56,11 +59,12 @@ class ZooReport:
     diversity: Diversity
     prediction: Result | None
     not_obtained: Mapping[str, str]
+    made: Mapping[str, str]
 
     def tables(self) -> list[Table]:
         """Return the facts about the zoo, and how many models and states it has."""
         left_out = [f"{count:,} {why}" for why, count in self.left_out.items()]
-        notes = [f"Left out of the zoo: {'; '.join(left_out) or 'nothing'}."]
+        notes = [f"Left out of the zoo: {'; '.join(left_out) or 'no state, no file'}."]
         if self.diverged:
             notes.insert(
                 0,
@@ -74,7 +78,7 @@ class ZooReport:
         )
         return [
             Table("", ("", ""), tuple(self.about.items())),
-            Table("What is in it", ("", *SPLITS, "all"), rows, tuple(notes)),
+            Table("Models and states by split", ("number of", *SPLITS, "all"), rows, tuple(notes)),
         ]
 
 
@@ -140,6 +144,7 @@ def make_report(
         diversity=measured,
         prediction=prediction,
         not_obtained=not_obtained,
+        made=_made(name, {"data-dir": data_dir, "images-dir": images_dir}, download),
     )
 
 
@@ -175,18 +180,31 @@ def render(report: ZooReport) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters["base64"] = lambda data: base64.b64encode(data).decode()
-    try:
-        found = version("model_zoos")
-    except PackageNotFoundError:  # a checkout that is not installed
-        found = ""
-    return environment.get_template("report.html.j2").render(report=report, version=found) + "\n"
+    return environment.get_template("report.html.j2").render(report=report) + "\n"
+
+
+def _made(name: str, options: Mapping[str, object], download: bool) -> dict[str, str]:
+    command = ["model-zoos", "report", name]
+    for option, value in options.items():
+        command += [f"--{option}", str(value)] if value is not None else []
+    versions = [f"Python {platform.python_version()}"]
+    for package in ("model_zoos", "torch", "numpy", "scikit-learn", "datasets"):
+        try:
+            versions.append(f"{package} {version(package)}")
+        except PackageNotFoundError:  # a checkout that is not installed
+            continue
+    return {
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
+        "command": shlex.join(command + ["--download"] * download),
+        "versions": ", ".join(versions),
+    }
 
 
 def _about(states: StateTable, size: int, directories: Sequence[ZooDirectory]) -> dict[str, str]:
     zoo, info = directories[0].zoo, directories[0].info
     source = info.get("source")
     file = source.get("file") if isinstance(source, dict) else None
+    versions = info.get("versions") or {}
     return {
         "zoos": ", ".join(directory.zoo.name for directory in directories),
         "images": zoo.image_dataset,
@@ -194,6 +212,7 @@ def _about(states: StateTable, size: int, directories: Sequence[ZooDirectory]) -
         "variant": ", ".join(dict.fromkeys(directory.zoo.variant for directory in directories)),
         "epochs": f"{states.epochs[0]} to {states.epochs[-1]}",
         "made by": str(file or f"engine {info.get('engine', 'unknown')}"),
+        "made with": ", ".join(f"{key} {value}" for key, value in versions.items()) or "unknown",
     }
 
 

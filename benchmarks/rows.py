@@ -14,6 +14,19 @@ from ..builders.catalog import dense_name
 from ..errors import Leakage
 from .states import Column, number_models
 
+MAX_WEIGHT = 5.0
+"""The threshold of the paper's code (code/checkpoints_to_datasets/dataset_base.py,
+weight_threshold)."""
+
+WHY_LEFT_OUT = (
+    f"The paper's data sets leave out states whose largest weight exceeds {MAX_WEIGHT:g}, because "
+    "they have diverged."
+)
+"""What is said wherever such states are left out."""
+
+LARGE_WEIGHT = "a weight above"
+"""How the reason begins for which they are left out."""
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -65,7 +78,7 @@ def read_rows(
     kept = np.ones(len(matrix), bool)
     for reason, good in (
         ("weights not finite", np.isfinite(largest)),
-        (f"a weight above {max_weight:g}", largest <= max_weight),
+        (f"{LARGE_WEIGHT} {max_weight:g}", largest <= max_weight),
         ("target absent", known.all(axis=0)),
     ):
         left_out[reason] = left_out.get(reason, 0) + int((kept & ~good).sum())

@@ -33,7 +33,7 @@ class Table:
     def numeric(self) -> tuple[bool, ...]:
         """Whether each column holds numbers, which are to be aligned on the right."""
         return tuple(
-            any(map(str.isdigit, "".join(cells))) and all(map(_NUMBERS.fullmatch, cells))
+            any(cells) and all(map(_NUMBERS.fullmatch, cells))
             for cells in zip(*self.rows, strict=True)
         ) or (False,) * len(self.columns)
 

@@ -22,7 +22,7 @@ from model_zoos.benchmarks.rows import refuse_leakage
 from model_zoos.builders.catalog import get_zoo
 from model_zoos.builders.sources.importing import import_zoo
 from model_zoos.builders.zoo_directory import create_zoo, open_zoo
-from model_zoos.errors import BoostingUnavailable, Leakage, TooFewModels
+from model_zoos.errors import BoostingUnavailable, InvalidArgument, Leakage, TooFewModels
 from tests.shared import SEED_ZOO, SHARED, needs_shared
 from tests.zoos import random_zoo
 
@@ -166,17 +166,31 @@ def test_intervals_are_those_of_a_plain_bootstrap(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(bootstrap, "RESAMPLES", 60)
     generator = np.random.default_rng(1)
-    model = np.repeat(np.arange(8), generator.integers(1, 6, 8))
+    model = np.repeat(np.arange(12), generator.integers(1, 6, 12))
     truth = np.round(generator.random(len(model)), 1) + 10  # ties, and far from 0
     prediction = np.round(truth + generator.standard_normal(len(model)) / 5, 1)
     r2, tau = [], []
-    for counts in bootstrap.resamples(8).astype(int):
-        rows = np.concatenate([np.flatnonzero(model == m) for m in np.repeat(np.arange(8), counts)])
+    for counts in bootstrap.resamples(12).astype(int):
+        rows = np.concatenate(
+            [np.flatnonzero(model == m) for m in np.repeat(np.arange(12), counts)]
+        )
         r2.append(r2_score(truth[rows], prediction[rows]))
         tau.append(kendalltau(truth[rows], prediction[rows]).statistic)
     found = bootstrap.number_intervals(truth, prediction, model)
     assert found[0] == pytest.approx(np.percentile(r2, [2.5, 97.5]), abs=1e-9)
     assert found[1] == pytest.approx(np.percentile(tau, [2.5, 97.5]), abs=1e-9)
+
+
+@pytest.mark.parametrize("models", [1, 2, 9, 10, 11])
+def test_fewer_than_ten_models_have_no_interval(models: int) -> None:
+    generator = np.random.default_rng(models)
+    model = np.repeat(np.arange(models), 20)  # many rows are no substitute
+    truth = generator.random(len(model))
+    intervals = [
+        *bootstrap.number_intervals(truth, truth + generator.random(len(model)), model),
+        bootstrap.share_interval(truth < 0.5, model * 3),
+    ]
+    assert [bool(np.isfinite(interval).all()) for interval in intervals] == [models >= 10] * 3
 
 
 def test_states_of_one_model_are_no_evidence() -> None:
@@ -285,9 +299,18 @@ def test_a_zoo_is_benchmarked(digits_home: Path) -> None:
     }
     classes = {(s.representation, s.target): s for s in result.class_scores}
     assert {target for _, target in classes} == {"activation", "init", "optimizer", "learning_rate"}
+    for score in result.scores:  # 3 test models are too few for an interval
+        assert np.isnan([*score.r2_interval, *score.tau_interval]).all()
+    numbers, kinds, used = result.tables()
+    assert {row[numbers.columns.index("[95 %]")] for row in numbers.rows} == {"-"}
+    for table in (numbers, kinds):
+        assert table.notes == ("There is no interval for fewer than 10 test models that differ.",)
+    [why] = [note for note in used.notes if "have diverged" in note]
+    assert "leave out states whose largest weight exceeds 5" in why
+    assert "--max-weight inf" in why
+    assert "max_weight=math.inf" in why
     for score in result.class_scores:
-        low, high = score.accuracy_interval
-        assert 0 <= low <= score.accuracy["test"] <= high <= 1
+        assert np.isnan(score.accuracy_interval).all()
         assert score.accuracy["train"] >= score.majority["train"] >= 1 / score.classes
         assert score.unknown == 0
     init = classes["weights", "init"]  # uniform from [0, 1) is easy to tell from kaiming
@@ -356,6 +379,7 @@ def test_states_that_cannot_be_used_are_counted(tmp_path: Path) -> None:
     assert result.left_out == {"weights not finite": 3, "a weight above 5": 2, "target absent": 3}
     assert sum(result.states.values()) == 20 * 4 - 8
     assert sum(result.models.values()) == 19
+    assert "exceeds 5" in result.tables()[-1].notes[1]
     assert [score.target for score in result.class_scores] == ["activation"]
     assert result.class_scores[0].unknown == 4  # of this target alone
     assert result.not_scored["init"] == "absent"
@@ -363,6 +387,7 @@ def test_states_that_cannot_be_used_are_counted(tmp_path: Path) -> None:
         "digits_cnn_s", tmp_path, representations=["statistics"], max_weight=np.inf
     )
     assert result.left_out == {"weights not finite": 3, "a weight above inf": 0, "target absent": 4}
+    assert not any("exceeds" in note for note in result.tables()[-1].notes)
     result = predict_properties(
         "digits_cnn_s", tmp_path, representations=["statistics"], epochs=[2]
     )
@@ -382,6 +407,77 @@ def test_a_representation_of_ones_own(digits_home: Path) -> None:
         "digits_cnn_s", digits_home, representations=[name], targets=["epoch", "init"]
     )
     assert {s.representation for s in (*result.scores, *result.class_scores)} == {name}
+
+
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A zoo of 80 models and 160 states, with random metrics; 12 models are in test."""
+    root = tmp_path_factory.mktemp("untrained")
+    random_zoo(root, dataclasses.replace(get_zoo("digits_cnn_s"), epochs=1), 80)
+    return root
+
+
+def test_a_predictor_of_ones_own_has_the_scores_and_intervals_of_the_probe_that_it_repeats(
+    untrained: Path,
+) -> None:
+    """scikit-learn's ridge and logistic regression, given as predictors."""
+    seen: list[tuple[int, int]] = []
+    strength = 1.0
+
+    def fit(x, y, validation_x, validation_y):  # type: ignore[no-untyped-def]
+        seen.append((len(x), len(validation_x)))
+        assert (len(x), len(validation_x)) == (len(y), len(validation_y))
+        if y.dtype.kind == "i":
+            assert np.allclose(x.mean(axis=0, dtype=np.float64), 0, atol=1e-5)
+            return LogisticRegression(**LOGISTIC).fit(x, y).predict
+        return Ridge(strength, solver="svd").fit(x.astype(np.float64), y).predict
+
+    def scores(target: str, standardised: bool) -> property_prediction.Result:
+        return predict_properties(
+            "digits_cnn_s",
+            untrained,
+            representations=["statistics"],
+            targets=[target],
+            predictors={"mine": fit},
+            standardised=standardised,
+        )
+
+    strength = scores("test_acc", False).scores[0].strength or 0
+    result = scores("test_acc", False)
+    ridge, mine = result.scores
+    assert (ridge.method, mine.method, mine.strength) == ("ridge", "mine", None)
+    assert result.models["test"] >= 10
+    assert seen == [(result.states["train"], result.states["validation"])] * 2
+    for field in ("r2_interval", "tau_interval"):
+        assert np.isfinite(getattr(mine, field)).all()
+        assert getattr(mine, field) == pytest.approx(getattr(ridge, field), abs=1e-6)
+    assert mine.r2 == pytest.approx(ridge.r2, abs=1e-6)
+    assert [row[2] for row in result.tables()[0].rows] == [f"ridge {ridge.strength:g}", "mine"]
+    assert property_prediction.Result.from_json(dataclasses.asdict(result)) == result
+    logistic, mine = scores("activation", True).class_scores
+    assert dataclasses.replace(mine, method="logistic") == logistic
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (lambda x: np.zeros((len(x), 1)), r"number for each row, \[\d+\]; found float64"),
+        (lambda x: np.zeros(3), "number for each row"),
+        (lambda x: ["good"] * len(x), "number for each row"),
+        (lambda x: np.full(len(x), np.nan), "'mine' returned NaN or infinity in train"),
+    ],
+)
+def test_a_predictor_that_does_not_return_a_number_for_each_row(
+    answer: object, message: str, untrained: Path
+) -> None:
+    with pytest.raises(InvalidArgument, match=message):
+        predict_properties(
+            "digits_cnn_s",
+            untrained,
+            representations=["statistics"],
+            targets=["test_acc"],
+            predictors={"mine": lambda *given: answer},  # type: ignore[dict-item]
+        )
 
 
 def test_boosted_trees(digits_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -415,5 +511,7 @@ def test_refusals(tmp_path: Path) -> None:
         predict_properties("digits_cnn_s", tmp_path, representations=["pixels"])
     with pytest.raises(ValueError, match="unknown target 'seed'"):
         predict_properties("digits_cnn_s", tmp_path, targets=["seed"])
+    with pytest.raises(InvalidArgument, match="cannot be named 'ridge'"):
+        predict_properties("digits_cnn_s", tmp_path, predictors={"ridge": probes.logistic})
     with pytest.raises(ValueError, match="unknown offset 'none'"):
         predict_properties("digits_cnn_s", tmp_path, offset="none")

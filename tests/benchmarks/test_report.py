@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import io
 import json
@@ -20,6 +19,8 @@ from model_zoos.benchmarks.report import ZooReport, make_report, render, write_f
 from model_zoos.benchmarks.states import read_states
 from tests.benchmarks.zoos import write_odd_zoos
 
+REFERENCES = ("src", "srcset", "data", "href", "xlink:href", "poster", "action", "background")
+
 
 class Page(HTMLParser):
     """What a page refers to, and its text."""
@@ -28,6 +29,7 @@ class Page(HTMLParser):
         super().__init__()
         self.tags: list[str] = []
         self.references: list[str] = []
+        self.ids: list[str] = []
         self.text = ""
         self.feed(html)
 
@@ -36,8 +38,10 @@ class Page(HTMLParser):
         self.references += [
             value or ""
             for name, value in attributes
-            if name in ("src", "srcset", "data", "href", "poster", "action", "background")
+            if name
+            in ("src", "srcset", "data", "href", "xlink:href", "poster", "action", "background")
         ]
+        self.ids += [value or "" for name, value in attributes if name == "id"]
 
     def handle_data(self, data: str) -> None:
         self.text += data
@@ -73,8 +77,11 @@ def test_the_figures_of_a_grid(made: ZooReport) -> None:
         assert pixels.shape[1] == plots.WIDTH * plots.DPI
         assert (pixels[0, 0] == 255).all()  # white
         assert (pixels != 255).any(axis=2).mean() > 0.01  # and something on it
+        assert f'viewBox="0 0 {72 * plots.WIDTH:g} ' in plot.svg
+        assert plot.title in plot.svg  # as text, which can be read and searched
+    assert "12 models" in drawn["accuracy-by-epoch"].title
     assert "Left out: 2 diverged states." in drawn["accuracy-by-epoch"].caption
-    assert "of 11 models" in drawn["accuracy-by-hyperparameter"].caption
+    assert "of 11 models" in drawn["accuracy-by-hyperparameter"].title
     assert "Left out: 1 model," in drawn["accuracy-by-hyperparameter"].caption
     # NaN weights are never read; the exploded model's two states are counted.
     assert "Left out: 2 states" in drawn["weight-histograms"].caption
@@ -120,16 +127,21 @@ def test_the_page_holds_everything_and_fetches_nothing(made: ZooReport, tmp_path
     parsed = Page(html)
     assert page.name == "odd.html"
     assert [path.name for path in figures] == [f"odd-{plot.name}.png" for plot in made.plots]
-    embedded = re.findall(r'src="data:image/png;base64,([^"]+)"', html)
-    assert [base64.b64decode(e) for e in embedded] == [path.read_bytes() for path in figures]
-    assert parsed.tags.count("img") == len(figures) == 5
-    assert all(reference.startswith("data:image/png;") for reference in parsed.references)
+    assert [path.read_bytes() for path in figures] == [plot.png for plot in made.plots]
+    assert parsed.tags.count("svg") == len(figures) == 5
+    links = {reference for reference in parsed.references if reference.startswith("#")}
+    assert all(e.startswith("data:image/png;base64,") for e in {*parsed.references} - links)
+    assert {link[1:] for link in links} <= set(parsed.ids)
+    assert {f"#{plot.name}" for plot in made.plots} <= links  # the navigation
     assert not {"script", "link", "iframe", "object", "embed", "base"} & set(parsed.tags)
-    assert not re.search(r"https?:|url\(|@import", html)
+    assert not re.search(r"https?:|url\((?!#)|@import", html)
     assert "default-src 'none'" in html
     assert "12 models, 36 states" in parsed.text
     assert "2 of these states have diverged" in parsed.text
-    assert "linear CKA" in " ".join(parsed.text.split()).replace("Linear", "linear")
+    assert "Linear CKA" in parsed.text
+    assert parsed.text.count("How to read:") == 3
+    assert "model-zoos report odd --data-dir" in parsed.text
+    assert re.search(r"Made on \d{4}-\d\d-\d\d with Python \d.*torch \d", parsed.text)
     for score in made.prediction.scores:
         assert f"{score.r2['test']:.3f}" in parsed.text
     assert render(made) == html
@@ -140,11 +152,62 @@ def test_names_from_outside_are_escaped(made: ZooReport) -> None:
     hostile = dataclasses.replace(
         made,
         about={"made by": "<script>alert(1)</script>"},
+        made={**made.made, "command": "<img src=x>"},
         not_obtained={"<img src=http://a>": '"><b>'},
     )
     tags = Page(render(hostile)).tags
-    assert "script" not in tags
-    assert tags.count("img") == len(made.plots)
+    assert not {"script", "img"} & set(tags)
+
+
+def test_names_in_figures_are_text(odd: Path) -> None:
+    states = read_states("odd", odd)
+    names = np.array(["<script>$x$</script>", 'a" onload="b'], object)
+    hostile = dataclasses.replace(
+        states, columns={**states.columns, "init": names[states.model % 2]}
+    )
+    plot = plots.accuracy_by_hyperparameter(hostile)
+    assert plot is not None
+    parsed = Page(plot.svg)
+    assert "script" not in parsed.tags
+    assert "<script>$x$</script>" in parsed.text
+    assert "onload" in parsed.text
+
+
+@pytest.mark.parametrize("models", [1, 9, 400])
+def test_a_figure_is_of_bounded_size_and_shows_two_modes(models: int, odd: Path) -> None:
+    states = read_states("odd", odd)
+    model = np.repeat(np.arange(models), 51)
+    generator = np.random.default_rng(0)
+    good = generator.random(models) < 0.5
+    accuracy = np.where(good[model], 0.9, 0.1) + 0.01 * generator.standard_normal(len(model))
+    columns = {key: values[np.zeros(len(model), int)] for key, values in states.columns.items()}
+    columns |= {"epoch": np.tile(np.arange(51), models), "optimizer": good.astype(object)[model]}
+    columns |= {"test_acc": accuracy, "train_acc": accuracy}
+    many = plots.StateTable("odd", columns, model, np.zeros(len(model), bool))
+    drawn = plots.accuracy_by_epoch(many)
+    assert f"{models} model" in drawn.title
+    for draw in (plots.accuracy_by_hyperparameter, plots.train_and_test_accuracy):
+        assert (plot := draw(many)) is None or len(plot.svg) < 400_000
+    assert len(drawn.svg) < 400_000
+    if models == 400:  # shapes are wide at both modes and thin between
+        wide = (image(drawn.png) < 240).any(axis=2).mean(axis=1)
+        wide = wide[int(0.16 * len(wide)) : int(0.78 * len(wide))]
+        assert (
+            min(wide[:10].max(), wide[-10:].max())
+            > 2 * wide[len(wide) // 3 : -len(wide) // 3].min()
+        )
+
+
+@pytest.mark.parametrize("count", range(1, 9))
+def test_panels_fill_their_figure(count: int) -> None:
+    figure, panels = plots._grid(count, 2, "y")
+    assert len(panels) == len(figure.axes) == count
+    figure.canvas.draw()
+    rights = {round(panel.get_position().x1, 2) for panel in panels}
+    rows = {round(panel.get_position().y0, 2) for panel in panels}
+    assert len(rows) == -(-count // 3)
+    last = [p for p in panels if round(p.get_position().x1, 2) == max(rights)]
+    assert len(last) == len(rows)  # each row reaches the right edge
 
 
 def test_single_figures(digits_home: Path, tmp_path: Path) -> None:

@@ -10,12 +10,12 @@ from model_zoos.benchmarks.tables import Table, interval, number
 def test_numbers_are_aligned_on_the_right() -> None:
     rows = (("a", "1,234", "0.5 [-0.1, 0.6]", "-", "2 of them"), ("3", "-", "-", "-", ""))
     table = Table("title", ("", "n", "quartiles", "nothing", "note"), rows, ("A note.",))
-    assert table.numeric == (False, True, True, False, False)
+    assert table.numeric == (False, True, True, True, False)
     assert table.markdown().splitlines() == [
         "title",
         "",
         "|  | n | quartiles | nothing | note |",
-        "| --- | ---: | ---: | --- | --- |",
+        "| --- | ---: | ---: | ---: | --- |",
         "| a | 1,234 | 0.5 [-0.1, 0.6] | - | 2 of them |",
         "| 3 | - | - | - |  |",
         "",
