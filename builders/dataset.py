@@ -30,7 +30,7 @@ from .catalog import METRICS_NAME, dense_name, zoo_spec
 from .hub.checked import RowCheck, weights_type
 from .hub.names import whole_models
 from .hub.offline import CachedRows, recall, remember
-from .hub.read import Shard, Snapshot, open_snapshot, read_tables, weights_size
+from .hub.read import LastStates, Shard, Snapshot, open_snapshot, read_tables, weights_size
 from .model_file import ModelFile
 from .rows import Filters, filter_expression, read_rows
 from .schema import row_features
@@ -72,6 +72,8 @@ class ModelZoosConfig(datasets.BuilderConfig):  # type: ignore[misc]  # datasets
         filters: condition on the rows, in the form of datasets' Parquet loader: a list of
             ("column", "==", value), a list of such lists, or a pyarrow expression. In lists,
             numbers are rounded to float32 where the column is.
+        final: read only the last state of each model, at the last epoch that it has. Filters then
+            choose among these.
         on_bad_files: "warn" leaves out model files that cannot be read and warns; "skip" leaves
             them out silently; "error" raises the error of the first.
     """
@@ -80,6 +82,7 @@ class ModelZoosConfig(datasets.BuilderConfig):  # type: ignore[misc]  # datasets
     revision: str | None = None
     columns: list[str] | None = None
     filters: Filters | None = None
+    final: bool = False
     on_bad_files: str = "warn"
 
     def __post_init__(self) -> None:
@@ -219,6 +222,8 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
             if isinstance(part, ZooDirectory):
                 files, bad = part.by_split()
                 faulty += bad
+                if self.config.final:
+                    files = {split: _last_files(found) for split, found in files.items()}
                 here = {file.model_id for found in files.values() for file in found}
                 freed = self._freed(part, here)
                 for split in SPLITS:
@@ -294,14 +299,17 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
         """Yield Arrow tables of some hundred rows, several from a file of a repository."""
         schema = self.info.features.arrow_schema
         filters = filter_expression(self.config.filters)
-        rows = RowCheck()
+        rows, last = RowCheck(), LastStates(self.token, self.storage_options.get("hf"))
         number = 0  # without gaps, which datasets below 5.1 does not accept
         for piece in files:
             if isinstance(piece, Shard):
                 options = self.storage_options.get("hf")
-                tables = read_tables(piece, schema, filters, self.token, options, rows)
+                wanted = filters
+                if self.config.final:
+                    wanted = last.of(piece) if filters is None else filters & last.of(piece)
+                tables = read_tables(piece, schema, wanted, self.token, options, rows)
             else:
-                tables = iter([read_rows(piece, schema, filters)])
+                tables = iter([read_rows(piece, schema, filters, final=self.config.final)])
             index = 0
             for table in tables:
                 if len(table):
@@ -315,6 +323,16 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
         for key, table in self._generate_tables(files):
             for number, row in enumerate(table.to_pylist()):
                 yield Key(key.original_shard_id, number), row
+
+
+def _last_files(files: list[ModelFile]) -> list[ModelFile]:
+    """Return the file of each model that holds its last state, in their order."""
+    last: dict[str, ModelFile] = {}
+    for file in files:
+        known = last.get(file.model_id)
+        if known is None or known.epochs[-1] < file.epochs[-1]:
+            last[file.model_id] = file
+    return [file for file in files if file is last[file.model_id]]
 
 
 def open_parts(name: str, root: Path) -> list[ZooDirectory]:

@@ -63,7 +63,11 @@ def _as_stored(filters: list[Any]) -> list[Any]:
 
 
 def read_rows(
-    files: Sequence[ModelFile], schema: pa.Schema, filters: pads.Expression | None = None
+    files: Sequence[ModelFile],
+    schema: pa.Schema,
+    filters: pads.Expression | None = None,
+    *,
+    final: bool = False,
 ) -> pa.Table:
     """Read the states of some files that pass the filters.
 
@@ -71,13 +75,17 @@ def read_rows(
         files: model files, in the order that the rows shall have.
         schema: wanted columns, as `row_schema` returns them.
         filters: condition on any columns except weights.
+        final: read only the last state of each file.
     """
     plain = [name for name in schema.names if name != "weights"]
     # A filter may name columns that are not wanted in the result.
     table = states_table(files, row_schema(None, None if filters is not None else plain))
     kept: NDArray[np.int64] | None = None
-    if filters is not None:
-        table = table.append_column("_row", pa.array(np.arange(len(table)))).filter(filters)
+    if filters is not None or final:
+        table = table.append_column("_row", pa.array(np.arange(len(table))))
+        if final:
+            table = table.take(np.cumsum([len(file.epochs) for file in files]) - 1)
+        table = table if filters is None else table.filter(filters)
         kept = table["_row"].to_numpy()
     columns = {name: table[name] for name in plain}
     if "weights" in schema.names:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 from typing import IO, Any
 
 import pyarrow as pa
@@ -17,6 +19,7 @@ from huggingface_hub import HfApi, HfFileSystem
 
 from ...errors import FaultyZoo
 from ..catalog import METRICS_NAME
+from ..schema import row_schema
 from ..specification import is_zoo_name
 from .checked import RowCheck, check_columns, naming, open_fragment, weights_type
 from .names import DATA_FILE, METRICS_FILE, faults, matches, metrics_file, zoo_of
@@ -167,6 +170,47 @@ def read_tables(
                 rows.check(zoo_of(shard.path), table)
                 yield table
             del table  # 45 MB of ResNet-18, while the next is read
+
+
+class LastStates:
+    """Which rows of a repository are the last states of their models, by its metrics.
+
+    Args:
+        token: of the Hub.
+        options: arguments of huggingface_hub.HfFileSystem.
+    """
+
+    def __init__(
+        self, token: str | bool | None = None, options: Mapping[str, object] | None = None
+    ) -> None:
+        self._token, self._options = token, options
+        self._known: dict[str, pads.Expression] = {}
+
+    def of(self, shard: Shard) -> pads.Expression:
+        """Return the condition that the last states of a file's zoo and split meet.
+
+        Raises:
+            FaultyZoo: the metrics of the zoo cannot be read.
+            HubFailed: see `open_snapshot`.
+        """
+        match = DATA_FILE.fullmatch(shard.path) or METRICS_FILE.fullmatch(shard.path)
+        if match is None:
+            raise FaultyZoo(f"{shard} is no file of a zoo")
+        path = metrics_file(match["zoo"], match["split"])
+        if path not in self._known:
+            metrics = Shard(shard.repo_id, shard.commit, path)
+            schema = row_schema(None, ("model_id", "epoch"))
+            tables = list(read_tables(metrics, schema, None, self._token, self._options))
+            rows = pa.concat_tables(tables).group_by("model_id").aggregate([("epoch", "max")])
+            models: dict[int, list[str]] = {}
+            for model, epoch in zip(*(column.to_pylist() for column in rows.columns), strict=True):
+                models.setdefault(epoch, []).append(model)
+            conditions = [
+                (pads.field("epoch") == epoch) & pads.field("model_id").isin(found)
+                for epoch, found in models.items()
+            ]
+            self._known[path] = reduce(or_, conditions)
+        return self._known[path]
 
 
 @contextmanager

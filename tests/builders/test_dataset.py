@@ -239,6 +239,48 @@ def test_filters_that_leave_no_row_of_some_tables(tmp_path: Path, streaming: boo
     assert list(rows) == expected
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_the_last_state_of_each_model(tmp_path: Path, streaming: bool) -> None:
+    """Also of models that lack epochs, and where each state has a file."""
+    zoo = dataclasses.replace(get_zoo("digits_cnn_s"), epochs=4)
+    directory = random_zoo(tmp_path, zoo, 10)
+    directory.write_model(
+        "short",
+        {"activation": "relu"},
+        [0, 2],
+        np.full((2, zoo.layout.size), [[1], [2]], np.float32),
+        {"test_acc": np.array([0.1, 0.9])},
+    )
+    options: dict[str, Any] = {"streaming": streaming, "cache_dir": str(tmp_path / "cache")}
+    rows = [
+        row for part in load(zoo.name, tmp_path, final=True, **options).values() for row in part
+    ]
+    assert {row["model_id"]: row["epoch"] for row in rows} == {
+        file.model_id: file.epochs[-1] for file in directory.scan()[0]
+    }
+    assert len(rows) == 11
+    for row in rows:
+        file = directory.read(directory.state_path(row["model_id"], 0))
+        assert np.array_equal(np.array(row["weights"], np.float32), file.weights()[-1])
+    planned = load(zoo.name, tmp_path, final=True, filters=[("epoch", "==", 4)], **options)
+    found = {row["model_id"] for part in planned.values() for row in part}
+    assert found == {row["model_id"] for row in rows} - {"short"}
+
+
+def test_the_last_state_where_each_has_a_file(tmp_path: Path) -> None:
+    zoo = dataclasses.replace(get_zoo("cifar10_resnet18"), epochs=3, seeds=2)
+    directory = create_zoo(tmp_path, zoo)
+    weights = np.zeros((3, zoo.layout.size), np.float32)
+    for model, epochs in zip(zoo.models(), ([1, 2, 3], [1, 3]), strict=True):
+        directory.write_model(model.model_id, {}, epochs, weights[: len(epochs)], {})
+    rows = load(
+        zoo.name, tmp_path, final=True, columns=["model_id", "epoch"], cache_dir=str(tmp_path / "c")
+    )
+    found = [row for part in rows.values() for row in part]
+    assert sorted(row["model_id"] for row in found) == sorted(m.model_id for m in zoo.models())
+    assert {row["epoch"] for row in found} == {3}
+
+
 def test_a_number_finds_the_float32_next_to_it(tmp_path: Path) -> None:
     zoo = dataclasses.replace(get_zoo("digits_cnn_s"), epochs=3)
     directory = create_zoo(tmp_path, zoo)

@@ -348,3 +348,25 @@ result = [(o.zoo, o.where, o.models, o.states, o.epochs, o.splits) for o in foun
         for o in overview("mnist_cnn_s", home)
     ]
     assert sorted(found) == sorted(expected)
+
+
+@pytest.mark.parametrize("name", ["digits_cnn_s", "mnist_cnn_s", "metrics"])
+def test_the_last_states_of_a_repository(
+    published: str, writer: Client, home: Path, name: str
+) -> None:
+    code = """
+import model_zoos
+from datasets import load_dataset
+rows = load_dataset("model_zoos", name, repo=repo, final=True, filters=[("epoch", ">", 0)])
+result = {
+    split: sorted(zip(part["zoo"], part["model_id"], part["epoch"], part["test_acc"]))
+    for split, part in rows.items()
+}
+"""
+    ours = load_dataset("model_zoos", name, data_dir=str(home), final=True)
+    expected = {
+        split: sorted(zip(p["zoo"], p["model_id"], p["epoch"], p["test_acc"], strict=True))
+        for split, p in ours.items()
+    }
+    assert writer.run(code, name=name, repo=published) == expected
+    assert all(len({row[:2] for row in rows}) == len(rows) for rows in expected.values())
