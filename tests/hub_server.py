@@ -116,9 +116,14 @@ class Hub(ThreadingHTTPServer):
     request_queue_size = 64
 
     def __init__(
-        self, folder: Path, *, tokens: dict[str, str] | None = None, page: int = 1000
+        self,
+        folder: Path,
+        *,
+        tokens: dict[str, str] | None = None,
+        page: int = 1000,
+        port: int = 0,
     ) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(("127.0.0.1", port), _Handler)
         self.folder = folder
         self.folder.mkdir(parents=True, exist_ok=True)
         self.tokens = tokens

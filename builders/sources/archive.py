@@ -120,7 +120,7 @@ def zip_members(read: Read, total: int) -> Iterator[Member]:
             *_, count, size, offset = _END_64.unpack(end)
     if offset + size > total:
         raise Unreadable("truncated: the zip's directory lies beyond its end")
-    directory = bytes(read(offset, size))
+    directory = read(offset, size)
     position = 0
     for _ in range(count):
         start = position + _ENTRY.size
@@ -130,7 +130,7 @@ def zip_members(read: Read, total: int) -> Iterator[Member]:
             _ENTRY.unpack_from(directory, position)
         )
         kind = "utf-8" if flags & 0x800 else "cp437"
-        name = _normal(directory[start : start + n].decode(kind, "surrogateescape"))
+        name = _normal(bytes(directory[start : start + n]).decode(kind, "surrogateescape"))
         if _IN_ZIP64 in (content, compressed, local):
             extra = directory[start + n : start + n + m]
             content, compressed, local = _sizes_64(extra, content, compressed, local)
@@ -144,7 +144,7 @@ def _normal(name: str) -> str:
     return _DOTS.sub("", name) if "//" in name or "./" in name else name
 
 
-def _sizes_64(extra: bytes, *values: int) -> list[int]:
+def _sizes_64(extra: bytes | memoryview, *values: int) -> list[int]:
     """Sizes and offset of a zip64 entry: those that do not fit lie in field 1 of its extra data."""
     position = 0
     while position + 4 <= len(extra):

@@ -18,13 +18,14 @@ import struct
 from collections.abc import Callable, Iterable, Mapping, Sized
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import Unreadable
-from .archive import Member, Read, read_member, shown, zip_members
+from .archive import Read, read_member, shown, zip_members
 
 STORAGES = {
     "torch.FloatStorage": "<f4",
@@ -52,6 +53,10 @@ _LEGACY = (0x1950A86A20F9469CFC6C, 1001)
 
 _MOST_ELEMENTS = 1 << 40
 _LONGEST_PATH = 4096
+_LARGEST_PICKLE = 1 << 20
+"""Limit of a checkpoint's pickle in bytes. That of ResNet-18 has 20 kB, with an optimizer 60 kB."""
+_BYTES_OF_STORAGE = 20
+"""Bytes that a storage takes in a pickle, at least."""
 
 _T = TypeVar("_T")
 
@@ -132,28 +137,30 @@ class TorchFile:
         return values
 
 
-def read_torch(read: Read, total: int) -> TorchFile:
+def read_torch(read: Read, total: int, largest_pickle: int) -> TorchFile:
     """Read a file that torch.save wrote, of any version of torch.
 
     Args:
         read: reads the file.
         total: bytes of the file.
+        largest_pickle: bytes that its pickle may have; objects take up to 70 times as much memory.
 
     Raises:
         Unreadable: it is empty, truncated or damaged, or its pickle names something unknown.
     """
     if total and read(0, 2) != b"PK":
         if read(0, 1) == b"\x80":
-            return _read_legacy(bytes(read(0, total)))
+            return _read_legacy(bytes(read(0, total)), largest_pickle)
         raise Unreadable("unreadable: neither a zip nor a file of torch before 1.6")
-    members: dict[str, Member] = {member.name: member for member in zip_members(read, total)}
+    entries = islice(zip_members(read, total), largest_pickle // _BYTES_OF_STORAGE)
+    members = {member.name: member for member in entries}
     prefix = next((name[:-8] for name in members if name.endswith("data.pkl")), None)
     if prefix is None:
         raise Unreadable("unreadable: a zip without data.pkl, not torch's")
     order = members.get(f"{prefix}byteorder")
     if order and read_member(read, order, 16) != b"little":
         raise Unreadable("unreadable: not in little-endian byte order")
-    pickled = bytes(read_member(read, members[f"{prefix}data.pkl"], total))
+    pickled = bytes(read_member(read, members[f"{prefix}data.pkl"], largest_pickle))
     tree = _unpickle_cached(pickled) if len(pickled) < 65536 else unpickle(pickled)[0]
 
     def storage(wanted: Storage) -> bytes | memoryview:
@@ -172,7 +179,8 @@ def read_state_dict(content: bytes) -> dict[str, NDArray[Any]]:
         Unreadable: as in `read_torch`, or it holds no or several state_dicts.
     """
     view = memoryview(content)  # so that 45 MB of ResNet-18 are not copied
-    file = read_torch(lambda offset, count: view[offset : offset + count], len(view))
+    read: Read = lambda offset, count: view[offset : offset + count]  # noqa: E731
+    file = read_torch(read, len(view), _LARGEST_PICKLE)
     tensors = _state_dict(file.tree)
     arrays: dict[str, NDArray[Any]] = {}
     size = 0
@@ -207,12 +215,13 @@ def _state_dict(tree: object) -> dict[str, Any]:
     return {str(name): tensor for name, tensor in cast("dict[Any, Any]", tree).items()}
 
 
-def _read_legacy(content: bytes) -> TorchFile:
+def _read_legacy(content: bytes, largest_pickle: int) -> TorchFile:
     """Read a file of torch < 1.6: magic number, version, system, object, keys, storages."""
     seen: dict[str, Storage] = {}
+    pickles = content[:largest_pickle]
     position, parts = 0, []
     for _ in range(5):
-        part, position = unpickle(content, position, seen)
+        part, position = unpickle(pickles, position, seen)
         parts.append(part)
     magic, version, system, tree, keys = parts
     little = isinstance(system, dict) and system.get("little_endian") is True

@@ -72,7 +72,7 @@ def zoo_of_file(name: str, architecture: str | None = None) -> str | None:
 
 def zoos_of_trials(
     trials: Sequence[Trial],
-    described: Mapping[str, Description | str],
+    described: dict[str, Description | str],
     stem: str,
     name: str | None,
 ) -> list[tuple[Zoo, list[Trial]]]:
@@ -82,7 +82,8 @@ def zoos_of_trials(
 
     Args:
         trials: all trials of the source, at least one.
-        described: folder of each trial -> its description, or why there is none.
+        described: folder of each trial -> its description, or why there is none; trials of a run
+            that can be no zoo get the reason, if another run can.
         stem: name of the source, for runs without a name.
         name: name of the zoo as the caller gives it; None to recognise it.
 
@@ -108,14 +109,23 @@ def zoos_of_trials(
         raise Unreadable(f"none of its {len(trials)} trials can be used, first: {reason}")
     if name is not None and name.endswith("_sparse") and not any(twin for twin, _ in groups):
         raise Unreadable(f"its trials are no sparse twins, as the name {name!r} says")
-    groups[min(groups)].extend(nameless)
-    return [
-        (
-            identify(_usable(members, described), twin, experiment, name),
-            sorted(members, key=lambda trial: trial.folder),
-        )
-        for (twin, experiment), members in sorted(groups.items())
-    ]
+    zoos: list[tuple[Zoo, list[Trial]]] = []
+    errors: list[Unreadable] = []
+    for (twin, experiment), members in sorted(groups.items()):
+        try:
+            zoos.append((identify(_usable(members, described), twin, experiment, name), members))
+        except Unreadable as error:
+            errors.append(error)
+            nameless += members
+            for trial in members:
+                if isinstance(described[trial.folder], Description):
+                    described[trial.folder] = str(error)
+    if not zoos:
+        raise errors[0]
+    zoos[0][1].extend(nameless)
+    for _, members in zoos:
+        members.sort(key=lambda trial: trial.folder)
+    return zoos
 
 
 def _usable(

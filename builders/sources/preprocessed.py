@@ -160,7 +160,7 @@ def read_datasets(path: Path) -> DataSets:
             raise Unreadable("empty file")
         # Rows are views of the mapped file: a tensor of all weights is never copied as a whole.
         view = memoryview(mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ))
-    file = read_torch(lambda offset, count: view[offset : offset + count], len(view))
+    file = read_torch(lambda offset, count: view[offset : offset + count], len(view), len(view))
     # All rows can lie in one storage, whose checksum need not be computed for each of them.
     file = TorchFile(file.tree, lru_cache(maxsize=2)(file.storage))
     tree = file.tree

@@ -78,7 +78,8 @@ METRICS = {
 
 _CHECKPOINT = re.compile(r"checkpoint_(\d{1,8})")
 _PARAMS_LIMIT = 1 << 20
-_RESULT_LIMIT = 16 << 20
+_RESULT_LIMITS = 4 << 20, 64 << 10, 16 << 20
+"""Bytes of a result.json: of any, for each checkpoint, and at most. Usual are 1 kB a line."""
 _LINE_LIMIT = 1 << 18
 _MOST_BAD_LINES = 1000
 """Lines of a result.json that cannot be used, after which the rest of it is not read."""
@@ -281,7 +282,8 @@ def results(source: Source, trial: Trial) -> tuple[list[Measured], list[str]]:
     """
     if trial.result is None:
         raise Unreadable("missing metrics: there is no result.json")
-    content = source.read(trial.result, _RESULT_LIMIT)
+    base, each, most = _RESULT_LIMITS
+    content = source.read(trial.result, min(base + each * len(trial.checkpoints), most))
     numbers = {checkpoint.number for checkpoint in trial.checkpoints}
     lines: dict[int, tuple[int, dict[str, Any]]] = {}  # by number of the checkpoint's folder
     named = False

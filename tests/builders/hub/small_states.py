@@ -25,7 +25,7 @@ ARCHITECTURES.setdefault(
         keeps_epoch_0=False,
         file_per_state=True,
         row_group_bytes=1,
-        shard_bytes=1,  # a shard for each state
+        shard_bytes=31_400,  # a shard for each state
     ),
 )
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import sys
+import types
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from tests.shared import CNN_S, SEED_ZOO, SHARED
@@ -98,4 +101,46 @@ def made_trial(
         f"{folder}/params.json": json.dumps(params).encode(),
         f"{folder}/result.json": "".join(json.dumps(line) + "\n" for line in lines).encode(),
         **{f"{folder}/checkpoint_{e:06d}/checkpoints": checkpoint(e) for e in epochs},
+    }
+
+
+PROPERTIES = {
+    "model::nlin": "tanh",
+    "model::init_type": "uniform",
+    "model::dropout": 0,
+    "optim::optimizer": "adam",
+    "optim::lr": 3e-4,
+    "optim::wd": 0.0,
+    "seed": 1,
+}
+
+
+def write_datasets(path: Path, monkeypatch: pytest.MonkeyPatch, **sets: dict[str, Any]) -> Path:
+    """A file as the original's script would save it: with a class of this very name."""
+    module = types.ModuleType("checkpoints_to_datasets.dataset_base")
+    cls = type("ModelDatasetBase", (), {"__module__": module.__name__})
+    module.ModelDatasetBase = cls  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "checkpoints_to_datasets", types.ModuleType("c"))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    tree = {}
+    for name, attributes in sets.items():
+        tree[name] = cls()
+        tree[name].__dict__.update(attributes)
+    torch.save(tree, path)
+    return path
+
+
+def one_set(trials: list[str], epochs: list[int]) -> dict[str, Any]:
+    rows = [(trial, epoch) for trial in trials for epoch in epochs]
+    generator = torch.Generator().manual_seed(len(trials))
+    return {
+        "data_in": torch.randn(len(rows), 2464, generator=generator),
+        "paths": [Path("/somewhere/tune_zoo_mnist_uniform") / trial for trial, _ in rows],
+        "epochs": [epoch for _, epoch in rows],
+        "properties": {
+            "training_iteration": [epoch for _, epoch in rows],
+            "test_acc": [0.5 for _ in rows],
+            "train_acc": [0.75 for _ in rows],
+            **{key: [value for _ in rows] for key, value in PROPERTIES.items()},
+        },
     }

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
 import os
 import pickle
+import re
 import resource
 import struct
 import zipfile
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +31,19 @@ from model_zoos.builders.sources.archive import Source
 from model_zoos.builders.sources.checkpoint import Record, read_state_dict, unpickle
 from model_zoos.builders.sources.importing import import_zoo
 from model_zoos.builders.sources.report import LeftOut
+from model_zoos.builders.zoo_directory import open_zoo
 from model_zoos.errors import Unreadable
-from tests.builders.sources.raw import files_of, saved, write_folder, write_zip
+from tests.builders.sources.raw import (
+    LINE,
+    files_of,
+    made_trial,
+    one_set,
+    saved,
+    state_dict,
+    write_datasets,
+    write_folder,
+    write_zip,
+)
 from tests.shared import CNN_S, SEED_ZOO, contents, needs_shared
 
 TENSORS: dict[str, Callable[[], torch.Tensor]] = {
@@ -475,3 +489,183 @@ def test_the_checksum_is_that_of_the_content(tmp_path: Path) -> None:
     assert zlib.crc32(content[at : at + 12]) != zlib.crc32(struct.pack("<3f", 1, 1, 1))
     with pytest.raises(Unreadable, match="checksum"):
         read_state_dict(bytes(content))
+
+
+# --- Few bytes that would cost much ---------------------------------------------------------------
+
+
+def at_one_offset(files: dict[str, bytes], name: str, copies: int) -> bytes:
+    """A zip whose directory names one file many times, as further checkpoints."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for entry, content in files.items():
+            archive.writestr(entry, content)
+        info = archive.getinfo(name)
+        for number in range(10, 10 + copies):
+            copy = zipfile.ZipInfo(re.sub(r"checkpoint_\d+", f"checkpoint_{number:06d}", name))
+            for attribute in ("header_offset", "CRC", "compress_size", "file_size"):
+                setattr(copy, attribute, getattr(info, attribute))
+            archive.filelist.append(copy)
+            archive.NameToInfo[copy.filename] = copy
+    return buffer.getvalue()
+
+
+def test_many_checkpoints_at_one_offset(tmp_path: Path) -> None:
+    files = made_trial("run/a") | made_trial("run/b", epochs=[0]) | made_trial("run/c")
+    name = "run/b/checkpoint_000000/checkpoints"
+    lines = [{**LINE, "training_iteration": n} for n in [0, *range(10, 3010)]]
+    files["run/b/result.json"] = "\n".join(map(json.dumps, lines)).encode()
+    source = tmp_path / "x.zip"
+    source.write_bytes(at_one_offset(files, name, 3000))
+    [report] = import_zoo(source, tmp_path, "own", workers=1)
+    assert report.found == 3007
+    kept = {
+        states.model_id: states.epochs.tolist() for states in open_zoo(tmp_path, "own").scan()[0]
+    }
+    assert kept["a"] == kept["c"] == [0, 1, 2]
+    assert len(kept["b"]) <= 2
+    assert {state.category for state in report.left_out} == {"refused"}
+
+
+PAIRS = b"X\x01\x00\x00\x00aN\x86"
+EXPENSIVE: dict[str, bytes] = {
+    "a dictionary made again and again": b"\x80\x02]q\x00(" + PAIRS * 30_000 + b"ec"
+    b"collections\nOrderedDict\nq\x01" + b"h\x01h\x00\x85R0" * 60_000 + b".",
+    "attributes set again and again": b"\x80\x02}q\x00("
+    + b"".join(b"X\x05\x00\x00\x00%05dN" % n for n in range(30_000))
+    + b"u0ccheckpoints_to_datasets.dataset_base\nModelDatasetBase\n)\x81"
+    + b"h\x00b" * 60_000
+    + b".",
+    "arguments taken again and again": b"\x80\x02(" + b"N" * 60_000 + b"tq\x00ctorch\nSize\nq\x01"
+    b"0" + b"h\x01(h\x00h\x00tR0" * 10 + b".",
+    "a path that doubles": b"\x80\x02X\x04\x00\x00\x00abcdq\x00cpathlib\nPosixPath\nq\x01"
+    + b"h\x01h\x00h\x00\x86Rq\x00" * 40
+    + b".",
+    "a million lists": b"\x80\x02](" + b"]" * 2_000_000 + b"e.",
+}
+
+
+@pytest.mark.parametrize("name", EXPENSIVE)
+def test_expensive_pickles_are_refused_soon(name: str) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(Unreadable):
+        read_state_dict(torch_zip(EXPENSIVE[name]))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 80_000  # kB
+
+
+@pytest.mark.parametrize(
+    ("result", "left_out", "remark"),
+    [
+        (b"\n" * (4 << 20), "missing metrics", None),
+        (b"x\n" * (2 << 20), "missing metrics", "and line 1000 is the last that was read"),
+        (
+            b"{}\n" * 100,
+            "missing metrics",
+            "line 1 of result.json has no training_iteration, and",
+        ),
+        (b"[" + b"[]," * (1 << 20) + b"[]]", "missing metrics", "line 1 of result.json has more"),
+        (b"[" * (4 << 20), "missing metrics", "line 1 of result.json has more than"),
+        (b"x" * (17 << 20), "too large", None),
+    ],
+)
+def test_a_result_json_without_end(
+    tmp_path: Path, result: bytes, left_out: str, remark: str | None
+) -> None:
+    files = made_trial("run/a") | made_trial("run/b", epochs=[0])
+    files["run/b/result.json"] = result
+    [report] = import_zoo(write_zip(tmp_path / "x.zip", files), tmp_path, "own", workers=1)
+    assert (report.found, report.kept, report.categories()) == (4, 3, {left_out: 1})
+    assert len(report.remarks) == (remark is not None)
+    assert remark is None or remark in report.remarks[0]
+    assert sum(map(len, report.remarks)) < 300
+
+
+def test_values_that_cannot_be_written_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lists of lists in which all are the same: 2^60 values, if a message showed them."""
+    deep: list[Any] = ["x"]
+    for _ in range(60):
+        deep = [deep, deep]
+    train = one_set(["a", "b"], [1, 2])
+    for column, values in {
+        "model::nlin": [deep, deep, "tanh", "tanh"],
+        "val_acc": [0.5, 0.5, deep, 0.5],
+        "training_iteration": [1, 2, 1, deep],
+    }.items():
+        train["properties"][column] = values
+    train["paths"][0] = Path("/".join(["a"] * 3000))
+    path = write_datasets(tmp_path / "x.pt", monkeypatch, trainset=train)
+    [report] = import_zoo(path, tmp_path, "mnist_cnn_s_seed")
+    assert (report.found, report.kept) == (4, 1)
+    assert sorted(state.reason for state in report.left_out) == [
+        "missing metrics: the file has none of this epoch",
+        "refused: its path cannot name a model",
+        "wrong params.json: model::nlin is a list",
+    ]
+    assert report.remarks == (
+        "b: val_acc is null at 1 states, at the first because val_acc is no number, at epoch 1",
+    )
+
+
+def test_many_tensors_in_one_storage(tmp_path: Path) -> None:
+    base = torch.zeros(200_000)
+    with pytest.raises(Unreadable, match="too large: its tensors have more than"):
+        read_state_dict(saved({str(n): base[n:] for n in range(900)}))
+
+
+# --- Errors of the machine are no reasons ---------------------------------------------------------
+
+
+def test_any_error_in_a_state_is_its_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(content: bytes, error: Exception | None = None) -> Any:
+        if error is not None and content == bad:
+            raise error
+        return read_state_dict(content)
+
+    bad = saved(state_dict(9))
+    files = made_trial("run/a", checkpoint=lambda n: bad if n == 1 else saved(state_dict(n)))
+    source = write_zip(tmp_path / "x.zip", files)
+    for number, error in enumerate(
+        [
+            ZeroDivisionError("x"),
+            RecursionError(),
+            OverflowError("\x1b[2J"),
+            OSError(errno.EIO, "io"),
+        ]
+    ):
+        monkeypatch.setattr(ray_tune, "read_state_dict", partial(fail, error=error))
+        [report] = import_zoo(source, tmp_path / str(number), "own", workers=1)
+        [left_out] = report.left_out
+        assert (report.kept, left_out.epoch, left_out.category) == (2, 1, "unreadable")
+        assert left_out.reason.isprintable()
+    for code in (errno.EMFILE, errno.ENOSPC):
+        error = OSError(code, os.strerror(code))
+        monkeypatch.setattr(ray_tune, "read_state_dict", partial(fail, error=error))
+        with pytest.raises(OSError, match=os.strerror(code)):
+            import_zoo(source, tmp_path / "machine", "own", workers=1)
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "params.json",
+        "result.json",
+        "checkpoint_000000/checkpoints",
+        "checkpoint_000001/checkpoints",
+    ],
+)
+def test_odd_files_in_a_folder_cost_only_their_states(tmp_path: Path, file: str) -> None:
+    """A folder, a pipe, a dead link and a device in place of a file."""
+    for number, make in enumerate(
+        (Path.mkdir, os.mkfifo, partial(os.symlink, "gone"), partial(os.symlink, "/dev/zero"))
+    ):
+        files = made_trial("run/a") | made_trial("run/b")
+        root = write_folder(tmp_path / str(number) / "source", files)
+        odd = root / "run" / "b" / file
+        odd.unlink()
+        make(odd)
+        [report] = import_zoo(root, tmp_path / str(number), "own", workers=1)
+        lost = 3 if file.endswith("json") else 1
+        assert report.kept == 6 - lost
+        assert report.found >= report.kept

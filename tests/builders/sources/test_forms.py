@@ -26,12 +26,13 @@ from tests.builders.sources.raw import (
     LINE,
     PARAMS,
     made_trial,
+    one_set,
     saved,
     state_dict,
+    write_datasets,
     write_folder,
     write_zip,
 )
-from tests.builders.sources.test_preprocessed import one_set, write_datasets
 from tests.shared import CNN_S, SHARED, contents, needs_shared
 
 RUN = "tune_zoo_some_run"
@@ -414,6 +415,24 @@ def test_bfloat16_and_doubles(tmp_path: Path) -> None:
         _, models = imported(write_zip(root / "x.zip", files), root)
         expected = np.concatenate([t.float().numpy().ravel() for t in tensors.values()])
         assert models["a"].weights()[0].tobytes() == expected.tobytes()
+
+
+def test_a_run_that_can_be_no_zoo_costs_no_other(tmp_path: Path) -> None:
+    """Its parameters do not make a grid, or its name is none of a zoo."""
+    for number, changes in enumerate(
+        ({"optim::lr": None}, {"dataset::dump": "/x/_/dataset.pt"}, {"optim::momentum": 7.0}), 1
+    ):
+        other = {"optim::optimizer": "sgd", "optim::momentum": 0.9, "dataset::dump": "/x/y/z.pt"}
+        params = {**PARAMS, **other, **changes}
+        files = made_trial("run/a") | made_trial("other/b", params=params)
+        source = write_zip(tmp_path / f"{number}.zip", files)
+        [report] = import_zoo(source, tmp_path / str(number))
+        assert (report.zoo, report.found, report.kept) == ("some_run", 6, 3)
+        assert {state.trial for state in report.left_out} == {"b"}
+        with pytest.raises(Unreadable):
+            import_zoo(
+                write_zip(tmp_path / "alone.zip", made_trial("other/b", params=params)), tmp_path
+            )
 
 
 # --- Worker processes -----------------------------------------------------------------------------

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-import types
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,7 @@ from model_zoos.builders.sources.identify import zoo_of_file
 from model_zoos.builders.sources.importing import import_zoo
 from model_zoos.builders.zoo_directory import open_zoo
 from model_zoos.errors import FaultyZoo, Unreadable
-from tests.builders.sources.raw import RAW
+from tests.builders.sources.raw import RAW, one_set, write_datasets
 from tests.builders.sources.test_checkpoint import mutate
 from tests.shared import SEED_ZOO, contents, needs_shared
 
@@ -76,48 +74,6 @@ def test_a_zoo_that_it_does_not_describe_must_be_named(tmp_path: Path) -> None:
 )
 def test_names_of_files(file: str, zoo: str | None) -> None:
     assert zoo_of_file(file) == zoo
-
-
-PARAMS = {
-    "model::nlin": "tanh",
-    "model::init_type": "uniform",
-    "model::dropout": 0,
-    "optim::optimizer": "adam",
-    "optim::lr": 3e-4,
-    "optim::wd": 0.0,
-    "seed": 1,
-}
-
-
-def write_datasets(path: Path, monkeypatch: pytest.MonkeyPatch, **sets: dict[str, Any]) -> Path:
-    """A file as the original's script would save it: with a class of this very name."""
-    module = types.ModuleType("checkpoints_to_datasets.dataset_base")
-    cls = type("ModelDatasetBase", (), {"__module__": module.__name__})
-    module.ModelDatasetBase = cls  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "checkpoints_to_datasets", types.ModuleType("c"))
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-    tree = {}
-    for name, attributes in sets.items():
-        tree[name] = cls()
-        tree[name].__dict__.update(attributes)
-    torch.save(tree, path)
-    return path
-
-
-def one_set(trials: list[str], epochs: list[int]) -> dict[str, Any]:
-    rows = [(trial, epoch) for trial in trials for epoch in epochs]
-    generator = torch.Generator().manual_seed(len(trials))
-    return {
-        "data_in": torch.randn(len(rows), 2464, generator=generator),
-        "paths": [Path("/somewhere/tune_zoo_mnist_uniform") / trial for trial, _ in rows],
-        "epochs": [epoch for _, epoch in rows],
-        "properties": {
-            "training_iteration": [epoch for _, epoch in rows],
-            "test_acc": [0.5 for _ in rows],
-            "train_acc": [0.75 for _ in rows],
-            **{key: [value for _ in rows] for key, value in PARAMS.items()},
-        },
-    }
 
 
 def test_mode_vector_and_hyperparameters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
