@@ -1,7 +1,8 @@
 """The architectures: their layers, the images they see, and what can be done with them.
 
 An `Architecture` is data. Code that treats architectures differently asks for one of its fields,
-never for its name. A further sequence of such layers is one more entry of `ARCHITECTURES`.
+never for its name. A plain sequence of layers needs no entry of `ARCHITECTURES`: its text form
+(layers.py) is its name.
 
 The entries are those of the paper's code (code/model_definitions/def_net.py): CNN-s is its class
 CNN, CNN-l its class CNN3, ResNet-18 is torchvision's with a 3x3 stem and no max-pool. Zoos can be
@@ -10,34 +11,39 @@ read without torch, so this module does not import it; generation/networks.py bu
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+import hashlib
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
-Shape = tuple[int, ...]
+from ..errors import InvalidArgument
+from .hyperparameters import SCHEDULERS
+from .layers import (
+    Layer,
+    Sequential,
+    Shape,
+    format_text,
+    looks_like_text,
+    misfit,
+    outputs_of,
+    parse_text,
+    text_of_list,
+    weight_shapes,
+)
+
+__all__ = [
+    "ARCHITECTURES",
+    "Architecture",
+    "Layer",
+    "Shape",
+    "Shapes",
+    "canonical_name",
+    "find_architecture",
+]
+
 Shapes = list[tuple[str, Shape]]
 """Named tensors with their shapes, in the order of the flat weight vector."""
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One trainable layer with what follows it: [max-pool 2], [activation], [dropout].
-
-    Attributes:
-        name: of its tensors, as in "conv1.weight".
-        out: number of its output channels or features. The last layer has one for each class
-            instead.
-        kernel: side of a convolution's square kernel (stride 1, no padding). None for a linear
-            layer, whose input is flattened in the order channel, row, column.
-        pool, activation, dropout: whether it is followed by these.
-    """
-
-    name: str
-    out: int
-    kernel: int | None = None
-    pool: bool = False
-    activation: bool = True
-    dropout: bool = False
 
 
 @dataclass(frozen=True)
@@ -49,10 +55,12 @@ class Architecture:
         title: its name in texts for people.
         image_size: side of its square input images; None if it takes any.
         layers: the layers of a plain sequence of layers; () for any other network.
+        channels, classes: of the images; None for a name that stands for networks with any.
         tensors: function from the numbers of channels and classes to the named tensors of a network
             without `layers`.
         engines: names of the engines that can train it, the default first.
-        schedulers: learning rate schedules that its models can have; None is a constant rate.
+        schedulers: learning rate schedules that its models can have, the paper's first; None is a
+            constant rate.
         original_class: name of its class in the paper's code.
         file_words: words for it in the names of the paper's preprocessed files; "" where a name
             without a word means it.
@@ -73,9 +81,11 @@ class Architecture:
     title: str
     image_size: int | None
     layers: tuple[Layer, ...] = ()
+    channels: int | None = None
+    classes: int | None = None
     tensors: Callable[[int, int], Shapes] | None = None
     engines: tuple[str, ...] = ("lanes", "batched", "reference")
-    schedulers: tuple[str | None, ...] = (None,)
+    schedulers: tuple[str | None, ...] = SCHEDULERS
     original_class: str | None = None
     file_words: tuple[str, ...] = ()
     always_dropout: bool = False
@@ -94,48 +104,39 @@ class Architecture:
             return
         if self.image_size is None:
             raise ValueError(f"architecture {self.name!r} has layers, which need an image_size")
-        kernels = [layer.kernel is not None for layer in self.layers]
-        if kernels != sorted(kernels, reverse=True) or kernels[-1]:
-            raise ValueError(
-                f"architecture {self.name!r}: convolutions come first, and the last layer is linear"
-            )
-        if len({layer.name for layer in self.layers}) < len(self.layers):
-            raise ValueError(f"architecture {self.name!r} has two layers of one name")
-        for layer, shape in zip(self.layers, self.outputs(classes=1), strict=True):
-            if shape[-1] < 1 + (layer.kernel is not None and layer.pool):
-                raise ValueError(
-                    f"architecture {self.name!r}: images of {self.image_size} x {self.image_size} "
-                    f"pixels are too small for {layer.name}"
-                )
+        if found := misfit(self.layers, self.image_size):
+            raise ValueError(f"architecture {self.name!r}: {found[1]}")
 
     def shapes(self, channels: int, classes: int) -> Shapes:
-        """Names and shapes of all weights: layer by layer, weight before bias."""
+        """Names and shapes of all weights: layer by layer, weight before bias.
+
+        Raises:
+            ValueError: this architecture is for images with other channels, or other classes.
+        """
+        for what, found, own in (
+            ("channels", channels, self.channels),
+            ("classes", classes, self.classes),
+        ):
+            if own not in (None, found):
+                raise InvalidArgument(f"the network {self.name} has {own} {what}, not {found}")
         if self.tensors is not None:
             return self.tensors(channels, classes)
         shapes: Shapes = []
-        side = self.image_size or 0
-        features: Shape = (channels, side, side)
-        for layer, out in zip(self.layers, self.outputs(classes), strict=True):
-            if layer.kernel is not None:
-                weight: Shape = (out[0], features[0], layer.kernel, layer.kernel)
-            else:
-                weight = (out[0], math.prod(features))
-            features = (out[0], *(size // 2 if layer.pool else size for size in out[1:]))
-            shapes += [(f"{layer.name}.weight", weight), (f"{layer.name}.bias", (out[0],))]
+        for layer, weight in weight_shapes(self.layers, channels, self.image_size or 0, classes):
+            shapes += [(f"{layer.name}.weight", weight), (f"{layer.name}.bias", weight[:1])]
         return shapes
 
     def outputs(self, classes: int) -> list[Shape]:
         """Shape of each layer's output before pooling: (channels, height, width) or (features,)."""
-        shapes: list[Shape] = []
-        side = self.image_size or 0
-        for layer in self.layers:
-            if layer.kernel is None:
-                shapes.append((classes if layer is self.layers[-1] else layer.out,))
-                continue
-            side -= layer.kernel - 1
-            shapes.append((layer.out, side, side))
-            side //= 1 + layer.pool
-        return shapes
+        return outputs_of(self.layers, self.image_size or 0, classes)
+
+    @property
+    def file_name(self) -> str:
+        """The name as a part of file names: the text form with hyphens, a long one cut."""
+        plain = re.sub(r"[^\w-]", ".", self.name.replace(" ", "-"))
+        if plain == self.name or len(plain) <= 120:
+            return plain
+        return f"{plain[:100]}-{hashlib.sha256(self.name.encode()).hexdigest()[:16]}"
 
     def module_indices(self, dropout: bool) -> list[int]:
         """Index of each layer in the `module_list` of the paper's code.
@@ -149,7 +150,7 @@ class Architecture:
                 position, flattened = position + 1, True
             indices.append(position)
             has_dropout = layer.dropout and (dropout or self.always_dropout)
-            position += 1 + layer.pool + layer.activation + has_dropout
+            position += 1 + layer.pool + bool(layer.activation) + has_dropout + layer.gap
         return indices
 
 
@@ -183,13 +184,9 @@ _ALL = (
         image_size=28,
         original_class="CNN",
         file_words=("small", ""),
-        layers=(
-            Layer("conv1", 8, kernel=5, pool=True, dropout=True),
-            Layer("conv2", 6, kernel=5, pool=True, dropout=True),
-            Layer("conv3", 4, kernel=2),
-            Layer("fc1", 20, dropout=True),
-            Layer("fc2", 10, activation=False),
-        ),
+        layers=parse_text(
+            "1x28x28 conv8k5 pool drop conv6k5 pool drop conv4k2 fc20 drop fc10"
+        ).layers,
     ),
     Architecture(
         name="cnn_l",
@@ -198,13 +195,9 @@ _ALL = (
         original_class="CNN3",
         file_words=("large",),
         always_dropout=True,
-        layers=(
-            Layer("conv1", 16, kernel=3, pool=True, dropout=True),
-            Layer("conv2", 32, kernel=3, pool=True, dropout=True),
-            Layer("conv3", 15, kernel=3, pool=True, dropout=True),
-            Layer("fc1", 20, dropout=True),
-            Layer("fc2", 10, activation=False),
-        ),
+        layers=parse_text(
+            "3x32x32 conv16k3 pool drop conv32k3 pool drop conv15k3 pool drop fc20 drop fc10"
+        ).layers,
         row_group_bytes=20 << 20,
     ),
     Architecture(
@@ -214,7 +207,7 @@ _ALL = (
         original_class="Resnet18",
         tensors=_resnet18_shapes,
         engines=("resnet",),
-        schedulers=("OneCycleLR",),
+        schedulers=("OneCycleLR", None, "cosine", "step"),
         keeps_epoch_0=False,
         file_per_state=True,
         row_group_bytes=1,  # one state, 45 MB
@@ -228,11 +221,58 @@ ARCHITECTURES: dict[str, Architecture] = {architecture.name: architecture for ar
 
 
 def find_architecture(name: str) -> Architecture:
-    """Return the architecture of this name.
+    """Return the architecture of this name, or the one that a text describes (layers.py).
 
     Raises:
-        ValueError: unknown name.
+        ValueError: unknown name, or a text that cannot be used.
     """
-    if name not in ARCHITECTURES:
-        raise ValueError(f"unknown architecture {name!r}; known: {', '.join(ARCHITECTURES)}")
-    return ARCHITECTURES[name]
+    if name in ARCHITECTURES:
+        return ARCHITECTURES[name]
+    if not looks_like_text(name):
+        raise InvalidArgument(
+            f"unknown architecture {name!r:.100}; known: {', '.join(ARCHITECTURES)}, or a text "
+            "such as '1x28x28 conv16k3s2 gap fc10'"
+        )
+    return _of_layers(parse_text(name))
+
+
+def canonical_name(architecture: str | Architecture | Sequence[object]) -> str:
+    """Return the one name of an architecture, under which zoos and rows have it.
+
+    Args:
+        architecture: a name, a text, or a list of layers (layers.text_of_list).
+
+    Returns:
+        The key in `ARCHITECTURES` where there is one for these layers; else the canonical text.
+
+    Raises:
+        ValueError: as `find_architecture`; or a list with other elements.
+    """
+    if isinstance(architecture, Architecture):
+        return architecture.name
+    if not isinstance(architecture, str):
+        if not isinstance(architecture, Sequence) or isinstance(architecture, bytes):
+            raise InvalidArgument(
+                f"an architecture is a name, a text or a list of layers, found "
+                f"{type(architecture).__name__}"
+            )
+        architecture = text_of_list(architecture)
+    return find_architecture(architecture).name
+
+
+@lru_cache(maxsize=256)
+def _of_layers(found: Sequential) -> Architecture:
+    for known in (ARCHITECTURES["cnn_s"], ARCHITECTURES["cnn_l"]):
+        size = known.image_size or 0
+        if found.channels in (1, 3) and found.text == format_text(
+            known.layers, found.channels, size, found.classes
+        ):
+            return known
+    return Architecture(
+        name=found.text,
+        title=found.text,
+        image_size=found.side,
+        layers=found.layers,
+        channels=found.channels,
+        classes=found.classes,
+    )

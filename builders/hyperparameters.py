@@ -1,9 +1,20 @@
-"""The activations, initialisations and optimizers that models of a zoo can have, by name.
+"""The activations, initialisations, optimizers and schedules of models, by name.
 
 A new activation is one more entry here, and one struct in generation/engines/lanes/layers.hpp where
 speed matters. What torch calls each of them is found by generation/networks.py; each engine has its
 own step of each optimizer, and a test compares the tables.
+
+Initialisations and schedules may carry numbers, as in `normal(std=0.1, bias=0)`: so a row describes
+itself without a column for each of them.
 """
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+
+from ..errors import InvalidArgument
 
 ACTIVATIONS = {
     "tanh": "Tanh",
@@ -11,13 +22,95 @@ ACTIVATIONS = {
     "sigmoid": "Sigmoid",
     "gelu": "GELU",
     "selu": "SELU",
+    "elu": "ELU",
+    "leaky_relu": "LeakyReLU",
+    "silu": "SiLU",
+    "softplus": "Softplus",
+    "identity": "Identity",
 }
-"""Activation -> its class in torch.nn."""
+"""Activation -> its class in torch.nn, with torch's defaults."""
 
-INITS = ("uniform", "normal", "kaiming_uniform", "kaiming_normal")
-"""Initialisations, which are functions of torch.nn.init."""
+BIAS = 0.01
+"""Every bias starts here (def_net.py of the paper's code, `initialize_weights`)."""
 
-OPTIMIZERS = ("adam", "sgd")
+INITS: dict[str, tuple[str, ...]] = {
+    "uniform": ("bias",),
+    "normal": ("std", "bias"),
+    "kaiming_uniform": ("bias",),
+    "kaiming_normal": ("bias",),
+    "xavier_uniform": ("gain", "bias"),
+    "xavier_normal": ("gain", "bias"),
+    "orthogonal": ("gain", "bias"),
+    "trunc_normal": ("std", "bias"),
+}
+"""Initialisation, a function of torch.nn.init -> the numbers that it can have. Those of torch have
+torch's defaults; trunc_normal is cut at two deviations. `bias` is where biases start."""
 
-MOMENTUM_OPTIMIZERS = ("sgd",)
+OPTIMIZERS = ("adam", "sgd", "adamw", "nesterov", "rmsprop")
+"""torch's Adam, SGD, AdamW, SGD with Nesterov's momentum, and RMSprop."""
+
+MOMENTUM_OPTIMIZERS = ("sgd", "nesterov")
 """The optimizers that have a momentum."""
+
+SCHEDULERS: tuple[str | None, ...] = (None, "OneCycleLR", "cosine", "step")
+"""Learning rate schedules, those of generation/schedules.py; None is a constant rate."""
+
+SCHEDULE_NUMBERS: dict[str, tuple[str, ...]] = {
+    "OneCycleLR": (),
+    "cosine": (),
+    "step": ("epochs", "factor"),
+}
+"""Schedule -> the numbers that it can have."""
+
+_SETTING = re.compile(r"(\w{1,40})(?:\(([^()]{0,200})\))?", re.ASCII)
+_NUMBER = re.compile(r"\s*(\w{1,40})\s*=\s*([-+.\w]{1,40})\s*", re.ASCII)
+
+
+def parse_setting(
+    kind: str, text: str, table: Mapping[str, tuple[str, ...]]
+) -> tuple[str, dict[str, float]]:
+    """Read a name with numbers, such as `normal(std=0.1, bias=0)`.
+
+    Args:
+        kind: what it is, for messages.
+        table: the known names, and the numbers that each can have.
+
+    Raises:
+        InvalidArgument: an unknown name or number, or something else than a finite number.
+    """
+    found = _SETTING.fullmatch(text) if isinstance(text, str) else None
+    if found is None or found[1] not in table:
+        raise InvalidArgument(f"unknown {kind} {text!r:.100}; known: {', '.join(table)}")
+    name, numbers = found[1], {}
+    for part in found[2].split(",") if found[2] is not None else ():
+        given = _NUMBER.fullmatch(part)
+        try:
+            value = float(given[2]) if given else math.nan
+        except ValueError:
+            value = math.nan
+        if given is None or not math.isfinite(value):
+            raise InvalidArgument(f"{kind} {text!r}: expected <name>=<number>, found {part!r}")
+        if given[1] not in table[name] or given[1] in numbers:
+            known = ", ".join(table[name]) or "none"
+            raise InvalidArgument(f"{kind} {text!r}: {name} has the numbers {known}, once each")
+        if given[1] != "bias" and value <= 0:
+            raise InvalidArgument(f"{kind} {text!r}: {given[1]} must be above 0")
+        numbers[given[1]] = value
+    return name, numbers
+
+
+def parse_init(text: str) -> tuple[str, dict[str, float]]:
+    """Read an initialisation: its name in torch.nn.init, its numbers; errors: `parse_setting`."""
+    return parse_setting("init", text, INITS)
+
+
+def parse_scheduler(text: str) -> tuple[str, dict[str, float]]:
+    """Read a learning rate schedule: its name and its numbers; errors: `parse_setting`.
+
+    Raises:
+        InvalidArgument: also if the epochs of a step are no whole number.
+    """
+    name, numbers = parse_setting("scheduler", text, SCHEDULE_NUMBERS)
+    if numbers.get("epochs", 1.0) % 1:
+        raise InvalidArgument(f"scheduler {text!r}: epochs must be a whole number")
+    return name, numbers

@@ -207,6 +207,12 @@ def find_layout(architecture: str, size: int) -> Layout:
     Raises:
         ValueError: unknown architecture, or it has no such layout.
     """
+    known = find_architecture(architecture)
+    if known.channels is not None and known.classes is not None:
+        layout = _layout(known, known.channels, known.classes)
+        if layout.size != size:
+            raise ValueError(f"{known} has {layout.size:,} weights, found {size:,}")
+        return layout
     for channels in (1, 3):
         # A vector grows by the same number of elements with every class.
         one, two = (make_layout(architecture, channels, classes).size for classes in (1, 2))

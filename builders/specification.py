@@ -17,8 +17,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from .architecture import find_architecture
-from .hyperparameters import ACTIVATIONS, INITS, MOMENTUM_OPTIMIZERS, OPTIMIZERS
+from .architecture import canonical_name, find_architecture
+from .hyperparameters import (
+    ACTIVATIONS,
+    INITS,
+    MOMENTUM_OPTIMIZERS,
+    OPTIMIZERS,
+    parse_init,
+    parse_scheduler,
+)
 from .layout import Layout, make_layout
 from .untrusted import is_text
 
@@ -45,6 +52,14 @@ def _one_of(names: Collection[str]) -> Check:
         (lambda value: isinstance(value, str) and value in names),
         f"one of {', '.join(names)}",
     )
+
+
+def _is_init(value: object) -> bool:
+    """Whether this is an initialisation; the error for bad numbers says more than "one of"."""
+    if isinstance(value, str) and "(" in value:
+        parse_init(value)
+        return True
+    return isinstance(value, str) and value in INITS
 
 
 def _count(limit: int) -> Check:
@@ -88,7 +103,7 @@ _FIELD_CHECKS: dict[str, Check] = {
 
 _GRID_CHECKS: dict[str, Check] = {
     "activation": _one_of(ACTIVATIONS),
-    "init": _one_of(INITS),
+    "init": (_is_init, f"one of {', '.join(INITS)}"),
     "dropout": ((lambda value: _RATE[0](value) and value < 1), _SHARE[1]),
     "optimizer": _one_of(OPTIMIZERS),
     "learning_rate": _RATE,
@@ -112,16 +127,18 @@ class Model:
     Attributes:
         zoo: name of its zoo, a part of its identity.
         activation: one of `ACTIVATIONS`.
-        init: torch.nn.init function for all weights, one of `INITS`; biases start at 0.01.
+        init: torch.nn.init function for all weights, one of `INITS`, with its numbers in brackets
+            where they are not torch's; biases start at 0.01, or as in "normal(bias=0)".
         dropout: rate in [0, 1).
         optimizer: one of `OPTIMIZERS`.
         learning_rate: at the start, or the maximum of a schedule.
-        weight_decay: factor of the weights that is added to the gradient (an L2 penalty).
+        weight_decay: factor of the weights that is added to the gradient (an L2 penalty); adamw
+            takes it, times the learning rate, from the weights themselves.
         momentum: of the optimizer; None if it has none, though the records of the paper's code
             repeat the zoo's 0.9 for adam.
         batch_size: images in a training step.
         epochs: passes over the training images.
-        scheduler: learning rate schedule, "OneCycleLR", or None for a constant rate.
+        scheduler: learning rate schedule (generation/schedules.py), or None for a constant rate.
         seed: seed of every random draw.
     """
 
@@ -158,7 +175,8 @@ class Zoo:
         name: with underscores, such as `mnist_cnn_s_seed`.
         image_dataset: name of the image data set, such as `mnist`.
         images: key of the image data set together with its transforms (generation/images).
-        architecture: key of architecture.ARCHITECTURES.
+        architecture: key of architecture.ARCHITECTURES, or the text form of a network (layers.py);
+            a text or a list of layers that is given becomes the canonical text.
         variant: one of `VARIANTS`, or a word of one's own.
         channels: channels of the images, 1 or 3.
         classes: classes of the images.
@@ -199,6 +217,7 @@ class Zoo:
 
     def __post_init__(self) -> None:
         try:
+            object.__setattr__(self, "architecture", canonical_name(self.architecture))
             self._check()
         except ValueError as error:
             raise ValueError(f"zoo {self.name!r}: {error}") from None
@@ -207,7 +226,16 @@ class Zoo:
         for name, check in _FIELD_CHECKS.items():
             _require(name, getattr(self, name), check)
         architecture = find_architecture(self.architecture)
-        if self.scheduler not in architecture.schedulers:
+        for what in ("channels", "classes"):
+            if getattr(architecture, what) not in (None, getattr(self, what)):
+                raise ValueError(
+                    f"the network {architecture} is for {getattr(architecture, what)} {what}, the "
+                    f"zoo has {getattr(self, what)}"
+                )
+        schedule = self.scheduler
+        if isinstance(schedule, str) and "(" in schedule:
+            schedule = parse_scheduler(schedule)[0]
+        if schedule not in architecture.schedulers:
             known = " or ".join(name or "null" for name in architecture.schedulers)
             raise ValueError(
                 f"the scheduler of {architecture.title} must be {known}, found {self.scheduler!r}"
@@ -229,6 +257,8 @@ class Zoo:
         for optimizer in grid["optimizer"]:
             if optimizer in MOMENTUM_OPTIMIZERS and self.momentum is None:
                 raise ValueError(f"{optimizer} needs a momentum (0 for none)")
+            if optimizer == "nesterov" and not self.momentum:
+                raise ValueError("nesterov needs a momentum above 0")
 
     def __repr__(self) -> str:
         return (
@@ -282,7 +312,7 @@ class Zoo:
             Model(
                 zoo=self.name,
                 **point,
-                momentum=self.momentum if point["optimizer"] == "sgd" else None,
+                momentum=self.momentum if point["optimizer"] in MOMENTUM_OPTIMIZERS else None,
                 batch_size=self.batch_size,
                 epochs=self.epochs,
                 scheduler=self.scheduler,
@@ -319,6 +349,7 @@ class Zoo:
         """
         if not isinstance(values, Mapping):
             raise ValueError(f"a zoo is a JSON object, found {type(values).__name__}")
+        values = _with_image_facts(values)
         fields = {field.name: field for field in dataclasses.fields(cls)}
         required = {n for n, field in fields.items() if field.default is dataclasses.MISSING}
         unknown, missing = sorted(values.keys() - fields), sorted(required - values.keys())
@@ -336,6 +367,17 @@ class Zoo:
             raise ValueError(f"zoo {name!r}: the grid is a JSON object of lists")
         arguments: dict[str, Any] = {**values, "grid": make_grid(**grid)}
         return cls(**arguments)
+
+
+def _with_image_facts(values: Mapping[str, object]) -> Mapping[str, object]:
+    """Take channels and classes, where absent, from the text or list of layers."""
+    given = values.get("architecture")
+    if {"channels", "classes"} <= values.keys() or not isinstance(given, str | list | tuple):
+        return values
+    found = find_architecture(canonical_name(given))
+    if found.channels is None or found.classes is None:
+        return values
+    return {"channels": found.channels, "classes": found.classes, **values}
 
 
 zoo_from_json = Zoo.from_json

@@ -19,13 +19,16 @@ from ..builders import hyperparameters
 from ..builders.layout import Layout
 from ..errors import InvalidArgument
 
-INITS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    name: getattr(nn.init, f"{name}_") for name in hyperparameters.INITS
-}
-"""The function of each initialisation, which fills a tensor in place."""
 
-BIAS = 0.01
-"""Every bias starts here (def_net.py, `initialize_weights`)."""
+def _trunc_normal(tensor: torch.Tensor, std: float = 1.0) -> torch.Tensor:
+    """torch's, cut at two deviations; torch itself cuts at 2, whatever the deviation."""
+    return nn.init.trunc_normal_(tensor, std=std, a=-2 * std, b=2 * std)
+
+
+INITS: dict[str, Callable[..., torch.Tensor]] = {
+    name: getattr(nn.init, f"{name}_") for name in hyperparameters.INITS
+} | {"trunc_normal": _trunc_normal}
+"""The function of each initialisation, which fills a tensor in place."""
 
 
 def build(layout: Layout, activation: str, dropout: float = 0.0) -> nn.Module:
@@ -51,17 +54,21 @@ def build(layout: Layout, activation: str, dropout: float = 0.0) -> nn.Module:
     for number, layer in enumerate(layout.architecture.layers, start=1):
         out, features, *_ = layout.layers[layer.name]["weight"].shape
         if layer.kernel is not None:
-            modules[layer.name] = nn.Conv2d(features, out, layer.kernel)
+            modules[layer.name] = nn.Conv2d(
+                features, out, layer.kernel, layer.stride, layer.padding
+            )
         else:
             if "flatten" not in modules:
                 modules["flatten"] = nn.Flatten()
             modules[layer.name] = nn.Linear(features, out)
         if layer.pool:
             modules[f"pool{number}"] = nn.MaxPool2d(2)
-        if layer.activation:
-            modules[f"act{number}"] = make_activation(activation)
+        if own := layer.activation_of(activation):
+            modules[f"act{number}"] = make_activation(own)
         if layer.dropout and dropout > 0:
             modules[f"drop{number}"] = nn.Dropout(dropout)
+        if layer.gap:
+            modules[f"gap{number}"] = nn.AdaptiveAvgPool2d(1)
     return nn.Sequential(modules)
 
 
@@ -100,25 +107,26 @@ def make_activation(name: str) -> nn.Module:
 
 
 def initialise(module: nn.Module, init: str) -> None:
-    """Draw the weights of all convolutions and linear layers anew, and set their biases to 0.01.
+    """Draw the weights of all convolutions and linear layers anew, and set their biases to 0.01,
+    or to the constant that the initialisation names: "normal(std=0.1, bias=0)".
 
     It draws from torch's global stream, layer by layer. In the paper's code torch's default
     initialisation has drawn before, so `build` belongs to the order of draws.
 
     Args:
         module: changed in place.
-        init: key of `INITS`.
+        init: key of `INITS`, with its numbers in brackets where they are not torch's.
 
     Raises:
         InvalidArgument: an unknown initialisation.
     """
-    if init not in INITS:
-        raise InvalidArgument(f"unknown init {init!r}; known: {', '.join(INITS)}")
+    name, numbers = hyperparameters.parse_init(init)
+    bias = numbers.pop("bias", hyperparameters.BIAS)
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
-            INITS[init](layer.weight)
+            INITS[name](layer.weight, **numbers)
             if layer.bias is not None:
-                nn.init.constant_(layer.bias, BIAS)
+                nn.init.constant_(layer.bias, bias)
 
 
 def _resnet18(channels: int, classes: int) -> nn.Module:

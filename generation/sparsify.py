@@ -38,6 +38,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..builders.catalog import TWIN_EPOCHS, twin_name
+from ..builders.hyperparameters import MOMENTUM_OPTIMIZERS
 from ..builders.layout import Layout
 from ..builders.model_file import ModelFile
 from ..builders.specification import Model, Zoo
@@ -263,10 +264,10 @@ def _twin(parent: ModelFile, zoo: Zoo, seed: int, level: float | None) -> Twin:
 def _unusable(states: ModelFile) -> str | None:
     """Why a model cannot have a twin; None if it can."""
     hyperparameters = states.hyperparameters
-    # Only sgd has a momentum, only ResNet-18 a scheduler; the twin has epochs and perhaps a seed.
+    # Not every model has a momentum and a scheduler; the twin has epochs and perhaps a seed.
     needed = {field.name for field in dataclasses.fields(Model)}
     needed -= {"zoo", "momentum", "scheduler", "epochs"}
-    needed |= {"momentum"} if hyperparameters.get("optimizer") == "sgd" else set()
+    needed |= {"momentum"} if hyperparameters.get("optimizer") in MOMENTUM_OPTIMIZERS else set()
     if missing := sorted(name for name in needed if hyperparameters.get(name) is None):
         return f"it does not say its {', '.join(missing)}"
     last = hyperparameters.get("epochs") or states.zoo.epochs

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..builders.layers import pooled_side
 from ..builders.layout import Layout
 
 if TYPE_CHECKING:
@@ -81,8 +82,7 @@ def dropout_shapes(layout: Layout) -> list[tuple[int, ...]]:
     """Return the shape of a sample's output, (c, h, w) or (features,), where dropout follows."""
     shapes = []
     for layer, shape in zip(layout.architecture.layers, layout.outputs, strict=True):
-        if layer.pool:
-            shape = (shape[0], *(side // 2 for side in shape[1:]))
+        shape = (shape[0], *(pooled_side(layer, side) for side in shape[1:]))
         if layer.dropout:
             shapes.append(shape)
     return shapes

@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import InvalidArgument
+from ..architecture import ARCHITECTURES
 from ..catalog import METRICS_NAME, dense_name
 from ..machine import byte_size
 from ..schema import row_features
 from ..splits import SPLITS
 from .contents import Contents, ZooEntry
+from .names import layout_file
 
 if TYPE_CHECKING:
     from huggingface_hub import DatasetCardData
@@ -104,6 +106,9 @@ def render_card(contents: Contents, repo_id: str = PLACEHOLDER) -> str:
         template_path=str(TEMPLATE),
         repo_id=repo_id,
         example=example.name,
+        example_layout=layout_file(example.zoo.layout),
+        example_is_own=example.zoo.architecture not in ARCHITECTURES,
+        has_own=any(zoo.zoo.architecture not in ARCHITECTURES for zoo in contents.zoos),
         example_split=next(iter(example.states)),
         example_epoch=example.zoo.epochs,
         zoo_table=_zoo_table(contents.zoos),

@@ -57,7 +57,7 @@ def metrics_file(zoo: str, split: str) -> str:
 
 def layout_file(layout: Layout) -> str:
     """Return the name of a layout's file, such as `layouts/cnn_s-2464.json`."""
-    return f"layouts/{layout.architecture}-{layout.size}.json"
+    return f"layouts/{layout.architecture.file_name}-{layout.size}.json"
 
 
 def zoo_of(path: str) -> str | None:

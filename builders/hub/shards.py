@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from ..architecture import Layer
 from ..layout import Layout
 from ..model_file import ModelFile
 from ..schema import row_features
@@ -136,14 +137,24 @@ def layout_json(layout: Layout) -> dict[str, object]:
 
     In the order of application, each layer is followed by max-pooling with kernel 2 (`pool`), the
     row's activation function (`activation`) and dropout at the row's rate (`dropout`), where these
-    are true. A linear layer (kernel null) flattens its input.
+    are true; an `activation` that is a text names the layer's own. `stride`, `padding` and `gap`
+    (the average over all places follows) are there where they are not 1, 0 and false. A linear
+    layer (kernel null) flattens its input.
     """
     architecture = layout.architecture
     return {
         **layout.to_json(),
         "image_size": architecture.image_size,
-        "layers": [dataclasses.asdict(layer) for layer in architecture.layers],
+        "layers": [_layer_json(layer) for layer in architecture.layers],
     }
+
+
+def _layer_json(layer: Layer) -> dict[str, object]:
+    """Return a layer's fields; stride, padding and averaging only where it has them."""
+    fields = dataclasses.asdict(layer)
+    plain = Layer(layer.name, layer.out)
+    later = ("stride", "padding", "gap")
+    return {k: v for k, v in fields.items() if k not in later or v != getattr(plain, k)}
 
 
 def layout_bytes(layout: Layout) -> bytes:

@@ -31,12 +31,14 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from torch.nn import functional
 
 from ...builders.architecture import Layer
 from ...builders.layout import Layout
 from ...builders.specification import Model
 from ...errors import InvalidArgument
 from ..networks import make_activation
+from ..schedules import Schedule, schedule
 from ..streams import DROPOUT, dropout_scale, dropout_shapes, dropout_threshold, split_seed
 from .population import Scores, check_models, check_weights
 
@@ -44,6 +46,8 @@ aten = torch.ops.aten
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 """torch.optim.Adam's defaults."""
+ALPHA = 0.99
+"""torch.optim.RMSprop's default."""
 
 CPU_WORKSPACE = 12 * 2**20
 """Bytes of columns in a block: 11 models of CNN-s, 5 of CNN-l. On a quiet machine 8 to 16 MiB are
@@ -191,6 +195,7 @@ class BatchedPopulation(BatchedWeights):
         self._steps: list[Callable[[torch.Tensor, torch.Tensor], None]] = [
             block.step for block in self._blocks
         ]
+        self._scheduler, self._epochs = first.scheduler, first.epochs
         self._graph_memory = torch.cuda.graph_pool_handle() if self.device.type == "cuda" else None
 
     def _samples_at_once(self) -> int:
@@ -229,6 +234,11 @@ class BatchedPopulation(BatchedWeights):
         if chosen.min() < 0 or chosen.max() >= len(pixels):
             raise InvalidArgument(f"orders must be integers in [0, {len(pixels)})")
         chosen = chosen.to(self.device)
+        if self._scheduler is not None and self._blocks[0].schedule is None:
+            steps = math.ceil(chosen.shape[1] / self.batch_size)
+            rates = schedule(self._scheduler, self._epochs, steps)
+            for block in self._blocks:
+                block.schedule = DeviceSchedule.make(rates, block)
         with _settings(self.threads, self.device):
             start, self.epoch_share = 0, 0.0
             for number, block in enumerate(self._blocks):
@@ -262,6 +272,24 @@ class BlockRates(NamedTuple):
     key: Any  # int64 [p, 2], words of 32 bits
     threshold: Any  # int64 [p, 1], of 32 bits
     scale: Any  # float32 [p, 1]
+
+
+class DeviceSchedule(NamedTuple):
+    """A `Schedule` as float64 tensors [steps] on the device of a block."""
+
+    factor: torch.Tensor
+    momentum: torch.Tensor | None
+
+    @classmethod
+    def make(cls, found: Schedule | None, block: Block) -> DeviceSchedule | None:
+        if found is None:
+            return None
+        factor, momentum = (
+            None if values is None else torch.from_numpy(values).to(block.weights.device)
+            for values in found
+        )
+        assert factor is not None
+        return cls(factor, momentum)
 
 
 class Recorded(Protocol):
@@ -303,7 +331,12 @@ class Block:
         columns: dict[str, torch.Tensor] | None,
     ) -> None:
         self.layout, self.weights, self.columns = layout, weights, columns
-        self.activation = make_activation(activation)
+        self.activations = {
+            name: make_activation(name)
+            for layer in layout.architecture.layers
+            if (name := layer.activation_of(activation))
+        }
+        self.activation = activation
         self.models = len(weights)
         self.loss = weights.new_zeros(self.models, dtype=torch.float64)
         self.correct = weights.new_zeros(self.models, dtype=torch.int64)
@@ -358,16 +391,21 @@ class Block:
             if layer.dropout:
                 mask = next(remaining, None)
                 x = x if mask is None else x * mask
+            x = average(x, layer)
         return x
 
     def activate(self, z: torch.Tensor, layer: Layer, recorded: bool) -> torch.Tensor:
         """The layer's activation of z; `recorded` by torch, so that it knows the derivative."""
-        if not layer.activation:
+        own = layer.activation_of(self.activation)
+        if own is None:
             return z
         if not recorded:
-            return self.activation(z)
+            result: torch.Tensor = self.activations[own](z)
+            return result
         with torch.enable_grad():
-            return self.activation(z.requires_grad_())
+            # The identity too gets a node of its own.
+            recorded_result: torch.Tensor = self.activations[own](z.requires_grad_()).view_as(z)
+            return recorded_result
 
     def layers(
         self, vectors: torch.Tensor | None = None
@@ -414,6 +452,7 @@ class TrainingBlock(Block):
         self.mean = torch.zeros_like(weights)  # sgd's momentum buffer
         self.square = torch.zeros_like(weights if second_moment else weights[:, :0])
         self.steps = weights.new_zeros((), dtype=torch.int64)
+        self.schedule: DeviceSchedule | None = None
 
     @property
     def state(self) -> list[torch.Tensor]:
@@ -453,7 +492,7 @@ class TrainingBlock(Block):
         remaining, parts = list(masks or ()), []
         layers = self.layers()
         for (layer, weight, _), saved in zip(reversed(layers), reversed(tape), strict=True):
-            g = self.before_activation(g.view(saved.a.shape), layer, saved, remaining)
+            g = self.before_activation(g, layer, saved, remaining)
             by_bias = g.flatten(2).sum(2)
             if layer.pool:
                 g = unpool(g, *saved.pooled)
@@ -468,35 +507,88 @@ class TrainingBlock(Block):
     def before_activation(
         g: torch.Tensor, layer: Layer, saved: Recorded, masks: list[torch.Tensor]
     ) -> torch.Tensor:
-        """The gradient by z from that behind the activation and dropout; takes the last mask."""
+        """The gradient by z from that by the layer's output; takes the last mask."""
+        if layer.gap:
+            places = saved.a.shape[2] * saved.a.shape[3]
+            g = (g.flatten(2) / places).view(*g.shape[:2], 1, 1, -1).expand(saved.a.shape)
+        g = g.reshape(saved.a.shape)
         if layer.dropout and masks:
             g = g * masks.pop()
         if layer.activation:
             (g,) = torch.autograd.grad(saved.a, saved.z, g)
         return g
 
+    def learning_rate(self) -> torch.Tensor:
+        """Of this step, float64 [p, 1]; to be called before the step is counted."""
+        rate: torch.Tensor = self.rates.learning_rate
+        return rate if self.schedule is None else rate * self._now(self.schedule.factor)
+
+    def momentum(self, otherwise: torch.Tensor | float) -> torch.Tensor | float:
+        """The schedule's momentum of this step, float64 [], where it has one."""
+        if self.schedule is None or self.schedule.momentum is None:
+            return otherwise
+        return self._now(self.schedule.momentum)
+
+    def _now(self, values: torch.Tensor) -> torch.Tensor:
+        """One of the values [steps], by the number of steps made, a tensor on the device."""
+        return values.index_select(0, self.steps.view(1).clamp(max=len(values) - 1)).view(())
+
+    def decayed(self, g: torch.Tensor) -> torch.Tensor:
+        """The gradient with the weight decay as an L2 term."""
+        return g + self.rates.weight_decay * self.weights
+
     def adam(self, g: torch.Tensor) -> None:
         """torch.optim.Adam's step for every model, from the gradient [p, N]."""
+        self._adam(self.decayed(g))
+
+    def adamw(self, g: torch.Tensor) -> None:
+        """torch.optim.AdamW's step: the weights themselves decay."""
+        self.weights *= (1 - self.learning_rate() * self.rates.weight_decay.double()).float()
+        self._adam(g)
+
+    def _adam(self, g: torch.Tensor) -> None:
+        rate, beta1 = self.learning_rate(), self.momentum(BETA1)
         self.steps += 1
-        g = g + self.rates.weight_decay * self.weights
-        self.mean.lerp_(g, 1 - BETA1)
+        self.mean.lerp_(g, 1 - beta1 if isinstance(beta1, float) else (1 - beta1).float())
         self.square.mul_(BETA2).addcmul_(g, g, value=1 - BETA2)
         steps = self.steps.double()
-        step_size = (self.rates.learning_rate / (1 - BETA1**steps)).float()
+        step_size = (rate / (1 - beta1**steps)).float()
         correction = (1 - BETA2**steps).sqrt().float()
         self.weights -= step_size * (self.mean / (self.square.sqrt() / correction + EPSILON))
 
     def sgd(self, g: torch.Tensor) -> None:
         """torch.optim.SGD's step for every model, from the gradient [p, N]."""
+        self._sgd(self.decayed(g), nesterov=False)
+
+    def nesterov(self, g: torch.Tensor) -> None:
+        """torch.optim.SGD's step with Nesterov's momentum."""
+        self._sgd(self.decayed(g), nesterov=True)
+
+    def _sgd(self, g: torch.Tensor, nesterov: bool) -> None:
+        rate, momentum = self.learning_rate().float(), self.momentum(self.rates.momentum)
+        if self.schedule is not None:
+            momentum = torch.as_tensor(momentum).float()
         self.steps += 1
-        g = g + self.rates.weight_decay * self.weights
-        self.mean.mul_(self.rates.momentum).add_(g)
-        self.weights -= self.rates.learning_rate.float() * self.mean
+        self.mean.mul_(momentum).add_(g)
+        self.weights -= rate * (g + momentum * self.mean if nesterov else self.mean)
+
+    def rmsprop(self, g: torch.Tensor) -> None:
+        """torch.optim.RMSprop's step; it has a momentum under a schedule with one."""
+        g, rate, momentum = self.decayed(g), self.learning_rate().float(), self.momentum(0.0)
+        self.steps += 1
+        self.square.mul_(ALPHA).addcmul_(g, g, value=1 - ALPHA)
+        g = g / (self.square.sqrt() + EPSILON)
+        if isinstance(momentum, torch.Tensor):
+            g = self.mean.mul_(momentum.float()).add_(g)
+        self.weights -= rate * g
 
 
 OPTIMIZERS: dict[str, tuple[Callable[[TrainingBlock, torch.Tensor], None], bool]] = {
     "adam": (TrainingBlock.adam, True),
     "sgd": (TrainingBlock.sgd, False),
+    "adamw": (TrainingBlock.adamw, True),
+    "nesterov": (TrainingBlock.nesterov, False),
+    "rmsprop": (TrainingBlock.rmsprop, True),
 }
 """The step of each optimizer, and whether it keeps a second moment of the gradient."""
 
@@ -521,12 +613,15 @@ def unfold(
     """
     if layer.kernel is None:
         return x.flatten(1, -2), None
-    k = layer.kernel
-    side = x.shape[2] - k + 1
+    k, stride = layer.kernel, layer.stride
+    if layer.padding:
+        x = functional.pad(x, (0, 0, *[layer.padding] * 4))
+    side = (x.shape[2] - k) // stride + 1
     if layer.pool:
         side -= side % 2
-    x = x[:, :, : side + k - 1, : side + k - 1]
-    windows = x.unfold(2, k, 1).unfold(3, k, 1)  # [p, channels, side, side, b, k, k]
+    seen = (side - 1) * stride + k
+    x = x[:, :, :seen, :seen]
+    windows = x.unfold(2, k, stride).unfold(3, k, stride)  # [p, channels, side, side, b, k, k]
     windows = windows.permute(0, 1, 5, 6, 2, 3, 4)
     if memory is None:
         columns = windows.contiguous()
@@ -541,15 +636,22 @@ def fold(columns: torch.Tensor, layer: Layer, shape: torch.Size) -> torch.Tensor
     """The transpose of `unfold`: every input's sum over its places in the columns, `shape`."""
     if layer.kernel is None:
         return columns.view(shape)
-    k = layer.kernel
+    k, stride, padding = layer.kernel, layer.stride, layer.padding
     side = math.isqrt(columns.shape[2] // shape[-1])
     columns = columns.view(*shape[:2], k, k, side, side, shape[-1])
-    x = columns.new_zeros(shape)
+    height, width = (size + 2 * padding for size in shape[2:4])
+    x = columns.new_zeros(*shape[:2], height, width, shape[-1])
+    seen = (side - 1) * stride + 1
     for row in range(k):
         for column in range(k):
-            window = x[:, :, row : row + side, column : column + side]
+            window = x[:, :, row : row + seen : stride, column : column + seen : stride]
             window += columns[:, :, row, column]
-    return x
+    return x[:, :, padding : height - padding, padding : width - padding]
+
+
+def average(x: torch.Tensor, layer: Layer) -> torch.Tensor:
+    """The mean over all places of x [p, channels, h, w, b] where the layer has it: 1 x 1 images."""
+    return x.mean((2, 3), keepdim=True) if layer.gap else x
 
 
 def pool(y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -33,6 +33,7 @@ from .batched import (
     BatchedPopulation,
     BlockRates,
     TrainingBlock,
+    average,
     fold,
     pool,
     random_words,
@@ -239,6 +240,7 @@ class TwinBlock(TrainingBlock):
             if layer.dropout:
                 mask = next(dropped, None)
                 x = x if mask is None else x * mask
+            x = average(x, layer)
         return x, tape
 
     def backward_noisy(
@@ -252,7 +254,7 @@ class TwinBlock(TrainingBlock):
         remaining, by_mean, by_variance = list(masks or ()), [], []
         layers = list(zip(self.layers(self.means), self.layers(variances), tape, strict=True))
         for (layer, weight, _), (_, variance, _), saved in reversed(layers):
-            g = self.before_activation(g.view(saved.a.shape), layer, saved, remaining)
+            g = self.before_activation(g, layer, saved, remaining)
             by_bias = g.flatten(2).sum(2)
             if layer.pool:
                 g = unpool(g, *saved.pooled)

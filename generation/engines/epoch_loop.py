@@ -1,8 +1,8 @@
 """Train models side by side: the epoch loop of the lanes and batched engines.
 
-Models that share activation, optimizer, batch size and number of epochs, and either all or none of
-which use dropout, fill a *block*. A block is trained from its first to its last epoch by one
-thread, then the files of its models are written.
+Models that share activation, optimizer, schedule, batch size and number of epochs, and either all
+or none of which use dropout, fill a *block*. A block is trained from its first to its last epoch by
+one thread, then the files of its models are written.
 """
 
 from __future__ import annotations
@@ -35,7 +35,10 @@ def group_models(models: Sequence[Model], size: int) -> list[list[Model]]:
     blocks: list[list[Model]] = []
     filling: dict[tuple[object, ...], list[Model]] = {}
     for model in models:
-        key = (model.activation, model.optimizer, model.dropout > 0, model.batch_size, model.epochs)
+        key = (
+            *(model.activation, model.optimizer, model.scheduler, model.dropout > 0),
+            *(model.batch_size, model.epochs),
+        )
         if len(filling.get(key, range(size))) == size:
             filling[key] = []
             blocks.append(filling[key])

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ...builders.hyperparameters import ACTIVATIONS
+from ...builders.hyperparameters import ACTIVATIONS, parse_scheduler
 from ...builders.layout import Layout
 from ...builders.specification import Model
 from ...errors import InvalidArgument
@@ -100,7 +100,7 @@ def check_models(models: Sequence[Model], count: int, optimizers: Sequence[str])
     if len(models) != count:
         raise InvalidArgument(f"found {len(models)} models and weights for {count}")
     first = models[0]
-    for name in ("activation", "optimizer", "batch_size"):
+    for name in ("activation", "optimizer", "scheduler", "batch_size"):
         if any(getattr(model, name) != getattr(first, name) for model in models):
             raise InvalidArgument(f"models that train side by side have one {name}")
     if first.optimizer not in optimizers:
@@ -108,9 +108,9 @@ def check_models(models: Sequence[Model], count: int, optimizers: Sequence[str])
             f"unknown optimizer {first.optimizer!r}; known: {', '.join(optimizers)}"
         )
     if first.scheduler is not None:
-        raise InvalidArgument(
-            f"this engine has no scheduler {first.scheduler!r}: its learning rates are constant"
-        )
+        parse_scheduler(first.scheduler)
+        if any(model.epochs != first.epochs for model in models):
+            raise InvalidArgument("models with a scheduler train side by side for as many epochs")
     if not 1 <= first.batch_size < 2**24:  # a sample's place in the batch has 24 bits in the masks
         raise InvalidArgument(f"batch_size must lie in [1, 2^24), found {first.batch_size}")
     for model in models:

@@ -26,6 +26,7 @@ from ...builders.splits import METRIC_OF_SPLIT
 from ...errors import InvalidArgument
 from ..images import ImageData
 from ..networks import build, initialise
+from ..schedules import make_scheduler
 from ..streams import dropout_masks
 
 
@@ -110,14 +111,13 @@ def train(
         network: makes what is trained of an initialised module: a model of its own, or a twin.
 
     Raises:
-        ValueError: a scheduler or architecture that this engine does not train, unknown stream.
+        ValueError: an architecture that this engine does not train, unknown stream or schedule.
     """
     if stream not in ("torch", "philox"):
         raise InvalidArgument(f"unknown stream {stream!r}; known: torch, philox")
-    if model.scheduler is not None or not layout.architecture.layers:
+    if not layout.architecture.layers:
         raise InvalidArgument(
-            "this engine trains sequences of layers at a constant learning rate, "
-            f"not {layout.architecture.title} with the scheduler {model.scheduler}"
+            f"this engine trains sequences of layers, not {layout.architecture.title}"
         )
     sets = {
         name: (images.normalized(split), getattr(images, split).labels)
@@ -135,6 +135,7 @@ def train(
         order = torch.randperm(len(y))
         state = borrowed.leave()
     optimizer = make_optimizer(model, module)
+    scheduler = make_scheduler(optimizer, model, -(-len(y) // model.batch_size))
     for epoch in range(model.epochs + 1):
         torch.set_num_threads(1)  # more threads sum in another order: other bits
         try:
@@ -144,7 +145,9 @@ def train(
             else:
                 with _Stream(state) as borrowed:
                     losses = {
-                        "train": train_epoch(trained, optimizer, x, y, model.batch_size, epoch)
+                        "train": train_epoch(
+                            trained, optimizer, x, y, model.batch_size, epoch, scheduler
+                        )
                     }
                     state = borrowed.leave()
             for name in ("val", "test"):
@@ -167,6 +170,7 @@ def train_epoch(
     y: torch.Tensor,
     batch_size: int,
     epoch: int,
+    scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
 ) -> tuple[float, float]:
     """One epoch over a fresh random order; running mean of cross entropy and accuracy."""
     module = network.module.train()
@@ -179,6 +183,8 @@ def train_epoch(
         penalty = network.penalty(epoch)
         (cross_entropy if penalty is None else cross_entropy + penalty).backward()
         optimizer.step()
+        if scheduler is not None:
+            scheduler.step()
         network.after_step()
         total += cross_entropy.item() * len(batch)
         correct += int((logits.argmax(1) == target).sum())
@@ -215,8 +221,21 @@ OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter], Model], torch.optim.Opti
         momentum=model.momentum or 0.0,
         weight_decay=model.weight_decay,
     ),
+    "adamw": lambda parameters, model: torch.optim.AdamW(
+        parameters, lr=model.learning_rate, weight_decay=model.weight_decay
+    ),
+    "nesterov": lambda parameters, model: torch.optim.SGD(
+        parameters,
+        lr=model.learning_rate,
+        momentum=model.momentum or 0.0,
+        weight_decay=model.weight_decay,
+        nesterov=True,
+    ),
+    "rmsprop": lambda parameters, model: torch.optim.RMSprop(
+        parameters, lr=model.learning_rate, weight_decay=model.weight_decay
+    ),
 }
-"""torch's optimizers, with weight decay as an L2 term of the gradient."""
+"""torch's optimizers, with weight decay as an L2 term of the gradient (adamw: as torch has it)."""
 
 
 def make_optimizer(model: Model, module: nn.Module) -> torch.optim.Optimizer:

@@ -12,6 +12,8 @@ log_alpha, for instance, enters the divergence twice as two nodes. With float32,
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import nn
@@ -48,6 +50,11 @@ class TwinLayer(nn.Module):
         super().__init__()
         self.convolution = isinstance(layer, nn.Conv2d)
         self.bound = BOUNDS["convolution" if self.convolution else "linear"]
+        self.window: dict[str, Any] = (
+            {"stride": layer.stride, "padding": layer.padding}
+            if isinstance(layer, nn.Conv2d)
+            else {}
+        )
         assert layer.bias is not None
         self.weight, self.bias = layer.weight, layer.bias
         self.log_sigma2 = nn.Parameter(torch.full_like(self.weight, LOG_SIGMA2_START))
@@ -87,15 +94,16 @@ class TwinLayer(nn.Module):
         if not self.training:
             weight, bias = self.pruned()
             if self.convolution:
-                return functional.conv2d(x, weight, bias)
+                return functional.conv2d(x, weight, bias, **self.window)
             return functional.linear(x, weight) + bias
         if self.convolution:
-            mean = functional.conv2d(x, self.weight, self.bias)
+            mean = functional.conv2d(x, self.weight, self.bias, **self.window)
             alpha, alpha_bias = self.log_alpha(), self.log_alpha_bias()
             variance = functional.conv2d(
                 x * x,
                 torch.exp(alpha) * self.weight * self.weight,
                 torch.exp(alpha_bias) * self.bias * self.bias,
+                **self.window,
             )
             return mean + torch.sqrt(TINY + variance) * self._noise(mean)
         mean = functional.linear(x, self.weight)

@@ -28,18 +28,9 @@ from ...errors import InvalidArgument
 from ..augmentation import augment, augmentation_draws, check_augmentation
 from ..images import ImageData
 from ..networks import build
+from ..schedules import make_scheduler
 from ..streams import SampleOrders, initial_weights
 from .reference import make_optimizer
-
-SCHEDULERS: dict[
-    str | None,
-    Callable[[torch.optim.Optimizer, Model, int], torch.optim.lr_scheduler.LRScheduler],
-] = {
-    "OneCycleLR": lambda optimizer, model, steps: torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=model.learning_rate, epochs=model.epochs, steps_per_epoch=steps
-    ),
-}
-"""torch's learning rate schedules, from the optimizer, the model and the steps of an epoch."""
 
 
 class Stopped(Exception):
@@ -103,10 +94,6 @@ class ResNetTraining:
         threads: int | None = None,
     ) -> None:
         check_images(images)
-        if model.scheduler not in SCHEDULERS:
-            raise InvalidArgument(
-                f"unknown scheduler {model.scheduler!r}; known: {', '.join(map(str, SCHEDULERS))}"
-            )
         self.model, self.layout, self.images = model, layout, images
         self.precision, self.threads = precision, threads
         self.device = images.train.pixels.device
@@ -119,7 +106,9 @@ class ResNetTraining:
         self.network.load_state_dict(layout.to_state_dict(torch.from_numpy(weights)), strict=False)
         self.network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = make_optimizer(model, self.network)
-        self.scheduler = SCHEDULERS[model.scheduler](self.optimizer, model, self.steps_per_epoch)
+        self.scheduler = make_scheduler(
+            self.optimizer, model, self.steps_per_epoch
+        ) or torch.optim.lr_scheduler.ConstantLR(self.optimizer, factor=1, total_iters=0)
         self._forward = torch.compile(self.network) if compile else self.network
 
     def train_epoch(

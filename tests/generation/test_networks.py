@@ -16,6 +16,11 @@ FUNCTIONS = {
     "sigmoid": torch.sigmoid,
     "gelu": functional.gelu,
     "selu": functional.selu,
+    "elu": functional.elu,
+    "leaky_relu": functional.leaky_relu,
+    "silu": functional.silu,
+    "softplus": functional.softplus,
+    "identity": lambda x: x,
 }
 
 
@@ -51,12 +56,16 @@ def test_initialisation(init: str) -> None:
     module = build(make_layout("cnn_l", 3), "relu")
     initialise(module, init)
     weight = module.conv2.weight.detach()
-    fan_in = 16 * 9
+    fan_in, fan_out = 16 * 9, 32 * 9
     deviation = {
         "uniform": (1 / 12) ** 0.5,
         "normal": 1.0,
         "kaiming_uniform": (2 / fan_in) ** 0.5,
         "kaiming_normal": (2 / fan_in) ** 0.5,
+        "xavier_uniform": (2 / (fan_in + fan_out)) ** 0.5,
+        "xavier_normal": (2 / (fan_in + fan_out)) ** 0.5,
+        "orthogonal": (1 / fan_in) ** 0.5,  # 32 rows of length 1
+        "trunc_normal": 0.8796,  # scipy.stats.truncnorm(-2, 2).std()
     }[init]
     assert float(weight.std()) == pytest.approx(deviation, rel=0.05)  # 4,608 weights
     assert float(weight.mean()) == pytest.approx(0.5 if init == "uniform" else 0, abs=0.06)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import ClassVar
@@ -13,11 +14,12 @@ from ....builders.layout import Layout
 from ....builders.machine import cores
 from ....builders.specification import Model
 from ....errors import InvalidArgument
+from ...schedules import schedule
 from ...streams import dropout_scale, dropout_threshold
 from ..population import Scores, check_models, check_weights
 from .library import load
 
-OPTIMIZERS = {"sgd": 0, "adam": 1}
+OPTIMIZERS = {"sgd": 0, "adam": 1, "adamw": 2, "nesterov": 3, "rmsprop": 4}
 """The kernel's number of each optimizer."""
 
 
@@ -173,6 +175,7 @@ class Blocks(LanesWeights):
         own = check_models(models, self.models, list(OPTIMIZERS))
         self.optimizer, self.batch_size = models[0].optimizer, models[0].batch_size
         self.dropout = bool((own.dropout > 0).any())
+        self._scheduler, self._epochs = models[0].scheduler, models[0].epochs
         self._steps = 0
         rates = np.zeros(
             self.models,
@@ -204,6 +207,9 @@ class Blocks(LanesWeights):
         if order.dtype.kind not in "iu" or order.min() < 0 or order.max() >= len(pixels):
             raise InvalidArgument(f"orders must be integers in [0, {len(pixels)})")
         samples = order.shape[1]
+        steps = -(-samples // self.batch_size)
+        rates = schedule(self._scheduler, self._epochs, steps)
+        factors, momenta = (self._this_epoch(values, steps) for values in rates or (None, None))
 
         def train(number: int, totals: NDArray[np.void]) -> int:
             own = np.ascontiguousarray(order[self._members[number]], np.int32)
@@ -218,13 +224,23 @@ class Blocks(LanesWeights):
                 samples,
                 self.batch_size,
                 self._steps,
+                None if factors is None else factors.ctypes.data,
+                None if momenta is None else momenta.ctypes.data,
                 totals.ctypes.data,
                 *more,
             )
 
         result = self._run(train, samples)
-        self._steps += -(-samples // self.batch_size)
+        self._steps += steps
         return result
+
+    def _this_epoch(
+        self, values: NDArray[np.float64] | None, steps: int
+    ) -> NDArray[np.float64] | None:
+        """The values of the next steps; the last one stays behind the end."""
+        if values is None:
+            return None
+        return values[(self._steps + np.arange(steps)).clip(max=len(values) - 1)]
 
 
 def _kernel_order(layout: Layout) -> np.ndarray:
@@ -237,7 +253,7 @@ def _kernel_order(layout: Layout) -> np.ndarray:
     order, channels = [], layout.channels
     for slots in layout.layers.values():
         shape = slots["weight"].shape
-        side = round((shape[1] // channels) ** 0.5) if len(shape) == 2 else shape[2]
+        side = math.isqrt(shape[1] // channels) if len(shape) == 2 else shape[2]
         weight = indices[slots["weight"].slice].reshape(shape[0], channels, side, side)
         order += [weight.transpose(2, 3, 1, 0).reshape(-1), indices[slots["bias"].slice]]
         channels = shape[0]

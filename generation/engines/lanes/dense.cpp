@@ -19,19 +19,21 @@
 extern "C" {
 
 // One epoch; `steps` have been made before. Returns 0, or 1 where memory ran out.
-int32_t train(Parameters* weights, const Rates* rates, int32_t adam, int32_t dropout,
+int32_t train(Parameters* weights, const Rates* rates, int32_t optimizer, int32_t dropout,
               const float* images, const int64_t* labels, const int32_t* orders, int64_t n,
-              int64_t batch_size, int64_t steps, Totals* totals) {
+              int64_t batch_size, int64_t steps, const double* factors, const double* momenta,
+              Totals* totals) {
   [[maybe_unused]] const FlushSubnormals flush;
-  const auto memory = make_workspace<Workspace>();
+  using Work = std::conditional_t<kTogether == 1, Workspace, TogetherWorkspace>;
+  const auto memory = make_workspace<Work>();
   if (!memory) return 1;
-  Workspace& work = *memory;
+  Work& work = *memory;
   *totals = Totals{};
   for (int64_t start = 0; start < n; start += batch_size, steps++) {
     std::fill_n(work.weight_gradients, kWeights, all(0.0f));
     add_batch(weights->values, work, {images, labels, orders, n}, start,
               std::min(batch_size, n - start), steps, *rates, dropout, *totals);
-    optimize(*rates, adam, steps, [&](auto update) {
+    optimize(*rates, optimizer, steps, {factors, momenta}, start / batch_size, [&](auto update) {
       for (int w = 0; w < kWeights; w++) update(*weights, w, work.weight_gradients[w]);
     });
   }

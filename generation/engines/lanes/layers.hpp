@@ -139,13 +139,14 @@ struct NoNoise {
   static constexpr bool any = false;
 };
 
-// Convolution (stride 1, no padding) over a square image, followed by 2x2 max-pooling where `pool`.
-// As in torch an odd last row and column are dropped, the first of equal maxima is taken, and a NaN
-// wins. `Input` is a function from an element of the image to its vector.
-template <int in, int out, int kernel, int side, bool pool>
+// Convolution over a square image, which is padded already, followed by 2x2 max-pooling where
+// `pool`. As in torch an odd last row and column are dropped, the first of equal maxima is taken,
+// and a NaN wins. `Input` is a function from an element of the image to its vector.
+template <int in, int out, int kernel, int side, bool pool, int stride = 1>
 struct Convolution {
   static constexpr int window = pool ? 2 : 1;
-  static constexpr int output_side = (side - kernel + 1) / window;
+  static constexpr int all_sums = (side - kernel) / stride + 1;
+  static constexpr int output_side = all_sums / window;
   static constexpr int sums = output_side * window;  // sums in a row, those dropped left out
   static constexpr int row_terms = kernel * in;  // terms of a sum side by side in the image
 
@@ -170,7 +171,7 @@ struct Convolution {
       for (int t = 0; t < row_terms; t++) {
         Float pixel[n];
 #pragma GCC unroll 4
-        for (int p = 0; p < n; p++) pixel[p] = input(first + t + step(p, side) * in);
+        for (int p = 0; p < n; p++) pixel[p] = input(first + t + stride * step(p, side) * in);
 #pragma GCC unroll 8
         for (int c = 0; c < size; c++) {
           const Float weight = w[t * out + c];
@@ -186,17 +187,20 @@ struct Convolution {
   template <class Input, class SomeNoise>
   NOINLINE static void forward(const Float* weights, const Float* biases, Input input,
                                Float* outputs, Int* routes, const SomeNoise noise) {
-    constexpr int width = side - kernel + 1, drawn = window * width * out;
-    static_assert(!SomeNoise::any || drawn % 4 == 0);
-    Float normals[SomeNoise::any ? drawn : 1];
+    constexpr int width = all_sums, drawn = window * width * out;
+    Float drawings[SomeNoise::any ? drawn + 6 : 1], *normals = drawings;
     for (int y = 0; y < output_side; y++) {
-      if constexpr (SomeNoise::any)
-        noise.normals.draw_units(normals, noise.unit + y * drawn, drawn);
+      if constexpr (SomeNoise::any) {
+        // Units are drawn by fours.
+        const int first = noise.unit + y * drawn, early = first % 4;
+        noise.normals.draw_units(drawings, first - early, (early + drawn + 3) / 4 * 4);
+        normals = drawings + early;
+      }
       in_groups<output_side, pool ? 1 : places>([&](auto neighbours, int x) {
         constexpr int n = pool ? 4 : neighbours();
         in_groups<out, group>([&](auto channels, int channel) {
           constexpr int size = channels;
-          const int at = window * (y * side + x);
+          const int at = stride * window * (y * side + x);
           Float sum[n][size], deviation[n][size], normal[n][size];
           add_products(weights, biases, input, at, channel, sum);
           if constexpr (SomeNoise::any) {
@@ -250,7 +254,7 @@ struct Convolution {
   // On the way back the gradients of the sums are zero but where the maximum was; they are spread
   // out for one band of rows at a time. Those of a group of channels lie together: what the weight
   // gradients of one group need, for all of their terms, stays in the L1 cache.
-  static constexpr int band = pool ? 2 : sums;
+  static constexpr int band = pool ? 2 : smaller(sums, larger(1, 1024 / (sums * out)));
   static constexpr Tile tile = best_tile(row_terms, out);
   static constexpr int in_band(int place, int channel) {
     const int group = channel / tile.columns * tile.columns;
@@ -264,7 +268,8 @@ struct Convolution {
                        Input input, Float* image_gradients, Gradient gradient, const Int* routes) {
     Float gradients[band * sums * out];
     for (int y = 0; y < sums; y += band) {
-      for (int row = 0; row < band; row += window)
+      const int height = smaller(band, sums - y);
+      for (int row = 0; row < height; row += window)
         for (int column = 0; column < sums; column += window)
           for (int c = 0; c < out; c++) {
             const int element = ((y + row) / window * output_side + column / window) * out + c;
@@ -281,13 +286,19 @@ struct Convolution {
               gradients[in_band(place, c)] = g;
             }
           }
-      add_weight_gradients(gradients, y, weight_gradients, input);
-      if (image_gradients) add_image_gradients(gradients, y, weights, image_gradients);
+      if (sums % band == 0 || height == band) {
+        add_weight_gradients<band>(gradients, y, weight_gradients, input);
+        if (image_gradients) add_image_gradients<band>(gradients, y, weights, image_gradients);
+      } else if constexpr (sums % band != 0) {
+        constexpr int rest = sums % band;
+        add_weight_gradients<rest>(gradients, y, weight_gradients, input);
+        if (image_gradients) add_image_gradients<rest>(gradients, y, weights, image_gradients);
+      }
     }
   }
 
   // A tile is a few of the terms of a row in a few output channels, summed over the band.
-  template <class Input>
+  template <int height, class Input>
   NOINLINE static void add_weight_gradients(const Float* gradients, int y, Float* weight_gradients,
                                             Input input) {
     in_groups<out, tile.columns>([&](auto channels, int channel) {
@@ -301,14 +312,14 @@ struct Convolution {
           for (int t = 0; t < terms; t++)
 #pragma GCC unroll 8
             for (int c = 0; c < size; c++) sum[t][c] = total[t * out + c];
-          for (int r = 0; r < band; r++) {
-            const int at = (y + r + row) * side * in + term;
+          for (int r = 0; r < height; r++) {
+            const int at = (stride * (y + r) + row) * side * in + term;
             const Float* g = gradients + in_band(r * sums, channel);
 #pragma GCC unroll 2
             for (int x = 0; x < sums; x++) {
               Float pixel[terms];
 #pragma GCC unroll 8
-              for (int t = 0; t < terms; t++) pixel[t] = input(at + x * in + t);
+              for (int t = 0; t < terms; t++) pixel[t] = input(at + stride * x * in + t);
 #pragma GCC unroll 8
               for (int c = 0; c < size; c++) {
                 const Float slope = g[x * size + c];
@@ -327,19 +338,22 @@ struct Convolution {
 
   // A tile is the pixels of a row under `strip` neighbouring sums, in a few input channels. `strip`
   // decides in which order a pixel takes its terms: it must not depend on the registers.
+  template <int height>
   NOINLINE static void add_image_gradients(const Float* gradients, int y, const Float* weights,
                                            Float* image_gradients) {
     constexpr int strip = smaller(4, sums);
-    constexpr int group = smaller(in, larger(1, (kRegisters - strip) / (strip + kernel - 1)));
+    constexpr int group =
+        smaller(in, larger(1, (kRegisters - strip) / (stride * (strip - 1) + kernel)));
     in_groups<in, group>([&](auto channels, int channel) {
       constexpr int size = channels;
       for (int row = 0; row < kernel; row++)
-        for (int r = 0; r < band; r++)
+        for (int r = 0; r < height; r++)
           in_groups<sums, strip>([&](auto neighbours, int x) {
             constexpr int width = neighbours;
-            constexpr int pixels = width + kernel - 1;
+            constexpr int pixels = stride * (width - 1) + kernel;
             Float sum[pixels][size];
-            Float* total = image_gradients + ((y + r + row) * side + x) * in + channel;
+            Float* total =
+                image_gradients + ((stride * (y + r) + row) * side + stride * x) * in + channel;
 #pragma GCC unroll 8
             for (int p = 0; p < pixels; p++)
 #pragma GCC unroll 8
@@ -359,7 +373,8 @@ struct Convolution {
                     const Float weight = w[(column * in + i) * out + c];
 #pragma GCC unroll 8
                     for (int p = 0; p < width; p++)
-                      sum[p + column][i] = fma(slope[p], weight, sum[p + column][i]);
+                      sum[stride * p + column][i] =
+                          fma(slope[p], weight, sum[stride * p + column][i]);
                   }
               }
             });
@@ -372,9 +387,11 @@ struct Convolution {
   }
 };
 
+// `Input` is a pointer, or anything that has the input's elements by [].
 template <int in, int out>
 struct Linear {
-  static void forward(const Float* weights, const Float* biases, const Float* input,
+  template <class Input>
+  static void forward(const Float* weights, const Float* biases, const Input& input,
                       Float* outputs) {
     constexpr int group = smaller(out, kRegisters == 32 ? 20 : 10);
     in_groups<out, group>([&](auto columns, int first) {
@@ -391,16 +408,18 @@ struct Linear {
     });
   }
 
-  static void forward(const Float* weights, const Float* biases, const Float* input,
+  template <class Input>
+  static void forward(const Float* weights, const Float* biases, const Input& input,
                       Float* outputs, NoNoise) {
     forward(weights, biases, input, outputs);
   }
 
-  static void forward(const Float* weights, const Float* biases, const Float* input,
+  template <class Input>
+  static void forward(const Float* weights, const Float* biases, const Input& input,
                       Float* outputs, const Noise& noise) {
-    constexpr int drawn = (out + 3) / 4 * 4;
-    Float normals[drawn], variances[out];
-    noise.normals.draw_units(normals, noise.unit, drawn);
+    const int early = noise.unit % 4;  // units are drawn by fours
+    Float drawings[out + 6], variances[out], *normals = drawings + early;
+    noise.normals.draw_units(drawings, noise.unit - early, (early + out + 3) / 4 * 4);
     forward(weights, biases, input, outputs);
     forward(noise.variances, noise.bias_variances, noise.squares, variances);
     for (int o = 0; o < out; o++) {
@@ -410,6 +429,7 @@ struct Linear {
     }
   }
 
+  // The gradients of the input are left out if the pointer is null.
   static void backward(const Float* weights, Float* weight_gradients, Float* bias_gradients,
                        const Float* input, Float* input_gradients, const Float* gradients) {
     for (int o = 0; o < out; o++) bias_gradients[o] += gradients[o];
@@ -421,8 +441,127 @@ struct Linear {
         weight_gradients[i * out + o] = fma(value, gradients[o], weight_gradients[i * out + o]);
         sum = fma(weights[i * out + o], gradients[o], sum);
       }
-      input_gradients[i] = sum;
+      if (input_gradients) input_gradients[i] = sum;
     }
+  }
+
+  // The same for `count` samples whose arrays lie `apart` vectors from each other: weights larger
+  // than the cache come from memory once, not once a sample. Each sum takes its terms in the order
+  // in which the functions above take them.
+  static constexpr Tile tile = best_tile(4, out, 1);
+  static constexpr int rows = larger(8, 65536 / int(sizeof(Float)) / out);  // of weights in a block
+
+  NOINLINE static void forward_together(const Float* weights, const Float* biases,
+                                        const Float* inputs, Float* outputs, long apart,
+                                        int count) {
+    for (int s = 0; s < count; s++) std::memcpy(outputs + s * apart, biases, out * sizeof(Float));
+    for (int start = 0; start < in; start += rows) {
+      const int end = smaller(in, start + rows);
+      for_samples(count, [&](auto samples, int s) {
+        constexpr int n = samples;
+        const Float* input = inputs + s * apart;
+        in_groups<out, tile.columns>([&](auto columns, int first) {
+          constexpr int size = columns;
+          Float sum[n][size];
+          Float* output = outputs + s * apart + first;
+#pragma GCC unroll 4
+          for (int p = 0; p < n; p++)
+#pragma GCC unroll 8
+            for (int o = 0; o < size; o++) sum[p][o] = output[p * apart + o];
+#pragma GCC unroll 2
+          for (int i = start; i < end; i++) {
+            Float value[n];
+#pragma GCC unroll 4
+            for (int p = 0; p < n; p++) value[p] = input[p * apart + i];
+#pragma GCC unroll 8
+            for (int o = 0; o < size; o++) {
+              const Float weight = weights[i * out + first + o];
+#pragma GCC unroll 4
+              for (int p = 0; p < n; p++) sum[p][o] = fma(value[p], weight, sum[p][o]);
+            }
+          }
+#pragma GCC unroll 4
+          for (int p = 0; p < n; p++)
+#pragma GCC unroll 8
+            for (int o = 0; o < size; o++) output[p * apart + o] = sum[p][o];
+        });
+      });
+    }
+  }
+
+  NOINLINE static void backward_together(const Float* weights, Float* weight_gradients,
+                                         Float* bias_gradients, const Float* inputs,
+                                         Float* input_gradients, const Float* gradients, long apart,
+                                         int count) {
+    for (int s = 0; s < count; s++)
+      for (int o = 0; o < out; o++) bias_gradients[o] += gradients[s * apart + o];
+    in_groups<in, tile.rows>([&](auto terms, int i) {
+      constexpr int height = terms;
+      in_groups<out, tile.columns>([&](auto columns, int first) {
+        constexpr int size = columns;
+        Float sum[height][size];
+        Float* total = weight_gradients + i * out + first;
+#pragma GCC unroll 8
+        for (int t = 0; t < height; t++)
+#pragma GCC unroll 8
+          for (int o = 0; o < size; o++) sum[t][o] = total[t * out + o];
+#pragma GCC unroll 2
+        for (int s = 0; s < count; s++) {
+          Float value[height];
+#pragma GCC unroll 8
+          for (int t = 0; t < height; t++) value[t] = inputs[s * apart + i + t];
+#pragma GCC unroll 8
+          for (int o = 0; o < size; o++) {
+            const Float slope = gradients[s * apart + first + o];
+#pragma GCC unroll 8
+            for (int t = 0; t < height; t++) sum[t][o] = fma(value[t], slope, sum[t][o]);
+          }
+        }
+#pragma GCC unroll 8
+        for (int t = 0; t < height; t++)
+#pragma GCC unroll 8
+          for (int o = 0; o < size; o++) total[t * out + o] = sum[t][o];
+      });
+      if (!input_gradients) return;
+      for_samples(count, [&](auto samples, int s) {
+        constexpr int n = samples;
+        Float sum[n][height];
+#pragma GCC unroll 4
+        for (int p = 0; p < n; p++)
+#pragma GCC unroll 8
+          for (int t = 0; t < height; t++) sum[p][t] = all(0.0f);
+#pragma GCC unroll 2
+        for (int o = 0; o < out; o++) {
+          Float slope[n];
+#pragma GCC unroll 4
+          for (int p = 0; p < n; p++) slope[p] = gradients[(s + p) * apart + o];
+#pragma GCC unroll 8
+          for (int t = 0; t < height; t++) {
+            const Float weight = weights[(i + t) * out + o];
+#pragma GCC unroll 4
+            for (int p = 0; p < n; p++) sum[p][t] = fma(weight, slope[p], sum[p][t]);
+          }
+        }
+#pragma GCC unroll 4
+        for (int p = 0; p < n; p++)
+#pragma GCC unroll 8
+          for (int t = 0; t < height; t++) input_gradients[(s + p) * apart + i + t] = sum[p][t];
+      });
+    });
+  }
+
+  // Calls body(size, start) for `count` samples in groups of `tile.rows`, the last one smaller.
+  template <class Body>
+  ALWAYS_INLINE static void for_samples(int count, Body body) {
+    int s = 0;
+    for (; s + tile.rows <= count; s += tile.rows)
+      body(std::integral_constant<int, tile.rows>{}, s);
+    if constexpr (tile.rows > 3)
+      if (count - s == 3) body(std::integral_constant<int, 3>{}, s);
+    if constexpr (tile.rows > 2)
+      if (count - s == 2) body(std::integral_constant<int, 2>{}, s);
+    if constexpr (tile.rows > 1)
+      if (count - s == 1) body(std::integral_constant<int, 1>{}, s);
   }
 };
 
@@ -486,6 +625,44 @@ struct selu : Smooth {
   }
 };
 
+struct elu : Smooth {
+  explicit elu(Float x) {
+    const ReducedExp e(x < -87.0f ? all(-87.0f) : x > 0.0f ? all(0.0f) : x);
+    const Float expm1 = fma(e.expm1, e.power, e.power - 1.0f);
+    value = x > 0.0f ? x : expm1;
+    slope = x > 0.0f ? all(1.0f) : expm1 + 1.0f;
+  }
+};
+
+struct leaky_relu : Smooth {
+  explicit leaky_relu(Float x) {
+    value = x > 0.0f ? x : x * 0.01f;
+    slope = x > 0.0f ? all(1.0f) : all(0.01f);
+  }
+};
+
+struct silu : Smooth {
+  explicit silu(Float x) {
+    const Float share = 1.0f / (1.0f + exp(-x));
+    value = x * share;
+    slope = share * fma(x, 1.0f - share, all(1.0f));
+  }
+};
+
+// log(1 + e^x), and x itself above 20 as in torch.
+struct softplus : Smooth {
+  explicit softplus(Float x) {
+    const Float e = exp(x > 20.0f ? all(20.0f) : x), one_more = e + 1.0f;
+    const Float small = log(one_more) * (e / (one_more - 1.0f));  // of log(1 + e): exact to 1 ulp
+    value = x > 20.0f ? x : one_more == 1.0f ? e : small;
+    slope = x > 20.0f ? all(1.0f) : e / one_more;
+  }
+};
+
+struct identity : none {
+  using none::none;
+};
+
 }  // namespace activations
 
 // -log softmax(logits)[label]; the logits become their gradient times `share`. NaN in a logit makes
@@ -517,35 +694,81 @@ struct LogSoftmaxNll {
   }
 };
 
-// torch.optim.Adam with betas (0.9, 0.999), eps 1e-8 and the weight decay as L2 term.
+// The optimizers of torch.optim. What one step needs: the learning rates of this step in double, as
+// torch has them; `step` = 1, 2, ...; and the momentum, which for Adam is beta1.
+struct Pace {
+  double learning_rates[kLanes];
+  double beta1;
+  Float weight_decay, momentum;
+  int64_t step;
+
+  Float rates() const {
+    Float result{};
+    for (int lane = 0; lane < kLanes; lane++) result[lane] = float(learning_rates[lane]);
+    return result;
+  }
+};
+
+// Betas (0.9, 0.999), eps 1e-8 and the weight decay as L2 term.
 struct Adam {
   Float step_size, weight_decay;
-  float inverse_root;
-  // step = 1, 2, ...; the corrections in double as torch has them.
-  Adam(const double* learning_rates, Float decay, int64_t step) : weight_decay(decay) {
-    const double correction = 1 - __builtin_pow(0.9, double(step));
-    inverse_root = float(1 / __builtin_sqrt(1 - __builtin_pow(0.999, double(step))));
+  float inverse_root, rest;
+  explicit Adam(const Pace& pace) : weight_decay(pace.weight_decay), rest(float(1 - pace.beta1)) {
+    const double step = double(pace.step), correction = 1 - __builtin_pow(pace.beta1, step);
+    inverse_root = float(1 / __builtin_sqrt(1 - __builtin_pow(0.999, step)));
     for (int lane = 0; lane < kLanes; lane++)
-      step_size[lane] = float(learning_rates[lane] / correction);
+      step_size[lane] = float(pace.learning_rates[lane] / correction);
   }
   void operator()(Float& weight, Float gradient, Float& mean, Float& square) const {
     gradient = fma(weight_decay, weight, gradient);
-    mean = fma(gradient - mean, all(0.1f), mean);
+    mean = fma(gradient - mean, all(rest), mean);
     square = fma(gradient * 0.001f, gradient, square * 0.999f);
     weight -= step_size * mean / fma(sqrt(square), all(inverse_root), all(1e-8f));
   }
 };
 
-// torch.optim.SGD with momentum, without dampening; the weight decay as L2 term.
+// The weights themselves decay.
+struct AdamW : Adam {
+  Float kept;
+  explicit AdamW(const Pace& pace) : Adam(pace) {
+    for (int lane = 0; lane < kLanes; lane++)
+      kept[lane] = float(1 - pace.learning_rates[lane] * double(weight_decay[lane]));
+    weight_decay = all(0.0f);
+  }
+  void operator()(Float& weight, Float gradient, Float& mean, Float& square) const {
+    weight *= kept;
+    Adam::operator()(weight, gradient, mean, square);
+  }
+};
+
+// With momentum, without dampening; the weight decay as L2 term.
 struct Sgd {
   Float learning_rate, weight_decay, momentum;
-  Sgd(const double* learning_rates, Float decay, Float momentum_)
-      : weight_decay(decay), momentum(momentum_) {
-    for (int lane = 0; lane < kLanes; lane++) learning_rate[lane] = float(learning_rates[lane]);
-  }
-  void operator()(Float& weight, Float gradient, Float& velocity) const {
+  explicit Sgd(const Pace& pace)
+      : learning_rate(pace.rates()), weight_decay(pace.weight_decay), momentum(pace.momentum) {}
+  void operator()(Float& weight, Float gradient, Float& velocity, Float&) const {
     gradient = fma(weight_decay, weight, gradient);
     velocity = fma(momentum, velocity, gradient);
+    weight = fma(-learning_rate, velocity, weight);
+  }
+};
+
+struct Nesterov : Sgd {
+  using Sgd::Sgd;
+  void operator()(Float& weight, Float gradient, Float& velocity, Float&) const {
+    gradient = fma(weight_decay, weight, gradient);
+    velocity = fma(momentum, velocity, gradient);
+    weight = fma(-learning_rate, fma(momentum, velocity, gradient), weight);
+  }
+};
+
+// alpha 0.99, eps 1e-8, not centred; a momentum where the schedule has one.
+struct RmsProp : Sgd {
+  using Sgd::Sgd;
+  void operator()(Float& weight, Float gradient, Float& velocity, Float& square) const {
+    gradient = fma(weight_decay, weight, gradient);
+    square = fma(gradient * 0.01f, gradient, square * 0.99f);
+    velocity = fma(momentum, velocity, gradient / (sqrt(square) + 1e-8f));
     weight = fma(-learning_rate, velocity, weight);
   }
 };

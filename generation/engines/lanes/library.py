@@ -72,8 +72,8 @@ def load(layout: Layout, activation: str, isa: str = "auto", kernel: str = "dens
     source = FOLDER / KERNELS[kernel]
     sources = [path.read_text() for path in (source, *(FOLDER / name for name in HEADERS))]
     digest = hashlib.sha256("\0".join([*sources, header, *flags, *compiler, macros]).encode())
-    name = f"{layout.architecture}_{layout.channels}_{layout.classes}_{activation}_{isa}_{kernel}"
-    name = f"{name}-{digest.hexdigest()[:20]}"
+    shape = f"{layout.architecture.file_name}_{layout.channels}_{layout.classes}"
+    name = f"{shape}_{activation}_{isa}_{kernel}-{digest.hexdigest()[:20]}"
     with _building:
         library = _open(_cache(), name, header, (*compiler, *flags), source)
     _describe_functions(library, kernel)
@@ -98,18 +98,19 @@ def architecture_header(layout: Layout, activation: str) -> str:
         raise InvalidArgument(
             f"the lane kernel trains sequences of layers, which {spec.title} is not"
         )
-    if spec.layers[0].kernel is None:
-        raise LanesUnavailable(
-            f"the lane kernel trains networks whose first layer is a convolution, which "
-            f"{spec.title} is not"
-        )
     if activation not in ACTIVATIONS:
         raise InvalidArgument(f"unknown activation {activation!r}; known: {', '.join(ACTIVATIONS)}")
-    rows = []
-    for layer in spec.layers:
+    rows, own = [], []
+    for number, layer in enumerate(spec.layers):
         out = layout.layers[layer.name]["weight"].shape[0]
-        flags = (str(flag).lower() for flag in (layer.pool, layer.activation, layer.dropout))
-        rows.append(f"    {{{out}, {layer.kernel or 0}, {', '.join(flags)}}},  // {layer.name}")
+        flags = [layer.pool, bool(layer.activation), layer.dropout]
+        values = ", ".join(str(flag).lower() for flag in flags)
+        if (layer.stride, layer.padding, layer.gap) != (1, 0, False):
+            values += f", {layer.stride}, {layer.padding}, {str(layer.gap).lower()}"
+        rows.append(f"    {{{out}, {layer.kernel or 0}, {values}}},  // {layer.name}")
+        if isinstance(layer.activation, str):
+            own.append(f"template <> struct Own<{number}> {{")
+            own.append(f"  using type = activations::{layer.activation};\n}};")
     return "\n".join(
         [
             f"// {spec.title}, written by library.py.",
@@ -117,7 +118,9 @@ def architecture_header(layout: Layout, activation: str) -> str:
             f"using Activation = activations::{activation};",
             "constexpr Layer kLayers[] = {",
             *rows,
-            "};\n",
+            "};",
+            *own,
+            "",
         ]
     )
 
@@ -235,7 +238,15 @@ def _open_in(
 
 def _describe_functions(library: ctypes.CDLL, kernel: str) -> None:
     pointer, int32, int64 = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64
-    train: list[Any] = [pointer, pointer, int32, int32, *[pointer] * 3, *[int64] * 3, pointer]
+    train: list[Any] = [
+        pointer,
+        pointer,
+        int32,
+        int32,
+        *[pointer] * 3,
+        *[int64] * 3,
+        *[pointer] * 3,
+    ]
     sample: list[Any] = [pointer, ctypes.c_uint64, ctypes.c_uint32, pointer]
     library.evaluate.argtypes = [pointer, pointer, pointer, int64, pointer]
     if kernel == "dense":

@@ -4,7 +4,9 @@
 // architecture.hpp, which library.py writes from builders/layout.py, holds the specification: the
 // image, the layers, the activation. A training step runs fused, sample by sample: forward, loss
 // and backward of all layers, then the optimizer; so that weights, gradients and the activations
-// of one sample stay in the core's L2 cache. Each lane has its own sample order, seed and rates.
+// of one sample stay in the core's L2 cache. Linear layers that are larger than that take several
+// samples together, between the convolutions of these samples forward and backward. Each lane has
+// its own sample order, seed and rates.
 
 #pragma once
 
@@ -22,6 +24,14 @@ struct Layer {
   int out;
   int kernel;  // 0: linear
   bool pool, activation, dropout;
+  int stride = 1, padding = 0;
+  bool gap = false;  // the average over all places follows
+};
+
+// The activation of a layer that has its own; void: that of the model.
+template <int layer>
+struct Own {
+  using type = void;
 };
 
 #include "architecture.hpp"
@@ -31,6 +41,7 @@ struct Layer {
 struct Place {
   int in, in_side, out, side;  // channels and side of the image; side 1 after a linear layer
   int weights, biases, input, output, routes, units, normals;
+  int source;  // where the input comes from, if it must be padded or averaged first; else `input`
   constexpr int outputs() const { return out * side * side; }
 };
 
@@ -38,11 +49,18 @@ constexpr int kDepth = sizeof(kLayers) / sizeof(kLayers[0]);
 
 constexpr std::array<Place, kDepth + 1> place_layers() {
   std::array<Place, kDepth + 1> places{};
-  Place at{kChannels, kSide, 0, 0, 0, 0, 0, kChannels * kSide * kSide, 0, 0, 0};
+  Place at{kChannels, kSide, 0, 0, 0, 0, 0, kChannels * kSide * kSide, 0, 0, 0, 0};
   for (int i = 0; i < kDepth; i++) {
     const Layer& layer = kLayers[i];
     at.out = layer.out;
-    const int sums = layer.kernel ? at.in_side - layer.kernel + 1 : 1;  // in a row
+    at.source = at.input;
+    if (i > 0 && kLayers[i - 1].gap) at.in_side = 1;
+    at.in_side += 2 * layer.padding;
+    if (layer.padding || (i > 0 && kLayers[i - 1].gap)) {
+      at.input = at.output;
+      at.output += at.in * at.in_side * at.in_side;
+    }
+    const int sums = layer.kernel ? (at.in_side - layer.kernel) / layer.stride + 1 : 1;  // in a row
     at.side = sums / (layer.pool ? 2 : 1);
     const int window = layer.kernel ? layer.kernel : at.in_side;  // a linear layer sees the image
     at.biases = at.weights + window * window * at.in * at.out;
@@ -64,16 +82,47 @@ constexpr auto kPlaces = place_layers();
 constexpr Place kEnd = kPlaces[kDepth];
 constexpr int kWeights = kEnd.weights, kPixels = kChannels * kSide * kSide;
 constexpr int kClasses = kLayers[kDepth - 1].out, kLogits = kEnd.input;
+constexpr int kSeenSide = kPlaces[0].in_side, kSeen = kChannels * kSeenSide * kSeenSide;
 
-// What a training step needs beside the weights. `values` are the image and each layer's output, as
-// the next layer sees it; `slopes` those of the activations, `gradients` those of the loss.
-struct Workspace {
+// What a training step needs of one sample. `values` are the image and each layer's output, as the
+// next layer sees it; `slopes` those of the activations, `gradients` those of the loss.
+struct Sample {
   static constexpr bool variational = false;
   Float values[kEnd.output], slopes[kEnd.output], gradients[kEnd.output];
   Float masks[kEnd.units + 1];
   Int routes[kEnd.routes + 1];
+};
+
+// The first linear layer, and how many samples take the linear layers together: one where the
+// weights stay in the cache anyway.
+constexpr int first_linear() {
+  int i = 0;
+  while (kLayers[i].kernel) i++;
+  return i;
+}
+constexpr int kFirstLinear = first_linear();
+constexpr int samples_together() {
+  const long weights = kWeights - kPlaces[kFirstLinear].weights;
+  if (weights * long(sizeof(Float)) <= 128 << 10) return 1;
+  return larger(1, smaller(16, int((long(64) << 20) / long(sizeof(Sample)))));
+}
+constexpr int kTogether = samples_together();
+
+struct Workspace : Sample {
   Float weight_gradients[kWeights];
-  float pixels[kPixels];
+  float pixels[kSeen];  // padded as the first layer has it
+};
+
+struct SampleOfMany : Sample {
+  Float* weight_gradients;
+  char unused[sizeof(Float) - sizeof(Float*)];
+};
+
+struct TogetherWorkspace {
+  static constexpr bool variational = false;
+  static constexpr long apart = sizeof(SampleOfMany) / sizeof(Float);
+  SampleOfMany samples[kTogether];
+  Float weight_gradients[kWeights];
 };
 
 // Variational dropout: the squares of `values` and the gradients with respect to them; of each
@@ -87,19 +136,32 @@ struct VariationalWorkspace : Workspace {
   template <int i>
   Noise noise() {
     constexpr Place at = kPlaces[i];
-    static_assert(at.normals % 4 == 0);
     return {variances + at.weights, variances + at.biases, squares + at.input,
             normals,                at.normals,            spreads + at.output};
   }
 };
 
 template <int i>
-using Activated = std::conditional_t<kLayers[i].activation, Activation, activations::none>;
+using Activated = std::conditional_t<
+    !kLayers[i].activation, activations::none,
+    std::conditional_t<std::is_void_v<typename Own<i>::type>, Activation, typename Own<i>::type>>;
 template <int i>
 using ConvolutionAt = Convolution<kPlaces[i].in, kPlaces[i].out, kLayers[i].kernel,
-                                  kPlaces[i].in_side, kLayers[i].pool>;
+                                  kPlaces[i].in_side, kLayers[i].pool, kLayers[i].stride>;
 template <int i>
 using LinearAt = Linear<kPlaces[i].in * kPlaces[i].in_side * kPlaces[i].in_side, kPlaces[i].out>;
+
+// A layer's input: vectors, or the pixels of an image that all lanes see.
+struct Values {
+  const Float* first;
+  Float operator()(int element) const { return first[element]; }
+  Float operator[](int element) const { return first[element]; }
+};
+struct Pixels {
+  const float* first;
+  Float operator()(int element) const { return all(first[element]); }
+  Float operator[](int element) const { return all(first[element]); }
+};
 
 // A dropout unit's number: torch's order of a layer's outputs is channel, row, column.
 template <int i>
@@ -125,9 +187,59 @@ inline void activate(Work& work, bool dropout) {
   }
 }
 
-// The layers from the i-th on; `image(pixel)` is the first one's input.
-template <int i, bool training, class Work, class Image>
-inline void forward(const Float* weights, Work& work, bool dropout, Image image) {
+// Whether a layer's input must be made of what lies before it: padded, or averaged over all places.
+template <int i>
+constexpr bool kAdapted = kPlaces[i].source != kPlaces[i].input;
+template <int i>
+constexpr bool kAveraged = kAdapted<i> && kLayers[i].kernel == 0;
+
+// Calls body(element of the padded image, element of the image).
+template <int i, class Body>
+inline void for_each_inner(Body body) {
+  constexpr Place at = kPlaces[i];
+  constexpr int padding = kLayers[i].padding, row = (at.in_side - 2 * padding) * at.in;
+  for (int y = 0; y * row < row * (at.in_side - 2 * padding); y++)
+    for (int element = 0; element < row; element++)
+      body(((y + padding) * at.in_side + padding) * at.in + element, y * row + element);
+}
+
+// The input of the i-th layer from the output before it. Borders are zero from the start.
+template <int i>
+inline void adapt(Float* values) {
+  constexpr Place at = kPlaces[i];
+  if constexpr (kAveraged<i>) {
+    constexpr int places = (at.input - at.source) / at.in;
+    for (int c = 0; c < at.in; c++) {
+      Float sum = values[at.source + c];
+      for (int place = 1; place < places; place++) sum += values[at.source + place * at.in + c];
+      values[at.input + c] = sum / float(places);
+    }
+  } else if constexpr (kAdapted<i>) {
+    for_each_inner<i>([&](int padded, int element) {
+      values[at.input + padded] = values[at.source + element];
+    });
+  }
+}
+
+// The way back of `adapt`, for gradients.
+template <int i>
+inline void adapt_back(Float* gradients) {
+  constexpr Place at = kPlaces[i];
+  if constexpr (kAveraged<i>) {
+    constexpr int places = (at.input - at.source) / at.in;
+    for (int element = 0; element < places * at.in; element++)
+      gradients[at.source + element] = gradients[at.input + element % at.in] / float(places);
+  } else if constexpr (kAdapted<i> && i > 0) {
+    for_each_inner<i>([&](int padded, int element) {
+      gradients[at.source + element] = gradients[at.input + padded];
+    });
+  }
+}
+
+// The layers from the i-th on, before the `end`-th; `image[pixel]` and `image(pixel)` are the first
+// one's input.
+template <int i, bool training, int end = kDepth, class Work, class Image>
+inline void forward(const Float* weights, Work& work, bool dropout, const Image& image) {
   constexpr Place at = kPlaces[i];
   Float* values = work.values + at.output;
   const auto noise = [&] {
@@ -137,14 +249,21 @@ inline void forward(const Float* weights, Work& work, bool dropout, Image image)
   if constexpr (kLayers[i].kernel > 0)
     ConvolutionAt<i>::forward(weights + at.weights, weights + at.biases, image, values,
                               work.routes + at.routes, noise);
+  else if constexpr (i == 0)
+    LinearAt<i>::forward(weights + at.weights, weights + at.biases, image, values, noise);
   else
     LinearAt<i>::forward(weights + at.weights, weights + at.biases, work.values + at.input, values,
                          noise);
   activate<i, training>(work, dropout);
-  if constexpr (i + 1 < kDepth)
-    forward<i + 1, training>(weights, work, dropout, [&](int element) {
-      return work.values[kPlaces[i + 1].input + element];
-    });
+  if constexpr (i + 1 < kDepth && kAdapted<smaller(i + 1, kDepth - 1)>) {
+    adapt<i + 1>(work.values);
+    if constexpr (training && Work::variational)
+      for (int element = kPlaces[i + 1].input; element < kPlaces[i + 1].output; element++)
+        work.squares[element] = work.values[element] * work.values[element];
+  }
+  if constexpr (i + 1 < end)
+    forward<i + 1, training, end>(weights, work, dropout,
+                                  Values{work.values + kPlaces[i + 1].input});
 }
 
 // The layers from the i-th back to the first: adds to work.weight_gradients. A noisy layer is two:
@@ -170,8 +289,7 @@ inline void backward(const Float* weights, Work& work, bool dropout) {
   } else {
     for (int o = 0; o < at.out; o++) work.gradients[at.output + o] = gradient(o);
     LinearAt<i>::backward(weights + at.weights, weight_gradients, bias_gradients,
-                          work.values + at.input, work.gradients + at.input,
-                          work.gradients + at.output);
+                          work.values + at.input, image_gradients, work.gradients + at.output);
   }
   if constexpr (Work::variational) {
     Float* square_gradients = i > 0 ? work.square_gradients + at.input : nullptr;
@@ -198,12 +316,19 @@ inline void backward(const Float* weights, Work& work, bool dropout) {
         work.gradients[element] = fma(work.values[element] + work.values[element],
                                       work.square_gradients[element], work.gradients[element]);
   }
+  if constexpr (kAdapted<i>) adapt_back<i>(work.gradients);
   if constexpr (i > 0) backward<i - 1>(weights, work, dropout);
 }
 
 // Each lane's own image, from [channel][row][column] to [row][column][channel][lane].
 inline void load_images(const float* const (&images)[kLanes], Float* values) {
   constexpr int area = kSide * kSide;
+  if constexpr (area < kLanes) {
+    for (int element = 0; element < kPixels; element++)
+      for (int lane = 0; lane < kLanes; lane++)
+        values[element][lane] = images[lane][element % kChannels * area + element / kChannels];
+    return;
+  }
   for (int channel = 0; channel < kChannels; channel++)
     for (int pixel = 0; pixel < area; pixel += kLanes) {
       const int start = smaller(pixel, area - kLanes);  // the last ones overlap
@@ -244,7 +369,7 @@ std::unique_ptr<Work, Free> make_workspace() {
 
 struct Parameters {
   Float values[kWeights];
-  Float moments[2][kWeights];  // Adam: of the gradient and its square; SGD: velocity, unused
+  Float moments[2][kWeights];  // mean of the gradient or velocity; mean of the gradient's square
 };
 
 struct Rates {
@@ -289,6 +414,77 @@ inline Dropout make_dropout(const Rates& rates) {
   return {make_key(rates), bits<Word>(rates.dropout_threshold), bits<Float>(rates.dropout_scale)};
 }
 
+// The images of one place of the batch, one for each lane, and their labels.
+inline void load_sample(const Samples& samples, int64_t place, Float* values, Int& label) {
+  const float* own[kLanes];
+  for (int lane = 0; lane < kLanes; lane++) {
+    const int64_t index = samples.orders[lane * samples.n + place];
+    own[lane] = samples.images + index * kPixels;
+    label[lane] = int32_t(samples.labels[index]);
+  }
+  load_images(own, values);
+  if constexpr (kAdapted<0>) adapt<0>(values);
+}
+
+// The linear layers from the i-th on, forward and backward for all samples of a part of a batch.
+// `share` is that of a sample in the batch's loss.
+template <int i, class Work>
+inline void linear_together(const Float* weights, Work& work, int count, bool dropout,
+                            const Int* labels, float share, Totals& totals) {
+  constexpr Place at = kPlaces[i];
+  Sample& first = work.samples[0];
+  LinearAt<i>::forward_together(weights + at.weights, weights + at.biases, first.values + at.input,
+                                first.values + at.output, Work::apart, count);
+  for (int s = 0; s < count; s++) activate<i, true>(work.samples[s], dropout);
+  if constexpr (i + 1 < kDepth)
+    linear_together<i + 1>(weights, work, count, dropout, labels, share, totals);
+  else
+    for (int s = 0; s < count; s++) {
+      Sample& sample = work.samples[s];
+      std::copy_n(sample.values + kLogits, kClasses, sample.gradients + kLogits);
+      const LogSoftmaxNll<kClasses> result(sample.gradients + kLogits, labels[s], share);
+      totals.add(result.loss, result.correct);
+    }
+  for (int s = 0; s < count; s++)
+    for (int o = 0; o < at.out; o++) {
+      Float& g = work.samples[s].gradients[at.output + o];
+      if constexpr (kLayers[i].dropout)
+        if (dropout) g *= work.samples[s].masks[unit<i>(o)];
+      g = Activated<i>::backward(g, work.samples[s].slopes[at.output + o]);
+    }
+  LinearAt<i>::backward_together(
+      weights + at.weights, work.weight_gradients + at.weights, work.weight_gradients + at.biases,
+      first.values + at.input, i > 0 ? first.gradients + at.input : nullptr,
+      first.gradients + at.output, Work::apart, count);
+}
+
+// As the function below, a few samples together.
+inline void add_batch(const Float* weights, TogetherWorkspace& work, const Samples& samples,
+                      int64_t start, int64_t size, int64_t step, const Rates& rates, bool dropout,
+                      Totals& totals) {
+  const Dropout masks = make_dropout(rates);
+  for (int64_t begun = 0; begun < size; begun += kTogether) {
+    const int count = int(std::min<int64_t>(kTogether, size - begun));
+    Int labels[kTogether];
+    for (int s = 0; s < count; s++) {
+      SampleOfMany& sample = work.samples[s];
+      sample.weight_gradients = work.weight_gradients;
+      load_sample(samples, start + begun + s, sample.values, labels[s]);
+      if (dropout) masks.masks(sample.masks, kEnd.units, uint64_t(step), uint32_t(begun + s));
+      if constexpr (kFirstLinear > 0)
+        forward<0, true, kFirstLinear>(weights, sample, dropout,
+                                       Values{sample.values + kPlaces[0].input});
+    }
+    linear_together<kFirstLinear>(weights, work, count, dropout, labels, 1.0f / float(size),
+                                  totals);
+    if constexpr (kFirstLinear > 0)
+      for (int s = 0; s < count; s++) {
+        if constexpr (kAdapted<kFirstLinear>) adapt_back<kFirstLinear>(work.samples[s].gradients);
+        backward<kFirstLinear - 1>(weights, work.samples[s], dropout);
+      }
+  }
+}
+
 // The gradients of the mean loss of `size` samples from `start` on, added to work.weight_gradients.
 template <class Work>
 inline void add_batch(const Float* weights, Work& work, const Samples& samples, int64_t start,
@@ -296,21 +492,17 @@ inline void add_batch(const Float* weights, Work& work, const Samples& samples, 
                       Totals& totals) {
   const Dropout masks = make_dropout(rates);
   for (int64_t sample = 0; sample < size; sample++) {
-    const float* own[kLanes];
     Int label{};
-    for (int lane = 0; lane < kLanes; lane++) {
-      const int64_t index = samples.orders[lane * samples.n + start + sample];
-      own[lane] = samples.images + index * kPixels;
-      label[lane] = int32_t(samples.labels[index]);
-    }
-    load_images(own, work.values);
+    load_sample(samples, start + sample, work.values, label);
     if (dropout) masks.masks(work.masks, kEnd.units, uint64_t(step), uint32_t(sample));
     if constexpr (Work::variational) {
       work.normals = {make_key(rates), uint64_t(step), uint32_t(sample)};
-      for (int pixel = 0; pixel < kPixels; pixel++)
-        work.squares[pixel] = work.values[pixel] * work.values[pixel];
+      for (int pixel = 0; pixel < kSeen; pixel++) {
+        const Float value = work.values[kPlaces[0].input + pixel];
+        work.squares[kPlaces[0].input + pixel] = value * value;
+      }
     }
-    forward<0, true>(weights, work, dropout, [&](int element) { return work.values[element]; });
+    forward<0, true>(weights, work, dropout, Values{work.values + kPlaces[0].input});
     std::copy_n(work.values + kLogits, kClasses, work.gradients + kLogits);
     const LogSoftmaxNll<kClasses> result(work.gradients + kLogits, label, 1.0f / float(size));
     totals.add(result.loss, result.correct);
@@ -319,21 +511,37 @@ inline void add_batch(const Float* weights, Work& work, const Samples& samples, 
   __atomic_store_n(&totals.samples, start + size, __ATOMIC_RELAXED);
 }
 
-// Calls body(update), where update(parameters, w, gradient) is the optimizer's step of one of them;
-// `steps` have been made before.
+// What the learning rates are multiplied with in each step of an epoch, and the momentum (of Adam:
+// beta1) where that changes too; null pointers where nothing changes.
+struct Schedule {
+  const double *factors, *momenta;
+};
+
+// Calls body(update), where update(parameters, w, gradient) is the optimizer's step of one of them.
+// `steps` have been made before, `number` of them in this epoch. The numbers of the optimizers are
+// those of blocks.py.
 template <class Body>
-inline void optimize(const Rates& rates, bool adam, int64_t steps, Body body) {
-  const Float weight_decay = bits<Float>(rates.weight_decay);
-  if (adam) {
-    const Adam step(rates.learning_rate, weight_decay, steps + 1);
+inline void optimize(const Rates& rates, int32_t optimizer, int64_t steps, const Schedule& schedule,
+                     int64_t number, Body body) {
+  Pace pace{{}, 0.9, bits<Float>(rates.weight_decay), bits<Float>(rates.momentum), steps + 1};
+  for (int lane = 0; lane < kLanes; lane++)
+    pace.learning_rates[lane] =
+        rates.learning_rate[lane] * (schedule.factors ? schedule.factors[number] : 1);
+  if (schedule.momenta) {
+    pace.beta1 = schedule.momenta[number];
+    pace.momentum = all(float(pace.beta1));
+  }
+  const auto with = [&](const auto& step) {
     body([&](Parameters& at, int w, Float gradient) {
       step(at.values[w], gradient, at.moments[0][w], at.moments[1][w]);
     });
-  } else {
-    const Sgd step(rates.learning_rate, weight_decay, bits<Float>(rates.momentum));
-    body([&](Parameters& at, int w, Float gradient) {
-      step(at.values[w], gradient, at.moments[0][w]);
-    });
+  };
+  switch (optimizer) {
+    case 0: return with(Sgd(pace));
+    case 1: return with(Adam(pace));
+    case 2: return with(AdamW(pace));
+    case 3: return with(Nesterov(pace));
+    default: return with(RmsProp(pace));
   }
 }
 
@@ -356,13 +564,16 @@ int32_t evaluate(const Float* weights, const float* images, const int64_t* label
   Workspace& work = *memory;
   *totals = Totals{};
   for (int64_t sample = 0; sample < n; sample++) {
-    constexpr int area = kSide * kSide;
+    constexpr int area = kSide * kSide, border = kLayers[0].padding;
     for (int channel = 0; channel < kChannels; channel++)
-      for (int pixel = 0; pixel < area; pixel++)
-        work.pixels[pixel * kChannels + channel] =
+      for (int pixel = 0; pixel < area; pixel++) {
+        const int seen = border
+            ? (pixel / kSide + border) * kSeenSide + pixel % kSide + border
+            : pixel;
+        work.pixels[seen * kChannels + channel] =
             images[sample * kPixels + channel * area + pixel];
-    forward<0, false>(weights, work, false,
-                      [&](int element) { return all(work.pixels[element]); });
+      }
+    forward<0, false>(weights, work, false, Pixels{work.pixels});
     const LogSoftmaxNll<kClasses> result(work.values + kLogits,
                                          all(int32_t(labels[sample])), 1.0f);
     totals->add(result.loss, result.correct);

@@ -62,9 +62,10 @@ struct Twins {
 
 // One epoch of the loss cross entropy + kl_weight * divergence; `steps` have been made before. The
 // totals are those of the cross entropy. Returns 0, or 1 where memory ran out.
-int32_t train(Twins* twins, const Rates* rates, int32_t adam, int32_t dropout, const float* images,
-              const int64_t* labels, const int32_t* orders, int64_t n, int64_t batch_size,
-              int64_t steps, Totals* totals, float kl_weight) {
+int32_t train(Twins* twins, const Rates* rates, int32_t optimizer, int32_t dropout,
+              const float* images, const int64_t* labels, const int32_t* orders, int64_t n,
+              int64_t batch_size, int64_t steps, const double* factors, const double* momenta,
+              Totals* totals, float kl_weight) {
   [[maybe_unused]] const FlushSubnormals flush;
   const auto memory = make_workspace<VariationalWorkspace>();
   if (!memory) return 1;
@@ -88,7 +89,7 @@ int32_t train(Twins* twins, const Rates* rates, int32_t adam, int32_t dropout, c
     add_batch(means.values, work, {images, labels, orders, n}, start,
               std::min(batch_size, n - start), steps, *rates, dropout, *totals);
 
-    optimize(*rates, adam, steps, [&](auto update) {
+    optimize(*rates, optimizer, steps, {factors, momenta}, start / batch_size, [&](auto update) {
       for_each_weight(
           [&](int w, float bound) {
             const Float mean = means.values[w];

@@ -221,17 +221,36 @@ print(json.dumps([row["model_id"], row["epoch"], outputs.tolist()]))
     torch.testing.assert_close(torch.tensor(outputs), expected)
 
 
-@pytest.mark.parametrize("architecture", ["cnn_s", "cnn_l"])
+OWN = (
+    "3x20x20 conv4k3s2p1 pool conv5k3:relu drop gap fc7:identity fc10",
+    "3x8x8 fc12:softplus drop fc3",
+)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "own"),
+    [("cnn_s", False), ("cnn_l", False), ("cnn_l", True), *((text, True) for text in OWN)],
+)
 @pytest.mark.parametrize("activation", ["tanh", "relu", "sigmoid", "gelu"])
-def test_the_layout_rebuilds_every_cnn(architecture: str, activation: str) -> None:
-    """The function of the card against our own networks, with dropout, in evaluation."""
+def test_the_layout_rebuilds_every_cnn(architecture: str, own: bool, activation: str) -> None:
+    """The function of the card against our own networks, with dropout, in evaluation.
+
+    Args:
+        own: whether the repository holds networks that are not in the catalog.
+    """
+    import jinja2
+
+    from model_zoos.builders.architecture import find_architecture
     from model_zoos.builders.hub.shards import layout_json
     from model_zoos.builders.layout import make_layout
 
-    layout = make_layout(architecture, 3)
+    layout = make_layout(architecture, 3, find_architecture(architecture).classes or 10)
     vector = torch.randn(layout.size, generator=torch.Generator().manual_seed(1))
     row = {"architecture": architecture, "weights": vector.numpy(), "activation": activation}
-    [code] = [block for block in blocks(TEMPLATE.read_text()) if "def network" in block]
+    card = jinja2.Template(TEMPLATE.read_text()).render(
+        has_cnn=True, has_own=own, unions={}, notes=[], figures=[]
+    )
+    [code] = [block for block in blocks(card) if "def network" in block]
     names = {"row": row, "layout": json.loads(json.dumps(layout_json(layout)))}
     start = code.index("weights = torch.tensor")
     end = code.index("size = layout")

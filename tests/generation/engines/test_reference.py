@@ -157,5 +157,5 @@ def test_how_pixels_lie_in_memory_does_not_matter() -> None:
 
 def test_resnet_is_refused() -> None:
     zoo = get_zoo("cifar10_resnet18")
-    with pytest.raises(ValueError, match="not ResNet-18 with the scheduler OneCycleLR"):
+    with pytest.raises(ValueError, match="sequences of layers, not ResNet-18"):
         next(train(zoo.models(1)[0], zoo.layout, load_images("digits")))

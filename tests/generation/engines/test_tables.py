@@ -14,7 +14,7 @@ from model_zoos.builders.catalog import ZOOS, zoo_spec
 from model_zoos.builders.hyperparameters import ACTIVATIONS, INITS, OPTIMIZERS
 from model_zoos.builders.specification import Model
 from model_zoos.generation import networks
-from model_zoos.generation.engines import ENGINES, batched, reference, resnet
+from model_zoos.generation.engines import ENGINES, batched, reference
 from model_zoos.generation.engines.lanes import LanesPopulation, LanesUnavailable, lanes_count
 from model_zoos.generation.engines.lanes import blocks as lanes
 from model_zoos.generation.images import IMAGE_SOURCES, ImageData, load_images
@@ -39,8 +39,7 @@ def test_the_tables_of_architectures_engines_and_images_fit() -> None:
     for architecture in ARCHITECTURES.values():
         assert set(architecture.engines) <= set(ENGINES)
         assert bool(architecture.layers) != (architecture.name in networks.MODULES)
-        if not architecture.layers:
-            assert set(architecture.schedulers) == set(resnet.SCHEDULERS)
+        assert set(architecture.schedulers) == set(hyperparameters.SCHEDULERS)
     assert {zoo.images for zoo in ZOOS.values()} <= set(IMAGE_SOURCES)
 
 
@@ -52,7 +51,8 @@ def test_the_engines_train_the_same_model(
     """Two epochs of one model by each engine: nothing falls through to something else."""
     model = dataclasses.replace(
         MODEL, activation=activation, optimizer=optimizer, epochs=2, learning_rate=1e-3,
-        momentum=0.9 if optimizer == "sgd" else None, init="kaiming_uniform",
+        momentum=0.9 if optimizer in hyperparameters.MOMENTUM_OPTIMIZERS else None,
+        init="kaiming_uniform",
     )  # fmt: skip
     states = list(reference.train(model, LAYOUT, images))
     expected = np.stack([state.weights.numpy() for state in states])
@@ -85,7 +85,7 @@ def test_an_initialisation_is_torchs_of_this_name(init: str) -> None:
             expected = getattr(torch.nn.init, f"{init}_")(torch.empty_like(tensor))
             assert torch.equal(tensor, expected)
         else:
-            assert torch.equal(tensor, torch.full_like(tensor, networks.BIAS))
+            assert torch.equal(tensor, torch.full_like(tensor, hyperparameters.BIAS))
 
 
 UNKNOWN = {"activation": "cube", "optimizer": "lion", "scheduler": "warmup"}
