@@ -20,6 +20,8 @@ from datasets.data_files import DataFilesDict, sanitize_patterns
 from datasets.info import DatasetInfosDict
 from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCard, DatasetCardData
+from PIL import Image
+from sklearn.datasets import load_digits
 
 import model_zoos
 from model_zoos.builders.catalog import zoo_spec
@@ -30,7 +32,7 @@ from model_zoos.builders.schema import COLUMNS, row_features
 from model_zoos.builders.specification import VARIANTS
 from model_zoos.builders.zoo_directory import open_zoo
 from model_zoos.errors import FaultyZoo
-from model_zoos.generation.images import IMAGE_SOURCES
+from model_zoos.generation.images import IMAGE_SOURCES, load_images
 from tests.shared import contents
 from tests.zoos import random_zoo
 
@@ -194,9 +196,9 @@ def blocks(text: str) -> list[str]:
 def test_the_code_runs_without_our_package(card: DatasetCard, folder: Path, tmp_path: Path) -> None:
     """On the folder instead of the Hub; the rebuilt network gives what ours gives."""
     codes = blocks(card.text)
-    assert len(codes) == 3
+    assert len(codes) == 4
     script = "import sys\nsys.modules['model_zoos'] = None\n" + "\n".join(codes)
-    script = script.replace("ORG/model_zoos", str(folder)).replace("hf://datasets/", "")
+    script = script.replace("ORG/model_zoos", str(folder))
     script += """
 assert len(last) == 14 and set(last.column_names) == {"model_id", "test_acc", "weights"}
 generator = torch.Generator().manual_seed(0)
@@ -284,6 +286,22 @@ def test_the_image_table_is_that_of_the_image_sources() -> None:
         assert numbers(mean, source.shape[0]) == pytest.approx(source.mean, abs=5e-5)
         assert numbers(std, source.shape[0]) == pytest.approx(source.std, abs=5e-5)
         assert sizes.split(" / ") == [f"{n:,}" if n else "-" for n in source.sizes]
+
+
+def test_images_are_split_as_the_card_says() -> None:
+    """By its rule alone, on scikit-learn's digits: which image is where, and its pixels."""
+    digits, ours = load_digits(), load_images("digits")
+    order = torch.randperm(1437, generator=torch.Generator().manual_seed(42)).tolist()
+    for split, chosen in (
+        ("train", order[:1200]),
+        ("validation", order[1200:]),
+        ("test", list(range(1437, 1797))),
+    ):
+        part = getattr(ours, split)
+        assert part.labels.tolist() == digits.target[chosen].tolist()
+        small = np.rint(digits.images[chosen[7]] * 255 / 16).astype(np.uint8)
+        resized = Image.fromarray(small).resize((28, 28), Image.Resampling.BILINEAR)
+        assert np.array_equal(part.pixels[7, 0].numpy(), np.asarray(resized))
 
 
 def test_the_resnet_part_appears_with_a_resnet_zoo(folder: Path) -> None:
