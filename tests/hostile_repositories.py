@@ -191,9 +191,9 @@ def many(table: Any, rng: random.Random) -> Any:
 
     one = table.slice(0, 1)
     if "weights" in table.column_names:
-        rows = rng.choice([1000, 5000])
+        rows = rng.choice([500, 1500])
     else:
-        rows = rng.choice([10_000, 200_000])
+        rows = rng.choice([10_000, 50_000])
     return pa.concat_tables([one]).take(pa.array([0] * rows, pa.int32()))
 
 

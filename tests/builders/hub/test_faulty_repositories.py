@@ -147,8 +147,8 @@ CHANGES: dict[str, tuple[Callable[[pa.Table], pa.Table], str]] = {
     "no seed": (lambda t: t.drop_columns(["seed"]), "not have the columns of a zoo"),
     "texts": (set_column("epoch", lambda c: c.cast(pa.string())), "not have the columns of a zoo"),
     "too large": (
-        lambda t: t.take(pa.array([0] * 28_000)),
-        "a row group has 28,000 rows, which are too many",
+        lambda t: t.take(pa.array([0] * 14_000)),
+        "a row group has 14,000 rows, which are too many",
     ),
 }
 
