@@ -190,10 +190,8 @@ def many(table: Any, rng: random.Random) -> Any:
     import pyarrow as pa
 
     one = table.slice(0, 1)
-    if "weights" in table.column_names:
-        rows = rng.choice([500, 1500])
-    else:
-        rows = rng.choice([10_000, 50_000])
+    sizes = [100, 500] if "weights" in table.column_names else [10_000, 50_000]
+    rows = rng.choice(sizes)
     return pa.concat_tables([one]).take(pa.array([0] * rows, pa.int32()))
 
 

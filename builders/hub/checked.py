@@ -19,8 +19,8 @@ from ..untrusted import parse_json
 MAX_FOOTER = 16 << 20
 """Limit of a footer in bytes. That of the largest file that we write has some hundred kB."""
 
-MAX_GROUP_BYTES = 128 << 20
-"""Limit of a row group in bytes, read or in memory. Ours have up to 45 MB."""
+MAX_GROUP_BYTES = 96 << 20
+"""Limit of a row group in bytes, of which reading takes some four times; ours have up to 45 MB."""
 
 MAX_GROUP_ROWS = 1 << 19
 MAX_METRICS_ROWS = 1 << 20
