@@ -27,7 +27,7 @@ from ..errors import (
 )
 from . import catalog
 from .catalog import METRICS_NAME, dense_name, zoo_spec
-from .hub.checked import RowCheck, weights_type
+from .hub.checked import Seen, weights_type
 from .hub.names import whole_models
 from .hub.offline import CachedRows, recall, remember
 from .hub.read import LastStates, Shard, Snapshot, open_snapshot, read_tables, weights_size
@@ -113,6 +113,7 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
         self._question: str | None = None  # if rows come from a repository, see hub/offline.py
         self._cached: CachedRows | None = None
         self._unreachable: HubUnreachable | None = None
+        self._seen: Seen = {}
         super().__init__(cache_dir, **arguments)
 
     def _create_builder_config(
@@ -299,7 +300,7 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
         """Yield Arrow tables of some hundred rows, several from a file of a repository."""
         schema = self.info.features.arrow_schema
         filters = filter_expression(self.config.filters)
-        rows, last = RowCheck(), LastStates(self.token, self.storage_options.get("hf"))
+        last = LastStates(self.token, self.storage_options.get("hf"))
         number = 0  # without gaps, which datasets below 5.1 does not accept
         for piece in files:
             if isinstance(piece, Shard):
@@ -307,7 +308,7 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
                 wanted = filters
                 if self.config.final:
                     wanted = last.of(piece) if filters is None else filters & last.of(piece)
-                tables = read_tables(piece, schema, wanted, self.token, options, rows)
+                tables = read_tables(piece, schema, wanted, self.token, options, self._seen)
             else:
                 tables = iter([read_rows(piece, schema, filters, final=self.config.final)])
             index = 0

@@ -112,7 +112,7 @@ def rewrite(files: Files, rng: random.Random) -> None:
         )
         table = change(table, rng)
         sink = io.BytesIO()
-        pq.write_table(table, sink, row_group_size=rng.choice([1, 7, 1 << 20]))
+        pq.write_table(table, sink, row_group_size=rng.choice([len(table) // 50 + 1, 1 << 20]))
     except (KeyError, pa.ArrowException, OSError, ValueError, TypeError):
         return  # made hostile before
     files[path] = sink.getvalue()
@@ -186,14 +186,12 @@ def constant(table: Any, rng: random.Random) -> Any:
 
 
 def many(table: Any, rng: random.Random) -> Any:
-    """Some million rows that take no room."""
+    """Many rows that take no room."""
     import pyarrow as pa
 
     one = table.slice(0, 1)
-    if "weights" in table.column_names:
-        rows = rng.choice([1000, 20_000])
-    else:
-        rows = rng.choice([100_000, 3_000_000])
+    sizes = [100, 500] if "weights" in table.column_names else [10_000, 50_000]
+    rows = rng.choice(sizes)
     return pa.concat_tables([one]).take(pa.array([0] * rows, pa.int32()))
 
 

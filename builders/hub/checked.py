@@ -9,6 +9,7 @@ from typing import IO, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as pads
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ...errors import FaultyZoo, ModelZoosError
@@ -18,15 +19,19 @@ from ..untrusted import parse_json
 MAX_FOOTER = 16 << 20
 """Limit of a footer in bytes. That of the largest file that we write has some hundred kB."""
 
-MAX_GROUP_BYTES = 512 << 20
-"""Limit of a row group in bytes, read or in memory. Ours have up to 45 MB."""
+MAX_GROUP_BYTES = 96 << 20
+"""Limit of a row group in bytes, of which reading takes some four times; ours have up to 45 MB."""
 
-MAX_GROUP_ROWS = 1 << 20
-MAX_METRICS_ROWS = 1 << 21
-"""Limits of the rows in a row group, and in a file without weights: 40,000 models of 51 states."""
+MAX_GROUP_ROWS = 1 << 19
+MAX_METRICS_ROWS = 1 << 20
+"""Limits of the rows in a row group, and in a file without weights: 20,000 models of 51 states."""
 
 _MAX_ABOUT = 1 << 20
 """Limit of the JSON in a schema, in bytes."""
+
+
+class Fault(ValueError):
+    """What is wrong with a file, without its name; see `naming`."""
 
 
 @contextmanager
@@ -40,6 +45,8 @@ def naming(name: object) -> Iterator[None]:
         yield
     except ModelZoosError:
         raise
+    except Fault as error:
+        raise FaultyZoo(f"{name}: {error}") from None
     except Exception as error:  # pyarrow raises most of the built-in ones
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise FaultyZoo(f"{name}: not readable as Parquet ({reason:.200})") from error
@@ -56,7 +63,7 @@ class Bounded:
 
     def read(self, size: int) -> bytes:
         if size > self.limit:
-            raise FaultyZoo(f"a part of {size:,} bytes is larger than {self.limit:,}")
+            raise Fault(f"a part of {size:,} bytes is larger than {self.limit:,}")
         return self._file.read(size)
 
     def readable(self) -> bool:
@@ -79,7 +86,7 @@ def open_fragment(file: IO[bytes]) -> pads.ParquetFileFragment:
     for group in fragment.row_groups:
         rows = group.num_rows
         if not 0 <= rows <= MAX_GROUP_ROWS or rows * row > MAX_GROUP_BYTES:
-            raise FaultyZoo(f"a row group has {rows:,} rows, which are too many to be read at once")
+            raise Fault(f"a row group has {rows:,} rows, which are too many to be read at once")
     bounded.limit = MAX_GROUP_BYTES
     return fragment
 
@@ -99,11 +106,11 @@ def check_columns(schema: pa.Schema, size: int | None) -> None:
         size: length of a row's weights; None for rows without weights.
 
     Raises:
-        FaultyZoo: they are not those of a zoo's rows.
+        Fault: they are not those of a zoo's rows.
     """
     kind = weights_type(schema)
     if kind is not None and size is not None and kind.list_size != size:
-        raise FaultyZoo(f"its rows have {kind.list_size:,} weights, expected {size:,}")
+        raise Fault(f"its rows have {kind.list_size:,} weights, expected {size:,}")
     expected = row_schema(size)
     plain = [name for name in expected.names if name != "weights"]
     if (
@@ -111,21 +118,31 @@ def check_columns(schema: pa.Schema, size: int | None) -> None:
         or (kind is None) != (size is None)
         or any(schema.field(name).type != expected.field(name).type for name in plain)
     ):
-        raise FaultyZoo("it does not have the columns of a zoo: was it built with model_zoos?")
+        raise Fault("it does not have the columns of a zoo: was it built with model_zoos?")
+
+
+Seen = dict[tuple[str | None, str], dict[str, NDArray[np.int32]]]
+"""(zoo, model) -> name of a file -> epochs of the model in it."""
 
 
 class RowCheck:
-    """Checks the rows of a data set table by table, as far as the wanted columns show them."""
+    """Checks the rows of one file table by table, as far as the wanted columns show them.
 
-    def __init__(self) -> None:
-        self._epochs: dict[tuple[str | None, str], NDArray[np.int32]] = {}
+    Args:
+        file: name of the file.
+        seen: the rows of all files of the data set that were read, which is added to.
+    """
+
+    def __init__(self, file: str = "", seen: Seen | None = None) -> None:
+        self._file = file
+        self._own: dict[tuple[str | None, str], NDArray[np.int32]] = {}
+        self._seen: Seen = {} if seen is None else seen
 
     def check(self, zoo: str | None, table: pa.Table) -> None:
         """Check some more rows of a zoo.
 
         Raises:
-            FaultyZoo: weights, a model or an epoch are null, or two rows are of one model and
-                epoch.
+            Fault: weights, a model or an epoch are null, or two rows are of one model and epoch.
         """
         for name in {"weights", "model_id", "epoch"} & set(table.column_names):
             column = table[name]
@@ -133,22 +150,43 @@ class RowCheck:
             if name == "weights" and not nulls:
                 nulls = sum(chunk.flatten().null_count for chunk in column.chunks)
             if nulls:
-                raise FaultyZoo(f"{nulls} of its values in the column {name} are null")
+                raise Fault(f"{nulls} of its values in the column {name} are null")
         if not {"model_id", "epoch"} <= set(table.column_names) or not len(table):
             return
-        models = pa.concat_arrays(table["model_id"].chunks).dictionary_encode()
-        codes, epochs = models.indices.to_numpy(), table["epoch"].to_numpy()
-        order = np.lexsort((epochs, codes))
-        ends = np.flatnonzero(np.diff(codes[order])) + 1
+        models, codes, order, ends = _runs(table)
+        epochs = table["epoch"].to_numpy()
         for code, found in zip(
             codes[order][[0, *ends]], np.split(epochs[order], ends), strict=True
         ):
             key = (zoo, models.dictionary[int(code)].as_py())
-            if key in self._epochs:
-                found = np.sort(np.concatenate([self._epochs[key], found]))
-            if twice := found[:-1][np.diff(found) == 0].tolist():
-                raise FaultyZoo(f"it repeats the model {key[1]} at epoch {twice[0]}")
-            self._epochs[key] = found.copy()
+            if key in self._own:
+                found = np.sort(np.concatenate([self._own[key], found]))
+            twice = found[:-1][np.diff(found) == 0].tolist()
+            files = self._seen.setdefault(key, {})
+            for file, others in files.items():
+                if file != self._file:  # which may be read a second time
+                    twice += np.intersect1d(found, others).tolist()
+            if twice:
+                raise Fault(f"it repeats the model {key[1]:.100} at epoch {twice[0]}")
+            self._own[key] = files[self._file] = found.copy()
+
+
+def _runs(
+    table: pa.Table,
+) -> tuple[pa.DictionaryArray, NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]:
+    """Return the models of rows, coded, the order of the rows by model and epoch, and its cuts."""
+    models = pa.concat_arrays(table["model_id"].chunks).dictionary_encode()
+    codes = models.indices.to_numpy()
+    order = np.lexsort((table["epoch"].to_numpy(), codes))
+    return models, codes, order, np.flatnonzero(np.diff(codes[order])) + 1
+
+
+def last_rows(table: pa.Table) -> NDArray[np.int64]:
+    """Return the numbers of the rows that hold the last state of each model."""
+    if not len(table):
+        return np.array([], np.int64)
+    _, _, order, ends = _runs(table)
+    return order[[*(ends - 1), -1]]
 
 
 def read_metrics(
@@ -166,16 +204,18 @@ def read_metrics(
     Raises:
         Exception: of any class, see `naming`.
     """
-    fragment = open_fragment(file)
-    schema = fragment.physical_schema
+    bounded = Bounded(file)
+    parquet = pq.ParquetFile(bounded)  # without threads, which might outlive the interpreter
+    schema, rows = parquet.schema_arrow, parquet.metadata.num_rows
     content = (schema.metadata or {}).get(b"model_zoos", b"{}")
     about = parse_json(content) if len(content) <= _MAX_ABOUT else None
     if not isinstance(about, dict):
-        raise FaultyZoo("the description of its zoo is no JSON object")
+        raise Fault("the description of its zoo is no JSON object")
     if not about:
         return schema.empty_table(), {}
     check_columns(schema, None)
-    if (rows := fragment.metadata.num_rows) > MAX_METRICS_ROWS:
-        raise FaultyZoo(f"it has {rows:,} rows, more than {MAX_METRICS_ROWS:,}")
-    RowCheck().check(None, table := fragment.to_table(columns=columns and list(columns)))
+    if not 0 <= rows <= MAX_METRICS_ROWS:
+        raise Fault(f"it has {rows:,} rows, more than {MAX_METRICS_ROWS:,}")
+    bounded.limit = MAX_GROUP_BYTES
+    RowCheck().check(None, table := parquet.read(columns and list(columns), use_threads=False))
     return table, about

@@ -17,7 +17,7 @@ from ...errors import FaultyZoo
 from ..catalog import METRICS_NAME, UNIONS, parts_of, twin_name
 from ..specification import Zoo, zoo_from_json
 from ..splits import SPLITS
-from .checked import naming, read_metrics
+from .checked import Fault, last_rows, naming, read_metrics
 from .names import DATA_FILE, FIGURE, METRICS_FILE, data_files, matches
 
 
@@ -52,8 +52,9 @@ class ZooEntry:
         if engine is None and source is None:
             return "trained elsewhere, written with model_zoos"
         if engine != "original":
-            return f"made with model_zoos ({engine or 'engine unknown'})"
-        file = f" `{source['file']}`" if isinstance(source, dict) and "file" in source else ""
+            return f"made with model_zoos ({engine or 'engine unknown'!s:.100})"
+        name = source.get("file") if isinstance(source, dict) else None
+        file = f" `{name:.300}`" if isinstance(name, str) else ""
         if self.zoo.doi:
             return f"original:{file} [{self.zoo.doi}](https://doi.org/{self.zoo.doi})"
         return f"imported:{file or ' source unknown'}"
@@ -148,20 +149,20 @@ def _zoo_entry(
 ) -> ZooEntry:
     zoo = zoo_from_json(about.get("zoo"))
     if zoo.name != name:
-        raise FaultyZoo(f"{name} is described as a zoo {zoo.name:.100}")
+        raise Fault(f"it describes the zoo {zoo.name:.100}")
     tables = {split: tables[split] for split in SPLITS if split in tables}
-    last = {}
+    models: dict[str, int] = {}
+    accuracies = []
     for split, table in tables.items():
-        ends = table.group_by("model_id", use_threads=False).aggregate([("epoch", "max")])
-        ends = ends.rename_columns({"epoch_max": "epoch"})
-        last[split] = ends.join(table, ["model_id", "epoch"], join_type="inner", use_threads=False)
-    accuracies = [pc.drop_null(ends["test_acc"]).to_numpy() for ends in last.values()]
+        last = last_rows(table)
+        models[split] = len(last)
+        accuracies.append(pc.drop_null(table["test_acc"].take(last)).to_numpy())
     # Sorted, so that the same numbers give the same sum.
     accuracy = np.sort(np.concatenate(accuracies).astype(np.float64))
     return ZooEntry(
         zoo=zoo,
         provenance={key: value for key, value in about.items() if key != "zoo"},
-        models={split: len(ends) for split, ends in last.items()},
+        models=models,
         states={split: len(table) for split, table in tables.items()},
         file_bytes=file_bytes,
         test_acc=float(accuracy.mean()) if len(accuracy) else None,

@@ -41,7 +41,7 @@ from ..schema import row_schema
 from ..specification import Zoo
 from ..splits import SPLITS
 from ..zoo_directory import ZooDirectory
-from .checked import RowCheck, naming, read_metrics
+from .checked import Seen, naming, read_metrics
 from .merge import merge_cards
 from .names import (
     CARD,
@@ -695,11 +695,12 @@ def _is_whole(directory: ZooDirectory, seen: _Seen, model: str) -> bool:
     """Whether the files of a model in the repository can be read, and hold all kept epochs once."""
     if any(size <= 0 for size, _ in seen.shards[model].values()):
         return False
-    size, rows, epochs = directory.zoo.layout.size, RowCheck(), set()
+    size, epochs = directory.zoo.layout.size, set()
+    seen_rows: Seen = {}
     try:
         for shard in _shards(seen, model):
             wanted = row_schema(size, ["model_id", "epoch"])
-            for table in read_tables(shard, wanted, None, seen.remote.api.token, None, rows):
+            for table in read_tables(shard, wanted, None, seen.remote.api.token, None, seen_rows):
                 if set(table["model_id"].to_pylist()) != {model}:
                     return False
                 epochs |= set(table["epoch"].to_pylist())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ _END = "<!-- end of the card made by model_zoos -->"
 _LISTS = ("tags", "task_categories", "language")
 """Keys whose values are united."""
 
-_MAX_HEADER, _MAX_VALUES, _MAX_DEPTH = 1 << 19, 50_000, 30
+_MAX_HEADER, _MAX_VALUES, _MAX_DEPTH = 1 << 18, 50_000, 30
 """Limits of the header of a README: characters, values, and levels."""
+
+_MAX_BRACKETS = 200
 
 
 def merge_cards(ours: str, theirs: str) -> tuple[str, tuple[str, ...]]:
@@ -94,6 +97,9 @@ def _parsed(text: str) -> tuple[dict[str, Any], str]:
     header = "".join(lines[start + 1 : end])
     if len(header) > _MAX_HEADER:
         raise unusable_card(f"it has {len(header):,} characters")
+    steps = ((mark in "[{") - (mark in "]}") for mark in header)
+    if max(accumulate(steps), default=0) > _MAX_BRACKETS:  # which take long to be parsed
+        raise unusable_card("it is nested too deeply")
     try:
         found = yaml.load(header, _Loader)
     except RecursionError:

@@ -21,7 +21,7 @@ from ...errors import FaultyZoo
 from ..catalog import METRICS_NAME
 from ..schema import row_schema
 from ..specification import is_zoo_name
-from .checked import RowCheck, check_columns, naming, open_fragment, weights_type
+from .checked import RowCheck, Seen, check_columns, naming, open_fragment, weights_type
 from .names import DATA_FILE, METRICS_FILE, faults, matches, metrics_file, zoo_of
 from .remote import explained
 
@@ -139,7 +139,7 @@ def read_tables(
     filters: pads.Expression | None = None,
     token: str | bool | None = None,
     options: Mapping[str, object] | None = None,
-    rows: RowCheck | None = None,
+    seen: Seen | None = None,
 ) -> Iterator[pa.Table]:
     """Yield the rows of a file, row group by row group, in their order.
 
@@ -149,14 +149,14 @@ def read_tables(
         filters: keep only matching rows; row groups without any are not read.
         token: of the Hub.
         options: arguments of huggingface_hub.HfFileSystem.
-        rows: what has seen the rows of the other files that are read; None if there are none.
+        seen: rows of the other files that are read, none of which this one may repeat.
 
     Raises:
         FaultyZoo: the file cannot be read, has other columns than the rows of a zoo, other weights
             than the schema, null or repeated rows.
         HubFailed: see `open_snapshot`.
     """
-    rows = rows or RowCheck()
+    rows = RowCheck(shard.path, seen)
     with _fragment(shard, token, options) as fragment:
         kind = weights_type(schema) or weights_type(fragment.physical_schema)
         check_columns(fragment.physical_schema, kind and kind.list_size)

@@ -452,7 +452,7 @@ def count_requests(hub: Hub, writer: Client, original: Path, folder: Path) -> in
 def interrupt(case: Case, requests: int, where: str) -> None:
     with case.hub.closing(requests, where):
         failed = case.try_push()
-    assert failed is None or failed.startswith("HubFailed")
+    assert failed is None or failed.startswith("HubUnreachable")
     assert case.lost() == [], (requests, where)
 
 

@@ -207,7 +207,7 @@ def test_whenever_the_connection_breaks_off_the_next_call_goes_on(
         where = chance.choice(["before", "middle", "after"])
         with hub.closing(chance.randrange(2, 40), where):
             failed = failure(writer, PUSH, **arguments)
-        assert failed is None or failed.startswith("HubFailed")
+        assert failed is None or failed.startswith("HubUnreachable")
         committed = [path for path in hub.content(repo_id) if path.startswith("data/")]
         # Whatever is not here is there.
         assert len(ids(home)) + len(committed) >= 4

@@ -304,7 +304,7 @@ def test_an_interrupted_publication_is_finished_by_the_next(
     repo = f"me/interrupted-{seed}"
     moment, where = chance.randrange(undisturbed), chance.choice(["before", "middle", "after"])
     start = len(hub.requests)
-    message = r"HubFailed: .*try again to resume$"
+    message = r"HubUnreachable: .*try again to resume$"
     with hub.closing(moment, where), pytest.raises(ClientError, match=message):
         writer.run(PUBLISH, folder=str(folder), repo_id=repo, arguments={})
     kept = stored(hub.requests[start:])
@@ -408,7 +408,7 @@ def test_a_hub_that_is_not_there(writer: Client, folder: Path, hub: Hub) -> None
         ("constants.HF_HUB_OFFLINE = True", "HF_HUB_OFFLINE is set"),
         ("constants.ENDPOINT = 'http://127.0.0.1:9'", "was not reached"),
     ):
-        with pytest.raises(ClientError, match=f"HubFailed: .*{message}"):
+        with pytest.raises(ClientError, match=f"HubUnreachable: .*{message}"):
             writer.run(
                 "from huggingface_hub import constants\n"
                 "from huggingface_hub.utils import close_session\n"

@@ -219,7 +219,7 @@ def test_a_connection_that_breaks_off_while_reading(
         before = len(hub.requests)
         assert writer.run(code + "result = len(table(stream))", repo=published) == 84
     requests = len(hub.requests) - before
-    message = "HubFailed: me/model_zoos: the Hub .* broke off"
+    message = "HubUnreachable: me/model_zoos: the Hub .* broke off"
     for moment in (0, requests // 2, requests - 1):
         with hub.closing(moment, "middle"), pytest.raises(ClientError, match=message):
             writer.run(code + "result = len(table(stream))", repo=published)
