@@ -234,9 +234,11 @@ def encode_model(
     for column, name in enumerate(names):
         if np.shape(metrics[name]) != epochs.shape:
             raise InvalidArgument(f"{name} of {model_id} must have one value for each epoch")
-        values = np.ma.array(metrics[name], np.float64)
-        table[:, column] = values.filled(math.nan)
-        measured[:, column] = ~np.ma.getmaskarray(values)
+        values = metrics[name]
+        if isinstance(values, np.ma.MaskedArray):
+            measured[:, column] = ~np.ma.getmaskarray(values)
+            values = np.ma.array(values, np.float64).filled(math.nan)
+        table[:, column] = values
     anywhere = np.flatnonzero(measured.any(0))
     names = [names[column] for column in anywhere]
     table, measured = np.ascontiguousarray(table[:, anywhere]), measured[:, anywhere]

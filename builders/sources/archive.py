@@ -120,7 +120,7 @@ def zip_members(read: Read, total: int) -> Iterator[Member]:
             *_, count, size, offset = _END_64.unpack(end)
     if offset + size > total:
         raise Unreadable("truncated: the zip's directory lies beyond its end")
-    directory = read(offset, size)
+    directory = bytes(read(offset, size))
     position = 0
     for _ in range(count):
         start = position + _ENTRY.size
@@ -130,7 +130,7 @@ def zip_members(read: Read, total: int) -> Iterator[Member]:
             _ENTRY.unpack_from(directory, position)
         )
         kind = "utf-8" if flags & 0x800 else "cp437"
-        name = _normal(bytes(directory[start : start + n]).decode(kind, "surrogateescape"))
+        name = directory[start : start + n].decode(kind, "surrogateescape")
         if _IN_ZIP64 in (content, compressed, local):
             extra = directory[start + n : start + n + m]
             content, compressed, local = _sizes_64(extra, content, compressed, local)
@@ -138,13 +138,7 @@ def zip_members(read: Read, total: int) -> Iterator[Member]:
         yield Member(name, content, local, compressed, _ENCRYPTED if flags & 1 else method, crc)
 
 
-def _normal(name: str) -> str:
-    """Return a name as a plain path: some programs write backslashes, "./" or "//"."""
-    name = name.replace("\\", "/")
-    return _DOTS.sub("", name) if "//" in name or "./" in name else name
-
-
-def _sizes_64(extra: bytes | memoryview, *values: int) -> list[int]:
+def _sizes_64(extra: bytes, *values: int) -> list[int]:
     """Sizes and offset of a zip64 entry: those that do not fit lie in field 1 of its extra data."""
     position = 0
     while position + 4 <= len(extra):
@@ -257,6 +251,9 @@ class Source:
             return
         found = zip_members(self._read, self._total)
         for member in _without_overlaps(found, self._total):
+            name = member.name
+            if "\\" in name or "//" in name or "./" in name:  # as some programs write them
+                member = member._replace(name=_DOTS.sub("", name.replace("\\", "/")))
             if not member.name.endswith("/") and not is_clutter(member.name):
                 yield member
 

@@ -419,10 +419,9 @@ def _write_model(
 
 def _column(states: Sequence[State], metric: str) -> NDArray[np.float64]:
     """Return a metric of all states, masked where it was not measured."""
-    return np.ma.array(
-        [state.metrics.get(metric, math.nan) for state in states],
-        mask=[metric not in state.metrics for state in states],
-    )
+    values = np.array([state.metrics.get(metric, math.nan) for state in states])
+    absent = [metric not in state.metrics for state in states]
+    return np.ma.array(values, mask=absent) if any(absent) else values
 
 
 def _present_epochs(directory: ZooDirectory, model_id: str) -> set[int]:

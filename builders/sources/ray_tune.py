@@ -315,11 +315,7 @@ def results(source: Source, trial: Trial) -> tuple[list[Measured], list[str]]:
 
     found = sorted(
         map(measured, trial.checkpoints),
-        key=lambda m: (
-            m.epoch is None,
-            m.epoch or 0,
-            -places.get(m.checkpoint.number, 0),
-        ),
+        key=lambda m: (m.epoch is None, m.epoch or 0, -places.get(m.checkpoint.number, 0)),
     )
     remarks = drop_unusable((m.epoch or 0, m.metrics) for m in found if m.metrics is not None)
     if bad:
@@ -394,7 +390,8 @@ def _state(
         if fault := weights_fault(values, largest):
             raise Unreadable(fault)
     if measured.metrics is None:
-        raise Unreadable("missing metrics: no line of result.json has its training_iteration")
+        what = "names its folder" if measured.epoch is None else "has its training_iteration"
+        raise Unreadable(f"missing metrics: no line of result.json {what}")
     require_metrics(measured.metrics, REQUIRED_METRICS)
     return State(epoch, weights, numbers(measured.metrics), extra)
 

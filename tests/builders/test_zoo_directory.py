@@ -131,6 +131,7 @@ def test_metrics_that_were_not_measured_everywhere(tmp_path: Path, name: str) ->
     directory = create_zoo(tmp_path, zoo)
     metrics = {
         "test_acc": np.array([0.25, 0.5, 0.75]),
+        "train_acc": np.ma.array([0, 7, 1], mask=[0, 1, 0]),
         "val_acc": np.ma.array([0.25, 7.0, 0.75], mask=[0, 1, 0]),
         "val_loss": np.ma.array([math.nan, 1.0, math.nan], mask=[0, 1, 1]),
         "sparsity": np.ma.masked_all(3),
