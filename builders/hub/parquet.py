@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from ...errors import Cancelled
 from ..model_file import ModelFile
 from ..rows import states_table, weights_column
+from .checked import MAX_GROUP_BYTES, weights_type
 from .shards import METRICS_GROUP_ROWS, PlannedShard
 
 ZSTD_LEVEL = 1
@@ -75,7 +76,8 @@ def write_shard(
         position = schema.get_field_index("weights")
         return table.add_column(position, "weights", weights_column(group, kind))
 
-    options = writer_options(schema, twin=shard.twin)
+    options, size = writer_options(schema, twin=shard.twin), weights_type(schema)
+    most = max(1, MAX_GROUP_BYTES // (4 * size.list_size)) if size else METRICS_GROUP_ROWS
     # A row group is read while the previous one is encoded, which saves an eighth of the time.
     with ThreadPoolExecutor(1) as reader, pq.ParquetWriter(path, schema, **options) as writer:
         ahead = reader.submit(read, shard.groups[0])
@@ -85,7 +87,8 @@ def write_shard(
                 raise Cancelled
             if number + 1 < len(shard.groups):
                 ahead = reader.submit(read, shard.groups[number + 1])
-            writer.write_table(table, row_group_size=len(table))
+            # A long trajectory of a wide network does not fit one row group that readers take.
+            writer.write_table(table, row_group_size=min(len(table), most))
             advance(len(table))
 
 

@@ -22,7 +22,7 @@ from datasets import Features, load_dataset
 
 from model_zoos.builders.architecture import ARCHITECTURES
 from model_zoos.builders.catalog import twin_name, zoo_spec
-from model_zoos.builders.hub import build
+from model_zoos.builders.hub import build, checked, parquet
 from model_zoos.builders.hub.build import build_folder
 from model_zoos.builders.hub.contents import read_contents
 from model_zoos.builders.hub.shards import PlannedShard
@@ -252,6 +252,25 @@ def test_the_viewers_limits_are_kept(folder: Path, large: tuple[Path, Path]) -> 
 
 def test_the_largest_row_of_the_catalog_is_within_the_viewers_limit() -> None:
     assert 4 * make_layout("resnet18", 3, 200).size < VIEWER_SCAN_BYTES / 6
+
+
+def test_a_trajectory_that_no_row_group_holds_is_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the limit above which readers refuse a row group, here 100 kB: ten rows of CNN-s."""
+    for module in (parquet, checked):
+        monkeypatch.setattr(module, "MAX_GROUP_BYTES", 100_000)
+    zoo = dataclasses.replace(zoo_spec("digits_cnn_s"), epochs=24)
+    directory = random_zoo(tmp_path / "zoos", zoo, 4)
+    build_folder([zoo.name], tmp_path / "zoos", tmp_path / "out")
+    for path in sorted((tmp_path / "out" / "data").rglob("*.parquet")):
+        with path.open("rb") as file:
+            fragment = checked.open_fragment(file)
+            assert [group.num_rows for group in fragment.row_groups][:2] == [10, 10]
+            table = fragment.to_table()
+        for row in table.to_pylist():
+            file_of_row = directory.read(directory.state_path(row["model_id"], 0))
+            assert row["weights"] == file_of_row.weights()[row["epoch"]].tolist()
 
 
 def test_a_filter_reads_the_row_groups_that_can_match(large: tuple[Path, Path]) -> None:
