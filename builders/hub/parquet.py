@@ -77,7 +77,8 @@ def write_shard(
         return table.add_column(position, "weights", weights_column(group, kind))
 
     options, size = writer_options(schema, twin=shard.twin), weights_type(schema)
-    most = max(1, MAX_GROUP_BYTES // (4 * size.list_size)) if size else METRICS_GROUP_ROWS
+    room = MAX_GROUP_BYTES * 2 // 3  # the rest is for the other columns, read along with them
+    most = max(1, room // (4 * size.list_size)) if size else METRICS_GROUP_ROWS
     # A row group is read while the previous one is encoded, which saves an eighth of the time.
     with ThreadPoolExecutor(1) as reader, pq.ParquetWriter(path, schema, **options) as writer:
         ahead = reader.submit(read, shard.groups[0])

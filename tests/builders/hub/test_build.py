@@ -257,7 +257,7 @@ def test_the_largest_row_of_the_catalog_is_within_the_viewers_limit() -> None:
 def test_a_trajectory_that_no_row_group_holds_is_cut(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By the limit above which readers refuse a row group, here 100 kB: ten rows of CNN-s."""
+    """By the limit above which readers refuse a row group, here 100 kB."""
     for module in (parquet, checked):
         monkeypatch.setattr(module, "MAX_GROUP_BYTES", 100_000)
     zoo = dataclasses.replace(zoo_spec("digits_cnn_s"), epochs=24)
@@ -266,7 +266,7 @@ def test_a_trajectory_that_no_row_group_holds_is_cut(
     for path in sorted((tmp_path / "out" / "data").rglob("*.parquet")):
         with path.open("rb") as file:
             fragment = checked.open_fragment(file)
-            assert [group.num_rows for group in fragment.row_groups][:2] == [10, 10]
+            assert [group.num_rows for group in fragment.row_groups][:2] == [6, 6]
             table = fragment.to_table()
         for row in table.to_pylist():
             file_of_row = directory.read(directory.state_path(row["model_id"], 0))
