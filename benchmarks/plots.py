@@ -360,13 +360,14 @@ def trajectories(
         rows: row numbers of the weights in `states`, ascending.
         weights: float32 [rows, N].
     """
-    rows, weights, left_out = _without_large(states, rows, weights)
+    rows, moved, left_out = _without_large(states, rows, weights)
     if len(rows) < 3:
         return None
     starts = np.flatnonzero(np.diff(states.model[rows], prepend=-1))
     lengths = np.diff([*starts, len(rows)])
-    moved = weights - np.repeat(weights[starts], lengths, axis=0)
-    distance = np.linalg.norm(moved, axis=1)
+    for start, length in zip(starts, lengths, strict=True):  # in place: they can be large
+        moved[start : start + length] -= moved[start].copy()
+    distance = np.sqrt(np.einsum("ij,ij->i", moved, moved))
     farthest = np.repeat(np.maximum.reduceat(distance, starts), lengths)
     moved /= np.where(farthest == 0, 1, farthest)[:, None]
     with np.errstate(divide="ignore", invalid="ignore"):
