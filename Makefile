@@ -10,9 +10,9 @@ DEMO ?= demo
 demo: $(VENV)/.ready
 	@mkdir -p $(DEMO)
 	$(BIN)/model-zoos generate digits_cnn_s --out $(DEMO)/zoos
-	MODEL_ZOOS_HOME=$(DEMO)/zoos $(BIN)/python examples/first_look.py
 	$(BIN)/model-zoos benchmark digits_cnn_s --data-dir $(DEMO)/zoos --out $(DEMO)/benchmark.json
 	$(BIN)/model-zoos plot digits_cnn_s --data-dir $(DEMO)/zoos --out $(DEMO)/accuracy.png
+	MODEL_ZOOS_HOME=$(DEMO)/zoos $(BIN)/python examples/first_look.py
 
 # A process for each core; torch's own threads would fight over the cores with them.
 test: $(VENV)/.ready

@@ -106,6 +106,10 @@ class Plot:
         """The bytes of the PNG."""
         return _save(self.figure, "png", ["Software"])
 
+    def _repr_png_(self) -> bytes:
+        """Show the figure in a notebook."""
+        return self.png
+
     @cached_property
     def svg(self) -> str:
         """The `svg` element of an HTML page: it scales with the page and names no address."""
@@ -356,13 +360,14 @@ def trajectories(
         rows: row numbers of the weights in `states`, ascending.
         weights: float32 [rows, N].
     """
-    rows, weights, left_out = _without_large(states, rows, weights)
+    rows, moved, left_out = _without_large(states, rows, weights)
     if len(rows) < 3:
         return None
     starts = np.flatnonzero(np.diff(states.model[rows], prepend=-1))
     lengths = np.diff([*starts, len(rows)])
-    moved = weights - np.repeat(weights[starts], lengths, axis=0)
-    distance = np.linalg.norm(moved, axis=1)
+    for start, length in zip(starts, lengths, strict=True):  # in place: they can be large
+        moved[start : start + length] -= moved[start].copy()
+    distance = np.sqrt(np.einsum("ij,ij->i", moved, moved))
     farthest = np.repeat(np.maximum.reduceat(distance, starts), lengths)
     moved /= np.where(farthest == 0, 1, farthest)[:, None]
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -428,21 +433,11 @@ def sparsity_by_epoch(
         panels, ("sparsity", "test_acc"),
         ("share of pruned weights", "test accuracy (share of 1)"), strict=True,
     ):  # fmt: skip
-        epochs = np.unique(states["epoch"][good])
-        bands = np.array([
-            np.percentile(states[column][good & (states["epoch"] == epoch)], (0, 25, 50, 75, 100))
-            for epoch in epochs
-        ]).T  # fmt: skip
-        panel.fill_between(epochs, bands[0], bands[4], color=BLUE, alpha=0.12, linewidth=0,
-                           label="range")  # fmt: skip
-        panel.fill_between(epochs, bands[1], bands[3], color=BLUE, alpha=0.35, linewidth=0,
-                           label="quartiles")  # fmt: skip
-        panel.plot(epochs, bands[2], color=BLUE, marker="o", markersize=4, label="median")
+        _violins_by_epoch(panel, states["epoch"][good], states[column][good])
         if states.name == TWINS_ZOO:
             panel.plot(*zip(*TWINS[column].items(), strict=True), color=GREEN, marker="x",
                        linestyle="", label="median of the paper's twins")  # fmt: skip
         panel.set(xlabel="epoch of pruning", ylabel=label)
-        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
     panels[0].set_ylim(0, 1)
     zoos = [dense_name(zoo) for zoo in states["zoo"]]
     ids = dict.fromkeys(zip(zoos, states["parent_model_id"], strict=True))
@@ -450,18 +445,16 @@ def sparsity_by_epoch(
     dense = dense[np.isfinite(dense)]
     about = " Their parents' accuracy is not here."
     if len(dense):
-        low, median, high = np.percentile(dense, (25, 50, 75))
-        panels[1].axhspan(low, high, color=ORANGE, alpha=0.15, linewidth=0)
-        panels[1].axhline(median, color=ORANGE, linestyle="--", label="parents")
-        about = f" Dashed: median of their {len(dense):,} parents, with quartiles."
-    panels[1].legend(loc="best")
+        panels[1].axhline(np.median(dense), color=ORANGE, ls="--", label="median of the parents")
+        about = f" Dashed: median of their {len(dense):,} parents."
+    handles, labels = panels[1].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower right", ncols=2)
     return _plot(
         states,
         figure,
-        "sparsity and accuracy",
+        f"sparsity and accuracy of {_count(states.models, 'twin')}",
         "sparsity-by-epoch",
-        f"Sparsity and test accuracy of {states.models:,} twins by epoch of pruning." + about
-        + _left_out(states, ~good),
+        f"{HOW_TO_READ}{about}" + _left_out(states, ~good),
     )  # fmt: skip
 
 
