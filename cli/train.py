@@ -79,7 +79,7 @@ def generate(
     ] = None,
     seconds_per_epoch: Annotated[
         Optional[float],
-        typer.Option(help="With --plan: time of one model; ResNet-18 is measured if not given."),
+        typer.Option(help="With --plan: time of one model; measured in some seconds if not given."),
     ] = None,
     images_dir: ImagesDir = None,
     download: DownloadImages = False,

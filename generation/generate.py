@@ -23,6 +23,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from ..builders.machine import cores
 from ..builders.specification import Model, Zoo
 from ..builders.zoo_directory import ZooDirectory, create_zoo, open_zoo
 from ..errors import InvalidArgument, ZooNotFound
@@ -32,7 +33,14 @@ from .images import ImageData
 from .images.folder import PREFIX, SETTINGS
 from .job import Job, Progress, Summary, Work
 from .options import TrainOptions
-from .plan import Plan, check_space, make_plan, measure_epoch, model_bytes
+from .plan import (
+    Plan,
+    check_space,
+    make_plan,
+    measure_epoch,
+    measure_population,
+    model_bytes,
+)
 from .ranks import join_ranks, join_summaries, rank_count, share_models
 
 
@@ -157,7 +165,7 @@ def plan(
     Args:
         ranks: processes that will share the work; None for those that this run has.
         seconds_per_epoch: of one model on one rank, if known.
-        measure: if it is not known, measure it here in some seconds (ResNet-18 alone).
+        measure: if it is not known, measure it here in some seconds.
 
     Raises:
         InvalidArgument: as `generate`, or a number out of range.
@@ -182,9 +190,16 @@ def plan(
             compile=provenance["compile"],
             threads=options.threads,
         )
+    shares = share_models(zoo, specifications, ranks)
+    if seconds_per_epoch is None and measure and not provenance:
+        source = "measured"
+        engine, device = choose_engine(zoo, root, options)
+        seconds_per_epoch = measure_population(
+            zoo, shares[0], engine, device, options.threads or cores()
+        )
     return make_plan(
         ZooDirectory(Path(root) / zoo.name, zoo, provenance),
-        share_models(zoo, specifications, ranks),
+        shares,
         seconds_per_epoch,
         source,
         staging=publisher.staging_bytes if publisher else 0,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -19,12 +20,17 @@ import torch
 
 from ..builders.machine import byte_size
 from ..builders.specification import Model, Zoo
-from ..builders.zoo_directory import ZooDirectory
+from ..builders.zoo_directory import ZooDirectory, create_zoo
 from ..errors import NotEnoughSpace
+from .engines import Engine, group_models
 from .engines.resnet import ResNetTraining
-from .images import IMAGE_SOURCES, ImageData, Images
+from .images import IMAGE_SOURCES, ImageData, Images, ImageSource
+from .job import Job, Work
 
 _CPU_BATCH = 16
+
+_MEASURED_IMAGES = 2000
+"""Images of an epoch from which that of a zoo is extrapolated."""
 
 _HEADER_BYTES = 128
 """A tensor's entry in a file's header, rounded up."""
@@ -236,6 +242,66 @@ def _absent(directory: ZooDirectory, model: Model, kept: Iterable[int]) -> int:
     return absent
 
 
+def measure_population(
+    zoo: Zoo, models: Sequence[Model], engine: Engine, device: str, threads: int
+) -> float | None:
+    """Seconds that an epoch takes for each of some models, from a short run on random images.
+
+    As many blocks of models as train at a time are trained for one and for three epochs; how
+    well the models fill their blocks is counted in.
+
+    Args:
+        zoo: of networks that are trained side by side, on images of the catalog.
+        models: all that one rank will train.
+        engine, device, threads: that train them.
+
+    Returns:
+        Seconds of training and evaluating; None for images that are not of the catalog.
+    """
+    source = IMAGE_SOURCES.get(zoo.images)
+    if source is None:
+        return None
+    train = source.sizes[0]
+    count = min(train, _MEASURED_IMAGES)
+    images = _random_images(source, count, [s and -(-s * count // train) for s in source.sizes[1:]])
+    blocks = group_models(models, engine.side_by_side(zoo, device))
+    at_once = threads if engine.block_a_thread else 1
+    some = [model for block in blocks[:at_once] for model in block]
+    seconds: list[float] = []
+    for epochs in (1, 1, 3):  # the first compiles the kernels and is not counted
+        chosen = [dataclasses.replace(model, epochs=epochs) for model in some]
+        with tempfile.TemporaryDirectory() as folder:
+            directory = create_zoo(folder, dataclasses.replace(zoo, epochs=epochs))
+            start = time.perf_counter()
+            for _ in engine.train(Work(Job(directory, images), threads, device), chosen):
+                pass
+            seconds.append(time.perf_counter() - start)
+    epoch = max(seconds[2] - seconds[1], 1e-3) / 2 * train / count
+    return epoch * len(blocks) / min(at_once, len(blocks)) / len(models)
+
+
+def _random_images(source: ImageSource, train: int, others: Sequence[int | None]) -> ImageData:
+    """Random images of the shape of a set: so many to train, to validate (or None) and to test."""
+    generator = np.random.default_rng(0)
+
+    def random(count: int) -> Images:
+        pixels = generator.integers(0, 256, (count, *source.shape), np.uint8)
+        labels = generator.integers(0, source.classes, count)
+        return Images(torch.from_numpy(pixels), torch.from_numpy(labels))
+
+    validation, test = others
+    return ImageData(
+        name="random",
+        train=random(train),
+        validation=None if validation is None else random(validation),
+        test=random(test or 1),
+        mean=source.mean,
+        std=source.std,
+        augmentation=source.augmentation,
+        classes=source.classes,
+    )
+
+
 def measure_epoch(
     zoo: Zoo,
     *,
@@ -259,25 +325,9 @@ def measure_epoch(
     if not zoo.layout.architecture.file_per_state or source is None:
         return None
     train, validation, test = source.sizes
-    generator = np.random.default_rng(0)
-
-    def random(count: int) -> Images:
-        pixels = generator.integers(0, 256, (count, *source.shape), np.uint8)
-        labels = generator.integers(0, source.classes, count)
-        return Images(torch.from_numpy(pixels), torch.from_numpy(labels))
-
     # A CPU is as fast with a part of a batch, a GPU is not.
     batch = min(zoo.batch_size, train, _CPU_BATCH if torch.device(device).type == "cpu" else train)
-    images = ImageData(
-        name="random",
-        train=random(batch * (steps + 1)),
-        validation=None,
-        test=random(batch),
-        mean=source.mean,
-        std=source.std,
-        augmentation=source.augmentation,
-        classes=source.classes,
-    ).to(device)
+    images = _random_images(source, batch * (steps + 1), (None, batch)).to(device)
     training = ResNetTraining(
         dataclasses.replace(zoo.models(1)[0], batch_size=batch),
         zoo.layout,

@@ -49,12 +49,16 @@ class Engine:
         stream: where dropout masks and augmentation come from (streams.py, augmentation.py).
         train: trains models and writes them, yielding each when it is finished.
         methods: what it can train, by `Job.method`.
+        side_by_side: how many models a block has on a device.
+        block_a_thread: whether each thread trains a block, instead of all threads the same.
     """
 
     name: str
     stream: str
     train: Callable[[Work, Sequence[Model]], Iterator[Outcome]]
     methods: tuple[str, ...]
+    side_by_side: Callable[[Zoo, str], int] = lambda zoo, device: 1
+    block_a_thread: bool = True
 
 
 LANES: Mapping[str, Callable[..., Population]] = {
@@ -70,10 +74,20 @@ BATCHED_BLOCK = {"cpu": 64, "cuda": 1024}
 """Models that the batched engine stacks."""
 
 
+def _lanes(zoo: Zoo, device: str) -> int:
+    """How many models one vector holds."""
+    return lanes_count(zoo.layout, dict(zoo.grid)["activation"][0])
+
+
+def _batch(zoo: Zoo, device: str) -> int:
+    """How many models the batched engine stacks."""
+    return BATCHED_BLOCK[torch.device(device).type]
+
+
 def _train_lanes(work: Work, models: Sequence[Model]) -> Iterator[Outcome]:
     """A thread for each core, a block of one model a lane in each: the kernel releases the GIL."""
     zoo = work.job.directory.zoo
-    lanes = lanes_count(zoo.layout, dict(zoo.grid)["activation"][0])
+    lanes = _lanes(zoo, work.device)
     blocks = group_models(models, lanes)
     populate, remark = partial(LANES[work.job.method], threads=1), ""
     room = len(blocks) * lanes
@@ -88,7 +102,7 @@ def _train_lanes(work: Work, models: Sequence[Model]) -> Iterator[Outcome]:
 
 def _train_batched(work: Work, models: Sequence[Model]) -> Iterator[Outcome]:
     """One block of stacked models after the other, with torch's own threads."""
-    blocks = group_models(models, BATCHED_BLOCK[torch.device(work.device).type])
+    blocks = group_models(models, _batch(work.job.directory.zoo, work.device))
     populate = partial(BATCHED[work.job.method], device=work.device, threads=work.threads)
     yield from train_blocks(work, blocks, populate, threads=1, device=work.device)
 
@@ -96,8 +110,8 @@ def _train_batched(work: Work, models: Sequence[Model]) -> Iterator[Outcome]:
 ENGINES: dict[str, Engine] = {
     engine.name: engine
     for engine in (
-        Engine("lanes", "philox", _train_lanes, tuple(LANES)),
-        Engine("batched", "philox", _train_batched, tuple(BATCHED)),
+        Engine("lanes", "philox", _train_lanes, tuple(LANES), _lanes),
+        Engine("batched", "philox", _train_batched, tuple(BATCHED), _batch, block_a_thread=False),
         Engine("reference", "torch", train_in_processes, tuple(NETWORKS)),
         Engine("resnet", "philox", checkpointed.train, ("dense",)),
     )

@@ -16,6 +16,7 @@ from model_zoos.builders.catalog import get_zoo
 from model_zoos.builders.hub.incremental import STAGING_BYTES, PublishOptions
 from model_zoos.builders.hub.publisher import HubPublisher
 from model_zoos.builders.ledger import Published
+from model_zoos.builders.specification import Zoo
 from model_zoos.builders.zoo_directory import create_zoo, open_zoo
 from model_zoos.errors import NotEnoughSpace
 from model_zoos.generation.generate import generate, plan
@@ -107,3 +108,15 @@ def test_the_command_says_it(tmp_path: Path) -> None:
     )
     assert len(json.loads(as_json.stdout)["shares"]) == 8
     assert not (tmp_path / "zoos").exists()
+
+
+def test_a_plan_measures_models_that_train_side_by_side(tmp_path: Path) -> None:
+    """From models that train together; nothing of it stays in the folder."""
+    found = plan(get_zoo("digits_cnn_s"), tmp_path, models=10, measure=True)
+    assert found.source_of_seconds == "measured"
+    assert 0 < (found.seconds_per_epoch or 0) < 60
+    assert found.seconds == pytest.approx(10 * 25 * (found.seconds_per_epoch or 0))
+    assert not list(tmp_path.iterdir())
+    values = get_zoo("digits_cnn_s").to_json() | {"name": "mine", "images": "folder/mine"}
+    unknown = plan(Zoo.from_json(values), tmp_path, models=10, measure=True)
+    assert (unknown.seconds, unknown.source_of_seconds) == (None, "unknown")
