@@ -223,13 +223,17 @@ def _method(score: Score | ClassScore) -> str:
 # --- The benchmark --------------------------------------------------------------------------------
 
 
+LAST = "last"
+"""In place of epochs: the last state of each model."""
+
+
 def predict_properties(
     name: str,
     data_dir: str | os.PathLike[str] | None = None,
     *,
     representations: Sequence[str] = tuple(REPRESENTATIONS),
     targets: Sequence[str] = tuple(TARGETS),
-    epochs: Sequence[int] | None = None,
+    epochs: Sequence[int] | str | None = None,
     max_weight: float = MAX_WEIGHT,
     offset: str = "free",
     boosting: bool = False,
@@ -244,7 +248,7 @@ def predict_properties(
         data_dir: folder of zoo directories, else MODEL_ZOOS_HOME, else ./zoos.
         representations: keys of representations.REPRESENTATIONS, or "module:function".
         targets: keys of `TARGETS`; those that are constant or absent are reported as such.
-        epochs: epochs of the states that are used; None for all.
+        epochs: epochs of the states that are used; "last" for each model's last, None for all.
         max_weight: states with a larger weight (in absolute value) are left out; math.inf keeps
             all that are finite.
         offset: one of `probes.OFFSETS`.
@@ -272,7 +276,11 @@ def predict_properties(
             raise InvalidArgument(f"unknown {what} {unknown[0]!r}; known: {', '.join(known)}")
     if boosting:
         import_lightgbm()
-    splits = _load(name, data_dir, targets, epochs)
+    if isinstance(epochs, str) and epochs != LAST:
+        raise InvalidArgument(f"epochs are a list of numbers or {LAST!r}, found {epochs!r}")
+    final = epochs == LAST
+    chosen = None if epochs is None or final else [int(epoch) for epoch in epochs]
+    splits = _load(name, data_dir, targets, chosen, final)
     refuse_leakage(splits)
     not_scored: dict[str, str] = {}
     for target in targets:
@@ -346,7 +354,7 @@ def predict_properties(
         settings={
             "offset": offset,
             "max_weight": float(max_weight),
-            "epochs": None if epochs is None else [int(epoch) for epoch in epochs],
+            "epochs": LAST if final else chosen,
         },
     )
 
@@ -356,6 +364,7 @@ def _load(
     data_dir: str | os.PathLike[str] | None,
     targets: Sequence[str],
     epochs: Sequence[int] | None,
+    final: bool,
 ) -> DatasetDict:
     """Load the three splits of a zoo, or raise TooFewModels."""
     columns = ("zoo", "model_id", "parent_model_id", "epoch", "architecture", "weights")
@@ -365,7 +374,8 @@ def _load(
             name,
             data_dir=None if data_dir is None else str(data_dir),
             columns=list(dict.fromkeys([*columns, *targets])),
-            filters=None if epochs is None else [("epoch", "in", [int(epoch) for epoch in epochs])],
+            filters=None if epochs is None else [("epoch", "in", list(epochs))],
+            final=final,
         )
     except NoRowsLeft as error:
         chosen = ", ".join(map(str, epochs or ()))

@@ -41,7 +41,9 @@ def benchmark(
             "a layout to a matrix. Can be repeated; both by default."
         ),
     ] = None,
-    epochs: Annotated[Optional[str], typer.Option(help="Use only these, as 10,25,50.")] = None,
+    epochs: Annotated[
+        Optional[str], typer.Option(help="Use only these, as 10,25,50, or `last`.")
+    ] = None,
     max_weight: Annotated[
         float, typer.Option(help="Leave out states with a larger weight; inf keeps all.")
     ] = 5.0,
@@ -55,10 +57,11 @@ def benchmark(
     as_json: AsJson = False,
 ) -> None:
     """Predict accuracy, epoch, gap and hyperparameters from weights and from their statistics."""
-    from ..benchmarks.property_prediction import predict_properties
+    from ..benchmarks.property_prediction import LAST, predict_properties
     from ..benchmarks.representations import REPRESENTATIONS
 
-    name, chosen = normalize_name(name), parse_epochs("--epochs", epochs)
+    name = normalize_name(name)
+    chosen = epochs if epochs == LAST else parse_epochs("--epochs", epochs)
     if out is not None:  # before the work, not after it
         out.parent.mkdir(parents=True, exist_ok=True)
     if any(":" in entry for entry in representation or ()):

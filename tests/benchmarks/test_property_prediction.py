@@ -393,6 +393,15 @@ def test_states_that_cannot_be_used_are_counted(tmp_path: Path) -> None:
     )
     assert result.not_scored["epoch"] == "constant: 2.0"
     assert sum(result.states.values()) == 18
+    last, third = (
+        predict_properties("digits_cnn_s", tmp_path, representations=["statistics"], epochs=epochs)
+        for epochs in ("last", [3])
+    )
+    assert last.settings["epochs"] == "last"
+    assert last.scores == third.scores
+    assert last.states == third.states
+    with pytest.raises(InvalidArgument, match="'last', found 'first'"):
+        predict_properties("digits_cnn_s", tmp_path, epochs="first")
 
 
 def norms(matrix: np.ndarray, layout: object) -> np.ndarray:
