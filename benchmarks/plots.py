@@ -342,6 +342,7 @@ def weight_histograms(
         "weight-histograms",
         f"Weights (without biases) of {count:,} models at {_epochs(epochs)}, 99 % of the values, "
         "by initialisation (from top to bottom) and layer (from left to right)."
+        + f" Only the {INITS} most frequent initialisations." * (len(set(inits)) > INITS)
         + (" Pruned weights, which are 0, are left out." if states.twins else "")
         + left_out,
     )
@@ -541,9 +542,7 @@ def _histograms(axes: Axes, values: Mapping[int, NDArray[np.float32]], twins: bo
     limits = np.array([np.percentile(v, (0.5, 99.5)) for v in values.values() if len(v)])
     if not len(limits):
         return
-    low, high = limits.min(), limits.max()
-    edges = np.linspace(low, high, 36) if low < high else np.linspace(low - 0.5, low + 0.5, 36)
-    highest = 0.0
+    edges, highest = np.histogram_bin_edges(limits, 35), 0.0
     for (epoch, found), (colour, style) in zip(values.items(), STYLES, strict=False):
         heights = np.histogram(found, edges)[0] / max(1, len(found)) / np.diff(edges)
         axes.stairs(heights, edges, color=colour, ls=style, lw=1.4, label=f"epoch {epoch}")

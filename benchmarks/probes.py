@@ -65,7 +65,8 @@ Predictor = Callable[
 """`fit(x, y, validation_x, validation_y)`, which returns `predict(x)`.
 
 x is [rows, d]; y is [rows], float64 of a number, or int64 of classes 0, 1, ..., of which -1 (in
-validation) is one that train lacks. Predictions are [rows], of the same kind as y."""
+validation) is one that train lacks. Predictions are [rows], of the same kind as y. Other predictors
+see the same arrays, so they must not be changed."""
 
 
 def predict_splits(name: str, fit: Predictor, features: Matrices, values: Matrices) -> Predictions:

@@ -17,6 +17,7 @@ from model_zoos.benchmarks import plots
 from model_zoos.benchmarks.plots import draw_all, plot_accuracy_by_epoch
 from model_zoos.benchmarks.report import ZooReport, make_report, render, write_figures, write_report
 from model_zoos.benchmarks.states import read_states
+from model_zoos.builders.layout import find_layout
 from tests.benchmarks.zoos import write_odd_zoos
 
 REFERENCES = ("src", "srcset", "data", "href", "xlink:href", "poster", "action", "background")
@@ -196,6 +197,40 @@ def test_a_figure_is_of_bounded_size_and_shows_two_modes(models: int, odd: Path)
             min(wide[:10].max(), wide[-10:].max())
             > 2 * wide[len(wide) // 3 : -len(wide) // 3].min()
         )
+
+
+@pytest.mark.parametrize("inits", [["a"], ["a", None], ["a", "b", "c", "d", "e"]])
+def test_weights_are_drawn_by_initialisation(inits: list[str | None], odd: Path) -> None:
+    states = read_states("odd", odd)
+    init = np.array([inits[model % len(inits)] for model in states.model], object)
+    states = dataclasses.replace(states, columns={**states.columns, "init": init})
+    weights = np.random.default_rng(0).standard_normal((len(states), 2464)).astype(np.float32)
+    layout = find_layout("cnn_s", 2464)
+    plot = plots.weight_histograms(states, np.arange(len(states)), weights, layout)
+    assert plot is not None
+    text = Page(plot.svg).text
+    assert [name in text for name in ["conv1.weight", "conv1.bias", "fc2.weight"]] == [1, 0, 1]
+    assert len(plot.figure.axes) == 5 * min(len(inits), plots.INITS)
+    assert ("unknown" in text) == (None in inits)
+    assert ("most frequent" in plot.caption) == (len(inits) > plots.INITS)
+
+
+def test_trajectories_start_together_and_end_at_their_arrows(odd: Path) -> None:
+    """Two models that move along two lines, one ten times as far as the other."""
+    states = read_states("odd", odd)
+    rows = np.arange(6)
+    weights = np.full((6, 2464), 0.5, np.float32)
+    weights[:3, 0] += [0, 1, 2]
+    weights[3:, 1] += [0, 0.1, 0.2]
+    plot = plots.trajectories(states, rows, weights)
+    assert plot is not None
+    assert "of 2 models" in plot.title
+    plane, distance = plot.figure.axes[:2]
+    places = plane.collections[-1].get_offsets()
+    assert np.allclose(places[[0, 3]], 0, atol=1e-6)  # the first states
+    assert np.allclose(np.linalg.norm(places, axis=1), [0, 0.5, 1] * 2, atol=1e-6)
+    assert np.allclose(distance.collections[-1].get_offsets()[:, 1], [0, 1, 2, 0, 0.1, 0.2])
+    assert (weights[:, 2] == 0.5).all()  # the caller's are as they were
 
 
 @pytest.mark.parametrize("count", range(1, 9))
