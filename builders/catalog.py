@@ -2,7 +2,8 @@
 
 The 27 zoos of the paper (Schuerholt et al., NeurIPS 2022, arXiv 2209.14764) have the settings of
 its code (code/zoo_generators/). `eurosat_cnn_s` was published by the same authors in 2023 without
-the script that made it; `digits_cnn_s` is a zoo of this package.
+the script that made it; `digits_cnn_s`, `digits_mlp_seed`, `mnist_small_cnn_hyp` and
+`mnist_lenet5_seed` are zoos of this package.
 
     >>> zoo = zoo_spec("mnist-cnn-s-seed")
     >>> len(zoo.models()), zoo.models()[0].learning_rate
@@ -191,6 +192,9 @@ def _resnet_zoo(
     )
 
 
+SMALL_CNN = "1x28x28 conv16k3s2 drop conv16k3s2 drop conv16k3s2 drop gap fc10"
+LENET5 = "1x28x28 conv6k5p2 pool conv16k5 pool fc120 fc84 fc10"
+
 # fmt: off
 _ALL = [
     *_cnn_zoos(
@@ -253,6 +257,32 @@ _ALL = [
         seeds=10, epochs=25, momentum=0.9,
         note="our own: scikit-learn's 8x8 digits resized to 28x28, no download needed",
     ),
+    Zoo(
+        "digits_mlp_seed", "digits", "digits", "1x28x28 fc64 fc10", "seed", channels=1, classes=10,
+        grid=_point("relu", "kaiming_uniform(bias=0)", 1e-3, 1e-4), seeds=300, epochs=25,
+        note="our own: a multilayer perceptron on scikit-learn's digits, no download needed",
+    ),
+    Zoo(
+        "mnist_small_cnn_hyp", "mnist", "mnist", SMALL_CNN, "hyp_10_r", channels=1, classes=10,
+        grid=make_grid(
+            activation=["relu", "tanh"],
+            init=[
+                "xavier_normal(bias=0)", "kaiming_normal(bias=0)", "orthogonal(bias=0)",
+                "normal(std=0.1,bias=0)", "trunc_normal(std=0.1,bias=0)",
+            ],
+            dropout=[0.0, 0.35, 0.7], optimizer=["adam", "rmsprop", "sgd"],
+            learning_rate=[5e-4, 5e-3, 5e-2], weight_decay=[1e-8, 1e-5, 1e-2],
+        ),
+        seeds=2, random_seeds=True, epochs=86, batch_size=64, momentum=0.0,
+        note="our own: the network of the Small CNN Zoo (Unterthiner et al., 2020) with the ends "
+        "and middles of its hyperparameters' ranges; batch size and deviations are our choice",
+    ),
+    Zoo(
+        "mnist_lenet5_seed", "mnist", "mnist", LENET5, "seed", channels=1, classes=10,
+        grid=_point("tanh", "xavier_uniform(bias=0)", 1e-3, 0.0), seeds=200, epochs=20,
+        batch_size=32, scheduler="OneCycleLR",
+        note="our own: LeNet-5 (LeCun et al., 1998) with max-pooling and full connections",
+    ),
 ]
 # fmt: on
 
@@ -262,6 +292,7 @@ ZOOS: dict[str, Zoo] = {zoo.name: zoo for zoo in _ALL}
 UNIONS: dict[str, tuple[str, ...]] = {
     stem: tuple(f"{stem}_{variant}" for variant in VARIANTS)
     for stem in (name.removesuffix("_seed") for name in ZOOS if name.endswith("_seed"))
+    if all(f"{stem}_{variant}" in ZOOS for variant in VARIANTS)
 }
 """Zoos that are read as one: `mnist_cnn_s` stands for the three variants, and so on."""
 

@@ -104,6 +104,8 @@ def dropout_masks(
         For each dropout layer float32 [P, batch_size, *shape], without P for a single seed.
     """
     shapes = dropout_shapes(layout)
+    if not shapes:
+        return []
     ends = np.cumsum([math.prod(shape) for shape in shapes])
     seeds = np.asarray(seeds)
     words = _words(DROPOUT, seeds, step, batch_size, ends[-1])

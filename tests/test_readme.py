@@ -88,6 +88,8 @@ def zoo_table() -> str:
     titles = [architecture.title for architecture in ARCHITECTURES.values()]
     cells: dict[str, dict[str, str]] = {}
     for zoo in ZOOS.values():
+        if zoo.architecture not in ARCHITECTURES:
+            continue
         same = [
             other
             for other in ZOOS.values()

@@ -33,7 +33,7 @@ from . import checkpointed, reference
 from .batched import BatchedPopulation, BatchedWeights
 from .batched_twins import BatchedTwins
 from .epoch_loop import group_models, train_blocks
-from .lanes import LanesPopulation, LanesTwins, LanesWeights, lanes_count
+from .lanes import LanesPopulation, LanesTwins, LanesWeights, lanes_are_faster, lanes_count
 from .population import Population, Scores
 from .processes import NETWORKS, train_in_processes
 
@@ -125,7 +125,8 @@ def choose_engine(
     """The engine and device that train a zoo.
 
     The engine is the one that is asked for; else that of a zoo that has been begun in `root`; else
-    batched on a GPU; else the first of the architecture's that can run here.
+    batched on a GPU; else the first of the architecture's that can run here; but batched where
+    convolutions are so wide that lanes gain nothing (`lanes.library.is_faster`).
 
     Args:
         method: what is trained (`Job.method`).
@@ -152,7 +153,8 @@ def choose_engine(
         return ENGINES["batched"], device
     if able[0] == "lanes":
         try:
-            lanes_count(zoo.layout, dict(zoo.grid)["activation"][0])
+            if not lanes_are_faster(zoo.layout, dict(zoo.grid)["activation"][0]):
+                del able[0]
         except LanesUnavailable as error:
             warnings.warn(
                 SlowEngineWarning(
@@ -184,8 +186,9 @@ def evaluate(
         images: float32 [n, channels, h, w], normalised as at training.
         labels: integers [n] in [0, classes).
         engine: "lanes", "batched" or "reference"; "auto" takes batched on a GPU, else lanes where
-            the kernel can be built, else batched. Architectures that are no sequence of layers are
-            always evaluated as by "reference": one network at a time in plain torch.
+            the kernel can be built and is the faster one, else batched. Architectures that are no
+            sequence of layers are always evaluated as by "reference": one network at a time in
+            plain torch.
         device: "cpu" or "cuda" for batched and reference; None for the CPU.
         threads: cores to use; None for all that this process may use.
 
@@ -203,8 +206,8 @@ def evaluate(
     if engine == "auto":
         engine = "batched" if device not in (None, "cpu") else "lanes"
         try:
-            if engine == "lanes":
-                lanes_count(layout, activation)
+            if engine == "lanes" and not lanes_are_faster(layout, activation):
+                engine = "batched"
         except LanesUnavailable:
             engine = "batched"
     if engine == "lanes":

@@ -177,7 +177,8 @@ class BatchedPopulation(BatchedWeights):
         self.optimizer, self.batch_size = first.optimizer, first.batch_size
         check_weights(layout, first.activation, weights)
         own = check_models(models, len(np.asarray(weights)), list(OPTIMIZERS))
-        self._dropout = bool((own.dropout > 0).any())
+        drops = any(layer.dropout for layer in layout.architecture.layers)
+        self._dropout = drops and bool((own.dropout > 0).any())
         self._rates = BlockRates(
             learning_rate=own.learning_rate[:, None],
             weight_decay=own.weight_decay.astype(np.float32)[:, None],

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ...builders.hyperparameters import ACTIVATIONS, parse_scheduler
+from ...builders.hyperparameters import ACTIVATIONS, MOMENTUM_OPTIMIZERS, parse_scheduler
 from ...builders.layout import Layout
 from ...builders.specification import Model
 from ...errors import InvalidArgument
@@ -122,6 +122,7 @@ def check_models(models: Sequence[Model], count: int, optimizers: Sequence[str])
         seeds=np.array([model.seed for model in models], np.int64),
         learning_rate=np.array([model.learning_rate for model in models], np.float64),
         weight_decay=np.array([model.weight_decay for model in models], np.float64),
-        momentum=np.array([model.momentum or 0.0 for model in models], np.float64),
+        momentum=np.array([model.momentum or 0.0 for model in models], np.float64)
+        * (first.optimizer in MOMENTUM_OPTIMIZERS),
         dropout=np.array([model.dropout for model in models], np.float64),
     )

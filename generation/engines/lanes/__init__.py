@@ -26,7 +26,7 @@ from ....builders.layout import Layout
 from ....errors import LanesUnavailable
 from ..population import Scores
 from .blocks import OPTIMIZERS, Blocks, LanesWeights
-from .library import ISAS, load
+from .library import ISAS, is_faster, load
 from .twins import LanesTwins
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "LanesTwins",
     "LanesUnavailable",
     "LanesWeights",
+    "lanes_are_faster",
     "lanes_count",
 ]
 
@@ -47,6 +48,15 @@ def lanes_count(layout: Layout, activation: str = "tanh", isa: str = "auto") -> 
         LanesUnavailable: no C++ compiler, or it cannot build the kernel for this machine.
     """
     return load(layout, activation, isa).lanes_count()
+
+
+def lanes_are_faster(layout: Layout, activation: str = "tanh") -> bool:
+    """Whether lanes are worth choosing over the batched engine; `is_faster` has the rule.
+
+    Raises:
+        LanesUnavailable: as `lanes_count`.
+    """
+    return is_faster(layout, lanes_count(layout, activation))
 
 
 class LanesPopulation(Blocks):

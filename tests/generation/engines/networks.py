@@ -37,5 +37,5 @@ def texts(draw: Any, max_side: int = 14) -> str:
         words[-1] += " gap"
     for _ in range(number(0, 2)):
         words.append(f"fc{number(1, 22)}{suffix()}" + draw(st.sampled_from(["", " drop"])))
-    channels, classes = draw(st.sampled_from([1, 3])), number(1, 11)
+    channels, classes = draw(st.sampled_from([1, 3])), number(2, 11)
     return " ".join([f"{channels}x{first}x{first}", *words, f"fc{classes}"])

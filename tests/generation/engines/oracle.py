@@ -43,7 +43,7 @@ def make_orders(count: int, n: int, seed: int = 0) -> np.ndarray:
 
 def make_models(
     count: int, *, activation: str, optimizer: str, batch_size: int, learning_rate,
-    seeds=0, weight_decay=0.0, momentum=0.0, dropout=0.0,
+    seeds=0, weight_decay=0.0, momentum=0.0, dropout=0.0, scheduler=None, epochs=1,
 ) -> list[Model]:  # fmt: skip
     """Models with these rates and seeds, each one value for all or one for each."""
     each = [
@@ -54,7 +54,7 @@ def make_models(
         Model(
             zoo="tests", activation=activation, init="uniform", dropout=rate, optimizer=optimizer,
             learning_rate=step, weight_decay=decay, momentum=momentum, batch_size=batch_size,
-            epochs=1, scheduler=None, seed=seed,
+            epochs=epochs, scheduler=scheduler, seed=seed,
         )
         for seed, step, decay, momentum, rate in zip(*each, strict=True)
     ]  # fmt: skip
@@ -62,7 +62,7 @@ def make_models(
 
 MODEL_KEYS = (
     "activation", "optimizer", "batch_size", "learning_rate", "seeds", "weight_decay", "momentum",
-    "dropout",
+    "dropout", "scheduler", "epochs",
 )  # fmt: skip
 
 
@@ -92,8 +92,11 @@ def logits(
         if layer.kernel is None:
             x = x.flatten(1)
         added = 0 if noise is None else noise(number, layer.name, x)
-        product = functional.linear if layer.kernel is None else functional.conv2d
-        x = product(x, *tensors) + added
+        if layer.kernel is None:
+            x = functional.linear(x, *tensors) + added
+        else:
+            x = functional.conv2d(x, *tensors, layer.stride, layer.padding) + added
+        function = layer.activation_of(activation)
         own = {place: way for (at, place), way in (made or {}).items() if at == number}
         scale = CLOSE * x.detach().abs().max()
         if layer.pool and (own or close is not None):
@@ -111,7 +114,7 @@ def logits(
             x = windows.gather(1, chosen[:, None]).view(*x.shape[:2], side, side)
         elif layer.pool:
             x = functional.max_pool2d(x, 2)
-        if layer.activation and activation == "relu" and (own or close is not None):
+        if function == "relu" and (own or close is not None):
             # Negative places: decisions of relu, counted from -1 down.
             passes = (x > 0).flatten()
             if close is not None:
@@ -121,17 +124,20 @@ def logits(
                 if place < 0:
                     passes[-1 - place] = bool(way)
             x = x * passes.view(x.shape)
-        elif layer.activation:
-            x = make_activation(activation)(x)
+        elif function:
+            x = make_activation(function)(x)
         if layer.dropout:
             mask = next(masks, None)
             x = x if mask is None else x * mask
+        if layer.gap:
+            x = x.mean((2, 3))
     return x
 
 
 def torch_steps(
     layout: Layout, weights, images, labels, order, batch_size, dtype, *, activation, optimizer,
     seed=0, learning_rate=1e-3, weight_decay=0.0, momentum=0.0, dropout=0.0, made=None,
+    scheduler=None,
 ) -> np.ndarray:  # fmt: skip
     """One model trained by torch.optim in the lane kernel's order of samples and with its masks.
 
@@ -146,10 +152,21 @@ def torch_steps(
         for name, tensor in layout.to_state_dict(weights).items()
     }
     options = {"lr": learning_rate, "weight_decay": weight_decay}
-    if optimizer == "adam":
-        step = torch.optim.Adam(parameters.values(), **options)
+    if optimizer in ("sgd", "nesterov"):
+        nesterov = optimizer == "nesterov"
+        step = torch.optim.SGD(parameters.values(), momentum=momentum, nesterov=nesterov, **options)
     else:
-        step = torch.optim.SGD(parameters.values(), momentum=momentum, **options)
+        kinds = {"adam": "Adam", "adamw": "AdamW", "rmsprop": "RMSprop"}
+        step = getattr(torch.optim, kinds[optimizer])(parameters.values(), **options)
+    steps = -(-len(order) // batch_size)
+    pace = torch.optim.lr_scheduler
+    schedule: torch.optim.lr_scheduler.LRScheduler | None = None
+    if scheduler == "OneCycleLR":
+        schedule = pace.OneCycleLR(step, max_lr=learning_rate, total_steps=steps)
+    elif scheduler == "cosine":
+        schedule = pace.CosineAnnealingLR(step, steps)
+    elif scheduler == "step":  # an epoch is one step here
+        schedule = pace.StepLR(step, -(-steps // 3))
     x, y = torch.tensor(images, dtype=dtype), torch.tensor(labels)
     after = []
     for number, batch in enumerate(torch.tensor(order).split(batch_size)):
@@ -158,6 +175,8 @@ def torch_steps(
         out = logits(layout, activation, parameters, x[batch], masks, (made or {}).get(number))
         functional.cross_entropy(out, y[batch]).backward()
         step.step()
+        if schedule is not None:
+            schedule.step()
         after.append(torch.cat([p.detach().flatten() for p in parameters.values()]))
     return torch.stack(after).double().numpy()
 

@@ -103,7 +103,8 @@ def check_against_torch(engine, layout, activation, optimizer, init, dropout, st
         assert run.first_step_apart({}) is None or run.agrees_but_for_close_calls(), model
 
 
-EACH = list(itertools.product(ACTIVATIONS, ["adam", "sgd"], INITS, [0.0, 0.5]))
+# The values of the paper's zoos; test_networks.py has the others.
+EACH = list(itertools.product(list(ACTIVATIONS)[:5], ["adam", "sgd"], list(INITS)[:4], [0.0, 0.5]))
 
 
 @pytest.mark.parametrize(("activation", "optimizer", "init", "dropout"), EACH)

@@ -43,8 +43,10 @@ def test_the_tables_of_architectures_engines_and_images_fit() -> None:
     assert {zoo.images for zoo in ZOOS.values()} <= set(IMAGE_SOURCES)
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize(
+    ("activation", "optimizer"),
+    [*((name, "adam") for name in ACTIVATIONS), *(("tanh", name) for name in OPTIMIZERS[1:])],
+)
 def test_the_engines_train_the_same_model(
     activation: str, optimizer: str, images: ImageData
 ) -> None:
