@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..builders.machine import cores
+from ..builders.sources import small_cnn_zoo
 from ..builders.zoo_directory import ZooDirectory
 from ..errors import InvalidArgument, LanesUnavailable
 from ..generation.engines import evaluate, reference
@@ -89,8 +90,11 @@ class Evaluator:
             weights: float32 [N], which is copied.
         """
         states = self._zoo.states
-        # Later training metrics are running means; an imported twin's first ones are its parent's.
-        untrained = states.epoch[row] == 0 and not self._zoo.penalised
+        # Later training metrics are running means; an imported twin's first ones are its parent's,
+        # and models of the Small CNN Zoo were each trained on another part of the images.
+        source = self._zoo.directory.info.get("source") or {}
+        own = source.get("form") == small_cnn_zoo.FORM or self._zoo.penalised
+        untrained = states.epoch[row] == 0 and not own
         sets = (
             name
             for name in self._sets

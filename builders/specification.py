@@ -42,7 +42,7 @@ Grid = tuple[tuple[str, tuple[Any, ...]], ...]
 # --- Checks: what a field must be, as a test and in words -----------------------------------------
 
 _MAX_MODELS = 10_000_000
-"""Limit of a zoo's models, which are listed as a whole."""
+"""Limit of a grid that `Zoo.models` lists, which it does as a whole."""
 
 Check = tuple[Callable[[Any], bool], str]
 
@@ -252,8 +252,6 @@ class Zoo:
                 _require(name, value, _GRID_CHECKS[name])
             if len(set(values)) < len(values):
                 raise ValueError(f"the grid repeats a value of {name}")
-        if self.model_count > _MAX_MODELS:
-            raise ValueError(f"a zoo has at most {_MAX_MODELS:,} models, not {self.model_count:,}")
         for optimizer in grid["optimizer"]:
             if optimizer in MOMENTUM_OPTIMIZERS and self.momentum is None:
                 raise ValueError(f"{optimizer} needs a momentum (0 for none)")
@@ -301,6 +299,10 @@ class Zoo:
         if limit is not None and not 1 <= limit <= self.model_count:
             raise ValueError(
                 f"zoo {self.name} has {self.model_count} models; cannot take {limit} of them"
+            )
+        if self.model_count > _MAX_MODELS:  # of an imported zoo whose rates were drawn at random
+            raise ValueError(
+                f"zoo {self.name} has a grid of {self.model_count:,} models, too many to list"
             )
         points = [
             dict(zip(GRID_KEYS, values, strict=True))

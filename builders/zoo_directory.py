@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -92,10 +93,7 @@ class ZooDirectory:
         path = self.path / "splits.json"
         if not os.path.lexists(path):
             return {}
-        splits = read_json(path)
-        if not all(split in SPLITS for split in splits.values()):
-            raise FaultyZoo(f"{path}: expected model ids with a split each ({', '.join(SPLITS)})")
-        return splits
+        return dict(_read_splits(path, *_stamp(path)))
 
     def add_splits(
         self,
@@ -242,7 +240,8 @@ class ZooDirectory:
         """
         given = (hyperparameters, epochs, weights, metrics, parent_model_id, extra, original_name)
         files = encode_model(self.zoo, model_id, *given)
-        if model_id not in self.splits():
+        path = self.path / "splits.json"
+        if not os.path.lexists(path) or model_id not in _read_splits(path, *_stamp(path)):
             self.add_splits([model_id])
         paths = []
         for epoch, content in files:
@@ -250,6 +249,24 @@ class ZooDirectory:
             paths[-1].parent.mkdir(exist_ok=True)
             write_atomically(paths[-1], content)
         return paths
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    """What changes whenever a file is replaced."""
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise FaultyZoo(f"{path}: not readable ({error})") from error
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+@lru_cache(maxsize=8)
+def _read_splits(path: Path, *stamp: int) -> Mapping[str, str]:
+    """Read splits.json as it is at a moment; a zoo of 20,000 models is asked as many times."""
+    splits = read_json(path)
+    if not all(split in SPLITS for split in splits.values()):
+        raise FaultyZoo(f"{path}: expected model ids with a split each ({', '.join(SPLITS)})")
+    return splits
 
 
 _ENTRIES: tuple[tuple[tuple[str, ...], Any, str], ...] = (

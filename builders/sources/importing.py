@@ -30,7 +30,7 @@ from ..machine import cores, file_digest
 from ..specification import Zoo, is_zoo_name, normalize_name
 from ..workers import end_with_parent, interrupts_held, main_hidden
 from ..zoo_directory import ZooDirectory, create_zoo, open_zoo
-from . import preprocessed, ray_tune
+from . import preprocessed, ray_tune, small_cnn_zoo
 from .archive import Source, printable
 from .identify import identify, in_grid, misfit, zoo_of_file, zoos_of_trials
 from .ray_tune import Description, State, Trial
@@ -115,8 +115,8 @@ def import_zoo(
     """Turn the original files of a zoo into zoo directories. Call it again to resume an import.
 
     Args:
-        source: path of a zip of trial folders, of a folder that holds trials at any depth, or of a
-            preprocessed `dataset_*.pt`.
+        source: path of a zip of trial folders, of a folder that holds trials at any depth, of a
+            preprocessed `dataset_*.pt`, or of a folder of the Small CNN Zoo.
         root: folder of all zoos.
         name: name of the zoo; None to recognise it. Sparse twins get the name `<name>_sparse`.
         max_weight: largest |w| of a state that is kept (5 in the paper's data sets); None for no
@@ -154,6 +154,8 @@ def import_zoo(
     try:
         if path.is_file() and path.suffix in (".pt", ".pth"):
             return [_import_preprocessed(job)]
+        if path.is_dir() and small_cnn_zoo.is_small_cnn_zoo(path):
+            return [_import_small_cnn_zoo(job)]
         return _import_trials(job)
     except Unreadable as error:
         raise Unreadable(f"{path}: {error}", hint=error.hint) from None
@@ -351,6 +353,40 @@ def _import_preprocessed(job: _Import) -> Report:
     )
     expected = len(descriptions)
     return job.report(directory, about, outcomes, expected, data.found, left_out, data.remarks)
+
+
+# --- The Small CNN Zoo ---------------------------------------------------------------------------
+
+
+def _import_small_cnn_zoo(job: _Import) -> Report:
+    data = small_cnn_zoo.read_small_cnn_zoo(job.path)
+    digest = hashlib.sha256()
+    for name in ("metrics.csv.gz", "layout.csv"):
+        digest.update((job.path / name).read_bytes())
+    about = {
+        "file": job.path.resolve().name,
+        "bytes": sum((job.path / name).stat().st_size for name in small_cnn_zoo.FILES),
+        "sha256": digest.hexdigest(),
+        "form": small_cnn_zoo.FORM,
+    }
+    zoo = small_cnn_zoo.specify(data, job.name)
+    directory = job.create(zoo, about)
+    small_cnn_zoo.write_source_columns(data, directory.path)
+    directory.add_splits(data.models)
+    shape = (zoo.architecture, zoo.channels, zoo.classes)
+    outcomes = (
+        _write_model(
+            directory,
+            model_id,
+            data.names[model_id],
+            Description(shape, data.hyperparameters[model_id], data.dataset),
+            data.epochs[rows].tolist(),
+            data.states(model_id, job.max_weight),
+        )
+        for model_id, rows in sorted(data.models.items())
+    )
+    found = sum(map(len, data.models.values())) + len(data.left_out)
+    return job.report(directory, about, outcomes, len(data.models), found, data.left_out)
 
 
 # --- Writing --------------------------------------------------------------------------------------

@@ -1,0 +1,383 @@
+"""The Small CNN Zoo: weights.npy, metrics.csv.gz and layout.csv, as its authors publish it.
+
+T. Unterthiner et al., "Predicting Neural Network Accuracy from Weights" (2020). A row of
+weights.npy is a state; the same row of metrics.csv.gz says which model (`modeldir`) and epoch
+(`step`) it is, with metrics and `config.*`. Rows are in no order. Weights are TensorFlow's:
+layout.csv names the tensors, convolutions are [height, width, in, out] and linear layers [in, out].
+
+The networks are convolutions of stride 2 **without padding**, each with the activation, then the
+average over all places and a linear layer. Public readers disagree about the padding; with another
+one the recorded accuracies are not met, which `verify` shows. Images are grey (colours: the mean of
+the channels) with values from -1 to 1. Metrics are those of evaluation mode, at all epochs.
+
+`config.*` that a row has no column for, such as the L2 penalty and the share of training images,
+are kept in source.parquet beside zoo.json, a row for each model, with all of its `config.*`.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import io
+import math
+import re
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.lib.format as npy
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from ...errors import Unreadable
+from ..architecture import find_architecture
+from ..hyperparameters import ACTIVATIONS, OPTIMIZERS
+from ..hyperparameters import INITS as NAMED_INITS
+from ..specification import Zoo
+from ..untrusted import open_plain, read_plain
+from .archive import blamed_on_the_file, printable, shown
+from .names import model_id_of
+from .ray_tune import State
+from .report import LeftOut, weights_fault
+
+FORM = "small_cnn_zoo"
+"""What zoo.json says of the source's form."""
+
+FILES = ("weights.npy", "metrics.csv.gz", "layout.csv")
+
+SOURCE_COLUMNS = "source.parquet"
+"""Name of the file with the `config.*` of each model, in the zoo's directory."""
+
+IMAGE_SETS = {"mnist": 28, "fashion_mnist": 28, "cifar10": 32, "svhn_cropped": 32}
+"""Image data set of the source -> side of its images."""
+
+INITS = {
+    "glorot_normal": "xavier_normal",
+    "glorot_uniform": "xavier_uniform",
+    "he_normal": "kaiming_normal",
+    "he_uniform": "kaiming_uniform",
+    "RandomNormal": "normal",
+    "TruncatedNormal": "trunc_normal",
+    "truncated_normal": "trunc_normal",
+}
+"""Initialisation of the source -> torch's name of the same variance. The normal ones of TensorFlow
+are truncated."""
+
+METRICS = {
+    "train_loss": "train_loss",
+    "train_accuracy": "train_acc",
+    "test_loss": "test_loss",
+    "test_accuracy": "test_acc",
+}
+
+_MAX_TABLE = 1 << 28
+"""Limit of the unpacked table in bytes; 270,000 rows have 70 MB."""
+
+_MAX_LAYOUT = 1 << 16
+
+
+@dataclass(frozen=True)
+class SmallCnnZoo:
+    """A published zoo, whose weights are read model by model.
+
+    Attributes:
+        dataset: image data set, as the source names it.
+        architecture: text of the network.
+        folder: of the files.
+        offset: of the first weight in weights.npy, which is float32 [rows, N].
+        order: int64 [N], the place in the source of each weight in our order.
+        models: model id -> its rows, by epoch.
+        names: model id -> name in the source.
+        hyperparameters: model id -> hyperparameters of the row.
+        config: model id -> all `config.*` of the source.
+        epochs: int64 [rows].
+        metrics: name of the row's column -> float64 [rows], NaN where absent.
+        left_out: rows that belong to no model.
+    """
+
+    dataset: str
+    architecture: str
+    folder: Path
+    offset: int
+    order: NDArray[np.int64]
+    models: Mapping[str, NDArray[np.int64]]
+    names: Mapping[str, str]
+    hyperparameters: Mapping[str, Mapping[str, Any]]
+    config: pa.Table
+    epochs: NDArray[np.int64]
+    metrics: Mapping[str, NDArray[np.float64]]
+    left_out: list[LeftOut]
+
+    def states(self, model_id: str, max_weight: float | None) -> Iterator[State | LeftOut]:
+        """Yield the states of one model by epoch."""
+        rows = self.models[model_id]
+        found = np.empty((len(rows), len(self.order)), np.float32)
+        with open_plain(self.folder / "weights.npy") as file:  # mapped, 5 GB would count as memory
+            for row, target in zip(rows.tolist(), found, strict=True):
+                file.seek(self.offset + row * target.nbytes)
+                file.readinto(target.data)
+        found = found[:, self.order]
+        for row, weights in zip(rows.tolist(), found, strict=True):
+            epoch = int(self.epochs[row])
+            values = {name: float(column[row]) for name, column in self.metrics.items()}
+            shares = [values[name] for name in values if name.endswith("_acc")]
+            if not all(0 <= share <= 1 for share in shares):
+                fault: str | None = "missing metrics: an accuracy is no share of 1"
+            else:
+                fault = weights_fault(weights, max_weight)
+            if fault:
+                yield LeftOut(self.names[model_id], epoch, fault)
+            else:
+                yield State(epoch, weights, values, {})
+
+
+def is_small_cnn_zoo(folder: Path) -> bool:
+    """Whether a folder holds the three files."""
+    return all((folder / name).exists() for name in FILES)
+
+
+@blamed_on_the_file()
+def read_small_cnn_zoo(folder: Path) -> SmallCnnZoo:
+    """Read all but the weights, which are mapped.
+
+    Raises:
+        Unreadable: a file is not what it should be, or they contradict each other.
+    """
+    text, order = _layout(folder / "layout.csv")
+    table = _table(folder / "metrics.csv.gz")
+    offset = _offset(folder / "weights.npy", (len(table), len(order)))
+    config = table.select([name for name in table.column_names if name.startswith("config.")])
+    if "step" not in table.column_names or not config.column_names:
+        raise Unreadable("metrics.csv.gz lacks the columns step and config.*")
+    datasets = config["config.dataset"].unique().to_pylist()
+    if len(datasets) != 1 or datasets[0] not in IMAGE_SETS:
+        raise Unreadable(
+            f"its models were trained on {', '.join(map(shown, datasets[:5]))}, expected one of "
+            f"{', '.join(IMAGE_SETS)}"
+        )
+    dataset = datasets[0]
+    numbers, names = _models(table, config)
+    steps = _numbers(table, "step")
+    good = np.isfinite(steps) & (steps >= 0) & (steps == np.rint(steps)) & (steps < 2**31)
+    epochs = np.where(good, steps, -1).astype(np.int64)
+    left_out = [
+        LeftOut(names[numbers[row]], -1, "wrong epoch: its step is no whole number")
+        for row in np.flatnonzero(~good)
+    ]
+    by_model = np.lexsort((np.arange(len(epochs)), epochs, numbers))
+    by_model = by_model[good[by_model]]
+    same = (np.diff(numbers[by_model]) == 0) & (np.diff(epochs[by_model]) == 0)
+    repeated = by_model[1:][same]
+    left_out += [
+        LeftOut(names[numbers[row]], int(epochs[row]), "repeated: another row is this epoch")
+        for row in repeated
+    ]
+    kept = np.delete(by_model, np.flatnonzero(same) + 1)
+    cuts = np.flatnonzero(np.diff(numbers[kept])) + 1
+    groups = {int(numbers[rows[0]]): rows for rows in np.split(kept, cuts) if len(rows)}
+    ids = {number: model_id_of(names[number]) for number in groups}
+    firsts = np.array([rows[0] for rows in groups.values()], np.int64)
+    of_model = config.take(firsts)
+    identities = pa.array([ids[number] for number in groups])
+    side = IMAGE_SETS[dataset]
+    return SmallCnnZoo(
+        dataset=dataset,
+        architecture=f"1x{side}x{side} {text}",
+        folder=folder,
+        offset=offset,
+        order=order,
+        models={ids[number]: rows for number, rows in groups.items()},
+        names={ids[number]: names[number] for number in groups},
+        hyperparameters=dict(zip(identities.to_pylist(), _hyperparameters(of_model), strict=True)),
+        config=of_model.add_column(0, "model_id", identities),
+        epochs=epochs,
+        metrics={ours: _numbers(table, theirs) for theirs, ours in METRICS.items()},
+        left_out=left_out,
+    )
+
+
+def _layout(path: Path) -> tuple[str, NDArray[np.int64]]:
+    """Return the text of the network without its input, and the order of the weights."""
+    rows = list(csv.DictReader(io.StringIO(read_plain(path, _MAX_LAYOUT).decode())))
+    layers: dict[str, dict[str, NDArray[np.int64]]] = {}
+    end = 0
+    for row in rows:
+        layer, _, kind = row["varname"].removesuffix(":0").rpartition("/")
+        shape = tuple(map(int, re.findall(r"\d+", row["shape"])))
+        start, stop = int(row["start_idx"]), int(row["end_idx"])
+        if start != end or math.prod(shape) != stop - start or not 0 < stop <= 1 << 24:
+            raise Unreadable(f"layout.csv: {row['varname']:.100} is not where its shape says")
+        end = stop
+        layers.setdefault(layer, {})[kind] = np.arange(start, stop).reshape(shape)
+    words, order = [], []
+    for name, tensors in layers.items():
+        kernel, bias = tensors.get("kernel"), tensors.get("bias")
+        if kernel is None or bias is None or bias.shape != kernel.shape[-1:]:
+            raise Unreadable(f"layout.csv: {name:.100} has not one kernel and one bias")
+        if kernel.ndim == 4 and kernel.shape[0] == kernel.shape[1] and "gap" not in words:
+            words.append(f"conv{kernel.shape[3]}k{kernel.shape[0]}s2")
+            order.append(kernel.transpose(3, 2, 0, 1).reshape(-1))
+        elif kernel.ndim == 2:
+            words += [*([] if "gap" in words else ["gap"]), f"fc{kernel.shape[1]}"]
+            order.append(kernel.T.reshape(-1))
+        else:
+            raise Unreadable(f"layout.csv: {name:.100} is no convolution or linear layer")
+        order.append(bias)
+    text = " ".join(words)
+    find_architecture(f"1x28x28 {text}")  # raises ValueError if there is no such network
+    return text, np.concatenate(order)
+
+
+def _offset(path: Path, shape: tuple[int, int]) -> int:
+    """Return where the weights begin, if the file has float32 of this shape, and all of them."""
+    with open_plain(path) as file:
+        version = npy.read_magic(file)
+        header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+        found, fortran, dtype = header(file)
+        offset, size = file.tell(), file.seek(0, io.SEEK_END)
+    if (found, fortran, dtype) != (shape, False, np.dtype("<f4")):
+        raise Unreadable(
+            f"weights.npy has {printable(str(dtype))} {printable(str(found))}, expected float32 "
+            f"{shape}, a row for each of metrics.csv.gz"
+        )
+    if size != offset + 4 * math.prod(shape):
+        raise Unreadable(f"truncated: weights.npy has {size:,} bytes")
+    return offset
+
+
+def _table(path: Path) -> pa.Table:
+    """Read the metrics, all columns as texts."""
+    with open_plain(path) as file, gzip.GzipFile(fileobj=file) as unpacked:
+        content = unpacked.read(_MAX_TABLE + 1)
+    if len(content) > _MAX_TABLE:
+        raise Unreadable(f"too large: metrics.csv.gz has more than {_MAX_TABLE:,} bytes unpacked")
+    names = next(csv.reader(io.StringIO(content[: 1 << 16].decode(errors="replace"))), [])
+    if len(names) != len(set(names)) or len(names) > 1000:
+        raise Unreadable("metrics.csv.gz repeats the name of a column, or has too many")
+    return pacsv.read_csv(
+        io.BytesIO(content),
+        convert_options=pacsv.ConvertOptions(
+            column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=True
+        ),
+    )
+
+
+def _texts(table: pa.Table, name: str) -> list[str | None]:
+    if name not in table.column_names:
+        return [None] * len(table)
+    found: list[str | None] = table[name].to_pylist()
+    return found
+
+
+def _numbers(table: pa.Table, name: str) -> NDArray[np.float64]:
+    """Return a column as float64; NaN where it has no number."""
+    if name not in table.column_names:
+        return np.full(len(table), np.nan)
+    try:
+        column = pc.cast(table[name], pa.float64())
+    except pa.ArrowInvalid:  # some value is no number
+
+        def number(text: str | None) -> float:
+            try:
+                return float(text or "nan")
+            except ValueError:
+                return math.nan
+
+        return np.array([number(text) for text in _texts(table, name)])
+    return column.to_numpy(zero_copy_only=False).astype(np.float64)
+
+
+def _models(table: pa.Table, config: pa.Table) -> tuple[NDArray[np.int64], list[str]]:
+    """Return the number of each row's model, and the names of the models.
+
+    A row without a modeldir belongs to the model with the same `config.*`, if there is one.
+    """
+    folders = _texts(table, "modeldir")
+    if not all(folders):
+        rows = zip(*(column.to_pylist() for column in config.columns), strict=True)
+        keys = [hashlib.sha256(repr(row).encode()).hexdigest()[:12] for row in rows]
+        of_key = {key: folder for key, folder in zip(keys, folders, strict=True) if folder}
+        folders = [
+            folder or of_key.get(key) or f"config_{key}"
+            for key, folder in zip(keys, folders, strict=True)
+        ]
+    shorts = {folder: (folder or "").rstrip("/").rpartition("/")[2] for folder in folders}
+    count = Counter(shorts.values())
+    names = {
+        folder: printable(short if short and count[short] == 1 else folder or "")
+        for folder, short in shorts.items()
+    }
+    numbers = {folder: number for number, folder in enumerate(names)}
+    return np.array([numbers[folder] for folder in folders], np.int64), list(names.values())
+
+
+def _hyperparameters(config: pa.Table) -> list[dict[str, Any]]:
+    """Return the hyperparameters that a row has columns for, of each model."""
+
+    def known(values: Sequence[float], whole: bool = False) -> list[float | int | None]:
+        return [None if not math.isfinite(v) else int(v) if whole else v for v in values]
+
+    texts = {name: _texts(config, f"config.{name}") for name in ("activation", "optimizer")}
+    inits = [INITS.get(init, init) if init else None for init in _texts(config, "config.w_init")]
+    columns = {
+        **texts,
+        "init": inits,
+        "dropout": known(_numbers(config, "config.dropout").tolist()),
+        "learning_rate": known(_numbers(config, "config.learning_rate").tolist()),
+        "seed": known(_numbers(config, "config.random_seed").tolist(), whole=True),
+        "epochs": known(_numbers(config, "config.epochs").tolist(), whole=True),
+    }
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def write_source_columns(found: SmallCnnZoo, folder: Path) -> None:
+    """Write the `config.*` of each model beside zoo.json."""
+    pq.write_table(found.config.sort_by("model_id"), folder / SOURCE_COLUMNS)
+
+
+def specify(found: SmallCnnZoo, name: str | None) -> Zoo:
+    """Return the specification of a zoo.
+
+    Its grid has the most frequent value of each hyperparameter: they were drawn at random, and each
+    row says what its model has.
+    """
+    models = list(found.hyperparameters.values())
+
+    def usual(key: str, known: Collection[object], default: object) -> object:
+        counts = Counter(model[key] for model in models if model[key] in known)
+        return counts.most_common(1)[0][0] if counts else default
+
+    rates = [m["learning_rate"] for m in models if m["learning_rate"] is not None]
+    grey = f"{found.dataset}/grey"
+    return Zoo.from_json(
+        {
+            "name": name or f"{found.dataset}_small_cnn",
+            "image_dataset": found.dataset.removesuffix("_cropped"),
+            "images": grey,
+            "architecture": found.architecture,
+            "variant": "random",
+            "channels": 1,
+            "classes": 10,
+            "grid": {
+                "activation": [usual("activation", ACTIVATIONS, "relu")],
+                "init": [usual("init", NAMED_INITS, "normal")],
+                "dropout": [0.0],
+                "optimizer": [usual("optimizer", OPTIMIZERS, "adam")],
+                "learning_rate": [float(np.median(rates)) if rates else 1e-3],
+                "weight_decay": [0.0],
+            },
+            "seeds": len(found.models),
+            "random_seeds": True,
+            "epochs": max([m["epochs"] for m in models if m["epochs"]], default=86),
+            "momentum": 0.0,
+            "note": "imported from the Small CNN Zoo (Unterthiner et al. 2020, CC BY 4.0); "
+            f"hyperparameters were drawn at random, the others are in {SOURCE_COLUMNS}",
+        }
+    )

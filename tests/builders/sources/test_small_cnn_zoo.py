@@ -1,0 +1,237 @@
+"""The Small CNN Zoo in its published form: what is written here, and the shared sample."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from datasets import load_dataset
+
+import model_zoos
+from model_zoos.benchmarks.audit import audit_zoo
+from model_zoos.builders.sources.importing import import_zoo
+from model_zoos.builders.sources.small_cnn_zoo import FILES, SOURCE_COLUMNS
+from model_zoos.builders.zoo_directory import open_zoo
+from model_zoos.errors import Unreadable
+from model_zoos.generation.images import load_images
+from tests.shared import SHARED, needs_shared
+
+LAYOUT = """varname,start_idx,end_idx,shape
+sequential/conv2d/bias:0,0,16,"(16,)"
+sequential/conv2d/kernel:0,16,160,"(3, 3, 1, 16)"
+sequential/conv2d_1/bias:0,160,176,"(16,)"
+sequential/conv2d_1/kernel:0,176,2480,"(3, 3, 16, 16)"
+sequential/conv2d_2/bias:0,2480,2496,"(16,)"
+sequential/conv2d_2/kernel:0,2496,4800,"(3, 3, 16, 16)"
+sequential/dense/bias:0,4800,4810,"(10,)"
+sequential/dense/kernel:0,4810,4970,"(16, 10)"
+"""
+STEPS = (0, 1, 20, 86)
+
+
+def rows_of(models: int) -> list[dict[str, Any]]:
+    """The table of some models, in order."""
+    return [
+        {
+            "config.activation": ("relu", "tanh")[model % 2],
+            "config.b_init": "zeros",
+            "config.dataset": "mnist",
+            "config.dropout": 0.1 * model,
+            "config.epochs": 86,
+            "config.l2reg": 1e-4 * (model + 1),
+            "config.learning_rate": 1e-3 * (model + 1),
+            "config.optimizer": ("adam", "sgd", "rmsprop")[model % 3],
+            "config.random_seed": 100 + model,
+            "config.train_fraction": 0.5,
+            "config.w_init": ("glorot_normal", "orthogonal")[model % 2],
+            "modeldir": f"/zoo/small/{model}",
+            "step": step,
+            "test_accuracy": 0.1 + 0.001 * step,
+            "test_loss": 2.3,
+            "train_accuracy": 0.2,
+            "train_loss": 2.2,
+        }
+        for model in range(models)
+        for step in STEPS
+    ]
+
+
+def write(folder: Path, rows: list[dict[str, Any]], weights: np.ndarray) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    np.save(folder / "weights.npy", weights)
+    (folder / "layout.csv").write_text(LAYOUT)
+    table = io.StringIO()
+    writer = csv.DictWriter(table, rows[0])
+    writer.writeheader()
+    writer.writerows(rows)
+    (folder / "metrics.csv.gz").write_bytes(gzip.compress(table.getvalue().encode()))
+    return folder
+
+
+def some_weights(count: int) -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(count, 4970)).astype(np.float32)
+
+
+def files_of(root: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (root / "own" / "models").iterdir()}
+
+
+def test_weights_give_the_function_of_the_original_network(tmp_path: Path) -> None:
+    """By TensorFlow's definition of a convolution: written out, image by image."""
+    rows, weights = rows_of(2), some_weights(2 * len(STEPS))
+    [report] = import_zoo(write(tmp_path / "zoo", rows, weights), tmp_path, "own")
+    assert (report.models, report.kept, report.left_out) == (2, 8, ())
+    row = load_dataset(
+        "model_zoos",
+        "own",
+        data_dir=str(tmp_path),
+        split="train",
+        filters=[("model_id", "==", "1"), ("epoch", "==", 20)],
+    )[0]
+    assert (row["activation"], row["optimizer"], row["init"]) == ("tanh", "sgd", "orthogonal")
+    assert (row["learning_rate"], row["seed"], row["epochs"]) == (2e-3, 101, 86)
+    assert row["test_acc"] == pytest.approx(0.12)
+    vector = weights[len(STEPS) + 2]
+    image = np.random.default_rng(1).normal(size=(28, 28, 1))
+    values = image
+    start = 0
+    for channels in (1, 16, 16):
+        bias, start = vector[start : start + 16], start + 16
+        kernel = vector[start : start + 144 * channels].reshape(3, 3, channels, 16)
+        start += 144 * channels
+        side = (len(values) - 3) // 2 + 1
+        out = np.empty((side, side, 16))
+        for y in range(side):
+            for x in range(side):
+                patch = values[2 * y : 2 * y + 3, 2 * x : 2 * x + 3]
+                out[y, x] = np.tensordot(patch, kernel, 3) + bias
+        values = np.tanh(out)
+    logits = values.mean((0, 1)) @ vector[4810:].reshape(16, 10) + vector[4800:4810]
+    network = model_zoos.instantiate(row)
+    with torch.no_grad():
+        found = network(torch.tensor(image.transpose(2, 0, 1)[None], dtype=torch.float32))
+    assert np.allclose(found.numpy()[0], logits, atol=1e-4)
+    columns = pq.read_table(tmp_path / "own" / SOURCE_COLUMNS).to_pylist()
+    assert [entry["model_id"] for entry in columns] == ["0", "1"]
+    assert columns[1]["config.l2reg"] == "0.0002"
+
+
+def test_the_order_of_rows_does_not_matter(tmp_path: Path) -> None:
+    """Nor do rows whose modeldir is missing, if the model's other rows have one."""
+    rows, weights = rows_of(5), some_weights(5 * len(STEPS))
+    import_zoo(write(tmp_path / "a", rows, weights), tmp_path / "one", "own")
+    order = list(range(len(rows)))
+    random.Random(0).shuffle(order)
+    mixed = [dict(rows[number]) for number in order]
+    import_zoo(write(tmp_path / "b", mixed, weights[order]), tmp_path / "two", "own")
+    for row in mixed[::5]:
+        if row["step"]:
+            row["modeldir"] = ""
+    import_zoo(write(tmp_path / "c", mixed, weights[order]), tmp_path / "three", "own")
+    assert files_of(tmp_path / "one") == files_of(tmp_path / "two") == files_of(tmp_path / "three")
+    for row in mixed:
+        del row["modeldir"]
+    [report] = import_zoo(write(tmp_path / "d", mixed, weights[order]), tmp_path / "four", "own")
+    assert (report.models, report.kept) == (5, 20)
+
+
+def test_a_bad_row_costs_itself_only(tmp_path: Path) -> None:
+    rows, weights = rows_of(3), some_weights(3 * len(STEPS))
+    weights[1, 7] = np.nan
+    rows[2]["step"] = "many"
+    rows[5]["step"] = 0  # twice
+    rows[6]["test_accuracy"] = "?"
+    rows[8]["config.learning_rate"] = "fast"
+    [report] = import_zoo(write(tmp_path / "zoo", rows, weights), tmp_path, "own")
+    assert report.kept == 12 - 4
+    assert {entry.category for entry in report.left_out} == {
+        "NaN or infinite weights",
+        "wrong epoch",
+        "repeated",
+        "missing metrics",
+    }
+    files = {file.model_id: file for file in open_zoo(tmp_path, "own").scan()[0]}
+    assert files["2"].hyperparameters["learning_rate"] is None
+    assert files["2"].hyperparameters["seed"] == 102
+
+
+def _spoil(name: str, change: Callable[[bytes], bytes]) -> Callable[[Path], object]:
+    return lambda folder: (folder / name).write_bytes(change((folder / name).read_bytes()))
+
+
+HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "pickled objects": (
+        lambda folder: np.save(
+            folder / "weights.npy", np.array([{"a": 1}] * 4, object), allow_pickle=True
+        ),
+        r"weights\.npy has object",
+    ),
+    "a header of more rows": (
+        _spoil("weights.npy", lambda content: content.replace(b"(4, 4970)", b"(9, 4970)")),
+        "expected float32",
+    ),
+    "cut weights": (_spoil("weights.npy", lambda content: content[:-1]), "truncated"),
+    "no numpy": (_spoil("weights.npy", lambda content: b"PK" + content), "unreadable"),
+    "float64": (
+        lambda folder: np.save(folder / "weights.npy", np.zeros((4, 4970))),
+        "has float64",
+    ),
+    "a bomb": (
+        lambda folder: (folder / "metrics.csv.gz").write_bytes(
+            gzip.compress(b"step\n" + b"1\n" * (1 << 20)) * 150
+        ),
+        "too large",
+    ),
+    "no gzip": (_spoil("metrics.csv.gz", lambda content: content[2:]), "unreadable"),
+    "a layout with a gap": (
+        _spoil("layout.csv", lambda content: content.replace(b",16,160,", b",17,160,")),
+        "is not where its shape says",
+    ),
+    "a layout of nothing": (_spoil("layout.csv", lambda content: b"varname\n"), "unreadable"),
+    "a huge layout": (_spoil("layout.csv", lambda content: content * 1000), "unreadable"),
+    "other images": (
+        _spoil(
+            "metrics.csv.gz",
+            lambda content: gzip.compress(gzip.decompress(content).replace(b"mnist", b"faces")),
+        ),
+        "trained on 'faces'",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_files_are_refused(tmp_path: Path, name: str) -> None:
+    spoil, message = HOSTILE[name]
+    folder = write(tmp_path / "zoo", rows_of(1), some_weights(len(STEPS)))
+    spoil(folder)
+    with pytest.raises(Unreadable, match=message):
+        import_zoo(folder, tmp_path, "own")
+
+
+@needs_shared
+def test_the_sample_is_verified_and_another_padding_is_caught(tmp_path: Path) -> None:
+    sample = SHARED / "data" / "foreign_zoos" / "small_cnn_zoo_mnist"
+    assert all((sample / name).exists() for name in FILES)
+    [report] = import_zoo(sample, tmp_path)
+    assert (report.zoo, report.models, report.kept) == ("mnist_small_cnn", 16, 144)
+    images = load_images("mnist/grey", SHARED / "data").subset(test=slice(500))
+    audit = audit_zoo("mnist_small_cnn", tmp_path, images=images, states=None)
+    assert audit.good
+    assert audit.evaluated == 144
+    path = tmp_path / "mnist_small_cnn" / "zoo.json"
+    info = json.loads(path.read_text())
+    info["zoo"]["architecture"] = "1x28x28 " + 3 * "conv16k3s2p1 " + "gap fc10"
+    path.write_text(json.dumps(info))
+    padded = audit_zoo("mnist_small_cnn", tmp_path, images=images, states=None)
+    [accuracy] = [check for check in padded.checks if check.name == "accuracy"]
+    assert accuracy.wrong > 50
