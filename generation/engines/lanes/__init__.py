@@ -51,12 +51,14 @@ def lanes_count(layout: Layout, activation: str = "tanh", isa: str = "auto") -> 
 
 
 def lanes_are_faster(layout: Layout, activation: str = "tanh") -> bool:
-    """Whether lanes are worth choosing over the batched engine; `is_faster` has the rule.
+    """Whether lanes are worth choosing over the batched engine: if so, they can be built too.
+
+    `is_faster` has the rule.
 
     Raises:
         LanesUnavailable: as `lanes_count`.
     """
-    return is_faster(layout, lanes_count(layout, activation))
+    return is_faster(layout) and lanes_count(layout, activation) > 0
 
 
 class LanesPopulation(Blocks):

@@ -31,14 +31,15 @@ inline void in_groups(Body body) {
 
 // What one step of all tiles of a product rows x columns costs: two multiply-adds and two loads in
 // a cycle, a sum at most every four or five cycles; at equal cycles, fewer loads.
-constexpr int tile_cost(int rows, int columns, int tile_rows, int tile_columns) {
-  int cost = 0;
-  for (int row = 0; row < rows; row += tile_rows)
-    for (int column = 0; column < columns; column += tile_columns) {
-      const int r = smaller(tile_rows, rows - row), c = smaller(tile_columns, columns - column);
-      cost += 4 * larger(larger(r * c, r + c), 10) + r + c;
-    }
-  return cost;
+constexpr long step_cost(int r, int c) { return 4 * larger(larger(r * c, r + c), 10) + r + c; }
+
+constexpr long tile_cost(int rows, int columns, int tile_rows, int tile_columns) {
+  const long down = rows / tile_rows, across = columns / tile_columns;  // whole tiles
+  const int low = rows % tile_rows, narrow = columns % tile_columns;    // what remains
+  return down * across * step_cost(tile_rows, tile_columns) +
+         (low ? across * step_cost(low, tile_columns) : 0) +
+         (narrow ? down * step_cost(tile_rows, narrow) : 0) +
+         (low && narrow ? step_cost(low, narrow) : 0);
 }
 
 struct Tile {

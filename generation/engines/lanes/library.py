@@ -130,7 +130,7 @@ def architecture_header(layout: Layout, activation: str) -> str:
     )
 
 
-def is_faster(layout: Layout, lanes: int) -> bool:
+def is_faster(layout: Layout) -> bool:
     """Whether lanes train a network faster than the batched engine on this processor.
 
     Measured on one core with AVX2 (8 lanes, 512 KiB of L2), batches of 10 and 128, against the
@@ -138,7 +138,11 @@ def is_faster(layout: Layout, lanes: int) -> bool:
     4 for LeNet-5, 1.3 for convolutions of 64 channels, 0.7 for those of 128. Linear layers are read
     once for many samples, but the weights of a convolution at every band of rows: once those of a
     block are several times the core's cache, nothing is gained.
+
+    Raises:
+        LanesUnavailable: no compiler.
     """
+    lanes = LANES[os.environ.get("MODEL_ZOOS_ISA") or usable_isas()[0]]
     convolutions = [
         math.prod(slots["weight"].shape)
         for slots in layout.layers.values()
@@ -146,6 +150,9 @@ def is_faster(layout: Layout, lanes: int) -> bool:
     ]
     return 4 * lanes * max(convolutions, default=0) <= CACHES * _cache_of_a_core()
 
+
+LANES = {"avx512": 16, "avx2": 8, "portable": 4}
+"""Models in a block (vectors.hpp)."""
 
 CACHES = 4
 """The weights of a convolution of a block may take so many times the L2 cache of a core."""
