@@ -141,7 +141,7 @@ def weights(dataset: datasets.Dataset) -> torch.Tensor:
             found = column.null_count if indices is None else nulls
             raise InvalidArgument(f"{found} rows of this data set have no weights: filter them out")
         column, indices = column.take(pa.array(indices)), None
-    blocks = _blocks(column)
+    blocks = weight_blocks(column)
     size = blocks[0].shape[1] if blocks else max(0, getattr(column.type, "list_size", 0))
     if indices is None and len(blocks) == 1:
         with warnings.catch_warnings():  # memory-mapped arrays are read-only, which torch lacks
@@ -165,7 +165,7 @@ def weights(dataset: datasets.Dataset) -> torch.Tensor:
     return torch.from_numpy(target)
 
 
-def _blocks(column: pa.ChunkedArray) -> list[NDArray[np.float32]]:
+def weight_blocks(column: pa.ChunkedArray) -> list[NDArray[np.float32]]:
     """Return the chunks of a column of lists without nulls as arrays [rows, N], N the same for all.
 
     Raises:

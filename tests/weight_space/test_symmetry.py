@@ -5,18 +5,24 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.data import DataLoader
 
 import model_zoos
 from model_zoos.builders.layout import make_layout
 from model_zoos.weight_space.symmetry import (
+    PermuteUnits,
     compose,
     hidden_units,
     invert,
+    match,
     permute,
     random_permutation,
 )
+
+from .layouts import PLAIN, RESNET, random_weights
 
 LAYOUTS = [
     make_layout("cnn_s", 1),
@@ -89,3 +95,94 @@ def test_refusals() -> None:
         permute(weights, layout, {"conv1": np.zeros(8, int)})
     with pytest.raises(ValueError, match="not ResNet-18"):
         random_permutation(make_layout("resnet18", 3), np.random.default_rng(0))
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.sampled_from(PLAIN), seeds, st.sampled_from(["numpy", "torch"]))
+def test_a_permutation_for_each_row(layout: ..., seed: int, kind: str) -> None:
+    generator = np.random.default_rng(seed)
+    weights = random_weights(layout, 4, kind, seed)
+    orders = random_permutation(layout, generator, rows=4)
+    permuted = permute(weights, layout, orders)
+    assert type(permuted) is type(weights)
+    for row in range(4):
+        own = {name: order[row] for name, order in orders.items()}
+        assert (permute(weights[row], layout, own) == permuted[row]).all()
+    second = random_permutation(layout, generator)  # one for all rows
+    both = permute(permuted, layout, second)
+    assert (permute(weights, layout, compose(orders, second)) == both).all()
+    assert (permute(permuted, layout, invert(orders)) == weights).all()
+
+
+def test_blocks_of_rows_are_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+    layout = PLAIN[0]
+    weights = random_weights(layout, 7)
+    orders = random_permutation(layout, np.random.default_rng(0), rows=7)
+    whole, found = permute(weights, layout, orders), match(weights, weights[0], layout)
+    monkeypatch.setattr("model_zoos.weight_space.symmetry._BLOCK_BYTES", 3 * 8 * layout.size)
+    assert (permute(weights, layout, orders) == whole).all()
+    again = match(weights, weights[0], layout)
+    assert all((again[name] == found[name]).all() for name in found)
+    assert permute(weights[:0], layout, {n: o[:0] for n, o in orders.items()}).shape == (0, 2464)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.sampled_from(PLAIN), seeds)
+def test_permuted_models_are_found_back_exactly(layout: ..., seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    reference = random_weights(layout, 1, seed=seed)[0]
+    copies = np.repeat(reference[None], 5, axis=0)
+    orders = random_permutation(layout, generator, rows=5)
+    permuted = permute(copies, layout, orders)
+    found = match(permuted, reference, layout)
+    assert (permute(permuted, layout, found) == reference).all()
+    expected = invert(orders)
+    assert all((found[name] == expected[name]).all() for name in expected)
+    one = match(torch.from_numpy(permuted[0]), torch.from_numpy(reference), layout)
+    assert all((one[name] == expected[name][0]).all() for name in expected)
+
+
+def test_matching_never_goes_away_from_the_reference() -> None:
+    """Noise beside a permutation is seen through; unrelated models come closer."""
+    layout = PLAIN[0]
+    generator = np.random.default_rng(0)
+    reference, *others = random_weights(layout, 6)
+    noisy = reference + 0.3 * np.stack(others)
+    orders = random_permutation(layout, generator, rows=5)
+    found = match(permute(noisy, layout, orders), reference, layout)
+    assert all((found[name] == invert(orders)[name]).all() for name in found)
+    matched = permute(np.stack(others), layout, match(others, reference, layout))
+    before = np.square(others - reference).sum(axis=1)
+    assert (np.square(matched - reference).sum(axis=1) < before).all()
+
+
+def test_workers_permute_each_row_differently() -> None:
+    layout = PLAIN[0]
+    weights = np.repeat(random_weights(layout, 1), 8, axis=0)
+    rows = Dataset.from_dict({"weights": list(weights), "test_acc": np.arange(8.0)})
+    augmented = rows.with_transform(PermuteUnits(layout))
+    torch.manual_seed(0)
+    batches = list(DataLoader(augmented, batch_size=4, num_workers=2))
+    seen = torch.cat([batch["weights"] for batch in batches])
+    assert torch.cat([batch["test_acc"] for batch in batches]).tolist() == list(range(8))
+    assert len({vector.numpy().tobytes() for vector in seen}) == 8
+    assert (seen.sort(dim=1).values == torch.from_numpy(weights).sort(dim=1).values).all()
+    torch.manual_seed(0)
+    again = torch.cat([b["weights"] for b in DataLoader(augmented, batch_size=4, num_workers=2)])
+    assert torch.equal(again, seen)
+    with pytest.raises(ValueError, match="have no weights"):
+        rows.select_columns("test_acc").with_transform(PermuteUnits(layout))[0]
+
+
+def test_refusals_of_rows() -> None:
+    layout = PLAIN[0]
+    weights = random_weights(layout, 3)
+    orders = random_permutation(layout, np.random.default_rng(0), rows=2)
+    with pytest.raises(ValueError, match=r"orders for 2 rows do not fit .* \(3, 2464\)"):
+        permute(weights, layout, orders)
+    with pytest.raises(ValueError, match="weights must be finite"):
+        match(weights * np.nan, weights[0], layout)
+    with pytest.raises(ValueError, match="reference must be finite"):
+        match(weights, weights, layout)
+    with pytest.raises(ValueError, match="not ResNet-18"):
+        PermuteUnits(RESNET)

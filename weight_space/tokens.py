@@ -1,0 +1,165 @@
+"""Weight vectors as sequences of tokens, and back: the form of SANE.
+
+A token is what belongs to one output channel: its row of the weight, then its bias (and its other
+tensors, where a layer has some). Tokens have one width: shorter ones are padded with zeros, longer
+ones are cut into several. After Schuerholt et al. 2024 ("Towards Scalable and Versatile Weight
+Space Learning", ICML).
+
+    tokens, mask, positions = to_tokens(weights, layout, width=64)
+    assert (from_tokens(tokens, layout) == weights).all()
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..builders.layout import Layout
+from ..errors import InvalidArgument
+from .arrays import check_vectors, concatenate, constant, zeros
+
+if TYPE_CHECKING:
+    import torch
+
+    from .arrays import Array
+
+
+class Tokens(NamedTuple):
+    """Weights as tokens: numpy arrays or torch tensors, as the weights were.
+
+    Attributes:
+        tokens: [..., T, width], of the type of the weights.
+        mask: bool [T, width], True where a token holds a weight and False where it is padded.
+        positions: int64 [T, 3]: number of the token, number of its layer, and its output channel.
+            The pieces of a channel that was cut share the last two.
+
+    Of windows that begin at different tokens, mask and positions have the leading axes too.
+    """
+
+    tokens: NDArray[np.generic] | torch.Tensor
+    mask: NDArray[np.generic] | torch.Tensor
+    positions: NDArray[np.generic] | torch.Tensor
+
+
+def to_tokens(weights: Array, layout: Layout, width: int | None = None) -> Tokens:
+    """Cut weight vectors into tokens.
+
+    Args:
+        weights: [..., N], numpy array or torch tensor.
+        layout: layout of the weights.
+        width: numbers of a token; by default those of the longest channel, so that none is cut.
+
+    Raises:
+        InvalidArgument: the vectors have another length, or `width` is below 1.
+    """
+    check_vectors(weights, layout)
+    width = longest_channel(layout) if width is None else width
+    if width < 1:
+        raise InvalidArgument(f"the width of tokens must be at least 1, found {width}")
+    mask, positions = _places(layout, width)
+    lead: tuple[int, ...] = tuple(weights.shape[:-1])
+    tokens = zeros((*lead, len(mask), width), weights)
+    start = 0
+    for slots in layout.layers.values():
+        channels, length = _size(slots)
+        pieces = -(-length // width)
+        columns = [weights[..., s.slice].reshape((*lead, channels, -1)) for s in slots.values()]
+        if pieces * width > length:
+            columns.append(zeros((*lead, channels, pieces * width - length), weights))
+        stop = start + channels * pieces
+        cast(Any, tokens)[..., start:stop, :] = concatenate(columns).reshape((*lead, -1, width))
+        start = stop
+    return Tokens(tokens, constant(mask, weights), constant(positions, weights))
+
+
+def from_tokens(tokens: Array, layout: Layout) -> Array:
+    """Join tokens [..., T, width] to weight vectors [..., N]: the inverse of `to_tokens`.
+
+    Raises:
+        InvalidArgument: there are not as many tokens as the layout has at this width.
+    """
+    width = tokens.shape[-1]
+    expected = sum(c * -(-length // width) for c, length in map(_size, layout.layers.values()))
+    if tokens.ndim < 2 or tokens.shape[-2] != expected:
+        raise InvalidArgument(
+            f"{layout} has {expected:,} tokens of width {width}, found shape {tuple(tokens.shape)}"
+        )
+    lead: tuple[int, ...] = tuple(tokens.shape[:-2])
+    parts, start = [], 0
+    for slots in layout.layers.values():
+        channels, length = _size(slots)
+        stop = start + channels * -(-length // width)
+        rows = tokens[..., start:stop, :].reshape((*lead, channels, -1))
+        column = 0
+        for slot in slots.values():
+            size = slot.size // channels
+            parts.append(rows[..., column : column + size].reshape((*lead, slot.size)))
+            column += size
+        start = stop
+    return concatenate(parts)
+
+
+def windows(tokens: Tokens, length: int, start: int | ArrayLike) -> Tokens:
+    """Return windows of consecutive tokens.
+
+    Args:
+        tokens: of `to_tokens`.
+        length: tokens of a window.
+        start: first token of the window; or integers [B], one for each row of tokens [B, T, width].
+
+    Returns:
+        Tokens [..., length, width] with their mask and positions, which are [B, length, ...] if
+        each row has a start of its own.
+
+    Raises:
+        InvalidArgument: a window that begins or ends outside the tokens.
+    """
+    total = tokens.tokens.shape[-2]
+    starts = np.asarray(start, np.int64)
+    if not 1 <= length <= total or ((starts < 0) | (starts > total - length)).any():
+        raise InvalidArgument(
+            f"windows of {length} tokens do not lie in {total} tokens at {starts}"
+        )
+    if not starts.ndim:
+        window = slice(int(starts), int(starts) + length)
+        return Tokens(tokens.tokens[..., window, :], tokens.mask[window], tokens.positions[window])
+    if tokens.tokens.shape[:-2] != starts.shape:
+        raise InvalidArgument(
+            f"expected a start for each of {tuple(tokens.tokens.shape[:-2])} rows, "
+            f"found {starts.shape}"
+        )
+    places = constant(starts[:, None] + np.arange(length), cast(Any, tokens.tokens))
+    rows = constant(np.arange(len(starts))[:, None], cast(Any, tokens.tokens))
+    chosen = cast(Any, places)
+    return Tokens(
+        cast(Any, tokens.tokens)[rows, chosen], tokens.mask[chosen], tokens.positions[chosen]
+    )
+
+
+def longest_channel(layout: Layout) -> int:
+    """Return the numbers of the longest channel: the width at which no channel is cut."""
+    return max(length for _, length in map(_size, layout.layers.values()))
+
+
+def _size(slots: dict[str, Any]) -> tuple[int, int]:
+    """Return the output channels of a layer, and the numbers of each."""
+    channels = next(iter(slots.values())).shape[0]
+    return channels, sum(slot.size for slot in slots.values()) // channels
+
+
+@lru_cache(maxsize=16)
+def _places(layout: Layout, width: int) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """Return the mask and the positions of a layout's tokens."""
+    masks, positions = [], []
+    for number, slots in enumerate(layout.layers.values()):
+        channels, length = _size(slots)
+        pieces = -(-length // width)
+        held = np.arange(pieces * width) < length
+        masks.append(np.broadcast_to(held, (channels, len(held))).reshape(-1, width))
+        channel = np.repeat(np.arange(channels), pieces)
+        positions.append(np.stack([np.full(len(channel), number), channel], axis=1))
+    places = np.concatenate(positions)
+    return np.concatenate(masks), np.column_stack([np.arange(len(places)), places])
