@@ -243,7 +243,7 @@ def as_published(name, root, n_train, n_test):
 @needs_shared
 def test_table_holds_the_image_data_sets_of_the_zoos():
     facts = json.loads((SHARED / "reference" / "zoo_facts.json").read_text())["images"]
-    assert set(IMAGE_SOURCES) == set(facts) | {"digits"}
+    assert set(IMAGE_SOURCES) == set(facts) | {"digits", "mnist/grey", "fashion_mnist/grey"}
     for name, fact in facts.items():
         source = IMAGE_SOURCES[name]
         assert list(source.shape) == fact["input"], name
