@@ -1,8 +1,7 @@
 """The specification of a zoo (`Zoo`) and of each of its models (`Model`).
 
 `Zoo.models()` lists the models that follow from a zoo. The id of a model is a digest of its own
-specification. The names of activations, initialisations and optimizers are listed here; the
-engines implement them.
+specification. The names of activations, initialisations and optimizers are in hyperparameters.py.
 """
 
 from __future__ import annotations

@@ -1,5 +1,8 @@
 """The formulas of sparse twins: variational dropout as the paper's code uses it, in numpy.
 
+The engines have the loss in reference_twins.py, batched_twins.py and lanes/twins.cpp; tests compare
+them with these.
+
 Variational dropout (Molchanov, Ashukha and Vetrov, "Variational Dropout Sparsifies Deep Neural
 Networks", ICML 2017, arXiv 1701.05369) gives every weight w a normal distribution with mean w and
 variance sigma^2 = alpha w^2. log sigma^2 is trained with the weights, by the loss of the data plus

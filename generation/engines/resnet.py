@@ -9,7 +9,8 @@ there, and the network runs in channels-last order, which is faster on every dev
 
 Every draw is a function of the model's seed, the epoch and the step: initial weights and sample
 orders as in the other engines, augmentation as augmentation.py says. On one device, with one number
-of threads, a model has the same bits however it is run and interrupted.
+of threads, a model has the same bits however it is run and interrupted; checkpointed.py saves and
+resumes it.
 """
 
 from __future__ import annotations

@@ -566,7 +566,7 @@ struct Linear {
   }
 };
 
-// The activations, under their names in builders/specification.py: y = activation(x) and, for the
+// The activations, under their names in builders/hyperparameters.py: y = activation(x) and, for the
 // way back, its slope dy/dx.
 namespace activations {
 
