@@ -226,9 +226,9 @@ def find_architecture(name: str) -> Architecture:
     Raises:
         ValueError: unknown name, or a text that cannot be used.
     """
-    if name in ARCHITECTURES:
+    if isinstance(name, str) and name in ARCHITECTURES:
         return ARCHITECTURES[name]
-    if not looks_like_text(name):
+    if not isinstance(name, str) or not looks_like_text(name):
         raise InvalidArgument(
             f"unknown architecture {name!r:.100}; known: {', '.join(ARCHITECTURES)}, or a text "
             "such as '1x28x28 conv16k3s2 gap fc10'"

@@ -154,6 +154,13 @@ def test_what_cannot_be_a_network_is_refused_with_its_place(text: str, message: 
         find_architecture(text)
 
 
+@pytest.mark.parametrize("value", [None, 3, b"1x1x1 fc2", {"fc": 1}, {1}, [None], 1.5, True])
+def test_other_things_are_no_network(value: object) -> None:
+    for function in (canonical_name, find_architecture):
+        with pytest.raises(ValueError, match=r"network|architecture"):
+            function(value)  # type: ignore[operator]
+
+
 def test_a_thousand_malformed_texts_and_lists() -> None:
     """Each is either a network that torch could build, or a clear error in one line."""
     rng = random.Random(0)

@@ -1,4 +1,4 @@
-"""The CPU kernel: small CNNs trained many at a time, one model in each SIMD lane.
+"""The CPU kernel: small networks trained many at a time, one model in each SIMD lane.
 
 A small CNN cannot fill a processor core, and an array library that stacks models streams the
 activations of all of them through memory at every operation. Here a *block* of models (16 with

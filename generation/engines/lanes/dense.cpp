@@ -24,10 +24,9 @@ int32_t train(Parameters* weights, const Rates* rates, int32_t optimizer, int32_
               int64_t batch_size, int64_t steps, const double* factors, const double* momenta,
               Totals* totals) {
   [[maybe_unused]] const FlushSubnormals flush;
-  using Work = std::conditional_t<kTogether == 1, Workspace, TogetherWorkspace>;
-  const auto memory = make_workspace<Work>();
+  const auto memory = make_workspace<DenseWorkspace>();
   if (!memory) return 1;
-  Work& work = *memory;
+  DenseWorkspace& work = *memory;
   *totals = Totals{};
   for (int64_t start = 0; start < n; start += batch_size, steps++) {
     std::fill_n(work.weight_gradients, kWeights, all(0.0f));

@@ -142,7 +142,7 @@ def is_faster(layout: Layout) -> bool:
     Raises:
         LanesUnavailable: no compiler.
     """
-    lanes = LANES[os.environ.get("MODEL_ZOOS_ISA") or usable_isas()[0]]
+    lanes = LANES.get(os.environ.get("MODEL_ZOOS_ISA") or usable_isas()[0], 16)
     convolutions = [
         math.prod(slots["weight"].shape)
         for slots in layout.layers.values()

@@ -123,6 +123,7 @@ struct TogetherWorkspace {
   static constexpr long apart = sizeof(SampleOfMany) / sizeof(Float);
   SampleOfMany samples[kTogether];
   Float weight_gradients[kWeights];
+  float pixels[kSeen];
 };
 
 // Variational dropout: the squares of `values` and the gradients with respect to them; of each
@@ -390,6 +391,7 @@ struct Totals {
       loss[lane] += sample_loss[lane];
       correct[lane] -= sample_correct[lane];
     }
+    __atomic_store_n(&samples, samples + 1, __ATOMIC_RELAXED);
   }
 };
 
@@ -508,7 +510,6 @@ inline void add_batch(const Float* weights, Work& work, const Samples& samples, 
     totals.add(result.loss, result.correct);
     backward<kDepth - 1>(weights, work, dropout);
   }
-  __atomic_store_n(&totals.samples, start + size, __ATOMIC_RELAXED);
 }
 
 // What the learning rates are multiplied with in each step of an epoch, and the momentum (of Adam:
@@ -545,6 +546,64 @@ inline void optimize(const Rates& rates, int32_t optimizer, int64_t steps, const
   }
 }
 
+// One image for all lanes, from [channel][row][column] to [row][column][channel], padded.
+inline void spread_image(const float* image, float* pixels) {
+  constexpr int area = kSide * kSide, border = kLayers[0].padding;
+  for (int channel = 0; channel < kChannels; channel++)
+    for (int pixel = 0; pixel < area; pixel++) {
+      const int seen =
+          border ? (pixel / kSide + border) * kSeenSide + pixel % kSide + border : pixel;
+      pixels[seen * kChannels + channel] = image[channel * area + pixel];
+    }
+}
+
+// The linear layers from the i-th on in evaluation, for some samples together.
+template <int i>
+inline void evaluate_together(const Float* weights, TogetherWorkspace& work, int count) {
+  constexpr Place at = kPlaces[i];
+  Sample& first = work.samples[0];
+  LinearAt<i>::forward_together(weights + at.weights, weights + at.biases, first.values + at.input,
+                                first.values + at.output, work.apart, count);
+  for (int s = 0; s < count; s++) activate<i, false>(work.samples[s], false);
+  if constexpr (i + 1 < kDepth) evaluate_together<i + 1>(weights, work, count);
+}
+
+// The totals of n images, a few of them together.
+inline void add_evaluated(const Float* weights, TogetherWorkspace& work, const float* images,
+                          const int64_t* labels, int64_t n, Totals& totals) {
+  for (int64_t begun = 0; begun < n; begun += kTogether) {
+    const int count = int(std::min<int64_t>(kTogether, n - begun));
+    for (int s = 0; s < count; s++) {
+      Sample& sample = work.samples[s];
+      spread_image(images + (begun + s) * kPixels, work.pixels);
+      if constexpr (kFirstLinear > 0)
+        forward<0, false, kFirstLinear>(weights, sample, false, Pixels{work.pixels});
+      else
+        for (int pixel = 0; pixel < kSeen; pixel++) sample.values[pixel] = all(work.pixels[pixel]);
+    }
+    evaluate_together<kFirstLinear>(weights, work, count);
+    for (int s = 0; s < count; s++) {
+      const LogSoftmaxNll<kClasses> result(work.samples[s].values + kLogits,
+                                           all(int32_t(labels[begun + s])), 1.0f);
+      totals.add(result.loss, result.correct);
+    }
+  }
+}
+
+// The totals of n images, one after another.
+inline void add_evaluated(const Float* weights, Workspace& work, const float* images,
+                          const int64_t* labels, int64_t n, Totals& totals) {
+  for (int64_t sample = 0; sample < n; sample++) {
+    spread_image(images + sample * kPixels, work.pixels);
+    forward<0, false>(weights, work, false, Pixels{work.pixels});
+    const LogSoftmaxNll<kClasses> result(work.values + kLogits,
+                                         all(int32_t(labels[sample])), 1.0f);
+    totals.add(result.loss, result.correct);
+  }
+}
+
+using DenseWorkspace = std::conditional_t<kTogether == 1, Workspace, TogetherWorkspace>;
+
 }  // namespace lanes
 
 using namespace lanes;
@@ -559,26 +618,10 @@ int32_t weights_count() { return kWeights; }
 int32_t evaluate(const Float* weights, const float* images, const int64_t* labels, int64_t n,
                  Totals* totals) {
   [[maybe_unused]] const FlushSubnormals flush;
-  const auto memory = make_workspace<Workspace>();
+  const auto memory = make_workspace<DenseWorkspace>();
   if (!memory) return 1;
-  Workspace& work = *memory;
   *totals = Totals{};
-  for (int64_t sample = 0; sample < n; sample++) {
-    constexpr int area = kSide * kSide, border = kLayers[0].padding;
-    for (int channel = 0; channel < kChannels; channel++)
-      for (int pixel = 0; pixel < area; pixel++) {
-        const int seen = border
-            ? (pixel / kSide + border) * kSeenSide + pixel % kSide + border
-            : pixel;
-        work.pixels[seen * kChannels + channel] =
-            images[sample * kPixels + channel * area + pixel];
-      }
-    forward<0, false>(weights, work, false, Pixels{work.pixels});
-    const LogSoftmaxNll<kClasses> result(work.values + kLogits,
-                                         all(int32_t(labels[sample])), 1.0f);
-    totals->add(result.loss, result.correct);
-    __atomic_store_n(&totals->samples, sample + 1, __ATOMIC_RELAXED);
-  }
+  add_evaluated(weights, *memory, images, labels, n, *totals);
   return 0;
 }
 
