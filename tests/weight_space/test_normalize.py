@@ -62,7 +62,10 @@ def test_streams_numpy_torch_and_files(splits: Any, digits_home: Path, per: Any,
     assert normal.dtype == torch.float32
     assert (normal.numpy() == standardizer(weights.numpy())).all()
     torch.testing.assert_close(
-        standardizer.inverse(normal), weights, rtol=1e-5, atol=1e-6 * float(standardizer.scale.max())
+        standardizer.inverse(normal),
+        weights,
+        rtol=1e-5,
+        atol=1e-6 * float(standardizer.scale.max()),
     )
     assert normal.mean().abs() < 1e-4
     assert abs(normal.square().mean() - 1) < 1e-3
@@ -92,7 +95,7 @@ def test_diverged_rows_and_constant_weights() -> None:
     assert (standardizer.scale == 1).all()
     assert not standardizer(weights[0]).any()
     with pytest.raises(InvalidArgument, match="no rows with finite weights"):
-        Standardizer.fit(rows_of([None, None]))
+        Standardizer.fit(rows_of([None, weights[1]]))
 
 
 def test_refusals(splits: Any, tmp_path: Path) -> None:
