@@ -103,7 +103,7 @@ class Windows(Sequence[dict[str, Any]]):
         return map(self.__getitem__, range(len(self)))
 
 
-def windows_of_epochs(dataset: datasets.Dataset, length: int, step: int = 1) -> Windows:
+def epoch_windows(dataset: datasets.Dataset, length: int, step: int = 1) -> Windows:
     """Return every window of `length` states of one model that are `step` epochs apart.
 
     Args:
@@ -140,9 +140,9 @@ def windows_of_epochs(dataset: datasets.Dataset, length: int, step: int = 1) -> 
 def pairs(dataset: datasets.Dataset, step: int = 1) -> Windows:
     """Return all pairs of states of one model that are `step` epochs apart, earlier one first.
 
-    Arguments and errors are those of `windows_of_epochs` with a length of 2.
+    Arguments and errors are those of `epoch_windows` with a length of 2.
     """
-    return windows_of_epochs(dataset, 2, step)
+    return epoch_windows(dataset, 2, step)
 
 
 def _keys(dataset: datasets.Dataset) -> tuple[list[str], NDArray[np.int64], NDArray[np.int64]]:

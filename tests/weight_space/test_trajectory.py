@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 import model_zoos
 from model_zoos.errors import InvalidArgument
-from model_zoos.weight_space.trajectories import pairs, trajectories, windows_of_epochs
+from model_zoos.weight_space.trajectory import epoch_windows, pairs, trajectories
 from tests.zoos import random_zoo
 
 
@@ -65,9 +65,9 @@ def test_all_windows_and_no_others(rows: Dataset, case: str, length: int, step: 
     }
     if not expected:
         with pytest.raises(InvalidArgument, match=f"no model has {length} states"):
-            windows_of_epochs(chosen, length, step)
+            epoch_windows(chosen, length, step)
         return
-    windows = windows_of_epochs(chosen, length, step)
+    windows = epoch_windows(chosen, length, step)
     assert {(w["model_id"], int(w["epochs"][0])) for w in windows} == expected
     assert len(windows) == len(expected)
     for window in windows:
