@@ -35,7 +35,7 @@ import datasets.load
 if "__path__" not in globals():  # a checkout, where this file is no package's __init__.py
     __path__ = [str(Path(__file__).resolve().parent)]
 
-from model_zoos import errors
+from model_zoos import errors, weight_space
 from model_zoos.builders.access import check_row, layer, layout_of, weights
 from model_zoos.builders.catalog import config_names, list_zoos, zoo_spec
 from model_zoos.builders.dataset import ModelZoos as ModelZoos
@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from model_zoos.generation.images import ImageData, ImageSource
     from model_zoos.generation.job import Progress, Summary
     from model_zoos.generation.options import TrainOptions, TwinOptions
+    from model_zoos.weight_space import *  # noqa: F403
 
 __version__ = "0.1.0"
 __all__ = [
@@ -82,6 +83,7 @@ __all__ = [
     "weights",
     "zoo_spec",
 ]
+__all__ += weight_space.__all__
 
 get_zoo = zoo_spec
 
@@ -213,6 +215,15 @@ def sparsify(
         options=options or TrainOptions(),
         on_progress=on_progress,
     )
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        """Return a public name of weight_space, whose modules are imported when they are used."""
+        if name in weight_space.__all__:
+            return getattr(weight_space, name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def main() -> None:

@@ -26,6 +26,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "build": data.build,
     "benchmark": study.benchmark,
     "verify": study.verify,
+    "evaluate": study.evaluate,
     "plot": study.plot,
     "report": study.report,
     "publish": data.publish,

@@ -1,4 +1,4 @@
-"""Commands that study a zoo: benchmark, verify, plot and report."""
+"""Commands that study a zoo: benchmark, verify, evaluate, plot and report."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from typing import Annotated, Optional
 
 import typer
 
-from ..builders.catalog import parts_of
-from ..builders.specification import normalize_name
-from ..errors import InvalidArgument
+from ..builders.catalog import dense_name, parts_of
+from ..builders.dataset import zoos_home
+from ..builders.specification import Zoo, normalize_name
+from ..builders.zoo_directory import open_zoo
+from ..errors import InvalidArgument, ZooNotFound
 from . import display
 from .options import (
     AsJson,
@@ -25,6 +27,7 @@ from .options import (
     ZooName,
     parse_epochs,
 )
+from .train import read_specification
 
 
 def benchmark(
@@ -144,6 +147,85 @@ def verify(
     verdicts = {audit.verdict for audit in audits}
     if verdicts != {"good"}:
         raise typer.Exit(1 if "wrong" in verdicts else 2)
+
+
+def evaluate(
+    file: Annotated[
+        Path, typer.Argument(help=".npy, .safetensors or .parquet with weights [rows, N].")
+    ],
+    like: Annotated[str, typer.Option(help="Zoo with such networks, by name or as a JSON file.")],
+    images: Annotated[
+        Optional[str], typer.Option(help="Image data set; that of the zoo if not given.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    activation: Annotated[
+        Optional[str], typer.Option(help="Of the networks; needed if the zoo has several.")
+    ] = None,
+    data_dir: DataDir = None,
+    images_dir: ImagesDir = None,
+    download: DownloadImages = False,
+    threads: ThreadCount = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measure loss and accuracy of weight vectors, such as generated or merged ones."""
+    import numpy as np
+
+    from ..generation.images import load_images
+    from ..weight_space.evaluation import evaluate as score
+    from ..weight_space.vector_files import read_vectors
+
+    zoo, done = _zoo_like(like, data_dir), 0
+    blocks = read_vectors(file)
+    first = next(blocks, None)  # a faulty file is found before the images are read
+    if first is None or not len(first):
+        raise InvalidArgument(f"{file}: it has no rows")
+    data = load_images(
+        images or zoo.images,
+        images_dir,
+        channels=zoo.channels,
+        download=download,
+        progress=not (quiet or as_json),
+    )
+    parts = []
+    with display.progress_bars(quiet or as_json) as bars:
+        block: np.ndarray | None = first
+        while block is not None:
+
+            def show(number: int, _: int, before: int = done) -> None:
+                bars(file.name, before + number, None, f"{before + number:,} networks")
+
+            run = partial(score, activation=activation, threads=threads, on_progress=show)
+            parts.append(run(block, zoo, data, split))
+            done += len(block)
+            block = next(blocks, None)
+    loss, accuracy = (np.concatenate(values) for values in zip(*parts, strict=True))
+    if as_json:
+        result = {"file": str(file), "like": zoo.name, "images": data.name, "split": split}
+        scores = {"loss": loss.tolist(), "accuracy": accuracy.tolist()}
+        print(display.json_text({**result, **scores}))
+    elif not quiet:
+        finite = loss[np.isfinite(loss)]
+        values = {
+            "networks": f"{len(loss):,}",
+            "accuracy, mean": f"{accuracy.mean():.4f}",
+            "accuracy, median": f"{np.median(accuracy):.4f}",
+            "best": f"{accuracy.max():.4f} (row {accuracy.argmax()})",
+            "worst": f"{accuracy.min():.4f} (row {accuracy.argmin()})",
+            "loss, median": f"{np.median(finite):.4f}" if len(finite) else "none is finite",
+            "loss not finite": f"{len(loss) - len(finite):,}",
+        }
+        display.print_values(f"{file.name} on {data.name}, {split}", values)
+
+
+def _zoo_like(name: str, data_dir: Path | None) -> Zoo:
+    """Return a zoo of a folder, of the catalog, or of a JSON file; of a union its first."""
+    if name.endswith(".json"):
+        return read_specification(name)
+    try:
+        return open_zoo(zoos_home(data_dir), normalize_name(name)).zoo
+    except ZooNotFound:
+        return read_specification(parts_of(dense_name(normalize_name(name)))[0])
 
 
 def plot(

@@ -88,7 +88,7 @@ def generate(
     as_json: AsJson = False,
 ) -> None:
     """Train a zoo. Run the same command again to resume."""
-    specification = _specification(zoo)
+    specification = read_specification(zoo)
     if epochs is not None:
         specification = dataclasses.replace(specification, epochs=epochs)
     if not plan and not (ranks is None and seconds_per_epoch is None):
@@ -240,7 +240,7 @@ def sparsify(
         print(display.json_text(summaries if len(summaries) > 1 else summaries[0]))
 
 
-def _specification(name: str) -> Zoo:
+def read_specification(name: str) -> Zoo:
     """Return a zoo of the catalog, or one that a JSON file specifies.
 
     Raises:

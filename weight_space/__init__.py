@@ -1,1 +1,106 @@
-"""Operations on weights: symmetries of a network, and new weights from those of several models."""
+"""Operations on weights: their forms for a network that reads them, symmetries, scores, mixtures.
+
+    layers          the tensors of each layer, and torch.func
+    tokens          one token for each output channel
+    graph           units as nodes, weights as edges
+    symmetry        permutations of hidden units, weight matching
+    normalize       mean 0 and standard deviation 1
+    trajectory      the states of each model in the order of epochs
+    evaluation      loss and accuracy of weight vectors
+    combining       new weights from those of several models
+
+The names below are imported when they are used: not all of the modules do without torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .evaluation import evaluate
+    from .graph import Graphs, from_graphs, to_graphs
+    from .layers import from_layers, stacked_state_dict, to_layers
+    from .normalize import Standardizer
+    from .symmetry import (
+        PermuteUnits,
+        compose,
+        hidden_units,
+        invert,
+        permute,
+        random_permutation,
+        weight_matching,
+    )
+    from .tokens import Tokens, from_tokens, to_tokens, token_windows
+    from .trajectory import Trajectories, epoch_windows, pairs, trajectories
+
+__all__ = [
+    "Graphs",
+    "PermuteUnits",
+    "Standardizer",
+    "Tokens",
+    "Trajectories",
+    "compose",
+    "epoch_windows",
+    "evaluate",
+    "from_graphs",
+    "from_layers",
+    "from_tokens",
+    "hidden_units",
+    "invert",
+    "pairs",
+    "permute",
+    "random_permutation",
+    "stacked_state_dict",
+    "to_graphs",
+    "to_layers",
+    "to_tokens",
+    "token_windows",
+    "trajectories",
+    "weight_matching",
+]
+
+_MODULES = {
+    "evaluation": ("evaluate",),
+    "graph": (
+        "Graphs",
+        "from_graphs",
+        "to_graphs",
+    ),
+    "layers": (
+        "from_layers",
+        "stacked_state_dict",
+        "to_layers",
+    ),
+    "normalize": ("Standardizer",),
+    "symmetry": (
+        "PermuteUnits",
+        "compose",
+        "hidden_units",
+        "invert",
+        "permute",
+        "random_permutation",
+        "weight_matching",
+    ),
+    "tokens": (
+        "Tokens",
+        "from_tokens",
+        "to_tokens",
+        "token_windows",
+    ),
+    "trajectory": (
+        "Trajectories",
+        "epoch_windows",
+        "pairs",
+        "trajectories",
+    ),
+}
+"""The names of each module."""
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        for module, names in _MODULES.items():
+            if name in names:
+                return getattr(importlib.import_module(f".{module}", __name__), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

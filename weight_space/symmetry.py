@@ -11,7 +11,7 @@ permutation for each row.
 
     order = random_permutation(layout, np.random.default_rng(0), rows=len(weights))
     augmented = permute(weights, layout, order)
-    back = permute(augmented, layout, match(augmented, weights[0], layout))
+    back = permute(augmented, layout, weight_matching(augmented, weights[0], layout))
 
 `PermuteUnits` does this to the rows of a data set when they are read.
 """
@@ -128,7 +128,7 @@ def invert(permutation: Permutation) -> Permutation:
     return {name: np.argsort(order, axis=-1) for name, order in permutation.items()}
 
 
-def match(
+def weight_matching(
     weights: ArrayLike | torch.Tensor,
     reference: ArrayLike | torch.Tensor,
     layout: Layout,

@@ -102,7 +102,7 @@ def from_tokens(tokens: Array, layout: Layout) -> Array:
     return concatenate(parts)
 
 
-def windows(tokens: Tokens, length: int, start: int | ArrayLike) -> Tokens:
+def token_windows(tokens: Tokens, length: int, start: int | ArrayLike) -> Tokens:
     """Return windows of consecutive tokens.
 
     Args:

@@ -95,7 +95,7 @@ def test_diverged_rows_and_constant_weights() -> None:
     assert (standardizer.scale == 1).all()
     assert not standardizer(weights[0]).any()
     with pytest.raises(InvalidArgument, match="no rows with finite weights"):
-        Standardizer.fit(rows_of([None, None]))
+        Standardizer.fit(rows_of([None, weights[1]]))
 
 
 def test_refusals(splits: Any, tmp_path: Path) -> None:

@@ -17,9 +17,9 @@ from model_zoos.weight_space.symmetry import (
     compose,
     hidden_units,
     invert,
-    match,
     permute,
     random_permutation,
+    weight_matching,
 )
 
 from .layouts import PLAIN, RESNET, random_weights
@@ -118,10 +118,10 @@ def test_blocks_of_rows_are_joined(monkeypatch: pytest.MonkeyPatch) -> None:
     layout = PLAIN[0]
     weights = random_weights(layout, 7)
     orders = random_permutation(layout, np.random.default_rng(0), rows=7)
-    whole, found = permute(weights, layout, orders), match(weights, weights[0], layout)
+    whole, found = permute(weights, layout, orders), weight_matching(weights, weights[0], layout)
     monkeypatch.setattr("model_zoos.weight_space.symmetry._BLOCK_BYTES", 3 * 8 * layout.size)
     assert (permute(weights, layout, orders) == whole).all()
-    again = match(weights, weights[0], layout)
+    again = weight_matching(weights, weights[0], layout)
     assert all((again[name] == found[name]).all() for name in found)
     assert permute(weights[:0], layout, {n: o[:0] for n, o in orders.items()}).shape == (0, 2464)
 
@@ -134,11 +134,11 @@ def test_permuted_models_are_found_back_exactly(layout: ..., seed: int) -> None:
     copies = np.repeat(reference[None], 5, axis=0)
     orders = random_permutation(layout, generator, rows=5)
     permuted = permute(copies, layout, orders)
-    found = match(permuted, reference, layout)
+    found = weight_matching(permuted, reference, layout)
     assert (permute(permuted, layout, found) == reference).all()
     expected = invert(orders)
     assert all((found[name] == expected[name]).all() for name in expected)
-    one = match(torch.from_numpy(permuted[0]), torch.from_numpy(reference), layout)
+    one = weight_matching(torch.from_numpy(permuted[0]), torch.from_numpy(reference), layout)
     assert all((one[name] == expected[name][0]).all() for name in expected)
 
 
@@ -149,9 +149,9 @@ def test_matching_never_goes_away_from_the_reference() -> None:
     reference, *others = random_weights(layout, 6)
     noisy = reference + 0.3 * np.stack(others)
     orders = random_permutation(layout, generator, rows=5)
-    found = match(permute(noisy, layout, orders), reference, layout)
+    found = weight_matching(permute(noisy, layout, orders), reference, layout)
     assert all((found[name] == invert(orders)[name]).all() for name in found)
-    matched = permute(np.stack(others), layout, match(others, reference, layout))
+    matched = permute(np.stack(others), layout, weight_matching(others, reference, layout))
     before = np.square(others - reference).sum(axis=1)
     assert (np.square(matched - reference).sum(axis=1) < before).all()
 
@@ -181,8 +181,8 @@ def test_refusals_of_rows() -> None:
     with pytest.raises(ValueError, match=r"orders for 2 rows do not fit .* \(3, 2464\)"):
         permute(weights, layout, orders)
     with pytest.raises(ValueError, match="weights must be finite"):
-        match(weights * np.nan, weights[0], layout)
+        weight_matching(weights * np.nan, weights[0], layout)
     with pytest.raises(ValueError, match="reference must be finite"):
-        match(weights, weights, layout)
+        weight_matching(weights, weights, layout)
     with pytest.raises(ValueError, match="not ResNet-18"):
         PermuteUnits(RESNET)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model_zoos.errors import InvalidArgument
-from model_zoos.weight_space.tokens import from_tokens, longest_channel, to_tokens, windows
+from model_zoos.weight_space.tokens import from_tokens, longest_channel, to_tokens, token_windows
 
 from .layouts import ALL, KINDS, PLAIN, random_weights
 
@@ -51,16 +51,16 @@ def test_windows_are_consecutive_tokens(kind: str) -> None:
     tokens = to_tokens(random_weights(layout, 5, kind), layout, 40)
     total = len(tokens.mask)
     starts = np.random.default_rng(1).integers(0, total - 8 + 1, 5)
-    own = windows(tokens, 8, starts)
+    own = token_windows(tokens, 8, starts)
     for row, start in enumerate(starts):
-        one = windows(tokens, 8, int(start))
+        one = token_windows(tokens, 8, int(start))
         assert (own.tokens[row] == one.tokens[row]).all()
         assert (own.mask[row] == one.mask).all()
         assert (own.positions[row] == one.positions).all()
         assert one.positions[:, 0].tolist() == list(range(start, start + 8))
     for length, start in ((8, total - 7), (0, 0), (total + 1, 0), (8, -1), (8, [0] * 4)):
         with pytest.raises(InvalidArgument, match=r"no windows of|a start for each"):
-            windows(tokens, length, start)
+            token_windows(tokens, length, start)
 
 
 def test_gradients_and_refusals() -> None:

@@ -1,0 +1,96 @@
+"""Graphs hold every weight once, and permuted networks are the same graphs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from model_zoos.errors import InvalidArgument
+from model_zoos.weight_space.graph import from_graphs, to_graphs
+from model_zoos.weight_space.symmetry import permute, random_permutation
+
+from .layouts import KINDS, PLAIN, RESNET, random_weights
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("layout", PLAIN, ids=str)
+def test_there_and_back(layout: Any, kind: str) -> None:
+    weights = random_weights(layout, 3, kind)
+    graphs = to_graphs(weights, layout)
+    back = from_graphs(graphs)
+    assert type(back) is type(weights) is type(graphs.edge_index)
+    assert np.asarray(back).tobytes() == np.asarray(weights).tobytes()
+    edges, mask = np.asarray(graphs.edges), np.asarray(graphs.edge_mask)
+    assert mask.sum() + sum(s["bias"].size for s in layout.layers.values()) == layout.size
+    assert not edges[:, ~mask].any()
+    one = to_graphs(weights[1], layout)
+    assert (one.edges == graphs.edges[1]).all()
+    assert (one.nodes == graphs.nodes[1]).all()
+
+
+@pytest.mark.parametrize("layout", PLAIN, ids=str)
+def test_an_edge_is_the_kernel_between_its_units(layout: Any) -> None:
+    [weights] = random_weights(layout, 1)
+    graphs = to_graphs(weights, layout)
+    names, tensors = list(layout.layers), layout.to_state_dict(weights)
+    generator = np.random.default_rng(0)
+    for edge in generator.choice(len(graphs.edges), min(50, len(graphs.edges)), replace=False):
+        source, target = graphs.edge_index[:, edge]
+        layer = graphs.edge_types[edge]
+        assert graphs.node_types[source] == layer
+        assert graphs.node_types[target] == layer + 1
+        before = int((graphs.node_types == layer).sum())
+        weight = tensors[f"{names[layer]}.weight"]
+        # A flattened image holds all places of a channel together.
+        rows = weight.reshape(len(weight), before, -1)
+        kernel = rows[graphs.node_positions[target], graphs.node_positions[source]]
+        assert (graphs.edges[edge][graphs.edge_mask[edge]] == kernel.reshape(-1)).all()
+    for node in generator.choice(len(graphs.nodes), 10):
+        layer = graphs.node_types[node]
+        bias = tensors[f"{names[layer - 1]}.bias"] if layer else np.zeros(layout.channels)
+        assert graphs.nodes[node, 0] == bias[graphs.node_positions[node]]
+
+
+@pytest.mark.parametrize("layout", PLAIN, ids=str)
+def test_a_permuted_network_is_the_same_graph(layout: Any) -> None:
+    """The isomorphism that the orders of units say, which keeps `node_equal`."""
+    [weights] = random_weights(layout, 1)
+    orders = random_permutation(layout, np.random.default_rng(1))
+    one, other = to_graphs(weights, layout), to_graphs(permute(weights, layout, orders), layout)
+    starts = np.cumsum([0, *np.bincount(one.node_types)])
+    moved = np.arange(len(one.nodes))  # node of `one` that each node of `other` is
+    for number, name in enumerate(layout.layers, start=1):
+        units = starts[number + 1] - starts[number]
+        order = orders.get(name, np.arange(units))
+        moved[starts[number] : starts[number + 1]] = starts[number] + order
+    assert (one.node_equal[moved] == one.node_equal).all()
+    assert (other.nodes == one.nodes[moved]).all()
+    of_pair = {pair: edge for edge, pair in enumerate(zip(*one.edge_index.tolist(), strict=True))}
+    same = [of_pair[int(moved[s]), int(moved[t])] for s, t in other.edge_index.T]
+    assert (other.edges == one.edges[same]).all()
+
+
+def test_gradients_and_refusals() -> None:
+    weights = random_weights(PLAIN[0], 2, "torch").requires_grad_()
+    from_graphs(to_graphs(weights, PLAIN[0])).square().sum().backward()
+    assert torch.equal(weights.grad, 2 * weights.detach())
+    with pytest.raises(InvalidArgument, match="not ResNet-18"):
+        to_graphs(random_weights(RESNET, 1), RESNET)
+    with pytest.raises(InvalidArgument, match="2,464"):
+        to_graphs(np.zeros(3), PLAIN[0])
+
+
+def test_torch_geometric() -> None:
+    graphs = to_graphs(random_weights(PLAIN[0], 3), PLAIN[0])
+    try:
+        from torch_geometric.data import Batch
+    except ImportError:
+        with pytest.raises(InvalidArgument, match="needs the package torch_geometric"):
+            graphs.to_pyg()
+        pytest.skip("torch_geometric is not installed")
+    batch = Batch.from_data_list(graphs.to_pyg())
+    assert batch.num_graphs == 3
+    assert batch.edge_attr.shape[0] == 3 * graphs.edges.shape[1]
