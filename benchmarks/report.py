@@ -7,7 +7,6 @@ of a repository shows them from its folder figures/.
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shlex
@@ -24,6 +23,7 @@ from ..builders.dataset import zoos_home
 from ..builders.sources.report import REPORT
 from ..builders.specification import normalize_name
 from ..builders.splits import SPLITS
+from ..builders.untrusted import read_json
 from ..builders.zoo_directory import ZooDirectory, open_zoo
 from .diversity import Diversity, diversity
 from .plots import Plot, draw_all
@@ -221,11 +221,10 @@ def _left_out(directories: Sequence[ZooDirectory]) -> dict[str, int]:
     counts: Counter[str] = Counter()
     for directory in directories:
         try:
-            found = json.loads((directory.path / REPORT).read_text())
-            counts.update({f"states: {why}": n for why, n in found["categories"].items()})
-        except FileNotFoundError:
-            pass
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            counts[f"{REPORT} that cannot be read"] += 1
+            found = read_json(directory.path / REPORT)["categories"]
+            counts.update({f"states: {why}": int(n) for why, n in found.items()})
+        except (ValueError, KeyError, TypeError, AttributeError):
+            if os.path.lexists(directory.path / REPORT):  # only imported zoos have one
+                counts[f"{REPORT} that cannot be read"] += 1
         counts["files that cannot be read"] += len(directory.scan()[1])
     return {why: count for why, count in counts.items() if count}

@@ -18,6 +18,7 @@ from datasets.builder import Key
 from ..errors import (
     FaultyFile,
     FaultyFilesWarning,
+    FaultyZoo,
     HubUnreachable,
     InvalidArgument,
     NoRowsLeft,
@@ -221,7 +222,12 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
         faulty: list[FaultyFile] = []
         for part in _open(self.config.name, root, self._repository):
             if isinstance(part, ZooDirectory):
-                files, bad = part.by_split()
+                try:
+                    files, bad = part.by_split()
+                except ZooNotFound:  # one that is only begun costs the others nothing
+                    if self.config.name != METRICS_NAME:
+                        raise
+                    continue
                 faulty += bad
                 if self.config.final:
                     files = {split: _last_files(found) for split, found in files.items()}
@@ -358,7 +364,21 @@ def _open(name: str, root: Path, repository: Snapshot | None) -> list[ZooDirecto
 
 
 def _parts(name: str, root: Path) -> tuple[str, ...]:
-    return tuple(list_zoo_directories(root)) if name == METRICS_NAME else catalog.parts_of(name)
+    """Return the zoos that a name stands for; of `metrics` those of the folder that can be used."""
+    if name != METRICS_NAME:
+        return catalog.parts_of(name)
+    usable, faulty = [], []
+    for zoo in list_zoo_directories(root):
+        try:
+            open_zoo(root, zoo).splits()
+            usable.append(zoo)
+        except FaultyZoo as error:
+            faulty.append(error)
+    if faulty and not usable:
+        raise faulty[0]
+    for left_out in faulty:
+        warnings.warn(f"a zoo is left out: {left_out}", FaultyFilesWarning, stacklevel=2)
+    return tuple(usable)
 
 
 def _is_zoo(root: Path, name: str) -> bool:

@@ -131,7 +131,9 @@ def read_model_file(path: Path, zoo: Zoo) -> ModelFile:
     layout = zoo.layout
     with _open(path) as file:
         tensors, header = file.tensors, _read_header(path, file)
-        if {"weights", "epoch", "metrics"} <= tensors.keys():
+        if not layout.architecture.file_per_state:
+            if missing := {"weights", "epoch", "metrics"} - tensors.keys():
+                raise FaultyFile(f"{path}: there is no tensor {min(missing)!r}")
             shape, kinds = tensors["weights"].shape, {tensors["weights"].dtype}
             for name in ("epoch", "metrics"):
                 if tensors[name].end - tensors[name].begin > _MAX_METRICS:
@@ -163,7 +165,8 @@ def read_model_file(path: Path, zoo: Zoo) -> ModelFile:
         raise FaultyFile(f"{path}: weights are {'/'.join(sorted(kinds))}, expected F32")
     if problem := _problem(header, epochs, table, shape, zoo):
         raise FaultyFile(f"{path}: {problem}")
-    if header["model_id"] not in (path.stem, path.parent.name):
+    named = path.parent.name if layout.architecture.file_per_state else path.stem
+    if header["model_id"] != named:
         raise FaultyFile(f"{path}: holds the model {header['model_id']}: file and header disagree")
     return ModelFile(
         path=path,

@@ -35,6 +35,8 @@ def filter_expression(filters: Filters | None) -> pads.Expression | None:
         if isinstance(filters, list):
             found = pq.filters_to_expression(_as_stored(filters))
         row_schema(None).empty_table().filter(found)
+    except InvalidArgument:
+        raise
     except (pa.ArrowException, TypeError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0]
         raise InvalidArgument(
@@ -52,6 +54,7 @@ def _as_stored(filters: list[Any]) -> list[Any]:
     if filters and isinstance(filters[0], list):
         return [_as_stored(some) for some in filters]
     rounded = []
+    row_schema(None, [column for column, _, _ in filters if column != "weights"])  # known ones
     for column, operator, value in filters:
         if COLUMNS.get(column) == pa.float32():
             if isinstance(value, float):

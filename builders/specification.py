@@ -40,7 +40,10 @@ Grid = tuple[tuple[str, tuple[Any, ...]], ...]
 
 # --- Checks: what a field must be, as a test and in words -----------------------------------------
 
-_MAX_MODELS = 10_000_000
+MAX_EPOCHS = 1_000_000
+"""Limit of a zoo's epochs."""
+
+_MAX_MODELS = 1_000_000
 """Limit of a grid that `Zoo.models` lists, which it does as a whole."""
 
 Check = tuple[Callable[[Any], bool], str]
@@ -88,9 +91,10 @@ _FIELD_CHECKS: dict[str, Check] = {
     **dict.fromkeys(("name", "image_dataset", "images", "architecture", "note"), _TEXT),
     **dict.fromkeys(("experiment", "doi", "doi_preprocessed"), _or_null(_TEXT)),
     **dict.fromkeys(("random_seeds", "published"), _FLAG),
-    "seeds": _count(1_000_000),  # random seeds are drawn from that many
+    "seeds": _count(100_000),  # random ones are drawn from [0, 1,000,000)
     "classes": _count(100_000),
-    **dict.fromkeys(("epochs", "batch_size"), _count(2**31 - 1)),  # int32 columns
+    "epochs": _count(MAX_EPOCHS),
+    "batch_size": _count(2**31 - 1),  # an int32 column
     "variant": (
         (lambda value: is_text(value, 64) and is_zoo_name(value)),
         f"small letters, digits and underscores, such as {', '.join(VARIANTS)}",

@@ -181,7 +181,10 @@ class ZooDirectory:
         if any(files.values()) or freed:
             return files, faulty
         if not faulty:
-            raise ZooNotFound(f"{self.path} holds no finished model yet")
+            raise ZooNotFound(
+                f"{self.path} holds no finished model yet",
+                hint="run the command that began it again, and it resumes",
+            )
         raise FaultyZoo(
             f"{self.path}: none of its {len(faulty)} model files can be used, first {faulty[0]}"
         )
@@ -291,6 +294,7 @@ def create_zoo(root: str | os.PathLike[str], zoo: Zoo, **provenance: object) -> 
     Raises:
         FaultyZoo: the directory holds a zoo that was made in another way.
     """
+    refuse_zoo_as_root(root)
     path = Path(root) / zoo.name
     (path / "models").mkdir(parents=True, exist_ok=True)
     _remove_leftovers(path)

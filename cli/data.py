@@ -5,19 +5,22 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
 from ..builders.architecture import ARCHITECTURES
-from ..builders.catalog import list_zoos
+from ..builders.catalog import ZOOS, list_zoos
 from ..builders.dataset import zoos_home
 from ..builders.machine import byte_size
 from ..builders.specification import normalize_name
-from ..builders.zoo_directory import list_zoo_directories
+from ..builders.zoo_directory import list_zoo_directories, open_zoo
 from ..errors import FaultyZoo, ZooNotFound
 from . import display
 from .options import AsJson, DataDir, MaxWeight, OutDir, Quiet, Workers, ZooName
+
+if TYPE_CHECKING:
+    from ..builders.overview import Overview
 
 BUILT_FOLDER = Path("repository")
 """Where `build` writes and `publish` reads if not told otherwise."""
@@ -117,14 +120,24 @@ def info(
     commands = [
         f"model-zoos {command} {name}{where}" for command in ("verify", "benchmark", "report")
     ]
-    if repo is None and any(
-        part.specified and (part.incomplete or part.models < part.specified) for part in found
-    ):
-        out = where.replace("--data-dir", "--out")
-        missing = [part.zoo for part in found if part.specified != part.models or part.incomplete]
-        commands.insert(0, f"model-zoos generate {missing[0]}{out}   trains what is missing")
+    for part in reversed(found if repo is None else []):
+        if part.specified and (part.incomplete or part.models < part.specified):
+            commands.insert(0, f"{_resume(part, data_dir)}   trains what is missing")
     if repo is None:
         print("\n".join(["next:", *(f"  {command}" for command in commands)]))
+
+
+def _resume(part: Overview, data_dir: Path | None) -> str:
+    """Return the command that trains the models which a zoo lacks."""
+    directory = open_zoo(zoos_home(data_dir), part.zoo)
+    parent, epochs = directory.parent_zoo, directory.zoo.epochs
+    if parent is not None:
+        where = "" if data_dir is None else f" --data-dir {data_dir}"
+        return f"model-zoos sparsify {parent}{where} --epochs {epochs}"
+    where = "" if data_dir is None else f" --out {data_dir}"
+    usual = ZOOS[part.zoo].epochs if part.zoo in ZOOS else None
+    name = part.zoo if part.zoo in ZOOS else f"{part.zoo}.json"
+    return f"model-zoos generate {name}{where}" + f" --epochs {epochs}" * (usual != epochs)
 
 
 def import_command(

@@ -66,7 +66,13 @@ def plain_errors() -> Iterator[None]:
         warnings.showwarning = show
         try:
             yield
-        except (ModelZoosError, ValueError, OSError, RuntimeError) as error:
+        except (
+            ModelZoosError,
+            ValueError,
+            OSError,
+            RuntimeError,
+            datasets.exceptions.DatasetGenerationError,
+        ) as error:
             cause: BaseException = error
             if isinstance(error, datasets.exceptions.DatasetGenerationError) and error.__cause__:
                 cause = error.__cause__  # what went wrong in the builder
@@ -85,7 +91,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _say(kind: str, text: str, subject: object) -> None:
-    print(f"{kind}: {text}", file=sys.stderr)
+    print(f"{kind}: {harmless(text)}", file=sys.stderr)
     if hint := getattr(subject, "hint", None):
         print(f"try: {hint}", file=sys.stderr)
 
@@ -185,8 +191,14 @@ def print_table(
         shown.print(f"Not shown for lack of room: {', '.join(hidden)}.", markup=False, style="dim")
 
 
+def harmless(text: str) -> str:
+    """Return a text, which may come from a file, without characters that steer a terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
+
+
 def _short(text: str) -> str:
     """Return a long word, such as the id of an imported trial, without its middle."""
+    text = harmless(text)
     if len(text) <= LONGEST_WORD or " " in text:
         return text
     half = LONGEST_WORD // 2 - 1
@@ -217,16 +229,16 @@ def print_values(title: str, values: Mapping[str, object]) -> None:
     table.add_column()
     table.add_column(justify="right")
     for name, value in values.items():
-        table.add_row(name, str(value))
+        table.add_row(name, escape(harmless(str(value))))
     shown = console()
-    shown.print(title, markup=False)
+    shown.print(harmless(title), markup=False)
     shown.print(table)
 
 
 def print_some(lines: Sequence[str], where: str) -> None:
     """Print the first lines of a long list, then how many more there are and where they stand."""
     for line in lines[:SHOWN]:
-        print(line)
+        print(harmless(line))
     if len(lines) > SHOWN:
         print(f"and {len(lines) - SHOWN:,} more: {where}")
 
@@ -330,7 +342,7 @@ def training_progress(name: str, hidden: bool) -> Iterator[Callable[[Training], 
         bars(name, text="starting")
 
         def show(done: Training) -> None:
-            if done.remark:
+            if done.remark and not hidden and first_rank():
                 bars.say(done.remark)
             speed = done.samples / (time.monotonic() - began)
             text = (

@@ -257,7 +257,7 @@ def write_token(token: str | None = None) -> str:
     token = (token or get_token() or "").strip()
     if not token:
         raise HubFailed(
-            "publishing needs a token with write access, in HF_TOKEN or as an argument "
+            "publishing needs a token with write access, in HF_TOKEN or from `hf auth login` "
             f"(made at {constants.ENDPOINT}/settings/tokens)",
             hint="hf auth login",
         )

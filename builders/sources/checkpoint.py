@@ -384,6 +384,8 @@ def _run(data: bytes, at: int, storages: dict[str, Storage]) -> tuple[object, in
             if arguments and isinstance(arguments[0], list | tuple | dict):
                 pay(arguments[0])
             stack.append(_CALLS[name](*arguments))
+            if isinstance(stack[-1], str):
+                pay(stack[-1])
         elif code == 0x61:  # APPEND
             value = stack.pop()
             _list(stack[-1]).append(value)

@@ -16,7 +16,7 @@ from ...errors import Unreadable
 from ..architecture import ARCHITECTURES, find_architecture
 from ..catalog import TWIN_DOIS, TWIN_EPOCHS, ZOOS, config_names, twin_name, zoo_spec
 from ..hyperparameters import MOMENTUM_OPTIMIZERS
-from ..specification import GRID_KEYS, Zoo, is_zoo_name, normalize_name
+from ..specification import GRID_KEYS, MAX_EPOCHS, Zoo, is_zoo_name, normalize_name
 from .ray_tune import Description, Trial
 
 _T = TypeVar("_T")
@@ -228,7 +228,10 @@ def _specify(
                 "grid": grid,
                 "seeds": max(map(len, seeds.values())),
                 "random_seeds": not fixed,
-                "epochs": max((model["epochs"] or 1 for model in models), default=1),
+                "epochs": max(
+                    (m["epochs"] for m in models if 1 <= (m["epochs"] or 0) <= MAX_EPOCHS),
+                    default=1,
+                ),
                 "batch_size": _most_frequent(model["batch_size"] or 1 for model in models),
                 "momentum": _most_frequent(momenta) if momenta else 0.0 if needs_momentum else None,
                 "scheduler": find_architecture(architecture).schedulers[0],

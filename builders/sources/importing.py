@@ -28,6 +28,7 @@ from ...errors import FaultyFile, InvalidArgument, SourceNotFound, Unreadable
 from ..catalog import METRICS_NAME, ZOOS, twin_name
 from ..machine import cores, file_digest
 from ..specification import Zoo, is_zoo_name, normalize_name
+from ..tensor_file import TensorFile
 from ..workers import end_with_parent, interrupts_held, main_hidden
 from ..zoo_directory import ZooDirectory, create_zoo, open_zoo
 from . import preprocessed, ray_tune, small_cnn_zoo
@@ -423,13 +424,16 @@ def _write_model(
         epochs = [state.epoch for state in pending]
         if not epochs or set(epochs) <= present:
             return len(epochs)  # left untouched, so that data sets in the cache stay valid
+        if present.difference(epochs) and not directory.zoo.layout.architecture.file_per_state:
+            pending.extend(_states_here(directory, model_id, set(epochs)))
+            pending.sort(key=lambda state: state.epoch)
         rows = [state.weights for state in pending]
         metrics = {metric for state in pending for metric in state.metrics}
         try:
             directory.write_model(
                 model_id,
                 description.hyperparameters,
-                epochs,
+                [state.epoch for state in pending],
                 rows[0][None] if len(rows) == 1 else np.stack(rows),  # no copy of 45 MB
                 {metric: _column(pending, metric) for metric in metrics},
                 parent_model_id=description.parent,
@@ -451,6 +455,22 @@ def _write_model(
             pending.clear()
             del state  # while the next is read
     return _Outcome(kept + write(), left_out, list(remarks))
+
+
+def _states_here(directory: ZooDirectory, model_id: str, without: set[int]) -> Iterator[State]:
+    """Yield the states that an earlier run wrote, and that this source does not have any more."""
+    path = directory.state_path(model_id, 0)
+    file = directory.read(path)
+    with TensorFile(path) as tensors:
+        extra = {n: tensors.read(n) for n in ("mean", "log_sigma2") if n in tensors.tensors}
+    for row, (epoch, weights) in enumerate(zip(file.epochs.tolist(), file.weights(), strict=True)):
+        if epoch not in without:
+            metrics = {
+                name: float(values[row])
+                for name, values in file.metrics.items()
+                if values[row] is not np.ma.masked
+            }
+            yield State(epoch, weights, metrics, {n: values[row] for n, values in extra.items()})
 
 
 def _column(states: Sequence[State], metric: str) -> NDArray[np.float64]:

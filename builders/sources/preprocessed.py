@@ -44,6 +44,9 @@ from .report import (
     whole,
 )
 
+_MOST_PROPERTIES = 200
+"""Limit of the properties of a state; the published files have some dozens."""
+
 SPLITS = {"trainset": "train", "valset": "validation", "testset": "test"}
 
 
@@ -185,6 +188,8 @@ def read_datasets(path: Path) -> DataSets:
         columns = [paths, epochs, *(properties.values() if type(properties) is dict else [None])]
         if count is None or any(type(c) is not list or len(c) != count for c in columns):
             raise Unreadable(f"its {part} has not one path, epoch and property for each state")
+        if len(columns) > _MOST_PROPERTIES:
+            raise Unreadable(f"too large: its {part} has more than {_MOST_PROPERTIES} properties")
         found += count
         for index, (where, epoch) in enumerate(zip(paths, epochs, strict=True)):
             experiment, name = last_folders(where)

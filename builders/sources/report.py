@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from ...errors import Unreadable
 from ..atomic import write_atomically
 from ..model_file import SHARES_OF_1
+from ..untrusted import read_plain
 
 REPORT = "import_report.json"
 """Name of the report's file in the directory of a zoo."""
@@ -89,7 +90,11 @@ class Report:
         """Write import_report.json, unless it is there with the same content."""
         content = (json.dumps(self.to_json(), indent=1) + "\n").encode()
         path = folder / REPORT
-        if not path.exists() or path.read_bytes() != content:
+        try:
+            same = read_plain(path, len(content)) == content
+        except OSError:  # there is none, or a longer one
+            same = False
+        if not same:
             write_atomically(path, content)
 
 

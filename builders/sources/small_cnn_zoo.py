@@ -40,7 +40,7 @@ from ...errors import Unreadable
 from ..architecture import find_architecture
 from ..hyperparameters import ACTIVATIONS, OPTIMIZERS
 from ..hyperparameters import INITS as NAMED_INITS
-from ..specification import Zoo
+from ..specification import MAX_EPOCHS, Zoo
 from ..untrusted import open_plain, read_plain
 from .archive import blamed_on_the_file, printable, shown
 from .names import model_id_of
@@ -375,7 +375,9 @@ def specify(found: SmallCnnZoo, name: str | None) -> Zoo:
             },
             "seeds": len(found.models),
             "random_seeds": True,
-            "epochs": max([m["epochs"] for m in models if m["epochs"]], default=86),
+            "epochs": max(
+                [m["epochs"] for m in models if 1 <= (m["epochs"] or 0) <= MAX_EPOCHS], default=86
+            ),
             "momentum": 0.0,
             "note": "imported from the Small CNN Zoo (Unterthiner et al. 2020, CC BY 4.0); "
             f"hyperparameters were drawn at random, the others are in {SOURCE_COLUMNS}",

@@ -24,7 +24,7 @@ import model_zoos
 from model_zoos.builders.catalog import get_zoo
 from model_zoos.builders.schema import COLUMNS
 from model_zoos.builders.zoo_directory import create_zoo, open_zoo
-from model_zoos.errors import UnknownZoo, ZooNotFound
+from model_zoos.errors import FaultyFilesWarning, UnknownZoo, ZooNotFound
 from tests.zoos import random_zoo
 
 SPLITS = ("train", "validation", "test")
@@ -279,6 +279,18 @@ def test_the_last_state_where_each_has_a_file(tmp_path: Path) -> None:
     found = [row for part in rows.values() for row in part]
     assert sorted(row["model_id"] for row in found) == sorted(m.model_id for m in zoo.models())
     assert {row["epoch"] for row in found} == {3}
+
+
+def test_a_zoo_that_cannot_be_used_costs_metrics_no_other(tmp_path: Path) -> None:
+    zoo = dataclasses.replace(get_zoo("digits_cnn_s"), epochs=1)
+    random_zoo(tmp_path, zoo, 9)
+    create_zoo(tmp_path, dataclasses.replace(zoo, name="begun"))
+    for name, file in (("broken", "zoo.json"), ("torn", "splits.json")):
+        directory = random_zoo(tmp_path, dataclasses.replace(zoo, name=name), 3)
+        (directory.path / file).write_text("{")
+    with pytest.warns(FaultyFilesWarning, match="a zoo is left out"):
+        rows = load("metrics", tmp_path, split="train", cache_dir=str(tmp_path / "cache"))
+    assert set(rows["zoo"]) == {"digits_cnn_s"}
 
 
 def test_a_number_finds_the_float32_next_to_it(tmp_path: Path) -> None:

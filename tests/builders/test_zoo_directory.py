@@ -267,6 +267,12 @@ FAULTS: dict[str, tuple[str, Callable[[Path], None]]] = {
         "epoch has more than",
         lambda p: _sparse(p, {"weights": [2**36, 1], "epoch": [2**36], "metrics": [2**36, 0]}),
     ),
+    "named tensors": (
+        "there is no tensor 'epoch'",
+        lambda p: save_file(
+            {"conv1.weight": np.zeros((8, 1, 5, 5), np.float32)}, p, metadata={HEADER_KEY: "{}"}
+        ),
+    ),
     "a folder": ("no plain file", lambda p: (p.unlink(), p.mkdir())[1]),
     "a pipe": ("no plain file", lambda p: (p.unlink(), os.mkfifo(p))[1]),
     "a device": ("no plain file", lambda p: (p.unlink(), p.symlink_to("/dev/zero"))[1]),

@@ -27,6 +27,7 @@ from model_zoos.builders.sources.report import Report
 from model_zoos.builders.zoo_directory import open_zoo
 from model_zoos.errors import FaultyZoo, SourceNotFound
 from tests.builders.sources.raw import RAW, files_of, write_folder, write_zip
+from tests.hostile import trial_files
 from tests.shared import (
     CNN_L,
     CNN_S,
@@ -557,3 +558,27 @@ def test_hyperparameters_outside_of_the_named_zoos_grid_are_remarked(tmp_path: P
     source = RAW / f"{SEED_ZOO}.zip"
     [report] = import_zoo(source, tmp_path, "mnist_cnn_s_seed")
     assert any("12 of 12 models have hyperparameters outside" in text for text in report.remarks)
+
+
+def test_a_state_that_the_source_has_lost_is_kept(tmp_path: Path) -> None:
+    """A second import of a folder, in which another state is damaged than at the first."""
+    trial = tmp_path / "source" / "NN_tune_trainable_00000_0_seed=1_2021-01-01"
+    for name, content in trial_files().items():
+        if "_00000_0_" in name:
+            path = tmp_path / "source" / name.partition("/")[2]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+    first, last = (trial / f"checkpoint_{epoch:06d}" / "checkpoints" for epoch in (0, 2))
+    good = last.read_bytes()
+    last.write_bytes(good[:-200] + bytes(200))
+    import_zoo(tmp_path / "source", tmp_path, "own")
+    [before] = open_zoo(tmp_path, "own").scan()[0]
+    assert before.epochs.tolist() == [0, 1]
+    weights = before.weights()
+    last.write_bytes(good)
+    first.write_bytes(good[:-200] + bytes(200))
+    import_zoo(tmp_path / "source", tmp_path, "own")
+    [after] = open_zoo(tmp_path, "own").scan()[0]
+    assert after.epochs.tolist() == [0, 1, 2]
+    assert after.weights([0, 1]).tobytes() == weights.tobytes()
+    assert after.metrics["test_acc"][:2].tolist() == before.metrics["test_acc"].tolist()
