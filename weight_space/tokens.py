@@ -66,11 +66,15 @@ def to_tokens(weights: Array, layout: Layout, width: int | None = None) -> Token
     for slots in layout.layers.values():
         channels, length = _size(slots)
         pieces = -(-length // width)
-        columns = [weights[..., s.slice].reshape((*lead, channels, -1)) for s in slots.values()]
-        if pieces * width > length:
-            columns.append(zeros((*lead, channels, pieces * width - length), weights))
         stop = start + channels * pieces
-        cast(Any, tokens)[..., start:stop, :] = concatenate(columns).reshape((*lead, -1, width))
+        rows = cast(Any, tokens)[..., start:stop, :].reshape((*lead, channels, pieces * width))
+        column = 0  # rows is a view: the axes that it joins are neighbours
+        for slot in slots.values():
+            size = slot.size // channels
+            rows[..., column : column + size] = weights[..., slot.slice].reshape(
+                (*lead, channels, size)
+            )
+            column += size
         start = stop
     return Tokens(tokens, constant(mask, weights), constant(positions, weights))
 
