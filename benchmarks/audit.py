@@ -98,7 +98,7 @@ class Audit:
         undone = [check.name for check in self.checks if check.undone]
         notes.append(
             {
-                "good": "good",
+                "good": "good" if self.evaluated else "good, though no state was evaluated",
                 "wrong": "NOT GOOD",
                 "not compared": f"not compared: {', '.join(undone)}; nothing else is wrong",
             }[self.verdict]

@@ -96,7 +96,13 @@ def list_zoos(
             message += f": it is the union of {', '.join(UNIONS[name])}"
         elif close := difflib.get_close_matches(name, list(ZOOS), n=3, cutoff=0.5):
             message += f"; did you mean {', '.join(close)}?"
-        raise UnknownZoo(message)
+        parts = [zoo.name for zoo in ZOOS.values() if name in zoo.name]
+        raise UnknownZoo(
+            message,
+            hint=f"model-zoos list '*{name}*'"
+            if parts
+            else "`model-zoos list --local` shows the zoos of a folder",
+        )
     return chosen
 
 

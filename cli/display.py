@@ -20,7 +20,6 @@ from rich.progress import (
     Progress,
     TaskID,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.table import Column, Table
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
 FIRST_SECONDS, REPORT_SECONDS = 3, 10
 """Time until the first line about work that has no terminal to draw a bar on, and between two."""
 
-LONGEST_WORD = 40
+LONGEST_WORD = 60
 """Characters of a word in a table; a longer one loses its middle."""
 
 SHOWN = 10
@@ -274,9 +273,8 @@ class Bars:
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
             TextColumn("{task.fields[text]}"),
-            TimeElapsedColumn(table_column=Column(no_wrap=True, min_width=7)),
-            TextColumn("left"),
             TimeRemainingColumn(table_column=Column(no_wrap=True, min_width=7)),
+            TextColumn("left"),
             console=Console(stderr=True),
             disable=hidden or self.lines,
             expand=True,
@@ -349,7 +347,7 @@ def training_progress(name: str, hidden: bool) -> Iterator[Callable[[Training], 
                 f"{done.models}/{done.models_total} models, "
                 f"{int(done.states):,}/{done.states_total:,} states"
             )
-            if done.samples:
+            if done.samples and (bars.lines or bars.progress.console.width >= 110):
                 text += f", {speed:,.0f} samples/s"
             if done.published is not None:
                 text += f", {done.published} published"

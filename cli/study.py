@@ -69,7 +69,7 @@ def benchmark(
         out.parent.mkdir(parents=True, exist_ok=True)
     if any(":" in entry for entry in representation or ()):
         sys.path.insert(0, os.getcwd())  # where a user's own module is expected
-    display.hide_dataset_bars(quiet or as_json)
+    display.hide_dataset_bars(True)
     with display.progress_bars(quiet or as_json) as bars:
         bars(name, text="reading")
 
@@ -144,6 +144,10 @@ def verify(
     elif not quiet:
         for audit in audits:
             display.print_tables(audit.tables())
+    else:
+        for audit in audits:
+            if audit.verdict != "good":
+                print(f"{audit.zoo}: {audit.verdict}", file=sys.stderr)
     verdicts = {audit.verdict for audit in audits}
     if verdicts != {"good"}:
         raise typer.Exit(1 if "wrong" in verdicts else 2)

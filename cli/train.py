@@ -272,6 +272,9 @@ def _print_summary(summary: Summary) -> None:
     """Print what a training did, on one rank."""
     if not display.first_rank():
         return
+    if not summary.models and not summary.left_out:
+        print(f"all {summary.present} models are already in {summary.path}")
+        return
     values: dict[str, object] = {
         "already there": summary.present,
         "states written": f"{summary.states:,}",
