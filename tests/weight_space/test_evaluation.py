@@ -42,7 +42,7 @@ def test_as_torch(layout: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     # Several blocks.
     monkeypatch.setattr("model_zoos.weight_space.evaluation._BLOCK_BYTES", 4 * 2 * layout.size)
     weights = 0.05 * np.abs(random_weights(layout, 5))
-    side = layout.architecture.image_size or 32
+    side = layout.architecture.image_size or 8
     images = torch.randn(6, layout.channels, side, side)
     labels = torch.arange(6) % layout.classes
     row = {"architecture": layout.architecture.name, "activation": "relu"}

@@ -170,6 +170,11 @@ def test_workers_permute_each_row_differently() -> None:
     torch.manual_seed(0)
     again = torch.cat([b["weights"] for b in DataLoader(augmented, batch_size=4, num_workers=2)])
     assert torch.equal(again, seen)
+    stream = rows.to_iterable_dataset(num_shards=2).with_format("numpy")
+    streamed = stream.map(PermuteUnits(layout), batched=True, batch_size=2)
+    batches = list(DataLoader(streamed, batch_size=4, num_workers=2))
+    seen = torch.cat([batch["weights"] for batch in batches])
+    assert len({vector.numpy().tobytes() for vector in seen}) == 8
     with pytest.raises(ValueError, match="have no weights"):
         rows.select_columns("test_acc").with_transform(PermuteUnits(layout))[0]
 
