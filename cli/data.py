@@ -13,7 +13,7 @@ from ..builders.architecture import ARCHITECTURES
 from ..builders.catalog import ZOOS, list_zoos
 from ..builders.dataset import zoos_home
 from ..builders.machine import byte_size
-from ..builders.specification import normalize_name
+from ..builders.specification import Zoo, normalize_name
 from ..builders.zoo_directory import list_zoo_directories, open_zoo
 from ..errors import FaultyZoo, ZooNotFound
 from . import display
@@ -21,6 +21,9 @@ from .options import AsJson, DataDir, MaxWeight, OutDir, Quiet, Workers, ZooName
 
 if TYPE_CHECKING:
     from ..builders.overview import Overview
+
+LONGEST_TITLE = 16
+"""Characters of a network in the list of zoos."""
 
 BUILT_FOLDER = Path("repository")
 """Where `build` writes and `publish` reads if not told otherwise."""
@@ -53,13 +56,19 @@ def list_command(
     texts = ("zoo", "images", "architecture", "variant")
     rows = [
         (
-            *(zoo.name, zoo.image_dataset, zoo.layout.architecture.title, zoo.variant),
+            *(zoo.name, zoo.image_dataset, _title(zoo), zoo.variant),
             *(f"{n:,}" for n in (zoo.model_count, zoo.state_count, zoo.layout.size)),
         )
         for zoo in zoos
     ]
     columns = (*texts, "models", "states", "weights")
     display.print_table(columns, rows, left=texts, secondary=("variant", "images"))
+
+
+def _title(zoo: Zoo) -> str:
+    """Return the title of a network; of a long text only its beginning."""
+    title = zoo.layout.architecture.title
+    return title if len(title) <= LONGEST_TITLE else f"{title[: LONGEST_TITLE - 3]}..."
 
 
 def _list_local(pattern: str, root: Path, as_json: bool) -> None:

@@ -230,7 +230,7 @@ def print_values(title: str, values: Mapping[str, object]) -> None:
     for name, value in values.items():
         table.add_row(name, escape(harmless(str(value))))
     shown = console()
-    shown.print(harmless(title), markup=False)
+    shown.print(harmless(title), markup=False, soft_wrap=True)  # a path stays in one piece
     shown.print(table)
 
 

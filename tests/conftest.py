@@ -10,7 +10,8 @@ import tempfile
 _CACHE = tempfile.TemporaryDirectory(prefix="model-zoos-tests-")
 os.environ["HF_HOME"] = _CACHE.name
 os.environ["HF_HUB_OFFLINE"] = "1"
-for name in ("MODEL_ZOOS_HOME", "MODEL_ZOOS_IMAGES", "MODEL_ZOOS_REPO"):
+# COLUMNS is set by readline, which pytest imports; no test has a terminal of that width.
+for name in ("MODEL_ZOOS_HOME", "MODEL_ZOOS_IMAGES", "MODEL_ZOOS_REPO", "COLUMNS", "LINES"):
     os.environ.pop(name, None)
 if "MODEL_ZOOS_SHARED" in os.environ:
     os.environ["MODEL_ZOOS_SHARED"] = os.path.abspath(os.environ["MODEL_ZOOS_SHARED"])

@@ -48,6 +48,8 @@ def good() -> tuple[Path, Files]:
     from tests import hostile
     from tests.builders.hub import small_states
 
+    small_states.register()
+
     folder = Path(tempfile.mkdtemp(prefix="hostile-good-"))
     hostile.make_zoo(folder / "zoos", models=9)
     small_states.make(folder / "zoos")

@@ -67,7 +67,7 @@ def error(*arguments: str, cwd: Path) -> str:
 
 def test_list(tmp_path: Path) -> None:
     table = run("list", cwd=tmp_path).stdout
-    assert len([line for line in table.splitlines() if "_" in line]) == 29
+    assert len([line for line in table.splitlines() if "_" in line]) == 32
     assert "fashion_mnist_cnn_s_hyp_10_r" in table
     assert "130,560" in table
     titles, row = (
@@ -138,7 +138,8 @@ def test_ctrl_c_in_the_first_seconds_gives_one_line(tmp_path: Path, delay: float
 def test_what_is_there(digits_home: Path, tmp_path: Path) -> None:
     done = run("info", "digits-cnn-s", "--data-dir", str(digits_home), cwd=tmp_path).stdout
     assert "20 of 320" in done
-    assert f"  model-zoos generate digits_cnn_s --out {digits_home}   trains" in done
+    resume = f"  model-zoos generate digits_cnn_s --out {digits_home} --epochs 5   trains"
+    assert resume in done
     [entry] = json.loads(
         run("info", "digits_cnn_s", "--data-dir", str(digits_home), "--json", cwd=tmp_path).stdout
     )

@@ -15,19 +15,26 @@ from tests.zoos import random_zoo
 
 NAME = "small_states"
 
-ARCHITECTURES.setdefault(
-    "linear",
-    Architecture(
-        name="linear",
-        title="Linear",
-        image_size=28,
-        layers=(Layer("fc", 10, activation=False),),
-        keeps_epoch_0=False,
-        file_per_state=True,
-        row_group_bytes=1,
-        shard_bytes=31_400,  # a shard for each state
-    ),
+LINEAR = Architecture(
+    name="linear",
+    title="Linear",
+    image_size=28,
+    layers=(Layer("fc", 10, activation=False),),
+    keeps_epoch_0=False,
+    file_per_state=True,
+    row_group_bytes=1,
+    shard_bytes=31_400,  # a shard for each state
 )
+
+
+def register() -> None:
+    """Add the architecture to the table, for this process."""
+    ARCHITECTURES["linear"] = LINEAR
+
+
+def unregister() -> None:
+    """Take it out again, for the tests that look at the whole table."""
+    ARCHITECTURES.pop("linear", None)
 
 
 def small_zoo() -> Zoo:

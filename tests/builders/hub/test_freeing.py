@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,20 @@ import pytest
 from model_zoos.builders.hub.names import DATA_FILE, matches
 from model_zoos.builders.ledger import Published
 from model_zoos.builders.zoo_directory import open_zoo
-from tests.builders.hub.small_states import NAME, make, train_again, weights_of
+from tests.builders.hub.small_states import (
+    NAME,
+    make,
+    register,
+    train_again,
+    unregister,
+    weights_of,
+)
 from tests.hub_server import Blob, Client, ClientError, Hub
 
 PUSH = """
 import dataclasses
-import tests.builders.hub.small_states
+from tests.builders.hub import small_states
+small_states.register()
 from model_zoos.builders.hub.incremental import PublishOptions, prepare_push, push_models
 from model_zoos.builders.zoo_directory import open_zoo
 directory = open_zoo(home, "small_states")
@@ -41,6 +49,14 @@ options = PublishOptions(repo_id, free)
 prepare_push(directory, options)
 result = dataclasses.asdict(push_models(directory, options))
 """
+
+
+@pytest.fixture(scope="module", autouse=True)
+def linear() -> Iterator[None]:
+    """The small architecture is known to these tests alone."""
+    register()
+    yield
+    unregister()
 
 
 @dataclasses.dataclass
@@ -296,6 +312,7 @@ def test_trained_again_without_freeing_is_published(case: Case) -> None:
 TRAIN_MEANWHILE = """
 from pathlib import Path
 import tests.builders.hub.small_states as small
+small.register()
 from model_zoos.builders.hub.remote import Remote
 kept = getattr(Remote, method)
 def training(*arguments, **others):
