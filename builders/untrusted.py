@@ -101,6 +101,17 @@ def is_text(value: object, limit: int) -> bool:
     return True
 
 
+def printable(text: str, kept: str = "") -> str:
+    """Return a text of a file as reports and terminals can show it.
+
+    Args:
+        text: with any characters; those that steer a terminal, and others without a shape, become
+            U+FFFD.
+        kept: characters that stay all the same.
+    """
+    return "".join(c if c.isprintable() or c in kept else "\ufffd" for c in text)
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON file of a zoo, which holds an object.
 

@@ -9,6 +9,7 @@ import time
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, TextIO
 
 import datasets
@@ -24,6 +25,7 @@ from rich.progress import (
 )
 from rich.table import Column, Table
 
+from ..builders.untrusted import printable
 from ..errors import ModelZoosError
 
 if TYPE_CHECKING:
@@ -38,6 +40,8 @@ LONGEST_WORD = 60
 
 SHOWN = 10
 """Lines of a long list that are printed."""
+
+_harmless = partial(printable, kept="\n")
 
 
 # --- Errors and warnings --------------------------------------------------------------------------
@@ -90,7 +94,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _say(kind: str, text: str, subject: object) -> None:
-    print(f"{kind}: {harmless(text)}", file=sys.stderr)
+    print(f"{kind}: {_harmless(text)}", file=sys.stderr)
     if hint := getattr(subject, "hint", None):
         print(f"try: {hint}", file=sys.stderr)
 
@@ -190,14 +194,9 @@ def print_table(
         shown.print(f"Not shown for lack of room: {', '.join(hidden)}.", markup=False, style="dim")
 
 
-def harmless(text: str) -> str:
-    """Return a text, which may come from a file, without characters that steer a terminal."""
-    return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
-
-
 def _short(text: str) -> str:
     """Return a long word, such as the id of an imported trial, without its middle."""
-    text = harmless(text)
+    text = _harmless(text)
     if len(text) <= LONGEST_WORD or " " in text:
         return text
     half = LONGEST_WORD // 2 - 1
@@ -228,16 +227,16 @@ def print_values(title: str, values: Mapping[str, object]) -> None:
     table.add_column()
     table.add_column(justify="right")
     for name, value in values.items():
-        table.add_row(name, escape(harmless(str(value))))
+        table.add_row(name, escape(_harmless(str(value))))
     shown = console()
-    shown.print(harmless(title), markup=False, soft_wrap=True)  # a path stays in one piece
+    shown.print(_harmless(title), markup=False, soft_wrap=True)  # a path stays in one piece
     shown.print(table)
 
 
 def print_some(lines: Sequence[str], where: str) -> None:
     """Print the first lines of a long list, then how many more there are and where they stand."""
     for line in lines[:SHOWN]:
-        print(harmless(line))
+        print(_harmless(line))
     if len(lines) > SHOWN:
         print(f"and {len(lines) - SHOWN:,} more: {where}")
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ...errors import Unreadable
+from .. import untrusted
 from ..untrusted import is_clutter, read_plain
 
 Read = Callable[[int, int], "bytes | memoryview"]
@@ -44,8 +45,8 @@ _OURS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT)
 
 
 def printable(text: str) -> str:
-    """Return a text of a file as reports and terminals can show it, at most 200 characters."""
-    return "".join(c if c.isprintable() else "\ufffd" for c in text[:200])
+    """Return the first 200 characters of a text of a file as reports can show them."""
+    return untrusted.printable(text[:200])
 
 
 def shown(value: object) -> str:
