@@ -90,10 +90,12 @@ class ZooDirectory:
         Raises:
             FaultyZoo: splits.json is not readable, or names a split that does not exist.
         """
+        return dict(self._known_splits())
+
+    def _known_splits(self) -> Mapping[str, str]:
+        """Return `splits` without a copy, which callers must not change."""
         path = self.path / "splits.json"
-        if not os.path.lexists(path):
-            return {}
-        return dict(_read_splits(path, *_stamp(path)))
+        return _read_splits(path, *_stamp(path)) if os.path.lexists(path) else {}
 
     def add_splits(
         self,
@@ -243,8 +245,7 @@ class ZooDirectory:
         """
         given = (hyperparameters, epochs, weights, metrics, parent_model_id, extra, original_name)
         files = encode_model(self.zoo, model_id, *given)
-        path = self.path / "splits.json"
-        if not os.path.lexists(path) or model_id not in _read_splits(path, *_stamp(path)):
+        if model_id not in self._known_splits():
             self.add_splits([model_id])
         paths = []
         for epoch, content in files:
