@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -211,26 +212,27 @@ def evaluate(
     return total / len(y), correct / len(y)
 
 
+def _sgd(
+    parameters: Iterable[nn.Parameter], model: Model, *, nesterov: bool = False
+) -> torch.optim.Optimizer:
+    return torch.optim.SGD(
+        parameters,
+        lr=model.learning_rate,
+        momentum=model.momentum or 0.0,
+        weight_decay=model.weight_decay,
+        nesterov=nesterov,
+    )
+
+
 OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter], Model], torch.optim.Optimizer]] = {
     "adam": lambda parameters, model: torch.optim.Adam(
         parameters, lr=model.learning_rate, weight_decay=model.weight_decay
     ),
-    "sgd": lambda parameters, model: torch.optim.SGD(
-        parameters,
-        lr=model.learning_rate,
-        momentum=model.momentum or 0.0,
-        weight_decay=model.weight_decay,
-    ),
+    "sgd": _sgd,
     "adamw": lambda parameters, model: torch.optim.AdamW(
         parameters, lr=model.learning_rate, weight_decay=model.weight_decay
     ),
-    "nesterov": lambda parameters, model: torch.optim.SGD(
-        parameters,
-        lr=model.learning_rate,
-        momentum=model.momentum or 0.0,
-        weight_decay=model.weight_decay,
-        nesterov=True,
-    ),
+    "nesterov": partial(_sgd, nesterov=True),
     "rmsprop": lambda parameters, model: torch.optim.RMSprop(
         parameters, lr=model.learning_rate, weight_decay=model.weight_decay
     ),
