@@ -122,7 +122,7 @@ def info(
     if as_json:
         print(display.json_text([dataclasses.asdict(part) for part in found]))
         return
-    where = "" if data_dir is None else f" --data-dir {data_dir}"
+    where = _option("--data-dir", data_dir)
     for part in found:
         display.print_values(f"{part.zoo}: {part.where}", part.facts())
         display.print_some(part.left_out, "--json lists them all")
@@ -136,14 +136,19 @@ def info(
         print("\n".join(["next:", *(f"  {command}" for command in commands)]))
 
 
+def _option(name: str, value: Path | None) -> str:
+    """Return an option as it is typed behind other words; "" if it is not given."""
+    return "" if value is None else f" {name} {value}"
+
+
 def _resume(part: Overview, data_dir: Path | None) -> str:
     """Return the command that trains the models which a zoo lacks."""
     directory = open_zoo(zoos_home(data_dir), part.zoo)
     parent, epochs = directory.parent_zoo, directory.zoo.epochs
     if parent is not None:
-        where = "" if data_dir is None else f" --data-dir {data_dir}"
+        where = _option("--data-dir", data_dir)
         return f"model-zoos sparsify {parent}{where} --epochs {epochs}"
-    where = "" if data_dir is None else f" --out {data_dir}"
+    where = _option("--out", data_dir)
     usual = ZOOS[part.zoo].epochs if part.zoo in ZOOS else None
     name = part.zoo if part.zoo in ZOOS else f"{part.zoo}.json"
     return f"model-zoos generate {name}{where}" + f" --epochs {epochs}" * (usual != epochs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import sys
 from functools import partial
@@ -193,8 +194,7 @@ def evaluate(
     )
     parts = []
     with display.progress_bars(quiet or as_json) as bars:
-        block: np.ndarray | None = first
-        while block is not None:
+        for block in itertools.chain([first], blocks):
 
             def show(number: int, _: int, before: int = done) -> None:
                 bars(file.name, before + number, None, f"{before + number:,} networks")
@@ -202,7 +202,6 @@ def evaluate(
             run = partial(score, activation=activation, threads=threads, on_progress=show)
             parts.append(run(block, zoo, data, split))
             done += len(block)
-            block = next(blocks, None)
     loss, accuracy = (np.concatenate(values) for values in zip(*parts, strict=True))
     if as_json:
         result = {"file": str(file), "like": zoo.name, "images": data.name, "split": split}
