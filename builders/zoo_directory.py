@@ -140,12 +140,15 @@ class ZooDirectory:
                     found += Path(entry.path).glob("epoch_*.safetensors")
         return sorted(found)
 
-    def fingerprint(self) -> list[tuple[str, int, int]]:
-        """Return name, size and time of every file, which change whenever the zoo does."""
+    def fingerprint(self) -> list[tuple[str, int, int, int]]:
+        """Return name, size and times of every file, which change whenever the zoo does.
+
+        A copy that keeps the time of modification still changes that of the last change of status.
+        """
         names = ("zoo.json", "splits.json", LEDGER)
         paths = [*self.files(), *(self.path / name for name in names)]
         stats = ((path.name, path.stat()) for path in paths if path.exists())
-        return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+        return [(name, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for name, s in stats]
 
     def read(self, path: Path) -> ModelFile:
         """Read and check one model file; see `read_model_file`."""
