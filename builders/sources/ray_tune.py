@@ -285,8 +285,9 @@ def results(source: Source, trial: Trial) -> tuple[list[Measured], list[str]]:
     base, each, most = _RESULT_LIMITS
     content = source.read(trial.result, min(base + each * len(trial.checkpoints), most))
     numbers = {checkpoint.number for checkpoint in trial.checkpoints}
-    lines: dict[int, tuple[int, dict[str, Any]]] = {}  # by number of the checkpoint's folder
-    named = False
+    # Lines by the folder that they name, and by training_iteration.
+    of_folder: dict[int, tuple[int, dict[str, Any]]] = {}
+    of_iteration: dict[int, tuple[int, dict[str, Any]]] = {}
     bad, first = 0, ""
     for number, line in enumerate(io.BytesIO(content), start=1):
         if line.isspace():
@@ -299,13 +300,13 @@ def results(source: Source, trial: Trial) -> tuple[list[Measured], list[str]]:
                 first += f", and line {number} is the last that was read"
                 break
             continue
-        if folder is not None and not named:
-            named = True
-            lines.clear()
-        about = folder if named else iteration
-        if about in numbers:
-            lines.pop(about, None)  # to the end
-            lines[about] = iteration, metrics
+        for lines, about in ((of_folder, folder), (of_iteration, iteration)):
+            if about in numbers:
+                lines.pop(about, None)  # to the end
+                lines[about] = iteration, metrics
+    # In a file of ray >= 2.7 a line names each folder; a few odd lines do not make it one.
+    named = 2 * len(of_folder) >= max(1, len(numbers))
+    lines = of_folder if named else of_iteration
     places = {about: place for place, about in enumerate(lines)}
 
     def measured(checkpoint: Checkpoint) -> Measured:

@@ -201,6 +201,8 @@ def newer(
         ([1, 2, 2], [0, 1, 2], [(1, 0), (2, 1), (2, 2)], {1: 0, 2: 2}, {2: "repeated"}),
         # the last line is missing
         ([1, 2], [0, 1], [(1, 0)], {1: 0}, {1: "missing metrics"}),
+        # older ray, whose folders have the numbers of epochs, with one line of a newer one
+        ([1, 2, 3], [1, 2, 3], [(1, None), (2, 1), (3, None)], {1: 0, 2: 1, 3: 2}, {}),
         # the first folders were deleted by ray's num_to_keep
         ([4, 5], [3, 4], [(n + 1, n) for n in range(5)], {4: 3, 5: 4}, {}),
     ],
