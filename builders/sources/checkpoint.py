@@ -53,8 +53,14 @@ _LEGACY = (0x1950A86A20F9469CFC6C, 1001)
 
 _MOST_ELEMENTS = 1 << 40
 _LONGEST_PATH = 4096
-_LARGEST_PICKLE = 1 << 20
+_LARGEST_PICKLE = 1 << 18
 """Limit of a checkpoint's pickle in bytes. That of ResNet-18 has 20 kB, with an optimizer 60 kB."""
+_BYTES_OF_CONTAINER = 8
+_FEWEST_CONTAINERS = 50_000
+"""A pickle may hold a list, dictionary or tuple for so many of its bytes, and so many in any case.
+Those of torch have one for 12 bytes; an empty one takes one byte there, and 64 in memory."""
+_DEEPEST = 1000
+"""Limit of open marks, which enclose the items of a container."""
 _BYTES_OF_STORAGE = 20
 """Bytes that a storage takes in a pickle, at least."""
 
@@ -309,6 +315,8 @@ _VALUES: Mapping[int, Callable[[Take], object]] = {
 """Instructions that push a value."""
 _TUPLES = {0x85: 1, 0x86: 2, 0x87: 3}
 """Instructions that make a tuple of the uppermost values: TUPLE1, TUPLE2, TUPLE3."""
+_CONTAINERS = frozenset({0x5D, 0x7D, *_TUPLES, 0x74, 0x52})
+"""Instructions that make a container: EMPTY_LIST, EMPTY_DICT, the tuples, REDUCE."""
 _SKIPPED = {0x80: 1, 0x95: 8}
 """Instructions without effect here, and the bytes that follow them: PROTO, FRAME."""
 
@@ -319,6 +327,7 @@ def _run(data: bytes, at: int, storages: dict[str, Storage]) -> tuple[object, in
     memo: list[Any] = []  # picklers number its entries 0, 1, 2, ...
     end = len(data)
     budget = 8 * end + 1000  # what a pickle describes in its own bytes needs at most one of each
+    containers = end // _BYTES_OF_CONTAINER + _FEWEST_CONTAINERS
 
     def pay(values: Sized) -> None:
         nonlocal budget
@@ -346,6 +355,10 @@ def _run(data: bytes, at: int, storages: dict[str, Storage]) -> tuple[object, in
             raise Unreadable("truncated: its pickle ends too early")
         code = data[at]
         at += 1
+        if code in _CONTAINERS:
+            containers -= 1
+            if containers < 0:
+                raise Unreadable("too large: its pickle holds too many lists and dictionaries")
         if code == 0x71:  # BINPUT
             remember(data[at])
             at += 1
@@ -369,6 +382,8 @@ def _run(data: bytes, at: int, storages: dict[str, Storage]) -> tuple[object, in
         elif code == 0x94:  # MEMOIZE
             memo.append(stack[-1])
         elif code == 0x28:  # MARK
+            if len(below) == _DEEPEST:
+                raise Unreadable("too large: its pickle nests too many lists and dictionaries")
             below.append(stack)
             stack = []
         elif code == 0x74:  # TUPLE

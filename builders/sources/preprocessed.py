@@ -17,6 +17,7 @@ made: they hold few epochs, and no states with a weight above 5.
 
 from __future__ import annotations
 
+import math
 import mmap
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -44,6 +45,8 @@ from .report import (
     whole,
 )
 
+_MOST_TENSORS = 1000
+"""Limit of the tensors of a state; ResNet-18 has 122."""
 _MOST_PROPERTIES = 200
 """Limit of the properties of a state; the published files have some dozens."""
 
@@ -88,21 +91,21 @@ class DataSets:
     found: int
 
     def size(self) -> int:
-        """Return the number of weights of the first readable state.
+        """Return the number of weights that most states have.
 
         Raises:
             Unreadable: no state is readable.
         """
+        sizes = Counter[int]()
         for rows in self.rows.values():
             for row in rows:
                 data = self.file.tree[row.part]["data_in"]
-                try:
-                    if type(data) is Tensor:
-                        return data.shape[1]
-                    return sum(self.file.array(tensor).size for tensor in data[row.index].values())
-                except (Unreadable, AttributeError):
-                    continue
-        raise Unreadable("holds no readable state")
+                shapes = [data.shape[1:]] if type(data) is Tensor else _shapes(data[row.index])
+                if shapes:
+                    sizes[sum(map(math.prod, shapes))] += 1
+        if not sizes:
+            raise Unreadable("holds no readable state")
+        return max(sizes, key=sizes.__getitem__)
 
     def states(
         self, model_id: str, layout: Layout, max_weight: float | None = None
@@ -207,13 +210,16 @@ def read_datasets(path: Path) -> DataSets:
                 continue
             names[model] = printable(name)
             rows.setdefault(model, []).append(Row(part, index, number))
-            params.setdefault(model, {}).update({k: v for k, v in values.items() if "::" in str(k)})
+            of_params = params.setdefault(model, {})
+            for key, value in values.items():
+                if "::" in str(key):
+                    of_params.setdefault(key, value)
             if (seed := whole(values.get("seed"))) is not None:
-                params[model]["seed"] = seed
+                of_params.setdefault("seed", seed)
             of_epoch = whole(values.get("training_iteration", number))
             of_model = metrics.setdefault(model, {})
             if of_epoch is not None:
-                of_model[of_epoch] = _metrics(values)
+                of_model.setdefault(of_epoch, _metrics(values))  # of two rows, the first counts
     remarks = [
         f"{names[model]}: {remark}"
         for model, of_model in metrics.items()
@@ -233,6 +239,13 @@ def read_datasets(path: Path) -> DataSets:
         remarks=remarks,
         found=found,
     )
+
+
+def _shapes(state: object) -> list[tuple[int, ...]]:
+    """Return the shapes of a state_dict's tensors; of anything else none."""
+    if not isinstance(state, dict) or len(state) > _MOST_TENSORS:
+        return []
+    return [tensor.shape for tensor in state.values() if type(tensor) is Tensor]
 
 
 def _metrics(values: Mapping[str, Any]) -> dict[str, Any]:

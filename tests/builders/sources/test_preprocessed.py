@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from model_zoos.builders.sources.identify import zoo_of_file
 from model_zoos.builders.sources.importing import import_zoo
 from model_zoos.builders.zoo_directory import open_zoo
 from model_zoos.errors import FaultyZoo, Unreadable
-from tests.builders.sources.raw import RAW, one_set, write_datasets
+from tests.builders.sources.raw import RAW, one_set, state_dict, write_datasets
 from tests.builders.sources.test_checkpoint import mutate
 from tests.shared import SEED_ZOO, contents, needs_shared
 
@@ -109,6 +110,57 @@ def test_metrics_of_another_epoch_are_not_taken(
     assert (left_out.epoch, left_out.category) == (1, "missing metrics")
     [states] = open_zoo(tmp_path, NAME).scan()[0]
     assert (states.epochs.tolist(), states.metrics["test_acc"].tolist()) == ([2], [0.2])
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_of_two_rows_of_an_epoch_one_counts_wholly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: int
+) -> None:
+    """Weights, metrics and hyperparameters come from the first row."""
+    train = one_set(["a", "a"], [1])
+    train["data_in"] = train["data_in"][::order] if order > 0 else train["data_in"].flip(0)
+    train["properties"] |= {"test_acc": [0.25, 0.5][::order], "optim::lr": [0.1, 0.2][::order]}
+    train["properties"]["seed"] = [3, 4][::order]
+    path = write_datasets(tmp_path / "x.pt", monkeypatch, trainset=train)
+    [report] = import_zoo(path, tmp_path, NAME)
+    assert (report.found, report.kept, report.left_out[0].category) == (2, 1, "repeated")
+    [states] = open_zoo(tmp_path, NAME).scan()[0]
+    assert states.weights().tobytes() == train["data_in"][:1].numpy().tobytes()
+    assert states.metrics["test_acc"].tolist() == [[0.25, 0.5][::order][0]]
+    assert states.hyperparameters["learning_rate"] == [0.1, 0.2][::order][0]
+    assert states.hyperparameters["seed"] == [3, 4][::order][0]
+
+
+@pytest.mark.parametrize("place", [0, 1, 3])
+@pytest.mark.parametrize("odd", [{"x": torch.zeros(7)}, {}, 5, {"x": 1}])
+def test_one_odd_state_does_not_decide_the_architecture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int, odd: object
+) -> None:
+    train = one_set(["a", "b"], [1, 2])
+    train["data_in"] = [state_dict(n) for n in range(4)]
+    train["data_in"][place] = odd
+    path = write_datasets(tmp_path / "x.pt", monkeypatch, trainset=train)
+    [report] = import_zoo(path, tmp_path, NAME)
+    assert (report.found, report.kept, len(report.left_out)) == (4, 3, 1)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"}" * 800_000,
+        b"]" * 800_000,
+        b"}K\x01K\x01s" * 300_000,
+        b"NN\x86" * 280_000,
+        b"(" * 800_000,
+        b"(t" * 400_000,
+    ],
+)
+def test_a_pickle_of_many_containers_is_refused(tmp_path: Path, body: bytes) -> None:
+    path = tmp_path / "dataset_x.pt"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", b"\x80\x02" + body + b".")
+    with pytest.raises(Unreadable, match="too many lists and dictionaries"):
+        import_zoo(path, tmp_path)
 
 
 @pytest.mark.parametrize(
