@@ -16,7 +16,7 @@ import json
 import math
 import multiprocessing
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from ...errors import FaultyFile, InvalidArgument, SourceNotFound, Unreadable
 from ..catalog import METRICS_NAME, ZOOS, twin_name
 from ..machine import cores, file_digest
+from ..model_file import ModelFile
 from ..specification import Zoo, is_zoo_name, normalize_name
 from ..tensor_file import TensorFile
 from ..workers import end_with_parent, interrupts_held, main_hidden
@@ -287,7 +288,19 @@ def _import_trial(task: _Task) -> _Outcome:
         )
         epochs = [-1 if measured.epoch is None else measured.epoch for measured in found]
         model_id, name = trial.model_id, trial.name
-        return _write_model(directory, model_id, name, description, epochs, states, remarks)
+        present = _present(directory, model_id)
+        # Of two states of an epoch the first counts.
+        first = {epoch: m.metrics for epoch, m in zip(epochs[::-1], found[::-1], strict=True)}
+        if any(_differ(metrics, first.get(epoch)) for epoch, metrics in present.items()):
+            # A folder is known by names and sizes, which another run can have too.
+            reason = (
+                "refused: the zoo has a model of this name with other metrics, from another "
+                "source; import this one into another folder"
+            )
+            return _Outcome(0, trial.without(reason), remarks)
+        return _write_model(
+            directory, model_id, name, description, epochs, states, present, remarks
+        )
 
 
 def _given_splits(root: Path, zoo: Zoo, tasks: Mapping[str, _Task]) -> dict[str, str]:
@@ -400,6 +413,7 @@ def _write_model(
     description: Description,
     found: Sequence[int],
     states: Iterable[State | LeftOut],
+    present: Collection[int] | None = None,
     remarks: Sequence[str] = (),
 ) -> _Outcome:
     """Write the states of one model: each as soon as it is read, if it has a file of its own.
@@ -411,9 +425,10 @@ def _write_model(
         description: what the source says of the model.
         found: epochs of its states in the source.
         states: the states; none is read if an earlier run wrote them all.
+        present: epochs that an earlier run wrote; None to look for them.
         remarks: remarks on the model.
     """
-    present = _present_epochs(directory, model_id)
+    present = set(_present(directory, model_id) if present is None else present)
     if len(set(found)) == len(found) and set(found) == present:
         return _Outcome(len(found), [], list(remarks))
     left_out: list[LeftOut] = []
@@ -465,11 +480,7 @@ def _states_here(directory: ZooDirectory, model_id: str, without: set[int]) -> I
         extra = {n: tensors.read(n) for n in ("mean", "log_sigma2") if n in tensors.tensors}
     for row, (epoch, weights) in enumerate(zip(file.epochs.tolist(), file.weights(), strict=True)):
         if epoch not in without:
-            metrics = {
-                name: float(values[row])
-                for name, values in file.metrics.items()
-                if values[row] is not np.ma.masked
-            }
+            metrics = _metrics(file, row)
             yield State(epoch, weights, metrics, {n: values[row] for n, values in extra.items()})
 
 
@@ -480,17 +491,39 @@ def _column(states: Sequence[State], metric: str) -> NDArray[np.float64]:
     return np.ma.array(values, mask=absent) if any(absent) else values
 
 
-def _present_epochs(directory: ZooDirectory, model_id: str) -> set[int]:
-    """Return the epochs of a model that an earlier run wrote."""
-    path = directory.models_path / model_id
-    one_file = path.with_name(f"{model_id}.safetensors")
-    epochs: set[int] = set()
-    for file in path.glob("epoch_*.safetensors") if path.is_dir() else [one_file]:
+def _present(directory: ZooDirectory, model_id: str) -> dict[int, dict[str, float]]:
+    """Return epoch -> metrics of the states of a model that an earlier run wrote."""
+    folder = directory.models_path / model_id
+    one_file = folder.with_name(f"{model_id}.safetensors")
+    present: dict[int, dict[str, float]] = {}
+    for path in folder.glob("epoch_*.safetensors") if folder.is_dir() else [one_file]:
         try:
-            epochs.update(directory.read(file).epochs.tolist())
+            file = directory.read(path)
         except FaultyFile:
             continue
-    return epochs
+        present.update(
+            (epoch, _metrics(file, row)) for row, epoch in enumerate(file.epochs.tolist())
+        )
+    return present
+
+
+def _metrics(file: ModelFile, row: int) -> dict[str, float]:
+    """Return the metrics that were measured of a state of a file."""
+    return {
+        name: float(values[row])
+        for name, values in file.metrics.items()
+        if values[row] is not np.ma.masked
+    }
+
+
+def _differ(present: Mapping[str, float], found: Mapping[str, object] | None) -> bool:
+    """Return whether two descriptions of a state disagree on a number that both have."""
+    return found is not None and any(
+        isinstance(value := found.get(name), int | float)
+        and value != known
+        and not (math.isnan(value) and math.isnan(known))
+        for name, known in present.items()
+    )
 
 
 def _source_facts(path: Path, trials: Sequence[Trial] = ()) -> dict[str, object]:

@@ -26,7 +26,16 @@ from model_zoos.builders.sources.importing import import_zoo
 from model_zoos.builders.sources.report import Report
 from model_zoos.builders.zoo_directory import open_zoo
 from model_zoos.errors import FaultyZoo, SourceNotFound
-from tests.builders.sources.raw import RAW, files_of, write_folder, write_zip
+from tests.builders.sources.raw import (
+    LINE,
+    RAW,
+    files_of,
+    made_trial,
+    saved,
+    state_dict,
+    write_folder,
+    write_zip,
+)
 from tests.hostile import trial_files
 from tests.shared import (
     CNN_L,
@@ -558,6 +567,30 @@ def test_hyperparameters_outside_of_the_named_zoos_grid_are_remarked(tmp_path: P
     source = RAW / f"{SEED_ZOO}.zip"
     [report] = import_zoo(source, tmp_path, "mnist_cnn_s_seed")
     assert any("12 of 12 models have hyperparameters outside" in text for text in report.remarks)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_folder_with_files_of_the_same_sizes_is_another_source(
+    tmp_path: Path, workers: int
+) -> None:
+    """One of two trials has other metrics and weights: its states are left out, and none mixed."""
+    for folder, accuracy, seed in (("a", 0.25, 0), ("b", 0.75, 10)):
+        for name in ("one", "two"):
+            changed = (accuracy, seed) if name == "two" else (0.25, 0)
+            lines = [{**LINE, "test_acc": changed[0], "training_iteration": e} for e in range(3)]
+            files = made_trial(
+                f"source/{name}",
+                lines=lines,
+                checkpoint=lambda epoch, s=changed[1]: saved(state_dict(s + epoch)),  # type: ignore[misc]
+            )
+            write_folder(tmp_path / folder, files)
+    import_zoo(tmp_path / "a/source", tmp_path / "zoos", "own")
+    before = contents(tmp_path / "zoos/own/models")
+    [report] = import_zoo(tmp_path / "b/source", tmp_path / "zoos", "own", workers=workers)
+    assert (report.found, report.kept) == (6, 3)
+    assert {(s.trial, s.epoch) for s in report.left_out} == {("two", e) for e in range(3)}
+    assert "from another source" in report.left_out[0].reason
+    assert contents(tmp_path / "zoos/own/models") == before
 
 
 def test_a_state_that_the_source_has_lost_is_kept(tmp_path: Path) -> None:
