@@ -34,11 +34,14 @@ Result = Mapping[str, str]
 
 
 def digests(folder: Path) -> Result:
-    """SHA-256 of each file of a folder, without locks and records of unfinished work."""
+    """SHA-256 of each file of a folder, without locks, records and files of unfinished work."""
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != ".lock" and ".build" not in path.parts
+        if path.is_file()
+        and path.name != ".lock"
+        and path.suffix != ".partial"
+        and ".build" not in path.parts
     }
 
 
@@ -128,9 +131,12 @@ def main() -> int:
                         kills += 1
                         continue
                     break
-                if process.returncode or command.result(out) != expected:
+                found = command.result(out)
+                if process.returncode or found != expected:
                     bad += 1
-                    print(f"{kind}: run {runs} left something else: {error.decode()[-300:]}")
+                    names = sorted({name for name, _ in found.items() ^ expected.items()})
+                    print(f"{kind}: run {runs} ended with {process.returncode}; unlike: {names}")
+                    print(error.decode()[-300:], flush=True)
                 shutil.rmtree(out, ignore_errors=True)
             print(f"{kind}: {kills} kills in {runs} runs, {bad} with other bytes", flush=True)
     return 1 if bad else 0
