@@ -2,10 +2,10 @@
 
     python -m tests.kills --seed 1 --kills 100 [--only import]
 
-A command (import, build, publish) is run once without a disturbance. Then it is run again and
-again in a new folder: killed by SIGKILL at a random moment, and resumed, until it ends by itself.
-All that it leaves must be byte-identical. The exit status is 1 if it is not. How publishing with
-`free` bears kills is in tests/builders/hub/test_freeing.py, at every request.
+A command (import, build, publish, free: publishing that frees the local files) is run once without
+a disturbance. Then it is run again and again in a new folder: killed by SIGKILL at a random moment,
+and resumed, until it ends by itself. All that it leaves must be byte-identical, and after each kill
+no model may be lost. The exit status is 1 otherwise.
 """
 
 from __future__ import annotations
@@ -23,11 +23,13 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import cast
 
 from model_zoos.builders.catalog import zoo_spec
+from tests.builders.hub import small_states, test_freeing
 from tests.builders.hub.folders import ME
 from tests.hostile import trial_files
-from tests.hub_server import Hub
+from tests.hub_server import Client, Hub
 from tests.zoos import random_zoo
 
 Result = Mapping[str, str]
@@ -47,15 +49,24 @@ def digests(folder: Path) -> Result:
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """Arguments of the command for a folder to write, and what it leaves there."""
+    """A command, given the folder that it writes.
+
+    Attributes:
+        arguments: arguments of Python.
+        result: what the command leaves.
+        prepare: makes what the folder has to hold before.
+        lost: models that are lost, at any time.
+    """
 
     arguments: Callable[[Path], list[str]]
     result: Callable[[Path], Result]
+    prepare: Callable[[Path], object] = lambda out: None
+    lost: Callable[[Path], list[str]] = lambda out: []
 
 
 def start(arguments: list[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-m", "model_zoos", *arguments],
+        [sys.executable, *arguments],
         env={**os.environ, **environment},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -75,23 +86,70 @@ def commands(folder: Path, hub: Hub) -> dict[str, Command]:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content)
     built = folder / "built"
-    build = ["build", "digits_cnn_s", "--data-dir", str(folder / "zoos"), "--quiet", "--out"]
+    command = ["-m", "model_zoos"]
+    build = [
+        *command,
+        "build",
+        "digits_cnn_s",
+        "--data-dir",
+        str(folder / "zoos"),
+        "--quiet",
+        "--out",
+    ]
     assert start([*build, str(built)], {}).wait() == 0
     return {
         "import": Command(
-            lambda out: ["import", str(source), "--zoo", "own", "--quiet", "--out", str(out)],
+            lambda out: [
+                *command,
+                "import",
+                str(source),
+                "--zoo",
+                "own",
+                "--quiet",
+                "--out",
+                str(out),
+            ],
             digests,
         ),
         "build": Command(lambda out: [*build, str(out)], digests),
         "publish": Command(
-            lambda out: ["publish", f"{ME}-{out.name}", "--quiet", "--from", str(built)],
-            lambda out: {  # the card names the repository
-                path: blob
-                for path, blob in hub.content(f"{ME}-{out.name}").items()
-                if path != "README.md"
-            },
+            lambda out: [*command, "publish", f"{ME}-{out.name}", "--quiet", "--from", str(built)],
+            lambda out: published(hub, f"{ME}-{out.name}"),
         ),
+        "free": freeing(folder, hub),
     }
+
+
+def published(hub: Hub, repo_id: str) -> Result:
+    """The files of a repository but for the card, which names the repository."""
+    return {path: blob for path, blob in hub.content(repo_id).items() if path != "README.md"}
+
+
+def freeing(folder: Path, hub: Hub) -> Command:
+    """Publishing of a small zoo, whose local files are deleted."""
+    small_states.register()
+    original = folder / "original"
+    small_states.make(original)
+    names = sorted(path.name for path in (original / small_states.NAME / "models").iterdir())
+    expected = {name: small_states.weights_of(original, name) for name in names}
+
+    def case(out: Path) -> test_freeing.Case:
+        writer = cast(Client, None)  # the command is the writer
+        return test_freeing.Case(hub, writer, out, f"me/{out.name}", names, expected)
+
+    def arguments(out: Path) -> list[str]:
+        values = {"home": str(out), "repo_id": f"me/{out.name}", "free": True}
+        return [
+            "-c",
+            "".join(f"{name} = {value!r}\n" for name, value in values.items()) + test_freeing.PUSH,
+        ]
+
+    return Command(
+        arguments,
+        lambda out: {**published(hub, f"me/{out.name}"), "here": ", ".join(case(out).here())},
+        prepare=lambda out: shutil.copytree(original, out),
+        lost=lambda out: case(out).lost(),
+    )
 
 
 def main() -> int:
@@ -110,6 +168,7 @@ def main() -> int:
                 continue
             whole = folder / f"{kind}-whole"
             began = time.monotonic()
+            command.prepare(whole)
             process = start(command.arguments(whole), environment)
             _, error = process.communicate()
             assert process.returncode == 0, error.decode()
@@ -119,6 +178,7 @@ def main() -> int:
             while kills < options.kills:
                 out = folder / f"{kind}-{runs}"
                 runs += 1
+                command.prepare(out)
                 while True:
                     process = start(command.arguments(out), environment)
                     try:
@@ -129,6 +189,9 @@ def main() -> int:
                         process.send_signal(signal.SIGKILL)
                         process.communicate()
                         kills += 1
+                        if lost := command.lost(out):
+                            bad += 1
+                            print(f"{kind}: a kill lost {lost}", flush=True)
                         continue
                     break
                 found = command.result(out)
