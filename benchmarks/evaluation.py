@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import warnings
 from collections import defaultdict
 
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from ..builders.machine import cores
 from ..builders.sources import small_cnn_zoo
 from ..builders.zoo_directory import ZooDirectory
-from ..errors import InvalidArgument, LanesUnavailable
+from ..errors import InvalidArgument, LanesUnavailable, ModelZoosWarning
 from ..generation.engines import evaluate, reference
 from ..generation.engines.lanes import lanes_count
 from ..generation.images import ImageData, load_images
@@ -171,13 +172,20 @@ def zoo_images(
         ImageFilesError: the image files are missing or cannot be used.
         ValueError: they are other images than zoo.json names.
     """
-    images = given
+    images, recorded = given, recorded_digest(directory)
     if images is None:
         zoo = directory.zoo
-        images = load_images(
-            zoo.images, images_dir, channels=zoo.channels, download=download, progress=False
-        )
-    recorded = recorded_digest(directory)
+        with warnings.catch_warnings():
+            # The recorded digest decides, also on files that are not the published ones.
+            warnings.simplefilter("ignore", ModelZoosWarning)
+            images = load_images(
+                zoo.images,
+                images_dir,
+                channels=zoo.channels,
+                download=download,
+                allow_unverified=recorded is not None,
+                progress=False,
+            )
     if recorded not in (None, images.digest()):
         raise InvalidArgument(
             f"zoo.json names other images (sha256 {recorded:.12}...) than these {images.name} "

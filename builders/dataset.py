@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import datasets
+import numpy as np
 import pyarrow as pa
 from datasets.builder import Key
 
@@ -34,7 +35,7 @@ from .hub.offline import CachedRows, recall, remember
 from .hub.read import LastStates, Shard, Snapshot, open_snapshot, read_tables, weights_size
 from .model_file import ModelFile
 from .rows import Filters, filter_expression, read_rows
-from .schema import row_features
+from .schema import row_features, row_schema
 from .specification import normalize_name
 from .splits import SPLITS
 from .zoo_directory import ZooDirectory, list_zoo_directories, open_zoo, refuse_zoo_as_root
@@ -75,6 +76,9 @@ class ModelZoosConfig(datasets.BuilderConfig):  # type: ignore[misc]  # datasets
             numbers are rounded to float32 where the column is.
         final: read only the last state of each model, at the last epoch that it has. Filters then
             choose among these.
+        max_weight: leave out states with a weight above it in magnitude, or one that is not finite:
+            5, as in the paper's data sets, leaves out diverged models. Whether a state is the last
+            of its model does not depend on it.
         on_bad_files: "warn" leaves out model files that cannot be read and warns; "skip" leaves
             them out silently; "error" raises the error of the first.
     """
@@ -84,6 +88,7 @@ class ModelZoosConfig(datasets.BuilderConfig):  # type: ignore[misc]  # datasets
     columns: list[str] | None = None
     filters: Filters | None = None
     final: bool = False
+    max_weight: float | None = None
     on_bad_files: str = "warn"
 
     def __post_init__(self) -> None:
@@ -92,6 +97,8 @@ class ModelZoosConfig(datasets.BuilderConfig):  # type: ignore[misc]  # datasets
             raise InvalidArgument("on_bad_files must be 'warn', 'error' or 'skip'")
         if self.columns is not None and (isinstance(self.columns, str) or not self.columns):
             raise InvalidArgument(f"columns= is a list of names, found {self.columns!r}")
+        if self.max_weight is not None and not self.max_weight > 0:
+            raise InvalidArgument(f"max_weight= must be above 0, found {self.max_weight!r}")
         filter_expression(self.filters)
 
 
@@ -181,7 +188,9 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
         return config, config_id
 
     def _info(self) -> datasets.DatasetInfo:
-        size = self._weights_size()
+        self._size = size = self._weights_size()
+        if self.config.max_weight is not None and size is None:
+            raise InvalidArgument("`metrics` has no weights for max_weight=: name a zoo instead")
         if size:
             self._writer_batch_size = max(1, _WRITER_BATCH_BYTES // (4 * size))
         return datasets.DatasetInfo(
@@ -283,11 +292,12 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
         except ValueError as error:
             splits = (self.info.splits or {}).items()
             empty = [name for name, split in splits if not split.num_examples]
-            if self.config.filters is None or not empty:
+            chosen = (self.config.filters, self.config.max_weight) != (None, None)
+            if not chosen or not empty:
                 raise
             raise NoRowsLeft(
-                f"{error} The filters leave no row in {', '.join(empty)}: name a split that has "
-                "some (split=...)"
+                f"{error} filters= and max_weight= leave no row in {', '.join(empty)}: name a "
+                "split that has some (split=...)"
             ) from None
 
     def as_streaming_dataset(
@@ -304,7 +314,10 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
 
     def _generate_tables(self, files: list[Piece]) -> Iterator[tuple[Key, pa.Table]]:
         """Yield Arrow tables of some hundred rows, several from a file of a repository."""
-        schema = self.info.features.arrow_schema
+        schema = wanted_schema = self.info.features.arrow_schema
+        largest = self.config.max_weight
+        if largest is not None and "weights" not in schema.names:
+            schema = row_schema(self._size, [*schema.names, "weights"])
         filters = filter_expression(self.config.filters)
         last = LastStates(self.token, self.storage_options.get("hf"))
         number = 0  # without gaps, which datasets below 5.1 does not accept
@@ -319,6 +332,9 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
                 tables = iter([read_rows(piece, schema, filters, final=self.config.final)])
             index = 0
             for table in tables:
+                if largest is not None:
+                    table = table.filter(_bounded(table["weights"], largest))
+                    table = table.select(wanted_schema.names)
                 if len(table):
                     yield Key(number, index), table
                     index += 1
@@ -330,6 +346,15 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
         for key, table in self._generate_tables(files):
             for number, row in enumerate(table.to_pylist()):
                 yield Key(key.original_shard_id, number), row
+
+
+def _bounded(weights: pa.ChunkedArray, largest: float) -> pa.Array:
+    """Return whether all weights of each row are at most `largest` in magnitude."""
+    bounded = []
+    for chunk in weights.chunks:
+        values = chunk.flatten().to_numpy().reshape(len(chunk), -1)
+        bounded.append(np.abs(values).max(axis=1) <= largest)  # false with a NaN
+    return pa.array(np.concatenate([np.zeros(0, np.bool_), *bounded]))
 
 
 def _last_files(files: list[ModelFile]) -> list[ModelFile]:

@@ -54,11 +54,14 @@ PENALTY = 0.005
 def measure(rounds: Rounds = 5, samples: Samples = 1000) -> list[dict[str, Any]]:
     """Return the figures of dense models, then of twins, for each of `LAYOUTS`."""
     return [
-        _measure(layout, twins, rounds, samples) for twins in (False, True) for layout in LAYOUTS
+        measure_layout(layout, twins, rounds, samples)
+        for twins in (False, True)
+        for layout in LAYOUTS
     ]
 
 
-def _measure(layout: Layout, twins: bool, rounds: int, samples: int) -> dict[str, Any]:
+def measure_layout(layout: Layout, twins: bool, rounds: int, samples: int) -> dict[str, Any]:
+    """Return the figures of one architecture; `samples` are the images of an epoch."""
     side = layout.architecture.image_size or 0
     generator = np.random.default_rng(0)
     images = generator.standard_normal((samples, layout.channels, side, side), np.float32)

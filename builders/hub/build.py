@@ -32,12 +32,9 @@ from ..splits import SPLITS
 from ..zoo_directory import ZooDirectory, open_zoo
 from .card import render_card
 from .contents import read_contents
-from .names import CARD, DATA_FILE, METRICS_FILE, layout_file
+from .names import BUILD_FOLDER, CARD, DATA_FILE, METRICS_FILE, layout_file
 from .parquet import ZSTD_LEVEL, write_shard
 from .shards import PlannedShard, data_shards, layout_bytes, metrics_shard, sorted_json
-
-BUILD_FOLDER = ".build"
-"""State of the builds in a repository folder; not a part of the repository."""
 
 _FORMAT = 1
 """Version of what is written; a new one makes every existing shard invalid."""

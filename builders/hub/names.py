@@ -6,6 +6,8 @@ data/<zoo>/<split>-<model_id>-00000-of-00005.parquet   the same, of one model (R
 metrics/<zoo>-<split>.parquet                          the same rows without weights
 layouts/<architecture>-<weights>.json                  where each tensor lies in a row's weights
 figures/<name>.png, .svg                               images that the card shows
+
+A repository folder has `.build/` beside them, which is never published.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ from ..model_file import MODEL_ID
 from ..splits import SPLITS
 
 CARD = "README.md"
+BUILD_FOLDER = ".build"
+"""State of the builds and publications of a repository folder."""
 
 _ROWS = rf"(?P<zoo>[a-z0-9_]+){{}}(?P<split>{'|'.join(SPLITS)})"
 

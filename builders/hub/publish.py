@@ -1,11 +1,11 @@
 """Publish a built repository folder to the Hugging Face Hub.
 
 Only what differs from the repository is sent: a file is compared by the SHA-256 (LFS) or the git
-blob id that the Hub lists for it. The large files are uploaded first. Then one commit names them
-all, on top of the very commit that they were compared with: it succeeds as a whole or not at all,
-and what an interrupted run had uploaded is not sent again. Everything that is not the folder's
-stays: other zoos, layouts and other people's files, and every config of the card that the folder
-does not have.
+blob id that the Hub lists for it; `digests` keeps the SHA-256 of unchanged files. The large files
+are uploaded first. Then one commit names them all, on top of the very commit that they were
+compared with: it succeeds as a whole or not at all, and what an interrupted run had uploaded is not
+sent again. Everything that is not the folder's stays: other zoos, layouts and other people's files,
+and every config of the card that the folder does not have.
 
 `Dataset.push_to_hub` cannot be used: it would encode the weights anew, at 1.3 times their size.
 """
@@ -26,6 +26,7 @@ from huggingface_hub import CommitOperationAdd, HfApi, constants
 from ...errors import FaultyZoo, InvalidArgument
 from .card import PLACEHOLDER, render_card
 from .contents import describe_contents, read_contents
+from .digests import Digests
 from .merge import merge_cards
 from .names import CARD, DATA_FILE, FILES, data_files, model_of, zoo_of
 from .remote import Content, Remote, explained, open_content, open_head, size_of, write_token
@@ -118,7 +119,9 @@ def publish(
                 ours = future_card(remote, sizes, contents)
         card, kept = merge_cards(ours, remote.card())
         contents[CARD] = card.encode()
-        changed, unchanged = _compare(contents, remote, on_progress)
+        digests = Digests(folder)
+        changed, unchanged = _compare(contents, remote, digests, on_progress)
+        digests.save()
         commit, url = remote.head, f"{constants.ENDPOINT}/datasets/{repo_id}/tree/{remote.head}"
         if changed or stale:
             order = sorted(changed, key=lambda path: path == CARD)  # it comes last
@@ -219,7 +222,10 @@ def future_card(remote: Remote, sizes: Mapping[str, int], contents: Mapping[str,
 
 
 def _compare(
-    contents: Mapping[str, Content], remote: Remote, on_progress: Progress | None
+    contents: Mapping[str, Content],
+    remote: Remote,
+    digests: Digests,
+    on_progress: Progress | None,
 ) -> tuple[dict[str, int], dict[str, int]]:
     """Return the sizes of the files that are new or different, and of those that are the same."""
     sizes = {path: size_of(content) for path, content in contents.items()}
@@ -227,7 +233,8 @@ def _compare(
     unchanged: dict[str, int] = {}
     done = 0
     for path, content in contents.items():
-        (unchanged if remote.has(path, content) else changed)[path] = sizes[path]
+        same = remote.has(path, content, digests.sha256)
+        (unchanged if same else changed)[path] = sizes[path]
         done += sizes[path]
         if on_progress is not None:
             on_progress("compared", done, sum(sizes.values()))

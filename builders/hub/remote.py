@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,11 +117,19 @@ class Remote:
             return None
         return entry.size, entry.lfs.sha256
 
-    def has(self, path: str, content: Content) -> bool:
-        """Whether the file of this name has this content, by the digest that the Hub lists."""
+    def has(self, path: str, content: Content, sha256: Callable[[Path], str] | None = None) -> bool:
+        """Whether the file of this name has this content, by the digest that the Hub lists.
+
+        Args:
+            path: name of the file.
+            content: what it may hold.
+            sha256: returns the digest of a file on disk; None to compute it.
+        """
         entry, size = self.files.get(path), size_of(content)
         if entry is None or entry.size != size:
             return False
+        if entry.lfs is not None and sha256 is not None and isinstance(content, Path):
+            return bool(sha256(content) == entry.lfs.sha256)
         if entry.lfs is not None:
             digest, expected = hashlib.sha256(), entry.lfs.sha256
         else:

@@ -287,6 +287,23 @@ def test_images_that_the_models_did_not_see(home: Path) -> None:
     assert "train-images-idx3-ubyte" in note
 
 
+@needs_shared
+def test_images_that_are_not_the_published_files(tmp_path: Path) -> None:
+    """The digest in zoo.json decides: a zoo can be verified on the files that it was made from."""
+    name, folder = "usps_cnn_s_seed", SHARED / "data"
+    with pytest.warns(UserWarning, match=r"usps\.bz2 has MD5"):
+        images = load_images("usps", folder, allow_unverified=True)
+    assert not images.verified
+    zoo = dataclasses.replace(get_zoo(name), epochs=1)
+    generate(zoo, tmp_path, images, models=2)
+    audit = audit_zoo(name, tmp_path, images_dir=folder)
+    assert (audit.good, audit.evaluated) == (True, 4)
+    path = tmp_path / name / "zoo.json"
+    path.write_text(path.read_text().replace(images.digest(), "0" * 64))
+    audit = audit_zoo(name, tmp_path, images_dir=folder)
+    assert {check.name for check in audit.checks if check.undone} == {"accuracy", "loss"}
+
+
 def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(ZooNotFound, match="no zoo 'digits_cnn_s'"):
         audit_zoo(NAME, tmp_path)

@@ -24,7 +24,7 @@ import model_zoos
 from model_zoos.builders.catalog import get_zoo
 from model_zoos.builders.schema import COLUMNS
 from model_zoos.builders.zoo_directory import create_zoo, open_zoo
-from model_zoos.errors import FaultyFilesWarning, UnknownZoo, ZooNotFound
+from model_zoos.errors import FaultyFilesWarning, NoRowsLeft, UnknownZoo, ZooNotFound
 from tests.zoos import random_zoo
 
 SPLITS = ("train", "validation", "test")
@@ -281,6 +281,49 @@ def test_the_last_state_where_each_has_a_file(tmp_path: Path) -> None:
     assert {row["epoch"] for row in found} == {3}
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("columns", [None, ["epoch", "model_id"]])
+def test_states_with_large_weights_are_left_out(
+    tmp_path: Path, streaming: bool, columns: list[str] | None
+) -> None:
+    zoo = dataclasses.replace(get_zoo("digits_cnn_s"), epochs=4)
+    directory = random_zoo(tmp_path, zoo, 10)
+    extremes = np.zeros((6, zoo.layout.size), np.float32)
+    extremes[range(1, 6), [0, -1, 7, 7, 7]] = [
+        5.0,
+        -5.0,
+        np.nextafter(np.float32(5), np.float32(6)),
+        np.nan,
+        -np.inf,
+    ]
+    directory.write_model("mine", {}, range(6), extremes, {})
+    options: dict[str, Any] = {"streaming": streaming, "cache_dir": str(tmp_path / "cache")}
+    options |= {"columns": columns, "max_weight": 5}
+    rows = [row for part in load(zoo.name, tmp_path, **options).values() for row in part]
+    found = {(row["model_id"], row["epoch"]) for row in rows}
+    expected = {
+        (file.model_id, epoch)
+        for file in directory.scan()[0]
+        for epoch, vector in zip(file.epochs.tolist(), file.weights(), strict=True)
+        if max(map(abs, vector.tolist())) <= 5 and not np.isnan(vector).any()
+    }
+    assert {epoch for model, epoch in expected if model == "mine"} == {0, 1, 2}
+    assert found == expected
+    assert len(rows) == len(found)
+    assert set(rows[0]) == set(columns or COLUMNS)
+    with pytest.raises(NoRowsLeft, match="max_weight= leave no row"):
+        load(zoo.name, tmp_path, max_weight=1e-9, cache_dir=str(tmp_path / "cache"))
+
+
+def test_bad_limits_of_weights(tmp_path: Path) -> None:
+    random_zoo(tmp_path, dataclasses.replace(get_zoo("digits_cnn_s"), epochs=1), 9)
+    for limit in (0, -1, float("nan")):
+        with pytest.raises(ValueError, match="max_weight= must be above 0"):
+            load("digits_cnn_s", tmp_path, max_weight=limit)
+    with pytest.raises(ValueError, match="no weights for max_weight="):
+        load("metrics", tmp_path, max_weight=5)
+
+
 def test_a_zoo_that_cannot_be_used_costs_metrics_no_other(tmp_path: Path) -> None:
     zoo = dataclasses.replace(get_zoo("digits_cnn_s"), epochs=1)
     random_zoo(tmp_path, zoo, 9)
@@ -328,7 +371,7 @@ def test_a_number_finds_the_float32_next_to_it(tmp_path: Path) -> None:
         ({"filters": [("epoch", "==", "five")]}, "filters=[('epoch'"),
         ({"filters": ("epoch", "==", 1)}, "Give a list of (column, operator, value)"),
         ({"filters": "epoch == 1"}, "Give a list of (column, operator, value)"),
-        ({"filters": [("epoch", "==", 99)]}, "filters leave no row"),
+        ({"filters": [("epoch", "==", 99)]}, "leave no row"),
         ({"on_bad_files": "ignore"}, "on_bad_files must be"),
         ({"data_files": __file__}, "data_dir="),
         ({"colour": "red"}, "colour"),

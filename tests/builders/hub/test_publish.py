@@ -6,8 +6,10 @@ are.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
+import os
 import random
 import re
 import shutil
@@ -26,6 +28,7 @@ import yaml
 from datasets import load_dataset
 
 from model_zoos.builders.hub.build import build_folder
+from model_zoos.builders.hub.names import DATA_FILE
 from model_zoos.builders.hub.publish import folder_files
 from tests.builders.hub.folders import ME, PUBLISH, bits, write_folder
 from tests.hub_server import READER, WRITER, Client, ClientError, Hub, Request
@@ -100,6 +103,43 @@ def test_only_what_has_changed_travels(
     assert set(hub.content("me/changes")) == {".gitattributes", *folder_files(folder)}
     assert (third["uploaded"], third["unchanged"]) == (3, 4)
     assert sum(request.method == "PUT" for request in hub.requests[before:]) == 3
+
+
+def test_digests_of_unchanged_files_are_kept(
+    hub: Hub, writer: Client, home: Path, tmp_path: Path
+) -> None:
+    folder = write_folder(tmp_path / "one", home, ["digits_cnn_s"], shards=2)
+    record = folder / ".build" / "digests.json"
+    arguments: dict[str, Any] = {"folder": str(folder), "repo_id": "me/kept", "arguments": {}}
+
+    def uploaded() -> int:
+        return int(writer.run(PUBLISH, **arguments)["uploaded"])
+
+    assert uploaded() == len(folder_files(folder))
+    assert json.loads(record.read_text()) == {}  # nothing was there to compare with
+    assert uploaded() == 0
+    time.sleep(2.1)  # a file that was just written may still change
+    assert uploaded() == 0
+    kept = json.loads(record.read_text())
+    data = sorted(path for path in folder_files(folder) if DATA_FILE.fullmatch(path))
+    assert set(data) <= set(kept)
+    for path, (size, *_, digest) in kept.items():
+        content = (folder / path).read_bytes()
+        assert (size, digest) == (len(content), hashlib.sha256(content).hexdigest())
+    # The record is used ...
+    record.write_text(json.dumps({**kept, data[0]: [*kept[data[0]][:-1], "0" * 64]}))
+    assert uploaded() == 1
+    # ... but not for a file of the same size and time that was changed after it.
+    stat, content = (folder / data[1]).stat(), bytearray((folder / data[1]).read_bytes())
+    record.write_text(json.dumps(kept))
+    content[100] ^= 1
+    (folder / data[1]).write_bytes(content)
+    os.utime(folder / data[1], ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert uploaded() == 1
+    for damage in ("[]", '{"%s": 5}' % data[0], "\0"):  # noqa: UP031
+        record.write_text(damage)
+        assert uploaded() == 0
+    assert ".build/digests.json" not in hub.content("me/kept")
 
 
 def test_a_change_by_somebody_else_meanwhile_is_not_overwritten(
