@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from ..errors import FaultyZoo
@@ -56,21 +56,23 @@ class Published:
     stopped: str | None = None
     records: Mapping[str, Record] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def freed(self) -> frozenset[str]:
         """Ids of the models whose files are only on the Hub."""
         return frozenset(model for model, place in self.models.items() if place == "freed")
 
 
+NOTHING = Published("", {})
+"""The ledger of a zoo without a published model, which has no file."""
+
+
 def read_ledger(folder: Path) -> Published:
-    """Read the ledger of a zoo directory; one without models if there is no file.
+    """Read the ledger of a zoo directory.
 
     Raises:
         FaultyZoo: the file cannot be read, or holds something else.
     """
     path = folder / LEDGER
-    if not os.path.lexists(path):
-        return Published("", {})
     found = read_json(path)
     if (
         not isinstance(found.get("repo_id"), str)

@@ -30,7 +30,7 @@ from numpy.typing import ArrayLike, NDArray
 from ..errors import FaultyFile, FaultyZoo, ZooNotFound
 from .atomic import json_bytes, write_atomically
 from .catalog import dense_name
-from .ledger import LEDGER, Published, read_ledger, write_ledger
+from .ledger import LEDGER, NOTHING, Published, read_ledger, write_ledger
 from .model_file import FORMAT, ModelFile, encode_model, read_model_file
 from .specification import Zoo, is_zoo_name, normalize_name
 from .splits import SPLITS, assign_splits
@@ -196,7 +196,8 @@ class ZooDirectory:
 
     def published(self) -> Published:
         """Return which models are on the Hub; see `read_ledger`."""
-        return read_ledger(self.path)
+        path = self.path / LEDGER
+        return _read_ledger(self.path, *_stamp(path)) if os.path.lexists(path) else NOTHING
 
     def write_published(self, published: Published) -> None:
         """Record which models are on the Hub, in place of what was known."""
@@ -274,6 +275,12 @@ def _read_splits(path: Path, *stamp: int) -> Mapping[str, str]:
     if not all(split in SPLITS for split in splits.values()):
         raise FaultyZoo(f"{path}: expected model ids with a split each ({', '.join(SPLITS)})")
     return splits
+
+
+@lru_cache(maxsize=8)
+def _read_ledger(folder: Path, *stamp: int) -> Published:
+    """Read the ledger as it is at a moment; it is asked for each model."""
+    return read_ledger(folder)
 
 
 _ENTRIES: tuple[tuple[tuple[str, ...], Any, str], ...] = (
