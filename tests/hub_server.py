@@ -115,6 +115,11 @@ class Hub(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 64
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Print what went wrong, unless the client has gone: some are killed on purpose."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
+
     def __init__(
         self,
         folder: Path,
@@ -304,7 +309,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.connection.shutdown(socket.SHUT_RDWR)
 
     def _body(self) -> bytes:
-        content, self.rest = self.rfile.read(self.rest), 0
+        content = self.rfile.read(self.rest)
+        if len(content) < self.rest:
+            raise ConnectionResetError("the client has gone")
+        self.rest = 0
         return content
 
     def _json(self) -> Any:
