@@ -115,11 +115,6 @@ class Hub(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 64
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Print what went wrong, unless the client has gone: some are killed on purpose."""
-        if not isinstance(sys.exc_info()[1], ConnectionError):
-            super().handle_error(request, client_address)
-
     def __init__(
         self,
         folder: Path,
@@ -158,9 +153,11 @@ class Hub(ThreadingHTTPServer):
         self.server_close()
 
     def handle_error(self, *_: object) -> None:
+        """Print what went wrong, unless the client has gone: some are killed on purpose."""
         import traceback
 
-        traceback.print_exc()
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            traceback.print_exc()
 
     # --- Disturbances -----------------------------------------------------------------------------
 
