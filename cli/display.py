@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -103,13 +104,18 @@ def _say(kind: str, text: str, subject: object) -> None:
 def resumable() -> Iterator[None]:
     """Say after Ctrl-C that the same command resumes the work.
 
+    Workers that a second Ctrl-C has left behind end with the process: what they write appears by a
+    rename, whole or not at all.
+
     Raises:
         typer.Exit: with status 130, after an interruption.
     """
     try:
         yield
     except KeyboardInterrupt:
-        print("interrupted: run the same command again to resume", file=sys.stderr)
+        print("interrupted: run the same command again to resume", file=sys.stderr, flush=True)
+        if any(not (t.daemon or t is threading.current_thread()) for t in threading.enumerate()):
+            os._exit(130)
         raise typer.Exit(130) from None
 
 
@@ -297,7 +303,7 @@ class Bars:
 
     def say(self, line: str) -> None:
         """Print a line above the bars."""
-        if self.lines:
+        if self.progress.disable:
             print(line, file=sys.stderr, flush=True)
         else:
             self.progress.console.print(line, markup=False, highlight=False)
@@ -339,7 +345,7 @@ def training_progress(name: str, hidden: bool) -> Iterator[Callable[[Training], 
         bars(name, text="starting")
 
         def show(done: Training) -> None:
-            if done.remark and not hidden and first_rank():
+            if done.remark and (done.stopping or not hidden) and first_rank():
                 bars.say(done.remark)
             speed = done.samples / (time.monotonic() - began)
             text = (

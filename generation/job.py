@@ -45,6 +45,7 @@ class Progress:
         samples: model-samples trained.
         published: models that this run has published; None if it publishes none.
         remark: what a user should know about this run; said once.
+        stopping: the run was interrupted and ends soon; `remark` says when and what is kept.
     """
 
     models: int
@@ -54,6 +55,7 @@ class Progress:
     samples: int
     published: int | None = None
     remark: str = ""
+    stopping: bool = False
 
 
 @dataclass(frozen=True)

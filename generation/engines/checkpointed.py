@@ -34,6 +34,11 @@ from .resnet import ResNetTraining, Stopped
 
 CHECKPOINT = "checkpoint.pt"
 
+_STOPPING = (
+    "stopping; Ctrl-C again stops at once. Finished models are kept; the one in training resumes "
+    "after its last whole epoch"
+)
+
 
 def train_trajectory(
     directory: ZooDirectory,
@@ -212,4 +217,4 @@ def train(work: Work, models: Sequence[Model]) -> Iterator[Outcome]:
     def states() -> tuple[int, float]:
         return counts["states"], counts["images"] / len(images.train)
 
-    yield from collect(work, pool, futures, states, stop)
+    yield from collect(work, pool, futures, states, stop, stopping=_STOPPING)

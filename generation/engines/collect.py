@@ -11,6 +11,11 @@ from ...builders.specification import Model
 from ...errors import TrainingFailed
 from ..job import Outcome, Progress, Work
 
+AFTER_THE_EPOCH = (
+    "stopping after the running epoch; Ctrl-C again stops at once. Finished models are kept; those "
+    "in training start again from their first epoch, unless the running one is their last"
+)
+
 
 class StopEvent(Protocol):
     """An event of threading or multiprocessing."""
@@ -25,25 +30,42 @@ def collect(
     states: Callable[[], tuple[float, float]],
     stop: StopEvent,
     remark: str = "",
+    stopping: str = AFTER_THE_EPOCH,
 ) -> Iterator[Outcome]:
-    """Outcomes as they come; on an error or interruption the workers stop after their epoch."""
+    """Outcomes as they come; on an error or interruption the workers stop, and are waited for.
+
+    Args:
+        work: of the run.
+        pool: of the workers.
+        futures: of what they do, with the models of each.
+        states: states of models that are there, and epochs that were trained now, for `Progress`.
+        stop: tells the workers to stop.
+        remark: for `Progress`.
+        stopping: what is said after an interruption.
+    """
     total = sum(len(models) for models in futures.values())
     directory = work.job.directory
     kept = len(directory.kept_epochs)
     running, done = set(futures), 0
+
+    def report(remark: str = "", stopping: bool = False) -> None:
+        if work.on_progress is not None:
+            present, trained = states()
+            samples = round(trained * len(work.job.images.train))
+            counts = (done, total, present, total * kept, samples)
+            work.on_progress(Progress(*counts, remark=remark, stopping=stopping))
+
     try:
         while running:
             finished, running = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
             for future in finished:
                 yield from future.result()
                 done += len(futures[future])
-            if work.on_progress is not None:
-                present, trained = states()
-                samples = round(trained * len(work.job.images.train))
-                work.on_progress(
-                    Progress(done, total, present, total * kept, samples, remark=remark)
-                )
-                remark = ""
+            report(remark)
+            remark = ""
+    except KeyboardInterrupt:
+        report(stopping, stopping=True)
+        raise
     except (BrokenProcessPool, OSError) as error:
         reason = (
             "a training process ended at once or was killed (out of memory? or a script that "
