@@ -355,7 +355,7 @@ from concurrent.futures import ThreadPoolExecutor
 from model_zoos.builders.catalog import zoo_spec
 from model_zoos.builders.zoo_directory import create_zoo
 from model_zoos.cli.display import resumable, training_progress
-from model_zoos.generation.engines.collect import collect
+from model_zoos.generation.engines.collect import Done, collect
 from model_zoos.generation.images import load_images
 from model_zoos.generation.job import Job, Work
 from threading import Event
@@ -366,7 +366,7 @@ with resumable(), training_progress(zoo.name, False) as show:
     futures = {pool.submit(time.sleep, 1000): zoo.models(3)}
     work = Work(Job(create_zoo(sys.argv[1], zoo), load_images("digits")), 1, "cpu", show)
     print("training", file=sys.stderr, flush=True)
-    list(collect(work, pool, futures, lambda: (0.0, 0.0), Event()))
+    list(collect(work, pool, futures, lambda: Done(0, 0, None), Event()))
 """
 
 
