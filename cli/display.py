@@ -22,7 +22,6 @@ from rich.progress import (
     Progress,
     TaskID,
     TextColumn,
-    TimeRemainingColumn,
 )
 from rich.table import Column, Table
 
@@ -128,9 +127,15 @@ def first_rank() -> bool:
 
 
 def console() -> Console:
-    """Return the console of results: as wide as the terminal or as COLUMNS says, else 160."""
-    known = sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdigit()
-    return Console(width=None if known else 160)
+    """Return the console of results: as wide as the terminal, or as COLUMNS says.
+
+    Without either, as in a pipe, no line is broken.
+    """
+    return Console(width=None if _has_width() else 10_000)
+
+
+def _has_width() -> bool:
+    return sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdigit()
 
 
 def print_table(
@@ -145,7 +150,8 @@ def print_table(
     """Print a table of texts as wide as the terminal.
 
     Where it is too wide, it loses first its lines, then its secondary columns. Texts are then
-    broken between words. If even that does not fit, each row is printed as a list.
+    broken between words. If even that does not fit, each row is printed as a list. In a file or a
+    pipe a table has no lines.
 
     Args:
         columns: their titles.
@@ -159,14 +165,15 @@ def print_table(
     cells = [[_short(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
     kept = list(range(len(columns)))
-    boxed = sum(widths) + 3 * len(widths) + 1 <= shown.width
+    boxed = sys.stdout.isatty() and sum(widths) + 3 * len(widths) + 1 <= shown.width
+    whole = boxed or sum(widths) + 2 * len(widths) <= shown.width
     # Without lines a title is broken between its words, above a column that is not wider for it.
     words = [
         max(map(len, [*name.split(), *(row[index] for row in cells)]))
         for index, name in enumerate(columns)
     ]
     for name in secondary:
-        if boxed or sum(words[index] + 1 for index in kept) - 1 <= shown.width:
+        if whole or sum(words[index] + 1 for index in kept) - 1 <= shown.width:
             break
         kept.remove(columns.index(name))
     least = [  # names and numbers stay in one piece, other texts are broken between words
@@ -177,19 +184,20 @@ def print_table(
     ]
     if title:
         shown.print(title, markup=False, style="italic")
-    if not boxed and sum(least) + len(kept) - 1 > shown.width:
+    if not whole and sum(least) + len(kept) - 1 > shown.width:
         for row in cells:
             for index, (name, cell) in enumerate(zip(columns, row, strict=True)):
                 shown.print(f"{'  ' if index else ''}{name}: {cell}", markup=False, highlight=False)
         return
-    table = Table() if boxed else Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    space = 2 if whole else 1
+    table = Table() if boxed else Table(box=None, pad_edge=False, padding=(0, space, 0, 0))
     for index, width in zip(kept, least, strict=True):
         name = columns[index]
         table.add_column(
-            escape(name if boxed or len(name) <= width else "\n".join(name.split())),
+            escape(name if whole or len(name) <= width else "\n".join(name.split())),
             justify="left" if name in left else "right",
-            min_width=None if boxed else width,
-            no_wrap=width == words[index],
+            min_width=None if whole else width,
+            no_wrap=whole or width == words[index],
         )
     for number, row in enumerate(cells):
         style = "red" if number in marked else None
@@ -201,9 +209,10 @@ def print_table(
 
 
 def _short(text: str) -> str:
-    """Return a long word, such as the id of an imported trial, without its middle."""
+    """Return a long word, such as the id of an imported trial, without its middle where the width
+    is limited."""
     text = _harmless(text)
-    if len(text) <= LONGEST_WORD or " " in text:
+    if len(text) <= LONGEST_WORD or " " in text or not _has_width():
         return text
     half = LONGEST_WORD // 2 - 1
     return f"{text[:half]}...{text[-half:]}"
@@ -229,7 +238,8 @@ def print_tables(tables: Iterable[ResultTable]) -> None:
 
 def print_values(title: str, values: Mapping[str, object]) -> None:
     """Print a title, then a table of named values."""
-    table = Table(show_header=False)
+    plain = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table = Table(show_header=False) if sys.stdout.isatty() else plain
     table.add_column()
     table.add_column(justify="right")
     for name, value in values.items():
@@ -278,8 +288,7 @@ class Bars:
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
             TextColumn("{task.fields[text]}"),
-            TimeRemainingColumn(table_column=Column(no_wrap=True, min_width=7)),
-            TextColumn("left"),
+            TextColumn("{task.fields[left]}", table_column=Column(no_wrap=True, min_width=11)),
             console=Console(stderr=True),
             disable=hidden or self.lines,
             expand=True,
@@ -288,18 +297,33 @@ class Bars:
         self._due: dict[str, float] = {}
 
     def __call__(
-        self, name: str, done: float = 0, total: float | None = None, text: str = ""
+        self,
+        name: str,
+        done: float = 0,
+        total: float | None = None,
+        text: str = "",
+        seconds_left: float | None = None,
     ) -> None:
-        """Move the bar of this name, which is made when it is first named."""
+        """Move the bar of this name, which is made when it is first named.
+
+        Args:
+            name: of the bar.
+            done, total: where it stands; without a total it only moves.
+            text: beside it.
+            seconds_left: an estimate; None for that of the bar's speed.
+        """
         if name not in self._tasks:
-            self._tasks[name] = self.progress.add_task(name, total=total, text="")
+            self._tasks[name] = self.progress.add_task(name, total=total, text="", left="")
             self._due[name] = time.monotonic() + FIRST_SECONDS
-        self.progress.update(self._tasks[name], completed=done, total=total, text=text)
+        number = self._tasks[name]
+        self.progress.update(number, completed=done, total=total, text=text)
+        if seconds_left is None and total is not None:
+            seconds_left = next(t for t in self.progress.tasks if t.id == number).time_remaining
+        left = "" if seconds_left is None else f"{_duration(seconds_left)} left"
+        self.progress.update(number, left=left)
         if self.lines and time.monotonic() > self._due[name]:
-            left = next(t for t in self.progress.tasks if t.id == self._tasks[name]).time_remaining
-            about = "" if left is None or total is None else f", {_duration(left)} left"
-            self._due[name] = time.monotonic() + (REPORT_SECONDS if about else FIRST_SECONDS / 2)
-            self.say(f"{name}: {text}{about}")
+            self._due[name] = time.monotonic() + (REPORT_SECONDS if left else FIRST_SECONDS / 2)
+            self.say(f"{name}: {text}{', ' * bool(left)}{left}")
 
     def say(self, line: str) -> None:
         """Print a line above the bars."""
@@ -356,7 +380,7 @@ def training_progress(name: str, hidden: bool) -> Iterator[Callable[[Training], 
                 text += f", {speed:,.0f} samples/s"
             if done.published is not None:
                 text += f", {done.published} published"
-            bars(name, done.states, done.states_total, text)
+            bars(name, done.states, done.states_total, text, done.seconds_left)
 
         yield show
 
