@@ -174,7 +174,23 @@ def test_what_is_there(digits_home: Path, tmp_path: Path) -> None:
     table = run("list", "--data-dir", str(digits_home), cwd=tmp_path).stdout
     assert [line for line in table.splitlines() if "digits_cnn_s" in line and " 120 " in line]
     assert "there is no zoo in" in error("list", "--local", cwd=tmp_path)
+    for unknown in (("digit_cnn",), ("digits_cnn", "--data-dir", str(digits_home))):
+        assert "did you mean digits_cnn_s" in error("info", *unknown, cwd=tmp_path)
     assert "model-zoos generate" in error("info", "digits_cnn_s", cwd=tmp_path)
+
+
+def test_faulty_zoos_are_listed(digits_home: Path, tmp_path: Path) -> None:
+    (tmp_path / "digits_cnn_s").symlink_to(digits_home / "digits_cnn_s")
+    for name, content in (("cut", '{"format":'), ("another", '{"format": 7}')):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "zoo.json").write_text(content)
+    entries = json.loads(run("list", "--data-dir", ".", "--json", cwd=tmp_path).stdout)
+    assert [entry["zoo"] for entry in entries] == ["digits_cnn_s", "another", "cut"]
+    assert [entry["states"] for entry in entries if "states" in entry] == [120]
+    for entry in entries[1:]:
+        assert f"{entry['zoo']}/zoo.json: " in entry["error"]
+    message = error("list", "mnist*", "--data-dir", ".", cwd=tmp_path)
+    assert "matches 'mnist*'; there are another, cut, digits_cnn_s" in message
 
 
 def test_from_a_specification_of_ones_own_to_benchmark_and_plot(tmp_path: Path) -> None:
