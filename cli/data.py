@@ -138,7 +138,7 @@ def info(
     ]
     for part in reversed(found if repo is None else []):
         if part.specified and (part.incomplete or part.models < part.specified):
-            commands.insert(0, f"{_resume(part, data_dir)}   trains what is missing")
+            commands.insert(0, f"{_resume(part, data_dir)}  # trains what is missing")
     if repo is None:
         print("\n".join(["next:", *(f"  {command}" for command in commands)]))
 
