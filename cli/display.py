@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import threading
 import time
@@ -169,7 +170,7 @@ def print_table(
     whole = boxed or sum(widths) + 2 * len(widths) <= shown.width
     # Without lines a title is broken between its words, above a column that is not wider for it.
     words = [
-        max(map(len, [*name.split(), *(row[index] for row in cells)]))
+        max(map(len, [*_title_words(name), *(row[index] for row in cells)]))
         for index, name in enumerate(columns)
     ]
     for name in secondary:
@@ -194,7 +195,7 @@ def print_table(
     for index, width in zip(kept, least, strict=True):
         name = columns[index]
         table.add_column(
-            escape(name if whole or len(name) <= width else "\n".join(name.split())),
+            escape(name if whole or len(name) <= width else "\n".join(_title_words(name))),
             justify="left" if name in left else "right",
             min_width=None if whole else width,
             no_wrap=whole or width == words[index],
@@ -206,6 +207,11 @@ def print_table(
     if len(kept) < len(columns):
         hidden = [name for index, name in enumerate(columns) if index not in kept]
         shown.print(f"Not shown for lack of room: {', '.join(hidden)}.", markup=False, style="dim")
+
+
+def _title_words(title: str) -> list[str]:
+    """Return the words of a column's title; a number stays with its per cent sign."""
+    return re.findall(r"\S+(?: %\S*)?", title)
 
 
 def _short(text: str) -> str:
@@ -232,8 +238,8 @@ def print_tables(tables: Iterable[ResultTable]) -> None:
             marked=table.marked,
             secondary=table.secondary,
         )
-        for note in table.notes:
-            print(note)
+        for note in table.notes:  # broken between words
+            console().print(_harmless(note), markup=False, highlight=False)
 
 
 def print_values(title: str, values: Mapping[str, object]) -> None:
