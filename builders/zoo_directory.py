@@ -325,7 +325,9 @@ def create_zoo(root: str | os.PathLike[str], zoo: Zoo, **provenance: object) -> 
             )
         raise FaultyZoo(
             f"{path} holds a zoo made with {key} = {old!r}, not {new!r}: "
-            f"choose another output folder, or the same {key}"
+            f"choose another output folder, or the same {key}",
+            hint="--out names another folder"
+            + f", --epochs {old} resumes this zoo" * (key == "zoo.epochs"),
         )
     return ZooDirectory(path, zoo, found)
 
