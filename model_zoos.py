@@ -36,7 +36,14 @@ if "__path__" not in globals():  # a checkout, where this file is no package's _
     __path__ = [str(Path(__file__).resolve().parent)]
 
 from model_zoos import errors, weight_space
-from model_zoos.builders.access import check_row, layer, layout_of, weights
+from model_zoos.builders.access import (
+    as_vector,
+    check_row,
+    dropout_of,
+    layer,
+    layout_of,
+    weights,
+)
 from model_zoos.builders.catalog import config_names, list_zoos, zoo_spec
 from model_zoos.builders.dataset import ModelZoos as ModelZoos
 from model_zoos.builders.dataset import ModelZoosConfig
@@ -106,8 +113,8 @@ def instantiate(row: Mapping[str, object]) -> torch.nn.Module:
     layout = layout_of(row)
     from model_zoos.generation import networks
 
-    dropout = values.get("dropout") or 0.0
-    return networks.instantiate(layout, values["activation"], values["weights"], dropout)
+    weights, dropout = as_vector(values["weights"]), dropout_of(values)
+    return networks.instantiate(layout, values["activation"], weights, dropout)
 
 
 def load_images(

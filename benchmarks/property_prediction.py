@@ -29,7 +29,7 @@ from datasets import DatasetDict, load_dataset
 from scipy.stats import kendalltau
 
 from ..builders.layout import find_layout
-from ..builders.splits import SPLITS
+from ..builders.splits import SPLITS, why_empty
 from ..errors import InvalidArgument, NoRowsLeft, TooFewModels
 from .bootstrap import FEWEST_MODELS, Floats, Interval, number_intervals, r2, share_interval
 from .probes import (
@@ -159,7 +159,10 @@ class Result:
 
         def add(title: str, columns: tuple[str, ...], rows: tuple[tuple[str, ...], ...]) -> None:
             unknown = any(row[columns.index("[95 %]")] == "-" for row in rows)
+            models = self.models["test"]
             title = f"{self.zoo}: {title} with 95 % intervals over the test models"
+            if models < FEW_MODELS:  # above the numbers, where it is read
+                title += f". {models:,} are too few to compare with scores of papers"
             less = tuple(c for c in columns if c.removeprefix("R2 ") in ("train", "validation"))
             notes = (NO_INTERVAL,) * unknown
             tables.append(Table(title, columns, rows, notes, secondary=less))
@@ -200,10 +203,6 @@ class Result:
             *([f"{WHY_LEFT_OUT} {KEEP_ALL}"] if large else []),
             f"Not scored: {', '.join(not_scored) or 'none'}.",
         ]
-        if self.models["test"] < FEW_MODELS:
-            notes.append(
-                f"{self.models['test']} test models are too few to compare with scores of papers."
-            )
         counts = {"models": self.models, "states": self.states}
         return Table(
             f"{self.zoo}: rows that were used",
@@ -385,11 +384,9 @@ def _load(
     found = set().union(*(split.unique("epoch") for split in splits.values()))
     if absent := sorted(set(epochs or ()) - found):
         raise TooFewModels(f"{name} has no state of epoch {', '.join(map(str, absent))}")
-    if missing := [split for split in SPLITS if split not in splits]:
-        raise TooFewModels(
-            f"{name} has no model in {', '.join(missing)}: the benchmark needs all three splits "
-            "(about 7 models or more)"
-        )
+    models = {split: len(rows.unique("model_id")) for split, rows in splits.items()}
+    if why := why_empty(models):
+        raise TooFewModels(f"{name} cannot be benchmarked: {why}")
     return splits
 
 

@@ -14,7 +14,7 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from ..errors import InvalidArgument
 from .layout import Layout, find_layout
@@ -82,7 +82,24 @@ def layout_of(row: Mapping[str, object]) -> Layout:
     vector = checked["weights"]
     if getattr(vector, "ndim", 1) != 1:
         raise InvalidArgument(f"expected one row, found weights of shape {tuple(vector.shape)}")
+    if isinstance(vector, str | bytes | Mapping) or not hasattr(vector, "__len__"):
+        raise InvalidArgument(f"a row's weights must be a vector of numbers, found {vector!r:.80}")
     return find_layout(checked["architecture"], len(vector))
+
+
+def dropout_of(row: Mapping[str, object]) -> float:
+    """Return the dropout rate of a row, 0 where it is not known.
+
+    Raises:
+        InvalidArgument: it is no number.
+    """
+    rate = row.get("dropout")
+    if rate is None:
+        return 0.0
+    try:
+        return float(cast(Any, rate) * 1.0)  # numbers of any library, but no text
+    except (TypeError, ValueError):
+        raise InvalidArgument(f"dropout must be a number in [0, 1), found {rate!r:.80}") from None
 
 
 def layer(row: Mapping[str, object], name: str) -> torch.Tensor:
@@ -104,6 +121,10 @@ def layer(row: Mapping[str, object], name: str) -> torch.Tensor:
         torch.Size([10, 512])
     """
     slots = {slot.name: slot for slot in layout_of(row).slots}
+    if not isinstance(name, str):
+        raise InvalidArgument(
+            f"a tensor is named by a text, such as {next(iter(slots))!r}, found {name!r:.80}"
+        )
     if name not in slots:
         close = difflib.get_close_matches(name, slots, n=3, cutoff=0.5) or list(slots)[:3]
         raise InvalidArgument(f"there is no tensor {name!r}; did you mean {', '.join(close)}?")
@@ -111,7 +132,22 @@ def layer(row: Mapping[str, object], name: str) -> torch.Tensor:
 
     slot, vector = slots[name], check_row(row, ("weights",))["weights"]
     # Cut first: as a Python list, one row of ResNet-18 takes a second to become an array.
-    return torch.from_numpy(np.array(vector[slot.slice], np.float32).reshape(slot.shape))
+    return torch.from_numpy(as_vector(vector[slot.slice]).reshape(slot.shape))
+
+
+def as_vector(values: ArrayLike) -> NDArray[np.float32]:
+    """Return weights as a new vector, float32 [N].
+
+    Raises:
+        InvalidArgument: some of them are no numbers, or they are no vector.
+    """
+    try:
+        vector = np.array(values, np.float32)
+    except (TypeError, ValueError) as error:
+        raise InvalidArgument(f"a row's weights must be a vector of numbers ({error})") from None
+    if vector.ndim != 1:
+        raise InvalidArgument(f"a row's weights must be one vector, found {list(vector.shape)}")
+    return vector
 
 
 def weights(dataset: datasets.Dataset) -> torch.Tensor:
@@ -124,6 +160,11 @@ def weights(dataset: datasets.Dataset) -> torch.Tensor:
         InvalidArgument: a data set without weights or a streaming one, rows whose weights are null,
             or weights of several lengths.
     """
+    if isinstance(dataset, Mapping) and "weights" in dataset:
+        raise InvalidArgument(
+            'this is a row, not a data set: torch.as_tensor(row["weights"]) makes a tensor of its '
+            "weights, and layer(row, name) returns one of its tensors"
+        )
     if not isinstance(dataset, datasets.Dataset):
         raise InvalidArgument(
             f"expected a datasets.Dataset, found {type(dataset).__name__}: name a split, and do "

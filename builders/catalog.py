@@ -52,14 +52,14 @@ def unknown_zoo(name: str, known: Iterable[str], where: str = "") -> UnknownZoo:
     Args:
         name: as the user wrote it.
         known: all names that there are.
-        where: a further sentence, on the places that were searched.
+        where: a full stop and a further sentence, on the places that were searched.
     """
     close = difflib.get_close_matches(
         normalize_name(name), list(dict.fromkeys(known)), n=5, cutoff=0.5
     )
     advice = f"; did you mean {', '.join(close)}?" if close else ""
     return UnknownZoo(
-        f"there is no zoo named {name!r}{advice}{where}",
+        f"there is no zoo named {name!r}{advice}{where.removeprefix('.') if close else where}",
         hint=None if close else "`model-zoos list` shows all zoos",
     )
 

@@ -422,21 +422,28 @@ def _absent(
         repository: where they were also looked for.
     """
     published = repository.zoos() if repository else []
-    where = f"{root} (data_dir=, else MODEL_ZOOS_HOME, else ./zoos)"
-    if not missing and name != METRICS_NAME:
-        own = list_zoo_directories(root)
-        searched = f". In {root}: {', '.join(own) or 'no zoo'}"
+    own = list_zoo_directories(root)
+    folder = f"{root} (data_dir=, else MODEL_ZOOS_HOME, else ./zoos)"
+    there = ", ".join(own) or "no zoo"
+    if not root.exists():
+        folder, there = f"{folder}, a folder that does not exist", ""
+    known = [*catalog.config_names(), *own, *published]
+    if name != METRICS_NAME and not any(
+        n in known for part in missing for n in (part, dense_name(part))
+    ):
+        searched = f". In {folder}: {there}" if there else f". It was looked for in {folder}"
         if repository:
             searched += f"; in {repository.repo_id}: {', '.join(published) or 'no zoo'}"
-        return catalog.unknown_zoo(name, [*catalog.config_names(), *own, *published], searched)
+        return catalog.unknown_zoo(name, known, searched)
     if repository:
         lacks = ", ".join(missing) or name
+        here = "" if str(root) == os.devnull else f"in {folder}, nor "
         return ZooNotFound(
-            f"{lacks} is not in {where}, nor in the repository {repository.repo_id}, which has "
+            f"{lacks} is not {here}in the repository {repository.repo_id}, which has "
             f"{', '.join(published) or 'no zoo'}"
         )
     if not missing:
-        return ZooNotFound(f"there is no zoo in {where}")
+        return ZooNotFound(f"there is no zoo in {folder}")
     refuse_zoo_as_root(root)
     sources, commands = [], []
     for part in missing:
@@ -456,7 +463,7 @@ def _absent(
     lacks = ", ".join(missing)
     lacks = f"the zoo {name!r}" if lacks == name else f"{lacks} of {name!r}"
     hint = "; ".join(commands) if commands else None
-    return ZooNotFound(" ".join([f"{lacks} is not in {where}.", *sources]), hint=hint)
+    return ZooNotFound(" ".join([f"{lacks} is not in {folder}.", *sources]), hint=hint)
 
 
 def _model_id(piece: Piece) -> str:

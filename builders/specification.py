@@ -7,6 +7,7 @@ specification. The names of activations, initialisations and optimizers are in h
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import hashlib
 import itertools
 import json
@@ -45,6 +46,9 @@ MAX_EPOCHS = 1_000_000
 
 _MAX_MODELS = 1_000_000
 """Limit of a grid that `Zoo.models` lists, which it does as a whole."""
+
+_SHOWN = 5
+"""Unknown keys that a message names."""
 
 Check = tuple[Callable[[Any], bool], str]
 
@@ -244,10 +248,10 @@ class Zoo:
                 f"the scheduler of {architecture.title} must be {known}, found {self.scheduler!r}"
             )
         grid = dict(self.grid)
+        if wrong := _wrong_keys(grid, GRID_KEYS, GRID_KEYS):
+            raise ValueError(f"a grid has the keys {', '.join(GRID_KEYS)}; {wrong}")
         if tuple(name for name, _ in self.grid) != GRID_KEYS:
-            raise ValueError(
-                f"the grid must hold exactly {', '.join(GRID_KEYS)}, found {', '.join(grid)}"
-            )
+            raise ValueError(f"the keys of a grid stand in the order {', '.join(GRID_KEYS)}")
         for name, values in self.grid:
             if not values:
                 raise ValueError(f"the grid has no value for {name}")
@@ -357,12 +361,8 @@ class Zoo:
         values = _with_image_facts(values)
         fields = {field.name: field for field in dataclasses.fields(cls)}
         required = {n for n, field in fields.items() if field.default is dataclasses.MISSING}
-        unknown, missing = sorted(values.keys() - fields), sorted(required - values.keys())
-        if unknown or missing:
-            raise ValueError(
-                f"a zoo's specification has the keys {', '.join(fields)}; "
-                f"missing: {', '.join(missing) or 'none'}; unknown: {', '.join(unknown) or 'none'}"
-            )
+        if wrong := _wrong_keys(values, fields, required):
+            raise ValueError(f"a zoo's specification has the keys {', '.join(fields)}; {wrong}")
         name, grid = values["name"], values["grid"]
         if not isinstance(name, str) or not is_zoo_name(name):
             raise ValueError(
@@ -372,6 +372,18 @@ class Zoo:
             raise ValueError(f"zoo {name!r}: the grid is a JSON object of lists")
         arguments: dict[str, Any] = {**values, "grid": make_grid(**grid)}
         return cls(**arguments)
+
+
+def _wrong_keys(found: Iterable[str], known: Collection[str], required: Collection[str]) -> str:
+    """Say which keys are missing and which are unknown, with the close ones; "" if none is."""
+    keys = list(map(str, found))
+    unknown = []
+    for key in [key for key in keys if key not in known][:_SHOWN]:
+        close = difflib.get_close_matches(key[:80], known, n=1, cutoff=0.5)
+        unknown.append(f"{key!r:.80}" + (f" (did you mean {close[0]}?)" if close else ""))
+    missing = [key for key in known if key in required and key not in keys]
+    parts = {"missing": missing, "unknown": unknown}
+    return "; ".join(f"{what}: {', '.join(names)}" for what, names in parts.items() if names)
 
 
 def _with_image_facts(values: Mapping[str, object]) -> Mapping[str, object]:
@@ -414,7 +426,7 @@ def make_grid(**values: Iterable[object]) -> Grid:
     """
     known = [key for key in GRID_KEYS if key in values]
     grid = []
-    for key in [*known, *(values.keys() - GRID_KEYS)]:
+    for key in [*known, *(key for key in values if key not in GRID_KEYS)]:
         if isinstance(values[key], str) or not isinstance(values[key], Iterable):
             raise ValueError(f"the grid's {key} must be a list, found {values[key]!r}")
         grid.append((key, tuple(_as_float(value) for value in values[key])))

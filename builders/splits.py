@@ -11,6 +11,9 @@ from collections.abc import Iterable, Mapping
 
 SPLITS: tuple[str, ...] = ("train", "validation", "test")
 SHARES = {"train": 0.70, "validation": 0.15, "test": 0.15}
+FEWEST_MODELS = 5
+"""Models from which on each split has one, if none of them has a split already."""
+
 METRIC_OF_SPLIT = {"train": "train", "validation": "val", "test": "test"}
 """Split of the images -> prefix of its metrics, as in "val_loss"."""
 
@@ -44,3 +47,15 @@ def next_split(counts: Mapping[str, int]) -> str:
     """Return the split whose share is furthest below its target, given the models in each."""
     total = sum(counts.values()) + 1
     return max(SPLITS, key=lambda split: SHARES[split] * total - counts[split])
+
+
+def why_empty(counts: Mapping[str, int]) -> str:
+    """Say why splits with these numbers of models are empty, and what helps; "" if none is."""
+    empty = [split for split in SPLITS if not counts.get(split)]
+    if not empty or not any(counts.values()):
+        return ""
+    numbers = "/".join(str(counts.get(split, 0)) for split in SPLITS)
+    return (
+        f"{' and '.join(empty)} {'has' if len(empty) == 1 else 'have'} no model: models are split "
+        f"70/15/15, here {numbers}, and from {FEWEST_MODELS} models on each split has one"
+    )

@@ -335,7 +335,9 @@ def create_zoo(root: str | os.PathLike[str], zoo: Zoo, **provenance: object) -> 
             )
         raise FaultyZoo(
             f"{path} holds a zoo made with {key} = {old!r}, not {new!r}: "
-            f"choose another output folder, or the same {key}"
+            f"choose another output folder, or the same {key}",
+            hint="--out names another folder"
+            + f", --epochs {old} resumes this zoo" * (key == "zoo.epochs"),
         )
     return ZooDirectory(path, zoo, found)
 
@@ -370,8 +372,9 @@ def open_zoo(root: str | os.PathLike[str], name: str) -> ZooDirectory:
     if not (path / "zoo.json").exists():
         refuse_zoo_as_root(root)
         found = ", ".join(list_zoo_directories(root)) or "no zoo"
+        has = f"which has {found}" if Path(root).exists() else "a folder that does not exist"
         raise ZooNotFound(
-            f"there is no zoo {normalize_name(name)!r} in {Path(root)}, which has {found}",
+            f"there is no zoo {normalize_name(name)!r} in {Path(root)}, {has}",
             hint="--data-dir or MODEL_ZOOS_HOME names another folder; `model-zoos generate` makes "
             "zoos, `model-zoos download` fetches original ones",
         )

@@ -59,4 +59,4 @@ def _options(
 def main() -> None:
     """Run the command. Expected errors and warnings take a line or two, and are no traceback."""
     with plain_errors():
-        app()
+        app(prog_name="model-zoos")

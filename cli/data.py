@@ -14,6 +14,7 @@ from ..builders.catalog import ZOOS, list_zoos
 from ..builders.dataset import zoos_home
 from ..builders.machine import byte_size
 from ..builders.specification import Zoo, normalize_name
+from ..builders.splits import why_empty
 from ..builders.zoo_directory import list_zoo_directories, open_zoo
 from ..errors import FaultyZoo, ZooNotFound
 from . import display
@@ -82,12 +83,16 @@ def _list_local(pattern: str, root: Path, as_json: bool) -> None:
         except (ZooNotFound, FaultyZoo) as error:  # one that has no model yet, for example
             unusable[name] = str(error)
     if not found and not unusable:
+        here = ", ".join(list_zoo_directories(root))
+        if here:
+            raise ZooNotFound(f"no zoo in {root} matches {pattern!r}; there are {here}")
         raise ZooNotFound(
-            f"there is no zoo in {root}",
+            f"there is no zoo in {root}" + ", a folder that does not exist" * (not root.exists()),
             hint="model-zoos generate digits_cnn_s makes a small one",
         )
     if as_json:
-        print(display.json_text([dataclasses.asdict(part) for part in found]))
+        faulty = [{"zoo": name, "error": reason} for name, reason in unusable.items()]
+        print(display.json_text([*map(dataclasses.asdict, found), *faulty]))
         return
     columns = ("zoo", "models", "states", "last epoch", "median test accuracy", "files")
     rows = [
@@ -125,13 +130,15 @@ def info(
     where = _option("--data-dir", data_dir)
     for part in found:
         display.print_values(f"{part.zoo}: {part.where}", part.facts())
+        if why := why_empty(part.splits):
+            print(why)
         display.print_some(part.left_out, "--json lists them all")
     commands = [
         f"model-zoos {command} {name}{where}" for command in ("verify", "benchmark", "report")
     ]
     for part in reversed(found if repo is None else []):
         if part.specified and (part.incomplete or part.models < part.specified):
-            commands.insert(0, f"{_resume(part, data_dir)}   trains what is missing")
+            commands.insert(0, f"{_resume(part, data_dir)}  # trains what is missing")
     if repo is None:
         print("\n".join(["next:", *(f"  {command}" for command in commands)]))
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -21,7 +23,6 @@ from rich.progress import (
     Progress,
     TaskID,
     TextColumn,
-    TimeRemainingColumn,
 )
 from rich.table import Column, Table
 
@@ -103,13 +104,18 @@ def _say(kind: str, text: str, subject: object) -> None:
 def resumable() -> Iterator[None]:
     """Say after Ctrl-C that the same command resumes the work.
 
+    Workers that a second Ctrl-C has left behind end with the process: what they write appears by a
+    rename, whole or not at all.
+
     Raises:
         typer.Exit: with status 130, after an interruption.
     """
     try:
         yield
     except KeyboardInterrupt:
-        print("interrupted: run the same command again to resume", file=sys.stderr)
+        print("interrupted: run the same command again to resume", file=sys.stderr, flush=True)
+        if any(not (t.daemon or t is threading.current_thread()) for t in threading.enumerate()):
+            os._exit(130)
         raise typer.Exit(130) from None
 
 
@@ -122,9 +128,15 @@ def first_rank() -> bool:
 
 
 def console() -> Console:
-    """Return the console of results: as wide as the terminal or as COLUMNS says, else 160."""
-    known = sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdigit()
-    return Console(width=None if known else 160)
+    """Return the console of results: as wide as the terminal, or as COLUMNS says.
+
+    Without either, as in a pipe, no line is broken.
+    """
+    return Console(width=None if _has_width() else 10_000)
+
+
+def _has_width() -> bool:
+    return sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdigit()
 
 
 def print_table(
@@ -139,7 +151,8 @@ def print_table(
     """Print a table of texts as wide as the terminal.
 
     Where it is too wide, it loses first its lines, then its secondary columns. Texts are then
-    broken between words. If even that does not fit, each row is printed as a list.
+    broken between words. If even that does not fit, each row is printed as a list. In a file or a
+    pipe a table has no lines.
 
     Args:
         columns: their titles.
@@ -153,14 +166,15 @@ def print_table(
     cells = [[_short(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
     kept = list(range(len(columns)))
-    boxed = sum(widths) + 3 * len(widths) + 1 <= shown.width
+    boxed = sys.stdout.isatty() and sum(widths) + 3 * len(widths) + 1 <= shown.width
+    whole = boxed or sum(widths) + 2 * len(widths) <= shown.width
     # Without lines a title is broken between its words, above a column that is not wider for it.
     words = [
-        max(map(len, [*name.split(), *(row[index] for row in cells)]))
+        max(map(len, [*_title_words(name), *(row[index] for row in cells)]))
         for index, name in enumerate(columns)
     ]
     for name in secondary:
-        if boxed or sum(words[index] + 1 for index in kept) - 1 <= shown.width:
+        if whole or sum(words[index] + 1 for index in kept) - 1 <= shown.width:
             break
         kept.remove(columns.index(name))
     least = [  # names and numbers stay in one piece, other texts are broken between words
@@ -171,19 +185,20 @@ def print_table(
     ]
     if title:
         shown.print(title, markup=False, style="italic")
-    if not boxed and sum(least) + len(kept) - 1 > shown.width:
+    if not whole and sum(least) + len(kept) - 1 > shown.width:
         for row in cells:
             for index, (name, cell) in enumerate(zip(columns, row, strict=True)):
                 shown.print(f"{'  ' if index else ''}{name}: {cell}", markup=False, highlight=False)
         return
-    table = Table() if boxed else Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    space = 2 if whole else 1
+    table = Table() if boxed else Table(box=None, pad_edge=False, padding=(0, space, 0, 0))
     for index, width in zip(kept, least, strict=True):
         name = columns[index]
         table.add_column(
-            escape(name if boxed or len(name) <= width else "\n".join(name.split())),
+            escape(name if whole or len(name) <= width else "\n".join(_title_words(name))),
             justify="left" if name in left else "right",
-            min_width=None if boxed else width,
-            no_wrap=width == words[index],
+            min_width=None if whole else width,
+            no_wrap=whole or width == words[index],
         )
     for number, row in enumerate(cells):
         style = "red" if number in marked else None
@@ -194,10 +209,16 @@ def print_table(
         shown.print(f"Not shown for lack of room: {', '.join(hidden)}.", markup=False, style="dim")
 
 
+def _title_words(title: str) -> list[str]:
+    """Return the words of a column's title; a number stays with its per cent sign."""
+    return re.findall(r"\S+(?: %\S*)?", title)
+
+
 def _short(text: str) -> str:
-    """Return a long word, such as the id of an imported trial, without its middle."""
+    """Return a long word, such as the id of an imported trial, without its middle where the width
+    is limited."""
     text = _harmless(text)
-    if len(text) <= LONGEST_WORD or " " in text:
+    if len(text) <= LONGEST_WORD or " " in text or not _has_width():
         return text
     half = LONGEST_WORD // 2 - 1
     return f"{text[:half]}...{text[-half:]}"
@@ -217,13 +238,14 @@ def print_tables(tables: Iterable[ResultTable]) -> None:
             marked=table.marked,
             secondary=table.secondary,
         )
-        for note in table.notes:
-            print(note)
+        for note in table.notes:  # broken between words
+            console().print(_harmless(note), markup=False, highlight=False)
 
 
 def print_values(title: str, values: Mapping[str, object]) -> None:
     """Print a title, then a table of named values."""
-    table = Table(show_header=False)
+    plain = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table = Table(show_header=False) if sys.stdout.isatty() else plain
     table.add_column()
     table.add_column(justify="right")
     for name, value in values.items():
@@ -272,8 +294,7 @@ class Bars:
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
             TextColumn("{task.fields[text]}"),
-            TimeRemainingColumn(table_column=Column(no_wrap=True, min_width=7)),
-            TextColumn("left"),
+            TextColumn("{task.fields[left]}", table_column=Column(no_wrap=True, min_width=11)),
             console=Console(stderr=True),
             disable=hidden or self.lines,
             expand=True,
@@ -282,22 +303,37 @@ class Bars:
         self._due: dict[str, float] = {}
 
     def __call__(
-        self, name: str, done: float = 0, total: float | None = None, text: str = ""
+        self,
+        name: str,
+        done: float = 0,
+        total: float | None = None,
+        text: str = "",
+        seconds_left: float | None = None,
     ) -> None:
-        """Move the bar of this name, which is made when it is first named."""
+        """Move the bar of this name, which is made when it is first named.
+
+        Args:
+            name: of the bar.
+            done, total: where it stands; without a total it only moves.
+            text: beside it.
+            seconds_left: an estimate; None for that of the bar's speed.
+        """
         if name not in self._tasks:
-            self._tasks[name] = self.progress.add_task(name, total=total, text="")
+            self._tasks[name] = self.progress.add_task(name, total=total, text="", left="")
             self._due[name] = time.monotonic() + FIRST_SECONDS
-        self.progress.update(self._tasks[name], completed=done, total=total, text=text)
+        number = self._tasks[name]
+        self.progress.update(number, completed=done, total=total, text=text)
+        if seconds_left is None and total is not None:
+            seconds_left = next(t for t in self.progress.tasks if t.id == number).time_remaining
+        left = "" if seconds_left is None else f"{_duration(seconds_left)} left"
+        self.progress.update(number, left=left)
         if self.lines and time.monotonic() > self._due[name]:
-            left = next(t for t in self.progress.tasks if t.id == self._tasks[name]).time_remaining
-            about = "" if left is None or total is None else f", {_duration(left)} left"
-            self._due[name] = time.monotonic() + (REPORT_SECONDS if about else FIRST_SECONDS / 2)
-            self.say(f"{name}: {text}{about}")
+            self._due[name] = time.monotonic() + (REPORT_SECONDS if left else FIRST_SECONDS / 2)
+            self.say(f"{name}: {text}{', ' * bool(left)}{left}")
 
     def say(self, line: str) -> None:
         """Print a line above the bars."""
-        if self.lines:
+        if self.progress.disable:
             print(line, file=sys.stderr, flush=True)
         else:
             self.progress.console.print(line, markup=False, highlight=False)
@@ -339,7 +375,7 @@ def training_progress(name: str, hidden: bool) -> Iterator[Callable[[Training], 
         bars(name, text="starting")
 
         def show(done: Training) -> None:
-            if done.remark and not hidden and first_rank():
+            if done.remark and (done.stopping or not hidden) and first_rank():
                 bars.say(done.remark)
             speed = done.samples / (time.monotonic() - began)
             text = (
@@ -350,7 +386,7 @@ def training_progress(name: str, hidden: bool) -> Iterator[Callable[[Training], 
                 text += f", {speed:,.0f} samples/s"
             if done.published is not None:
                 text += f", {done.published} published"
-            bars(name, done.states, done.states_total, text)
+            bars(name, done.states, done.states_total, text, done.seconds_left)
 
         yield show
 

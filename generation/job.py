@@ -44,7 +44,9 @@ class Progress:
         states, states_total: trained or present, and in all; a running epoch counts by its share.
         samples: model-samples trained.
         published: models that this run has published; None if it publishes none.
+        seconds_left: an estimate from the work that is done; None before there is any.
         remark: what a user should know about this run; said once.
+        stopping: the run was interrupted and ends soon; `remark` says when and what is kept.
     """
 
     models: int
@@ -53,7 +55,9 @@ class Progress:
     states_total: int
     samples: int
     published: int | None = None
+    seconds_left: float | None = field(default=None, compare=False)
     remark: str = ""
+    stopping: bool = False
 
 
 @dataclass(frozen=True)

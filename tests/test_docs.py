@@ -176,5 +176,5 @@ def test_the_plan_of_the_page(tmp_path: Path) -> None:
         env=os.environ,
     )
     assert "1,000 models to train" in done.stdout
-    assert len(re.findall(r"^│", done.stdout, re.MULTILINE)) == 32
+    assert len(re.findall(r"^ +\d+  ", done.stdout, re.MULTILINE)) == 32
     assert not list(tmp_path.iterdir())

@@ -95,6 +95,43 @@ def test_what_is_no_row(splits: Any) -> None:
             model_zoos.instantiate(thing)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"weights": 5}, "weights must be a vector of numbers, found 5"),
+        ({"weights": "0.5"}, "weights must be a vector of numbers, found '0.5'"),
+        ({"weights": {"conv1": [0.5]}}, "weights must be a vector of numbers"),
+        ({"weights": ["a"] * 2464}, "weights must be a vector of numbers .*'a'"),
+        ({"weights": [[0.5, 0.5]] * 2464}, "weights must be one vector"),
+        ({"dropout": "0.5"}, r"dropout must be a number in \[0, 1\), found '0.5'"),
+        ({"dropout": [0.5]}, "dropout must be a number"),
+        ({"dropout": 1.5}, "dropout must lie in"),
+        ({"activation": ["relu"]}, "unknown activation"),
+        ({"activation": 3}, "unknown activation 3"),
+    ],
+)
+def test_values_of_a_wrong_kind(splits: Any, change: dict[str, Any], message: str) -> None:
+    row = {**splits["test"][0], **change}
+    with pytest.raises(InvalidArgument, match=message):
+        model_zoos.instantiate(row)
+
+
+@pytest.mark.parametrize("name", [None, 3, ("conv1", "weight"), b"conv1.weight"])
+def test_a_tensor_is_named_by_a_text(splits: Any, name: Any) -> None:
+    with pytest.raises(InvalidArgument, match=r"named by a text, such as 'conv1\.weight', found"):
+        model_zoos.layer(splits["test"][0], name)
+
+
+def test_the_weights_of_one_row(splits: Any) -> None:
+    """`weights` takes a data set, and says what one row has instead."""
+    test = splits["test"]
+    for row in (test[0], test.with_format("torch")[0]):
+        with pytest.raises(InvalidArgument, match=r"^this is a row, not a data set: torch"):
+            model_zoos.weights(row)
+    made = torch.as_tensor(test[0]["weights"])
+    assert torch.equal(made, model_zoos.weights(test.select([0]))[0])
+
+
 def test_the_layout_of_a_row(splits: Any, digits_home: Path) -> None:
     row = splits["test"][0]
     layout = model_zoos.layout_of(row)

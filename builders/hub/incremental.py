@@ -17,7 +17,6 @@ elsewhere stays, and is taken over (`prepare_push`); another model of the same i
 from __future__ import annotations
 
 import hashlib
-import re
 import shutil
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -56,7 +55,16 @@ from .names import (
 from .parquet import metrics_bytes, write_shard
 from .publish import future_card
 from .read import Shard, read_tables
-from .remote import FILES_PER_COMMIT, Content, Remote, explained, open_head, size_of, write_token
+from .remote import (
+    FILES_PER_COMMIT,
+    Content,
+    Remote,
+    check_repo_id,
+    explained,
+    open_head,
+    size_of,
+    write_token,
+)
 from .shards import data_shards, layout_bytes, metrics_shard
 
 STAGING_BYTES = max(a.shard_bytes for a in ARCHITECTURES.values() if a.file_per_state)
@@ -87,10 +95,7 @@ class PublishOptions:
     private: bool = False
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[\w.-]+/[\w.-]+", self.repo_id):
-            raise InvalidArgument(
-                f"{self.repo_id!r} cannot be the name of a repository: expected ORG/NAME"
-            )
+        check_repo_id(self.repo_id)
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,16 @@ from .contents import describe_contents, read_contents
 from .digests import Digests
 from .merge import merge_cards
 from .names import CARD, DATA_FILE, FILES, data_files, model_of, zoo_of
-from .remote import Content, Remote, explained, open_content, open_head, size_of, write_token
+from .remote import (
+    Content,
+    Remote,
+    check_repo_id,
+    explained,
+    open_content,
+    open_head,
+    size_of,
+    write_token,
+)
 
 _FILES_AT_ONCE = 16
 """Files uploaded together (five of them at the same time), then counted as progress."""
@@ -89,15 +98,16 @@ def publish(
         on_progress: called after each file that was compared, and each few that were uploaded.
 
     Raises:
-        InvalidArgument: the folder is not a built repository, or lacks whole models that the
-            repository has of a ResNet-18 zoo; `private` for a repository that is public; a branch
-            together with a pull request.
+        InvalidArgument: `repo_id` is not ORG/NAME; the folder is not a built repository, or lacks
+            whole models that the repository has of a ResNet-18 zoo; `private` for a repository that
+            is public; a branch together with a pull request.
         FaultyZoo: the build of the folder was interrupted.
         HubFailed: no token, not allowed, no such repository (for a pull request), out of reach, or
             changed by somebody else meanwhile. The message does not contain the token.
     """
     if create_pr and revision is not None:
         raise InvalidArgument("a pull request goes to main: give a revision or create_pr, not both")
+    check_repo_id(repo_id)
     folder = Path(folder)
     files = folder_files(folder)
     read_contents(folder)  # refuses the folder of an interrupted build

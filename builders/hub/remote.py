@@ -52,6 +52,19 @@ _CLIENTS = ("httpx", "httpx2", "httpcore", "httpcore2", "hf_xet")
 """Modules of the HTTP clients that versions of huggingface_hub use."""
 
 
+def check_repo_id(repo_id: str) -> None:
+    """Refuse what cannot be the name of a repository.
+
+    Raises:
+        InvalidArgument: it is not `ORG/NAME`.
+    """
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo_id):
+        raise InvalidArgument(
+            f"{repo_id!r} cannot be the name of a repository: expected ORG/NAME, an account or "
+            "organisation on the Hub and a name"
+        )
+
+
 def size_of(content: Content) -> int:
     """Return the size of a file in bytes."""
     return len(content) if isinstance(content, bytes) else content.stat().st_size

@@ -35,6 +35,7 @@ from ..zoo_directory import ZooDirectory, create_zoo, open_zoo
 from . import preprocessed, ray_tune, small_cnn_zoo
 from .archive import Source, printable
 from .identify import identify, in_grid, misfit, zoo_of_file, zoos_of_trials
+from .own import refuse_own_folder, refuse_zoo_directory
 from .ray_tune import Description, State, Trial
 from .report import LeftOut, Report
 
@@ -154,11 +155,16 @@ def import_zoo(
         raise InvalidArgument(f"the number of workers must be at least 1, found {workers}")
     job = _Import(path, Path(root), name, max_weight, workers, on_progress)
     try:
+        refuse_zoo_directory(path)
         if path.is_file() and path.suffix in (".pt", ".pth"):
             return [_import_preprocessed(job)]
         if path.is_dir() and small_cnn_zoo.is_small_cnn_zoo(path):
             return [_import_small_cnn_zoo(job)]
-        return _import_trials(job)
+        try:
+            return _import_trials(job)
+        except Unreadable:
+            refuse_own_folder(path)
+            raise
     except Unreadable as error:
         raise Unreadable(f"{path}: {error}", hint=error.hint) from None
 

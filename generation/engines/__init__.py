@@ -97,7 +97,9 @@ def _train_lanes(work: Work, models: Sequence[Model]) -> Iterator[Outcome]:
             "share activation, optimizer and batch size train side by side. Up to "
             f"{room} models would take as long"
         )
-    yield from train_blocks(work, blocks, populate, threads=work.threads, remark=remark)
+    yield from train_blocks(
+        work, blocks, populate, threads=work.threads, in_lanes=True, remark=remark
+    )
 
 
 def _train_batched(work: Work, models: Sequence[Model]) -> Iterator[Outcome]:

@@ -70,6 +70,9 @@ class BatchedWeights:
         InvalidArgument: arguments of a wrong shape or an unknown activation.
     """
 
+    epoch_share: float = 0.0
+    """See `Population`."""
+
     def __init__(
         self,
         layout: Layout,
@@ -117,6 +120,8 @@ class BatchedWeights:
                 size = max(1, self._capacity // block.models)
                 for x, y in zip(pixels.split(size), targets.split(size), strict=True):
                     block.add_to_totals(block.forward(x.permute(1, 2, 3, 0)[None].contiguous()), y)
+                    self.epoch_share += len(y) / len(pixels) * block.models / self.models
+            self.epoch_share = 0.0
             return self._means(len(pixels))
 
     def _means(self, samples: int) -> Scores:
@@ -160,7 +165,6 @@ class BatchedPopulation(BatchedWeights):
         InvalidArgument: arguments of a wrong shape or out of range.
     """
 
-    epoch_share: float = 0.0
     _blocks: list[TrainingBlock]  # type: ignore[assignment]
 
     def __init__(

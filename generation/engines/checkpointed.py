@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 import pickle
 import threading
+import time
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,10 +30,15 @@ from ...builders.zoo_directory import ZooDirectory
 from ...errors import CheckpointWarning, FaultyFile
 from ..images import ImageData
 from ..job import Outcome, Work
-from .collect import collect
+from .collect import Done, collect
 from .resnet import ResNetTraining, Stopped
 
 CHECKPOINT = "checkpoint.pt"
+
+_STOPPING = (
+    "stopping; Ctrl-C again stops at once. Finished models are kept; the one in training resumes "
+    "after its last whole epoch"
+)
 
 
 def train_trajectory(
@@ -209,7 +215,14 @@ def train(work: Work, models: Sequence[Model]) -> Iterator[Outcome]:
     pool = ThreadPoolExecutor(1)
     futures = {pool.submit(train, model): [model] for model in models}
 
-    def states() -> tuple[int, float]:
-        return counts["states"], counts["images"] / len(images.train)
+    began = time.monotonic()
 
-    yield from collect(work, pool, futures, states, stop)
+    def done() -> Done:
+        states, epochs = counts["states"], counts["images"] / len(images.train)
+        if not epochs:
+            return Done(states, epochs, None)
+        # States that were there already have taken no time of this run.
+        total = len(models) * directory.kept_epochs[-1] - max(0.0, states - epochs)
+        return Done(states, epochs, max(0.0, total / epochs - 1) * (time.monotonic() - began))
+
+    yield from collect(work, pool, futures, done, stop, stopping=_STOPPING)

@@ -2,14 +2,36 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from typing import Protocol
 
 from ...builders.specification import Model
 from ...errors import TrainingFailed
 from ..job import Outcome, Progress, Work
+
+AFTER_THE_EPOCH = (
+    "stopping after the running epoch; Ctrl-C again stops at once. Finished models are kept; those "
+    "in training start again from their first epoch, unless the running one is their last"
+)
+
+
+@dataclass(frozen=True)
+class Done:
+    """How far the workers are.
+
+    Attributes:
+        states: of models, that are there.
+        epochs: of models, trained in this run.
+        seconds_left: until they are ready, as far as is known.
+    """
+
+    states: float
+    epochs: float
+    seconds_left: float | None
 
 
 class StopEvent(Protocol):
@@ -22,28 +44,56 @@ def collect(
     work: Work,
     pool: Executor,
     futures: Mapping[Future[list[Outcome]], list[Model]],
-    states: Callable[[], tuple[float, float]],
+    done: Callable[[], Done],
     stop: StopEvent,
     remark: str = "",
+    stopping: str = AFTER_THE_EPOCH,
 ) -> Iterator[Outcome]:
-    """Outcomes as they come; on an error or interruption the workers stop after their epoch."""
+    """Outcomes as they come; on an error or interruption the workers stop, and are waited for.
+
+    Args:
+        work: of the run.
+        pool: of the workers.
+        futures: of what they do, with the models of each.
+        done: says how far they are.
+        stop: tells the workers to stop.
+        remark: for `Progress`.
+        stopping: what is said after an interruption.
+    """
     total = sum(len(models) for models in futures.values())
     directory = work.job.directory
     kept = len(directory.kept_epochs)
-    running, done = set(futures), 0
+    running, models = set(futures), 0
+    changed, left = time.monotonic(), None
+
+    def report(remark: str = "", stopping: bool = False) -> None:
+        nonlocal changed, left
+        if work.on_progress is None:
+            return
+        now, seen = time.monotonic(), done()
+        if seen.seconds_left != left:  # else it is that of some time ago
+            changed, left = now, seen.seconds_left
+        work.on_progress(
+            Progress(
+                *(models, total, seen.states, total * kept),
+                samples=round(seen.epochs * len(work.job.images.train)),
+                seconds_left=None if left is None else max(0.0, left - (now - changed)),
+                remark=remark,
+                stopping=stopping,
+            )
+        )
+
     try:
         while running:
             finished, running = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
             for future in finished:
                 yield from future.result()
-                done += len(futures[future])
-            if work.on_progress is not None:
-                present, trained = states()
-                samples = round(trained * len(work.job.images.train))
-                work.on_progress(
-                    Progress(done, total, present, total * kept, samples, remark=remark)
-                )
-                remark = ""
+                models += len(futures[future])
+            report(remark)
+            remark = ""
+    except KeyboardInterrupt:
+        report(stopping, stopping=True)
+        raise
     except (BrokenProcessPool, OSError) as error:
         reason = (
             "a training process ended at once or was killed (out of memory? or a script that "
@@ -52,7 +102,7 @@ def collect(
         if isinstance(error, OSError):
             reason = f"a model could not be written ({error})"
         raise TrainingFailed(
-            f"{reason}; {done} models of this run are finished in {directory.path}: run the "
+            f"{reason}; {models} models of this run are finished in {directory.path}: run the "
             "same command again for the others"
         ) from error
     finally:

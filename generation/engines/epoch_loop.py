@@ -19,8 +19,9 @@ from ...builders.specification import Model
 from ...builders.splits import METRIC_OF_SPLIT
 from ..job import Job, Outcome, Work
 from ..streams import SampleOrders, initial_weights, sample_orders
-from .collect import collect
+from .collect import Done, collect
 from .population import Population
+from .track import Track, seconds_left
 
 Sets = Mapping[str, tuple[torch.Tensor, torch.Tensor]]
 """Normalised images and labels by name of the metrics: train, val, test."""
@@ -53,6 +54,7 @@ def train_blocks(
     *,
     threads: int,
     device: str = "cpu",
+    in_lanes: bool = False,
     remark: str = "",
 ) -> Iterator[Outcome]:
     """Train blocks of models, `threads` of them at a time, and write them.
@@ -63,6 +65,7 @@ def train_blocks(
         populate: makes a population from models and what they start from (`Job.start`).
         threads: blocks at a time.
         device: of the images.
+        in_lanes: a block takes as long as any other, however few models it has.
         remark: for `Progress`.
     """
     # On the device once and for all: an engine does not copy what lies there already.
@@ -72,33 +75,28 @@ def train_blocks(
         for split, name in METRIC_OF_SPLIT.items()
         if getattr(images, split) is not None
     }
+    sizes = {name: len(labels) for name, (_, labels) in sets.items()}
     stop, drawing = threading.Event(), threading.Lock()
-    states, trained = [0] * len(blocks), [0] * len(blocks)
+    tracks = [Track(sizes, block[0].epochs, 1 if in_lanes else len(block)) for block in blocks]
     training: dict[int, Population] = {}
-    shares = [0.0] * len(blocks)
 
     def train(number: int) -> list[Outcome]:
-        def on_epoch(epoch: int) -> bool:
-            shares[number] = 0.0
-            states[number] += len(blocks[number])
-            trained[number] += len(blocks[number]) * (epoch > 0)
-            return not stop.is_set()
-
+        watch = partial(training.__setitem__, number)
         try:
-            block, watch = blocks[number], partial(training.__setitem__, number)
-            return _train_block(work.job, block, sets, populate, drawing, watch, on_epoch)
+            return _train_block(
+                *(work.job, blocks[number], sets, populate, drawing, watch, tracks[number], stop)
+            )
         finally:
             training.pop(number, None)
 
-    def done() -> tuple[float, float]:
-        """States and epochs of models, those that run counted by their share."""
-        present, seen = float(sum(states)), float(sum(trained))
-        for number, population in list(training.items()):
-            # A trained epoch is evaluated, from 0 on again, before it is done.
-            shares[number] = max(shares[number], population.epoch_share)
-            present += shares[number] * len(blocks[number])
-            seen += shares[number] * len(blocks[number]) * (states[number] > 0)
-        return present, seen
+    def done() -> Done:
+        running, states, epochs = dict(training), 0.0, 0.0
+        for number, (block, track) in enumerate(zip(blocks, tracks, strict=True)):
+            track.look(running[number].epoch_share if number in running else 0.0)
+            states += track.states * len(block)
+            if not track.skipped:
+                epochs += max(0.0, track.states - 1) * len(block)
+        return Done(states, epochs, seconds_left(tracks, threads))
 
     pool = ThreadPoolExecutor(min(threads, len(blocks)) or 1)
     futures = {pool.submit(train, number): blocks[number] for number in range(len(blocks))}
@@ -112,12 +110,14 @@ def _train_block(
     populate: Callable[..., Population],
     drawing: threading.Lock,
     watch: Callable[[Population], None],
-    on_epoch: Callable[[int], bool],
+    track: Track,
+    stop: threading.Event,
 ) -> list[Outcome]:
     """Train the models of one block through all epochs, then write their files."""
     # Another run of the same zoo may have come first.
     block = [model for model in block if not job.directory.finished(model.model_id)]
     if not block:
+        track.skip()
         return []
     layout, epochs = job.directory.zoo.layout, block[0].epochs
     with drawing:  # torch's global stream is borrowed
@@ -134,13 +134,18 @@ def _train_block(
         for kind in ("loss", "acc")
     }
     for epoch in range(epochs + 1):
+        track.begin("train", trained=epoch > 0)
         if epoch == 0:
             scores = {"train": population.evaluate(*sets["train"])}
         else:
             order = sample_orders(orders, epoch)
             more = job.epoch_arguments(epoch)
             scores = {"train": population.train_epoch(*sets["train"], order, *more)}
-        scores |= {name: population.evaluate(*sets[name]) for name in held_out}
+        track.end()
+        for name in held_out:
+            track.begin(name)
+            scores[name] = population.evaluate(*sets[name])
+            track.end()
         for name, values in job.tensors(population).items():
             if epoch == 0:
                 tensors[name] = np.empty((len(block), epochs + 1, layout.size), np.float32)
@@ -148,7 +153,7 @@ def _train_block(
         for name, (loss, accuracy) in scores.items():
             metrics[f"{name}_loss"][:, epoch] = loss
             metrics[f"{name}_acc"][:, epoch] = accuracy
-        if not on_epoch(epoch):
+        if stop.is_set() and epoch < epochs:
             return []
     return [
         job.write(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -16,9 +17,10 @@ from numpy.typing import NDArray
 from ...builders.specification import Model
 from ...builders.workers import end_with_parent, interrupts_held
 from ..job import Job, Outcome, Work
-from .collect import collect
+from .collect import Done, collect
 from .reference import Network, train
 from .reference_twins import PrunedTwin, VariationalTwin
+from .track import STEP
 
 Start = dict[str, NDArray[np.generic]]
 
@@ -32,20 +34,32 @@ NETWORKS: dict[str, Callable[[Start], Callable[..., Network]]] = {
 """What is trained by each method (`Job.method`), from what `Job.start` says."""
 
 _worker: dict[str, Any] = {}
-"""What a worker process works with, set when it starts."""
+"""What a worker process works with, set when it starts. `states` are the numbers of untrained and
+of trained states of all of them, then the seconds that each of the two have taken."""
 
 
 def train_in_processes(work: Work, models: Sequence[Model]) -> Iterator[Outcome]:
     """Train models one by one, `work.threads` of them at a time, and write them."""
     # Not fork: a forked child of a process whose torch has started threads can hang.
     context = multiprocessing.get_context("spawn")
-    states, stop = context.Array("q", 2), context.Event()
+    states, stop = context.Array("d", 4), context.Event()
     pool = ProcessPoolExecutor(
         min(work.threads, len(models)) or 1, context, _start, (work.job, states, stop)
     )
     with interrupts_held():
         futures = {pool.submit(_train, model): [model] for model in models}
-    yield from collect(work, pool, futures, lambda: (states[0], states[1]), stop)
+    epochs, threads = sum(model.epochs for model in models), min(work.threads, len(models)) or 1
+
+    def done() -> Done:
+        untrained, trained, evaluating, training = states
+        if not untrained:
+            return Done(0, 0, None)
+        evaluation = evaluating / untrained
+        epoch = training / trained if trained else STEP * evaluation
+        left = (len(models) - untrained) * evaluation + (epochs - trained) * epoch
+        return Done(untrained + trained, trained, left / threads)
+
+    yield from collect(work, pool, futures, done, stop)
 
 
 def _start(job: Job, states: object, stop: object) -> None:
@@ -60,13 +74,15 @@ def _train(model: Model) -> list[Outcome]:
         return []
     layout = job.directory.zoo.layout
     start = job.start([model], np.empty((1, layout.size), np.float32))
-    trajectory = []
+    trajectory, began = [], time.monotonic()
     for state in train(model, layout, job.images, network=NETWORKS[job.method](start)):
         trajectory.append(state)
+        ended, kind = time.monotonic(), state.epoch > 0
         with _worker["states"].get_lock():
-            _worker["states"][0] += 1
-            _worker["states"][1] += state.epoch > 0
-        if _worker["stop"].is_set():
+            _worker["states"][kind] += 1
+            _worker["states"][2 + kind] += ended - began
+        began = ended
+        if _worker["stop"].is_set() and state.epoch < model.epochs:
             return []
     vectors = [{"weights": state.weights, **state.extra} for state in trajectory]
     tensors = {name: torch.stack([v[name] for v in vectors]).numpy() for name in vectors[0]}

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import random
 import re
+from typing import Any
 
 import pytest
 
@@ -132,6 +133,31 @@ def test_names() -> None:
     names = catalog.config_names()
     assert len(names) == len(set(names))
     assert {"digits_cnn_s", "eurosat_cnn_s", "cifar10_cnn_l", "metrics"} <= set(names)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"weight_decays": [0.0]}, r"unknown: 'weight_decays' \(did you mean weight_decay\?\)"),
+        ({"batch_size": [8]}, r"a grid has the keys activation, .*; unknown: 'batch_size'$"),
+        ({"lr": [0.1], "learning_rate": None}, r"missing: learning_rate; unknown: 'lr'$"),
+        ({str(n): [0] for n in range(90)}, "unknown: '0', '1', '2', '3', '4'$"),
+    ],
+)
+def test_wrong_keys_of_a_grid(change: dict[str, Any], message: str) -> None:
+    values = get_zoo("digits_cnn_s").to_json()
+    grid = {key: v for key, v in {**values["grid"], **change}.items() if v is not None}
+    with pytest.raises(ValueError, match=message):
+        Zoo.from_json({**values, "name": "own", "grid": grid})
+
+
+def test_wrong_keys_of_a_zoo() -> None:
+    values = {**get_zoo("digits_cnn_s").to_json(), "epoch": 3}
+    with pytest.raises(ValueError, match=r"unknown: 'epoch' \(did you mean epochs\?\)$"):
+        Zoo.from_json(values)
+    del values["epoch"], values["classes"], values["grid"]
+    with pytest.raises(ValueError, match=r"missing: classes, grid$"):
+        Zoo.from_json(values)
 
 
 def test_filters_of_the_list() -> None:

@@ -411,6 +411,20 @@ def test_unknown_name_lists_the_close_ones(digits_home: Path) -> None:
         load_dataset("model_zoos")
 
 
+def test_a_folder_that_does_not_exist(tmp_path: Path) -> None:
+    nowhere = tmp_path / "nowhere"
+    for name, error in (
+        ("digits_cnn_s", ZooNotFound),
+        ("mnist_cnn_s", ZooNotFound),
+        ("metrics", ZooNotFound),
+        ("digits_cnn", UnknownZoo),
+    ):
+        with pytest.raises(error, match=f"{nowhere} .*, a folder that does not exist"):
+            load(name, nowhere)
+    with pytest.raises(ZooNotFound, match=f"{nowhere}, a folder that does not exist"):
+        open_zoo(nowhere, "digits_cnn_s")
+
+
 def test_a_zoo_that_is_not_there_says_how_to_get_it(tmp_path: Path) -> None:
     with pytest.raises(ZooNotFound) as raised:
         load("mnist_cnn_s_seed", tmp_path)

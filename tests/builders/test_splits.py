@@ -7,7 +7,13 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model_zoos.builders.splits import SHARES, SPLITS, assign_splits
+from model_zoos.builders.splits import (
+    FEWEST_MODELS,
+    SHARES,
+    SPLITS,
+    assign_splits,
+    why_empty,
+)
 
 ids = st.lists(st.integers(0, 10**6).map(lambda i: f"{i:012x}"), unique=True, max_size=300)
 
@@ -43,3 +49,18 @@ def test_a_published_split_is_kept_whatever_its_shares() -> None:
 def test_1000_models() -> None:
     counts = Counter(assign_splits({}, [f"{i:012x}" for i in range(1000)]).values())
     assert counts == {"train": 700, "validation": 150, "test": 150}
+
+
+@given(ids)
+def test_a_few_models_fill_all_splits(models: list[str]) -> None:
+    counts = Counter(assign_splits({}, models).values())
+    assert all(counts[split] for split in SPLITS) == (len(models) >= FEWEST_MODELS)
+    assert (why_empty(counts) == "") == (not models or len(models) >= FEWEST_MODELS)
+
+
+def test_empty_splits_are_explained() -> None:
+    assert why_empty({"train": 2}) == (
+        "validation and test have no model: models are split 70/15/15, here 2/0/0, and from 5 "
+        "models on each split has one"
+    )
+    assert why_empty({"train": 3, "validation": 1, "test": 0}).startswith("test has no model")

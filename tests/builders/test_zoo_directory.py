@@ -386,8 +386,9 @@ def test_a_zoo_is_not_continued_in_another_way(directory: ZooDirectory) -> None:
     assert create_zoo(root, DIGITS, engine="random values", versions={"torch": "3"}) == directory
     with pytest.raises(FaultyZoo, match="made with engine = 'random values', not 'reference'"):
         create_zoo(root, DIGITS, engine="reference")
-    with pytest.raises(FaultyZoo, match=r"zoo\.epochs = 3, not 4"):
+    with pytest.raises(FaultyZoo, match=r"zoo\.epochs = 3, not 4") as raised:
         create_zoo(root, dataclasses.replace(DIGITS, epochs=4), engine="random values")
+    assert raised.value.hint == "--out names another folder, --epochs 3 resumes this zoo"
 
 
 def test_a_model_that_lacks_epochs_is_not_finished(directory: ZooDirectory) -> None:

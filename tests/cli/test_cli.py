@@ -9,6 +9,7 @@ import json
 import os
 import re
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -70,14 +71,15 @@ def test_list(tmp_path: Path) -> None:
     assert len([line for line in table.splitlines() if "_" in line]) == 32
     assert "fashion_mnist_cnn_s_hyp_10_r" in table
     assert "130,560" in table
+    assert table.isascii()  # no lines in a pipe
     titles, row = (
-        next(line for line in table.splitlines() if f" {word} " in line)
+        next(line for line in table.splitlines() if line.startswith(f"{word} "))
         for word in ("zoo", "cifar10_cnn_l_seed")
     )
     cells = ("cifar10_cnn_l_seed", "cifar10", "CNN-l", "seed", "1,000", "51,000", "10,853")
     names = ("zoo", "images", "architecture", "variant", "models", "states", "weights")
-    assert [cell.strip() for cell in re.split("[┃│]", titles)[1:-1]] == list(names)
-    assert [cell.strip() for cell in re.split("[┃│]", row)[1:-1]] == list(cells)
+    assert re.split("  +", titles.strip()) == list(names)
+    assert re.split("  +", row.strip()) == list(cells)
     entries = json.loads(run("list", "--architecture", "cnn-l", "--json", cwd=tmp_path).stdout)
     assert [entry["name"] for entry in entries][:2] == [
         "cifar10_cnn_l_seed",
@@ -110,6 +112,31 @@ def test_a_table_has_the_width_of_the_terminal(tmp_path: Path) -> None:
     assert "  models: 2,560" in stacked
 
 
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="there are no pseudo-terminals here")
+def test_a_table_has_lines_in_a_wide_terminal_only(tmp_path: Path) -> None:
+    import fcntl
+    import termios
+
+    for columns, lines in ((110, True), (60, False)):
+        ours, theirs = os.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+        environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+        command = [sys.executable, "-m", "model_zoos", "list", "usps*"]
+        environment["TERM"] = "xterm"
+        with subprocess.Popen(command, cwd=tmp_path, stdout=theirs, env=environment) as process:
+            os.close(theirs)
+            printed = b""
+            with contextlib.suppress(OSError):  # the other end is closed
+                while part := os.read(ours, 4096):
+                    printed += part
+        os.close(ours)
+        assert process.returncode == 0
+        shown = re.sub(r"\x1b\[[0-9;]*m", "", printed.decode()).splitlines()
+        assert max(map(len, shown)) <= columns
+        assert any("usps_cnn_s_hyp_10_f" in line for line in shown)
+        assert any("│" in line for line in shown) == lines
+
+
 def test_verify_without_images_compares_nothing(tmp_path: Path) -> None:
     zoo = dataclasses.replace(get_zoo("mnist_cnn_s_seed"), epochs=2)
     random_zoo(tmp_path / "zoos", zoo, 3)
@@ -138,7 +165,7 @@ def test_ctrl_c_in_the_first_seconds_gives_one_line(tmp_path: Path, delay: float
 def test_what_is_there(digits_home: Path, tmp_path: Path) -> None:
     done = run("info", "digits-cnn-s", "--data-dir", str(digits_home), cwd=tmp_path).stdout
     assert "20 of 320" in done
-    resume = f"  model-zoos generate digits_cnn_s --out {digits_home} --epochs 5   trains"
+    resume = f"  model-zoos generate digits_cnn_s --out {digits_home} --epochs 5  # trains"
     assert resume in done
     [entry] = json.loads(
         run("info", "digits_cnn_s", "--data-dir", str(digits_home), "--json", cwd=tmp_path).stdout
@@ -147,7 +174,23 @@ def test_what_is_there(digits_home: Path, tmp_path: Path) -> None:
     table = run("list", "--data-dir", str(digits_home), cwd=tmp_path).stdout
     assert [line for line in table.splitlines() if "digits_cnn_s" in line and " 120 " in line]
     assert "there is no zoo in" in error("list", "--local", cwd=tmp_path)
+    for unknown in (("digit_cnn",), ("digits_cnn", "--data-dir", str(digits_home))):
+        assert "did you mean digits_cnn_s" in error("info", *unknown, cwd=tmp_path)
     assert "model-zoos generate" in error("info", "digits_cnn_s", cwd=tmp_path)
+
+
+def test_faulty_zoos_are_listed(digits_home: Path, tmp_path: Path) -> None:
+    (tmp_path / "digits_cnn_s").symlink_to(digits_home / "digits_cnn_s")
+    for name, content in (("cut", '{"format":'), ("another", '{"format": 7}')):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "zoo.json").write_text(content)
+    entries = json.loads(run("list", "--data-dir", ".", "--json", cwd=tmp_path).stdout)
+    assert [entry["zoo"] for entry in entries] == ["digits_cnn_s", "another", "cut"]
+    assert [entry["states"] for entry in entries if "states" in entry] == [120]
+    for entry in entries[1:]:
+        assert f"{entry['zoo']}/zoo.json: " in entry["error"]
+    message = error("list", "mnist*", "--data-dir", ".", cwd=tmp_path)
+    assert "matches 'mnist*'; there are another, cut, digits_cnn_s" in message
 
 
 def test_from_a_specification_of_ones_own_to_benchmark_and_plot(tmp_path: Path) -> None:

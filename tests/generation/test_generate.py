@@ -329,7 +329,7 @@ cli.main()
 def test_interrupted_by_the_user(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [
-            *(sys.executable, "-m", "model_zoos", "generate", "digits_cnn_s"),
+            *(sys.executable, "-m", "model_zoos", "generate", "digits_cnn_s", "--quiet"),
             *("--engine", "reference", "--out", str(tmp_path)),
         ],
         start_new_session=True,
@@ -344,8 +344,45 @@ def test_interrupted_by_the_user(tmp_path: Path) -> None:
     os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=90)  # the epoch in training, on a busy machine
     assert process.returncode == 130
-    assert "Traceback" not in errors
-    assert "interrupted: run the same command again" in errors
+    first, last = errors.splitlines()
+    assert first.startswith("stopping after the running epoch; Ctrl-C again stops at once.")
+    assert last == "interrupted: run the same command again to resume"
+
+
+ENDLESS_EPOCH = """
+import sys, time
+from concurrent.futures import ThreadPoolExecutor
+from model_zoos.builders.catalog import zoo_spec
+from model_zoos.builders.zoo_directory import create_zoo
+from model_zoos.cli.display import resumable, training_progress
+from model_zoos.generation.engines.collect import Done, collect
+from model_zoos.generation.images import load_images
+from model_zoos.generation.job import Job, Work
+from threading import Event
+
+zoo = zoo_spec("digits_cnn_s")
+with resumable(), training_progress(zoo.name, False) as show:
+    pool = ThreadPoolExecutor(1)
+    futures = {pool.submit(time.sleep, 1000): zoo.models(3)}
+    work = Work(Job(create_zoo(sys.argv[1], zoo), load_images("digits")), 1, "cpu", show)
+    print("training", file=sys.stderr, flush=True)
+    list(collect(work, pool, futures, lambda: Done(0, 0, None), Event()))
+"""
+
+
+def test_the_second_interruption_ends_the_epoch(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", ENDLESS_EPOCH, str(tmp_path)], stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    for awaited in ("training", "stopping after the running epoch"):
+        while not (line := process.stderr.readline()).startswith(awaited):
+            assert line, "it ended too soon"
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors == "interrupted: run the same command again to resume\n"
 
 
 def test_workers_do_not_outlive_a_killed_parent(tmp_path: Path) -> None:

@@ -29,7 +29,8 @@ from datasets import load_dataset
 
 from model_zoos.builders.hub.build import build_folder
 from model_zoos.builders.hub.names import DATA_FILE
-from model_zoos.builders.hub.publish import folder_files
+from model_zoos.builders.hub.publish import folder_files, publish
+from model_zoos.errors import InvalidArgument
 from tests.builders.hub.folders import ME, PUBLISH, bits, write_folder
 from tests.hub_server import READER, WRITER, Client, ClientError, Hub, Request
 
@@ -414,7 +415,6 @@ REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
         "this token may not write to org/theirs",
     ),
     "broken token": ({"token": "hf_broken\nbroken"}, "characters that no token has"),
-    "bad name": ({"token": WRITER, "repo_id": "a/b/c"}, "expected ORG/NAME"),
     "no repository": (
         {"token": WRITER, "repo_id": "me/none", "create_pr": True},
         "there is no data set repository me/none that this token may see",
@@ -441,6 +441,13 @@ def test_refusals_are_one_line_that_says_what_to_do(
     token = arguments.get("token", WRITER)
     for secret in {token, *token.split()}:
         assert secret not in said + stranger.output()
+
+
+@pytest.mark.parametrize("name", ["zoos", "a/b/c", "me/", "me/my zoos", ""])
+def test_a_repository_has_an_owner_and_a_name(tmp_path: Path, name: str) -> None:
+    """Said first, before the folder is read and a token is asked for."""
+    with pytest.raises(InvalidArgument, match="expected ORG/NAME"):
+        publish(tmp_path, name)
 
 
 def test_a_hub_that_is_not_there(writer: Client, folder: Path, hub: Hub) -> None:

@@ -201,6 +201,16 @@ def test_without_a_place_for_the_cache_the_kernel_is_built_all_the_same(monkeypa
     assert (tmp_path / "file").read_text() == ""
 
 
+@pytest.mark.parametrize("folder", ["~/kernels", "kernels", "./in/../kernels"])
+def test_the_cache_is_where_a_shell_would_put_it(monkeypatch, tmp_path, folder):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("MODEL_ZOOS_CACHE", folder)
+    monkeypatch.chdir(tmp_path)
+    assert load(CNN_S, "tanh").weights_count() == CNN_S.size
+    assert len(list((tmp_path / "kernels" / "lanes").iterdir())) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["kernels"]
+
+
 def test_instruction_set_by_environment(monkeypatch):
     monkeypatch.setenv("MODEL_ZOOS_ISA", "portable")
     assert lanes_count(CNN_S) == 4

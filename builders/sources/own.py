@@ -1,0 +1,50 @@
+"""Folders of this package, which need no import."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ...errors import Unreadable
+from ..hub.names import zoo_of
+from ..zoo_directory import list_zoo_directories
+
+
+def refuse_zoo_directory(path: Path) -> None:
+    """Say what to do with a zoo directory, which is no source of an import.
+
+    Raises:
+        Unreadable: it is one.
+    """
+    path = path.resolve()
+    if path.name in list_zoo_directories(path.parent):
+        raise Unreadable(
+            "it is a zoo directory already, so there is nothing to import. "
+            f'load_dataset("model_zoos", "{path.name}", data_dir="{path.parent}") reads it',
+            hint=f"model-zoos info {path.name} --data-dir {path.parent}",
+        )
+
+
+def refuse_own_folder(path: Path) -> None:
+    """Say what to do with a folder that holds no source but zoo directories, or was built.
+
+    Raises:
+        Unreadable: it is one.
+    """
+    path = path.resolve()
+    if zoos := list_zoo_directories(path):
+        raise Unreadable(
+            f"it holds zoo directories already, so there is nothing to import: {_few(zoos)}. "
+            f'load_dataset("model_zoos", "{zoos[0]}", data_dir="{path}") reads one',
+            hint=f"model-zoos list --data-dir {path}",
+        )
+    files = (p.relative_to(path).as_posix() for p in path.glob("data/*/*.parquet"))
+    if built := sorted({zoo for file in files if (zoo := zoo_of(file)) is not None}):
+        raise Unreadable(
+            "`model-zoos build` wrote this folder, so there is nothing to import: "
+            f'{_few(built)}. load_dataset("{path}", "{built[0]}") reads it without model_zoos',
+            hint=f"model-zoos publish ORG/NAME --from {path}",
+        )
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:5]) + f" and {len(names) - 5} more" * (len(names) > 5)
