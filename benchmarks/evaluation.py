@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 
 from ..builders.machine import cores
-from ..builders.sources import small_cnn_zoo
 from ..builders.zoo_directory import ZooDirectory
 from ..errors import InvalidArgument, LanesUnavailable
 from ..generation.engines import evaluate, reference
@@ -91,9 +90,9 @@ class Evaluator:
         """
         states = self._zoo.states
         # Later training metrics are running means; an imported twin's first ones are its parent's,
-        # and models of the Small CNN Zoo were each trained on another part of the images.
+        # and models of other forms than the paper's may have seen a part of the images only.
         source = self._zoo.directory.info.get("source") or {}
-        own = source.get("form") == small_cnn_zoo.FORM or self._zoo.penalised
+        own = "form" in source or self._zoo.penalised
         untrained = states.epoch[row] == 0 and not own
         sets = (
             name

@@ -17,7 +17,7 @@ from ..builders.specification import Zoo, normalize_name
 from ..builders.zoo_directory import list_zoo_directories, open_zoo
 from ..errors import FaultyZoo, ZooNotFound
 from . import display
-from .options import AsJson, DataDir, MaxWeight, OutDir, Quiet, Workers, ZooName
+from .options import AsJson, DataDir, MaxWeight, OutDir, Quiet, Workers, ZooName, parse_pairs
 
 if TYPE_CHECKING:
     from ..builders.overview import Overview
@@ -156,10 +156,32 @@ def _resume(part: Overview, data_dir: Path | None) -> str:
 
 def import_command(
     source: Annotated[
-        Path, typer.Argument(help="An original zip, a folder of trials, or a dataset_*.pt.")
+        Path,
+        typer.Argument(
+            help="An original zip, a folder of trials, a dataset_*.pt, a Small CNN Zoo, or a "
+            "folder of checkpoints."
+        ),
     ],
     zoo: Annotated[
         Optional[str], typer.Option(help="The zoo's name; recognised if not given.")
+    ] = None,
+    table: Annotated[
+        Optional[Path],
+        typer.Option(help="Table of the checkpoints in the folder: .csv, .jsonl or .parquet."),
+    ] = None,
+    architecture: Annotated[
+        Optional[str], typer.Option(help="Their network: '1x28x28 fc64 fc10', cnn_s, ...")
+    ] = None,
+    images: Annotated[
+        Optional[str], typer.Option(help="The images they were trained on: digits, mnist, ...")
+    ] = None,
+    rename: Annotated[
+        Optional[list[str]],
+        typer.Option(metavar="THEIRS=OURS", help="A column of the table by our name; repeatable."),
+    ] = None,
+    constant: Annotated[
+        Optional[list[str]],
+        typer.Option(metavar="NAME=VALUE", help="A hyperparameter of all models; repeatable."),
     ] = None,
     out: OutDir = None,
     max_weight: MaxWeight = None,
@@ -175,7 +197,17 @@ def import_command(
     with display.progress_bars(quiet or as_json) as bars, display.resumable():
         show = display.counting(bars, "models")
         reports = import_zoo(
-            source, root, zoo, max_weight=max_weight, workers=workers, on_progress=show
+            source,
+            root,
+            zoo,
+            table=table,
+            architecture=architecture,
+            images=images,
+            rename=parse_pairs("--rename", rename),
+            constants=parse_pairs("--constant", constant),
+            max_weight=max_weight,
+            workers=workers,
+            on_progress=show,
         )
     if as_json:
         print(display.json_text([report.to_json() for report in reports]))
@@ -218,7 +250,15 @@ def download(
             on_progress=display.gigabytes(bars, zoo),
             on_wait=lambda seconds: bars(zoo, text=f"trying again in {seconds:.0f} s"),
         )
-    import_command(path, zoo, out, max_weight, workers, quiet, as_json)
+    import_command(
+        path,
+        zoo,
+        out=out,
+        max_weight=max_weight,
+        workers=workers,
+        quiet=quiet,
+        as_json=as_json,
+    )
 
 
 def build(

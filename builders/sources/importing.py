@@ -16,12 +16,14 @@ import json
 import math
 import multiprocessing
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ...errors import FaultyFile, InvalidArgument, SourceNotFound, Unreadable
@@ -31,14 +33,25 @@ from ..specification import Zoo, is_zoo_name, normalize_name
 from ..tensor_file import TensorFile
 from ..workers import end_with_parent, interrupts_held, main_hidden
 from ..zoo_directory import ZooDirectory, create_zoo, open_zoo
-from . import preprocessed, ray_tune, small_cnn_zoo
+from . import preprocessed, ray_tune, run_table, small_cnn_zoo
 from .archive import Source, printable
 from .identify import identify, in_grid, misfit, zoo_of_file, zoos_of_trials
 from .ray_tune import Description, State, Trial
-from .report import LeftOut, Report
+from .report import SOURCE_COLUMNS, LeftOut, Report
 
 _BYTES_FOR_PROCESSES = 1 << 30
 """Weights that one process reads in about the time that further processes take to start."""
+
+
+@dataclass(frozen=True)
+class _Table:
+    """The arguments of `import_zoo` about a table."""
+
+    path: Path
+    architecture: str
+    images: str | None
+    rename: Mapping[str, str]
+    constants: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -51,11 +64,17 @@ class _Import:
     max_weight: float | None
     workers: int | None
     on_progress: Callable[[str, int, int], None] | None
+    table: _Table | None = None
 
-    def create(self, zoo: Zoo, about: Mapping[str, object]) -> ZooDirectory:
+    def create(self, zoo: Zoo, about: Mapping[str, object], **provenance: object) -> ZooDirectory:
         """Create the directory of a zoo, or open it where an import was interrupted."""
         return create_zoo(
-            self.root, zoo, engine="original", source=about, max_weight=self.max_weight
+            self.root,
+            zoo,
+            engine="original",
+            source=about,
+            max_weight=self.max_weight,
+            **provenance,
         )
 
     def report(
@@ -109,6 +128,11 @@ def import_zoo(
     root: str | os.PathLike[str],
     name: str | None = None,
     *,
+    table: str | os.PathLike[str] | None = None,
+    architecture: str | None = None,
+    images: str | None = None,
+    rename: Mapping[str, str] | None = None,
+    constants: Mapping[str, str] | None = None,
     max_weight: float | None = None,
     workers: int | None = None,
     on_progress: Callable[[str, int, int], None] | None = None,
@@ -117,9 +141,16 @@ def import_zoo(
 
     Args:
         source: path of a zip of trial folders, of a folder that holds trials at any depth, of a
-            preprocessed `dataset_*.pt`, or of a folder of the Small CNN Zoo.
+            preprocessed `dataset_*.pt`, or of a folder of the Small CNN Zoo; with `table`, of a
+            folder of checkpoints.
         root: folder of all zoos.
         name: name of the zoo; None to recognise it. Sparse twins get the name `<name>_sparse`.
+        table: path of a table of the checkpoints (run_table.py); where there is no such file, it is
+            looked for in the source.
+        architecture: name or text of their network, which a table needs.
+        images: key of the images that the models of a table were trained on, such as "digits".
+        rename: name of a column in the table -> name of our column.
+        constants: hyperparameters that all models of a table share: {"activation": "relu"}.
         max_weight: largest |w| of a state that is kept (5 in the paper's data sets); None for no
             limit.
         workers: number of processes; None for one, or for one a core if the import is large.
@@ -151,8 +182,11 @@ def import_zoo(
         raise InvalidArgument(f"the largest weight must be a number above 0, found {max_weight}")
     if workers is not None and workers < 1:
         raise InvalidArgument(f"the number of workers must be at least 1, found {workers}")
-    job = _Import(path, Path(root), name, max_weight, workers, on_progress)
+    described = _table(path, table, architecture, images, rename, constants)
+    job = _Import(path, Path(root), name, max_weight, workers, on_progress, described)
     try:
+        if job.table is not None:
+            return [_import_table(job, job.table)]
         if path.is_file() and path.suffix in (".pt", ".pth"):
             return [_import_preprocessed(job)]
         if path.is_dir() and small_cnn_zoo.is_small_cnn_zoo(path):
@@ -160,6 +194,40 @@ def import_zoo(
         return _import_trials(job)
     except Unreadable as error:
         raise Unreadable(f"{path}: {error}", hint=error.hint) from None
+
+
+def _table(
+    source: Path,
+    table: str | os.PathLike[str] | None,
+    architecture: str | None,
+    images: str | None,
+    rename: Mapping[str, str] | None,
+    constants: Mapping[str, str] | None,
+) -> _Table | None:
+    """Check the arguments about a table, and return them."""
+    if table is None:
+        for name, value in (
+            ("architecture", architecture),
+            ("images", images),
+            ("rename", rename),
+            ("constants", constants),
+        ):
+            if value:
+                raise InvalidArgument(f"{name} is for a folder of checkpoints with a table")
+        return None
+    if architecture is None:
+        raise InvalidArgument(
+            "a table needs the architecture of its models, such as '1x28x28 fc64 fc10'",
+            hint="--architecture TEXT",
+        )
+    if not source.is_dir():
+        raise InvalidArgument(f"{source}: a table describes a folder of checkpoints")
+    path = Path(table)
+    if not path.exists():
+        path = source / path
+    if not path.exists():
+        raise SourceNotFound(f"{table}: there is no such table, nor in {source}")
+    return _Table(path, architecture, images, rename or {}, constants or {})
 
 
 # --- Raw zoos -------------------------------------------------------------------------------------
@@ -388,6 +456,45 @@ def _import_small_cnn_zoo(job: _Import) -> Report:
     )
     found = sum(map(len, data.models.values())) + len(data.left_out)
     return job.report(directory, about, outcomes, len(data.models), found, data.left_out)
+
+
+# --- Checkpoints with a table ---------------------------------------------------------------------
+
+
+def _import_table(job: _Import, table: _Table) -> Report:
+    name = job.name or re.sub(r"[^a-z0-9]+", "_", normalize_name(job.path.resolve().name))
+    name = run_table.check_name(name.strip("_")[:100])
+    data = run_table.read_run_table(table.path, job.path, table.rename, table.constants)
+    layout = data.layout(table.architecture)
+    sizes = data.sizes()
+    columns = [sorted(table.rename.items()), sorted(table.constants.items())]
+    facts = json.dumps([file_digest(table.path, "sha256"), columns, sizes])
+    about = {
+        "file": job.path.resolve().name,
+        "bytes": sum(size or 0 for _, size in sizes),
+        "sha256": hashlib.sha256(facts.encode()).hexdigest(),
+        "form": run_table.FORM,
+    }
+    zoo = data.specify(layout, name, table.images)
+    epochs = {entry.epoch for entries in data.models.values() for entry in entries}
+    directory = job.create(zoo, about, keep_epochs=sorted(epochs))
+    if (others := data.columns()) is not None:
+        pq.write_table(others, directory.path / SOURCE_COLUMNS)
+    directory.add_splits(data.models)
+    shape = (zoo.architecture, zoo.channels, zoo.classes)
+    outcomes = (
+        _write_model(
+            directory,
+            model_id,
+            data.names[model_id],
+            Description(shape, data.hyperparameters[model_id], ""),
+            [entry.epoch for entry in entries],
+            data.states(model_id, layout, job.max_weight),
+        )
+        for model_id, entries in data.models.items()
+    )
+    expected = len(data.models)
+    return job.report(directory, about, outcomes, expected, data.count, data.left_out, data.remarks)
 
 
 # --- Writing --------------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from ...errors import Unreadable
 from ..architecture import ARCHITECTURES
-from ..hyperparameters import ACTIVATIONS, INITS, MOMENTUM_OPTIMIZERS, OPTIMIZERS
+from ..hyperparameters import ACTIVATIONS, MOMENTUM_OPTIMIZERS, OPTIMIZERS, is_init
 from ..layout import Layout
 from ..untrusted import parse_json
 from ..variational_dropout import prune
@@ -55,10 +55,10 @@ _CLASSES = {a.original_class: a for a in ARCHITECTURES.values() if a.original_cl
 _COUNT: tuple[type, Callable[[Any], bool]] = int, lambda value: 1 <= value < 2**31
 _RATE: tuple[type, Callable[[Any], bool]] = float, lambda value: 0 <= value < math.inf
 
-_HYPERPARAMETERS: dict[str, tuple[str, type, Callable[[Any], bool]]] = {
+HYPERPARAMETERS: dict[str, tuple[str, type, Callable[[Any], bool]]] = {
     "seed": ("seed", int, lambda value: abs(value) < 2**63),
     "activation": ("model::nlin", str, lambda value: value in ACTIVATIONS),
-    "init": ("model::init_type", str, lambda value: value in INITS),
+    "init": ("model::init_type", str, is_init),
     "dropout": ("model::dropout", float, lambda value: 0 <= value < 1),
     "optimizer": ("optim::optimizer", str, lambda value: value in OPTIMIZERS),
     "learning_rate": ("optim::lr", *_RATE),
@@ -255,7 +255,7 @@ def hyperparameters(params: Mapping[str, object]) -> dict[str, Any]:
         Unreadable: a value that no model can have.
     """
     values: dict[str, Any] = {}
-    for name, (key, kind, is_possible) in _HYPERPARAMETERS.items():
+    for name, (key, kind, is_possible) in HYPERPARAMETERS.items():
         value = params.get(key)
         if kind is float and type(value) is int and abs(value) < 2**53:
             value = float(value)

@@ -23,7 +23,7 @@ import io
 import math
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,22 +38,18 @@ from numpy.typing import NDArray
 
 from ...errors import Unreadable
 from ..architecture import find_architecture
-from ..hyperparameters import ACTIVATIONS, OPTIMIZERS
-from ..hyperparameters import INITS as NAMED_INITS
 from ..specification import MAX_EPOCHS, Zoo
 from ..untrusted import open_plain, read_plain
 from .archive import blamed_on_the_file, printable, shown
+from .identify import specify_drawn
 from .names import model_id_of
 from .ray_tune import State
-from .report import LeftOut, weights_fault
+from .report import SOURCE_COLUMNS, LeftOut, weights_fault
 
 FORM = "small_cnn_zoo"
 """What zoo.json says of the source's form."""
 
 FILES = ("weights.npy", "metrics.csv.gz", "layout.csv")
-
-SOURCE_COLUMNS = "source.parquet"
-"""Name of the file with the `config.*` of each model, in the zoo's directory."""
 
 IMAGE_SETS = {"mnist": 28, "fashion_mnist": 28, "cifar10": 32, "svhn_cropped": 32}
 """Image data set of the source -> side of its images."""
@@ -343,43 +339,24 @@ def write_source_columns(found: SmallCnnZoo, folder: Path) -> None:
 
 
 def specify(found: SmallCnnZoo, name: str | None) -> Zoo:
-    """Return the specification of a zoo.
-
-    Its grid has the most frequent value of each hyperparameter: they were drawn at random, and each
-    row says what its model has.
-    """
+    """Return the specification of a zoo."""
     models = list(found.hyperparameters.values())
-
-    def usual(key: str, known: Collection[object], default: object) -> object:
-        counts = Counter(model[key] for model in models if model[key] in known)
-        return counts.most_common(1)[0][0] if counts else default
-
-    rates = [m["learning_rate"] for m in models if m["learning_rate"] is not None]
-    grey = f"{found.dataset}/grey"
-    return Zoo.from_json(
+    return specify_drawn(
+        models,
         {
             "name": name or f"{found.dataset}_small_cnn",
             "image_dataset": found.dataset.removesuffix("_cropped"),
-            "images": grey,
+            "images": f"{found.dataset}/grey",
             "architecture": found.architecture,
             "variant": "random",
             "channels": 1,
             "classes": 10,
-            "grid": {
-                "activation": [usual("activation", ACTIVATIONS, "relu")],
-                "init": [usual("init", NAMED_INITS, "normal")],
-                "dropout": [0.0],
-                "optimizer": [usual("optimizer", OPTIMIZERS, "adam")],
-                "learning_rate": [float(np.median(rates)) if rates else 1e-3],
-                "weight_decay": [0.0],
-            },
-            "seeds": len(found.models),
-            "random_seeds": True,
+            "grid": {"dropout": [0.0], "weight_decay": [0.0]},
             "epochs": max(
                 [m["epochs"] for m in models if 1 <= (m["epochs"] or 0) <= MAX_EPOCHS], default=86
             ),
             "momentum": 0.0,
             "note": "imported from the Small CNN Zoo (Unterthiner et al. 2020, CC BY 4.0); "
             f"hyperparameters were drawn at random, the others are in {SOURCE_COLUMNS}",
-        }
+        },
     )
