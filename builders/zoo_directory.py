@@ -3,6 +3,7 @@
     zoo.json       specification, layout, engine, versions, and the digest of the images
     splits.json    model id -> train, validation or test; entries are added, never changed
     published.json only of a zoo whose models are published one by one (ledger.py)
+    source.parquet only of an imported zoo: what its source says of models that no row has
     models/        one file a model: <model_id>.safetensors. Architectures with `file_per_state`
                    have one file a state: <model_id>/epoch_0005.safetensors, and while a model
                    trains also checkpoint.pt, from which it resumes. model_file.py has the contents
@@ -35,6 +36,13 @@ from .model_file import FORMAT, ModelFile, encode_model, read_model_file
 from .specification import Zoo, is_zoo_name, normalize_name
 from .splits import SPLITS, assign_splits
 from .untrusted import read_json
+
+SOURCE_COLUMNS = "source.parquet"
+"""Name of the file with the columns of an import that no row has, all texts: `model_id`, `epoch` if
+there is a row for each state and not for each model, then the columns under the source's names."""
+
+MAX_SOURCE_COLUMNS = 1 << 28
+"""Limit of its bytes."""
 
 
 @dataclass(frozen=True)

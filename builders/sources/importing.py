@@ -32,12 +32,12 @@ from ..machine import cores, file_digest
 from ..specification import Zoo, is_zoo_name, normalize_name
 from ..tensor_file import TensorFile
 from ..workers import end_with_parent, interrupts_held, main_hidden
-from ..zoo_directory import ZooDirectory, create_zoo, open_zoo
+from ..zoo_directory import SOURCE_COLUMNS, ZooDirectory, create_zoo, open_zoo
 from . import preprocessed, ray_tune, run_table, small_cnn_zoo
 from .archive import Source, printable
 from .identify import identify, in_grid, misfit, zoo_of_file, zoos_of_trials
 from .ray_tune import Description, State, Trial
-from .report import SOURCE_COLUMNS, LeftOut, Report
+from .report import LeftOut, Report
 
 _BYTES_FOR_PROCESSES = 1 << 30
 """Weights that one process reads in about the time that further processes take to start."""

@@ -28,9 +28,6 @@ from ..untrusted import read_plain
 REPORT = "import_report.json"
 """Name of the report's file in the directory of a zoo."""
 
-SOURCE_COLUMNS = "source.parquet"
-"""Name of the file, in the directory of a zoo, with the columns of a source that no row has."""
-
 REQUIRED_METRICS = ("train_loss", "train_acc", "test_loss", "test_acc")
 
 

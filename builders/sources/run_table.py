@@ -39,11 +39,12 @@ from ..model_file import SHARES_OF_1
 from ..schema import METRICS
 from ..specification import Zoo
 from ..untrusted import parse_json, read_plain
+from ..zoo_directory import SOURCE_COLUMNS
 from .archive import blamed_on_the_file, printable, shown
 from .identify import specify_drawn
 from .names import model_id_of
 from .ray_tune import HYPERPARAMETERS, State
-from .report import SOURCE_COLUMNS, LeftOut, weights_fault, whole
+from .report import LeftOut, weights_fault, whole
 from .state_files import floats, largest_file, read_tensors, weights_of
 
 FORM = "table"

@@ -40,11 +40,12 @@ from ...errors import Unreadable
 from ..architecture import find_architecture
 from ..specification import MAX_EPOCHS, Zoo
 from ..untrusted import open_plain, read_plain
+from ..zoo_directory import SOURCE_COLUMNS
 from .archive import blamed_on_the_file, printable, shown
 from .identify import specify_drawn
 from .names import model_id_of
 from .ray_tune import State
-from .report import SOURCE_COLUMNS, LeftOut, weights_fault
+from .report import LeftOut, weights_fault
 
 FORM = "small_cnn_zoo"
 """What zoo.json says of the source's form."""

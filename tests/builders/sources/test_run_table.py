@@ -23,8 +23,8 @@ from model_zoos.benchmarks.audit import audit_zoo
 from model_zoos.benchmarks.property_prediction import predict_properties
 from model_zoos.builders.hub.build import build_folder
 from model_zoos.builders.sources.importing import import_zoo
-from model_zoos.builders.sources.report import SOURCE_COLUMNS, Report
-from model_zoos.builders.zoo_directory import open_zoo
+from model_zoos.builders.sources.report import Report
+from model_zoos.builders.zoo_directory import SOURCE_COLUMNS, open_zoo
 from model_zoos.errors import FaultyZoo, InvalidArgument, SourceNotFound, Unreadable
 from model_zoos.generation.images import ImageData, load_images
 from tests.builders.hub.folders import PUBLISH
@@ -184,6 +184,8 @@ def test_it_is_published(home: Path, hub: Hub, writer: Client, tmp_path: Path) -
         "result = {name: sum(1 for _ in rows) for name, rows in splits.items()}"
     )
     assert found == {"train": 105, "validation": 24, "test": 21}
+    kept = hub.read("me/perceptrons", "sources/perceptrons.parquet")
+    assert kept == (home / "perceptrons" / SOURCE_COLUMNS).read_bytes()
 
 
 def test_other_columns_are_kept(home: Path, runs: tuple[Path, Rows]) -> None:

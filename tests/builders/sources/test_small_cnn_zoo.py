@@ -20,8 +20,8 @@ from datasets import load_dataset
 import model_zoos
 from model_zoos.benchmarks.audit import audit_zoo
 from model_zoos.builders.sources.importing import import_zoo
-from model_zoos.builders.sources.small_cnn_zoo import FILES, SOURCE_COLUMNS
-from model_zoos.builders.zoo_directory import open_zoo
+from model_zoos.builders.sources.small_cnn_zoo import FILES
+from model_zoos.builders.zoo_directory import SOURCE_COLUMNS, open_zoo
 from model_zoos.errors import Unreadable
 from model_zoos.generation.images import load_images
 from tests.shared import SHARED, needs_shared
