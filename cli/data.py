@@ -179,6 +179,10 @@ def import_command(
         Optional[list[str]],
         typer.Option(metavar="THEIRS=OURS", help="A column of the table by our name; repeatable."),
     ] = None,
+    splits: Annotated[
+        Optional[Path],
+        typer.Option(help="The models' splits: a CSV of model_id and split, or an index list."),
+    ] = None,
     constant: Annotated[
         Optional[list[str]],
         typer.Option(metavar="NAME=VALUE", help="A hyperparameter of all models; repeatable."),
@@ -205,6 +209,7 @@ def import_command(
             images=images,
             rename=parse_pairs("--rename", rename),
             constants=parse_pairs("--constant", constant),
+            splits=splits,
             max_weight=max_weight,
             workers=workers,
             on_progress=show,

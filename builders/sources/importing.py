@@ -33,11 +33,12 @@ from ..specification import Zoo, is_zoo_name, normalize_name
 from ..tensor_file import TensorFile
 from ..workers import end_with_parent, interrupts_held, main_hidden
 from ..zoo_directory import SOURCE_COLUMNS, ZooDirectory, create_zoo, open_zoo
-from . import preprocessed, ray_tune, run_table, small_cnn_zoo
+from . import given_splits, preprocessed, ray_tune, run_table, small_cnn_zoo
 from .archive import Source, printable
 from .identify import identify, in_grid, misfit, zoo_of_file, zoos_of_trials
 from .ray_tune import Description, State, Trial
 from .report import LeftOut, Report
+from .tarball import is_tarball, unpacked
 
 _BYTES_FOR_PROCESSES = 1 << 30
 """Weights that one process reads in about the time that further processes take to start."""
@@ -65,6 +66,7 @@ class _Import:
     workers: int | None
     on_progress: Callable[[str, int, int], None] | None
     table: _Table | None = None
+    splits: Path | None = None
 
     def create(self, zoo: Zoo, about: Mapping[str, object], **provenance: object) -> ZooDirectory:
         """Create the directory of a zoo, or open it where an import was interrupted."""
@@ -133,6 +135,7 @@ def import_zoo(
     images: str | None = None,
     rename: Mapping[str, str] | None = None,
     constants: Mapping[str, str] | None = None,
+    splits: str | os.PathLike[str] | None = None,
     max_weight: float | None = None,
     workers: int | None = None,
     on_progress: Callable[[str, int, int], None] | None = None,
@@ -141,8 +144,8 @@ def import_zoo(
 
     Args:
         source: path of a zip of trial folders, of a folder that holds trials at any depth, of a
-            preprocessed `dataset_*.pt`, or of a folder of the Small CNN Zoo; with `table`, of a
-            folder of checkpoints.
+            preprocessed `dataset_*.pt`, or of a folder or a .tar.xz of the Small CNN Zoo; with
+            `table`, of a folder of checkpoints.
         root: folder of all zoos.
         name: name of the zoo; None to recognise it. Sparse twins get the name `<name>_sparse`.
         table: path of a table of the checkpoints (run_table.py); where there is no such file, it is
@@ -151,6 +154,8 @@ def import_zoo(
         images: key of the images that the models of a table were trained on, such as "digits".
         rename: name of a column in the table -> name of our column.
         constants: hyperparameters that all models of a table share: {"activation": "relu"}.
+        splits: path of a file with the splits of the models (given_splits.py), for the Small CNN
+            Zoo and for checkpoints with a table; None to assign them.
         max_weight: largest |w| of a state that is kept (5 in the paper's data sets); None for no
             limit.
         workers: number of processes; None for one, or for one a core if the import is large.
@@ -183,14 +188,28 @@ def import_zoo(
     if workers is not None and workers < 1:
         raise InvalidArgument(f"the number of workers must be at least 1, found {workers}")
     described = _table(path, table, architecture, images, rename, constants)
-    job = _Import(path, Path(root), name, max_weight, workers, on_progress, described)
+    job = _Import(
+        path,
+        Path(root),
+        name,
+        max_weight,
+        workers,
+        on_progress,
+        described,
+        Path(splits) if splits is not None else None,
+    )
     try:
         if job.table is not None:
             return [_import_table(job, job.table)]
+        if is_tarball(path):
+            with unpacked(path, small_cnn_zoo.FILES, job.root) as folder:
+                return [_import_small_cnn_zoo(job, folder)]
+        if path.is_dir() and small_cnn_zoo.is_small_cnn_zoo(path):
+            return [_import_small_cnn_zoo(job, path)]
+        if job.splits is not None:
+            raise InvalidArgument(f"{path} is no source whose splits can be given")
         if path.is_file() and path.suffix in (".pt", ".pth"):
             return [_import_preprocessed(job)]
-        if path.is_dir() and small_cnn_zoo.is_small_cnn_zoo(path):
-            return [_import_small_cnn_zoo(job)]
         return _import_trials(job)
     except Unreadable as error:
         raise Unreadable(f"{path}: {error}", hint=error.hint) from None
@@ -427,21 +446,24 @@ def _import_preprocessed(job: _Import) -> Report:
 # --- The Small CNN Zoo ---------------------------------------------------------------------------
 
 
-def _import_small_cnn_zoo(job: _Import) -> Report:
-    data = small_cnn_zoo.read_small_cnn_zoo(job.path)
+def _import_small_cnn_zoo(job: _Import, folder: Path) -> Report:
+    data = small_cnn_zoo.read_small_cnn_zoo(folder)
     digest = hashlib.sha256()
     for name in ("metrics.csv.gz", "layout.csv"):
-        digest.update((job.path / name).read_bytes())
+        digest.update((folder / name).read_bytes())
+    given, facts = _read_splits(job.splits, data.names, data.finals)
+    digest.update("".join(facts.values()).encode())
     about = {
         "file": job.path.resolve().name,
-        "bytes": sum((job.path / name).stat().st_size for name in small_cnn_zoo.FILES),
+        "bytes": sum((folder / name).stat().st_size for name in small_cnn_zoo.FILES),
         "sha256": digest.hexdigest(),
         "form": small_cnn_zoo.FORM,
+        **facts,
     }
     zoo = small_cnn_zoo.specify(data, job.name)
     directory = job.create(zoo, about)
     small_cnn_zoo.write_source_columns(data, directory.path)
-    directory.add_splits(data.models)
+    directory.add_splits(data.models, given)
     shape = (zoo.architecture, zoo.channels, zoo.classes)
     outcomes = (
         _write_model(
@@ -458,6 +480,34 @@ def _import_small_cnn_zoo(job: _Import) -> Report:
     return job.report(directory, about, outcomes, len(data.models), found, data.left_out)
 
 
+def _read_splits(
+    path: Path | None,
+    names: Mapping[str, str],
+    finals: Callable[[], Mapping[int, str | None]] | None,
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the split of each model that a file names, and what zoo.json says of the file.
+
+    Args:
+        path: the file; None if there is none.
+        names: model id -> name in the source.
+        finals: returns the argument of `given_splits.by_order`; None where rows have no numbers.
+    """
+    if path is None:
+        return {}, {}
+    if not path.exists():
+        raise SourceNotFound(f"{path}: there is no such file of splits")
+    found = given_splits.read_splits(path)
+    if isinstance(found, Mapping):
+        splits = given_splits.by_name(found, names)
+    elif finals is not None:
+        splits = given_splits.by_order(found, finals())
+    else:
+        raise Unreadable(f"{path.name} has numbers of rows, expected models by name")
+    if not splits:
+        raise Unreadable(f"{path.name} names none of its models")
+    return splits, {"splits": file_digest(path, "sha256")}
+
+
 # --- Checkpoints with a table ---------------------------------------------------------------------
 
 
@@ -468,19 +518,21 @@ def _import_table(job: _Import, table: _Table) -> Report:
     layout = data.layout(table.architecture)
     sizes = data.sizes()
     columns = [sorted(table.rename.items()), sorted(table.constants.items())]
-    facts = json.dumps([file_digest(table.path, "sha256"), columns, sizes])
+    given, facts = _read_splits(job.splits, data.names, None)
+    of_source = json.dumps([file_digest(table.path, "sha256"), columns, sizes, facts])
     about = {
         "file": job.path.resolve().name,
         "bytes": sum(size or 0 for _, size in sizes),
-        "sha256": hashlib.sha256(facts.encode()).hexdigest(),
+        "sha256": hashlib.sha256(of_source.encode()).hexdigest(),
         "form": run_table.FORM,
+        **facts,
     }
     zoo = data.specify(layout, name, table.images)
     epochs = {entry.epoch for entries in data.models.values() for entry in entries}
     directory = job.create(zoo, about, keep_epochs=sorted(epochs))
     if (others := data.columns()) is not None:
         pq.write_table(others, directory.path / SOURCE_COLUMNS)
-    directory.add_splits(data.models)
+    directory.add_splits(data.models, given)
     shape = (zoo.architecture, zoo.channels, zoo.classes)
     outcomes = (
         _write_model(

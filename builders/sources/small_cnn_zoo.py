@@ -50,7 +50,13 @@ from .report import LeftOut, weights_fault
 FORM = "small_cnn_zoo"
 """What zoo.json says of the source's form."""
 
-FILES = ("weights.npy", "metrics.csv.gz", "layout.csv")
+_MAX_TABLE = 1 << 28
+"""Limit of the unpacked table in bytes; 270,000 rows have 70 MB."""
+
+_MAX_LAYOUT = 1 << 16
+
+FILES = {"weights.npy": 1 << 35, "metrics.csv.gz": _MAX_TABLE, "layout.csv": _MAX_LAYOUT}
+"""The files -> bytes that they may have; weights of 270,000 rows have 5.4 GB."""
 
 IMAGE_SETS = {"mnist": 28, "fashion_mnist": 28, "cifar10": 32, "svhn_cropped": 32}
 """Image data set of the source -> side of its images."""
@@ -73,11 +79,6 @@ METRICS = {
     "test_loss": "test_loss",
     "test_accuracy": "test_acc",
 }
-
-_MAX_TABLE = 1 << 28
-"""Limit of the unpacked table in bytes; 270,000 rows have 70 MB."""
-
-_MAX_LAYOUT = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,13 @@ class SmallCnnZoo:
     epochs: NDArray[np.int64]
     metrics: Mapping[str, NDArray[np.float64]]
     left_out: list[LeftOut]
+
+    def finals(self) -> dict[int, str | None]:
+        """Return the model of each row of the last epoch; None for a row that is left out."""
+        last = int(self.epochs.max(initial=0))
+        found: dict[int, str | None] = dict.fromkeys(np.flatnonzero(self.epochs == last).tolist())
+        ends = ((int(rows[-1]), model) for model, rows in self.models.items())
+        return found | {row: model for row, model in ends if row in found}
 
     def states(self, model_id: str, max_weight: float | None) -> Iterator[State | LeftOut]:
         """Yield the states of one model by epoch."""
@@ -342,12 +350,13 @@ def write_source_columns(found: SmallCnnZoo, folder: Path) -> None:
 def specify(found: SmallCnnZoo, name: str | None) -> Zoo:
     """Return the specification of a zoo."""
     models = list(found.hyperparameters.values())
+    images = found.dataset.removesuffix("_cropped")
     return specify_drawn(
         models,
         {
             "name": name or f"{found.dataset}_small_cnn",
-            "image_dataset": found.dataset.removesuffix("_cropped"),
-            "images": f"{found.dataset}/grey",
+            "image_dataset": images,
+            "images": f"{images}/grey",
             "architecture": found.architecture,
             "variant": "random",
             "channels": 1,
