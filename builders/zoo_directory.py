@@ -258,7 +258,8 @@ class ZooDirectory:
         paths = []
         for epoch, content in files:
             paths.append(self.state_path(model_id, epoch))
-            paths[-1].parent.mkdir(exist_ok=True)
+            if self.zoo.layout.architecture.file_per_state:
+                paths[-1].parent.mkdir(exist_ok=True)
             write_atomically(paths[-1], content)
         return paths
 

@@ -12,6 +12,7 @@ bytes. Large imports use several processes.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 import multiprocessing
@@ -21,6 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -39,6 +41,9 @@ from .identify import identify, in_grid, misfit, zoo_of_file, zoos_of_trials
 from .ray_tune import Description, State, Trial
 from .report import LeftOut, Report
 from .tarball import is_tarball, unpacked
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
 
 _BYTES_FOR_PROCESSES = 1 << 30
 """Weights that one process reads in about the time that further processes take to start."""
@@ -334,24 +339,34 @@ def _import_zoo_of_trials(
             f"{zoo.name.removesuffix('_sparse')}"
         )
     states = sum(len(trial.checkpoints) for trial in trials)
-    outcomes = _run(list(tasks.values()), job.workers)
+    size = 4 * zoo.layout.size * sum(len(task.trial.checkpoints) for task in tasks.values())
+    outcomes = _map(_import_trial, list(tasks.values()), size, job.workers)
     return job.report(directory, about, outcomes, len(tasks), states, left_out, remarks)
 
 
-def _run(tasks: Sequence[_Task], workers: int | None) -> Iterator[_Outcome]:
-    size = sum(4 * len(t.trial.checkpoints) * t.directory.zoo.layout.size for t in tasks)
+def _map(
+    work: Callable[[_T], _R], tasks: Sequence[_T], size: int, workers: int | None
+) -> Iterator[_R]:
+    """Yield what the work makes of each task, in order.
+
+    Args:
+        work: a function of a module.
+        tasks: its arguments.
+        size: bytes of the weights of all tasks.
+        workers: number of processes; None for one, or for one a core if there is much to do.
+    """
     if workers is None:
         workers = cores() if size > _BYTES_FOR_PROCESSES else 1
     workers = min(workers, len(tasks))
     if workers < 2:
-        yield from map(_import_trial, tasks)
+        yield from map(work, tasks)
         return
     # Spawned: forking a process whose libraries run threads can lock up.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, end_with_parent) as pool:
         try:
             with interrupts_held(), main_hidden():
-                outcomes = pool.map(_import_trial, tasks, chunksize=1)
+                outcomes = pool.map(work, tasks, chunksize=1)
             yield from outcomes
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -464,20 +479,50 @@ def _import_small_cnn_zoo(job: _Import, folder: Path) -> Report:
     directory = job.create(zoo, about)
     small_cnn_zoo.write_source_columns(data, directory.path)
     directory.add_splits(data.models, given)
+    ids = sorted(data.models)
+    chunks = [
+        _Chunk(directory, data.part(ids[start : start + _CHUNK]), job.max_weight)
+        for start in range(0, len(ids), _CHUNK)
+    ]
+    found = sum(map(len, data.models.values())) + len(data.left_out)
+    size = 4 * zoo.layout.size * found
+    workers = job.workers
+    if workers is None and size > _BYTES_FOR_PROCESSES:
+        workers = min(cores(), _MOST_READERS)
+    outcomes = itertools.chain.from_iterable(_map(_import_chunk, chunks, size, workers))
+    return job.report(directory, about, outcomes, len(ids), found, data.left_out)
+
+
+_CHUNK = 200
+"""Models of the Small CNN Zoo that a process imports at a time."""
+
+_MOST_READERS = 4
+"""Processes that are started for it without being asked for: each takes 150 MB."""
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """What a process needs to import some models of the Small CNN Zoo."""
+
+    directory: ZooDirectory
+    data: small_cnn_zoo.SmallCnnZoo
+    max_weight: float | None
+
+
+def _import_chunk(chunk: _Chunk) -> list[_Outcome]:
+    data, zoo = chunk.data, chunk.directory.zoo
     shape = (zoo.architecture, zoo.channels, zoo.classes)
-    outcomes = (
+    return [
         _write_model(
-            directory,
+            chunk.directory,
             model_id,
             data.names[model_id],
             Description(shape, data.hyperparameters[model_id], data.dataset),
             data.epochs[rows].tolist(),
-            data.states(model_id, job.max_weight),
+            data.states(model_id, chunk.max_weight),
         )
-        for model_id, rows in sorted(data.models.items())
-    )
-    found = sum(map(len, data.models.values())) + len(data.left_out)
-    return job.report(directory, about, outcomes, len(data.models), found, data.left_out)
+        for model_id, rows in data.models.items()
+    ]
 
 
 def _read_splits(
@@ -641,10 +686,13 @@ def _column(states: Sequence[State], metric: str) -> NDArray[np.float64]:
 
 def _present_epochs(directory: ZooDirectory, model_id: str) -> set[int]:
     """Return the epochs of a model that an earlier run wrote."""
-    path = directory.models_path / model_id
-    one_file = path.with_name(f"{model_id}.safetensors")
+    files = [directory.state_path(model_id, 0)]
+    if directory.zoo.layout.architecture.file_per_state:
+        files = list(files[0].parent.glob("epoch_*.safetensors"))
+    elif not files[0].exists():  # which is soon known
+        return set()
     epochs: set[int] = set()
-    for file in path.glob("epoch_*.safetensors") if path.is_dir() else [one_file]:
+    for file in files:
         try:
             epochs.update(directory.read(file).epochs.tolist())
         except FaultyFile:

@@ -24,7 +24,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -91,10 +91,11 @@ class SmallCnnZoo:
         folder: of the files.
         offset: of the first weight in weights.npy, which is float32 [rows, N].
         order: int64 [N], the place in the source of each weight in our order.
-        models: model id -> its rows, by epoch.
+        models: model id -> its rows in the columns below, by epoch.
         names: model id -> name in the source.
         hyperparameters: model id -> hyperparameters of the row.
         config: model id -> all `config.*` of the source.
+        rows: int64 [rows], the row of weights.npy.
         epochs: int64 [rows].
         metrics: name of the row's column -> float64 [rows], NaN where absent.
         left_out: rows that belong to no model.
@@ -109,6 +110,7 @@ class SmallCnnZoo:
     names: Mapping[str, str]
     hyperparameters: Mapping[str, Mapping[str, Any]]
     config: pa.Table
+    rows: NDArray[np.int64]
     epochs: NDArray[np.int64]
     metrics: Mapping[str, NDArray[np.float64]]
     left_out: list[LeftOut]
@@ -120,27 +122,48 @@ class SmallCnnZoo:
         ends = ((int(rows[-1]), model) for model, rows in self.models.items())
         return found | {row: model for row, model in ends if row in found}
 
+    def part(self, ids: Sequence[str]) -> SmallCnnZoo:
+        """Return some of the models, with no more than their rows: what another process needs."""
+        some = {model: self.models[model] for model in ids}
+        rows = np.concatenate([*some.values(), np.empty(0, np.int64)])
+        ends = np.cumsum([len(found) for found in some.values()])
+        places = np.split(np.arange(len(rows)), ends[:-1])
+        return replace(
+            self,
+            models=dict(zip(some, places, strict=False)),
+            rows=self.rows[rows],
+            epochs=self.epochs[rows],
+            metrics={name: column[rows] for name, column in self.metrics.items()},
+            names={model: self.names[model] for model in ids},
+            hyperparameters={model: self.hyperparameters[model] for model in ids},
+            config=self.config.schema.empty_table(),
+            left_out=[],
+        )
+
     def states(self, model_id: str, max_weight: float | None) -> Iterator[State | LeftOut]:
         """Yield the states of one model by epoch."""
         rows = self.models[model_id]
         found = np.empty((len(rows), len(self.order)), np.float32)
         with open_plain(self.folder / "weights.npy") as file:  # mapped, 5 GB would count as memory
-            for row, target in zip(rows.tolist(), found, strict=True):
+            for row, target in zip(self.rows[rows].tolist(), found, strict=True):
                 file.seek(self.offset + row * target.nbytes)
                 file.readinto(target.data)
-        found = found[:, self.order]
-        for row, weights in zip(rows.tolist(), found, strict=True):
-            epoch = int(self.epochs[row])
-            values = {name: float(column[row]) for name, column in self.metrics.items()}
-            shares = [values[name] for name in values if name.endswith("_acc")]
-            if not all(0 <= share <= 1 for share in shares):
-                fault: str | None = "missing metrics: an accuracy is no share of 1"
-            else:
-                fault = weights_fault(weights, max_weight)
+        found = found.take(self.order, 1)  # not found[:, order], whose rows are not contiguous
+        largest = np.abs(found).max(1)
+        with np.errstate(invalid="ignore"):
+            good = largest <= (np.finfo(np.float32).max if max_weight is None else max_weight)
+        columns = {name: column[rows].tolist() for name, column in self.metrics.items()}
+        for number, epoch in enumerate(self.epochs[rows].tolist()):
+            values = {name: column[number] for name, column in columns.items()}
+            fault: str | None = None
+            if not all(0 <= values[name] <= 1 for name in values if name.endswith("_acc")):
+                fault = "missing metrics: an accuracy is no share of 1"
+            elif not good[number]:
+                fault = weights_fault(found[number], max_weight)
             if fault:
                 yield LeftOut(self.names[model_id], epoch, fault)
             else:
-                yield State(epoch, weights, values, {})
+                yield State(epoch, found[number], values, {})
 
 
 def is_small_cnn_zoo(folder: Path) -> bool:
@@ -202,6 +225,7 @@ def read_small_cnn_zoo(folder: Path) -> SmallCnnZoo:
         names={ids[number]: names[number] for number in groups},
         hyperparameters=dict(zip(identities.to_pylist(), _hyperparameters(of_model), strict=True)),
         config=of_model.add_column(0, "model_id", identities),
+        rows=np.arange(len(epochs)),
         epochs=epochs,
         metrics={ours: _numbers(table, theirs) for theirs, ours in METRICS.items()},
         left_out=left_out,

@@ -19,7 +19,11 @@ from datasets import load_dataset
 
 import model_zoos
 from model_zoos.benchmarks.audit import audit_zoo
+from model_zoos.benchmarks.speed.measure import peak_memory
+from model_zoos.benchmarks.speed.small_cnn_zoo import write_source
+from model_zoos.builders.sources import importing
 from model_zoos.builders.sources.importing import import_zoo
+from model_zoos.builders.sources.report import REPORT
 from model_zoos.builders.sources.small_cnn_zoo import FILES
 from model_zoos.builders.zoo_directory import SOURCE_COLUMNS, open_zoo
 from model_zoos.errors import Unreadable
@@ -143,6 +147,35 @@ def test_the_order_of_rows_does_not_matter(tmp_path: Path) -> None:
         del row["modeldir"]
     [report] = import_zoo(write(tmp_path / "d", mixed, weights[order]), tmp_path / "four", "own")
     assert (report.models, report.kept) == (5, 20)
+
+
+def test_several_processes_write_the_same_zoo(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also after an interruption, which leaves some models."""
+    monkeypatch.setattr(importing, "_CHUNK", 2)
+    source = write(tmp_path / "zoo", rows_of(5), some_weights(5 * len(STEPS)))
+    import_zoo(source, tmp_path / "one", "own")
+    import_zoo(source, tmp_path / "two", "own", workers=2)
+    files = files_of(tmp_path / "one")
+    assert files == files_of(tmp_path / "two")
+    reports = [(tmp_path / root / "own" / REPORT).read_bytes() for root in ("one", "two")]
+    assert reports[0] == reports[1]
+    for name in list(files)[:3]:
+        (tmp_path / "one" / "own" / "models" / name).unlink()
+    [report] = import_zoo(source, tmp_path / "one", "own")
+    assert (report.kept, files_of(tmp_path / "one")) == (20, files)
+
+
+@pytest.mark.slow
+def test_the_published_size_in_less_than_a_gigabyte(tmp_path: Path) -> None:
+    """270,000 rows; the speed is measured by benchmarks/speed/small_cnn_zoo.py."""
+    source = write_source(tmp_path / "mnist", 30_000)
+    command = ("-m", "model_zoos", "import", str(source), "--quiet", "--out", str(tmp_path))
+    memory = peak_memory(*command)
+    assert memory["megabytes"] < 1000
+    report = json.loads((tmp_path / "mnist_small_cnn" / REPORT).read_text())
+    assert (report["models"], report["kept"], report["left_out"]) == (30_000, 270_000, [])
 
 
 def test_a_bad_row_costs_itself_only(tmp_path: Path) -> None:
