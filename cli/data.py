@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from ..builders.architecture import ARCHITECTURES
-from ..builders.catalog import ZOOS, list_zoos
+from ..builders.catalog import ELSEWHERE, ZOOS, list_zoos
 from ..builders.dataset import zoos_home
 from ..builders.machine import byte_size
 from ..builders.specification import Zoo, normalize_name
 from ..builders.zoo_directory import list_zoo_directories, open_zoo
-from ..errors import FaultyZoo, ZooNotFound
+from ..errors import FaultyZoo, UnknownZoo, ZooNotFound
 from . import display
 from .options import AsJson, DataDir, MaxWeight, OutDir, Quiet, Workers, ZooName, parse_pairs
 
@@ -44,9 +44,17 @@ def list_command(
     if local or data_dir is not None:
         _list_local(pattern, zoos_home(data_dir), as_json)
         return
-    zoos = list_zoos(
-        pattern, image_dataset=image_dataset, architecture=architecture, variant=variant
-    )
+    try:
+        zoos = list_zoos(
+            pattern, image_dataset=image_dataset, architecture=architecture, variant=variant
+        )
+    except UnknownZoo:
+        others = fnmatch.filter(ELSEWHERE, normalize_name(pattern))
+        if not others or as_json:
+            raise
+        for zoo in map(ELSEWHERE.__getitem__, others):
+            print(f"{zoo.name}: {zoo.title}, {zoo.states:,} states, for import: {zoo.url}")
+        return
     if as_json:
         entries = [
             {**zoo.to_json(), "models": zoo.model_count, "states": zoo.state_count} for zoo in zoos
@@ -187,6 +195,8 @@ def import_command(
         Optional[list[str]],
         typer.Option(metavar="NAME=VALUE", help="A hyperparameter of all models; repeatable."),
     ] = None,
+    licence: Annotated[Optional[str], typer.Option(help="Licence of the checkpoints.")] = None,
+    cite: Annotated[Optional[str], typer.Option(help="What users of them should cite.")] = None,
     out: OutDir = None,
     max_weight: MaxWeight = None,
     workers: Workers = None,
@@ -209,6 +219,8 @@ def import_command(
             images=images,
             rename=parse_pairs("--rename", rename),
             constants=parse_pairs("--constant", constant),
+            licence=licence,
+            cite=cite,
             splits=splits,
             max_weight=max_weight,
             workers=workers,

@@ -20,7 +20,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ...errors import FaultyFile, InvalidArgument, SourceNotFound, Unreadable
-from ..catalog import METRICS_NAME, ZOOS, twin_name
+from ..catalog import ELSEWHERE, METRICS_NAME, ZOOS, twin_name
 from ..machine import cores, file_digest
 from ..specification import Zoo, is_zoo_name, normalize_name
 from ..tensor_file import TensorFile
@@ -58,6 +58,7 @@ class _Table:
     images: str | None
     rename: Mapping[str, str]
     constants: Mapping[str, str]
+    facts: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -106,14 +107,18 @@ class _Import:
             remarks: remarks that belong to none of the models.
         """
         name, models, kept = directory.zoo.name, 0, 0
-        faults, notes = list(left_out), list(remarks)
+        faults, notes, others = list(left_out), list(remarks), set[str]()
         for number, outcome in enumerate(outcomes, start=1):
             kept += outcome.kept
             models += outcome.kept > 0
             faults += outcome.left_out
             notes += outcome.remarks
+            others |= outcome.others
             if self.on_progress is not None:
                 self.on_progress(name, number, expected)
+        if others:
+            names = ", ".join(map(printable, sorted(others)))
+            notes.append(f"{len(others)} values in result.json that no row has: {names}")
         faults.sort()
         notes.sort()
         report = Report(name, about, models, found, kept, tuple(faults), tuple(notes))
@@ -123,11 +128,13 @@ class _Import:
 
 @dataclass(frozen=True)
 class _Outcome:
-    """What became of the states of one model: the number of kept ones, the others, remarks."""
+    """What became of the states of one model: the number of kept ones, the others, remarks, and
+    the names of measured values that no row has a column for."""
 
     kept: int
     left_out: list[LeftOut]
     remarks: list[str]
+    others: frozenset[str] = frozenset()
 
 
 def import_zoo(
@@ -140,6 +147,8 @@ def import_zoo(
     images: str | None = None,
     rename: Mapping[str, str] | None = None,
     constants: Mapping[str, str] | None = None,
+    licence: str | None = None,
+    cite: str | None = None,
     splits: str | os.PathLike[str] | None = None,
     max_weight: float | None = None,
     workers: int | None = None,
@@ -159,6 +168,7 @@ def import_zoo(
         images: key of the images that the models of a table were trained on, such as "digits".
         rename: name of a column in the table -> name of our column.
         constants: hyperparameters that all models of a table share: {"activation": "relu"}.
+        licence, cite: of the checkpoints, for zoo.json and the card of a repository.
         splits: path of a file with the splits of the models (given_splits.py), for the Small CNN
             Zoo and for checkpoints with a table; None to assign them.
         max_weight: largest |w| of a state that is kept (5 in the paper's data sets); None for no
@@ -192,7 +202,8 @@ def import_zoo(
         raise InvalidArgument(f"the largest weight must be a number above 0, found {max_weight}")
     if workers is not None and workers < 1:
         raise InvalidArgument(f"the number of workers must be at least 1, found {workers}")
-    described = _table(path, table, architecture, images, rename, constants)
+    facts = {"cite": cite, "licence": licence}
+    described = _table(path, table, architecture, images, rename, constants, facts)
     job = _Import(
         path,
         Path(root),
@@ -227,6 +238,7 @@ def _table(
     images: str | None,
     rename: Mapping[str, str] | None,
     constants: Mapping[str, str] | None,
+    facts: Mapping[str, str | None],
 ) -> _Table | None:
     """Check the arguments about a table, and return them."""
     if table is None:
@@ -235,6 +247,7 @@ def _table(
             ("images", images),
             ("rename", rename),
             ("constants", constants),
+            *facts.items(),
         ):
             if value:
                 raise InvalidArgument(f"{name} is for a folder of checkpoints with a table")
@@ -251,7 +264,8 @@ def _table(
         path = source / path
     if not path.exists():
         raise SourceNotFound(f"{table}: there is no such table, nor in {source}")
-    return _Table(path, architecture, images, rename or {}, constants or {})
+    known = {key: text for key, text in facts.items() if text}
+    return _Table(path, architecture, images, rename or {}, constants or {}, known)
 
 
 # --- Raw zoos -------------------------------------------------------------------------------------
@@ -296,12 +310,39 @@ def _import_trials(job: _Import) -> list[Report]:
                 described[trial.folder] = ray_tune.describe(source, trial)
             except Unreadable as error:
                 described[trial.folder] = str(error)
+        remarks += _correct_classes(source, trials, described)
     about = _source_facts(job.path, trials)
     reports = []
     for zoo, members in zoos_of_trials(trials, described, stem, job.name):
         reports.append(_import_zoo_of_trials(job, zoo, members, described, about, remarks))
         remarks = []
     return reports
+
+
+def _correct_classes(
+    source: Source, trials: Sequence[Trial], described: dict[str, Description | str]
+) -> list[str]:
+    """Give descriptions as many classes as the checkpoints have; return remarks on these."""
+    groups: dict[tuple[object, ...], list[Trial]] = {}
+    for trial in trials:
+        if isinstance(found := described[trial.folder], Description):
+            groups.setdefault((*found.shape, found.experiment, found.twin), []).append(trial)
+    remarks = []
+    for members in groups.values():
+        found = described[members[0].folder]
+        assert isinstance(found, Description)
+        shape = ray_tune.true_shape(source, members, found)
+        if shape == found.shape:
+            continue
+        remarks.append(
+            f"the checkpoints of {len(members)} trials have {shape[2]} classes, though their "
+            f"params.json say or mean {found.shape[2]}"
+        )
+        for trial in members:
+            own = described[trial.folder]
+            assert isinstance(own, Description)
+            described[trial.folder] = replace(own, shape=shape)
+    return remarks
 
 
 def _import_zoo_of_trials(
@@ -374,9 +415,10 @@ def _map(
 
 def _import_trial(task: _Task) -> _Outcome:
     trial, description, directory = task.trial, task.description, task.directory
+    others: set[str] = set()
     with Source(task.source) as source:
         try:
-            found, remarks = ray_tune.results(source, trial)
+            found, remarks = ray_tune.results(source, trial, others)
         except Unreadable as error:
             return _Outcome(0, trial.without(str(error)), [])
         states = ray_tune.states(
@@ -389,7 +431,8 @@ def _import_trial(task: _Task) -> _Outcome:
         )
         epochs = [-1 if measured.epoch is None else measured.epoch for measured in found]
         model_id, name = trial.model_id, trial.name
-        return _write_model(directory, model_id, name, description, epochs, states, remarks)
+        outcome = _write_model(directory, model_id, name, description, epochs, states, remarks)
+        return replace(outcome, others=frozenset(others))
 
 
 def _given_splits(root: Path, zoo: Zoo, tasks: Mapping[str, _Task]) -> dict[str, str]:
@@ -476,6 +519,9 @@ def _import_small_cnn_zoo(job: _Import, folder: Path) -> Report:
         **facts,
     }
     zoo = small_cnn_zoo.specify(data, job.name)
+    published = ELSEWHERE.get(f"{zoo.image_dataset}_small_cnn")
+    if published is not None:
+        about |= {key: getattr(published, key) for key in ("title", "url", "cite", "licence")}
     directory = job.create(zoo, about)
     small_cnn_zoo.write_source_columns(data, directory.path)
     directory.add_splits(data.models, given)
@@ -571,6 +617,7 @@ def _import_table(job: _Import, table: _Table) -> Report:
         "sha256": hashlib.sha256(of_source.encode()).hexdigest(),
         "form": run_table.FORM,
         **facts,
+        **table.facts,
     }
     zoo = data.specify(layout, name, table.images)
     epochs = {entry.epoch for entries in data.models.values() for entry in entries}

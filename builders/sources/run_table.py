@@ -31,7 +31,7 @@ import pyarrow.parquet as pq
 
 from ...errors import InvalidArgument, Unreadable
 from ..architecture import canonical_name, find_architecture
-from ..catalog import config_names
+from ..catalog import ELSEWHERE, config_names
 from ..hyperparameters import ACTIVATIONS
 from ..layers import looks_like_text, parse_text
 from ..layout import Layout, find_layout, make_layout
@@ -216,7 +216,7 @@ class RunTable:
 
 def check_name(name: str) -> str:
     """Return the name of a zoo of one's own, or raise InvalidArgument if it is the catalog's."""
-    if name in config_names():
+    if name in config_names() or name in ELSEWHERE:
         raise InvalidArgument(
             f"{name} is a zoo of the catalog: give this one another name", hint="--zoo NAME"
         )

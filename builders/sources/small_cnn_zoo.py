@@ -371,6 +371,22 @@ def write_source_columns(found: SmallCnnZoo, folder: Path) -> None:
     pq.write_table(found.config.sort_by("model_id"), folder / SOURCE_COLUMNS)
 
 
+def l2_factors(folder: Path) -> dict[str, float]:
+    """Return model id -> factor of the L2 penalty on kernels; {} where the folder does not say.
+
+    The published losses contain the penalty, as Keras reports them (train_network.py of the
+    authors, `eval_model`).
+    """
+    names = ["model_id", "config.l2reg"]
+    try:
+        table = pq.read_table(folder / SOURCE_COLUMNS, columns=names)
+        return dict(
+            zip(table[names[0]].to_pylist(), _numbers(table, names[1]).tolist(), strict=True)
+        )
+    except (OSError, pa.ArrowException, KeyError):  # no such file, or somebody else's
+        return {}
+
+
 def specify(found: SmallCnnZoo, name: str | None) -> Zoo:
     """Return the specification of a zoo."""
     models = list(found.hyperparameters.values())
@@ -378,7 +394,7 @@ def specify(found: SmallCnnZoo, name: str | None) -> Zoo:
     return specify_drawn(
         models,
         {
-            "name": name or f"{found.dataset}_small_cnn",
+            "name": name or f"{images}_small_cnn",
             "image_dataset": images,
             "images": f"{images}/grey",
             "architecture": found.architecture,

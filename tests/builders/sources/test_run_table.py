@@ -33,6 +33,7 @@ from tests.shared import contents
 
 TEXT = "1x28x28 fc8 fc10"
 EPOCHS = (0, 4, 8)
+TERMS = {"licence": "CC0 1.0", "cite": "nobody"}
 IMAGES = {"architecture": TEXT, "images": "digits"}
 
 Rows = list[dict[str, Any]]
@@ -131,7 +132,7 @@ def take(runs: tuple[Path, Rows], table: Path, change: Callable[[Rows], object])
 def home(tmp_path_factory: pytest.TempPathFactory, runs: tuple[Path, Rows]) -> Path:
     root = tmp_path_factory.mktemp("home")
     table = write_csv(root / "runs.csv", runs[1])
-    [report] = import_zoo(runs[0], root, "perceptrons", table=table, **IMAGES)
+    [report] = import_zoo(runs[0], root, "perceptrons", table=table, **IMAGES, **TERMS)
     assert (report.models, report.found, report.kept, report.left_out) == (50, 150, 150, ())
     assert report.remarks == (f"2 columns that no row has are in {SOURCE_COLUMNS}: l2, host",)
     return root
@@ -166,6 +167,7 @@ def test_it_verifies_benchmarks_and_builds(home: Path, digits: ImageData, tmp_pa
     build_folder(["perceptrons"], home, tmp_path / "repository")
     card = (tmp_path / "repository" / "README.md").read_text()
     assert "imported from checkpoints" in card
+    assert "- `perceptrons`: licence: CC0 1.0; cite: nobody" in card
     states = [
         row
         for split in load_dataset(str(tmp_path / "repository"), "perceptrons").values()
@@ -205,7 +207,7 @@ def test_an_import_resumes_and_a_changed_table_is_another_source(
     model = next((home / "perceptrons" / "models").iterdir())
     model.unlink()
     table = home / "runs.csv"
-    [report] = import_zoo(runs[0], home, "perceptrons", table=table, **IMAGES)
+    [report] = import_zoo(runs[0], home, "perceptrons", table=table, **IMAGES, **TERMS)
     assert report.kept == 150
     assert contents(home / "perceptrons") == before
     other = write_csv(tmp_path / "other.csv", runs[1][:30])
