@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,7 @@ class ZooDirectory:
         dense = dense_name(self.zoo.name)
         return dense if dense != self.zoo.name else None
 
-    @property
+    @cached_property
     def models_path(self) -> Path:
         """The folder of the model files."""
         return self.path / "models"
@@ -102,8 +102,12 @@ class ZooDirectory:
 
     def _known_splits(self) -> Mapping[str, str]:
         """Return `splits` without a copy, which callers must not change."""
-        path = self.path / "splits.json"
+        path = self._splits_path
         return _read_splits(path, *_stamp(path)) if os.path.lexists(path) else {}
+
+    @cached_property
+    def _splits_path(self) -> Path:
+        return self.path / "splits.json"
 
     def add_splits(
         self,

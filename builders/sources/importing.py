@@ -20,6 +20,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -409,8 +410,9 @@ def _map(
             with interrupts_held(), main_hidden():
                 outcomes = pool.map(work, tasks, chunksize=1)
             yield from outcomes
-        finally:
+        except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def _import_trial(task: _Task) -> _Outcome:
@@ -556,19 +558,30 @@ class _Chunk:
 
 
 def _import_chunk(chunk: _Chunk) -> list[_Outcome]:
-    data, zoo = chunk.data, chunk.directory.zoo
+    scratch = chunk.data.scratch()
+    return [_import_small_cnn(chunk, model_id, scratch) for model_id in chunk.data.models]
+
+
+def _import_small_cnn(chunk: _Chunk, model_id: str, scratch: NDArray[np.float32]) -> _Outcome:
+    data, directory = chunk.data, chunk.directory
+    rows, name = data.models[model_id], data.names[model_id]
+    epochs, hyperparameters = data.epochs[rows].tolist(), data.hyperparameters[model_id]
+    if not directory.state_path(model_id, 0).exists():
+        # Nearly every model is new and whole: state by state, it would take twice as long.
+        weights, faults = data.read(model_id, chunk.max_weight, scratch)
+        metrics = {metric: column[rows] for metric, column in data.metrics.items()}
+        if not any(faults):
+            with suppress(InvalidArgument):  # which is reported below
+                original = name if name != model_id else None
+                directory.write_model(
+                    model_id, hyperparameters, epochs, weights, metrics, original_name=original
+                )
+                return _Outcome(len(epochs), [], [])
+    zoo = directory.zoo
     shape = (zoo.architecture, zoo.channels, zoo.classes)
-    return [
-        _write_model(
-            chunk.directory,
-            model_id,
-            data.names[model_id],
-            Description(shape, data.hyperparameters[model_id], data.dataset),
-            data.epochs[rows].tolist(),
-            data.states(model_id, chunk.max_weight),
-        )
-        for model_id, rows in data.models.items()
-    ]
+    description = Description(shape, hyperparameters, data.dataset)
+    states = data.states(model_id, chunk.max_weight)
+    return _write_model(directory, model_id, name, description, epochs, states)
 
 
 def _read_splits(

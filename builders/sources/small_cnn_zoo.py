@@ -21,6 +21,7 @@ import gzip
 import hashlib
 import io
 import math
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -54,6 +55,8 @@ _MAX_TABLE = 1 << 28
 """Limit of the unpacked table in bytes; 270,000 rows have 70 MB."""
 
 _MAX_LAYOUT = 1 << 16
+
+_BLANK_LINES = 1000
 
 FILES = {"weights.npy": 1 << 35, "metrics.csv.gz": _MAX_TABLE, "layout.csv": _MAX_LAYOUT}
 """The files -> bytes that they may have; weights of 270,000 rows have 5.4 GB."""
@@ -140,30 +143,55 @@ class SmallCnnZoo:
             left_out=[],
         )
 
+    def read(
+        self, model_id: str, max_weight: float | None, scratch: NDArray[np.float32] | None = None
+    ) -> tuple[NDArray[np.float32], list[str | None]]:
+        """Read the states of one model by epoch: their weights [S, N], and what is wrong with each.
+
+        Args:
+            model_id: id of the model.
+            max_weight: see `report.weights_fault`.
+            scratch: float32 [2, most rows, N], in which many models are read one after the other;
+                the result lies in it. New memory for each takes as long as reading it.
+        """
+        rows = self.models[model_id]
+        raw, found = scratch if scratch is not None else self.scratch()
+        raw, found = raw[: len(rows)], found[: len(rows)]
+        path = os.path.join(self.folder, "weights.npy")  # as a Path takes as long as reading a row
+        with open_plain(path) as file:  # mapped, 5 GB would count as memory
+            for row, target in zip(self.rows[rows].tolist(), raw, strict=True):
+                file.seek(self.offset + row * target.nbytes)
+                file.readinto(target.data)
+        raw.take(self.order, 1, out=found, mode="clip")  # "raise" would copy once more
+        largest = np.maximum(found.max(1), -found.min(1))  # NaN where a weight is
+        good = largest <= (np.finfo(np.float32).max if max_weight is None else max_weight)
+        faults = [
+            None if fine else weights_fault(w, max_weight)
+            for fine, w in zip(good, found, strict=True)
+        ]
+        for name, column in self.metrics.items():
+            values = column[rows]
+            if name.endswith("_acc") and not (good := (values >= 0) & (values <= 1)).all():
+                for number in np.flatnonzero(~good):
+                    faults[number] = "missing metrics: an accuracy is no share of 1"
+        return found, faults
+
+    def scratch(self) -> NDArray[np.float32]:
+        """Return memory for `read`."""
+        most = max(map(len, self.models.values()), default=0)
+        return np.empty((2, most, len(self.order)), np.float32)
+
     def states(self, model_id: str, max_weight: float | None) -> Iterator[State | LeftOut]:
         """Yield the states of one model by epoch."""
         rows = self.models[model_id]
-        found = np.empty((len(rows), len(self.order)), np.float32)
-        with open_plain(self.folder / "weights.npy") as file:  # mapped, 5 GB would count as memory
-            for row, target in zip(self.rows[rows].tolist(), found, strict=True):
-                file.seek(self.offset + row * target.nbytes)
-                file.readinto(target.data)
-        found = found.take(self.order, 1)  # not found[:, order], whose rows are not contiguous
-        largest = np.abs(found).max(1)
-        with np.errstate(invalid="ignore"):
-            good = largest <= (np.finfo(np.float32).max if max_weight is None else max_weight)
-        columns = {name: column[rows].tolist() for name, column in self.metrics.items()}
-        for number, epoch in enumerate(self.epochs[rows].tolist()):
-            values = {name: column[number] for name, column in columns.items()}
-            fault: str | None = None
-            if not all(0 <= values[name] <= 1 for name in values if name.endswith("_acc")):
-                fault = "missing metrics: an accuracy is no share of 1"
-            elif not good[number]:
-                fault = weights_fault(found[number], max_weight)
-            if fault:
+        found, faults = self.read(model_id, max_weight)
+        epochs = self.epochs[rows].tolist()
+        for row, epoch, weights, fault in zip(rows, epochs, found, faults, strict=True):
+            if fault is not None:
                 yield LeftOut(self.names[model_id], epoch, fault)
             else:
-                yield State(epoch, found[number], values, {})
+                values = {name: float(column[row]) for name, column in self.metrics.items()}
+                yield State(epoch, weights, values, {})
 
 
 def is_small_cnn_zoo(folder: Path) -> bool:
@@ -179,7 +207,9 @@ def read_small_cnn_zoo(folder: Path) -> SmallCnnZoo:
         Unreadable: a file is not what it should be, or they contradict each other.
     """
     text, order = _layout(folder / "layout.csv")
-    table = _table(folder / "metrics.csv.gz")
+    with open_plain(folder / "weights.npy") as file:
+        shape, *_ = _npy_header(file)
+    table = _table(folder / "metrics.csv.gz", shape[0] if shape else 0)
     offset = _offset(folder / "weights.npy", (len(table), len(order)))
     config = table.select([name for name in table.column_names if name.startswith("config.")])
     if "step" not in table.column_names or not config.column_names:
@@ -267,9 +297,7 @@ def _layout(path: Path) -> tuple[str, NDArray[np.int64]]:
 def _offset(path: Path, shape: tuple[int, int]) -> int:
     """Return where the weights begin, if the file has float32 of this shape, and all of them."""
     with open_plain(path) as file:
-        version = npy.read_magic(file)
-        header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-        found, fortran, dtype = header(file)
+        found, fortran, dtype = _npy_header(file)
         offset, size = file.tell(), file.seek(0, io.SEEK_END)
     if (found, fortran, dtype) != (shape, False, np.dtype("<f4")):
         raise Unreadable(
@@ -281,12 +309,20 @@ def _offset(path: Path, shape: tuple[int, int]) -> int:
     return offset
 
 
-def _table(path: Path) -> pa.Table:
-    """Read the metrics, all columns as texts."""
+def _npy_header(file: io.FileIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Read shape, order and type of an array up to its first value."""
+    version = npy.read_magic(file)
+    return (npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0)(file)
+
+
+def _table(path: Path, rows: int) -> pa.Table:
+    """Read the metrics of so many rows, all columns as texts."""
     with open_plain(path) as file, gzip.GzipFile(fileobj=file) as unpacked:
         content = unpacked.read(_MAX_TABLE + 1)
     if len(content) > _MAX_TABLE:
         raise Unreadable(f"too large: metrics.csv.gz has more than {_MAX_TABLE:,} bytes unpacked")
+    if content.count(b"\n") > rows + _BLANK_LINES:  # before each becomes a row
+        raise Unreadable(f"metrics.csv.gz has more lines than weights.npy has rows, {rows:,}")
     names = next(csv.reader(io.StringIO(content[: 1 << 16].decode(errors="replace"))), [])
     if len(names) != len(set(names)) or len(names) > 1000:
         raise Unreadable("metrics.csv.gz repeats the name of a column, or has too many")
@@ -328,23 +364,30 @@ def _models(table: pa.Table, config: pa.Table) -> tuple[NDArray[np.int64], list[
 
     A row without a modeldir belongs to the model with the same `config.*`, if there is one.
     """
-    folders = _texts(table, "modeldir")
-    if not all(folders):
-        rows = zip(*(column.to_pylist() for column in config.columns), strict=True)
+    if "modeldir" in table.column_names:
+        column = table["modeldir"].combine_chunks()
+    else:
+        column = pa.nulls(len(table), pa.string())
+    if column.null_count or pc.any(pc.equal(column, "")).as_py():
+        rows = zip(*(values.to_pylist() for values in config.columns), strict=True)
         keys = [hashlib.sha256(repr(row).encode()).hexdigest()[:12] for row in rows]
-        of_key = {key: folder for key, folder in zip(keys, folders, strict=True) if folder}
-        folders = [
-            folder or of_key.get(key) or f"config_{key}"
-            for key, folder in zip(keys, folders, strict=True)
-        ]
-    shorts = {folder: (folder or "").rstrip("/").rpartition("/")[2] for folder in folders}
-    count = Counter(shorts.values())
-    names = {
-        folder: printable(short if short and count[short] == 1 else folder or "")
-        for folder, short in shorts.items()
-    }
-    numbers = {folder: number for number, folder in enumerate(names)}
-    return np.array([numbers[folder] for folder in folders], np.int64), list(names.values())
+        given = column.to_pylist()
+        of_key = {key: folder for key, folder in zip(keys, given, strict=True) if folder}
+        column = pa.array(
+            [
+                folder or of_key.get(key) or f"config_{key}"
+                for key, folder in zip(keys, given, strict=True)
+            ]
+        )
+    encoded = column.dictionary_encode()
+    folders = encoded.dictionary.to_pylist()
+    shorts = [folder.rstrip("/").rpartition("/")[2] for folder in folders]
+    count = Counter(shorts)
+    names = [
+        printable(short if short and count[short] == 1 else folder)
+        for folder, short in zip(folders, shorts, strict=True)
+    ]
+    return encoded.indices.to_numpy().astype(np.int64), names
 
 
 def _hyperparameters(config: pa.Table) -> list[dict[str, Any]]:

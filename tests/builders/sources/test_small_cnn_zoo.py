@@ -229,6 +229,20 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
         ),
         "too large",
     ),
+    "many lines": (
+        _spoil("metrics.csv.gz", lambda content: content + gzip.compress(b"\n" * 10_000)),
+        "more lines than weights.npy has rows, 4",
+    ),
+    "a million columns": (
+        lambda folder: (folder / "metrics.csv.gz").write_bytes(
+            gzip.compress(b"step," + b",".join(str(n).encode() for n in range(10**6)) + b"\n")
+        ),
+        "repeats the name of a column, or has too many",
+    ),
+    "a header without an end": (
+        _spoil("weights.npy", lambda content: content[:8] + b"\xff\xff" + b"{" * 70_000),
+        "unreadable",
+    ),
     "no gzip": (_spoil("metrics.csv.gz", lambda content: content[2:]), "unreadable"),
     "a layout with a gap": (
         _spoil("layout.csv", lambda content: content.replace(b",16,160,", b",17,160,")),
@@ -268,6 +282,8 @@ def test_source_and_terms_stand_in_zoo_json_and_the_card(tmp_path: Path) -> None
     assert published.url.endswith("/svhn_cropped.tar.xz")
     assert zoo.info["source"]["url"] == published.url
     assert zoo.info["source"]["licence"] == "CC BY 4.0"
+    [part] = overview(report.zoo, tmp_path)
+    assert (part.models, part.specified, part.incomplete) == (8, None, 0)
     build_folder([report.zoo], tmp_path, tmp_path / "repository")
     card = (tmp_path / "repository" / "README.md").read_text()
     assert f"- `svhn_small_cnn`: licence: CC BY 4.0; cite: {published.cite}" in card
