@@ -275,6 +275,9 @@ def read_run_table(
             f"{len(others)} columns that no row has are in {SOURCE_COLUMNS}: "
             f"{', '.join(map(printable, others))}"
         )
+    if found.dropped:
+        names = ", ".join(map(printable, found.dropped))
+        remarks.append(f"{len(found.dropped)} nested columns are not kept: {names}")
     return RunTable(
         folder, models, found.names, hyperparameters, found.left_out, remarks, found.count
     )
@@ -294,6 +297,7 @@ class _Rows:
         self.hyperparameters: dict[str, dict[int, dict[str, Any]]] = {}
         self.names: dict[str, str] = {}
         self.left_out: list[LeftOut] = []
+        self.dropped: list[str] = []
         self.count = 0
 
     def read(self, path: Path) -> None:
@@ -301,7 +305,7 @@ class _Rows:
         reader = _READERS.get(path.suffix.lower())
         if reader is None:
             raise Unreadable(f"{path.name} is no table: expected {', '.join(_READERS)}")
-        for row in reader(read_plain(path, _MAX_BYTES)):
+        for row in reader(read_plain(path, _MAX_BYTES), self.dropped):
             self.count += 1
             if isinstance(row, Unreadable):
                 self._leave_out(f"row {self.count}", -1, row)
@@ -467,7 +471,7 @@ def _counted(rows: Iterable[Row | Unreadable], width: Callable[[], int]) -> Iter
         yield row
 
 
-def _csv_rows(content: bytes) -> Iterator[Row | Unreadable]:
+def _csv_rows(content: bytes, dropped: list[str]) -> Iterator[Row | Unreadable]:
     text = io.StringIO(content.decode("utf-8-sig"), newline="")
     head = text.readline(_MAX_CELL)
     _check_width(head.count(","))
@@ -494,7 +498,7 @@ def _csv_rows(content: bytes) -> Iterator[Row | Unreadable]:
     return _counted(checked(), lambda: len(names))
 
 
-def _json_rows(content: bytes) -> Iterator[Row | Unreadable]:
+def _json_rows(content: bytes, dropped: list[str]) -> Iterator[Row | Unreadable]:
     names: set[str] = set()
 
     def checked() -> Iterator[Row | Unreadable]:
@@ -517,7 +521,7 @@ def _json_rows(content: bytes) -> Iterator[Row | Unreadable]:
     return _counted(checked(), lambda: len(names))
 
 
-def _parquet_rows(content: bytes) -> Iterator[Row | Unreadable]:
+def _parquet_rows(content: bytes, dropped: list[str]) -> Iterator[Row | Unreadable]:
     file = pq.ParquetFile(pa.BufferReader(content))
     about = file.metadata
     _check_width(about.num_columns)
@@ -525,6 +529,7 @@ def _parquet_rows(content: bytes) -> Iterator[Row | Unreadable]:
     flat = [field for field in schema if not pa.types.is_nested(field.type)]
     names = [field.name for field in flat]
     _check_unique(schema.names)
+    dropped += [name for name in schema.names if name not in names]
     if about.num_rows * len(schema) > _MAX_CELLS:
         raise Unreadable(f"too large: the table has more than {_MAX_CELLS:,} cells")
     groups = [about.row_group(number) for number in range(about.num_row_groups)]
@@ -546,9 +551,10 @@ def _parquet_rows(content: bytes) -> Iterator[Row | Unreadable]:
     return _counted(checked(), lambda: len(names))
 
 
-_READERS: Mapping[str, Callable[[bytes], Iterator[Row | Unreadable]]] = {
+_READERS: Mapping[str, Callable[[bytes, list[str]], Iterator[Row | Unreadable]]] = {
     ".csv": _csv_rows,
     ".jsonl": _json_rows,
     ".parquet": _parquet_rows,
 }
-"""Suffix of a table -> function from its content to its rows: name of a column -> value."""
+"""Suffix of a table -> function from its content to its rows, name of a column -> value. It adds
+the columns that it does not read to a list."""

@@ -376,6 +376,7 @@ NESTED: dict[str, Any] = {
     "model": {"model": DENSE, "optimizer": {"state": {}, "param_groups": [{"lr": 0.1}]}},
     "own name": {"my_weights": DENSE, "step": 7},
     "twice": {"model": {"state_dict": DENSE}, "args": {"lr": 0.1}},
+    "beside a tensor": {"loss": torch.tensor(0.5), "model": DENSE},
     "beside an average": {"state_dict": DENSE, "ema": state_dict(6)},
     "parallel": state_dict(5, "module.{}"),
     "compiled": {"model": state_dict(5, "_orig_mod.module.{}")},

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -411,6 +412,34 @@ def test_malformed_rows_cost_themselves(runs: tuple[Path, Rows], tmp_path: Path)
     assert (report.kept, len(report.left_out)) == (4, 3)
     [depth] = pq.read_table(tmp_path / "two" / SOURCE_COLUMNS)["config"].drop_null().to_pylist()
     assert json.loads(depth) == {"depth": 2}
+
+
+def test_columns_of_other_types(runs: tuple[Path, Rows], tmp_path: Path) -> None:
+    """As pandas and polars write them: large texts, whole floats, times, nested columns."""
+    folder, rows = runs
+    times = pa.array([datetime(2020, 1, number + 1) for number in range(3)])
+    table = pa.table(
+        {
+            "path": pa.array([row["path"] for row in rows[:3]], pa.large_string()),
+            "model_id": [7.0] * 3,
+            "epoch": [0.0, 4.0, 8.0],
+            "val_loss": pa.array([None, 1.5, 2.5]),
+            "at": times,
+            "best": [True, False, None],
+            "config": [{"depth": 2}] * 3,
+        }
+    )
+    path = tmp_path / "runs.parquet"
+    pq.write_table(table, path)
+    [report] = import_zoo(folder, tmp_path, "own", table=path, **IMAGES)
+    assert (report.kept, report.left_out) == (3, ())
+    assert report.remarks == (
+        "1 nested columns are not kept: config",
+        f"2 columns that no row has are in {SOURCE_COLUMNS}: at, best",
+    )
+    kept = pq.read_table(tmp_path / "own" / SOURCE_COLUMNS).to_pylist()
+    assert [row["best"] for row in kept] == ["true", "false", None]
+    assert kept[2] == {"model_id": "7", "epoch": 8, "at": "2020-01-03 00:00:00", "best": None}
 
 
 def test_a_parquet_bomb_is_refused(runs: tuple[Path, Rows], tmp_path: Path) -> None:
