@@ -276,8 +276,8 @@ def read_run_table(
             f"{', '.join(map(printable, others))}"
         )
     if found.dropped:
-        names = ", ".join(map(printable, found.dropped))
-        remarks.append(f"{len(found.dropped)} nested columns are not kept: {names}")
+        listed = ", ".join(map(printable, found.dropped))
+        remarks.append(f"{len(found.dropped)} nested columns are not kept: {listed}")
     return RunTable(
         folder, models, found.names, hyperparameters, found.left_out, remarks, found.count
     )
