@@ -214,7 +214,7 @@ def check_splits(zoo: ZooOnDisk, findings: Findings) -> None:
     if directory.parent_zoo is not None:
         return  # a twin lies in its parent's split, which `check_parents` compares
     source = directory.info.get("source") or {}
-    if str(source.get("file", "")).endswith((".pt", ".pth")):
+    if "splits" in source or str(source.get("file", "")).endswith((".pt", ".pth")):
         findings["splits"].remark("those of the original file: nothing to compute them from")
         return
     counts = {split: list(splits.values()).count(split) for split in SPLITS}

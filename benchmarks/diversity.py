@@ -327,7 +327,7 @@ def _test_images(
         data = zoo_images(directory, None, images_dir, download)
         chosen = np.random.default_rng(seed).permutation(len(data.test))[:images]
         data = data.subset(train=slice(0), test=np.sort(chosen))
-    shape, side = tuple(data.test.pixels.shape[1:]), layout.architecture.image_size
+    shape, side = data.shape, layout.architecture.image_size
     if shape[0] != layout.channels or side not in (None, shape[1]):
         raise InvalidArgument(
             f"the images of {data.name} are {'x'.join(map(str, shape))}, the models take "

@@ -191,7 +191,9 @@ def boosted_trees(
     classes = y.dtype.kind == "i"
     kind = lightgbm.LGBMClassifier if classes else lightgbm.LGBMRegressor
     # A class that train lacks must not decide when to stop.
-    known = validation_y != -1 if classes else slice(None)
+    known = validation_y != -1 if classes else np.ones(len(validation_y), bool)
+    if not known.any():  # of few models: nothing says when to stop
+        validation_x, validation_y, known = x, y, np.ones(len(y), bool)
     fitted = kind(**BOOSTING).fit(
         x,
         y,

@@ -54,6 +54,12 @@ def unknown_zoo(name: str, known: Iterable[str], where: str = "") -> UnknownZoo:
         known: all names that there are.
         where: a full stop and a further sentence, on the places that were searched.
     """
+    if (found := ELSEWHERE.get(normalize_name(name))) is not None:
+        return UnknownZoo(
+            f"{found.name} belongs to the {found.title} ({found.cite}; {found.licence}): its file "
+            f"is {found.url}{where}",
+            hint=f"fetch it, then: model-zoos import {found.url.rpartition('/')[2]}",
+        )
     close = difflib.get_close_matches(
         normalize_name(name), list(dict.fromkeys(known)), n=5, cutoff=0.5
     )
@@ -308,6 +314,50 @@ TWIN_DOIS = {
     "eurosat_cnn_s": "10.5281/zenodo.8141666",
 }
 """Records of the original files of sparse twins on Zenodo, by dense zoo."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Elsewhere:
+    """A zoo that others published in a form of their own, which `import_zoo` reads.
+
+    Attributes:
+        name: name that an import gives it.
+        image_dataset: image data set of its models.
+        models, states: numbers of them; of models the number that was trained.
+        url: address of its file.
+        title: name of the collection that it belongs to.
+        cite: what to cite.
+        licence: under which it is published.
+    """
+
+    name: str
+    image_dataset: str
+    models: int
+    states: int
+    url: str
+    title: str = "Small CNN Zoo"
+    cite: str = (
+        "T. Unterthiner, D. Keysers, S. Gelly, O. Bousquet, I. Tolstikhin: Predicting Neural "
+        "Network Accuracy from Weights. arXiv:2002.11448, 2020"
+    )
+    licence: str = "CC BY 4.0"
+
+
+_BUCKET = "https://storage.googleapis.com/gresearch/smallcnnzoo-dataset"
+
+ELSEWHERE: dict[str, Elsewhere] = {
+    zoo.name: zoo
+    for zoo in (
+        Elsewhere("mnist_small_cnn", "mnist", 30_000, 269_973, f"{_BUCKET}/mnist.tar.xz"),
+        Elsewhere(
+            "fashion_mnist_small_cnn", "fashion_mnist", 30_000, 270_000,
+            f"{_BUCKET}/fashion_mnist.tar.xz",
+        ),
+        Elsewhere("cifar10_small_cnn", "cifar10", 30_000, 270_000, f"{_BUCKET}/cifar10.tar.xz"),
+        Elsewhere("svhn_small_cnn", "svhn", 30_000, 269_892, f"{_BUCKET}/svhn_cropped.tar.xz"),
+    )
+}  # fmt: skip
+"""The zoos of other publications by name. Their models are trained on grey images."""
 
 
 def twin_name(name: str) -> str:

@@ -454,6 +454,9 @@ def _absent(
         elif part != dense and (zoo is None or zoo.layout.architecture.layers):
             method = " --method magnitude" if part.endswith("_magnitude") else ""
             commands.append(f"model-zoos sparsify {dense} --data-dir {root}{method}")
+        if other := catalog.ELSEWHERE.get(part):
+            sources.append(f"The {other.title} has it: {other.url}.")
+            commands.append(f"model-zoos import {other.url.rpartition('/')[2]} --out {root}")
         doi = zoo.doi if zoo and part == dense else None
         if zoo and part == catalog.twin_name(dense):
             doi = catalog.TWIN_DOIS.get(dense)

@@ -105,6 +105,15 @@ def parse_init(text: str) -> tuple[str, dict[str, float]]:
     return parse_setting("init", text, INITS)
 
 
+def is_init(text: str) -> bool:
+    """Whether a text is an initialisation, with numbers or without."""
+    try:
+        parse_init(text)
+    except InvalidArgument:
+        return False
+    return True
+
+
 def parse_scheduler(text: str) -> tuple[str, dict[str, float]]:
     """Read a learning rate schedule: its name and its numbers; errors: `parse_setting`.
 

@@ -57,6 +57,9 @@ _MAX_TEXT = 1000
 _MAX_WHOLE = 2**53
 """Limit of the whole numbers that a float64 holds exactly."""
 
+_KINDS = {name: str(kind) for name, kind in HYPERPARAMETERS.items()}
+"""Names of the hyperparameters' types, which Arrow makes anew each time."""
+
 _NOT_THE_FILES_FAULT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 """Errors of this process or machine, whatever file is read."""
 
@@ -339,7 +342,9 @@ def _problem(
     ):
         return f"not_measured must be lists of epochs by metric, found {absent!r:.60}"
     for column, name in enumerate(names):
-        values = table[~np.isin(epochs, absent.get(name, [])), column]
+        values = table[:, column]
+        if name in absent:
+            values = values[~np.isin(epochs, absent[name])]
         # Losses of a diverged model are NaN; an accuracy is a count and never is.
         if name in SHARES_OF_1 and not ((values >= 0) & (values <= 1)).all():
             return f"{name} must lie in [0, 1] at every epoch, found {values.tolist()!r:.60}"
@@ -349,7 +354,7 @@ def _problem(
             f"found {hyperparameters!r:.200}"
         )
     for name, value in hyperparameters.items():
-        kind = str(HYPERPARAMETERS[name])
+        kind = _KINDS[name]
         if kind == "string":
             good = is_text(value, _MAX_TEXT)
         elif kind.startswith("int"):

@@ -271,7 +271,7 @@ class Zoo:
             f"{self.images}, {self.epochs} epochs>"
         )
 
-    @property
+    @cached_property
     def layout(self) -> Layout:
         """Where each named tensor of its models lies in their weight vectors."""
         return make_layout(self.architecture, self.channels, self.classes)

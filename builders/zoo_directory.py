@@ -3,6 +3,7 @@
     zoo.json       specification, layout, engine, versions, and the digest of the images
     splits.json    model id -> train, validation or test; entries are added, never changed
     published.json only of a zoo whose models are published one by one (ledger.py)
+    source.parquet only of an imported zoo: what its source says of models that no row has
     models/        one file a model: <model_id>.safetensors. Architectures with `file_per_state`
                    have one file a state: <model_id>/epoch_0005.safetensors, and while a model
                    trains also checkpoint.pt, from which it resumes. model_file.py has the contents
@@ -19,7 +20,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,13 @@ from .model_file import FORMAT, ModelFile, encode_model, read_model_file
 from .specification import Zoo, is_zoo_name, normalize_name
 from .splits import SPLITS, assign_splits
 from .untrusted import read_json
+
+SOURCE_COLUMNS = "source.parquet"
+"""Name of the file with the columns of an import that no row has, all texts: `model_id`, `epoch` if
+there is a row for each state and not for each model, then the columns under the source's names."""
+
+MAX_SOURCE_COLUMNS = 1 << 28
+"""Limit of its bytes."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +75,7 @@ class ZooDirectory:
         dense = dense_name(self.zoo.name)
         return dense if dense != self.zoo.name else None
 
-    @property
+    @cached_property
     def models_path(self) -> Path:
         """The folder of the model files."""
         return self.path / "models"
@@ -94,8 +102,12 @@ class ZooDirectory:
 
     def _known_splits(self) -> Mapping[str, str]:
         """Return `splits` without a copy, which callers must not change."""
-        path = self.path / "splits.json"
+        path = self._splits_path
         return _read_splits(path, *_stamp(path)) if os.path.lexists(path) else {}
+
+    @cached_property
+    def _splits_path(self) -> Path:
+        return self.path / "splits.json"
 
     def add_splits(
         self,
@@ -254,7 +266,8 @@ class ZooDirectory:
         paths = []
         for epoch, content in files:
             paths.append(self.state_path(model_id, epoch))
-            paths[-1].parent.mkdir(exist_ok=True)
+            if self.zoo.layout.architecture.file_per_state:
+                paths[-1].parent.mkdir(exist_ok=True)
             write_atomically(paths[-1], content)
         return paths
 

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from ..builders.architecture import ARCHITECTURES
-from ..builders.catalog import ZOOS, list_zoos
+from ..builders.catalog import ELSEWHERE, ZOOS, list_zoos
 from ..builders.dataset import zoos_home
 from ..builders.machine import byte_size
 from ..builders.specification import Zoo, normalize_name
 from ..builders.splits import why_empty
 from ..builders.zoo_directory import list_zoo_directories, open_zoo
-from ..errors import FaultyZoo, ZooNotFound
+from ..errors import FaultyZoo, UnknownZoo, ZooNotFound
 from . import display
-from .options import AsJson, DataDir, MaxWeight, OutDir, Quiet, Workers, ZooName
+from .options import AsJson, DataDir, MaxWeight, OutDir, Quiet, Workers, ZooName, parse_pairs
 
 if TYPE_CHECKING:
     from ..builders.overview import Overview
@@ -45,9 +45,17 @@ def list_command(
     if local or data_dir is not None:
         _list_local(pattern, zoos_home(data_dir), as_json)
         return
-    zoos = list_zoos(
-        pattern, image_dataset=image_dataset, architecture=architecture, variant=variant
-    )
+    try:
+        zoos = list_zoos(
+            pattern, image_dataset=image_dataset, architecture=architecture, variant=variant
+        )
+    except UnknownZoo:
+        others = fnmatch.filter(ELSEWHERE, normalize_name(pattern))
+        if not others or as_json:
+            raise
+        for zoo in map(ELSEWHERE.__getitem__, others):
+            print(f"{zoo.name}: {zoo.title}, {zoo.states:,} states, for import: {zoo.url}")
+        return
     if as_json:
         entries = [
             {**zoo.to_json(), "models": zoo.model_count, "states": zoo.state_count} for zoo in zoos
@@ -163,11 +171,39 @@ def _resume(part: Overview, data_dir: Path | None) -> str:
 
 def import_command(
     source: Annotated[
-        Path, typer.Argument(help="An original zip, a folder of trials, or a dataset_*.pt.")
+        Path,
+        typer.Argument(
+            help="An original zip, a folder of trials, a dataset_*.pt, a Small CNN Zoo, or a "
+            "folder of checkpoints."
+        ),
     ],
     zoo: Annotated[
         Optional[str], typer.Option(help="The zoo's name; recognised if not given.")
     ] = None,
+    table: Annotated[
+        Optional[Path],
+        typer.Option(help="Table of the checkpoints in the folder: .csv, .jsonl or .parquet."),
+    ] = None,
+    architecture: Annotated[
+        Optional[str], typer.Option(help="Their network: '1x28x28 fc64 fc10', cnn_s, ...")
+    ] = None,
+    images: Annotated[
+        Optional[str], typer.Option(help="The images they were trained on: digits, mnist, ...")
+    ] = None,
+    rename: Annotated[
+        Optional[list[str]],
+        typer.Option(metavar="THEIRS=OURS", help="A column of the table by our name; repeatable."),
+    ] = None,
+    splits: Annotated[
+        Optional[Path],
+        typer.Option(help="The models' splits: a CSV of model_id and split, or an index list."),
+    ] = None,
+    constant: Annotated[
+        Optional[list[str]],
+        typer.Option(metavar="NAME=VALUE", help="A hyperparameter of all models; repeatable."),
+    ] = None,
+    licence: Annotated[Optional[str], typer.Option(help="Licence of the checkpoints.")] = None,
+    cite: Annotated[Optional[str], typer.Option(help="What users of them should cite.")] = None,
     out: OutDir = None,
     max_weight: MaxWeight = None,
     workers: Workers = None,
@@ -182,7 +218,20 @@ def import_command(
     with display.progress_bars(quiet or as_json) as bars, display.resumable():
         show = display.counting(bars, "models")
         reports = import_zoo(
-            source, root, zoo, max_weight=max_weight, workers=workers, on_progress=show
+            source,
+            root,
+            zoo,
+            table=table,
+            architecture=architecture,
+            images=images,
+            rename=parse_pairs("--rename", rename),
+            constants=parse_pairs("--constant", constant),
+            licence=licence,
+            cite=cite,
+            splits=splits,
+            max_weight=max_weight,
+            workers=workers,
+            on_progress=show,
         )
     if as_json:
         print(display.json_text([report.to_json() for report in reports]))
@@ -225,7 +274,15 @@ def download(
             on_progress=display.gigabytes(bars, zoo),
             on_wait=lambda seconds: bars(zoo, text=f"trying again in {seconds:.0f} s"),
         )
-    import_command(path, zoo, out, max_weight, workers, quiet, as_json)
+    import_command(
+        path,
+        zoo,
+        out=out,
+        max_weight=max_weight,
+        workers=workers,
+        quiet=quiet,
+        as_json=as_json,
+    )
 
 
 def build(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -67,6 +68,21 @@ def parse_epochs(option: str, text: str | None) -> list[int] | None:
         return [int(part) for part in text.split(",")]
     except ValueError:
         raise InvalidArgument(f"{option} takes numbers such as 1,10,50, found {text!r}") from None
+
+
+def parse_pairs(option: str, pairs: Sequence[str] | None) -> dict[str, str]:
+    """Return the pairs of a repeatable option such as `--rename acc=test_acc`.
+
+    Raises:
+        InvalidArgument: one of them is no pair, or two have one name.
+    """
+    found: dict[str, str] = {}
+    for pair in pairs or ():
+        name, sign, value = pair.partition("=")
+        if not sign or not name or not value or name in found:
+            raise InvalidArgument(f"{option} takes NAME=VALUE, once for a name, found {pair!r:.80}")
+        found[name] = value
+    return found
 
 
 def parse_seed(text: str) -> int | str:

@@ -284,7 +284,7 @@ def check_images(zoo: Zoo, images: ImageData) -> None:
         InvalidArgument: they have another shape or number of classes, or are too small.
     """
     architecture = zoo.layout.architecture
-    found = tuple(images.train.pixels.shape[1:])
+    found = images.shape
     size = architecture.image_size
     expected = (zoo.channels, *((size, size) if size else found[1:]))
     if not architecture.layers:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from model_zoos.builders.architecture import ARCHITECTURES
-from model_zoos.builders.catalog import TWIN_DOIS, ZOOS, get_zoo
+from model_zoos.builders.catalog import ELSEWHERE, TWIN_DOIS, ZOOS, get_zoo
 from model_zoos.builders.hyperparameters import ACTIVATIONS
 from model_zoos.builders.schema import COLUMNS
 from model_zoos.generation.generate import generate
@@ -122,7 +122,20 @@ def twin_table() -> str:
     return "\n".join(rows)
 
 
-@pytest.mark.parametrize(("name", "table"), [("zoos", zoo_table), ("twins", twin_table)])
+def elsewhere_table() -> str:
+    rows = ["| zoo | models | states | images | published |", "| --- | ---: | ---: | --- | --- |"]
+    rows += [
+        f"| `{zoo.name}` | {zoo.models:,} | {zoo.states:,} | {zoo.image_dataset} "
+        f"| [{zoo.url.rpartition('/')[2]}]({zoo.url}) |"
+        for zoo in ELSEWHERE.values()
+    ]
+    return "\n".join(rows)
+
+
+TABLES = [("zoos", zoo_table), ("twins", twin_table), ("elsewhere", elsewhere_table)]
+
+
+@pytest.mark.parametrize(("name", "table"), TABLES)
 def test_the_tables_are_the_catalogs(name: str, table: Callable[[], str]) -> None:
     assert marked("docs/zoos.md", name) == table()
 

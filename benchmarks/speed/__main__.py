@@ -14,7 +14,17 @@ from typing import Annotated, Any, Optional, get_type_hints
 
 import typer
 
-from . import building, generation, importing, loading, networks, prediction, resnet, streaming
+from . import (
+    building,
+    generation,
+    importing,
+    loading,
+    networks,
+    prediction,
+    resnet,
+    small_cnn_zoo,
+    streaming,
+)
 from .measure import listing, machine
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -43,7 +53,18 @@ def _command(measure: Callable[..., Any], table: Callable[[Any], str]) -> Callab
     return command
 
 
-for module in (loading, generation, networks, importing, building, streaming, prediction, resnet):
+_MODULES = (
+    loading,
+    generation,
+    networks,
+    importing,
+    small_cnn_zoo,
+    building,
+    streaming,
+    prediction,
+    resnet,
+)
+for module in _MODULES:
     summary = (module.__doc__ or "").split("\n\n")[0]
     name = module.__name__.rpartition(".")[2]
     app.command(name, help=summary)(_command(module.measure, getattr(module, "table", listing)))

@@ -29,10 +29,11 @@ from ..catalog import METRICS_NAME, parts_of
 from ..model_file import ModelFile
 from ..specification import normalize_name
 from ..splits import SPLITS
-from ..zoo_directory import ZooDirectory, open_zoo
+from ..untrusted import read_plain
+from ..zoo_directory import MAX_SOURCE_COLUMNS, SOURCE_COLUMNS, ZooDirectory, open_zoo
 from .card import render_card
 from .contents import read_contents
-from .names import BUILD_FOLDER, CARD, DATA_FILE, METRICS_FILE, layout_file
+from .names import BUILD_FOLDER, CARD, DATA_FILE, METRICS_FILE, layout_file, source_file
 from .parquet import ZSTD_LEVEL, write_shard
 from .shards import PlannedShard, data_shards, layout_bytes, metrics_shard, sorted_json
 
@@ -217,6 +218,8 @@ def _build_zoo(
         raise error
 
     _write(out, layout_file(layout), layout_bytes(layout))
+    if (columns := directory.path / SOURCE_COLUMNS).exists():
+        _write(out, source_file(name), read_plain(columns, MAX_SOURCE_COLUMNS))
     with_weights = [shard for shard in shards if shard.has_weights]
     states = sum(shard.rows for shard in with_weights)
     return BuildSummary(

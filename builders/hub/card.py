@@ -118,6 +118,7 @@ def render_card(contents: Contents, repo_id: str = PLACEHOLDER) -> str:
             if len(parts) > 1 and name != METRICS_NAME
         },
         notes=[(zoo.name, zoo.zoo.note) for zoo in contents.zoos if zoo.zoo.note],
+        terms=[(zoo.name, "; ".join(zoo.terms)) for zoo in contents.zoos if zoo.terms],
         figures=[(path, Path(path).stem.replace("-", " ")) for path in contents.figures],
         has_cnn=bool(cnns),
         resnet=next((zoo.name for zoo in contents.zoos if zoo not in cnns), None),

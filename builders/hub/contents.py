@@ -17,6 +17,7 @@ from ...errors import FaultyZoo
 from ..catalog import METRICS_NAME, UNIONS, parts_of, twin_name
 from ..specification import Zoo, zoo_from_json
 from ..splits import SPLITS
+from ..untrusted import printable
 from .checked import Fault, last_rows, naming, read_metrics
 from .names import DATA_FILE, FIGURE, METRICS_FILE, data_files, matches
 
@@ -58,6 +59,15 @@ class ZooEntry:
         if self.zoo.doi:
             return f"original:{file} [{self.zoo.doi}](https://doi.org/{self.zoo.doi})"
         return f"imported:{file or ' source unknown'}"
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """What its source asks of users, as far as it is known: the licence, and what to cite."""
+        source = self.provenance.get("source")
+        if not isinstance(source, dict):
+            return ()
+        texts = ((key, source.get(key)) for key in ("licence", "cite"))
+        return tuple(f"{key}: {printable(x)[:500]}" for key, x in texts if isinstance(x, str))
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ data/<zoo>/<split>-00000-of-00003.parquet              rows with all columns
 data/<zoo>/<split>-<model_id>-00000-of-00005.parquet   the same, of one model (ResNet-18 zoos)
 metrics/<zoo>-<split>.parquet                          the same rows without weights
 layouts/<architecture>-<weights>.json                  where each tensor lies in a row's weights
+sources/<zoo>.parquet                                  what the source of an import says besides
 figures/<name>.png, .svg                               images that the card shows
 
 A repository folder has `.build/` beside them, which is never published.
@@ -38,6 +39,7 @@ FILES = (
     METRICS_FILE,
     FIGURE,
     re.compile(r"layouts/[\w.-]+\.json"),
+    re.compile(r"sources/[a-z0-9_]+\.parquet"),
     re.compile(re.escape(CARD)),
 )
 """The form of every file of a built repository."""
@@ -62,6 +64,11 @@ def metrics_file(zoo: str, split: str) -> str:
 def layout_file(layout: Layout) -> str:
     """Return the name of a layout's file, such as `layouts/cnn_s-2464.json`."""
     return f"layouts/{layout.architecture.file_name}-{layout.size}.json"
+
+
+def source_file(zoo: str) -> str:
+    """Return the name of the file with the columns of an import that no row has."""
+    return f"sources/{zoo}.parquet"
 
 
 def zoo_of(path: str) -> str | None:

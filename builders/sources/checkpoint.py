@@ -204,10 +204,11 @@ def _state_dict(tree: object) -> dict[str, Any]:
     for _ in range(3):  # Lightning and others wrap once, some twice
         if not isinstance(tree, dict) or len(tree) > 1000:  # ResNet-18 has 122 tensors
             raise Unreadable("unreadable: not the state_dict of a known architecture")
-        if not tree or any(type(value) is Tensor for value in tree.values()):
-            break
         inner = {str(key): value for key, value in tree.items() if isinstance(value, dict)}
-        names = [name for name in _STATE_DICTS if name in inner] or [
+        names = [name for name in _STATE_DICTS if name in inner]
+        if not names and any(type(value) is Tensor for value in tree.values()):
+            break
+        names = names or [
             name
             for name, value in inner.items()
             if value and all(type(tensor) is Tensor for tensor in value.values())

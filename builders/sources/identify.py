@@ -9,13 +9,15 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
+
+import numpy as np
 
 from ...errors import Unreadable
 from ..architecture import ARCHITECTURES, find_architecture
 from ..catalog import TWIN_DOIS, TWIN_EPOCHS, ZOOS, config_names, twin_name, zoo_spec
-from ..hyperparameters import MOMENTUM_OPTIMIZERS
+from ..hyperparameters import ACTIVATIONS, INITS, MOMENTUM_OPTIMIZERS, OPTIMIZERS
 from ..specification import GRID_KEYS, MAX_EPOCHS, Zoo, is_zoo_name, normalize_name
 from .ray_tune import Description, Trial
 
@@ -241,6 +243,53 @@ def _specify(
         )
     except ValueError as error:
         raise Unreadable(f"its models are none that a zoo can have: {error}") from None
+
+
+def specify_drawn(models: Sequence[Mapping[str, Any]], fields: Mapping[str, Any]) -> Zoo:
+    """Return the specification of a zoo whose hyperparameters form no grid.
+
+    Its grid has the most frequent value of each: each row says what its model has.
+
+    Args:
+        models: hyperparameters of each model, under the names of the rows; None where not known.
+        fields: further fields of the zoo, which count more than those made here.
+    """
+
+    def usual(key: str, good: Callable[[Any], bool], default: object) -> object:
+        counts = Counter(model.get(key) for model in models if good(model.get(key)))
+        return counts.most_common(1)[0][0] if counts else default
+
+    def median(key: str, default: float) -> float:
+        found = [model[key] for model in models if model.get(key) is not None]
+        return float(np.median(found)) if found else default
+
+    optimizer = usual("optimizer", OPTIMIZERS.__contains__, "adam")
+    schedulers = find_architecture(fields["architecture"]).schedulers
+    grid = {
+        "activation": [usual("activation", ACTIVATIONS.__contains__, "relu")],
+        "init": [usual("init", INITS.__contains__, "normal")],
+        "dropout": [usual("dropout", _is_share, 0.0)],
+        "optimizer": [optimizer],
+        "learning_rate": [median("learning_rate", 1e-3)],
+        "weight_decay": [median("weight_decay", 0.0)],
+    }
+    single = all(len({model.get(key) for model in models}) == 1 for key in GRID_KEYS)
+    return Zoo.from_json(
+        {
+            "variant": "seed" if single else "random",
+            "seeds": min(len(models), 100_000),
+            "random_seeds": True,
+            "batch_size": usual("batch_size", lambda value: value is not None, 10),
+            "momentum": usual("momentum", _is_share, 0.9 if optimizer == "nesterov" else 0.0),
+            "scheduler": usual("scheduler", schedulers.__contains__, None),
+            **fields,
+            "grid": {**grid, **fields.get("grid", {})},
+        }
+    )
+
+
+def _is_share(value: object) -> bool:
+    return isinstance(value, float) and 0 <= value < 1
 
 
 def misfit(description: Description, zoo: Zoo) -> str | None:

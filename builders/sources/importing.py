@@ -12,35 +12,56 @@ bytes. Large imports use several processes.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 import multiprocessing
 import os
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ...errors import FaultyFile, InvalidArgument, SourceNotFound, Unreadable
-from ..catalog import METRICS_NAME, ZOOS, twin_name
+from ..catalog import ELSEWHERE, METRICS_NAME, ZOOS, twin_name
 from ..machine import cores, file_digest
 from ..model_file import ModelFile
 from ..specification import Zoo, is_zoo_name, normalize_name
 from ..tensor_file import TensorFile
 from ..workers import end_with_parent, interrupts_held, main_hidden
-from ..zoo_directory import ZooDirectory, create_zoo, open_zoo
-from . import preprocessed, ray_tune, small_cnn_zoo
+from ..zoo_directory import SOURCE_COLUMNS, ZooDirectory, create_zoo, open_zoo
+from . import given_splits, preprocessed, ray_tune, run_table, small_cnn_zoo
 from .archive import Source, printable
 from .identify import identify, in_grid, misfit, zoo_of_file, zoos_of_trials
 from .own import refuse_own_folder, refuse_zoo_directory
 from .ray_tune import Description, State, Trial
 from .report import LeftOut, Report
+from .tarball import is_tarball, unpacked
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
 
 _BYTES_FOR_PROCESSES = 1 << 30
 """Weights that one process reads in about the time that further processes take to start."""
+
+
+@dataclass(frozen=True)
+class _Table:
+    """The arguments of `import_zoo` about a table."""
+
+    path: Path
+    architecture: str
+    images: str | None
+    rename: Mapping[str, str]
+    constants: Mapping[str, str]
+    facts: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -53,11 +74,18 @@ class _Import:
     max_weight: float | None
     workers: int | None
     on_progress: Callable[[str, int, int], None] | None
+    table: _Table | None = None
+    splits: Path | None = None
 
-    def create(self, zoo: Zoo, about: Mapping[str, object]) -> ZooDirectory:
+    def create(self, zoo: Zoo, about: Mapping[str, object], **provenance: object) -> ZooDirectory:
         """Create the directory of a zoo, or open it where an import was interrupted."""
         return create_zoo(
-            self.root, zoo, engine="original", source=about, max_weight=self.max_weight
+            self.root,
+            zoo,
+            engine="original",
+            source=about,
+            max_weight=self.max_weight,
+            **provenance,
         )
 
     def report(
@@ -82,14 +110,18 @@ class _Import:
             remarks: remarks that belong to none of the models.
         """
         name, models, kept = directory.zoo.name, 0, 0
-        faults, notes = list(left_out), list(remarks)
+        faults, notes, others = list(left_out), list(remarks), set[str]()
         for number, outcome in enumerate(outcomes, start=1):
             kept += outcome.kept
             models += outcome.kept > 0
             faults += outcome.left_out
             notes += outcome.remarks
+            others |= outcome.others
             if self.on_progress is not None:
                 self.on_progress(name, number, expected)
+        if others:
+            names = ", ".join(map(printable, sorted(others)))
+            notes.append(f"{len(others)} values in result.json that no row has: {names}")
         faults.sort()
         notes.sort()
         report = Report(name, about, models, found, kept, tuple(faults), tuple(notes))
@@ -99,11 +131,13 @@ class _Import:
 
 @dataclass(frozen=True)
 class _Outcome:
-    """What became of the states of one model: the number of kept ones, the others, remarks."""
+    """What became of the states of one model: the number of kept ones, the others, remarks, and
+    the names of measured values that no row has a column for."""
 
     kept: int
     left_out: list[LeftOut]
     remarks: list[str]
+    others: frozenset[str] = frozenset()
 
 
 def import_zoo(
@@ -111,6 +145,14 @@ def import_zoo(
     root: str | os.PathLike[str],
     name: str | None = None,
     *,
+    table: str | os.PathLike[str] | None = None,
+    architecture: str | None = None,
+    images: str | None = None,
+    rename: Mapping[str, str] | None = None,
+    constants: Mapping[str, str] | None = None,
+    licence: str | None = None,
+    cite: str | None = None,
+    splits: str | os.PathLike[str] | None = None,
     max_weight: float | None = None,
     workers: int | None = None,
     on_progress: Callable[[str, int, int], None] | None = None,
@@ -119,9 +161,19 @@ def import_zoo(
 
     Args:
         source: path of a zip of trial folders, of a folder that holds trials at any depth, of a
-            preprocessed `dataset_*.pt`, or of a folder of the Small CNN Zoo.
+            preprocessed `dataset_*.pt`, or of a folder or a .tar.xz of the Small CNN Zoo; with
+            `table`, of a folder of checkpoints.
         root: folder of all zoos.
         name: name of the zoo; None to recognise it. Sparse twins get the name `<name>_sparse`.
+        table: path of a table of the checkpoints (run_table.py); where there is no such file, it is
+            looked for in the source.
+        architecture: name or text of their network, which a table needs.
+        images: key of the images that the models of a table were trained on, such as "digits".
+        rename: name of a column in the table -> name of our column.
+        constants: hyperparameters that all models of a table share: {"activation": "relu"}.
+        licence, cite: of the checkpoints, for zoo.json and the card of a repository.
+        splits: path of a file with the splits of the models (given_splits.py), for the Small CNN
+            Zoo and for checkpoints with a table; None to assign them.
         max_weight: largest |w| of a state that is kept (5 in the paper's data sets); None for no
             limit.
         workers: number of processes; None for one, or for one a core if the import is large.
@@ -153,13 +205,31 @@ def import_zoo(
         raise InvalidArgument(f"the largest weight must be a number above 0, found {max_weight}")
     if workers is not None and workers < 1:
         raise InvalidArgument(f"the number of workers must be at least 1, found {workers}")
-    job = _Import(path, Path(root), name, max_weight, workers, on_progress)
+    facts = {"cite": cite, "licence": licence}
+    described = _table(path, table, architecture, images, rename, constants, facts)
+    job = _Import(
+        path,
+        Path(root),
+        name,
+        max_weight,
+        workers,
+        on_progress,
+        described,
+        Path(splits) if splits is not None else None,
+    )
     try:
+        if job.table is not None:
+            return [_import_table(job, job.table)]
         refuse_zoo_directory(path)
+        if is_tarball(path):
+            with unpacked(path, small_cnn_zoo.FILES, job.root) as folder:
+                return [_import_small_cnn_zoo(job, folder)]
+        if path.is_dir() and small_cnn_zoo.is_small_cnn_zoo(path):
+            return [_import_small_cnn_zoo(job, path)]
+        if job.splits is not None:
+            raise InvalidArgument(f"{path} is no source whose splits can be given")
         if path.is_file() and path.suffix in (".pt", ".pth"):
             return [_import_preprocessed(job)]
-        if path.is_dir() and small_cnn_zoo.is_small_cnn_zoo(path):
-            return [_import_small_cnn_zoo(job)]
         try:
             return _import_trials(job)
         except Unreadable:
@@ -167,6 +237,43 @@ def import_zoo(
             raise
     except Unreadable as error:
         raise Unreadable(f"{path}: {error}", hint=error.hint) from None
+
+
+def _table(
+    source: Path,
+    table: str | os.PathLike[str] | None,
+    architecture: str | None,
+    images: str | None,
+    rename: Mapping[str, str] | None,
+    constants: Mapping[str, str] | None,
+    facts: Mapping[str, str | None],
+) -> _Table | None:
+    """Check the arguments about a table, and return them."""
+    if table is None:
+        for name, value in (
+            ("architecture", architecture),
+            ("images", images),
+            ("rename", rename),
+            ("constants", constants),
+            *facts.items(),
+        ):
+            if value:
+                raise InvalidArgument(f"{name} is for a folder of checkpoints with a table")
+        return None
+    if architecture is None:
+        raise InvalidArgument(
+            "a table needs the architecture of its models, such as '1x28x28 fc64 fc10'",
+            hint="--architecture TEXT",
+        )
+    if not source.is_dir():
+        raise InvalidArgument(f"{source}: a table describes a folder of checkpoints")
+    path = Path(table)
+    if not path.exists():
+        path = source / path
+    if not path.exists():
+        raise SourceNotFound(f"{table}: there is no such table, nor in {source}")
+    known = {key: text for key, text in facts.items() if text}
+    return _Table(path, architecture, images, rename or {}, constants or {}, known)
 
 
 # --- Raw zoos -------------------------------------------------------------------------------------
@@ -211,12 +318,39 @@ def _import_trials(job: _Import) -> list[Report]:
                 described[trial.folder] = ray_tune.describe(source, trial)
             except Unreadable as error:
                 described[trial.folder] = str(error)
+        remarks += _correct_classes(source, trials, described)
     about = _source_facts(job.path, trials)
     reports = []
     for zoo, members in zoos_of_trials(trials, described, stem, job.name):
         reports.append(_import_zoo_of_trials(job, zoo, members, described, about, remarks))
         remarks = []
     return reports
+
+
+def _correct_classes(
+    source: Source, trials: Sequence[Trial], described: dict[str, Description | str]
+) -> list[str]:
+    """Give descriptions as many classes as the checkpoints have; return remarks on these."""
+    groups: dict[tuple[object, ...], list[Trial]] = {}
+    for trial in trials:
+        if isinstance(found := described[trial.folder], Description):
+            groups.setdefault((*found.shape, found.experiment, found.twin), []).append(trial)
+    remarks = []
+    for members in groups.values():
+        found = described[members[0].folder]
+        assert isinstance(found, Description)
+        shape = ray_tune.true_shape(source, members, found)
+        if shape == found.shape:
+            continue
+        remarks.append(
+            f"the checkpoints of {len(members)} trials have {shape[2]} classes, though their "
+            f"params.json say or mean {found.shape[2]}"
+        )
+        for trial in members:
+            own = described[trial.folder]
+            assert isinstance(own, Description)
+            described[trial.folder] = replace(own, shape=shape)
+    return remarks
 
 
 def _import_zoo_of_trials(
@@ -254,34 +388,46 @@ def _import_zoo_of_trials(
             f"{zoo.name.removesuffix('_sparse')}"
         )
     states = sum(len(trial.checkpoints) for trial in trials)
-    outcomes = _run(list(tasks.values()), job.workers)
+    size = 4 * zoo.layout.size * sum(len(task.trial.checkpoints) for task in tasks.values())
+    outcomes = _map(_import_trial, list(tasks.values()), size, job.workers)
     return job.report(directory, about, outcomes, len(tasks), states, left_out, remarks)
 
 
-def _run(tasks: Sequence[_Task], workers: int | None) -> Iterator[_Outcome]:
-    size = sum(4 * len(t.trial.checkpoints) * t.directory.zoo.layout.size for t in tasks)
+def _map(
+    work: Callable[[_T], _R], tasks: Sequence[_T], size: int, workers: int | None
+) -> Iterator[_R]:
+    """Yield what the work makes of each task, in order.
+
+    Args:
+        work: a function of a module.
+        tasks: its arguments.
+        size: bytes of the weights of all tasks.
+        workers: number of processes; None for one, or for one a core if there is much to do.
+    """
     if workers is None:
         workers = cores() if size > _BYTES_FOR_PROCESSES else 1
     workers = min(workers, len(tasks))
     if workers < 2:
-        yield from map(_import_trial, tasks)
+        yield from map(work, tasks)
         return
     # Spawned: forking a process whose libraries run threads can lock up.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, end_with_parent) as pool:
         try:
             with interrupts_held(), main_hidden():
-                outcomes = pool.map(_import_trial, tasks, chunksize=1)
+                outcomes = pool.map(work, tasks, chunksize=1)
             yield from outcomes
-        finally:
+        except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def _import_trial(task: _Task) -> _Outcome:
     trial, description, directory = task.trial, task.description, task.directory
+    others: set[str] = set()
     with Source(task.source) as source:
         try:
-            found, remarks = ray_tune.results(source, trial)
+            found, remarks = ray_tune.results(source, trial, others)
         except Unreadable as error:
             return _Outcome(0, trial.without(str(error)), [])
         states = ray_tune.states(
@@ -304,9 +450,10 @@ def _import_trial(task: _Task) -> _Outcome:
                 "source; import this one into another folder"
             )
             return _Outcome(0, trial.without(reason), remarks)
-        return _write_model(
+        outcome = _write_model(
             directory, model_id, name, description, epochs, states, present, remarks
         )
+        return replace(outcome, others=frozenset(others))
 
 
 def _given_splits(root: Path, zoo: Zoo, tasks: Mapping[str, _Task]) -> dict[str, str]:
@@ -378,35 +525,152 @@ def _import_preprocessed(job: _Import) -> Report:
 # --- The Small CNN Zoo ---------------------------------------------------------------------------
 
 
-def _import_small_cnn_zoo(job: _Import) -> Report:
-    data = small_cnn_zoo.read_small_cnn_zoo(job.path)
+def _import_small_cnn_zoo(job: _Import, folder: Path) -> Report:
+    data = small_cnn_zoo.read_small_cnn_zoo(folder)
     digest = hashlib.sha256()
     for name in ("metrics.csv.gz", "layout.csv"):
-        digest.update((job.path / name).read_bytes())
+        digest.update((folder / name).read_bytes())
+    given, facts = _read_splits(job.splits, data.names, data.finals)
+    digest.update("".join(facts.values()).encode())
     about = {
         "file": job.path.resolve().name,
-        "bytes": sum((job.path / name).stat().st_size for name in small_cnn_zoo.FILES),
+        "bytes": sum((folder / name).stat().st_size for name in small_cnn_zoo.FILES),
         "sha256": digest.hexdigest(),
         "form": small_cnn_zoo.FORM,
+        **facts,
     }
     zoo = small_cnn_zoo.specify(data, job.name)
+    published = ELSEWHERE.get(f"{zoo.image_dataset}_small_cnn")
+    if published is not None:
+        about |= {key: getattr(published, key) for key in ("title", "url", "cite", "licence")}
     directory = job.create(zoo, about)
     small_cnn_zoo.write_source_columns(data, directory.path)
-    directory.add_splits(data.models)
+    directory.add_splits(data.models, given)
+    ids = sorted(data.models)
+    chunks = [
+        _Chunk(directory, data.part(ids[start : start + _CHUNK]), job.max_weight)
+        for start in range(0, len(ids), _CHUNK)
+    ]
+    found = sum(map(len, data.models.values())) + len(data.left_out)
+    size = 4 * zoo.layout.size * found
+    workers = job.workers
+    if workers is None and size > _BYTES_FOR_PROCESSES:
+        workers = min(cores(), _MOST_READERS)
+    outcomes = itertools.chain.from_iterable(_map(_import_chunk, chunks, size, workers))
+    return job.report(directory, about, outcomes, len(ids), found, data.left_out)
+
+
+_CHUNK = 200
+"""Models of the Small CNN Zoo that a process imports at a time."""
+
+_MOST_READERS = 4
+"""Processes that are started for it without being asked for: each takes 150 MB."""
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """What a process needs to import some models of the Small CNN Zoo."""
+
+    directory: ZooDirectory
+    data: small_cnn_zoo.SmallCnnZoo
+    max_weight: float | None
+
+
+def _import_chunk(chunk: _Chunk) -> list[_Outcome]:
+    scratch = chunk.data.scratch()
+    return [_import_small_cnn(chunk, model_id, scratch) for model_id in chunk.data.models]
+
+
+def _import_small_cnn(chunk: _Chunk, model_id: str, scratch: NDArray[np.float32]) -> _Outcome:
+    data, directory = chunk.data, chunk.directory
+    rows, name = data.models[model_id], data.names[model_id]
+    epochs, hyperparameters = data.epochs[rows].tolist(), data.hyperparameters[model_id]
+    if not directory.state_path(model_id, 0).exists():
+        # Nearly every model is new and whole: state by state, it would take twice as long.
+        weights, faults = data.read(model_id, chunk.max_weight, scratch)
+        metrics = {metric: column[rows] for metric, column in data.metrics.items()}
+        if not any(faults):
+            with suppress(InvalidArgument):  # which is reported below
+                original = name if name != model_id else None
+                directory.write_model(
+                    model_id, hyperparameters, epochs, weights, metrics, original_name=original
+                )
+                return _Outcome(len(epochs), [], [])
+    zoo = directory.zoo
+    shape = (zoo.architecture, zoo.channels, zoo.classes)
+    description = Description(shape, hyperparameters, data.dataset)
+    states = data.states(model_id, chunk.max_weight)
+    return _write_model(directory, model_id, name, description, epochs, states)
+
+
+def _read_splits(
+    path: Path | None,
+    names: Mapping[str, str],
+    finals: Callable[[], Mapping[int, str | None]] | None,
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the split of each model that a file names, and what zoo.json says of the file.
+
+    Args:
+        path: the file; None if there is none.
+        names: model id -> name in the source.
+        finals: returns the argument of `given_splits.by_order`; None where rows have no numbers.
+    """
+    if path is None:
+        return {}, {}
+    if not path.exists():
+        raise SourceNotFound(f"{path}: there is no such file of splits")
+    found = given_splits.read_splits(path)
+    if isinstance(found, Mapping):
+        splits = given_splits.by_name(found, names)
+    elif finals is not None:
+        splits = given_splits.by_order(found, finals())
+    else:
+        raise Unreadable(f"{path.name} has numbers of rows, expected models by name")
+    if not splits:
+        raise Unreadable(f"{path.name} names none of its models")
+    return splits, {"splits": file_digest(path, "sha256")}
+
+
+# --- Checkpoints with a table ---------------------------------------------------------------------
+
+
+def _import_table(job: _Import, table: _Table) -> Report:
+    name = job.name or re.sub(r"[^a-z0-9]+", "_", normalize_name(job.path.resolve().name))
+    name = run_table.check_name(name.strip("_")[:100])
+    data = run_table.read_run_table(table.path, job.path, table.rename, table.constants)
+    layout = data.layout(table.architecture)
+    sizes = data.sizes()
+    columns = [sorted(table.rename.items()), sorted(table.constants.items())]
+    given, facts = _read_splits(job.splits, data.names, None)
+    of_source = json.dumps([file_digest(table.path, "sha256"), columns, sizes, facts])
+    about = {
+        "file": job.path.resolve().name,
+        "bytes": sum(size or 0 for _, size in sizes),
+        "sha256": hashlib.sha256(of_source.encode()).hexdigest(),
+        "form": run_table.FORM,
+        **facts,
+        **table.facts,
+    }
+    zoo = data.specify(layout, name, table.images)
+    epochs = {entry.epoch for entries in data.models.values() for entry in entries}
+    directory = job.create(zoo, about, keep_epochs=sorted(epochs))
+    if (others := data.columns()) is not None:
+        pq.write_table(others, directory.path / SOURCE_COLUMNS)
+    directory.add_splits(data.models, given)
     shape = (zoo.architecture, zoo.channels, zoo.classes)
     outcomes = (
         _write_model(
             directory,
             model_id,
             data.names[model_id],
-            Description(shape, data.hyperparameters[model_id], data.dataset),
-            data.epochs[rows].tolist(),
-            data.states(model_id, job.max_weight),
+            Description(shape, data.hyperparameters[model_id], ""),
+            [entry.epoch for entry in entries],
+            data.states(model_id, layout, job.max_weight),
         )
-        for model_id, rows in sorted(data.models.items())
+        for model_id, entries in data.models.items()
     )
-    found = sum(map(len, data.models.values())) + len(data.left_out)
-    return job.report(directory, about, outcomes, len(data.models), found, data.left_out)
+    expected = len(data.models)
+    return job.report(directory, about, outcomes, expected, data.count, data.left_out, data.remarks)
 
 
 # --- Writing --------------------------------------------------------------------------------------
@@ -499,10 +763,13 @@ def _column(states: Sequence[State], metric: str) -> NDArray[np.float64]:
 
 def _present(directory: ZooDirectory, model_id: str) -> dict[int, dict[str, float]]:
     """Return epoch -> metrics of the states of a model that an earlier run wrote."""
-    folder = directory.models_path / model_id
-    one_file = folder.with_name(f"{model_id}.safetensors")
+    files = [directory.state_path(model_id, 0)]
     present: dict[int, dict[str, float]] = {}
-    for path in folder.glob("epoch_*.safetensors") if folder.is_dir() else [one_file]:
+    if directory.zoo.layout.architecture.file_per_state:
+        files = list(files[0].parent.glob("epoch_*.safetensors"))
+    elif not files[0].exists():  # which is soon known
+        return present
+    for path in files:
         try:
             file = directory.read(path)
         except FaultyFile:

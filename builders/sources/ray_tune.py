@@ -24,6 +24,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from json import JSONDecodeError
 from typing import Any, NamedTuple
 
@@ -32,8 +33,8 @@ from numpy.typing import NDArray
 
 from ...errors import Unreadable
 from ..architecture import ARCHITECTURES
-from ..hyperparameters import ACTIVATIONS, INITS, MOMENTUM_OPTIMIZERS, OPTIMIZERS
-from ..layout import Layout
+from ..hyperparameters import ACTIVATIONS, MOMENTUM_OPTIMIZERS, OPTIMIZERS, is_init
+from ..layout import Layout, make_layout
 from ..untrusted import parse_json
 from ..variational_dropout import prune
 from .archive import Member, Source, blamed_on_the_file, printable, shown
@@ -55,10 +56,10 @@ _CLASSES = {a.original_class: a for a in ARCHITECTURES.values() if a.original_cl
 _COUNT: tuple[type, Callable[[Any], bool]] = int, lambda value: 1 <= value < 2**31
 _RATE: tuple[type, Callable[[Any], bool]] = float, lambda value: 0 <= value < math.inf
 
-_HYPERPARAMETERS: dict[str, tuple[str, type, Callable[[Any], bool]]] = {
+HYPERPARAMETERS: dict[str, tuple[str, type, Callable[[Any], bool]]] = {
     "seed": ("seed", int, lambda value: abs(value) < 2**63),
     "activation": ("model::nlin", str, lambda value: value in ACTIVATIONS),
-    "init": ("model::init_type", str, lambda value: value in INITS),
+    "init": ("model::init_type", str, is_init),
     "dropout": ("model::dropout", float, lambda value: 0 <= value < 1),
     "optimizer": ("optim::optimizer", str, lambda value: value in OPTIMIZERS),
     "learning_rate": ("optim::lr", *_RATE),
@@ -75,6 +76,25 @@ METRICS = {
     "sparsity_ratio": "sparsity",
 }
 """Name of a metric in the paper's files -> column of the rows."""
+
+# fmt: off
+_BOOKKEEPING = frozenset({
+    "agent_timesteps_total", "checkpoint_dir_name", "config", "custom_metrics", "date", "done",
+    "episodes_total", "experiment_id", "experiment_tag", "hist_stats", "hostname",
+    "iterations_since_restore", "node_ip", "perf", "pid", "should_checkpoint",
+    "time_since_restore", "time_this_iter_s", "time_total_s", "timers", "timestamp",
+    "timesteps_since_restore", "timesteps_this_iter", "timesteps_total", "training_iteration",
+    "trial_id", "trial_name", "warmup_time",
+})
+# fmt: on
+"""What ray tune itself writes into each line of a result.json."""
+
+_MOST_CLASSES = 10_000
+_TRIED = 5
+"""Checkpoints that are tried for one that can be read."""
+
+_MOST_OTHERS = 200
+"""Names of further values that are listed."""
 
 _CHECKPOINT = re.compile(r"checkpoint_(\d{1,8})")
 _PARAMS_LIMIT = 1 << 20
@@ -232,9 +252,9 @@ def describe(source: Source, trial: Trial) -> Description:
         raise Unreadable(f"wrong params.json: model::type is {shown(kind)}, known: {known}")
     architecture = _CLASSES[plain]
     channels = params.get("model::channels_in")
-    # The CNN classes ignore model::o_dim, which is wrong in some zoos.
-    classes = 10 if architecture.layers else params.get("model::o_dim")
-    if channels not in (1, 3) or type(classes) is not int or not 1 <= classes <= 10_000:
+    # The CNN classes ignore model::o_dim. It is wrong in some zoos, which `true_shape` finds.
+    classes = 10 if architecture.layers else whole(params.get("model::o_dim"))
+    if channels not in (1, 3) or classes is None or not 1 <= classes <= _MOST_CLASSES:
         raise Unreadable("wrong params.json: model::channels_in or model::o_dim")
     run, _ = last_folders(params.get("dataset::dump"))
     parent_experiment, parent = last_folders(params.get("training::init_checkpoint_path"))
@@ -255,7 +275,7 @@ def hyperparameters(params: Mapping[str, object]) -> dict[str, Any]:
         Unreadable: a value that no model can have.
     """
     values: dict[str, Any] = {}
-    for name, (key, kind, is_possible) in _HYPERPARAMETERS.items():
+    for name, (key, kind, is_possible) in HYPERPARAMETERS.items():
         value = params.get(key)
         if kind is float and type(value) is int and abs(value) < 2**53:
             value = float(value)
@@ -269,9 +289,50 @@ def hyperparameters(params: Mapping[str, object]) -> dict[str, Any]:
     return values
 
 
+def true_shape(
+    source: Source, trials: Iterable[Trial], description: Description
+) -> tuple[str, int, int]:
+    """Return the shape of models, with as many classes as their checkpoints have.
+
+    Args:
+        source: the source.
+        trials: trials of this description. Some of their checkpoints are tried; one that has the
+            classes of the description decides.
+        description: what their params.json say.
+    """
+    name, channels, _ = description.shape
+    one, two = (make_layout(name, channels, classes).size for classes in (1, 2))
+    found = description.shape
+    members = (c.member for t in trials for c in t.checkpoints if c.member is not None)
+    for member in islice(members, _TRIED):
+        try:
+            with blamed_on_the_file():
+                tensors = read_state_dict(source.read(member, 32 * two + (1 << 20)))
+                if description.twin:
+                    tensors = {k: v for k, v in tensors.items() if "log_sigma2" not in k}
+                size = sum(t.size for t in tensors.values() if t.dtype.kind == "f")
+                shape = (name, channels, (size - one) // (two - one) + 1)
+                if not 1 <= shape[2] <= _MOST_CLASSES:
+                    continue
+                make_layout(*shape).to_vector(tensors)  # raises ValueError if they are not it
+        except Unreadable:
+            continue
+        if shape == description.shape:
+            return shape
+        found = shape
+    return found
+
+
 @blamed_on_the_file()
-def results(source: Source, trial: Trial) -> tuple[list[Measured], list[str]]:
+def results(
+    source: Source, trial: Trial, others: set[str] | None = None
+) -> tuple[list[Measured], list[str]]:
     """Read the result.json of a trial.
+
+    Args:
+        source: the source.
+        trial: the trial.
+        others: receives the names of measured values that no row has a column for.
 
     Returns:
         The trial's checkpoints by epoch, and remarks on what could not be used. Of two with the
@@ -293,13 +354,15 @@ def results(source: Source, trial: Trial) -> tuple[list[Measured], list[str]]:
         if line.isspace():
             continue
         try:
-            iteration, folder, metrics = _line(line, f"line {number} of result.json")
+            iteration, folder, metrics, names = _line(line, f"line {number} of result.json")
         except Unreadable as error:
             bad, first = bad + 1, first or str(error)
             if bad == _MOST_BAD_LINES:
                 first += f", and line {number} is the last that was read"
                 break
             continue
+        if others is not None and len(others) < _MOST_OTHERS:
+            others.update(names)
         for lines, about in ((of_folder, folder), (of_iteration, iteration)):
             if about in numbers:
                 lines.pop(about, None)  # to the end
@@ -324,8 +387,9 @@ def results(source: Source, trial: Trial) -> tuple[list[Measured], list[str]]:
     return found, [f"{trial.name}: {remark}" for remark in remarks]
 
 
-def _line(line: bytes, what: str) -> tuple[int, int | None, dict[str, Any]]:
-    """Return the training_iteration of a line, the checkpoint that it names, and its metrics."""
+def _line(line: bytes, what: str) -> tuple[int, int | None, dict[str, Any], list[str]]:
+    """Return the training_iteration of a line, the checkpoint that it names, its metrics, and the
+    names of what else was measured."""
     if len(line) > _LINE_LIMIT:
         raise Unreadable(f"too large: {what} has more than {_LINE_LIMIT:,} bytes")
     values = _json(line, what)
@@ -335,7 +399,8 @@ def _line(line: bytes, what: str) -> tuple[int, int | None, dict[str, Any]]:
     folder = values.get("checkpoint_dir_name")
     match = _CHECKPOINT.fullmatch(folder) if isinstance(folder, str) else None
     metrics = {ours: values.get(theirs) for theirs, ours in METRICS.items()}
-    return iteration, int(match[1]) if match else None, metrics
+    others = [name for name in values if name not in METRICS and name not in _BOOKKEEPING]
+    return iteration, int(match[1]) if match else None, metrics, others
 
 
 def states(

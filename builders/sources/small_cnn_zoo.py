@@ -21,10 +21,11 @@ import gzip
 import hashlib
 import io
 import math
+import os
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +39,11 @@ from numpy.typing import NDArray
 
 from ...errors import Unreadable
 from ..architecture import find_architecture
-from ..hyperparameters import ACTIVATIONS, OPTIMIZERS
-from ..hyperparameters import INITS as NAMED_INITS
 from ..specification import MAX_EPOCHS, Zoo
 from ..untrusted import open_plain, read_plain
+from ..zoo_directory import SOURCE_COLUMNS
 from .archive import blamed_on_the_file, printable, shown
+from .identify import specify_drawn
 from .names import model_id_of
 from .ray_tune import State
 from .report import LeftOut, weights_fault
@@ -50,10 +51,15 @@ from .report import LeftOut, weights_fault
 FORM = "small_cnn_zoo"
 """What zoo.json says of the source's form."""
 
-FILES = ("weights.npy", "metrics.csv.gz", "layout.csv")
+_MAX_TABLE = 1 << 28
+"""Limit of the unpacked table in bytes; 270,000 rows have 70 MB."""
 
-SOURCE_COLUMNS = "source.parquet"
-"""Name of the file with the `config.*` of each model, in the zoo's directory."""
+_MAX_LAYOUT = 1 << 16
+
+_BLANK_LINES = 1000
+
+FILES = {"weights.npy": 1 << 35, "metrics.csv.gz": _MAX_TABLE, "layout.csv": _MAX_LAYOUT}
+"""The files -> bytes that they may have; weights of 270,000 rows have 5.4 GB."""
 
 IMAGE_SETS = {"mnist": 28, "fashion_mnist": 28, "cifar10": 32, "svhn_cropped": 32}
 """Image data set of the source -> side of its images."""
@@ -77,11 +83,6 @@ METRICS = {
     "test_accuracy": "test_acc",
 }
 
-_MAX_TABLE = 1 << 28
-"""Limit of the unpacked table in bytes; 270,000 rows have 70 MB."""
-
-_MAX_LAYOUT = 1 << 16
-
 
 @dataclass(frozen=True)
 class SmallCnnZoo:
@@ -93,10 +94,11 @@ class SmallCnnZoo:
         folder: of the files.
         offset: of the first weight in weights.npy, which is float32 [rows, N].
         order: int64 [N], the place in the source of each weight in our order.
-        models: model id -> its rows, by epoch.
+        models: model id -> its rows in the columns below, by epoch.
         names: model id -> name in the source.
         hyperparameters: model id -> hyperparameters of the row.
         config: model id -> all `config.*` of the source.
+        rows: int64 [rows], the row of weights.npy.
         epochs: int64 [rows].
         metrics: name of the row's column -> float64 [rows], NaN where absent.
         left_out: rows that belong to no model.
@@ -111,30 +113,84 @@ class SmallCnnZoo:
     names: Mapping[str, str]
     hyperparameters: Mapping[str, Mapping[str, Any]]
     config: pa.Table
+    rows: NDArray[np.int64]
     epochs: NDArray[np.int64]
     metrics: Mapping[str, NDArray[np.float64]]
     left_out: list[LeftOut]
 
+    def finals(self) -> dict[int, str | None]:
+        """Return the model of each row of the last epoch; None for a row that is left out."""
+        last = int(self.epochs.max(initial=0))
+        found: dict[int, str | None] = dict.fromkeys(np.flatnonzero(self.epochs == last).tolist())
+        ends = ((int(rows[-1]), model) for model, rows in self.models.items())
+        return found | {row: model for row, model in ends if row in found}
+
+    def part(self, ids: Sequence[str]) -> SmallCnnZoo:
+        """Return some of the models, with no more than their rows: what another process needs."""
+        some = {model: self.models[model] for model in ids}
+        rows = np.concatenate([*some.values(), np.empty(0, np.int64)])
+        ends = np.cumsum([len(found) for found in some.values()])
+        places = np.split(np.arange(len(rows)), ends[:-1])
+        return replace(
+            self,
+            models=dict(zip(some, places, strict=False)),
+            rows=self.rows[rows],
+            epochs=self.epochs[rows],
+            metrics={name: column[rows] for name, column in self.metrics.items()},
+            names={model: self.names[model] for model in ids},
+            hyperparameters={model: self.hyperparameters[model] for model in ids},
+            config=self.config.schema.empty_table(),
+            left_out=[],
+        )
+
+    def read(
+        self, model_id: str, max_weight: float | None, scratch: NDArray[np.float32] | None = None
+    ) -> tuple[NDArray[np.float32], list[str | None]]:
+        """Read the states of one model by epoch: their weights [S, N], and what is wrong with each.
+
+        Args:
+            model_id: id of the model.
+            max_weight: see `report.weights_fault`.
+            scratch: float32 [2, most rows, N], in which many models are read one after the other;
+                the result lies in it. New memory for each takes as long as reading it.
+        """
+        rows = self.models[model_id]
+        raw, found = scratch if scratch is not None else self.scratch()
+        raw, found = raw[: len(rows)], found[: len(rows)]
+        path = os.path.join(self.folder, "weights.npy")  # as a Path takes as long as reading a row
+        with open_plain(path) as file:  # mapped, 5 GB would count as memory
+            for row, target in zip(self.rows[rows].tolist(), raw, strict=True):
+                file.seek(self.offset + row * target.nbytes)
+                file.readinto(target.data)
+        raw.take(self.order, 1, out=found, mode="clip")  # "raise" would copy once more
+        largest = np.maximum(found.max(1), -found.min(1))  # NaN where a weight is
+        good = largest <= (np.finfo(np.float32).max if max_weight is None else max_weight)
+        faults = [
+            None if fine else weights_fault(w, max_weight)
+            for fine, w in zip(good, found, strict=True)
+        ]
+        for name, column in self.metrics.items():
+            values = column[rows]
+            if name.endswith("_acc") and not (good := (values >= 0) & (values <= 1)).all():
+                for number in np.flatnonzero(~good):
+                    faults[number] = "missing metrics: an accuracy is no share of 1"
+        return found, faults
+
+    def scratch(self) -> NDArray[np.float32]:
+        """Return memory for `read`."""
+        most = max(map(len, self.models.values()), default=0)
+        return np.empty((2, most, len(self.order)), np.float32)
+
     def states(self, model_id: str, max_weight: float | None) -> Iterator[State | LeftOut]:
         """Yield the states of one model by epoch."""
         rows = self.models[model_id]
-        found = np.empty((len(rows), len(self.order)), np.float32)
-        with open_plain(self.folder / "weights.npy") as file:  # mapped, 5 GB would count as memory
-            for row, target in zip(rows.tolist(), found, strict=True):
-                file.seek(self.offset + row * target.nbytes)
-                file.readinto(target.data)
-        found = found[:, self.order]
-        for row, weights in zip(rows.tolist(), found, strict=True):
-            epoch = int(self.epochs[row])
-            values = {name: float(column[row]) for name, column in self.metrics.items()}
-            shares = [values[name] for name in values if name.endswith("_acc")]
-            if not all(0 <= share <= 1 for share in shares):
-                fault: str | None = "missing metrics: an accuracy is no share of 1"
-            else:
-                fault = weights_fault(weights, max_weight)
-            if fault:
+        found, faults = self.read(model_id, max_weight)
+        epochs = self.epochs[rows].tolist()
+        for row, epoch, weights, fault in zip(rows, epochs, found, faults, strict=True):
+            if fault is not None:
                 yield LeftOut(self.names[model_id], epoch, fault)
             else:
+                values = {name: float(column[row]) for name, column in self.metrics.items()}
                 yield State(epoch, weights, values, {})
 
 
@@ -151,7 +207,9 @@ def read_small_cnn_zoo(folder: Path) -> SmallCnnZoo:
         Unreadable: a file is not what it should be, or they contradict each other.
     """
     text, order = _layout(folder / "layout.csv")
-    table = _table(folder / "metrics.csv.gz")
+    with open_plain(folder / "weights.npy") as file:
+        shape, *_ = _npy_header(file)
+    table = _table(folder / "metrics.csv.gz", shape[0] if shape else 0)
     offset = _offset(folder / "weights.npy", (len(table), len(order)))
     config = table.select([name for name in table.column_names if name.startswith("config.")])
     if "step" not in table.column_names or not config.column_names:
@@ -197,6 +255,7 @@ def read_small_cnn_zoo(folder: Path) -> SmallCnnZoo:
         names={ids[number]: names[number] for number in groups},
         hyperparameters=dict(zip(identities.to_pylist(), _hyperparameters(of_model), strict=True)),
         config=of_model.add_column(0, "model_id", identities),
+        rows=np.arange(len(epochs)),
         epochs=epochs,
         metrics={ours: _numbers(table, theirs) for theirs, ours in METRICS.items()},
         left_out=left_out,
@@ -238,9 +297,7 @@ def _layout(path: Path) -> tuple[str, NDArray[np.int64]]:
 def _offset(path: Path, shape: tuple[int, int]) -> int:
     """Return where the weights begin, if the file has float32 of this shape, and all of them."""
     with open_plain(path) as file:
-        version = npy.read_magic(file)
-        header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-        found, fortran, dtype = header(file)
+        found, fortran, dtype = _npy_header(file)
         offset, size = file.tell(), file.seek(0, io.SEEK_END)
     if (found, fortran, dtype) != (shape, False, np.dtype("<f4")):
         raise Unreadable(
@@ -252,12 +309,20 @@ def _offset(path: Path, shape: tuple[int, int]) -> int:
     return offset
 
 
-def _table(path: Path) -> pa.Table:
-    """Read the metrics, all columns as texts."""
+def _npy_header(file: io.FileIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Read shape, order and type of an array up to its first value."""
+    version = npy.read_magic(file)
+    return (npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0)(file)
+
+
+def _table(path: Path, rows: int) -> pa.Table:
+    """Read the metrics of so many rows, all columns as texts."""
     with open_plain(path) as file, gzip.GzipFile(fileobj=file) as unpacked:
         content = unpacked.read(_MAX_TABLE + 1)
     if len(content) > _MAX_TABLE:
         raise Unreadable(f"too large: metrics.csv.gz has more than {_MAX_TABLE:,} bytes unpacked")
+    if content.count(b"\n") > rows + _BLANK_LINES:  # before each becomes a row
+        raise Unreadable(f"metrics.csv.gz has more lines than weights.npy has rows, {rows:,}")
     names = next(csv.reader(io.StringIO(content[: 1 << 16].decode(errors="replace"))), [])
     if len(names) != len(set(names)) or len(names) > 1000:
         raise Unreadable("metrics.csv.gz repeats the name of a column, or has too many")
@@ -299,23 +364,30 @@ def _models(table: pa.Table, config: pa.Table) -> tuple[NDArray[np.int64], list[
 
     A row without a modeldir belongs to the model with the same `config.*`, if there is one.
     """
-    folders = _texts(table, "modeldir")
-    if not all(folders):
-        rows = zip(*(column.to_pylist() for column in config.columns), strict=True)
+    if "modeldir" in table.column_names:
+        column = table["modeldir"].combine_chunks()
+    else:
+        column = pa.nulls(len(table), pa.string())
+    if column.null_count or pc.any(pc.equal(column, "")).as_py():
+        rows = zip(*(values.to_pylist() for values in config.columns), strict=True)
         keys = [hashlib.sha256(repr(row).encode()).hexdigest()[:12] for row in rows]
-        of_key = {key: folder for key, folder in zip(keys, folders, strict=True) if folder}
-        folders = [
-            folder or of_key.get(key) or f"config_{key}"
-            for key, folder in zip(keys, folders, strict=True)
-        ]
-    shorts = {folder: (folder or "").rstrip("/").rpartition("/")[2] for folder in folders}
-    count = Counter(shorts.values())
-    names = {
-        folder: printable(short if short and count[short] == 1 else folder or "")
-        for folder, short in shorts.items()
-    }
-    numbers = {folder: number for number, folder in enumerate(names)}
-    return np.array([numbers[folder] for folder in folders], np.int64), list(names.values())
+        given = column.to_pylist()
+        of_key = {key: folder for key, folder in zip(keys, given, strict=True) if folder}
+        column = pa.array(
+            [
+                folder or of_key.get(key) or f"config_{key}"
+                for key, folder in zip(keys, given, strict=True)
+            ]
+        )
+    encoded = column.dictionary_encode()
+    folders = encoded.dictionary.to_pylist()
+    shorts = [folder.rstrip("/").rpartition("/")[2] for folder in folders]
+    count = Counter(shorts)
+    names = [
+        printable(short if short and count[short] == 1 else folder)
+        for folder, short in zip(folders, shorts, strict=True)
+    ]
+    return encoded.indices.to_numpy().astype(np.int64), names
 
 
 def _hyperparameters(config: pa.Table) -> list[dict[str, Any]]:
@@ -342,44 +414,42 @@ def write_source_columns(found: SmallCnnZoo, folder: Path) -> None:
     pq.write_table(found.config.sort_by("model_id"), folder / SOURCE_COLUMNS)
 
 
-def specify(found: SmallCnnZoo, name: str | None) -> Zoo:
-    """Return the specification of a zoo.
+def l2_factors(folder: Path) -> dict[str, float]:
+    """Return model id -> factor of the L2 penalty on kernels; {} where the folder does not say.
 
-    Its grid has the most frequent value of each hyperparameter: they were drawn at random, and each
-    row says what its model has.
+    The published losses contain the penalty, as Keras reports them (train_network.py of the
+    authors, `eval_model`).
     """
+    names = ["model_id", "config.l2reg"]
+    try:
+        table = pq.read_table(folder / SOURCE_COLUMNS, columns=names)
+        return dict(
+            zip(table[names[0]].to_pylist(), _numbers(table, names[1]).tolist(), strict=True)
+        )
+    except (OSError, pa.ArrowException, KeyError):  # no such file, or somebody else's
+        return {}
+
+
+def specify(found: SmallCnnZoo, name: str | None) -> Zoo:
+    """Return the specification of a zoo."""
     models = list(found.hyperparameters.values())
-
-    def usual(key: str, known: Collection[object], default: object) -> object:
-        counts = Counter(model[key] for model in models if model[key] in known)
-        return counts.most_common(1)[0][0] if counts else default
-
-    rates = [m["learning_rate"] for m in models if m["learning_rate"] is not None]
-    grey = f"{found.dataset}/grey"
-    return Zoo.from_json(
+    images = found.dataset.removesuffix("_cropped")
+    return specify_drawn(
+        models,
         {
-            "name": name or f"{found.dataset}_small_cnn",
-            "image_dataset": found.dataset.removesuffix("_cropped"),
-            "images": grey,
+            "name": name or f"{images}_small_cnn",
+            "image_dataset": images,
+            "images": f"{images}/grey",
             "architecture": found.architecture,
             "variant": "random",
             "channels": 1,
             "classes": 10,
-            "grid": {
-                "activation": [usual("activation", ACTIVATIONS, "relu")],
-                "init": [usual("init", NAMED_INITS, "normal")],
-                "dropout": [0.0],
-                "optimizer": [usual("optimizer", OPTIMIZERS, "adam")],
-                "learning_rate": [float(np.median(rates)) if rates else 1e-3],
-                "weight_decay": [0.0],
-            },
-            "seeds": len(found.models),
-            "random_seeds": True,
+            "grid": {"dropout": [0.0], "weight_decay": [0.0]},
             "epochs": max(
                 [m["epochs"] for m in models if 1 <= (m["epochs"] or 0) <= MAX_EPOCHS], default=86
             ),
             "momentum": 0.0,
             "note": "imported from the Small CNN Zoo (Unterthiner et al. 2020, CC BY 4.0); "
             f"hyperparameters were drawn at random, the others are in {SOURCE_COLUMNS}",
-        }
+        },
     )

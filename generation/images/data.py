@@ -69,6 +69,7 @@ class ImageData:
             (augmentation.py); () for CNN zoos.
         classes: number of classes.
         verified: whether every file has a published checksum and is equal to it.
+        grey: whether networks see one channel, the mean of the normalised ones.
 
     Raises:
         InvalidArgument: shapes, channels or labels that do not fit together.
@@ -83,6 +84,7 @@ class ImageData:
     augmentation: tuple[str, ...] = ()
     classes: int = 10
     verified: bool = False
+    grey: bool = False
 
     def __post_init__(self) -> None:
         shape = self.train.pixels.shape[1:]
@@ -102,6 +104,12 @@ class ImageData:
 
     def _splits(self) -> Iterator[tuple[str, Images]]:
         return ((s, getattr(self, s)) for s in SPLITS if getattr(self, s) is not None)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of an image as a network sees it."""
+        channels, height, width = self.train.pixels.shape[1:]
+        return 1 if self.grey else channels, height, width
 
     def normalized(self, split: str) -> torch.Tensor:
         """Return the images of a split as a network sees them: (pixels / 255 - mean) / std.
@@ -133,7 +141,8 @@ class ImageData:
         # A new tensor in plain order. A conversion keeps the strides, and those of one channel can
         # be taken for channels-last: then torch convolves by another algorithm, to other last bits.
         floats = torch.empty(pixels.shape, dtype=torch.float32, device=pixels.device).copy_(pixels)
-        return floats.div_(255).sub_(column(self.mean)).div_(column(self.std))
+        floats.div_(255).sub_(column(self.mean)).div_(column(self.std))
+        return floats.mean(1, keepdim=True) if self.grey else floats
 
     def to(self, device: str | torch.device) -> ImageData:
         """Return the same images on a device, to train there without copies."""
@@ -144,13 +153,14 @@ class ImageData:
         return replace(self, **moved)
 
     def digest(self) -> str:
-        """Return the SHA-256 (hex) of pixels, labels, mean and std, equal on every machine.
+        """Return the SHA-256 (hex) of pixels, labels, mean, std and grey, equal on every machine.
 
         It does not depend on the name, the augmentation and `verified`.
         """
         sha256 = hashlib.sha256()
         for numbers in (self.mean, self.std):
             sha256.update(" ".join(float(x).hex() for x in numbers).encode() + b"\n")
+        sha256.update(b"grey\n" * self.grey)
         for split, images in self._splits():
             sha256.update(f"{split} {tuple(images.pixels.shape)}\n".encode())
             sha256.update(images.pixels.contiguous().cpu().numpy().data)
@@ -258,6 +268,7 @@ class ImageSource:
         mean: as in `ImageData`.
         std: as in `ImageData`.
         augmentation: as in `ImageData`.
+        grey: as in `ImageData`.
     """
 
     name: str
@@ -269,3 +280,4 @@ class ImageSource:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     augmentation: tuple[str, ...] = ()
+    grey: bool = False

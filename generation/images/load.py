@@ -117,6 +117,7 @@ def load_images(
         augmentation=source.augmentation,
         classes=source.classes,
         verified=verified and not doubts,
+        grey=source.grey,
     )
 
 

@@ -79,25 +79,31 @@ _FASHION = ImageFiles(
     fetch=lambda datasets, folder: datasets.FashionMNIST(folder, download=True),
 )
 
+_SVHN = ImageFiles(
+    title="SVHN",
+    read=readers.read_svhn,
+    train=(("train_32x32.mat", "e26dedcc434d2e4c54c9b2d4a06d8373"),),
+    test=(("test_32x32.mat", "eb5a983be6a315427106f1b164d9cef3"),),
+    folders=("SVHN", "."),
+    fetch=lambda datasets, folder: [
+        datasets.SVHN(folder, split=part, download=True) for part in ("train", "test")
+    ],
+)
+
 _SOURCES = (
     ImageSource("mnist", _MNIST, 10, (1, 28, 28), _MNIST_SPLIT, (), *_MNIST_SCALE),
     ImageSource("fashion_mnist", _FASHION, 10, (1, 28, 28), _MNIST_SPLIT, (), *_GREY),
     # As the Small CNN Zoo saw them: all training images, in no order that is known.
     ImageSource("mnist/grey", _MNIST, 10, (1, 28, 28), _WHOLE, (), *_GREY),
     ImageSource("fashion_mnist/grey", _FASHION, 10, (1, 28, 28), _WHOLE, (), *_GREY),
+    ImageSource(
+        "cifar10/grey", _CIFAR10, 10, (3, 32, 32), (50_000, None, 10_000), (), *_RGB, grey=True
+    ),
+    ImageSource("svhn/grey", _SVHN, 10, (3, 32, 32), (73_257, None, 26_032), (), *_RGB, grey=True),
     # The hyperparameter scripts name other transforms for SVHN, in a branch that never ran.
     ImageSource(
         "svhn",
-        ImageFiles(
-            title="SVHN",
-            read=readers.read_svhn,
-            train=(("train_32x32.mat", "e26dedcc434d2e4c54c9b2d4a06d8373"),),
-            test=(("test_32x32.mat", "eb5a983be6a315427106f1b164d9cef3"),),
-            folders=("SVHN", "."),
-            fetch=lambda datasets, folder: [
-                datasets.SVHN(folder, split=part, download=True) for part in ("train", "test")
-            ],
-        ),
+        _SVHN,
         10,
         (1, 28, 28),
         (60_000, 13_257, 26_032),

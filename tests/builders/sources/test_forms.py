@@ -15,6 +15,7 @@ from datasets import load_dataset
 from hypothesis import given
 from hypothesis import strategies as st
 
+from model_zoos.builders.layout import make_layout
 from model_zoos.builders.model_file import MODEL_ID, ModelFile
 from model_zoos.builders.sources.checkpoint import read_state_dict
 from model_zoos.builders.sources.importing import import_zoo
@@ -377,6 +378,7 @@ NESTED: dict[str, Any] = {
     "model": {"model": DENSE, "optimizer": {"state": {}, "param_groups": [{"lr": 0.1}]}},
     "own name": {"my_weights": DENSE, "step": 7},
     "twice": {"model": {"state_dict": DENSE}, "args": {"lr": 0.1}},
+    "beside a tensor": {"loss": torch.tensor(0.5), "model": DENSE},
     "beside an average": {"state_dict": DENSE, "ema": state_dict(6)},
     "parallel": state_dict(5, "module.{}"),
     "compiled": {"model": state_dict(5, "_orig_mod.module.{}")},
@@ -509,3 +511,79 @@ def test_newer_ray_has_the_rows_of_ray_1_8(tmp_path: Path) -> None:
     common = {key: row for key, row in found["as_ray_1_8"].items() if key in found["newer_ray"]}
     assert common == found["newer_ray"]
     assert len(common) == 3
+
+
+# --- Zoos of other work ---------------------------------------------------------------------------
+
+
+def resnet(classes: int) -> bytes:
+    """A checkpoint of ResNet-18, all of whose weights are 0.01."""
+    layout = make_layout("resnet18", 3, classes)
+    state = {slot.name: torch.full(slot.shape, 0.01) for slot in layout.slots}
+    return saved({"model_state_dict": state, "epoch": 1})
+
+
+RESNET = {
+    **PARAMS,
+    "model::type": "Resnet18",
+    "model::channels_in": 3,
+    "model::init_type": "kaiming_uniform",
+    "optim::optimizer": "sgd",
+    "optim::scheduler": "OneCycleLR",
+}
+
+
+def test_a_wrong_number_of_classes_is_that_of_the_checkpoints(tmp_path: Path) -> None:
+    """Also where the first checkpoint is of something else."""
+    good, broken = resnet(100), saved({"model": {"a": torch.zeros(3)}})
+    files = made_trial(
+        "run/a",
+        epochs=[1, 2],
+        params={**RESNET, "model::o_dim": 10},
+        checkpoint=lambda epoch: broken if epoch == 1 else good,
+    )
+    source = write_folder(tmp_path / "source", files)
+    [report] = import_zoo(source, tmp_path, "own")
+    assert (report.kept, [entry.category for entry in report.left_out]) == (1, ["wrong shape"])
+    assert "the checkpoints of 1 trials have 100 classes" in report.remarks[0]
+    zoo = open_zoo(tmp_path, "own").zoo
+    assert (zoo.classes, zoo.layout.size) == (100, 11_229_732)
+
+
+@pytest.mark.parametrize("classes", [10, 26])
+def test_a_cnn_of_other_classes(tmp_path: Path, classes: int) -> None:
+    """Of 10, whatever params.json says, as in the paper; or of as many as the checkpoints have."""
+    layout = make_layout("cnn_s", 1, classes)
+    generator = torch.Generator().manual_seed(0)
+    state = {slot.name: torch.randn(slot.shape, generator=generator) for slot in layout.slots}
+    files = made_trial(
+        "run/a",
+        params={**PARAMS, "model::o_dim": 47},
+        checkpoint=lambda epoch: saved(state),
+    )
+    [report] = import_zoo(write_folder(tmp_path / "source", files), tmp_path, "own")
+    assert report.kept == 3
+    assert bool(report.remarks) == (classes != 10)
+    assert open_zoo(tmp_path, "own").zoo.classes == classes
+
+
+def test_one_odd_checkpoint_does_not_change_the_classes(tmp_path: Path) -> None:
+    layout = make_layout("cnn_s", 1, 7)
+    odd = saved({slot.name: torch.zeros(slot.shape) for slot in layout.slots})
+    files = made_trial("run/a", checkpoint=lambda epoch: saved(state_dict(epoch)) if epoch else odd)
+    [report] = import_zoo(write_folder(tmp_path / "source", files), tmp_path, "own")
+    assert (report.kept, report.remarks) == (2, ())
+    assert report.left_out[0].category == "wrong shape"
+
+
+def test_other_values_of_a_result_are_listed(tmp_path: Path) -> None:
+    """Those of follow-up work: curvature, similarity, calibration; not what ray itself writes."""
+    own = {"hessian_trace": 3.0, "cka_similarity": [0.1, 0.2], "ece": None, "a\x1b[2Jb": 1}
+    ray = {"time_total_s": 3, "config": {"a": 1}, "trial_id": "x", "node_ip": "127.0.0.1"}
+    lines = [{**LINE, **own, **ray, "training_iteration": epoch} for epoch in range(3)]
+    files = made_trial("run/a", lines=lines) | made_trial("run/b")
+    [report] = import_zoo(write_folder(tmp_path / "source", files), tmp_path, "own")
+    assert report.kept == 6
+    assert report.remarks == (
+        "4 values in result.json that no row has: a\ufffd[2Jb, cka_similarity, ece, hessian_trace",
+    )

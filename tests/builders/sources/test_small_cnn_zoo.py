@@ -19,11 +19,19 @@ from datasets import load_dataset
 
 import model_zoos
 from model_zoos.benchmarks.audit import audit_zoo
+from model_zoos.benchmarks.property_prediction import predict_properties
+from model_zoos.benchmarks.speed.measure import peak_memory
+from model_zoos.benchmarks.speed.small_cnn_zoo import write_source
+from model_zoos.builders.catalog import ELSEWHERE
+from model_zoos.builders.hub.build import build_folder
+from model_zoos.builders.overview import overview
+from model_zoos.builders.sources import importing
 from model_zoos.builders.sources.importing import import_zoo
-from model_zoos.builders.sources.small_cnn_zoo import FILES, SOURCE_COLUMNS
-from model_zoos.builders.zoo_directory import open_zoo
-from model_zoos.errors import Unreadable
-from model_zoos.generation.images import load_images
+from model_zoos.builders.sources.report import REPORT
+from model_zoos.builders.sources.small_cnn_zoo import FILES
+from model_zoos.builders.zoo_directory import SOURCE_COLUMNS, open_zoo
+from model_zoos.errors import UnknownZoo, Unreadable, ZooNotFound
+from model_zoos.generation.images import ImageData, Images, load_images
 from tests.shared import SHARED, needs_shared
 
 LAYOUT = """varname,start_idx,end_idx,shape
@@ -145,6 +153,35 @@ def test_the_order_of_rows_does_not_matter(tmp_path: Path) -> None:
     assert (report.models, report.kept) == (5, 20)
 
 
+def test_several_processes_write_the_same_zoo(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also after an interruption, which leaves some models."""
+    monkeypatch.setattr(importing, "_CHUNK", 2)
+    source = write(tmp_path / "zoo", rows_of(5), some_weights(5 * len(STEPS)))
+    import_zoo(source, tmp_path / "one", "own")
+    import_zoo(source, tmp_path / "two", "own", workers=2)
+    files = files_of(tmp_path / "one")
+    assert files == files_of(tmp_path / "two")
+    reports = [(tmp_path / root / "own" / REPORT).read_bytes() for root in ("one", "two")]
+    assert reports[0] == reports[1]
+    for name in list(files)[:3]:
+        (tmp_path / "one" / "own" / "models" / name).unlink()
+    [report] = import_zoo(source, tmp_path / "one", "own")
+    assert (report.kept, files_of(tmp_path / "one")) == (20, files)
+
+
+@pytest.mark.slow
+def test_the_published_size_in_less_than_a_gigabyte(tmp_path: Path) -> None:
+    """270,000 rows; the speed is measured by benchmarks/speed/small_cnn_zoo.py."""
+    source = write_source(tmp_path / "mnist", 30_000)
+    command = ("-m", "model_zoos", "import", str(source), "--quiet", "--out", str(tmp_path))
+    memory = peak_memory(*command)
+    assert memory["megabytes"] < 1000
+    report = json.loads((tmp_path / "mnist_small_cnn" / REPORT).read_text())
+    assert (report["models"], report["kept"], report["left_out"]) == (30_000, 270_000, [])
+
+
 def test_a_bad_row_costs_itself_only(tmp_path: Path) -> None:
     rows, weights = rows_of(3), some_weights(3 * len(STEPS))
     weights[1, 7] = np.nan
@@ -192,6 +229,20 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
         ),
         "too large",
     ),
+    "many lines": (
+        _spoil("metrics.csv.gz", lambda content: content + gzip.compress(b"\n" * 10_000)),
+        "more lines than weights.npy has rows, 4",
+    ),
+    "a million columns": (
+        lambda folder: (folder / "metrics.csv.gz").write_bytes(
+            gzip.compress(b"step," + b",".join(str(n).encode() for n in range(10**6)) + b"\n")
+        ),
+        "repeats the name of a column, or has too many",
+    ),
+    "a header without an end": (
+        _spoil("weights.npy", lambda content: content[:8] + b"\xff\xff" + b"{" * 70_000),
+        "unreadable",
+    ),
     "no gzip": (_spoil("metrics.csv.gz", lambda content: content[2:]), "unreadable"),
     "a layout with a gap": (
         _spoil("layout.csv", lambda content: content.replace(b",16,160,", b",17,160,")),
@@ -216,6 +267,85 @@ def test_hostile_files_are_refused(tmp_path: Path, name: str) -> None:
     spoil(folder)
     with pytest.raises(Unreadable, match=message):
         import_zoo(folder, tmp_path, "own")
+
+
+def test_source_and_terms_stand_in_zoo_json_and_the_card(tmp_path: Path) -> None:
+    rows, weights = rows_of(8), some_weights(8 * len(STEPS))
+    for row in rows:
+        row["config.dataset"] = "svhn_cropped"
+    [report] = import_zoo(write(tmp_path / "svhn_cropped", rows, weights), tmp_path)
+    zoo = open_zoo(tmp_path, report.zoo)
+    assert (zoo.zoo.name, zoo.zoo.image_dataset) == ("svhn_small_cnn", "svhn")
+    assert zoo.zoo.images == "svhn/grey"
+    assert zoo.zoo.layout.architecture.image_size == 32
+    published = ELSEWHERE["svhn_small_cnn"]
+    assert published.url.endswith("/svhn_cropped.tar.xz")
+    assert zoo.info["source"]["url"] == published.url
+    assert zoo.info["source"]["licence"] == "CC BY 4.0"
+    [part] = overview(report.zoo, tmp_path)
+    assert (part.models, part.specified, part.incomplete) == (8, None, 0)
+    build_folder([report.zoo], tmp_path, tmp_path / "repository")
+    card = (tmp_path / "repository" / "README.md").read_text()
+    assert f"- `svhn_small_cnn`: licence: CC BY 4.0; cite: {published.cite}" in card
+    copied = pq.read_table(tmp_path / "repository" / "sources" / "svhn_small_cnn.parquet")
+    assert "config.train_fraction" in copied.column_names
+
+
+def test_names_of_published_zoos_say_where_they_lie(tmp_path: Path) -> None:
+    for name, zoo in ELSEWHERE.items():
+        with pytest.raises(UnknownZoo, match=f"2002.11448.* its file is {zoo.url}"):
+            model_zoos.zoo_spec(name)
+        with pytest.raises(UnknownZoo, match=zoo.url):
+            load_dataset("model_zoos", name, data_dir=str(tmp_path))
+        with pytest.raises(ZooNotFound, match=zoo.url):
+            overview(name, tmp_path)
+
+
+@pytest.mark.parametrize("factor", [0.0, 1.0, 2.0])
+def test_losses_may_contain_the_l2_penalty(tmp_path: Path, factor: float) -> None:
+    """Those of the published files do, once; by torch alone."""
+    rows, weights = rows_of(3), 0.1 * some_weights(3 * len(STEPS))
+    pixels = torch.randint(256, (20, 1, 28, 28), generator=torch.Generator().manual_seed(0))
+    made = Images(pixels.to(torch.uint8), torch.arange(20) % 10)
+    images = ImageData("made", made, None, made, (0.5,), (0.5,))
+    for row, vector in zip(rows, weights, strict=True):
+        tensors, start = [], 0
+        for shape in [(3, 3, 1, 16), (3, 3, 16, 16), (3, 3, 16, 16), (16, 10)]:
+            bias = torch.tensor(vector[start : start + shape[-1]])
+            start += shape[-1]
+            kernel = torch.tensor(vector[start : start + int(np.prod(shape))]).reshape(shape)
+            start += kernel.numel()
+            tensors.append((kernel, bias))
+        x = images.normalized("test")
+        for kernel, bias in tensors[:3]:
+            x = torch.conv2d(x, kernel.permute(3, 2, 0, 1), bias, stride=2)
+            x = getattr(torch, row["config.activation"])(x)
+        logits = x.mean((2, 3)) @ tensors[3][0] + tensors[3][1]
+        penalty = row["config.l2reg"] * sum(float((k.double() ** 2).sum()) for k, _ in tensors)
+        loss = torch.nn.functional.cross_entropy(logits, made.labels).item()
+        row["test_loss"] = loss + factor * penalty
+        row["test_accuracy"] = (logits.argmax(1) == made.labels).double().mean().item()
+    import_zoo(write(tmp_path / "zoo", rows, weights), tmp_path, "own")
+    audit = audit_zoo("own", tmp_path, images=images, states=None)
+    found = {check.name: (check.checked, check.wrong) for check in audit.checks}
+    assert found["accuracy"] == (12, 0)
+    assert found["loss"] == (12, 12 if factor == 2 else 0)
+
+
+@needs_shared
+def test_trees_and_ridge_from_statistics_of_the_sample(tmp_path: Path) -> None:
+    """By the function of the command `benchmark`, as for any zoo."""
+    import_zoo(SHARED / "data" / "foreign_zoos" / "small_cnn_zoo_mnist", tmp_path)
+    result = predict_properties(
+        "mnist_small_cnn", tmp_path, representations=["statistics"], boosting=True
+    )
+    assert {score.method for score in result.scores if score.target == "test_acc"} == {
+        "ridge",
+        "boosting",
+    }
+    assert sum(result.states.values()) + sum(result.left_out.values()) == 144
+    best = max(s.r2["train"] for s in result.scores if s.target == "test_acc")
+    assert 0 < best <= 1
 
 
 @needs_shared

@@ -243,7 +243,10 @@ def as_published(name, root, n_train, n_test):
 @needs_shared
 def test_table_holds_the_image_data_sets_of_the_zoos():
     facts = json.loads((SHARED / "reference" / "zoo_facts.json").read_text())["images"]
-    assert set(IMAGE_SOURCES) == set(facts) | {"digits", "mnist/grey", "fashion_mnist/grey"}
+    assert set(IMAGE_SOURCES) == set(facts) | {
+        "digits",
+        *(f"{name}/grey" for name in ("mnist", "fashion_mnist", "cifar10", "svhn")),
+    }
     for name, fact in facts.items():
         source = IMAGE_SOURCES[name]
         assert list(source.shape) == fact["input"], name
@@ -422,6 +425,21 @@ def test_small_set_is_read_transformed_and_split_in_proportion(name, tmp_path):
         assert torch.equal(data.normalized(split), expected[part])
         assert getattr(data, split).labels.tolist() == labels[part].tolist()
     assert data.train.pixels.shape[1:] == IMAGE_SOURCES[name].shape
+
+
+@allowing
+@pytest.mark.parametrize("name", ["cifar10", "svhn"])
+def test_grey_images_are_those_of_the_small_cnn_zoo(name, tmp_path):
+    """Its train_network.py: x / 255, then -1 + 2 x, then the mean over the channels."""
+    (pixels, labels), (test, _) = write({"cifar10": "cifar10/cnn_l"}.get(name, name), tmp_path)
+    data = load_images(f"{name}/grey", tmp_path, allow_unverified=True)
+    assert data.validation is None
+    assert data.shape == (1, 32, 32)
+    assert data.train.labels.tolist() == labels.tolist()
+    for split, raw in (("train", pixels), ("test", test)):
+        expected = (-1 + 2 * (raw.astype(np.float64) / 255)).mean(3)[:, None]
+        assert np.abs(data.normalized(split).numpy() - expected).max() < 1e-6
+    assert data.digest() != replace(data, grey=False).digest()
 
 
 @pytest.mark.filterwarnings("error")

@@ -1,0 +1,101 @@
+"""Splits that came with a source, as a file: names of models with a split each, or an index list.
+
+    model_id,split              4711
+    run_1,train                 12
+    run_2,test                  ...
+
+Published work on the Small CNN Zoo commits lists of the second kind: an order of all rows. Of the
+final states in this order, the second half are the test set; the first half is shuffled by Python's
+random.Random(0) and cut into 80 % for training and 20 % for validation.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import random
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ...errors import Unreadable
+from ..untrusted import read_plain
+from .archive import blamed_on_the_file, shown
+
+SPLITS = {
+    "train": "train",
+    "training": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "test": "test",
+}
+"""Word for a split -> our word."""
+
+_MAX_BYTES = 1 << 26
+_NAMES = ("model_id", "modeldir")
+
+
+@blamed_on_the_file()
+def read_splits(path: Path) -> Mapping[str, str] | Sequence[int]:
+    """Return the split of each model by its name, or the order of all rows of the source.
+
+    Raises:
+        Unreadable: it is neither, repeats a model or row, or names an unknown split.
+    """
+    text = io.StringIO(read_plain(path, _MAX_BYTES).decode("utf-8-sig"), newline="")
+    rows = (row for row in csv.reader(text) if row)
+    first = next(rows, [])
+    if len(first) == 1 and first[0].strip().isdecimal():
+        order = [int(first[0]), *(int(row[0]) for row in rows)]
+        if len(set(order)) < len(order):
+            raise Unreadable(f"{path.name}: its index list names a row twice")
+        return order
+    head = [name.strip() for name in first]
+    name = next((name for name in _NAMES if name in head), None)
+    if name is None or "split" not in head:
+        raise Unreadable(
+            f"{path.name} is neither a list of row numbers nor a table with the columns "
+            f"{' or '.join(_NAMES)} and split"
+        )
+    splits: dict[str, str] = {}
+    for row in rows:
+        values = dict(zip(head, row, strict=False))
+        model, split = values[name], values.get("split", "").strip().lower()
+        if split not in SPLITS:
+            raise Unreadable(f"{path.name}: {shown(split)} is none of {', '.join(SPLITS)}")
+        if splits.setdefault(model, SPLITS[split]) != SPLITS[split]:
+            raise Unreadable(f"{path.name}: the model {shown(model)} is in two splits")
+    return splits
+
+
+def by_name(splits: Mapping[str, str], names: Mapping[str, str]) -> dict[str, str]:
+    """Return model id -> split.
+
+    Args:
+        splits: from `read_splits`; models are named by their ids or as the source names them.
+        names: model id -> name in the source.
+    """
+    found = {model: splits.get(model, splits.get(name)) for model, name in names.items()}
+    return {model: split for model, split in found.items() if split is not None}
+
+
+def by_order(order: Sequence[int], finals: Mapping[int, str | None]) -> dict[str, str]:
+    """Return model id -> split, as published work assigns them.
+
+    Args:
+        order: rows of the source, from `read_splits`.
+        finals: row of each final state -> id of its model; None where it is left out.
+    """
+    rows = [row for row in order if row in finals]
+    half = len(rows) // 2
+    first = list(range(half))
+    random.Random(0).shuffle(first)
+    cut = int(0.8 * half)
+    parts = {
+        "train": (rows[place] for place in first[:cut]),
+        "validation": (rows[place] for place in first[cut:]),
+        "test": iter(rows[half:]),
+    }
+    found = ((finals[row], split) for split, some in parts.items() for row in some)
+    return {model: split for model, split in found if model is not None}

@@ -1,0 +1,560 @@
+"""A folder of checkpoints with a table that says what they are: one row for each state.
+
+    path,model_id,epoch,test_acc,activation,learning_rate,gpu
+    runs/3/last.pt,3,50,0.981,relu,0.001,A100
+
+The table is CSV, JSON lines or Parquet. `path` is that of the checkpoint in the folder, `model_id`
+and `epoch` name the state; metrics and hyperparameters are named as the columns of our rows. All
+other columns are kept as texts in source.parquet beside zoo.json, a row for each state.
+
+A fault in a row costs this row: a missing file, tensors of another network, a second row of the
+same epoch, a metric that is NaN. An empty cell is a value that was not measured or is not known.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import json
+import math
+import os
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from ...errors import InvalidArgument, Unreadable
+from ..architecture import canonical_name, find_architecture
+from ..catalog import ELSEWHERE, config_names
+from ..hyperparameters import ACTIVATIONS
+from ..layers import looks_like_text, parse_text
+from ..layout import Layout, find_layout, make_layout
+from ..model_file import SHARES_OF_1
+from ..schema import METRICS
+from ..specification import Zoo
+from ..untrusted import parse_json, read_plain
+from ..zoo_directory import SOURCE_COLUMNS
+from .archive import blamed_on_the_file, printable, shown
+from .identify import specify_drawn
+from .names import model_id_of
+from .ray_tune import HYPERPARAMETERS, State
+from .report import LeftOut, weights_fault, whole
+from .state_files import floats, largest_file, read_tensors, weights_of
+
+FORM = "table"
+"""What zoo.json says of the source's form."""
+
+KEYS = ("path", "model_id", "epoch")
+"""The columns that a table must have."""
+
+_MAX_BYTES = 1 << 26
+_MAX_COLUMNS = 1000
+_MAX_CELLS = 5_000_000
+_MAX_CELL = 100_000
+_MAX_LINE = 1 << 20
+"""Limits of a table: bytes of the file, columns, cells, characters of a cell, bytes of a line."""
+
+_CLASSES = {kind.lower(): name for name, kind in ACTIVATIONS.items()}
+"""Activation by its class in torch.nn, in small letters."""
+
+Row = Mapping[str, object]
+
+
+class Entry(NamedTuple):
+    """A row of the table: the state of a model.
+
+    Attributes:
+        epoch: its epoch.
+        path: of its checkpoint, as the table has it.
+        metrics: under the names of our rows; those that were measured.
+        others: columns that no row of ours has.
+    """
+
+    epoch: int
+    path: str
+    metrics: Mapping[str, float]
+    others: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class RunTable:
+    """A table, without the checkpoints.
+
+    Attributes:
+        folder: of the checkpoints.
+        models: model id -> its states by epoch.
+        names: model id -> name in the table.
+        hyperparameters: model id -> hyperparameters of our rows; None where not known.
+        left_out: rows that are no state.
+        remarks: what a user must know of the columns.
+        count: number of rows.
+    """
+
+    folder: Path
+    models: Mapping[str, Sequence[Entry]]
+    names: Mapping[str, str]
+    hyperparameters: Mapping[str, Mapping[str, Any]]
+    left_out: Sequence[LeftOut]
+    remarks: Sequence[str]
+    count: int
+
+    def states(
+        self, model_id: str, layout: Layout, max_weight: float | None = None
+    ) -> Iterator[State | LeftOut]:
+        """Yield the states of one model by epoch, with one of them in memory at a time."""
+        for entry in self.models[model_id]:
+            try:
+                yield self._state(entry, layout, max_weight)
+            except Unreadable as error:
+                yield LeftOut(self.names[model_id], entry.epoch, str(error))
+
+    @blamed_on_the_file()
+    def _state(self, entry: Entry, layout: Layout, max_weight: float | None) -> State:
+        tensors = read_tensors(self._path(entry), largest_file(layout))
+        weights = weights_of(tensors, layout)
+        if fault := weights_fault(weights, max_weight):
+            raise Unreadable(fault)
+        return State(entry.epoch, weights, entry.metrics, {})
+
+    def _path(self, entry: Entry) -> Path:
+        root = os.path.realpath(self.folder)
+        path = os.path.realpath(os.path.join(root, entry.path))
+        if os.path.commonpath((root, path)) != root:
+            raise Unreadable(f"refused: the path {shown(entry.path)} leaves the folder")
+        if not os.path.isfile(path):
+            raise Unreadable(f"missing file: there is no {shown(entry.path)}")
+        return Path(path)
+
+    def sizes(self) -> list[tuple[str, int | None]]:
+        """Return the path and the bytes of each checkpoint; None where there is none."""
+
+        def size(entry: Entry) -> int | None:
+            try:
+                return os.stat(self._path(entry)).st_size
+            except (Unreadable, OSError, ValueError):
+                return None
+
+        entries = itertools.chain.from_iterable(self.models.values())
+        return [(entry.path, size(entry)) for entry in entries]
+
+    def layout(self, architecture: str) -> Layout:
+        """Return the layout of the checkpoints.
+
+        Args:
+            architecture: name or text of the network. Where a name leaves channels or classes open,
+                the first readable checkpoint has them.
+
+        Raises:
+            InvalidArgument: there is no such network.
+            Unreadable: no checkpoint is of this network.
+        """
+        name = canonical_name(architecture)
+        if looks_like_text(architecture):
+            text = parse_text(architecture)
+            return make_layout(name, text.channels, text.classes)
+        reason = "it has no row that can be used"
+        for entry in itertools.chain.from_iterable(self.models.values()):
+            try:
+                return self._layout_of(name, entry)
+            except Unreadable as error:
+                reason = str(error)
+        raise Unreadable(f"no checkpoint is a {find_architecture(name).title}, the last: {reason}")
+
+    @blamed_on_the_file()
+    def _layout_of(self, name: str, entry: Entry) -> Layout:
+        tensors = floats(read_tensors(self._path(entry), 1 << 30))
+        return find_layout(name, sum(array.size for array in tensors.values()))
+
+    def columns(self) -> pa.Table | None:
+        """Return the columns that no row of ours has, a row for each state; None without any."""
+        rows = [(i, entry) for i in sorted(self.models) for entry in self.models[i]]
+        names = dict.fromkeys(name for _, entry in rows for name in entry.others)
+        if not names:
+            return None
+        return pa.table(
+            {
+                "model_id": pa.array([model for model, _ in rows], pa.string()),
+                "epoch": pa.array([entry.epoch for _, entry in rows], pa.int32()),
+                **{
+                    name: pa.array([entry.others.get(name) for _, entry in rows], pa.string())
+                    for name in names
+                },
+            }
+        )
+
+    def specify(self, layout: Layout, name: str, images: str | None) -> Zoo:
+        """Return the specification of the zoo.
+
+        Args:
+            layout: of its models.
+            name: its name.
+            images: key of the images that they were trained on; None if they are not known.
+        """
+        epochs = [entry.epoch for entries in self.models.values() for entry in entries]
+        epochs += [model["epochs"] or 1 for model in self.hyperparameters.values()]
+        images = images or "unknown"
+        return specify_drawn(
+            [*self.hyperparameters.values()],
+            {
+                "name": name,
+                "image_dataset": images.partition("/")[0],
+                "images": images,
+                "architecture": layout.architecture.name,
+                "channels": layout.channels,
+                "classes": layout.classes,
+                "epochs": max(epochs),
+                "note": "imported from checkpoints and a table; the rows say what each model has",
+            },
+        )
+
+
+def check_name(name: str) -> str:
+    """Return the name of a zoo of one's own, or raise InvalidArgument if it is the catalog's."""
+    if name in config_names() or name in ELSEWHERE:
+        raise InvalidArgument(
+            f"{name} is a zoo of the catalog: give this one another name", hint="--zoo NAME"
+        )
+    return name
+
+
+def read_run_table(
+    path: Path,
+    folder: Path,
+    rename: Mapping[str, str] | None = None,
+    constants: Mapping[str, str] | None = None,
+) -> RunTable:
+    """Read a table, and check all that it says without opening a checkpoint.
+
+    Args:
+        path: a file that ends in .csv, .jsonl or .parquet.
+        folder: in which its paths lie.
+        rename: name of a column in the table -> name here.
+        constants: hyperparameters that all models share, for which the table has no column.
+
+    Raises:
+        InvalidArgument: `rename` or `constants` do not fit the table or our rows.
+        Unreadable: the table cannot be read, or lacks a column.
+    """
+    rename, constants = dict(rename or {}), dict(constants or {})
+    known = (*KEYS, *METRICS, *HYPERPARAMETERS)
+    for names, allowed in ((rename.values(), known), (constants, HYPERPARAMETERS)):
+        for name in names:
+            if name not in allowed:
+                raise InvalidArgument(f"unknown column {name!r}; known: {', '.join(allowed)}")
+    try:
+        shared = _hyperparameters(constants)
+    except Unreadable as error:
+        raise InvalidArgument(str(error)) from None
+    with blamed_on_the_file():
+        found = _Rows(rename)
+        found.read(path)
+        if not found.ours:
+            raise Unreadable(f"{path.name} has no row that can be read")
+    if absent := sorted(rename.keys() - found.ours.keys()):
+        raise InvalidArgument(f"{path.name} has no column {absent[0]!r}, which is to be renamed")
+    if missing := [key for key in KEYS if key not in found.ours.values()]:
+        raise Unreadable(
+            f"{path.name} has no column {' and no '.join(missing)}; it has "
+            f"{', '.join(map(printable, [*found.ours][:20])) or 'none'}",
+            hint=f"--rename THEIRS={missing[0]}",
+        )
+    if not found.entries:
+        reason = min(found.left_out).reason if found.left_out else "it is empty"
+        raise Unreadable(f"{path.name} has no row that can be used: {reason}")
+    hyperparameters, remarks = _agree(found.hyperparameters, shared)
+    models = {model: [of[e] for e in sorted(of)] for model, of in sorted(found.entries.items())}
+    others = dict.fromkeys(n for rows in models.values() for entry in rows for n in entry.others)
+    if others:
+        remarks.append(
+            f"{len(others)} columns that no row has are in {SOURCE_COLUMNS}: "
+            f"{', '.join(map(printable, others))}"
+        )
+    if found.dropped:
+        listed = ", ".join(map(printable, found.dropped))
+        remarks.append(f"{len(found.dropped)} nested columns are not kept: {listed}")
+    return RunTable(
+        folder, models, found.names, hyperparameters, found.left_out, remarks, found.count
+    )
+
+
+class _Rows:
+    """The rows of a table as they are read: states by model and epoch, and those left out.
+
+    Args:
+        rename: name of a column in the table -> name here.
+    """
+
+    def __init__(self, rename: Mapping[str, str]) -> None:
+        self._rename = rename
+        self.ours: dict[str, str] = {}
+        self.entries: dict[str, dict[int, Entry]] = {}
+        self.hyperparameters: dict[str, dict[int, dict[str, Any]]] = {}
+        self.names: dict[str, str] = {}
+        self.left_out: list[LeftOut] = []
+        self.dropped: list[str] = []
+        self.count = 0
+
+    def read(self, path: Path) -> None:
+        """Read all rows."""
+        reader = _READERS.get(path.suffix.lower())
+        if reader is None:
+            raise Unreadable(f"{path.name} is no table: expected {', '.join(_READERS)}")
+        for row in reader(read_plain(path, _MAX_BYTES), self.dropped):
+            self.count += 1
+            if isinstance(row, Unreadable):
+                self._leave_out(f"row {self.count}", -1, row)
+            else:
+                self._add(self._renamed(row))
+
+    def _renamed(self, row: Row) -> Row:
+        for name in row:
+            if name not in self.ours:
+                self.ours[name] = self._rename.get(name, name)
+        _check_unique(self.ours[name] for name in row)
+        return {self.ours[name]: value for name, value in row.items()}
+
+    def _add(self, values: Row) -> None:
+        trial, epoch = f"row {self.count}", -1
+        try:
+            name = _text(values.get("model_id"))
+            if name is None:
+                raise Unreadable("wrong model_id: it is empty")
+            trial = printable(name)
+            epoch = _epoch(values.get("epoch"))
+            entry, hyperparameters = _entry(values, epoch)
+            model = model_id_of(name)
+            if epoch in self.entries.get(model, ()):
+                raise Unreadable("repeated: another row is this epoch")
+        except Unreadable as error:
+            self._leave_out(trial, epoch, error)
+            return
+        self.names[model] = trial
+        self.entries.setdefault(model, {})[epoch] = entry
+        self.hyperparameters.setdefault(model, {})[epoch] = hyperparameters
+
+    def _leave_out(self, trial: str, epoch: int, error: Unreadable) -> None:
+        self.left_out.append(LeftOut(trial, epoch, f"{error} (row {self.count})"))
+
+
+def _agree(
+    given: Mapping[str, Mapping[int, Mapping[str, Any]]], shared: Mapping[str, Any]
+) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """Return the hyperparameters of each model: at its first epoch where they are known."""
+    changing: dict[str, int] = defaultdict(int)
+    agreed: dict[str, dict[str, Any]] = {}
+    for model, rows in given.items():
+        values: dict[str, Any] = {}
+        changed = set()
+        for epoch in sorted(rows):
+            for name, value in rows[epoch].items():
+                if value is not None and values.setdefault(name, value) != value:
+                    changed.add(name)
+        for name in changed:
+            changing[name] += 1
+        agreed[model] = dict.fromkeys(HYPERPARAMETERS) | dict(shared) | values
+    return agreed, [
+        f"{name} changes within {count} models; their rows have that of the first epoch"
+        for name, count in sorted(changing.items())
+    ]
+
+
+def _entry(values: Row, epoch: int) -> tuple[Entry, dict[str, Any]]:
+    """Return a row as a state, and the hyperparameters of its model."""
+    path = _text(values.get("path"))
+    if path is None:
+        raise Unreadable("missing file: its path is empty")
+    metrics = {}
+    for name in METRICS:
+        number = _number(name, values.get(name), "metrics")
+        if number is None:
+            continue
+        if math.isnan(number) or (name in SHARES_OF_1 and not 0 <= number <= 1):
+            good = "a share of 1" if name in SHARES_OF_1 else "a number"
+            raise Unreadable(f"wrong metrics: {name} is {number:g}, not {good}")
+        metrics[name] = number
+    others = {
+        name: text
+        for name, value in values.items()
+        if name not in KEYS and name not in METRICS and name not in HYPERPARAMETERS
+        if (text := _as_written(value)) is not None
+    }
+    return Entry(epoch, path, metrics, others), _hyperparameters(values)
+
+
+def _hyperparameters(values: Row) -> dict[str, Any]:
+    """Return the hyperparameters among some values; those of a cell without any are None."""
+    found: dict[str, Any] = {}
+    for name in HYPERPARAMETERS.keys() & values.keys():
+        _, kind, possible = HYPERPARAMETERS[name]
+        value: Any
+        if kind is str:
+            value = _text(values[name])
+            if value is not None and not possible(value):
+                plain = value.lower().rstrip("_")  # as torch.nn.init has it
+                value = _CLASSES.get(plain, plain) if name == "activation" else plain
+        else:
+            value = _number(name, values[name], "hyperparameters")
+            if kind is int and value is not None:
+                value = whole(value)
+                if value is None:
+                    raise Unreadable(f"wrong hyperparameters: {name} is no whole number")
+        if value is not None and not possible(value):
+            raise Unreadable(f"wrong hyperparameters: {name} is {shown(value)}")
+        found[name] = value
+    return found
+
+
+def _epoch(value: object) -> int:
+    number = None if isinstance(value, bool) else whole(_number("epoch", value, "epoch"))
+    if number is None or not 0 <= number < 2**31:
+        raise Unreadable(f"wrong epoch: {shown(value)} is no whole number from 0 on")
+    return number
+
+
+def _number(name: str, value: object, kind: str) -> float | None:
+    """Return a cell as a number; None if it is empty."""
+    if isinstance(value, str):
+        value = value.strip()
+    if value is None or value == "":
+        return None
+    try:
+        if isinstance(value, bool | list | dict):
+            raise TypeError
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        raise Unreadable(f"wrong {kind}: {name} is {shown(value)}, no number") from None
+
+
+def _text(value: object) -> str | None:
+    """Return a cell as a text without spaces around it; None if it is empty."""
+    if isinstance(value, float):
+        if math.isnan(value):
+            return None
+        value = value if (number := whole(value)) is None else number
+    if isinstance(value, list | dict):
+        raise Unreadable(f"malformed: {shown(value)} where a text is expected")
+    return None if value is None else str(value).strip() or None
+
+
+def _as_written(value: object) -> str | None:
+    """Return a cell of any type as a text; None if it is empty."""
+    if isinstance(value, list | dict | bool):
+        return json.dumps(value, allow_nan=True)
+    return None if value is None or value == "" else str(value)
+
+
+# --- The three forms ------------------------------------------------------------------------------
+
+
+def _check_width(columns: int) -> None:
+    if columns > _MAX_COLUMNS:
+        raise Unreadable(f"too large: the table has more than {_MAX_COLUMNS:,} columns")
+
+
+def _check_unique(names: Iterable[str]) -> None:
+    if twice := [name for name, count in Counter(names).items() if count > 1 and name]:
+        raise Unreadable(f"two columns of the table are named {shown(twice[0])}")
+
+
+def _counted(rows: Iterable[Row | Unreadable], width: Callable[[], int]) -> Iterator[Any]:
+    cells = 0
+    for row in rows:
+        cells += max(1, width())
+        if cells > _MAX_CELLS:
+            raise Unreadable(f"too large: the table has more than {_MAX_CELLS:,} cells")
+        yield row
+
+
+def _csv_rows(content: bytes, dropped: list[str]) -> Iterator[Row | Unreadable]:
+    text = io.StringIO(content.decode("utf-8-sig"), newline="")
+    head = text.readline(_MAX_CELL)
+    _check_width(head.count(","))
+    text.seek(0)
+    rows = csv.reader(text)
+    names = [name.strip() for name in next(rows, [])]
+    _check_width(len(names))
+    _check_unique(names)
+
+    def checked() -> Iterator[Row | Unreadable]:
+        while True:
+            try:
+                row = next(rows)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                yield Unreadable(f"malformed: {error}")
+                continue
+            if len(row) == len(names):
+                yield {name: value for name, value in zip(names, row, strict=True) if name}
+            elif row:
+                yield Unreadable(f"malformed: {len(row)} values, expected {len(names)}")
+
+    return _counted(checked(), lambda: len(names))
+
+
+def _json_rows(content: bytes, dropped: list[str]) -> Iterator[Row | Unreadable]:
+    names: set[str] = set()
+
+    def checked() -> Iterator[Row | Unreadable]:
+        for line in io.BytesIO(content):
+            if line.isspace():
+                continue
+            try:
+                if len(line) > _MAX_LINE:
+                    raise ValueError(f"more than {_MAX_LINE:,} bytes")
+                row = parse_json(line)
+                if not isinstance(row, dict):
+                    raise ValueError("no JSON object")
+            except ValueError as error:
+                yield Unreadable(f"malformed: {error!s:.100}")
+                continue
+            names.update(row)
+            _check_width(len(names))
+            yield row
+
+    return _counted(checked(), lambda: len(names))
+
+
+def _parquet_rows(content: bytes, dropped: list[str]) -> Iterator[Row | Unreadable]:
+    file = pq.ParquetFile(pa.BufferReader(content))
+    about = file.metadata
+    _check_width(about.num_columns)
+    schema = file.schema_arrow
+    flat = [field for field in schema if not pa.types.is_nested(field.type)]
+    names = [field.name for field in flat]
+    _check_unique(schema.names)
+    dropped += [name for name in schema.names if name not in names]
+    if about.num_rows * len(schema) > _MAX_CELLS:
+        raise Unreadable(f"too large: the table has more than {_MAX_CELLS:,} cells")
+    groups = [about.row_group(number) for number in range(about.num_row_groups)]
+    if any(group.total_byte_size > 4 * _MAX_BYTES for group in groups):
+        raise Unreadable("too large: a row group of the table does not fit into memory")
+    # Texts stay in dictionaries until their lengths are known: a few bytes can repeat a long one.
+    texts = [f.name for f in flat if pa.types.is_string(f.type) or pa.types.is_binary(f.type)]
+    file = pq.ParquetFile(pa.BufferReader(content), read_dictionary=texts)
+
+    def checked() -> Iterator[Row | Unreadable]:
+        for batch in file.iter_batches(1024, columns=names, use_threads=False):
+            for column in batch.columns:
+                if pa.types.is_dictionary(column.type):
+                    longest = pc.max(pc.binary_length(column.dictionary)).as_py() or 0
+                    if longest > _MAX_CELL:
+                        raise Unreadable(f"too large: a cell has more than {_MAX_CELL:,} bytes")
+            yield from batch.to_pylist()
+
+    return _counted(checked(), lambda: len(names))
+
+
+_READERS: Mapping[str, Callable[[bytes, list[str]], Iterator[Row | Unreadable]]] = {
+    ".csv": _csv_rows,
+    ".jsonl": _json_rows,
+    ".parquet": _parquet_rows,
+}
+"""Suffix of a table -> function from its content to its rows, name of a column -> value. It adds
+the columns that it does not read to a list."""

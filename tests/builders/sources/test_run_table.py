@@ -1,0 +1,480 @@
+"""A folder of checkpoints with a table: 50 perceptrons of torch, and what can be wrong with it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import safetensors.torch
+import torch
+from datasets import load_dataset
+from torch import nn
+
+import model_zoos
+from model_zoos.benchmarks.audit import audit_zoo
+from model_zoos.benchmarks.property_prediction import predict_properties
+from model_zoos.builders.hub.build import build_folder
+from model_zoos.builders.sources.importing import import_zoo
+from model_zoos.builders.sources.report import Report
+from model_zoos.builders.zoo_directory import SOURCE_COLUMNS, open_zoo
+from model_zoos.errors import FaultyZoo, InvalidArgument, SourceNotFound, Unreadable
+from model_zoos.generation.images import ImageData, load_images
+from tests.builders.hub.folders import PUBLISH
+from tests.hub_server import Client, Hub
+from tests.shared import contents
+
+TEXT = "1x28x28 fc8 fc10"
+EPOCHS = (0, 4, 8)
+TERMS = {"licence": "CC0 1.0", "cite": "nobody"}
+IMAGES = {"architecture": TEXT, "images": "digits"}
+
+Rows = list[dict[str, Any]]
+
+
+def network(activation: nn.Module) -> nn.Sequential:
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, 8), activation, nn.Linear(8, 10))
+
+
+@pytest.fixture(scope="module")
+def digits() -> ImageData:
+    return load_images("digits")
+
+
+def save(path: Path, state: dict[str, torch.Tensor], number: int) -> Path:
+    """Write a checkpoint in one of the forms that people have."""
+    forms: list[tuple[str, Callable[[Path], object]]] = [
+        (".pt", lambda p: torch.save(state, p)),
+        (".pth", lambda p: torch.save({"epoch": 3, "state_dict": state, "lr": 0.1}, p)),
+        (".pt", lambda p: torch.save({"model_state_dict": wrapped("module."), "best": True}, p)),
+        (".pt", lambda p: torch.save({"model": wrapped("_orig_mod.module.")}, p)),
+        (".safetensors", lambda p: safetensors.torch.save_file(state, p)),
+        (".npz", lambda p: np.savez(p, **{k: v.numpy() for k, v in state.items()})),
+        (".pt", lambda p: torch.save({k: v.double() for k, v in state.items()}, p)),
+    ]
+
+    def wrapped(prefix: str) -> dict[str, torch.Tensor]:
+        return {prefix + name: tensor for name, tensor in state.items()}
+
+    suffix, write = forms[number % len(forms)]
+    path = path.with_suffix(suffix)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, digits: ImageData) -> tuple[Path, Rows]:
+    """50 perceptrons at three epochs, and the rows of their table (never write to it)."""
+    folder = tmp_path_factory.mktemp("runs")
+    images, labels = digits.normalized("train")[:300], digits.train.labels[:300]
+    test, test_labels = digits.normalized("test"), digits.test.labels
+    rows: Rows = []
+    for number in range(50):
+        torch.manual_seed(number)
+        name, module = (("relu", nn.ReLU()), ("tanh", nn.Tanh()))[number % 2]
+        model, rate = network(module), 0.02 / (1 + number % 5)
+        optimizer = torch.optim.Adam(model.parameters(), rate)
+        for epoch in range(EPOCHS[-1] + 1):
+            if epoch:
+                optimizer.zero_grad()
+                nn.functional.cross_entropy(model(images), labels).backward()
+                optimizer.step()
+            if epoch in EPOCHS:
+                with torch.no_grad():
+                    logits = model(test)
+                path = folder / "runs" / f"{number}" / f"epoch_{epoch}"
+                rows.append(
+                    {
+                        "path": str(save(path, model.state_dict(), number).relative_to(folder)),
+                        "model_id": f"run/{number}",
+                        "epoch": epoch,
+                        "test_acc": (logits.argmax(1) == test_labels).double().mean().item(),
+                        "test_loss": nn.functional.cross_entropy(logits, test_labels).item(),
+                        "activation": name,
+                        "optimizer": "Adam",
+                        "learning_rate": rate,
+                        "seed": number,
+                        "l2": 1e-4 * number,
+                        "host": "" if number % 3 else "gpu-7",
+                    }
+                )
+    return folder, rows
+
+
+def write_csv(path: Path, rows: Rows) -> Path:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, dict.fromkeys(name for row in rows for name in row))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def take(runs: tuple[Path, Rows], table: Path, change: Callable[[Rows], object]) -> Report:
+    """Import the first two models with a changed table."""
+    folder, rows = runs
+    some = [dict(row) for row in rows[:6]]
+    change(some)
+    [report] = import_zoo(
+        folder, table.parent / "zoos", "own", table=write_csv(table, some), **IMAGES
+    )
+    return report
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory, runs: tuple[Path, Rows]) -> Path:
+    root = tmp_path_factory.mktemp("home")
+    table = write_csv(root / "runs.csv", runs[1])
+    [report] = import_zoo(runs[0], root, "perceptrons", table=table, **IMAGES, **TERMS)
+    assert (report.models, report.found, report.kept, report.left_out) == (50, 150, 150, ())
+    assert report.remarks == (f"2 columns that no row has are in {SOURCE_COLUMNS}: l2, host",)
+    return root
+
+
+def test_every_row_is_torchs_network(
+    home: Path, runs: tuple[Path, Rows], digits: ImageData
+) -> None:
+    images, labels = digits.normalized("test"), digits.test.labels
+    splits = load_dataset("model_zoos", "perceptrons", data_dir=str(home))
+    found = {(row["seed"], row["epoch"]): row for rows in splits.values() for row in rows}
+    assert len(found) == 150
+    assert {len(rows) for rows in splits.values()} == {105, 24, 21}
+    for wanted in runs[1]:
+        row = found[wanted["seed"], wanted["epoch"]]
+        with torch.no_grad():
+            logits = model_zoos.instantiate(row)(images)
+        loss = nn.functional.cross_entropy(logits, labels).item()
+        assert loss == pytest.approx(wanted["test_loss"], rel=1e-5)
+        assert row["test_acc"] == pytest.approx(wanted["test_acc"])
+        assert (row["activation"], row["optimizer"]) == (wanted["activation"], "adam")
+        assert row["learning_rate"] == wanted["learning_rate"]
+        assert row["train_loss"] is None
+
+
+def test_it_verifies_benchmarks_and_builds(home: Path, digits: ImageData, tmp_path: Path) -> None:
+    audit = audit_zoo("perceptrons", home, images=digits, states=None)
+    assert audit.good, audit.tables()
+    assert audit.evaluated == 150
+    result = predict_properties("perceptrons", home, representations=["statistics"])
+    assert {score.target for score in result.scores} >= {"test_acc", "epoch"}
+    build_folder(["perceptrons"], home, tmp_path / "repository")
+    card = (tmp_path / "repository" / "README.md").read_text()
+    assert "imported from checkpoints" in card
+    assert "- `perceptrons`: licence: CC0 1.0; cite: nobody" in card
+    states = [
+        row
+        for split in load_dataset(str(tmp_path / "repository"), "perceptrons").values()
+        for row in split
+    ]
+    assert len(states) == 150
+
+
+def test_it_is_published(home: Path, hub: Hub, writer: Client, tmp_path: Path) -> None:
+    build_folder(["perceptrons"], home, tmp_path / "repository")
+    folder = str(tmp_path / "repository")
+    writer.run(PUBLISH, folder=folder, repo_id="me/perceptrons", arguments={})
+    found = writer.run(
+        "from datasets import load_dataset\n"
+        "splits = load_dataset('me/perceptrons', 'perceptrons', streaming=True)\n"
+        "result = {name: sum(1 for _ in rows) for name, rows in splits.items()}"
+    )
+    assert found == {"train": 105, "validation": 24, "test": 21}
+    kept = hub.read("me/perceptrons", "sources/perceptrons.parquet")
+    assert kept == (home / "perceptrons" / SOURCE_COLUMNS).read_bytes()
+
+
+def test_other_columns_are_kept(home: Path, runs: tuple[Path, Rows]) -> None:
+    table = pq.read_table(home / "perceptrons" / SOURCE_COLUMNS)
+    assert table.column_names == ["model_id", "epoch", "l2", "host"]
+    names = {f.model_id: f.original_name for f in open_zoo(home, "perceptrons").scan()[0]}
+    kept = {(names[row["model_id"]], row["epoch"]): row for row in table.to_pylist()}
+    for row in runs[1]:
+        found = kept[row["model_id"], row["epoch"]]
+        assert (found["l2"], found["host"]) == (str(row["l2"]), row["host"] or None)
+
+
+def test_an_import_resumes_and_a_changed_table_is_another_source(
+    home: Path, runs: tuple[Path, Rows], tmp_path: Path
+) -> None:
+    before = contents(home / "perceptrons")
+    model = next((home / "perceptrons" / "models").iterdir())
+    model.unlink()
+    table = home / "runs.csv"
+    [report] = import_zoo(runs[0], home, "perceptrons", table=table, **IMAGES, **TERMS)
+    assert report.kept == 150
+    assert contents(home / "perceptrons") == before
+    other = write_csv(tmp_path / "other.csv", runs[1][:30])
+    with pytest.raises(FaultyZoo, match="another source"):
+        import_zoo(runs[0], home, "perceptrons", table=other, **IMAGES)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_the_forms_of_tables_are_one(
+    home: Path, runs: tuple[Path, Rows], tmp_path: Path, suffix: str
+) -> None:
+    folder, rows = runs
+    renamed = [
+        {("run" if k == "model_id" else "acc" if k == "test_acc" else k): v for k, v in row.items()}
+        for row in reversed(rows)
+    ]
+    table = tmp_path / f"runs{suffix}"
+    if suffix == ".jsonl":
+        table.write_text("\n".join(json.dumps(row) for row in renamed))
+    else:
+        pq.write_table(pa.Table.from_pylist(renamed), table)
+    rename = {"run": "model_id", "acc": "test_acc"}
+    [report] = import_zoo(folder, tmp_path, "perceptrons", table=table, rename=rename, **IMAGES)
+    assert report.kept == 150
+    for path in (home / "perceptrons" / "models").iterdir():
+        assert (tmp_path / "perceptrons" / "models" / path.name).read_bytes() == path.read_bytes()
+
+
+def spoil(number: int, **values: object) -> Callable[[Rows], object]:
+    return lambda rows: rows[number].update(values)
+
+
+FAULTS: dict[str, tuple[Callable[[Rows], object], str]] = {
+    "a missing file": (spoil(1, path="runs/none.pt"), r"missing file: there is no 'runs/none\.pt'"),
+    "a folder": (spoil(1, path="runs"), "missing file"),
+    "no path": (spoil(1, path=" "), "missing file: its path is empty"),
+    "another network": (spoil(1, path="other.pt"), r"wrong shape: not a 1x28x28 fc8 fc10"),
+    "a pickle that calls": (spoil(1, path="hostile.pt"), r"unreadable: .*'posix\.system'"),
+    "objects in an array": (spoil(1, path="objects.npz"), "refused: .* holds object, not numbers"),
+    "an infinite weight": (spoil(1, path="infinite.pt"), "NaN or infinite weights: 1 of 6370"),
+    "a text": (spoil(1, path="notes.txt"), r"none of \.pt, "),
+    "an empty file": (spoil(1, path="empty.pt"), "empty file"),
+    "a path outside": (spoil(1, path="../secret.pt"), "refused: the path .* leaves the folder"),
+    "an absolute path": (spoil(1, path="/etc/passwd"), "refused: the path"),
+    "a link outside": (spoil(1, path="link.pt"), "refused: the path"),
+    "an epoch twice": (spoil(1, epoch=0), r"repeated: another row is this epoch \(row 2\)"),
+    "no epoch": (spoil(1, epoch="last"), "wrong epoch: epoch is 'last', no number"),
+    "no model": (spoil(1, model_id=""), "wrong model_id: it is empty"),
+    "an accuracy that is NaN": (spoil(1, test_acc="nan"), "wrong metrics: test_acc is nan"),
+    "a loss that is NaN": (spoil(1, test_loss="NaN"), "wrong metrics: test_loss is nan"),
+    "percents": (spoil(1, test_acc=97.5), "wrong metrics: test_acc is 97.5, not a share of 1"),
+    "a word": (spoil(1, test_loss="low"), "wrong metrics: test_loss is 'low', no number"),
+    "an activation": (spoil(1, activation="swash"), "wrong hyperparameters: activation is 'swash'"),
+    "a rate": (spoil(1, learning_rate=-1), "wrong hyperparameters: learning_rate is -1.0"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_costs_its_row(name: str, runs: tuple[Path, Rows], tmp_path: Path) -> None:
+    folder = runs[0]
+    if not (folder / "other.pt").exists():
+
+        class Evil:
+            def __reduce__(self) -> tuple[Any, ...]:
+                return os.system, ("touch hacked",)
+
+        state = network(nn.ReLU()).state_dict()
+        torch.save(nn.Linear(784, 9).state_dict(), folder / "other.pt")
+        torch.save({"model": Evil()}, folder / "hostile.pt")
+        np.savez(folder / "objects.npz", a=np.array([{}], object))
+        torch.save({**state, "3.bias": torch.full((10,), 1e30).double() ** 9}, folder / "inf.pt")
+        state["3.bias"][0] = float("inf")
+        torch.save(state, folder / "infinite.pt")
+        (folder / "notes.txt").write_text("none")
+        (folder / "empty.pt").touch()
+        torch.save(state, folder.parent / "secret.pt")
+        (folder / "link.pt").symlink_to(folder.parent / "secret.pt")
+    change, message = FAULTS[name]
+    report = take(runs, tmp_path / "runs.csv", change)
+    assert (report.found, report.kept, report.models) == (6, 5, 2)
+    [entry] = report.left_out
+    with pytest.raises(Unreadable, match=message):
+        raise Unreadable(entry.reason)
+    assert not Path("hacked").exists()
+
+
+def test_hyperparameters_of_a_model(runs: tuple[Path, Rows], tmp_path: Path) -> None:
+    """Empty cells are not known; a value that changes is that of the first epoch."""
+
+    def change(rows: Rows) -> None:
+        rows[0]["learning_rate"], rows[1]["activation"] = 0.5, ""
+        rows[3]["seed"] = rows[4]["seed"] = rows[5]["seed"] = ""
+        rows[2]["test_loss"] = ""
+
+    report = take(runs, tmp_path / "runs.csv", change)
+    assert report.kept == 6
+    assert "learning_rate changes within 1 models" in report.remarks[1]
+    first, second = open_zoo(tmp_path / "zoos", "own").scan()[0]
+    assert (first.hyperparameters["learning_rate"], first.hyperparameters["seed"]) == (0.5, 0)
+    assert (second.hyperparameters["seed"], first.hyperparameters["activation"]) == (None, "relu")
+    assert np.ma.getmaskarray(first.metrics["test_loss"]).tolist() == [False, False, True]
+
+
+def test_constants_and_a_named_architecture(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    folder = tmp_path / "runs"
+    rows = []
+    for number in range(3):
+        zoo = model_zoos.zoo_spec("digits_cnn_s")
+        vector = torch.randn(zoo.layout.size)
+        path = save(folder / f"{number}", zoo.layout.to_state_dict(vector), number + 3)
+        rows.append({"path": path.name, "model_id": number, "epoch": 7, "weights": vector})
+    table = write_csv(
+        folder / "runs.csv", [{k: v for k, v in row.items() if k != "weights"} for row in rows]
+    )
+    import_zoo(
+        folder,
+        tmp_path,
+        table=table.name,
+        architecture="cnn_s",
+        constants={"activation": "nn.GELU".removeprefix("nn."), "init": "normal(std=0.1)"},
+    )
+    for file, row in zip(open_zoo(tmp_path, "runs").scan()[0], rows, strict=True):
+        assert file.weights()[0].tolist() == row["weights"].tolist()
+        assert file.hyperparameters["activation"] == "gelu"
+        assert file.hyperparameters["init"] == "normal(std=0.1)"
+    assert open_zoo(tmp_path, "runs").zoo.channels == 1
+
+
+def test_tensors_that_are_sorted_by_name(tmp_path: Path) -> None:
+    """Modules of one shape go by the numbers in their names, and not by words."""
+    text = "1x2x2 fc4 fc4 fc4 fc2"
+    layout = model_zoos.builders.layout.make_layout(text, 1, 2)
+    vector = torch.arange(float(layout.size))
+    ours = layout.to_state_dict(vector)
+    good = [
+        ["net.2", "net.4", "net.10", "head"],
+        ["a0.fc", "a1.fc", "a11.fc", "z"],
+        ["model.fc1", "model.fc2", "model.fc3", "model.fc4"],
+    ]
+    for number, names in enumerate([*good, ["first", "middle", "last", "head"]]):
+        layers = dict(zip(("fc1", "fc2", "fc3", "fc4"), names, strict=True))
+        state = {
+            f"{layers[name.partition('.')[0]]}.{name.partition('.')[2]}": tensor.clone()
+            for name, tensor in ours.items()
+        }
+        folder = tmp_path / f"z{number}"
+        folder.mkdir()
+        safetensors.torch.save_file(state, folder / "a.safetensors")
+        table = write_csv(folder / "t.csv", [{"path": "a.safetensors", "model_id": 1, "epoch": 1}])
+        [report] = import_zoo(folder, tmp_path, table=table, architecture=text)
+        if number < len(good):
+            [file] = open_zoo(tmp_path, folder.name).scan()[0]
+            assert file.weights()[0].tolist() == vector.tolist()
+        else:
+            assert "cannot be told" in report.left_out[0].reason
+
+
+BAD_TABLES: dict[str, tuple[str, str]] = {
+    "no path": ("model_id,epoch\n1,1\n", "has no column path; it has model_id, epoch"),
+    "semicolons": ("path;model_id;epoch\na;1;1\n", "has no column path and no model_id"),
+    "a name twice": ("path,model_id,epoch,epoch\na,1,1,1\n", "two columns .* 'epoch'"),
+    "nothing": ("", "no row that can be read"),
+    "no rows": ("path,model_id,epoch\n", "no row that can be read"),
+    "a million columns": (
+        "path,model_id,epoch," + ",".join(map(str, range(10**6))) + "\n",
+        "more than 1,000 columns",
+    ),
+    "a huge name": ("path,model_id,epoch," + "x" * (1 << 20) + "\n", "unreadable"),
+    "too many cells": ("path,model_id,epoch" + ",".join(map(str, range(900))) + "\n" + (
+        "," * 899 + "\n") * 6000, "more than 5,000,000 cells"),
+    "another encoding": ("path,model_id,epoch\n\udcff,1,1\n", "unreadable: UnicodeDecodeError"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD_TABLES)
+def test_bad_tables_are_refused(name: str, runs: tuple[Path, Rows], tmp_path: Path) -> None:
+    content, message = BAD_TABLES[name]
+    table = tmp_path / "runs.csv"
+    table.write_bytes(content.encode("utf-8", "surrogateescape"))
+    with pytest.raises(Unreadable, match=message):
+        import_zoo(runs[0], tmp_path, "own", table=table, **IMAGES)
+    assert not (tmp_path / "own").exists()
+
+
+def test_malformed_rows_cost_themselves(runs: tuple[Path, Rows], tmp_path: Path) -> None:
+    folder, rows = runs
+    table = write_csv(tmp_path / "runs.csv", [dict(row) for row in rows[:3]])
+    table.write_text(table.read_text() + "a,b\n" + f"{'y' * 200_000},1,1,,,,,,,,\n")
+    [report] = import_zoo(folder, tmp_path, "own", table=table, **IMAGES)
+    assert report.kept == 3
+    assert [entry.reason for entry in report.left_out] == [
+        "malformed: 2 values, expected 11 (row 4)",
+        "malformed: field larger than field limit (131072) (row 5)",
+    ]
+    lines = [json.dumps(row) for row in rows[:3]]
+    nested = json.dumps({**rows[3], "config": {"depth": 2}})
+    table = tmp_path / "runs.jsonl"
+    table.write_text("\n".join([*lines, "[1]", "{", "", nested, "[" * 100_000]))
+    [report] = import_zoo(folder, tmp_path, "two", table=table, **IMAGES)
+    assert (report.kept, len(report.left_out)) == (4, 3)
+    [depth] = pq.read_table(tmp_path / "two" / SOURCE_COLUMNS)["config"].drop_null().to_pylist()
+    assert json.loads(depth) == {"depth": 2}
+
+
+def test_columns_of_other_types(runs: tuple[Path, Rows], tmp_path: Path) -> None:
+    """As pandas and polars write them: large texts, whole floats, times, nested columns."""
+    folder, rows = runs
+    times = pa.array([datetime(2020, 1, number + 1) for number in range(3)])
+    table = pa.table(
+        {
+            "path": pa.array([row["path"] for row in rows[:3]], pa.large_string()),
+            "model_id": [7.0] * 3,
+            "epoch": [0.0, 4.0, 8.0],
+            "val_loss": pa.array([None, 1.5, 2.5]),
+            "at": times,
+            "best": [True, False, None],
+            "config": [{"depth": 2}] * 3,
+        }
+    )
+    path = tmp_path / "runs.parquet"
+    pq.write_table(table, path)
+    [report] = import_zoo(folder, tmp_path, "own", table=path, **IMAGES)
+    assert (report.kept, report.left_out) == (3, ())
+    assert report.remarks == (
+        "1 nested columns are not kept: config",
+        f"2 columns that no row has are in {SOURCE_COLUMNS}: at, best",
+    )
+    kept = pq.read_table(tmp_path / "own" / SOURCE_COLUMNS).to_pylist()
+    assert [row["best"] for row in kept] == ["true", "false", None]
+    assert kept[2] == {"model_id": "7", "epoch": 8, "at": "2020-01-03 00:00:00", "best": None}
+
+
+def test_a_parquet_bomb_is_refused(runs: tuple[Path, Rows], tmp_path: Path) -> None:
+    """A long text that a dictionary repeats takes few bytes in the file."""
+    table = tmp_path / "runs.parquet"
+    long = pa.array(["x" * 5_000_000]).dictionary_encode()
+    column = pa.DictionaryArray.from_arrays(pa.array([0] * 20_000, pa.int32()), long.dictionary)
+    ids = pa.array(["1"] * 20_000)
+    named = {"path": ids, "model_id": ids, "epoch": pa.array(range(20_000)), "note": column}
+    pq.write_table(pa.table(named), table, compression="zstd")
+    assert table.stat().st_size < 2_000_000
+    with pytest.raises(Unreadable, match="a cell has more than"):
+        import_zoo(runs[0], tmp_path, "own", table=table, **IMAGES)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"architecture": None}, "needs the architecture"),
+        ({"architecture": "1x28x28 fc8 fc"}, "fc"),
+        ({"architecture": "resnet9"}, "unknown architecture"),
+        ({"rename": {"acc": "accuracy"}}, "unknown column 'accuracy'"),
+        ({"rename": {"acc": "test_acc"}}, "has no column 'acc'"),
+        ({"constants": {"activation": "swash"}}, "activation is 'swash'"),
+        ({"constants": {"l2": "1"}}, "unknown column 'l2'"),
+        ({"name": "mnist_cnn_s"}, "a zoo of the catalog"),
+        ({"table": None}, "is for a folder of checkpoints"),
+    ],
+)
+def test_arguments_are_checked(
+    runs: tuple[Path, Rows], tmp_path: Path, arguments: dict[str, Any], message: str
+) -> None:
+    table = write_csv(tmp_path / "runs.csv", runs[1][:3])
+    given = {"root": tmp_path, "name": "own", "table": table, **IMAGES, **arguments}
+    with pytest.raises(InvalidArgument, match=message):
+        import_zoo(runs[0], **given)
+    with pytest.raises(SourceNotFound, match="no such table"):
+        import_zoo(runs[0], tmp_path, table="none.csv", architecture=TEXT)
