@@ -51,7 +51,7 @@ def train_in_processes(work: Work, models: Sequence[Model]) -> Iterator[Outcome]
     epochs, threads = sum(model.epochs for model in models), min(work.threads, len(models)) or 1
 
     def done() -> Done:
-        values: list[float] = list(states)
+        values: list[float] = states[:]
         untrained, trained, evaluating, training = values
         if not untrained:
             return Done(0, 0, None)
