@@ -10,6 +10,7 @@
     normalize       mean 0 and standard deviation 1
     trajectory      the states of each model in the order of epochs
     evaluation      loss and accuracy of weight vectors
+    training        weight vectors trained further
     combining       new weights from those of several models
 
 The names below are imported when they are used: not all of the modules do without torch.
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from .rescaling import random_factors, rescale
     from .symmetry import compose, hidden_units, invert, permute, random_permutation
     from .tokens import Tokens, from_tokens, to_tokens, token_windows
+    from .training import Training, train
     from .trajectory import Trajectories, epoch_windows, pairs, trajectories
 
 __all__ = [
@@ -37,6 +39,7 @@ __all__ = [
     "PermuteUnits",
     "Standardizer",
     "Tokens",
+    "Training",
     "Trajectories",
     "canonical_order",
     "compose",
@@ -58,6 +61,7 @@ __all__ = [
     "to_layers",
     "to_tokens",
     "token_windows",
+    "train",
     "trajectories",
     "weight_matching",
 ]
@@ -97,6 +101,10 @@ _MODULES = {
         "from_tokens",
         "to_tokens",
         "token_windows",
+    ),
+    "training": (
+        "Training",
+        "train",
     ),
     "trajectory": (
         "Trajectories",

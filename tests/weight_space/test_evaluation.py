@@ -75,7 +75,7 @@ def test_each_network_has_its_own_activation(rows: Any) -> None:
     assert loss[0] == loss[2] != loss[1]
     mixed = rows.select(range(3)).map(lambda _, i: {"activation": names[i]}, with_indices=True)
     assert (evaluate(weights, mixed).loss == loss).all()
-    with pytest.raises(InvalidArgument, match="3 rows with the activations relu, tanh"):
+    with pytest.raises(InvalidArgument, match="3 rows with the activation relu, tanh"):
         evaluate(weights[:2], mixed)
 
 
