@@ -19,7 +19,7 @@ from ..errors import InvalidArgument
 from ..generation import engines
 from .networks import Images, Like, as_block, as_vectors, find_images, read_networks, samples_of
 
-_BLOCK_BYTES = 256 << 20
+_BLOCK_BYTES = 64 << 20
 """Limit of the weights that are copied at a time."""
 
 

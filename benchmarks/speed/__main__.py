@@ -14,7 +14,16 @@ from typing import Annotated, Any, Optional, get_type_hints
 
 import typer
 
-from . import building, generation, importing, loading, prediction, resnet, streaming
+from . import (
+    building,
+    generation,
+    importing,
+    loading,
+    prediction,
+    resnet,
+    streaming,
+    weight_space,
+)
 from .measure import listing, machine
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -43,7 +52,8 @@ def _command(measure: Callable[..., Any], table: Callable[[Any], str]) -> Callab
     return command
 
 
-for module in (loading, generation, importing, building, streaming, prediction, resnet):
+modules = (loading, generation, importing, building, streaming, prediction, resnet, weight_space)
+for module in modules:
     summary = (module.__doc__ or "").split("\n\n")[0]
     name = module.__name__.rpartition(".")[2]
     app.command(name, help=summary)(_command(module.measure, getattr(module, "table", listing)))

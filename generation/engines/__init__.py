@@ -260,7 +260,7 @@ def _engine_of(layout: Layout, activation: str, engine: str, device: str | None)
         return "batched"
 
 
-MODULE_BATCH = 256
+MODULE_BATCH = {"cpu": 64, "cuda": 256}
 """Images that a network which is no sequence of layers is evaluated on at a time."""
 
 
@@ -276,10 +276,14 @@ def _evaluate_modules(
     """As the reference engine evaluates: a network on one thread, all images in one batch."""
     x = torch.as_tensor(images, device=device)
     y = torch.as_tensor(labels, device=device)
-    batch = len(y) if layout.architecture.layers else MODULE_BATCH
+    batch, order = len(y), torch.contiguous_format
+    if not layout.architecture.layers:  # a third faster for ResNet-18
+        batch, order = MODULE_BATCH[x.device.type], torch.channels_last
+        x = x.contiguous(memory_format=order)
 
     def score(vector: NDArray[np.float32]) -> tuple[float, float]:
-        module = build(layout, activation).to(x.device)
+        module = build(layout, activation)
+        module.to(x.device, memory_format=order)  # type: ignore[call-overload]
         tensors = layout.to_state_dict(torch.from_numpy(np.array(vector)).to(x.device))
         module.load_state_dict(tensors, strict=False)
         return reference.evaluate(module, x, y, batch)

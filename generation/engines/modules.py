@@ -18,7 +18,7 @@ from ..schedules import make_scheduler
 from . import reference
 from .population import Scores, check_models
 
-_BATCH = 256
+_BATCH = 64
 """Images that are evaluated at a time."""
 
 
@@ -69,7 +69,8 @@ class ModulesPopulation:
         module = build(self.layout, model.activation, model.dropout)
         tensors = self.layout.to_state_dict(torch.from_numpy(np.array(vector)))
         module.load_state_dict(tensors, strict=False)
-        return module.to(self.device)
+        order = torch.contiguous_format if self.layout.architecture.layers else torch.channels_last
+        return module.to(self.device, memory_format=order)  # type: ignore[call-overload]
 
     @property
     def weights(self) -> NDArray[np.float32]:
