@@ -26,6 +26,7 @@ from ..builders.zoo_directory import open_zoo
 from ..errors import ImageFilesError, InvalidArgument
 from ..generation.images import ImageData
 from ..generation.networks import instantiate
+from ..weight_space.networks import samples_of
 from .evaluation import zoo_images
 from .states import StateTable, choose, read_states, read_weights, weights_size
 from .tables import Table, number
@@ -220,8 +221,7 @@ def diversity(
     pixels = None
     if run_models >= 2:
         try:
-            data = _test_images(states, layout, data_dir, images, images_dir, download, seed)
-            pixels = data.normalized("test")
+            pixels = _test_images(states, layout, data_dir, images, images_dir, download, seed)
         except (ImageFilesError, ValueError) as error:
             not_obtained[NEED_IMAGES] = str(error)
     found, weights = read_weights(states, chosen, at, data_dir)
@@ -311,8 +311,8 @@ def _test_images(
     images_dir: str | os.PathLike[str] | None,
     download: bool,
     seed: int,
-) -> ImageData:
-    """Return images that the models can be run on; an error says why there are none.
+) -> torch.Tensor:
+    """Return normalised images that the models can be run on; an error says why there are none.
 
     Raises:
         ImageFilesError: the image files are missing or cannot be used.
@@ -327,13 +327,7 @@ def _test_images(
         data = zoo_images(directory, None, images_dir, download)
         chosen = np.random.default_rng(seed).permutation(len(data.test))[:images]
         data = data.subset(train=slice(0), test=np.sort(chosen))
-    shape, side = data.shape, layout.architecture.image_size
-    if shape[0] != layout.channels or side not in (None, shape[1]):
-        raise InvalidArgument(
-            f"the images of {data.name} are {'x'.join(map(str, shape))}, the models take "
-            f"{layout.channels}x{side or shape[1]}x{side or shape[2]}"
-        )
-    return data
+    return samples_of(data, "test", layout)[0]
 
 
 def _run(

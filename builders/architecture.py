@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 from ..errors import InvalidArgument
+from .connections import CLASSES, IMAGES, Connection, connection_shapes
 from .hyperparameters import SCHEDULERS
 from .layers import (
     Layer,
@@ -56,8 +58,7 @@ class Architecture:
         image_size: side of its square input images; None if it takes any.
         layers: the layers of a plain sequence of layers; () for any other network.
         channels, classes: of the images; None for a name that stands for networks with any.
-        tensors: function from the numbers of channels and classes to the named tensors of a network
-            without `layers`.
+        graph: the connections of a network without `layers`, in the order of its tensors.
         engines: names of the engines that can train it, the default first.
         schedulers: learning rate schedules that its models can have, the paper's first; None is a
             constant rate.
@@ -83,7 +84,7 @@ class Architecture:
     layers: tuple[Layer, ...] = ()
     channels: int | None = None
     classes: int | None = None
-    tensors: Callable[[int, int], Shapes] | None = None
+    graph: tuple[Connection, ...] = ()
     engines: tuple[str, ...] = ("lanes", "batched", "reference")
     schedulers: tuple[str | None, ...] = SCHEDULERS
     original_class: str | None = None
@@ -98,8 +99,8 @@ class Architecture:
         return self.name
 
     def __post_init__(self) -> None:
-        if bool(self.layers) == (self.tensors is not None):
-            raise ValueError(f"architecture {self.name!r} needs either layers or tensors")
+        if bool(self.layers) == bool(self.graph):
+            raise ValueError(f"architecture {self.name!r} needs either layers or a graph")
         if not self.layers:
             return
         if self.image_size is None:
@@ -119,8 +120,8 @@ class Architecture:
         ):
             if own not in (None, found):
                 raise InvalidArgument(f"the network {self.name} has {own} {what}, not {found}")
-        if self.tensors is not None:
-            return self.tensors(channels, classes)
+        if self.graph:
+            return connection_shapes(self.graph, channels, classes)
         shapes: Shapes = []
         for layer, weight in weight_shapes(self.layers, channels, self.image_size or 0, classes):
             shapes += [(f"{layer.name}.weight", weight), (f"{layer.name}.bias", weight[:1])]
@@ -129,6 +130,26 @@ class Architecture:
     def outputs(self, classes: int) -> list[Shape]:
         """Shape of each layer's output before pooling: (channels, height, width) or (features,)."""
         return outputs_of(self.layers, self.image_size or 0, classes)
+
+    @property
+    def connections(self) -> tuple[Connection, ...]:
+        """The layers with weights as connections of groups of units, in the order of tensors."""
+        if self.graph:
+            return self.graph
+        names = [IMAGES, *(layer.name for layer in self.layers[:-1]), CLASSES]
+        return tuple(
+            Connection(
+                layer.name,
+                source,
+                target,
+                layer.out,
+                layer.kernel,
+                None,
+                layer.activation,
+                layer.pool,
+            )
+            for layer, (source, target) in zip(self.layers, pairwise(names), strict=True)
+        )
 
     @property
     def file_name(self) -> str:
@@ -154,27 +175,31 @@ class Architecture:
         return indices
 
 
-def _resnet18_shapes(channels: int, classes: int) -> Shapes:
-    """Float tensors of torchvision's ResNet(BasicBlock, [2, 2, 2, 2]) with a 3x3 stem."""
+def _resnet18_connections() -> tuple[Connection, ...]:
+    """torchvision's ResNet(BasicBlock, [2, 2, 2, 2]) with a 3x3 stem.
 
-    def batch_norm(name: str, width: int) -> Shapes:
-        keys = ("weight", "bias", "running_mean", "running_var")
-        return [(f"{name}.{key}", (width,)) for key in keys]
+    A stream takes its name from the first layer that writes to it.
+    """
 
-    shapes: Shapes = [("conv1.weight", (64, channels, 3, 3)), *batch_norm("bn1", 64)]
-    before = 64
+    def convolution(
+        name: str, norm: str, source: str, target: str, out: int, kernel: int = 3
+    ) -> None:
+        connections.append(Connection(name, source, target, out, kernel, norm, activation="relu"))
+
+    connections: list[Connection] = []
+    convolution("conv1", "bn1", IMAGES, "conv1", 64)
+    stream, before = "conv1", 64
     for stage, width in enumerate((64, 128, 256, 512), start=1):
         for block in range(2):
             name = f"layer{stage}.{block}"
-            shapes.append((f"{name}.conv1.weight", (width, before, 3, 3)))
-            shapes += batch_norm(f"{name}.bn1", width)
-            shapes.append((f"{name}.conv2.weight", (width, width, 3, 3)))
-            shapes += batch_norm(f"{name}.bn2", width)
+            target = stream if before == width else f"{name}.conv2"
+            convolution(f"{name}.conv1", f"{name}.bn1", stream, f"{name}.conv1", width)
+            convolution(f"{name}.conv2", f"{name}.bn2", f"{name}.conv1", target, width)
             if before != width:
-                shapes.append((f"{name}.downsample.0.weight", (width, before, 1, 1)))
-                shapes += batch_norm(f"{name}.downsample.1", width)
-            before = width
-    return [*shapes, ("fc.weight", (classes, 512)), ("fc.bias", (classes,))]
+                shortcut = f"{name}.downsample"
+                convolution(f"{shortcut}.0", f"{shortcut}.1", stream, target, width, kernel=1)
+            stream, before = target, width
+    return (*connections, Connection("fc", stream, CLASSES))
 
 
 _ALL = (
@@ -205,7 +230,7 @@ _ALL = (
         title="ResNet-18",
         image_size=None,
         original_class="Resnet18",
-        tensors=_resnet18_shapes,
+        graph=_resnet18_connections(),
         engines=("resnet",),
         schedulers=("OneCycleLR", None, "cosine", "step"),
         keeps_epoch_0=False,

@@ -31,6 +31,12 @@ ACTIVATIONS = {
 }
 """Activation -> its class in torch.nn, with torch's defaults."""
 
+ODD = {"tanh", "identity"}
+"""Activations with f(-x) = -f(x)."""
+
+HOMOGENEOUS = {"relu", "leaky_relu", "identity"}
+"""Activations with f(cx) = c f(x) for every c > 0."""
+
 BIAS = 0.01
 """Every bias starts here (def_net.py of the paper's code, `initialize_weights`)."""
 

@@ -3,10 +3,14 @@
     layers          the tensors of each layer, and torch.func
     tokens          one token for each output channel
     graph           units as nodes, weights as edges
-    symmetry        permutations of hidden units, weight matching
+    symmetry        permutations of hidden units
+    rescaling       signs and scales of hidden units
+    matching        orders that bring models close: weight matching, canonical order
+    augmentation    random symmetries of rows that are read
     normalize       mean 0 and standard deviation 1
     trajectory      the states of each model in the order of epochs
     evaluation      loss and accuracy of weight vectors
+    training        weight vectors trained further
     combining       new weights from those of several models
 
 The names below are imported when they are used: not all of the modules do without torch.
@@ -18,20 +22,16 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .augmentation import PermuteUnits
     from .evaluation import evaluate
     from .graph import Graphs, from_graphs, to_graphs
     from .layers import from_layers, stacked_state_dict, to_layers
+    from .matching import canonical_order, match_models, weight_matching
     from .normalize import Standardizer
-    from .symmetry import (
-        PermuteUnits,
-        compose,
-        hidden_units,
-        invert,
-        permute,
-        random_permutation,
-        weight_matching,
-    )
+    from .rescaling import random_factors, rescale
+    from .symmetry import compose, hidden_units, invert, permute, random_permutation
     from .tokens import Tokens, from_tokens, to_tokens, token_windows
+    from .training import Training, train
     from .trajectory import Trajectories, epoch_windows, pairs, trajectories
 
 __all__ = [
@@ -39,7 +39,9 @@ __all__ = [
     "PermuteUnits",
     "Standardizer",
     "Tokens",
+    "Training",
     "Trajectories",
+    "canonical_order",
     "compose",
     "epoch_windows",
     "evaluate",
@@ -48,19 +50,24 @@ __all__ = [
     "from_tokens",
     "hidden_units",
     "invert",
+    "match_models",
     "pairs",
     "permute",
+    "random_factors",
     "random_permutation",
+    "rescale",
     "stacked_state_dict",
     "to_graphs",
     "to_layers",
     "to_tokens",
     "token_windows",
+    "train",
     "trajectories",
     "weight_matching",
 ]
 
 _MODULES = {
+    "augmentation": ("PermuteUnits",),
     "evaluation": ("evaluate",),
     "graph": (
         "Graphs",
@@ -72,21 +79,32 @@ _MODULES = {
         "stacked_state_dict",
         "to_layers",
     ),
+    "matching": (
+        "canonical_order",
+        "match_models",
+        "weight_matching",
+    ),
     "normalize": ("Standardizer",),
+    "rescaling": (
+        "random_factors",
+        "rescale",
+    ),
     "symmetry": (
-        "PermuteUnits",
         "compose",
         "hidden_units",
         "invert",
         "permute",
         "random_permutation",
-        "weight_matching",
     ),
     "tokens": (
         "Tokens",
         "from_tokens",
         "to_tokens",
         "token_windows",
+    ),
+    "training": (
+        "Training",
+        "train",
     ),
     "trajectory": (
         "Trajectories",

@@ -12,7 +12,7 @@
 - `ensemble_probabilities`: the mean of the probabilities (Lakshminarayanan et al. 2017,
   section 2.4).
 
-`generation.engines.evaluate` gives the accuracy of the new weights.
+`evaluate` gives the accuracy of the new weights.
 """
 
 from __future__ import annotations

@@ -1,28 +1,32 @@
 """Networks as graphs: a node for each unit, an edge for each pair of units that weights connect.
 
     graphs = to_graphs(weights, layout)          # of all rows at once
-    graphs.nodes                                 # [rows, nodes, 1]: biases
+    graphs.nodes                                 # [rows, nodes, F]: biases
     graphs.edges                                 # [rows, edges, K]: kernels, padded with zeros
     data = graphs.to_pyg()                       # a list of torch_geometric.data.Data
 
-The nodes are the channels of the images, then the units of each layer; channels are the units of a
-convolution. An edge runs from a unit to a unit of the next layer, and carries all weights between
-them: the kernel of a convolution, or the weights at all places of a channel where an image is
-flattened. After Kofinas et al. 2024 ("Graph Neural Networks for Learning Equivariant
-Representations of Neural Networks", ICLR) and Zhou et al. 2024 ("Universal Neural Functionals").
+The nodes are the channels of the images, then the units of each group of the wiring: those of a
+layer (channels, of a convolution), or of a residual stream. A node carries everything that belongs
+to the unit alone: biases, and weights and statistics of batch-norm layers. An edge runs from a unit
+to one that reads it, and carries all weights of one layer between them: the kernel of a
+convolution, or the weights at all places of a channel where an image is flattened. Where several
+layers connect the same units, each has an edge. After Kofinas et al. 2024 ("Graph Neural Networks
+for Learning Equivariant Representations of Neural Networks", ICLR) and Zhou et al. 2024 ("Universal
+Neural Functionals").
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..builders.connections import CLASSES
 from ..builders.layout import Layout
+from ..builders.wiring import Wire, wiring
 from ..errors import InvalidArgument
 from .arrays import check_vectors, concatenate, constant, zeros
 
@@ -38,14 +42,16 @@ class Graphs:
 
     Attributes:
         layout: layout of the networks.
-        nodes: [..., V, 1], the bias of each unit; 0 for the channels of the images.
+        nodes: [..., V, F], the vectors of each unit in the order of the layout, padded with zeros:
+            the bias in a plain sequence of layers, nothing for the channels of the images.
         edges: [..., E, K], the weights of each edge, padded with zeros to the largest number.
         edge_index: int64 [2, E], source and target of each edge.
-        node_types: int64 [V], 0 for the images, then the number of the layer from 1.
-        edge_types: int64 [E], number of the layer from 0.
-        node_positions: int64 [V], number of the unit in its layer.
+        node_types: int64 [V], 0 for the images, then the number of the group from 1.
+        edge_types: int64 [E], number of the layer from 0, among those with edges.
+        node_positions: int64 [V], number of the unit in its group.
+        node_mask: bool [V, F], True where a node has a number and False where it is padded.
         edge_mask: bool [E, K], True where an edge has a weight and False where it is padded.
-        node_equal: int64 [V], for embeddings of nodes: one number for all units of a hidden layer,
+        node_equal: int64 [V], for embeddings of nodes: one number for all units of a hidden group,
             which can be interchanged, and one for each input and output, which cannot.
     """
 
@@ -56,14 +62,15 @@ class Graphs:
     node_types: Any
     edge_types: Any
     node_positions: Any
+    node_mask: Any
     edge_mask: Any
     node_equal: Any
 
     def to_pyg(self) -> list[Any]:
         """Return a torch_geometric.data.Data for each row.
 
-        It has x, edge_index, edge_attr, node_type, edge_type, pos [V, 2] (layer and unit) and
-        edge_mask; a DataLoader of torch_geometric makes batches of them.
+        It has x, edge_index, edge_attr, node_type, edge_type, pos [V, 2] (group and unit),
+        node_mask and edge_mask; a DataLoader of torch_geometric makes batches of them.
 
         Raises:
             InvalidArgument: torch_geometric is not installed.
@@ -76,8 +83,11 @@ class Graphs:
             ) from None
         import torch
 
-        names = ("edge_index", "node_types", "edge_types", "node_positions", "edge_mask")
-        index, nodes, edges, positions, mask = (torch.as_tensor(getattr(self, n)) for n in names)
+        index, nodes, edges, positions = (
+            torch.as_tensor(array)
+            for array in (self.edge_index, self.node_types, self.edge_types, self.node_positions)
+        )
+        masks = [torch.as_tensor(mask) for mask in (self.node_mask, self.edge_mask)]
         shape = self.nodes.shape
         return [
             Data(
@@ -87,7 +97,8 @@ class Graphs:
                 node_type=nodes,
                 edge_type=edges,
                 pos=torch.stack([nodes, positions], dim=1),
-                edge_mask=mask,
+                node_mask=masks[0],
+                edge_mask=masks[1],
             )
             for x, attributes in zip(
                 torch.as_tensor(self.nodes).reshape(-1, *shape[-2:]),
@@ -102,27 +113,23 @@ def to_graphs(weights: Array, layout: Layout) -> Graphs:
 
     Args:
         weights: [..., N], numpy array or torch tensor, through which gradients flow.
-        layout: layout of a plain sequence of layers.
+        layout: layout of the weights.
 
     Raises:
-        InvalidArgument: the vectors have another length, or the architecture is no plain sequence
-            of layers.
+        InvalidArgument: the vectors have another length.
     """
     check_vectors(weights, layout)
-    frame = _frame(layout)
+    frame: dict[str, NDArray[Any]] = _frame(layout)
     lead: tuple[int, ...] = tuple(weights.shape[:-1])
-    width = frame["edge_mask"].shape[1]
-    edges = zeros((*lead, frame["edge_index"].shape[1], width), weights)
-    biases = [zeros((*lead, layout.channels), weights)]
-    before, start = layout.channels, 0
-    for slots in layout.layers.values():
-        units = slots["bias"].size
-        # [out, in, places], in the order of the edges
-        weight = weights[..., slots["weight"].slice].reshape((*lead, units * before, -1))
-        cast(Any, edges)[..., start : start + units * before, : weight.shape[-1]] = weight
-        biases.append(weights[..., slots["bias"].slice])
-        before, start = units, start + units * before
-    nodes = concatenate(biases)[..., None]
+    nodes: Any = zeros((*lead, *frame["node_mask"].shape), weights)
+    edges: Any = zeros((*lead, *frame["edge_mask"].shape), weights)
+    for wire, rows, columns in _places(layout):
+        part: Any = weights[..., wire.slot.slice]
+        if wire.source is None:
+            nodes[..., rows, columns.start] = part
+        else:
+            shape = (*lead, rows.stop - rows.start, columns.stop)
+            edges[..., rows, columns] = part.reshape(shape)
     return Graphs(
         layout, nodes, edges, **{name: constant(array, weights) for name, array in frame.items()}
     )
@@ -130,46 +137,65 @@ def to_graphs(weights: Array, layout: Layout) -> Graphs:
 
 def from_graphs(graphs: Graphs) -> NDArray[np.generic] | torch.Tensor:
     """Return the weight vectors [..., N] of graphs: the inverse of `to_graphs`."""
-    layout, parts = graphs.layout, []
     lead: tuple[int, ...] = tuple(graphs.nodes.shape[:-2])
-    before, node, edge = layout.channels, layout.channels, 0
-    for slots in layout.layers.values():
-        weight, units = slots["weight"], slots["bias"].size
-        count = units * before
-        kernels = graphs.edges[..., edge : edge + count, : weight.size // count]
-        parts.append(kernels.reshape((*lead, weight.size)))
-        parts.append(graphs.nodes[..., node : node + units, 0])
-        before, node, edge = units, node + units, edge + count
+    parts = [
+        (graphs.nodes if wire.source is None else graphs.edges)[..., rows, columns].reshape(
+            (*lead, wire.slot.size)
+        )
+        for wire, rows, columns in _places(graphs.layout)
+    ]
     return cast(Any, concatenate(parts))
+
+
+@lru_cache(maxsize=16)
+def _places(layout: Layout) -> list[tuple[Wire, slice, slice]]:
+    """Return rows and columns of each tensor: of `nodes` if it is a vector, else of `edges`."""
+    net, places, edge = wiring(layout), [], 0
+    counts = [group.units for group in net.groups.values()]
+    starts = dict(zip(net.groups, np.cumsum([0, *counts]).tolist(), strict=False))
+    vectors = dict.fromkeys(net.groups, 0)
+    for wire in net.wires:
+        units = net.groups[wire.target].units
+        if wire.source is None:
+            column, start = vectors[wire.target], starts[wire.target]
+            places.append((wire, slice(start, start + units), slice(column, column + 1)))
+            vectors[wire.target] += 1
+        else:
+            count = units * net.groups[wire.source].units
+            places.append((wire, slice(edge, edge + count), slice(0, wire.slot.size // count)))
+            edge += count
+    return places
 
 
 @lru_cache(maxsize=16)
 def _frame(layout: Layout) -> dict[str, NDArray[Any]]:
     """Return the arrays of `Graphs` that do not depend on the weights."""
-    if not layout.architecture.layers:
-        title = layout.architecture.title
-        raise InvalidArgument(f"graphs are for plain sequences of layers, not {title}")
-    counts = [layout.channels, *(slots["bias"].size for slots in layout.layers.values())]
-    starts = np.cumsum([0, *counts])
-    places = [
-        slots["weight"].size // (counts[i] * counts[i + 1])
-        for i, slots in enumerate(layout.layers.values())
-    ]
-    sources, targets, types = [], [], []
-    for number, (before, units) in enumerate(pairwise(counts)):
-        target, source = np.divmod(np.arange(units * before), before)
-        sources.append(starts[number] + source)
-        targets.append(starts[number + 1] + target)
-        types.append(np.full(units * before, number))
-    edge_types = np.concatenate(types)
+    groups, places = wiring(layout).groups, _places(layout)
+    counts = [group.units for group in groups.values()]
+    starts = dict(zip(groups, np.cumsum([0, *counts]).tolist(), strict=False))
     node_types = np.repeat(np.arange(len(counts)), counts)
-    hidden = (node_types > 0) & (node_types < len(counts) - 1)
-    equal = np.where(hidden, node_types, len(counts) + np.arange(len(node_types)))
+    hidden = (node_types > 0) & (node_types != list(groups).index(CLASSES))
+    vectors = [p for p in places if p[0].source is None]
+    weights = [p for p in places if p[0].source is not None]
+    node_mask = np.zeros((len(node_types), max(columns.stop for _, _, columns in vectors)), bool)
+    for _, rows, columns in vectors:
+        node_mask[rows, columns] = True
+    sources, targets = [], []
+    for wire, rows, _ in weights:
+        before = groups[str(wire.source)].units
+        target, source = np.divmod(np.arange(rows.stop - rows.start), before)
+        sources.append(starts[str(wire.source)] + source)
+        targets.append(starts[wire.target] + target)
+    edge_types = np.repeat(
+        np.arange(len(weights)), [rows.stop - rows.start for _, rows, _ in weights]
+    )
+    widths = np.array([columns.stop for _, _, columns in weights])
     return {
         "edge_index": np.stack([np.concatenate(sources), np.concatenate(targets)]),
         "node_types": node_types,
         "edge_types": edge_types,
         "node_positions": np.concatenate([np.arange(count) for count in counts]),
-        "edge_mask": np.arange(max(places)) < np.array(places)[edge_types][:, None],
-        "node_equal": equal,
+        "node_mask": node_mask,
+        "edge_mask": np.arange(widths.max()) < widths[edge_types][:, None],
+        "node_equal": np.where(hidden, node_types, len(counts) + np.arange(len(node_types))),
     }

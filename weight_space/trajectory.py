@@ -46,7 +46,7 @@ def trajectories(dataset: datasets.Dataset) -> Trajectories:
     Raises:
         InvalidArgument: a column is missing, a state comes twice, or as `model_zoos.weights`.
     """
-    model_ids, models, epoch = _keys(dataset)
+    model_ids, models, epoch = state_keys(dataset)
     epochs, column = np.unique(epoch, return_inverse=True)
     mask = np.zeros((len(model_ids), len(epochs)), bool)
     mask[models, column] = True
@@ -121,7 +121,7 @@ def epoch_windows(dataset: datasets.Dataset, length: int, step: int = 1) -> Wind
         raise InvalidArgument(f"length and step are at least 1, found {length} and {step}")
     if "weights" not in (dataset.column_names or ()):
         raise InvalidArgument("this data set has no weights: load it with them among `columns`")
-    model_ids, models, epoch = _keys(dataset)
+    model_ids, models, epoch = state_keys(dataset)
     # Each state as one number that grows with model and epoch; models lie further apart than steps.
     stride = int(epoch.max(initial=0) - epoch.min(initial=0)) + length * step + 1
     keys = models * stride + (epoch - epoch.min(initial=0))
@@ -145,7 +145,7 @@ def pairs(dataset: datasets.Dataset, step: int = 1) -> Windows:
     return epoch_windows(dataset, 2, step)
 
 
-def _keys(dataset: datasets.Dataset) -> tuple[list[str], NDArray[np.int64], NDArray[np.int64]]:
+def state_keys(dataset: datasets.Dataset) -> tuple[list[str], NDArray[np.int64], NDArray[np.int64]]:
     """Return the ids of all models, and the model's number and the epoch of each row.
 
     Raises:

@@ -24,6 +24,7 @@ from . import (
     resnet,
     small_cnn_zoo,
     streaming,
+    weight_space,
 )
 from .measure import listing, machine
 
@@ -63,6 +64,7 @@ _MODULES = (
     streaming,
     prediction,
     resnet,
+    weight_space,
 )
 for module in _MODULES:
     summary = (module.__doc__ or "").split("\n\n")[0]

@@ -172,11 +172,12 @@ def train_epoch(
     batch_size: int,
     epoch: int,
     scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
+    order: torch.Tensor | None = None,
 ) -> tuple[float, float]:
-    """One epoch over a fresh random order; running mean of cross entropy and accuracy."""
+    """One epoch in the given order or a fresh random one; running mean of loss and accuracy."""
     module = network.module.train()
     total, correct = 0.0, 0
-    for batch in torch.randperm(len(y)).split(batch_size):
+    for batch in (torch.randperm(len(y)) if order is None else order).split(batch_size):
         optimizer.zero_grad()
         network.before_step(len(batch))
         logits, target = module(x[batch]), y[batch]

@@ -117,4 +117,4 @@ def test_images_that_do_not_fit_are_not_run(tmp_path: Path) -> None:
         },
     )
     found = diversity("odd", tmp_path, images=small)
-    assert "1x20x20, the models take 1x28x28" in found.not_obtained[NEED_IMAGES]
+    assert "takes images [1, 28, 28], found [1, 20, 20]" in found.not_obtained[NEED_IMAGES]

@@ -129,7 +129,7 @@ LAST = Layer("fc", 10, activation=False)
 @pytest.mark.parametrize(
     ("layers", "size", "message"),
     [
-        ((), 8, "needs either layers or tensors"),
+        ((), 8, "needs either layers or a graph"),
         ((LAST,), None, "need an image_size"),
         ((LAST, Layer("conv", 2, kernel=3)), 8, "convolutions come first"),
         ((Layer("fc", 4), LAST), 8, "two layers of one name"),

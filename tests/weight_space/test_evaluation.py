@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 import model_zoos
+from model_zoos.builders.layout import make_layout
 from model_zoos.cli import app
 from model_zoos.errors import InvalidArgument
 from model_zoos.weight_space.evaluation import evaluate
@@ -52,6 +54,32 @@ def test_as_torch(layout: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     np.testing.assert_allclose(accuracy, expected[1])
 
 
+def test_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """100,000 vectors of a small network, mapped from a file of 31 MB, in blocks of 1 MB."""
+    monkeypatch.setattr("model_zoos.weight_space.evaluation._BLOCK_BYTES", 1 << 20)
+    layout = make_layout("1x4x4 fc4:relu fc2", 1, 2)
+    written = np.lib.format.open_memmap(
+        tmp_path / "many.npy", "w+", np.float32, (100_000, layout.size)
+    )
+    for start in range(0, len(written), 10_000):
+        written[start : start + 10_000] = random_weights(layout, 10_000, seed=start)
+    del written
+    weights = np.load(tmp_path / "many.npy", mmap_mode="r")
+    images, labels = torch.randn(7, 1, 4, 4), torch.arange(7) % 2
+    row = {"architecture": layout.architecture.name, "activation": "relu"}
+    tracemalloc.start()
+    try:
+        loss, accuracy = evaluate(weights, row, (images, labels), engine="batched")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 12 << 20
+    some = np.random.default_rng(0).choice(len(weights), 20)
+    expected = by_torch(np.array(weights[some]), layout, "relu", images, labels)
+    np.testing.assert_allclose(loss[some], expected[0], rtol=1e-4)
+    np.testing.assert_allclose(accuracy[some], expected[1])
+
+
 def test_recorded_accuracies_are_found_again(rows: Any) -> None:
     weights = model_zoos.weights(rows)
     for like in (rows, rows[0], rows.remove_columns("weights"), "digits_cnn_s"):
@@ -75,7 +103,7 @@ def test_each_network_has_its_own_activation(rows: Any) -> None:
     assert loss[0] == loss[2] != loss[1]
     mixed = rows.select(range(3)).map(lambda _, i: {"activation": names[i]}, with_indices=True)
     assert (evaluate(weights, mixed).loss == loss).all()
-    with pytest.raises(InvalidArgument, match="3 rows with the activations relu, tanh"):
+    with pytest.raises(InvalidArgument, match="3 rows with the activation relu, tanh"):
         evaluate(weights[:2], mixed)
 
 

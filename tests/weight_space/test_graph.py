@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 import torch
 
+from model_zoos.builders.wiring import wiring
 from model_zoos.errors import InvalidArgument
 from model_zoos.weight_space.graph import from_graphs, to_graphs
 from model_zoos.weight_space.symmetry import permute, random_permutation
 
-from .layouts import KINDS, PLAIN, RESNET, random_weights
+from .layouts import ALL, KINDS, PLAIN, RESNET, random_weights
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("layout", PLAIN, ids=str)
+@pytest.mark.parametrize("layout", ALL, ids=str)
 def test_there_and_back(layout: Any, kind: str) -> None:
     weights = random_weights(layout, 3, kind)
     graphs = to_graphs(weights, layout)
@@ -24,7 +25,7 @@ def test_there_and_back(layout: Any, kind: str) -> None:
     assert type(back) is type(weights) is type(graphs.edge_index)
     assert np.asarray(back).tobytes() == np.asarray(weights).tobytes()
     edges, mask = np.asarray(graphs.edges), np.asarray(graphs.edge_mask)
-    assert mask.sum() + sum(s["bias"].size for s in layout.layers.values()) == layout.size
+    assert mask.sum() + np.asarray(graphs.node_mask).sum() == layout.size
     assert not edges[:, ~mask].any()
     one = to_graphs(weights[1], layout)
     assert (one.edges == graphs.edges[1]).all()
@@ -54,31 +55,47 @@ def test_an_edge_is_the_kernel_between_its_units(layout: Any) -> None:
         assert graphs.nodes[node, 0] == bias[graphs.node_positions[node]]
 
 
-@pytest.mark.parametrize("layout", PLAIN, ids=str)
+@pytest.mark.parametrize("layout", ALL, ids=str)
 def test_a_permuted_network_is_the_same_graph(layout: Any) -> None:
     """The isomorphism that the orders of units say, which keeps `node_equal`."""
-    [weights] = random_weights(layout, 1)
+    [weights, *_] = random_weights(layout, 1)
     orders = random_permutation(layout, np.random.default_rng(1))
     one, other = to_graphs(weights, layout), to_graphs(permute(weights, layout, orders), layout)
-    starts = np.cumsum([0, *np.bincount(one.node_types)])
-    moved = np.arange(len(one.nodes))  # node of `one` that each node of `other` is
-    for number, name in enumerate(layout.layers, start=1):
-        units = starts[number + 1] - starts[number]
-        order = orders.get(name, np.arange(units))
-        moved[starts[number] : starts[number + 1]] = starts[number] + order
+    moved, start = [], 0  # node of `one` that each node of `other` is
+    for name, group in wiring(layout).groups.items():
+        moved.append(start + orders.get(name, np.arange(group.units)))
+        start += group.units
+    moved = np.concatenate(moved)
     assert (one.node_equal[moved] == one.node_equal).all()
     assert (other.nodes == one.nodes[moved]).all()
-    of_pair = {pair: edge for edge, pair in enumerate(zip(*one.edge_index.tolist(), strict=True))}
-    same = [of_pair[int(moved[s]), int(moved[t])] for s, t in other.edge_index.T]
+    # An edge is named by its layer and its ends: streams have edges of several layers.
+    ends = np.concatenate([one.edge_types[None], one.edge_index])
+    size = (len(one.edges), start, start)
+    keys = np.ravel_multi_index(tuple(ends), size)
+    wanted = np.ravel_multi_index((ends[0], *moved[other.edge_index]), size)
+    order = np.argsort(keys)
+    same = order[np.searchsorted(keys[order], wanted)]
+    assert (keys[same] == wanted).all()
     assert (other.edges == one.edges[same]).all()
+
+
+def test_residual_streams_are_nodes_once() -> None:
+    """Two layers that write to one stream have edges to the same units, whose norms lie there."""
+    weights = random_weights(RESNET, 1)[0]
+    graphs, tensors = to_graphs(weights, RESNET), RESNET.to_state_dict(weights)
+    groups = list(wiring(RESNET).groups)
+    assert len(graphs.nodes) == 3 + 3 * 64 + 3 * 128 + 3 * 256 + 3 * 512 + 10
+    stream = graphs.nodes[graphs.node_types == groups.index("layer2.0.conv2")]
+    roles = ("weight", "bias", "running_mean", "running_var")
+    writers = ("layer2.0.bn2", "layer2.0.downsample.1", "layer2.1.bn2")
+    expected = [tensors[f"{name}.{role}"] for name in writers for role in roles]
+    assert (stream == np.stack(expected, axis=1)).all()
 
 
 def test_gradients_and_refusals() -> None:
     weights = random_weights(PLAIN[0], 2, "torch").requires_grad_()
     from_graphs(to_graphs(weights, PLAIN[0])).square().sum().backward()
     assert torch.equal(weights.grad, 2 * weights.detach())
-    with pytest.raises(InvalidArgument, match="not ResNet-18"):
-        to_graphs(random_weights(RESNET, 1), RESNET)
     with pytest.raises(InvalidArgument, match="2,464"):
         to_graphs(np.zeros(3), PLAIN[0])
 

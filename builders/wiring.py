@@ -1,0 +1,81 @@
+"""Which units of a network each tensor connects: the source of graphs and of symmetries.
+
+A *group* is a set of units that are one place of the network: the units of a layer (channels, of a
+convolution), or of a residual stream, where several layers write to the same units. Whoever puts
+the units of a group in another order must do so in every tensor that writes or reads them.
+
+It follows from the connections of an architecture (connections.py) and the slots of a layout.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from .connections import CLASSES, IMAGES
+from .layout import Layout, Slot
+
+
+@dataclass(frozen=True)
+class Group:
+    """Units that are permuted together, and what is done to them; fields as in `Connection`."""
+
+    units: int
+    activation: bool | str
+    pool: bool
+
+
+@dataclass(frozen=True)
+class Wire:
+    """A tensor [target units, ...] or [target units, source units * places, ...].
+
+    Attributes:
+        slot: the tensor.
+        target: the group whose units its first axis counts.
+        source: the group of its second axis; None for a vector.
+        scales: whether a factor of the target's units multiplies it. Not so for what a batch-norm
+            layer divides out again, nor for that layer's statistics.
+        buffer: whether it is a statistic of a batch-norm layer.
+    """
+
+    slot: Slot
+    target: str
+    source: str | None = None
+    scales: bool = True
+    buffer: bool = False
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """The groups of a network in the order in which they are computed, and all its wires.
+
+    Attributes:
+        groups: every group by name, from the images to the classes.
+        wires: one for each slot of the layout, in its order.
+    """
+
+    groups: dict[str, Group]
+    wires: tuple[Wire, ...]
+
+    @property
+    def hidden(self) -> dict[str, Group]:
+        """The groups whose units can be interchanged."""
+        return {n: group for n, group in self.groups.items() if n not in (IMAGES, CLASSES)}
+
+
+@lru_cache(maxsize=64)
+def wiring(layout: Layout) -> Wiring:
+    """Return the groups of a layout, and the groups of every tensor."""
+    connections = layout.architecture.connections
+    groups = {IMAGES: Group(layout.channels, False, False)}
+    wires = {}
+    for one in connections:
+        weight, *vectors = (
+            slot for slot in layout.slots if slot.name.rpartition(".")[0] in (one.name, one.norm)
+        )
+        groups.setdefault(one.target, Group(weight.shape[0], one.activation, one.pool))
+        wires[weight] = Wire(weight, one.target, one.source, scales=one.norm is None)
+        for slot in vectors:
+            buffer = slot.name.rpartition(".")[2].startswith("running_")
+            wires[slot] = Wire(slot, one.target, scales=not buffer, buffer=buffer)
+    return Wiring(groups, tuple(wires[slot] for slot in layout.slots))

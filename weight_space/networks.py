@@ -1,0 +1,197 @@
+"""What networks weight vectors are, as a row, a data set or a zoo says it, and what they see."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import datasets
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from ..builders.access import check_row
+from ..builders.catalog import zoo_spec
+from ..builders.layout import Layout, find_layout
+from ..builders.specification import Zoo
+from ..errors import InvalidArgument, UnknownZoo
+from ..generation.images import IMAGE_SOURCES, ImageData, ImageSource, load_images
+
+Like: TypeAlias = Mapping[str, object] | datasets.Dataset | Zoo | str
+Images: TypeAlias = str | ImageSource | ImageData | tuple[ArrayLike, ArrayLike] | None
+Vectors: TypeAlias = NDArray[np.generic] | torch.Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Networks:
+    """What networks there are.
+
+    Attributes:
+        layout: layout of all of them.
+        values: hyperparameters, [] if all have the same, else [P]. None is not known.
+        images: name of the images of their zoo; None if the catalog has none.
+    """
+
+    layout: Layout
+    values: Mapping[str, NDArray[np.object_]]
+    images: str | None
+
+
+def as_vectors(weights: ArrayLike | torch.Tensor) -> Vectors:
+    """Return weights as an array or tensor [P, N].
+
+    Raises:
+        InvalidArgument: they are something else.
+    """
+    vectors = weights if isinstance(weights, np.ndarray | torch.Tensor) else np.asarray(weights)
+    vectors = vectors if vectors.ndim != 1 else vectors[None]
+    if vectors.ndim != 2:
+        raise InvalidArgument(f"weights must be [P, N], found shape {tuple(vectors.shape)}")
+    return vectors
+
+
+def as_block(vectors: Vectors, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Return some rows of vectors, ascending, as a float32 array of their own."""
+    block: Any = vectors[rows[0] : rows[-1] + 1]
+    if len(block) > len(rows):
+        block = vectors[rows]
+    if isinstance(block, torch.Tensor):
+        block = block.detach().cpu().float().numpy()
+    return np.ascontiguousarray(block, np.float32)
+
+
+def read_networks(
+    like: Like, shape: tuple[int, ...], given: Mapping[str, object], names: Sequence[str]
+) -> Networks:
+    """Read off what `like` says about weights of a shape [P, N].
+
+    Args:
+        like: a row, a data set with one row for each vector or with rows that are all alike, a zoo
+            or its name.
+        shape: of the vectors.
+        given: hyperparameters that are known already, of all vectors or one for each; None if not.
+        names: hyperparameters that are wanted.
+
+    Raises:
+        InvalidArgument: it does not fit the weights, or is nothing of the kind.
+    """
+    wanted = [name for name in names if given.get(name) is None]
+    layout, values, images = _read(like, shape, wanted)
+    values |= {name: np.array(given[name], object) for name in names if name not in wanted}
+    for name, value in values.items():
+        if value.ndim > 1 or (value.ndim and len(value) != shape[0]):
+            raise InvalidArgument(
+                f"{name}: {len(value)} values, but {shape[0]} weight vectors: give one for all, or "
+                "one for each"
+            )
+    return Networks(layout, values, images)
+
+
+def _read(
+    like: Like, shape: tuple[int, ...], wanted: Sequence[str]
+) -> tuple[Layout, dict[str, NDArray[np.object_]], str | None]:
+    if isinstance(like, str):
+        like = zoo_spec(like)
+    if isinstance(like, Zoo):
+        if shape[1] != like.layout.size:
+            raise InvalidArgument(
+                f"{like.name} has {like.layout.size:,} weights a model, found {shape[1]:,}"
+            )
+        grid = dict(like.grid)
+        known = {name: (getattr(like, name, None),) for name in wanted} | grid
+        one = {name: known[name][0] if len(known[name]) == 1 else None for name in wanted}
+        return like.layout, {name: np.array(one[name], object) for name in wanted}, like.images
+    if not isinstance(like, datasets.Dataset):
+        row = check_row(like, ("architecture",))
+        layout = find_layout(row["architecture"], shape[1])
+        values = {name: np.array(row.get(name), object) for name in wanted}
+        return layout, values, _images_of(row.get("zoo"))
+    if "architecture" not in like.column_names:
+        raise InvalidArgument("this data set has no architecture: load it among `columns`")
+    columns = [c for c in ("zoo", "architecture", *wanted) if c in like.column_names]
+    table = like.with_format("arrow", columns=columns)[:]
+    unique = {column: table[column].unique().to_pylist() for column in columns}
+    if len(unique["architecture"]) != 1:
+        raise InvalidArgument(f"`like` has rows of several architectures: {unique['architecture']}")
+    values = {}
+    for name in wanted:
+        found = unique.get(name, [None])
+        if len(found) > 1 and len(like) != shape[0]:
+            few = ", ".join(map(str, found[:5]))
+            raise InvalidArgument(
+                f"`like` has {len(like)} rows with the {name} {few}, but there are {shape[0]} "
+                "weight vectors: give a row, or one for each vector"
+            )
+        values[name] = np.array(table[name].to_pylist() if len(found) > 1 else found[0], object)
+    zoos = unique.get("zoo", [])
+    layout = find_layout(unique["architecture"][0], shape[1])
+    return layout, values, _images_of(zoos[0]) if len(zoos) == 1 else None
+
+
+def _images_of(zoo: object) -> str | None:
+    """Return the images of a zoo, if the catalog has it."""
+    try:
+        return zoo_spec(str(zoo)).images
+    except UnknownZoo:
+        return None
+
+
+def find_images(
+    images: Images,
+    networks: Networks,
+    images_dir: str | os.PathLike[str] | None,
+    download: bool,
+) -> ImageData | tuple[torch.Tensor, torch.Tensor]:
+    """Return the images that networks see: as data, or the given pair as tensors.
+
+    Raises:
+        InvalidArgument: no images are given, and none are known.
+    """
+    images = networks.images if images is None else images
+    if images is None:
+        raise InvalidArgument(
+            "no catalogued zoo says which images: give the argument `images`",
+            hint="--images names them",
+        )
+    layout = networks.layout
+    if isinstance(images, str) and images not in IMAGE_SOURCES:  # "cifar10" of "cifar10/cnn_s"
+        longer = f"{images}/{layout.architecture}"
+        images = longer if longer in IMAGE_SOURCES else images
+    if isinstance(images, str | ImageSource):
+        images = load_images(
+            images, images_dir, channels=layout.channels, download=download, progress=False
+        )
+    if isinstance(images, ImageData):
+        return images
+    pixels, labels = (torch.as_tensor(part) for part in images)
+    return pixels, labels
+
+
+def samples_of(
+    images: ImageData | tuple[torch.Tensor, torch.Tensor], split: str, layout: Layout
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return normalised images and their labels; a pair has no splits.
+
+    Raises:
+        InvalidArgument: they do not fit the layout, or there is no such split.
+    """
+    if isinstance(images, ImageData):
+        pixels, labels = images.normalized(split), getattr(images, split).labels
+    else:
+        pixels, labels = images
+    if pixels.ndim != 4 or not len(pixels) or labels.shape != pixels.shape[:1]:
+        raise InvalidArgument(
+            "images are normalised float32 [n, c, h, w] with labels [n], found shapes "
+            f"{tuple(pixels.shape)} and {tuple(labels.shape)}"
+        )
+    side = layout.architecture.image_size
+    if pixels.shape[1] != layout.channels or (side and pixels.shape[2:] != (side, side)):
+        raise InvalidArgument(
+            f"{layout} takes images [{layout.channels}, {side or 'h'}, {side or 'w'}], found "
+            f"{list(pixels.shape[1:])}: name those that the models were trained on"
+        )
+    if not 0 <= int(labels.min()) <= int(labels.max()) < layout.classes:
+        raise InvalidArgument(f"labels are not all from 0 to {layout.classes - 1}")
+    return pixels.float(), labels.to(torch.int64)

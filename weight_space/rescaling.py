@@ -1,0 +1,160 @@
+"""Signs and scales of hidden units: other weights, the same function.
+
+Where the activation is odd (tanh), a unit may change its sign if the weights that read it change
+theirs. Where it is homogeneous (relu), a unit may be multiplied by a positive factor if the weights
+that read it are divided by it. Batch-norm layers take the factor in their weight and bias.
+
+Factors map the name of a group of `hidden_units` to a factor of each unit, [units], or [rows,
+units] for each row.
+
+    factors = random_factors(layout, "tanh", np.random.default_rng(0), rows=len(weights))
+    flipped = rescale(weights, layout, factors, "tanh")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..builders.hyperparameters import HOMOGENEOUS, ODD
+from ..builders.layout import Layout
+from ..builders.wiring import Group, wiring
+from ..errors import InvalidArgument
+from .arrays import check_vectors, constant
+
+if TYPE_CHECKING:
+    from .arrays import Array
+
+Factors = Mapping[str, NDArray[np.float64]]
+Activations = str | Sequence[str]
+
+_BLOCK_BYTES = 64 << 20
+"""Limit of the factors that are held at a time, for many rows."""
+
+
+def random_factors(
+    layout: Layout,
+    activation: Activations,
+    generator: np.random.Generator,
+    rows: int | None = None,
+    *,
+    flips: bool = True,
+    scales: float = 1.0,
+) -> Factors:
+    """Draw factors under which networks keep their function.
+
+    Args:
+        layout: layout of the networks.
+        activation: of all networks, or one for each row.
+        generator: source of the draws.
+        rows: number of rows that get factors of their own; None for one factor a unit.
+        flips: whether signs are drawn where the activation allows it. Units that are max-pooled
+            keep theirs.
+        scales: positive factors are drawn log-uniformly from [1 / scales, scales], where the
+            activation allows it.
+
+    Returns:
+        A factor of each hidden unit, 1 where nothing is allowed.
+
+    Raises:
+        InvalidArgument: scales below 1.
+    """
+    if not 1 <= scales < np.inf:
+        raise InvalidArgument(f"scales must be at least 1, found {scales}")
+    factors = {}
+    for name, group in wiring(layout).hidden.items():
+        odd, homogeneous = _allowed(group, activation)
+        shape = (group.units,) if rows is None else (rows, group.units)
+        signs = np.where(odd & flips, generator.choice([-1.0, 1.0], shape), 1.0)
+        sizes = np.exp(generator.uniform(-1, 1, shape) * np.log(scales))
+        factors[name] = signs * np.where(homogeneous, sizes, 1.0)
+    return factors
+
+
+def rescale(weights: Array, layout: Layout, factors: Factors, activation: Activations) -> Array:
+    """Return weights of the same function whose hidden units are multiplied by factors.
+
+    Args:
+        weights: [..., N], numpy array or torch tensor; [rows, N] if each row has its own factors.
+        layout: layout of the weights.
+        factors: of groups of units; units of others keep their scale and sign.
+        activation: of all networks, or one for each row.
+
+    Returns:
+        A copy of the same kind and shape. Signs are exact, other factors round.
+
+    Raises:
+        InvalidArgument: factors that do not fit, or that change the function of a network with this
+            activation.
+    """
+    check_vectors(weights, layout)
+    given = _check(layout, factors, activation)
+    rows = {len(factor) for factor in given.values() if factor.ndim == 2}
+    if rows and (weights.ndim != 2 or rows != {len(weights)}):
+        raise InvalidArgument(
+            f"factors for {' and '.join(map(str, sorted(rows)))} rows do not fit weights of shape "
+            f"{tuple(weights.shape)}"
+        )
+    if not rows:
+        every: Any = constant(_multiplier(layout, given), weights, same_type=True)
+        return cast("Array", weights * every)
+    result: Any = weights.copy() if isinstance(weights, np.ndarray) else cast(Any, weights).clone()
+    size = max(1, _BLOCK_BYTES // (8 * layout.size))
+    for start in range(0, len(weights), size):
+        block = slice(start, start + size)
+        own = {n: factor[block] if factor.ndim == 2 else factor for n, factor in given.items()}
+        result[block] *= constant(_multiplier(layout, own), weights, same_type=True)
+    return cast("Array", result)
+
+
+def _allowed(group: Group, activation: Activations) -> tuple[Any, Any]:
+    """Return whether signs, and whether scales keep the function: bool [] or [rows, 1]."""
+    names = np.array(activation, dtype=object)
+    if group.activation is not True:
+        names = np.full(names.shape, group.activation or "identity", dtype=object)
+    names = names[:, None] if names.ndim else names
+    odd, homogeneous = (np.isin(names.astype(str), sorted(kind)) for kind in (ODD, HOMOGENEOUS))
+    return odd & (not group.pool), homogeneous
+
+
+def _check(layout: Layout, factors: Factors, activation: Activations) -> dict[str, Any]:
+    """Return the factors as float64 arrays [units] or [rows, units].
+
+    Raises:
+        InvalidArgument: they do not fit, or change the function.
+    """
+    groups, given = wiring(layout).hidden, {}
+    for name, values in factors.items():
+        if name not in groups:
+            raise InvalidArgument(f"{name!r} is no hidden group; they are {', '.join(groups)}")
+        factor = np.asarray(values, np.float64)
+        units = groups[name].units
+        if factor.ndim not in (1, 2) or factor.shape[-1] != units or not np.isfinite(factor).all():
+            raise InvalidArgument(f"{name}: expected a finite factor for each of its {units} units")
+        odd, homogeneous = _allowed(groups[name], activation)
+        if not (((factor > 0) | odd) & ((np.abs(factor) == 1) | homogeneous) & (factor != 0)).all():
+            raise InvalidArgument(
+                f"{name}: these factors change the function of networks with this activation"
+            )
+        given[name] = factor
+    return given
+
+
+def _multiplier(layout: Layout, factors: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Return the factor of each weight, [N] or [rows, N]."""
+    lead = np.broadcast_shapes(*(factor.shape[:-1] for factor in factors.values()))
+    net = wiring(layout)
+    result = np.ones((*lead, layout.size))
+    for wire in net.wires:
+        units = net.groups[wire.target].units
+        part = result[..., wire.slot.slice]
+        if wire.scales and wire.target in factors:
+            part *= np.repeat(factors[wire.target], wire.slot.size // units, axis=-1)
+        if wire.source and wire.source in factors:
+            before = factors[wire.source]
+            places = wire.slot.size // (units * before.shape[-1])
+            part *= np.tile(np.repeat(1 / before, places, axis=-1), units)
+    return result
