@@ -28,7 +28,38 @@ from tests.zoos import random_zoo
 def run(
     *arguments: str, cwd: Path, code: int = 0, columns: int | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run the command in a process, with COLUMNS as a shell may export it."""
+    """Run the command in this process, which has imported everything.
+
+    What a process of its own does: run_alone.
+
+    Args:
+        arguments: those of the command.
+        cwd: working directory.
+        code: the exit status that it must have.
+        columns: COLUMNS, as a shell may export it.
+    """
+    out, err, status = io.StringIO(), io.StringIO(), 0
+    with pytest.MonkeyPatch.context() as here, warnings.catch_warnings():
+        shown = warnings.showwarning
+        here.chdir(cwd)
+        here.setattr(sys, "argv", ["model-zoos", *arguments])
+        if columns is not None:
+            here.setenv("COLUMNS", str(columns))
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                main()
+            except SystemExit as ended:
+                status = int(ended.code or 0)
+        assert warnings.showwarning is shown
+    done = subprocess.CompletedProcess(arguments, status, out.getvalue(), err.getvalue())
+    assert done.returncode == code, done.stderr
+    return done
+
+
+def run_alone(
+    *arguments: str, cwd: Path, code: int = 0, columns: int | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run the command in a process of its own; arguments as those of `run`."""
     environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
     if columns is not None:
         environment["COLUMNS"] = str(columns)
@@ -45,29 +76,16 @@ def run(
 
 
 def error(*arguments: str, cwd: Path) -> str:
-    """The lines that an expected error prints; in this process, which has imported everything.
-
-    What a process of its own does: test_expected_errors_are_one_line.
-    """
-    printed, before = io.StringIO(), (Path.cwd(), sys.argv, warnings.showwarning)
-    os.chdir(cwd)
-    sys.argv = ["model-zoos", *arguments]
-    try:
-        with contextlib.redirect_stderr(printed), pytest.raises(SystemExit) as ended:
-            main()
-    finally:
-        os.chdir(before[0])
-        sys.argv = before[1]
-    assert warnings.showwarning is before[2]
-    assert ended.value.code == 1, printed.getvalue()
-    line, *hint = printed.getvalue().strip().splitlines()
+    """The lines that an expected error prints."""
+    printed = run(*arguments, cwd=cwd, code=1).stderr
+    line, *hint = printed.strip().splitlines()
     assert line.startswith("error: ")
     assert not hint or (len(hint) == 1 and hint[0].startswith("try: "))
     return "\n".join([line, *hint])
 
 
 def test_list(tmp_path: Path) -> None:
-    table = run("list", cwd=tmp_path).stdout
+    table = run_alone("list", cwd=tmp_path).stdout
     assert len([line for line in table.splitlines() if "_" in line]) == 32
     assert "fashion_mnist_cnn_s_hyp_10_r" in table
     assert "130,560" in table
@@ -97,7 +115,7 @@ def test_list(tmp_path: Path) -> None:
 
 def test_a_table_has_the_width_of_the_terminal(tmp_path: Path) -> None:
     """Names and numbers are never cut: lines go first, then columns, then each row is a list."""
-    narrow = run("list", "mnist*", cwd=tmp_path, columns=80).stdout.splitlines()
+    narrow = run_alone("list", "mnist*", cwd=tmp_path, columns=80).stdout.splitlines()
     assert max(map(len, narrow)) <= 80
     row = "mnist_cnn_s_seed mnist CNN-s seed 1,000 51,000 2,464"
     assert " ".join(narrow[1].split()) == row
@@ -201,7 +219,7 @@ def test_from_a_specification_of_ones_own_to_benchmark_and_plot(tmp_path: Path) 
         "seeds": 1,
     }
     (tmp_path / "my_digits.json").write_text(json.dumps(specification))
-    done = run("generate", "my_digits.json", "--models", "8", "--json", cwd=tmp_path)
+    done = run_alone("generate", "my_digits.json", "--models", "8", "--json", cwd=tmp_path)
     summary = json.loads(done.stdout)
     assert (summary["models"], summary["states"]) == (8, 16)
     assert (tmp_path / "zoos" / "my_digits" / "zoo.json").exists()
@@ -232,7 +250,7 @@ def test_from_a_specification_of_ones_own_to_benchmark_and_plot(tmp_path: Path) 
     assert [check["name"] for check in audit["checks"] if check["wrong"]] == ["splits"]
     splits.write_text(before)
     (tmp_path / "my_digits-benchmark.json").unlink()
-    as_json = run("benchmark", "my_digits", "--json", cwd=tmp_path)
+    as_json = run_alone("benchmark", "my_digits", "--json", cwd=tmp_path)
     assert not (tmp_path / "my_digits-benchmark.json").exists()
     message = error("benchmark", "metrics", cwd=tmp_path)
     assert "`metrics` has no weights" in message
@@ -245,7 +263,7 @@ def test_from_a_specification_of_ones_own_to_benchmark_and_plot(tmp_path: Path) 
 def test_expected_errors_are_one_line(tmp_path: Path) -> None:
     misspelt = ("generate", "mnist_cnn_s_sed")
     assert "did you mean mnist_cnn_s_seed" in error(*misspelt, cwd=tmp_path)
-    done = run(*misspelt, cwd=tmp_path, code=1)
+    done = run_alone(*misspelt, cwd=tmp_path, code=1)
     assert (done.stdout, done.stderr) == ("", f"{error(*misspelt, cwd=tmp_path)}\n")
     message = error("generate", "mnist_cnn_s_seed", "--models", "2", cwd=tmp_path)
     assert "train-images-idx3-ubyte" in message
