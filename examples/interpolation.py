@@ -20,7 +20,7 @@ home, picture = (*sys.argv[1:], *("demo/zoos", "interpolation.png")[len(sys.argv
 rows = load_dataset("model_zoos", "digits_cnn_s", data_dir=home, split="train", final=True)
 best = rows[int(np.argmax(rows["test_acc"]))]
 rows = rows.filter(
-    lambda row: row["activation"] == best["activation"] and row["test_acc"] > 0.3
+    lambda row: row["activation"] == best["activation"] and row["test_acc"] > 0.5
 ).sort("test_acc", reverse=True)
 layout, weights = model_zoos.layout_of(best), model_zoos.weights(rows).numpy()
 reference, others = weights[0], weights[1:]
