@@ -51,7 +51,7 @@ def train_in_processes(work: Work, models: Sequence[Model]) -> Iterator[Outcome]
     epochs, threads = sum(model.epochs for model in models), min(work.threads, len(models)) or 1
 
     def done() -> Done:
-        untrained, trained, evaluating, training = states
+        untrained, trained, evaluating, training = (float(states[i]) for i in range(4))
         if not untrained:
             return Done(0, 0, None)
         evaluation = evaluating / untrained
