@@ -234,7 +234,7 @@ def _describe(compiler: tuple[str, ...]) -> tuple[tuple[str, ...], str]:
 def _cache() -> Path:
     root = os.environ.get("MODEL_ZOOS_CACHE")
     if root:
-        return Path(root).expanduser().absolute() / "lanes"
+        return Path(os.path.abspath(Path(root).expanduser())) / "lanes"
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return home / "model_zoos" / "lanes"
 

@@ -172,7 +172,7 @@ def test_the_command(writer: Client, home: Path, tmp_path: Path) -> None:
     assert re.search(
         r"^digits_cnn_s: published, http://.*/datasets/me/command/commit/\w+$", shown, re.M
     )
-    assert re.search(r"files new or changed .* 7 ", shown)
+    assert re.search(r"files new or changed +7$", shown, re.M)
     told = json.loads(writer.run(command, folder=str(folder), options=["--json"]))
     assert (told["uploaded"], told["unchanged"], told["zoos"]) == (0, 7, ["digits_cnn_s"])
     assert writer.run(command, folder=str(folder), options=["--quiet"]) == ""

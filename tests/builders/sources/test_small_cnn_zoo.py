@@ -30,7 +30,7 @@ from model_zoos.builders.sources.importing import import_zoo
 from model_zoos.builders.sources.report import REPORT
 from model_zoos.builders.sources.small_cnn_zoo import FILES
 from model_zoos.builders.zoo_directory import SOURCE_COLUMNS, open_zoo
-from model_zoos.errors import UnknownZoo, Unreadable, ZooNotFound
+from model_zoos.errors import UnknownZoo, Unreadable
 from model_zoos.generation.images import ImageData, Images, load_images
 from tests.shared import SHARED, needs_shared
 
@@ -297,7 +297,7 @@ def test_names_of_published_zoos_say_where_they_lie(tmp_path: Path) -> None:
             model_zoos.zoo_spec(name)
         with pytest.raises(UnknownZoo, match=zoo.url):
             load_dataset("model_zoos", name, data_dir=str(tmp_path))
-        with pytest.raises(ZooNotFound, match=zoo.url):
+        with pytest.raises(UnknownZoo, match=zoo.url):
             overview(name, tmp_path)
 
 
