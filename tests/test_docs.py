@@ -147,16 +147,24 @@ def test_every_column_is_described() -> None:
     assert set(COLUMNS) <= set(re.findall(r"`(\w+)`", described[1]))
 
 
-def test_the_table_of_speed_is_the_measured_one() -> None:
+@pytest.mark.parametrize(
+    ("name", "page", "section", "first"),
+    [
+        ("generation", "generate.md", "## How fast it is", "| CNN"),
+        ("networks", "extend.md", "| network | engine |", "| `1x28x28"),
+    ],
+)
+def test_the_table_of_speed_is_the_measured_one(
+    name: str, page: str, section: str, first: str
+) -> None:
     from model_zoos.benchmarks.speed.generation import table
 
-    path = documents.ROOT / "benchmarks" / "results" / "speed-generation.json"
+    path = documents.ROOT / "benchmarks" / "results" / f"speed-{name}.json"
     measured = table(json.loads(path.read_text())["results"])
     # The figures; the words of the page are its own.
     rows = [line.split("|")[3:] for line in measured.splitlines()[2:]]
-    page = (DOCS / "generate.md").read_text()
-    section = page.partition("## How fast it is")[2]
-    shown = [line.split("|")[3:] for line in section.splitlines() if line.startswith("| CNN")]
+    text = (DOCS / page).read_text().partition(section)[2]
+    shown = [line.split("|")[3:] for line in text.splitlines() if line.startswith(first)]
     assert shown == rows
 
 

@@ -289,6 +289,7 @@ def test_images_that_the_models_did_not_see(home: Path) -> None:
     assert "train-images-idx3-ubyte" in note
 
 
+@pytest.mark.slow
 @needs_shared
 def test_images_that_are_not_the_published_files(tmp_path: Path) -> None:
     """The digest in zoo.json decides: a zoo can be verified on the files that it was made from."""
