@@ -75,8 +75,8 @@ def layout_of(row: Mapping[str, object]) -> Layout:
         ValueError: the architecture is unknown, or does not have so many weights.
 
     Example:
-        >>> model_zoos.layout_of(row).layers["conv1"]["weight"].shape  # doctest: +SKIP
-        (8, 1, 5, 5)
+        >>> model_zoos.layout_of(row).size  # doctest: +SKIP
+        2464
     """
     checked = check_row(row, ("architecture", "weights"))
     vector = checked["weights"]
