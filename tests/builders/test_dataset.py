@@ -315,6 +315,29 @@ def test_states_with_large_weights_are_left_out(
         load(zoo.name, tmp_path, max_weight=1e-9, cache_dir=str(tmp_path / "cache"))
 
 
+def test_a_zoo_of_the_same_sizes_and_times_is_another(tmp_path: Path) -> None:
+    zoo = dataclasses.replace(get_zoo("digits_cnn_s"), epochs=1)
+    directory = random_zoo(tmp_path, zoo, 9)
+    path = directory.files()[0]
+    old, before = path.stat(), path.read_bytes()
+    options: dict[str, Any] = {"cache_dir": str(tmp_path / "cache"), "filters": None}
+
+    def first() -> bytes:
+        parts = load(zoo.name, tmp_path, **options).values()
+        rows = [r for part in parts for r in part if r["model_id"] == path.stem]
+        return np.array([row["weights"] for row in rows], np.float32).tobytes()
+
+    kept = first()
+    file = directory.read(path)
+    directory.write_model(
+        path.stem, file.hyperparameters, file.epochs, file.weights()[::-1], dict(file.metrics)
+    )
+    os.utime(path, ns=(old.st_atime_ns, old.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (old.st_size, old.st_mtime_ns)
+    assert path.read_bytes() != before
+    assert first() == directory.read(path).weights().tobytes() != kept
+
+
 def test_bad_limits_of_weights(tmp_path: Path) -> None:
     random_zoo(tmp_path, dataclasses.replace(get_zoo("digits_cnn_s"), epochs=1), 9)
     for limit in (0, -1, float("nan")):
