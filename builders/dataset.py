@@ -292,7 +292,7 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
         except ValueError as error:
             splits = (self.info.splits or {}).items()
             empty = [name for name, split in splits if not split.num_examples]
-            chosen = (self.config.filters, self.config.max_weight) != (None, None)
+            chosen = self.config.filters is not None or self.config.max_weight is not None
             if not chosen or not empty:
                 raise
             raise NoRowsLeft(

@@ -395,6 +395,7 @@ def test_a_number_finds_the_float32_next_to_it(tmp_path: Path) -> None:
         ({"filters": ("epoch", "==", 1)}, "Give a list of (column, operator, value)"),
         ({"filters": "epoch == 1"}, "Give a list of (column, operator, value)"),
         ({"filters": [("epoch", "==", 99)]}, "leave no row"),
+        ({"filters": pc.field("epoch") == 99}, "leave no row"),
         ({"on_bad_files": "ignore"}, "on_bad_files must be"),
         ({"data_files": __file__}, "data_dir="),
         ({"colour": "red"}, "colour"),
