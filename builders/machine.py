@@ -1,4 +1,4 @@
-"""The cores of this machine, digests of its files, and sizes in words."""
+"""The cores of this machine, stamps and digests of its files, and sizes in words."""
 
 from __future__ import annotations
 
@@ -12,6 +12,12 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def file_stamp(path: Path) -> tuple[int, int, int, int]:
+    """Return size, times and inode of a file, one of which changes whenever it is replaced."""
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
 
 
 def file_digest(path: Path, algorithm: str) -> str:

@@ -32,6 +32,7 @@ from ..errors import FaultyFile, FaultyZoo, ZooNotFound
 from .atomic import json_bytes, write_atomically
 from .catalog import dense_name
 from .ledger import LEDGER, NOTHING, Published, read_ledger, write_ledger
+from .machine import file_stamp
 from .model_file import FORMAT, ModelFile, encode_model, read_model_file
 from .specification import Zoo, is_zoo_name, normalize_name
 from .splits import SPLITS, assign_splits
@@ -272,13 +273,16 @@ class ZooDirectory:
         return paths
 
 
-def _stamp(path: Path) -> tuple[int, int, int]:
-    """What changes whenever a file is replaced."""
+def _stamp(path: Path) -> tuple[int, ...]:
+    """Return what changes whenever a file of the zoo is replaced.
+
+    Raises:
+        FaultyZoo: it cannot be looked at.
+    """
     try:
-        found = path.stat()
+        return file_stamp(path)
     except OSError as error:
         raise FaultyZoo(f"{path}: not readable ({error})") from error
-    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 @lru_cache(maxsize=8)

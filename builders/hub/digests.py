@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..atomic import write_atomically
-from ..machine import file_digest
+from ..machine import file_digest, file_stamp
 from ..untrusted import parse_json, read_plain
 from .names import BUILD_FOLDER
 from .shards import sorted_json
@@ -37,15 +37,15 @@ class Digests:
 
     def sha256(self, path: Path) -> str:
         """Return the digest of a file of the folder in hexadecimal digits."""
-        stat = path.stat()
-        stamp = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+        stamp = list(file_stamp(path))
         name = path.relative_to(self._folder).as_posix()
         known = self._known.get(name)
         if isinstance(known, list) and known[:-1] == stamp and isinstance(known[-1], str):
             digest = known[-1]
         else:
             digest = file_digest(path, "sha256")
-        if time.time() - max(stat.st_mtime, stat.st_ctime) > _SETTLED:
+        _, modified, changed, _ = stamp
+        if time.time() - max(modified, changed) / 1e9 > _SETTLED:
             self._settled[name] = [*stamp, digest]
         return digest
 
