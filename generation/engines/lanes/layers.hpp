@@ -58,6 +58,33 @@ constexpr Tile best_tile(int rows, int columns, int least_rows = 1) {
   return best;
 }
 
+// Adds left(r) * right(c) to the sums of a tile. The shorter side is kept in registers, the other
+// one is read a vector at a time.
+template <int rows, int columns, class Left, class Right>
+ALWAYS_INLINE void add_outer_product(Float (&sum)[rows][columns], Left left, Right right) {
+  if constexpr (rows <= columns) {
+    Float kept[rows];
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; r++) kept[r] = left(r);
+#pragma GCC unroll 8
+    for (int c = 0; c < columns; c++) {
+      const Float value = right(c);
+#pragma GCC unroll 8
+      for (int r = 0; r < rows; r++) sum[r][c] = fma(kept[r], value, sum[r][c]);
+    }
+  } else {
+    Float kept[columns];
+#pragma GCC unroll 8
+    for (int c = 0; c < columns; c++) kept[c] = right(c);
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; r++) {
+      const Float value = left(r);
+#pragma GCC unroll 8
+      for (int c = 0; c < columns; c++) sum[r][c] = fma(value, kept[c], sum[r][c]);
+    }
+  }
+}
+
 // A model's seed, in each lane.
 struct Key {
   Word low, high;
@@ -151,9 +178,9 @@ struct Convolution {
   static constexpr int sums = output_side * window;  // sums in a row, those dropped left out
   static constexpr int row_terms = kernel * in;  // terms of a sum side by side in the image
 
-  // A tile is a pooling window, or up to four neighbouring sums, in a few channels.
-  static constexpr int places = pool ? 4 : smaller(4, sums);
-  static constexpr int group = best_tile(places, out, places).columns;
+  // A tile is a pooling window, or a few neighbouring sums, in a few channels.
+  static constexpr Tile sums_tile = pool ? best_tile(4, out, 4) : best_tile(sums, out);
+  static constexpr int places = sums_tile.rows, group = sums_tile.columns;
   // From the first of a tile's places to the p-th, in an image of this width.
   static constexpr int step(int p, int width) { return pool ? p / 2 * width + p % 2 : p; }
 
@@ -163,22 +190,16 @@ struct Convolution {
                                          int at, int channel, Float (&sum)[n][size]) {
 #pragma GCC unroll 8
     for (int c = 0; c < size; c++)
-#pragma GCC unroll 4
+#pragma GCC unroll 8
       for (int p = 0; p < n; p++) sum[p][c] = biases[channel + c];
     for (int row = 0; row < kernel; row++) {
       const int first = (at + row * side) * in;
       const Float* w = weights + row * row_terms * out + channel;
 #pragma GCC unroll 2
       for (int t = 0; t < row_terms; t++) {
-        Float pixel[n];
-#pragma GCC unroll 4
-        for (int p = 0; p < n; p++) pixel[p] = input(first + t + stride * step(p, side) * in);
-#pragma GCC unroll 8
-        for (int c = 0; c < size; c++) {
-          const Float weight = w[t * out + c];
-#pragma GCC unroll 4
-          for (int p = 0; p < n; p++) sum[p][c] = fma(pixel[p], weight, sum[p][c]);
-        }
+        add_outer_product(
+            sum, [&](int p) { return input(first + t + stride * step(p, side) * in); },
+            [&](int c) { return w[t * out + c]; });
       }
     }
   }
@@ -210,7 +231,7 @@ struct Convolution {
                          deviation);
 #pragma GCC unroll 8
             for (int c = 0; c < size; c++)
-#pragma GCC unroll 4
+#pragma GCC unroll 8
               for (int p = 0; p < n; p++) {
                 deviation[p][c] = Noise::deviation(deviation[p][c]);
                 normal[p][c] = normals[(window * x + step(p, width)) * out + channel + c];
@@ -223,7 +244,7 @@ struct Convolution {
             if constexpr (pool) {
               Float best = sum[0][c];
               Int route = all(0);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
               for (int p = 1; p < n; p++) {
                 const Int wins = (sum[p][c] > best) | (sum[p][c] != sum[p][c]);
                 best = wins ? sum[p][c] : best;
@@ -238,7 +259,7 @@ struct Convolution {
               if constexpr (SomeNoise::any)
                 noise.spreads[element + c] = Noise::spread(deviation[0][c], normal[0][c]);
             } else {
-#pragma GCC unroll 4
+#pragma GCC unroll 8
               for (int p = 0; p < n; p++) {
                 outputs[element + p * out + c] = sum[p][c];
                 if constexpr (SomeNoise::any)
@@ -318,15 +339,9 @@ struct Convolution {
             const Float* g = gradients + in_band(r * sums, channel);
 #pragma GCC unroll 2
             for (int x = 0; x < sums; x++) {
-              Float pixel[terms];
-#pragma GCC unroll 8
-              for (int t = 0; t < terms; t++) pixel[t] = input(at + stride * x * in + t);
-#pragma GCC unroll 8
-              for (int c = 0; c < size; c++) {
-                const Float slope = g[x * size + c];
-#pragma GCC unroll 8
-                for (int t = 0; t < terms; t++) sum[t][c] = fma(pixel[t], slope, sum[t][c]);
-              }
+              add_outer_product(
+                  sum, [&](int t) { return input(at + stride * x * in + t); },
+                  [&](int c) { return g[x * size + c]; });
             }
           }
 #pragma GCC unroll 8
@@ -337,54 +352,85 @@ struct Convolution {
     });
   }
 
-  // A tile is the pixels of a row under `strip` neighbouring sums, in a few input channels. `strip`
-  // decides in which order a pixel takes its terms: it must not depend on the registers.
+  // `strip` neighbouring sums of a row, and then those that remain. `strip` decides in which order a
+  // pixel takes its terms: it must not depend on the registers.
   template <int height>
   NOINLINE static void add_image_gradients(const Float* gradients, int y, const Float* weights,
                                            Float* image_gradients) {
-    constexpr int strip = smaller(4, sums);
-    constexpr int group =
-        smaller(in, larger(1, (kRegisters - strip) / (stride * (strip - 1) + kernel)));
+    constexpr int strip = smaller(4, sums), rest = sums % strip;
+    for (int row = 0; row < kernel; row++) {
+      Float* total = image_gradients + (stride * y + row) * side * in;
+      const Float* w = weights + row * row_terms * out;
+      add_strips<height, strip>(gradients, 0, sums - rest, w, total);
+      if constexpr (rest > 0) add_strips<height, rest>(gradients, sums - rest, sums, w, total);
+    }
+  }
+
+  // A tile is the pixels of a row under `width` neighbouring sums, in a few input channels.
+  template <int height, int width>
+  ALWAYS_INLINE static void add_strips(const Float* gradients, int start, int end,
+                                       const Float* weights, Float* image_gradients) {
+    constexpr int pixels = stride * (width - 1) + kernel;
+    constexpr int group = smaller(in, larger(1, (kRegisters - smaller(width, 4)) / pixels));
     in_groups<in, group>([&](auto channels, int channel) {
       constexpr int size = channels;
-      for (int row = 0; row < kernel; row++)
-        for (int r = 0; r < height; r++)
-          in_groups<sums, strip>([&](auto neighbours, int x) {
-            constexpr int width = neighbours;
-            constexpr int pixels = stride * (width - 1) + kernel;
-            Float sum[pixels][size];
-            Float* total =
-                image_gradients + ((stride * (y + r) + row) * side + stride * x) * in + channel;
+      for (int r = 0; r < height; r++)
+        for (int x = start; x < end; x += width) {
+          Float sum[pixels][size];
+          Float* total = image_gradients + stride * (r * side + x) * in + channel;
+#pragma GCC unroll 16
+          for (int p = 0; p < pixels; p++)
 #pragma GCC unroll 8
-            for (int p = 0; p < pixels; p++)
-#pragma GCC unroll 8
-              for (int i = 0; i < size; i++) sum[p][i] = total[p * in + i];
-            in_groups<out, tile.columns>([&](auto outputs, int first) {
-              constexpr int count = outputs;
-              const Float* g = gradients + in_band(r * sums + x, first);
-              const Float* w = weights + (row * row_terms + channel) * out + first;
-              for (int c = 0; c < count; c++) {
-                Float slope[width];
-#pragma GCC unroll 8
-                for (int p = 0; p < width; p++) slope[p] = g[p * count + c];
-#pragma GCC unroll 8
-                for (int column = 0; column < kernel; column++)
-#pragma GCC unroll 8
-                  for (int i = 0; i < size; i++) {
-                    const Float weight = w[(column * in + i) * out + c];
-#pragma GCC unroll 8
-                    for (int p = 0; p < width; p++)
-                      sum[stride * p + column][i] =
-                          fma(slope[p], weight, sum[stride * p + column][i]);
-                  }
-              }
-            });
-#pragma GCC unroll 8
-            for (int p = 0; p < pixels; p++)
-#pragma GCC unroll 8
-              for (int i = 0; i < size; i++) total[p * in + i] = sum[p][i];
+            for (int i = 0; i < size; i++) sum[p][i] = total[p * in + i];
+          in_groups<out, tile.columns>([&](auto outputs, int first) {
+            constexpr int count = outputs;
+            const Float* g = gradients + in_band(r * sums + x, first);
+            const Float* w = weights + channel * out + first;
+            for (int c = 0; c < count; c++) add_column<width, size, count>(sum, g + c, w + c);
           });
+#pragma GCC unroll 16
+          for (int p = 0; p < pixels; p++)
+#pragma GCC unroll 8
+            for (int i = 0; i < size; i++) total[p * in + i] = sum[p][i];
+        }
     });
+  }
+
+  // Adds one output channel's part to the pixels under `width` sums. A pixel takes the terms of the
+  // sums from right to left, whichever side is kept in registers.
+  template <int width, int size, int count, int pixels>
+  ALWAYS_INLINE static void add_column(Float (&sum)[pixels][size], const Float* gradients,
+                                       const Float* weights) {
+    if constexpr (width <= kernel * size) {
+      Float slope[width];
+#pragma GCC unroll 8
+      for (int p = 0; p < width; p++) slope[p] = gradients[p * count];
+#pragma GCC unroll 8
+      for (int column = 0; column < kernel; column++)
+#pragma GCC unroll 8
+        for (int i = 0; i < size; i++) {
+          const Float weight = weights[(column * in + i) * out];
+#pragma GCC unroll 8
+          for (int p = 0; p < width; p++)
+            sum[stride * p + column][i] = fma(slope[p], weight, sum[stride * p + column][i]);
+        }
+    } else {
+      Float weight[kernel][size];
+#pragma GCC unroll 8
+      for (int column = 0; column < kernel; column++)
+#pragma GCC unroll 8
+        for (int i = 0; i < size; i++) weight[column][i] = weights[(column * in + i) * out];
+#pragma GCC unroll 8
+      for (int p = width - 1; p >= 0; p--) {
+        const Float slope = gradients[p * count];
+#pragma GCC unroll 8
+        for (int column = 0; column < kernel; column++)
+#pragma GCC unroll 8
+          for (int i = 0; i < size; i++)
+            sum[stride * p + column][i] =
+                fma(slope, weight[column][i], sum[stride * p + column][i]);
+      }
+    }
   }
 };
 
