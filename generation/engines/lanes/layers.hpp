@@ -612,45 +612,48 @@ struct Linear {
   }
 };
 
-// The activations, under their names in builders/hyperparameters.py: y = activation(x) and, for the
-// way back, its slope dy/dx.
+// The activations, under their names in builders/hyperparameters.py: the value y = activation(x);
+// the slope dy/dx, which is kept for the way back; and `backward`, the gradient before the
+// activation from the one behind it. Where y alone gives the slope, nothing is kept, which spares
+// the caches a third of what a sample needs: these have `slope` as a function of y.
 namespace activations {
 
-struct none {
-  Float value, slope;
-  explicit none(Float x) : value(x), slope(all(1.0f)) {}
+struct FromValue {
+  static constexpr bool keeps_slope = false;
+  Float value;
+};
+
+struct none : FromValue {
+  explicit none(Float x) : FromValue{x} {}
+  static Float slope(Float) { return all(1.0f); }
   static Float backward(Float gradient, Float) { return gradient; }
 };
 
-struct Smooth {
-  Float value, slope;
-  // The gradient before the activation from the one behind it.
+struct tanh : FromValue {
+  explicit tanh(Float x) : FromValue{lanes::tanh(x)} {}
+  static Float slope(Float value) { return fma(-value, value, all(1.0f)); }
   static Float backward(Float gradient, Float slope) { return gradient * slope; }
 };
 
-struct tanh : Smooth {
-  explicit tanh(Float x) {
-    value = lanes::tanh(x);
-    slope = fma(-value, value, all(1.0f));
-  }
-};
-
-struct relu : Smooth {
-  explicit relu(Float x) {
-    value = x <= 0.0f ? all(0.0f) : x;  // so that NaN stays NaN
-    slope = x <= 0.0f ? all(0.0f) : all(1.0f);
-  }
+struct relu : FromValue {
+  explicit relu(Float x) : FromValue{x <= 0.0f ? all(0.0f) : x} {}  // so that NaN stays NaN
+  static Float slope(Float value) { return value <= 0.0f ? all(0.0f) : all(1.0f); }
   // A dead unit stops even NaN, as in torch.
   static Float backward(Float gradient, Float slope) {
     return slope == 0.0f ? all(0.0f) : gradient;
   }
 };
 
-struct sigmoid : Smooth {
-  explicit sigmoid(Float x) {
-    value = 1.0f / (1.0f + exp(-x));
-    slope = value * (1.0f - value);
-  }
+struct sigmoid : FromValue {
+  explicit sigmoid(Float x) : FromValue{1.0f / (1.0f + exp(-x))} {}
+  static Float slope(Float value) { return value * (1.0f - value); }
+  static Float backward(Float gradient, Float slope) { return gradient * slope; }
+};
+
+struct Smooth {
+  static constexpr bool keeps_slope = true;
+  Float value, slope;
+  static Float backward(Float gradient, Float slope) { return gradient * slope; }
 };
 
 struct gelu : Smooth {

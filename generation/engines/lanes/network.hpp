@@ -171,6 +171,30 @@ inline int unit(int element) {
   return at.units + element % at.out * (at.side * at.side) + element / at.out;
 }
 
+// Whether slopes must be kept: what dropout has gone over no longer gives them.
+template <int i>
+constexpr bool kKeepsSlope = Activated<i>::keeps_slope || kLayers[i].dropout;
+
+template <class Activated>
+inline Float slope_of(const Activated& activated) {
+  if constexpr (Activated::keeps_slope) return activated.slope;
+  else return Activated::slope(activated.value);
+}
+
+// The gradient of one of a layer's sums, before activation and dropout, from that of its output.
+template <int i, class Work>
+inline Float sum_gradient(const Work& work, bool dropout, int element) {
+  constexpr Place at = kPlaces[i];
+  Float gradient = work.gradients[at.output + element];
+  if constexpr (kLayers[i].dropout)
+    if (dropout) gradient *= work.masks[unit<i>(element)];
+  if constexpr (kKeepsSlope<i>)
+    return Activated<i>::backward(gradient, work.slopes[at.output + element]);
+  else
+    return Activated<i>::backward(gradient,
+                                  Activated<i>::slope(work.values[at.output + element]));
+}
+
 // From the sums in work.values to what the next layer sees, in place.
 template <int i, bool training, class Work>
 inline void activate(Work& work, bool dropout) {
@@ -179,7 +203,7 @@ inline void activate(Work& work, bool dropout) {
     const Activated<i> activated(work.values[at.output + element]);
     Float value = activated.value;
     if constexpr (training) {
-      work.slopes[at.output + element] = activated.slope;
+      if constexpr (kKeepsSlope<i>) work.slopes[at.output + element] = slope_of(activated);
       if constexpr (kLayers[i].dropout)
         if (dropout) value *= work.masks[unit<i>(element)];
       if constexpr (Work::variational) work.squares[at.output + element] = value * value;
@@ -275,12 +299,7 @@ inline void backward(const Float* weights, Work& work, bool dropout) {
   Float* weight_gradients = work.weight_gradients + at.weights;
   Float* bias_gradients = work.weight_gradients + at.biases;
   Float* image_gradients = i > 0 ? work.gradients + at.input : nullptr;
-  const auto gradient = [&](int element) {  // from behind the dropout to before the activation
-    Float g = work.gradients[at.output + element];
-    if constexpr (kLayers[i].dropout)
-      if (dropout) g *= work.masks[unit<i>(element)];
-    return Activated<i>::backward(g, work.slopes[at.output + element]);
-  };
+  const auto gradient = [&](int element) { return sum_gradient<i>(work, dropout, element); };
   if constexpr (kLayers[i].kernel > 0) {
     if (image_gradients) std::fill(image_gradients, work.gradients + at.output, all(0.0f));
     ConvolutionAt<i>::backward(
@@ -448,12 +467,8 @@ inline void linear_together(const Float* weights, Work& work, int count, bool dr
       totals.add(result.loss, result.correct);
     }
   for (int s = 0; s < count; s++)
-    for (int o = 0; o < at.out; o++) {
-      Float& g = work.samples[s].gradients[at.output + o];
-      if constexpr (kLayers[i].dropout)
-        if (dropout) g *= work.samples[s].masks[unit<i>(o)];
-      g = Activated<i>::backward(g, work.samples[s].slopes[at.output + o]);
-    }
+    for (int o = 0; o < at.out; o++)
+      work.samples[s].gradients[at.output + o] = sum_gradient<i>(work.samples[s], dropout, o);
   LinearAt<i>::backward_together(
       weights + at.weights, work.weight_gradients + at.weights, work.weight_gradients + at.biases,
       first.values + at.input, i > 0 ? first.gradients + at.input : nullptr,
