@@ -46,13 +46,13 @@ struct Tile {
   int rows, columns;
 };
 
-// The cheapest tile of a product rows x columns, at least `least_rows` high; its sums, one side and
-// a spare fit the registers.
-constexpr Tile best_tile(int rows, int columns, int least_rows = 1) {
+// The cheapest tile of a product rows x columns, at least `least_rows` high; its sums, its shorter
+// side, a vector of the other one and `spare` more fit the registers.
+constexpr Tile best_tile(int rows, int columns, int least_rows = 1, int spare = 0) {
   Tile best{least_rows, 1};
   for (int r = least_rows; r <= smaller(rows, 8); r++)
     for (int c = 1; c <= smaller(columns, 8); c++)
-      if (r * c + smaller(r, c) + 1 < kRegisters &&
+      if (r * c + smaller(r, c) + 1 + spare <= kRegisters &&
           tile_cost(rows, columns, r, c) < tile_cost(rows, columns, best.rows, best.columns))
         best = {r, c};
   return best;
@@ -178,8 +178,10 @@ struct Convolution {
   static constexpr int sums = output_side * window;  // sums in a row, those dropped left out
   static constexpr int row_terms = kernel * in;  // terms of a sum side by side in the image
 
+  static constexpr int spare = pool ? 1 : 0;  // registers: pooling needs one, and is faster with it
+
   // A tile is a pooling window, or a few neighbouring sums, in a few channels.
-  static constexpr Tile sums_tile = pool ? best_tile(4, out, 4) : best_tile(sums, out);
+  static constexpr Tile sums_tile = pool ? best_tile(4, out, 4, spare) : best_tile(sums, out);
   static constexpr int places = sums_tile.rows, group = sums_tile.columns;
   // From the first of a tile's places to the p-th, in an image of this width.
   static constexpr int step(int p, int width) { return pool ? p / 2 * width + p % 2 : p; }
@@ -277,7 +279,7 @@ struct Convolution {
   // out for one band of rows at a time. Those of a group of channels lie together: what the weight
   // gradients of one group need, for all of their terms, stays in the L1 cache.
   static constexpr int band = pool ? 2 : smaller(sums, larger(1, 1024 / (sums * out)));
-  static constexpr Tile tile = best_tile(row_terms, out);
+  static constexpr Tile tile = best_tile(row_terms, out, 1, spare);
   static constexpr int in_band(int place, int channel) {
     const int group = channel / tile.columns * tile.columns;
     return group * band * sums + place * smaller(tile.columns, out - group) + channel - group;
