@@ -178,10 +178,8 @@ struct Convolution {
   static constexpr int sums = output_side * window;  // sums in a row, those dropped left out
   static constexpr int row_terms = kernel * in;  // terms of a sum side by side in the image
 
-  static constexpr int spare = pool ? 1 : 0;  // registers: pooling needs one, and is faster with it
-
   // A tile is a pooling window, or a few neighbouring sums, in a few channels.
-  static constexpr Tile sums_tile = pool ? best_tile(4, out, 4, spare) : best_tile(sums, out);
+  static constexpr Tile sums_tile = pool ? best_tile(4, out, 4, 1) : best_tile(sums, out, 1, 1);
   static constexpr int places = sums_tile.rows, group = sums_tile.columns;
   // From the first of a tile's places to the p-th, in an image of this width.
   static constexpr int step(int p, int width) { return pool ? p / 2 * width + p % 2 : p; }
@@ -279,7 +277,7 @@ struct Convolution {
   // out for one band of rows at a time. Those of a group of channels lie together: what the weight
   // gradients of one group need, for all of their terms, stays in the L1 cache.
   static constexpr int band = pool ? 2 : smaller(sums, larger(1, 1024 / (sums * out)));
-  static constexpr Tile tile = best_tile(row_terms, out, 1, spare);
+  static constexpr Tile tile = best_tile(row_terms, out, 1, pool ? 1 : 0);  // as measured
   static constexpr int in_band(int place, int channel) {
     const int group = channel / tile.columns * tile.columns;
     return group * band * sums + place * smaller(tile.columns, out - group) + channel - group;
