@@ -29,6 +29,9 @@ DTYPES = {
 }
 """The types of the format that numpy has."""
 
+_STORED = {**DTYPES, "BF16": np.dtype("<u2")}
+"""The types that can be read, as they are stored: a bfloat16 is the upper half of a float32."""
+
 MAX_HEADER = 4 << 20
 """Limit of the header in bytes. One of ResNet-18 has 12 kB; the library's limit is 100 MB."""
 
@@ -61,7 +64,8 @@ class TensorFile:
 
     Raises:
         OSError: the file cannot be opened or read.
-        ValueError: it is not a safetensors file, or truncated, or has a type that numpy lacks.
+        ValueError: it is not a safetensors file, or truncated, or has a type that neither numpy
+            has nor is bfloat16.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -80,14 +84,14 @@ class TensorFile:
         self.file.close()
 
     def read(self, name: str) -> NDArray[Any]:
-        """Read a tensor into a new array."""
+        """Read a tensor into a new array, one of bfloat16 as float32."""
         tensor = self.tensors[name]
-        array = np.empty(tensor.shape, DTYPES[tensor.dtype])
+        array = np.empty(tensor.shape, _STORED[tensor.dtype])
         self.read_into(name, array)
-        return array
+        return widened(array) if tensor.dtype == "BF16" else array
 
     def read_into(self, name: str, target: NDArray[Any]) -> None:
-        """Read a tensor into a contiguous array of as many bytes."""
+        """Read the bytes of a tensor into a contiguous array of as many."""
         tensor = self.tensors[name]
         if target.nbytes == 0:
             return
@@ -106,8 +110,8 @@ class TensorFile:
             whole: whether all of it will be used, so that the disk should begin to read now.
         """
         tensor = self.tensors[name]
-        dtype = DTYPES[tensor.dtype]
-        if tensor.begin == tensor.end or tensor.begin % dtype.itemsize:
+        dtype = _STORED[tensor.dtype]
+        if tensor.begin == tensor.end or tensor.begin % dtype.itemsize or tensor.dtype == "BF16":
             return self.read(name)
         if whole and hasattr(os, "posix_fadvise"):
             length = tensor.end - tensor.begin
@@ -119,6 +123,11 @@ class TensorFile:
         if len(buffer) < tensor.end - tensor.begin:
             raise ValueError(f"{name} is not whole")
         return np.frombuffer(buffer, dtype).reshape(tensor.shape)
+
+
+def widened(bfloat16: NDArray[np.uint16]) -> NDArray[np.float32]:
+    """Return the numbers whose bfloat16 bits these are, exactly."""
+    return np.asarray(bfloat16.astype("<u4") << 16).view("<f4")
 
 
 def _header(file: BinaryIO) -> tuple[Mapping[str, str], Mapping[str, Tensor]]:
@@ -150,9 +159,9 @@ def _tensor(name: str, entry: Mapping[str, Any], start: int) -> Tensor:
         good = len(shape) <= _MAX_DIMENSIONS and all(
             type(number) is int and number >= 0 for number in (*shape, begin, end)
         )
-        good = good and end - begin == DTYPES[dtype].itemsize * math.prod(shape)
+        good = good and end - begin == _STORED[dtype].itemsize * math.prod(shape)
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{name}: no tensor that numpy can have, {entry!r:.80}") from error
+        raise ValueError(f"{name}: no tensor that can be read, {entry!r:.80}") from error
     if not good:
         raise ValueError(f"{name}: its offsets are not those of its shape, {entry!r:.80}")
     return Tensor(dtype, shape, start + begin, start + end)

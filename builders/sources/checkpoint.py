@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import Unreadable
+from ..tensor_file import widened
 from .archive import Read, read_member, shown, zip_members
 
 STORAGES = {
@@ -139,7 +140,7 @@ class TorchFile:
             steps = tuple(values.itemsize * step for step in stride)
             values = np.lib.stride_tricks.as_strided(values[offset:], shape, steps, writeable=False)
         if kind == "bf16":
-            values = (values.astype("<u4") << 16).view("<f4")
+            values = widened(values)
         return values
 
 

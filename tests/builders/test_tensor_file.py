@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -52,6 +54,16 @@ def test_what_the_library_writes_is_read_back(
             assert (found.dtype, found.shape) == (value.dtype, value.shape)
             assert found.tobytes() == value.tobytes()
         assert read[name].flags.writeable
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (3,), (4, 1, 5)])
+def test_bfloat16_is_read_as_float32(path: Path, shape: tuple[int, ...]) -> None:
+    tensor = torch.randn(shape, generator=torch.Generator().manual_seed(1)).bfloat16()
+    safetensors.torch.save_file({"a": torch.arange(3), "b": tensor}, path)
+    with TensorFile(path) as file:
+        for found in (file.read("b"), file.map("b")):
+            assert (found.dtype, found.shape) == (np.float32, shape)
+            assert found.tobytes() == tensor.float().numpy().tobytes()
 
 
 @settings(max_examples=500, deadline=None)
