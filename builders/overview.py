@@ -123,12 +123,11 @@ def _of_directory(directory: ZooDirectory) -> Overview:
             models.setdefault(file.model_id, {}).update(states)
             splits[file.model_id] = split
     source = info.get("source") or {}
-    drawn = "form" in source  # whose models and epochs no specification lists
-    if drawn and not info.get("keep_epochs"):
+    if not directory.lists_models and not info.get("keep_epochs"):
         kept = set().union(*models.values())
     return dataclasses.replace(
         _overview(directory.zoo.name, str(directory.path), models, splits),
-        specified=directory.zoo.model_count if info.get("engine") and not drawn else None,
+        specified=directory.zoo.model_count if directory.lists_models else None,
         incomplete=sum(not kept <= states.keys() for states in models.values()),
         size=sum(path.stat().st_size for path in directory.files() if path.exists()),
         engine=info.get("engine") or (str(source["file"]) if "file" in source else None),

@@ -42,6 +42,9 @@ SOURCE_COLUMNS = "source.parquet"
 """Name of the file with the columns of an import that no row has, all texts: `model_id`, `epoch` if
 there is a row for each state and not for each model, then the columns under the source's names."""
 
+FINE_TUNING = "fine_tuning"
+"""The engine in zoo.json of a zoo whose models began with given weights."""
+
 MAX_SOURCE_COLUMNS = 1 << 28
 """Limit of its bytes."""
 
@@ -75,6 +78,12 @@ class ZooDirectory:
             return parent
         dense = dense_name(self.zoo.name)
         return dense if dense != self.zoo.name else None
+
+    @property
+    def lists_models(self) -> bool:
+        """Whether the specification lists the models, so that it tells which are missing."""
+        engine, source = self.info.get("engine"), self.info.get("source") or {}
+        return bool(engine) and engine != FINE_TUNING and "form" not in source
 
     @cached_property
     def models_path(self) -> Path:

@@ -220,7 +220,7 @@ def begin(
         zoo,
         engine=engine.name,
         stream=engine.stream,
-        images={"name": images.name, "sha256": images.digest(), "verified": images.verified},
+        images=images.provenance(),
         **provenance,
         versions={
             "python": platform.python_version(),

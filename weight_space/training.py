@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from ..builders.hyperparameters import MOMENTUM_OPTIMIZERS
 from ..builders.specification import GRID_KEYS, Model, Zoo, make_grid, normalize_name
 from ..builders.splits import METRIC_OF_SPLIT
-from ..builders.zoo_directory import create_zoo
+from ..builders.zoo_directory import FINE_TUNING, create_zoo
 from ..errors import InvalidArgument
 from ..generation.fine_tuning import fine_tune
 from ..generation.images import ImageData
@@ -139,11 +139,20 @@ def train(
     )
     if out is None or zoo is None:
         return Training(states, metrics, None)
-    directory = create_zoo(out, zoo, engine="fine_tuning", source={"file": "given weights"})
+    assert isinstance(data, ImageData)  # `_zoo` has refused others
+    directory = create_zoo(
+        out,
+        zoo,
+        engine=FINE_TUNING,
+        source={"file": "given weights"},
+        images=data.provenance(),
+    )
     first = 0 if zoo.keeps_epoch_0 else 1
+    names = [f"row_{row:06d}" for row in range(len(models))]
+    directory.add_splits(names)
     for row, model in enumerate(models):
         directory.write_model(
-            f"row_{row:06d}",
+            names[row],
             model.hyperparameters(),
             np.arange(first, epochs + 1),
             states[row, first:],

@@ -152,6 +152,10 @@ class ImageData:
         }
         return replace(self, **moved)
 
+    def provenance(self) -> dict[str, object]:
+        """Return what zoo.json says of the images that a zoo was trained on."""
+        return {"name": self.name, "sha256": self.digest(), "verified": self.verified}
+
     def digest(self) -> str:
         """Return the SHA-256 (hex) of pixels, labels, mean, std and grey, equal on every machine.
 

@@ -11,6 +11,8 @@ import torch
 from datasets import load_dataset
 
 import model_zoos
+from model_zoos.benchmarks.audit import audit_zoo
+from model_zoos.builders.overview import overview
 from model_zoos.errors import InvalidArgument
 from model_zoos.generation.images import ImageData, Images
 from model_zoos.generation.networks import instantiate
@@ -131,6 +133,12 @@ def test_rows_of_a_zoo_are_trained_as_they_were(digits_home: Path, tmp_path: Pat
     assert metrics["train_loss"][:, 2].mean() < metrics["train_loss"][:, 0].mean()
     assert done[-1] == (2 * len(rows), 2 * len(rows))
     assert path == tmp_path / "further"
+    audit = audit_zoo("further", tmp_path, states=None)
+    assert audit.verdict == "good"
+    assert audit.evaluated == audit.states == 3 * len(rows)
+    assert not any(check.note for check in audit.checks if check.name == "accuracy")
+    [part] = overview("further", tmp_path)
+    assert (part.models, part.specified) == (len(rows), None)
     splits = load_dataset("model_zoos", "further", data_dir=str(tmp_path))
     assert sum(map(len, splits.values())) == 3 * len(rows)
     for split in splits.values():
