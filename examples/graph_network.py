@@ -1,11 +1,13 @@
-"""Predict the accuracy of models from their weights by a graph network, beside ridge regression.
+"""Predict the accuracy of models from their weights by a graph network, beside ridge and trees.
 
 The network does not see the order of hidden units: permuted models are the same graph. Rows,
-splits and scores are those of `model-zoos benchmark`. Run it behind `make demo`.
+splits and scores are those of `model-zoos benchmark`. Run it behind `make demo`. Trees need
+LightGBM: pip install 'model_zoos[boosting]'.
 """
 
 import copy
 import sys
+from importlib.util import find_spec
 
 import torch
 from torch import nn
@@ -75,6 +77,7 @@ result = predict_properties(
     targets=["test_acc"],
     representations=["weights"],
     predictors={"graph network": fit},
+    boosting=find_spec("lightgbm") is not None,
     standardised=False,
 )
 print(*(table.markdown() for table in result.tables()), sep="\n\n")

@@ -68,6 +68,7 @@ def test_a_graph_network_beside_ridge(
     out = capsys.readouterr().out
     assert "| test_acc | weights | ridge" in out
     assert "| test_acc | weights | graph network" in out
+    assert "| test_acc | weights | trees" in out
     text = (ROOT / "examples" / "graph_network.py").read_text()
     parts = [p for p in ast.parse(text).body if isinstance(p, ast.ClassDef | ast.FunctionDef)]
     assert sum((part.end_lineno or 0) - part.lineno + 1 for part in parts) <= 60
