@@ -141,7 +141,8 @@ def read_model_file(path: Path, zoo: Zoo) -> ModelFile:
             for name in ("epoch", "metrics"):
                 if tensors[name].end - tensors[name].begin > _MAX_METRICS:
                     raise FaultyFile(f"{path}: {name} has more than {_MAX_METRICS:,} bytes")
-            epochs, table = file.read("epoch"), file.read("metrics")
+            # The metrics stand behind the header, in what has been read; epochs behind the weights.
+            table, epochs = file.read("metrics"), file.read("epoch")
         else:
             for slot in layout.slots:
                 if slot.name not in tensors:
