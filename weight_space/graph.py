@@ -79,7 +79,7 @@ class Graphs:
             from torch_geometric.data import Data
         except ImportError:
             raise InvalidArgument(
-                "to_pyg needs the package torch_geometric", hint="pip install torch_geometric"
+                "to_pyg needs the package torch_geometric", hint="pip install 'model_zoos[graphs]'"
             ) from None
         import torch
 

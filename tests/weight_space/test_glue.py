@@ -27,6 +27,13 @@ def tokens(rows: Any) -> Any:
     return model_zoos.to_tokens(model_zoos.weights(rows)[:16], layout, width=64)
 
 
+def graphs(rows: Any) -> Any:
+    from torch_geometric.loader import DataLoader
+
+    data = model_zoos.to_graphs(model_zoos.weights(rows), model_zoos.layout_of(rows[0])).to_pyg()
+    return next(iter(DataLoader(data, batch_size=16)))
+
+
 def augmented(rows: Any) -> Any:
     augment = model_zoos.PermuteUnits(model_zoos.layout_of(rows[0]))
     loader = DataLoader(rows.with_transform(augment), batch_size=16, num_workers=2)
@@ -52,6 +59,12 @@ def check_tokens(batch: Any) -> None:
     assert batch.positions.shape == (66, 3)
 
 
+def check_graphs(batch: Any) -> None:
+    # The pixel, 8, 6 and 4 channels, 20 and 10 units; an edge between any two of neighbours
+    edges = 1 * 8 + 8 * 6 + 6 * 4 + 4 * 20 + 20 * 10
+    assert (batch.num_graphs, batch.num_nodes, batch.num_edges) == (16, 16 * 49, 16 * edges)
+
+
 def check_augmented(batch: Any) -> None:
     assert batch["weights"].shape == (16, 2464)
     assert batch["test_acc"].shape == (16,)
@@ -67,12 +80,15 @@ def check_pairs(batch: Any) -> None:
     [
         (layers, check_layers, None),
         (tokens, check_tokens, None),
+        (graphs, check_graphs, None),
         (augmented, check_augmented, COLUMNS),
         (pairs, check_pairs, ["weights", "model_id", "epoch"]),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_the_glue_is_short(digits_home: Path, glue: Any, check: Any, columns: Any) -> None:
+    if glue is graphs:
+        pytest.importorskip("torch_geometric")
     name, home = "digits_cnn_s", str(digits_home)
     rows = load_dataset("model_zoos", name, data_dir=home, split="train", columns=columns)
     check(glue(rows))

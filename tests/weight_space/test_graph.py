@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -101,13 +102,27 @@ def test_gradients_and_refusals() -> None:
 
 
 def test_torch_geometric() -> None:
-    graphs = to_graphs(random_weights(PLAIN[0], 3), PLAIN[0])
-    try:
-        from torch_geometric.data import Batch
-    except ImportError:
-        with pytest.raises(InvalidArgument, match="needs the package torch_geometric"):
-            graphs.to_pyg()
-        pytest.skip("torch_geometric is not installed")
+    """Messages in a batch of graphs are sums over the edges of each row."""
+    pytest.importorskip("torch_geometric")
+    from torch_geometric.data import Batch
+    from torch_geometric.nn import SimpleConv
+
+    weights = random_weights(PLAIN[0], 3)
+    graphs = to_graphs(weights, PLAIN[0])
     batch = Batch.from_data_list(graphs.to_pyg())
     assert batch.num_graphs == 3
-    assert batch.edge_attr.shape[0] == 3 * graphs.edges.shape[1]
+    found = SimpleConv()(batch.x, batch.edge_index).reshape(3, -1, batch.x.shape[1])
+    source, target = graphs.edge_index
+    for row in range(3):
+        expected = np.zeros_like(graphs.nodes[row])
+        np.add.at(expected, target, graphs.nodes[row][source])
+        np.testing.assert_allclose(found[row], expected, atol=1e-5)
+        edges = batch.edge_attr[batch.batch[batch.edge_index[0]] == row]
+        np.testing.assert_array_equal(edges, graphs.edges[row])
+
+
+def test_without_torch_geometric(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch_geometric.data", None)
+    graphs = to_graphs(random_weights(PLAIN[0], 1), PLAIN[0])
+    with pytest.raises(InvalidArgument, match="needs the package torch_geometric"):
+        graphs.to_pyg()
