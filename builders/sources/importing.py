@@ -657,20 +657,40 @@ def _import_table(job: _Import, table: _Table) -> Report:
     if (others := data.columns()) is not None:
         pq.write_table(others, directory.path / SOURCE_COLUMNS)
     directory.add_splits(data.models, given)
+    ids, few = list(data.models), max(1, min(20, len(data.models) // 64))
+    tasks = [
+        _TableTask(directory, data.part(ids[start : start + few]), job.max_weight)
+        for start in range(0, len(ids), few)
+    ]
+    size = sum(size or 0 for _, size in sizes)
+    outcomes = itertools.chain.from_iterable(_map(_import_of_table, tasks, size, job.workers))
+    expected = len(ids)
+    return job.report(directory, about, outcomes, expected, data.count, data.left_out, data.remarks)
+
+
+@dataclass(frozen=True)
+class _TableTask:
+    """What a process needs to import some models of a table."""
+
+    directory: ZooDirectory
+    data: run_table.RunTable
+    max_weight: float | None
+
+
+def _import_of_table(task: _TableTask) -> list[_Outcome]:
+    directory, data, zoo = task.directory, task.data, task.directory.zoo
     shape = (zoo.architecture, zoo.channels, zoo.classes)
-    outcomes = (
+    return [
         _write_model(
             directory,
             model_id,
             data.names[model_id],
             Description(shape, data.hyperparameters[model_id], ""),
             [entry.epoch for entry in entries],
-            data.states(model_id, layout, job.max_weight),
+            data.states(model_id, zoo.layout, task.max_weight),
         )
         for model_id, entries in data.models.items()
-    )
-    expected = len(data.models)
-    return job.report(directory, about, outcomes, expected, data.count, data.left_out, data.remarks)
+    ]
 
 
 # --- Writing --------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ import math
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -103,6 +103,17 @@ class RunTable:
     left_out: Sequence[LeftOut]
     remarks: Sequence[str]
     count: int
+
+    def part(self, ids: Sequence[str]) -> RunTable:
+        """Return some of the models alone: what another process needs."""
+        return replace(
+            self,
+            models={model: self.models[model] for model in ids},
+            names={model: self.names[model] for model in ids},
+            hyperparameters={model: self.hyperparameters[model] for model in ids},
+            left_out=(),
+            remarks=(),
+        )
 
     def states(
         self, model_id: str, layout: Layout, max_weight: float | None = None

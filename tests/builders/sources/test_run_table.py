@@ -338,6 +338,22 @@ def test_constants_and_a_named_architecture(tmp_path: Path) -> None:
     assert open_zoo(tmp_path, "runs").zoo.channels == 1
 
 
+def test_processes_give_the_same_zoo(runs: tuple[Path, Rows], tmp_path: Path) -> None:
+    folder, rows = runs
+    table = write_csv(tmp_path / "t.csv", [*rows[4:], {**rows[3], "path": "missing.pt"}])
+    files, reports = [], []
+    for workers in (1, 2):
+        root = tmp_path / str(workers)
+        options: Any = {"architecture": TEXT, "images": "digits", "workers": workers}
+        [report] = import_zoo(folder, root, "own", table=table, **options)
+        zoo = open_zoo(root, "own")
+        files.append({path.name: path.read_bytes() for path in zoo.files()})
+        reports.append((report.kept, [state.reason for state in report.left_out]))
+    assert reports[0] == reports[1]
+    assert files[0] == files[1]
+    assert len(files[0]) == 49
+
+
 def test_tensors_that_are_sorted_by_name(tmp_path: Path) -> None:
     """Modules of one shape go by the numbers in their names, and not by words."""
     text = "1x2x2 fc4 fc4 fc4 fc2"
