@@ -139,15 +139,15 @@ def _published() -> list[Published]:
         for figure, value in zip(BOX_FIGURES, box, strict=True)
     ]
     found += [
-        Published(TWINS_ZOO, metric, "median", epoch, TWINS[metric][epoch], None, "", "TWINS")
-        for metric in TWINS
-        for epoch in (5, 10, 20, 25)
+        Published(TWINS_ZOO, metric, "median", epoch, value, None, "", "TWINS")
+        for metric, epochs in TWINS.items()
+        for epoch, value in epochs.items()
     ]
     return found
 
 
 PUBLISHED = tuple(_published())
-"""Published figures of the paper's zoos. Of the twins some epochs are here, all in TWINS."""
+"""All published figures of the paper's zoos that this module knows."""
 
 
 def tables(folder: Path) -> str:

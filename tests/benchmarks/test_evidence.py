@@ -106,6 +106,7 @@ def test_published_figures_are_those_of_the_reference() -> None:
 
 def test_without_results_nothing_is_compared(tmp_path: Path) -> None:
     assert not evidence.comparison(tmp_path).rows
+    assert " 0 have been compared, of 0 zoos; 0 of these agree" in evidence.page(tmp_path)
     assert not evidence.populations(tmp_path).rows
     listed = ", ".join(row[1] for row in evidence.not_compared(tmp_path).rows)
     assert listed.count(" at epoch ") == len(PUBLISHED)
@@ -117,6 +118,17 @@ def test_every_published_figure_is_compared_or_listed() -> None:
     listed = ", ".join(row[1] for row in evidence.not_compared(RESULTS).rows)
     compared = evidence.comparison(RESULTS).rows
     assert len(compared) + listed.count(" at epoch ") == len(PUBLISHED)
+    found = re.match(
+        r"Of (\d+) published figures .* (\d+) have been compared, of (\d+) zoos; (\d+) of",
+        evidence_part(),
+    )
+    assert found is not None
+    assert [int(count) for count in found.groups()] == [
+        len(PUBLISHED),
+        len(compared),
+        len({row[0] for row in compared}),
+        sum(row[10] == "yes" for row in compared),
+    ]
 
 
 def summary_of(zoo: str, median: float) -> dict[str, Any]:
