@@ -110,7 +110,7 @@ class Measured:
 def measured(published: Published, folder: Path) -> Measured | None:
     """Return our figure beside a published one; None if the folder has no result that holds it."""
     path = folder / f"{published.zoo}-epochs.json"
-    if path.exists():
+    if path.exists() and published.metric == "test_acc":
         found = _at_epoch(json.loads(path.read_text())["test_acc"], published.epoch)
         return None if found is None else _of_summary(published.figure, found, path.name)
     epoch, path = published.epoch, folder / f"{published.zoo}-report.json"
@@ -126,8 +126,11 @@ def measured(published: Published, folder: Path) -> Measured | None:
     values = found[key]
     if published.figure == "mean":
         return _mean(values["mean"], values["std"], values["count"], path.name)
-    value = values["quartiles"][BOX_FIGURES.index(published.figure)]
-    return Measured(value, values["std"], None, values["count"], path.name)
+    quartiles = dict(zip(BOX_FIGURES, values["quartiles"], strict=False))  # no highest value
+    value = quartiles.get(published.figure)
+    return (
+        None if value is None else Measured(value, values["std"], None, values["count"], path.name)
+    )
 
 
 def _at_epoch(epochs: list[dict[str, Any]], epoch: int) -> dict[str, Any] | None:

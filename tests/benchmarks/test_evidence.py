@@ -172,6 +172,28 @@ def test_a_new_result_moves_to_the_comparison(tmp_path: Path, median: float, agr
     assert "    model-zoos generate it\n" in evidence.page(tmp_path)
 
 
+def test_a_report_has_quartiles_only_and_a_summary_accuracies_only(tmp_path: Path) -> None:
+    values = {"count": 9, "mean": 0.5, "std": 0.1, "quartiles": [0.2, 0.4, 0.6]}
+    epoch = {"epoch": 50, "accuracy": values, "gap": None, "sparsity": None}
+    report = {"zoo": "x", "models": {"train": 9}, "diversity": {"epochs": [epoch]}}
+    zoo = "usps_cnn_s_hyp_10_r"
+    (tmp_path / f"{zoo}-report.json").write_text(json.dumps(report))
+    found = {row[1]: row[5] for row in evidence.comparison(tmp_path).rows}
+    assert found == {
+        "lower quartile of test_acc": "0.200",
+        "median of test_acc": "0.400",
+        "upper quartile of test_acc": "0.600",
+    }
+    assert f"| `{zoo}` | highest at epoch 50 |" in evidence.page(tmp_path)
+
+    twins = "mnist_cnn_s_seed_sparse"
+    summary = summary_of(twins, 0.7)
+    summary["test_acc"][0]["epoch"] = 25
+    (tmp_path / f"{twins}-epochs.json").write_text(json.dumps(summary))
+    rows = [row for row in evidence.comparison(tmp_path).rows if row[0] == f"`{twins}`"]
+    assert [(row[1], row[2], row[5]) for row in rows] == [("median of test_acc", "25", "0.700")]
+
+
 def test_numbers_with_a_sign() -> None:
     shown = [evidence.signed(value, 3) for value in (0.0004, -0.0004, 0.0006, -0.25)]
     assert shown == ["0.000", "0.000", "+0.001", "-0.250"]
