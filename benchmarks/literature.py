@@ -13,20 +13,22 @@ SCHUERHOLT: Schuerholt, Kostadinov and Borth, "Self-Supervised Representation Le
 Network Weights for Model Characteristic Prediction", NeurIPS 2021; the image of results on the
 HSG-AIML site, linear probes.
 TWINS: the figure of MNIST twins in the README of the paper's code, read by eye (+- 0.01).
+SEED_ZOOS: two table images of the post on generative hyper-representations on the HSG-AIML site,
+rows of models trained from scratch. BOX_PLOTS: box plots in the README of the paper's code, read by
+eye (+- 0.01). `PUBLISHED` lists the figures that evidence.py compares with zoos made here.
 """
 
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from .property_prediction import Result
-from .tables import Table, number
+from .tables import Table, number, rewrite_part
 
 IMAGES = ("mnist", "fashion_mnist", "cifar10", "svhn")
 """Image data sets of the scores below, in the order of their columns."""
@@ -73,7 +75,79 @@ TWINS: dict[str, dict[int, float]] = {
 
 TWINS_ZOO = "mnist_cnn_s_seed_sparse"
 
-_MARKS = re.compile(r"(<!-- scores:.*?-->\n).*?(<!-- /scores -->)", re.DOTALL)
+SEED_ZOOS: dict[str, dict[int, tuple[float, float]]] = {
+    "mnist_cnn_s_seed": {1: (0.206, 0.016), 25: (0.833, 0.026), 50: (0.911, 0.026)},
+    "svhn_cnn_s_seed": {1: (0.194, 0.006), 25: (0.667, 0.085), 50: (0.707, 0.088)},
+    "cifar10_cnn_s_seed": {1: (0.275, 0.021), 25: (0.461, 0.013), 50: (0.487, 0.014)},
+    "stl10_cnn_s_seed": {1: (0.154, 0.018), 25: (0.350, 0.013), 50: (0.390, 0.010)},
+}
+"""Mean and standard deviation of test accuracy over models by epoch; shares of 1. The post does not
+name its zoos: that they are the CNN-s seed zoos is inferred (MNIST at epoch 50 is where TWINS
+starts)."""
+
+MNIST_SECOND_STD = 0.010
+"""Standard deviation of MNIST at epoch 50 in the second table of the post."""
+
+BOX_PLOTS: dict[str, tuple[float, float, float, float]] = {
+    "fashion_mnist_cnn_s_hyp_10_r": (0.61, 0.76, 0.85, 0.885),
+    "usps_cnn_s_hyp_10_r": (0.18, 0.775, 0.905, 0.95),
+    "cifar10_cnn_l_hyp_10_r": (0.10, 0.42, 0.605, 0.70),
+}
+"""Test accuracy over all models at epoch 50: lower quartile, median, upper quartile, highest."""
+
+BOX_FIGURES = ("lower quartile", "median", "upper quartile", "highest")
+"""What the numbers of a box plot are, in their order."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """One published figure of a zoo.
+
+    Attributes:
+        zoo: name in the catalog.
+        metric: "test_acc", "generalization_gap" or "sparsity".
+        figure: "mean", or one of `BOX_FIGURES`.
+        epoch: epoch of the states.
+        value: the figure, as a share of 1.
+        spread: the published spread over models; None if there is none.
+        spread_is: what that spread is.
+        source: name of the table of this module that holds the figure.
+    """
+
+    zoo: str
+    metric: str
+    figure: str
+    epoch: int
+    value: float
+    spread: float | None
+    spread_is: str
+    source: str
+
+
+def _published() -> list[Published]:
+    std = "their standard deviation"
+    found = [
+        Published(zoo, "test_acc", "mean", epoch, mean, spread, std, "SEED_ZOOS")
+        for zoo, epochs in SEED_ZOOS.items()
+        for epoch, (mean, spread) in epochs.items()
+    ]
+    found += [
+        Published(
+            zoo, "test_acc", figure, 50, value, box[2] - box[0], "their quartile range", "BOX_PLOTS"
+        )
+        for zoo, box in BOX_PLOTS.items()
+        for figure, value in zip(BOX_FIGURES, box, strict=True)
+    ]
+    found += [
+        Published(TWINS_ZOO, metric, "median", epoch, value, None, "", "TWINS")
+        for metric, epochs in TWINS.items()
+        for epoch, value in epochs.items()
+    ]
+    return found
+
+
+PUBLISHED = tuple(_published())
+"""All published figures of the paper's zoos that this module knows."""
 
 
 def tables(folder: Path) -> str:
@@ -163,13 +237,7 @@ def main() -> None:
     """Rewrite the tables of benchmarks/README.md."""
     here = Path(__file__).resolve().parent
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else here / "results"
-    path = here / "README.md"
-    text, count = _MARKS.subn(
-        lambda match: f"{match[1]}{tables(folder)}\n{match[2]}", path.read_text()
-    )
-    if count != 1:
-        raise SystemExit(f"{path} must have one pair of `scores` marks, found {count}")
-    path.write_text(text)
+    rewrite_part(here / "README.md", "scores", tables(folder))
 
 
 if __name__ == "__main__":

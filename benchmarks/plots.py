@@ -459,6 +459,60 @@ def sparsity_by_epoch(
     )  # fmt: skip
 
 
+@_styled
+def accuracy_beside_published(
+    summaries: Sequence[Mapping[str, Any]], boxes: Mapping[str, tuple[float, float, float, float]]
+) -> Plot:
+    """Draw test accuracy by epoch of some zoos, with the published box plot of their last epoch.
+
+    Args:
+        summaries: one or more, as `epochs.summarise` returns them.
+        boxes: zoo -> published lower quartile, median, upper quartile and highest value.
+    """
+    figure = _figure()
+    panels = figure.subplots(1, len(summaries), sharey=True, squeeze=False)[0]
+    for panel, summary in zip(panels, summaries, strict=True):
+        epochs = [found["epoch"] for found in summary["test_acc"]]
+        lines = {
+            percent: [found["quantiles"][percent] for found in summary["test_acc"]]
+            for percent in ("0", "25", "50", "75", "100")
+        }
+        bands = (("0", "100", 0.15, "range, ours"), ("25", "75", 0.4, "quartiles, ours"))
+        for low, high, alpha, label in bands:
+            panel.fill_between(
+                epochs, lines[low], lines[high], color=BLUE, alpha=alpha, lw=0, label=label
+            )
+        panel.plot(epochs, lines["50"], color=BLUE, lw=1.6, label="median, ours")
+        panel.axhline(summary["trivial_rate"], color=GREY, lw=1, ls=":", label="trivial rate")
+        if summary["zoo"] in boxes:
+            lower, median, upper, most = boxes[summary["zoo"]]
+            place = epochs[-1] + 3.5  # beside the last epoch, not on it
+            panel.bxp(
+                [{"q1": lower, "med": median, "q3": upper, "whislo": lower, "whishi": most}],
+                positions=[place], widths=2.5, showfliers=False, manage_ticks=False,
+                boxprops={"color": ORANGE, "lw": 1.6}, medianprops={"color": ORANGE, "lw": 2.4},
+                whiskerprops={"color": ORANGE}, capprops={"color": ORANGE},
+            )  # fmt: skip
+            panel.plot([], [], color=ORANGE, lw=1.6, label=f"published, at epoch {epochs[-1]}")
+        panel.set(title=f"{summary['zoo']}, {summary['models']:,} models", xlabel="epoch")
+        panel.set(ylim=(0, 1), xlim=(0, epochs[-1] + 6))
+    panels[0].set_ylabel("test accuracy (share of 1)")
+    legend: dict[str, Any] = {}
+    for panel in panels:
+        handles, labels = panel.get_legend_handles_labels()
+        legend |= dict(zip(labels, handles, strict=True))
+    figure.legend([*legend.values()], [*legend], loc="outside lower center", ncols=5)
+    title = "Test accuracy by epoch beside the published box plot"
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
+    return Plot(
+        "beside-published",
+        title,
+        "Box: published quartiles with the median. Its upper whisker is the published highest "
+        "value; the lowest is not published.",
+        figure,
+    )
+
+
 # --- Parts of figures -----------------------------------------------------------------------------
 
 

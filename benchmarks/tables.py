@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 _NUMBERS = re.compile(r"[-±%/\d.,()\[\] ]*")
 
@@ -55,3 +56,16 @@ def interval(bounds: tuple[float, float]) -> str:
     """Return an interval as "[low, high]", and "-" for an unknown one (NaN or None)."""
     low, high = map(number, bounds)
     return "-" if low == "-" else f"[{low}, {high}]"
+
+
+def rewrite_part(path: Path, name: str, text: str) -> None:
+    """Replace what stands between the marks `<!-- name: ... -->` and `<!-- /name -->` of a page.
+
+    Raises:
+        SystemExit: the page does not have exactly one pair of these marks.
+    """
+    marks = re.compile(rf"(<!-- {name}:.*?-->\n).*?(<!-- /{name} -->)", re.DOTALL)
+    page, count = marks.subn(lambda match: f"{match[1]}{text}\n{match[2]}", path.read_text())
+    if count != 1:
+        raise SystemExit(f"{path} must have one pair of `{name}` marks, found {count}")
+    path.write_text(page)

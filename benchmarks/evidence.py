@@ -1,0 +1,393 @@
+"""Zoos made here beside the published figures of the paper's zoos.
+
+    python -m model_zoos.benchmarks.evidence summarise ZOO --out benchmarks/results/ZOO-epochs.json
+    python -m model_zoos.benchmarks.evidence page
+
+The first command reads a zoo, the second writes the part of benchmarks/README.md between its two
+`evidence` marks, and its figure. It reads nothing but the JSON of a folder (by default
+benchmarks/results) and the published figures of literature.py: `ZOO-epochs.json` of the first
+command, `ZOO-report.json` of `model-zoos report ZOO --json` for the twins, and `ZOO-verify.json` of
+`model-zoos verify ZOO --json`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from ..builders.catalog import dense_name, get_zoo
+from . import literature
+from .epochs import summarise, to_text
+from .literature import BOX_FIGURES, BOX_PLOTS, PUBLISHED, Published
+from .plots import Plot, accuracy_beside_published
+from .tables import Table, interval, number, rewrite_part
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results"
+FIGURE = "usps-beside-published.png"
+
+SOURCES = {
+    "SEED_ZOOS": "table images of the post on generative hyper-representations, HSG-AIML site; "
+    "that its zoos are the CNN-s seed zoos is an inference",
+    "BOX_PLOTS": "box plots in the README of the paper's code, read by eye (± 0.01)",
+    "TWINS": "figure of MNIST twins in the README of the paper's code, read by eye (± 0.01)",
+}
+"""Where the tables of literature.py come from, in the order of their letters in the page."""
+
+LETTERS = dict(zip(SOURCES, "ABC", strict=True))
+
+READING = {"SEED_ZOOS": 0.0005, "BOX_PLOTS": 0.01, "TWINS": 0.01}
+"""How far a published figure may lie from the number that was read: rounding, or the eye."""
+
+_NO_IMAGES = "no original files of these images were at hand"
+NOT_COMPARED = {
+    "mnist_cnn_s_seed": "the zoo has not been run whole; of the 64 models that have, only the last "
+    "states have a result, that of their twins at epoch 0",
+    "svhn_cnn_s_seed": _NO_IMAGES,
+    "cifar10_cnn_s_seed": _NO_IMAGES,
+    "stl10_cnn_s_seed": _NO_IMAGES,
+    "cifar10_cnn_l_hyp_10_r": _NO_IMAGES,
+    "fashion_mnist_cnn_s_hyp_10_r": "the zoo has not been run whole: its whole grid, 50 epochs",
+}
+"""Why a published figure has no result here."""
+
+NO_FIGURE = (
+    ("`usps_cnn_s_seed`", "no published figure was at hand; its curve and its audit are shown"),
+    ("all other zoos of the paper", "no published figure was at hand, nor Table 2 of the paper"),
+    ("ranges of the MNIST twins", "reports keep quartiles, not the lowest and highest value"),
+    ("seed zoos at epoch 0", "published as about 0.1, which is chance, without a spread"),
+    (
+        "property prediction",
+        "published for the Small CNN Zoo, which has other networks; see Scores",
+    ),
+    (
+        "models sampled from a density of weights",
+        "`sample_kernel_density` of weight_space has the method, but the published accuracies are "
+        "those of whole seed zoos, which have not been run",
+    ),
+)
+"""What else was not compared, and why."""
+
+COMMANDS = {
+    "-epochs.json": (
+        "{made_by}",
+        "python -m model_zoos.benchmarks.evidence summarise {zoo} --out FILE",
+    ),
+    "_sparse-report.json": (
+        "model-zoos generate {parent} --models {models}",
+        "model-zoos sparsify {parent}",
+        "model-zoos report {zoo} --json",
+    ),
+    "-verify.json": ("model-zoos verify {zoo} --json",),
+}
+"""The commands that make a result, by the end of its file's name."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a result of ours says where a figure is published.
+
+    Attributes:
+        value: the figure, as a share of 1.
+        std: standard deviation over models; None if unknown.
+        interval: 95 % interval from the number of models; None if unknown.
+        models: number of models.
+        file: name of the result.
+    """
+
+    value: float
+    std: float | None
+    interval: tuple[float, float] | None
+    models: int
+    file: str
+
+
+def measured(published: Published, folder: Path) -> Measured | None:
+    """Return our figure beside a published one; None if the folder has no result that holds it."""
+    path = folder / f"{published.zoo}-epochs.json"
+    if path.exists() and published.metric == "test_acc":
+        found = _at_epoch(json.loads(path.read_text())["test_acc"], published.epoch)
+        return None if found is None else _of_summary(published.figure, found, path.name)
+    epoch, path = published.epoch, folder / f"{published.zoo}-report.json"
+    dense = published.zoo == dense_name(published.zoo)
+    if not path.exists() and dense and epoch == get_zoo(published.zoo).epochs:
+        epoch, path = 0, folder / f"{published.zoo}_sparse-report.json"  # where its twins start
+    if not path.exists():
+        return None
+    found = _at_epoch(json.loads(path.read_text())["diversity"]["epochs"], epoch)
+    key = {"test_acc": "accuracy", "generalization_gap": "gap"}.get(published.metric, "sparsity")
+    if found is None or found[key] is None:
+        return None
+    values = found[key]
+    if published.figure == "mean":
+        return _mean(values["mean"], values["std"], values["count"], path.name)
+    quartiles = dict(zip(BOX_FIGURES, values["quartiles"], strict=False))  # no highest value
+    value = quartiles.get(published.figure)
+    return (
+        None if value is None else Measured(value, values["std"], None, values["count"], path.name)
+    )
+
+
+def _at_epoch(epochs: list[dict[str, Any]], epoch: int) -> dict[str, Any] | None:
+    return next((found for found in epochs if found["epoch"] == epoch), None)
+
+
+def _of_summary(figure: str, epoch: Mapping[str, Any], file: str) -> Measured:
+    if figure == "mean":
+        return _mean(epoch["mean"], epoch["std"], epoch["models"], file)
+    percent = dict(zip(BOX_FIGURES, ("25", "50", "75", "100"), strict=True))[figure]
+    ends = epoch["intervals"].get(percent)
+    value = epoch["quantiles"][percent]
+    return Measured(value, epoch["std"], ends and tuple(ends), epoch["models"], file)
+
+
+def _mean(mean: float, std: float, count: int, file: str) -> Measured:
+    half = 1.96 * std / count**0.5
+    return Measured(mean, std, (mean - half, mean + half), count, file)
+
+
+def comparison(folder: Path = RESULTS) -> Table:
+    """Return every published figure for which a folder has a result, with the difference."""
+    rows = []
+    for published in PUBLISHED:
+        ours = measured(published, folder)
+        if ours is None:
+            continue
+        spread, whose = published.spread, published.spread_is
+        if spread is None:
+            spread, whose = ours.std, "our standard deviation"
+        theirs, own = f"{published.value:g}", number(ours.value)
+        if published.figure == "mean":
+            theirs += f" ± {published.spread:g}"
+            own += f" ± {number(ours.std)}"
+        difference = ours.value - published.value
+        rows.append(
+            (
+                f"`{published.zoo}`",
+                f"{published.figure} of {published.metric}",
+                str(published.epoch),
+                LETTERS[published.source],
+                theirs,
+                own,
+                "-" if ours.interval is None else interval(ours.interval),
+                f"{ours.models:,}",
+                signed(difference, 3),
+                f"{signed(difference / spread, 2)} of {whose}" if spread else "-",
+                "yes" if agrees(published, ours) else "NO",
+                f"`{ours.file}`",
+            )
+        )
+    columns = (
+        *("zoo", "figure", "epoch", "source", "theirs", "ours", "[95 %]", "our models"),
+        *("difference", "in units of a spread", "agrees", "our result"),
+    )
+    notes = [f"Source {LETTERS[name]}: {text}." for name, text in SOURCES.items()]
+    notes.append(
+        "Means stand with the standard deviation over models (± in the columns theirs and ours). "
+        "Brackets: what the number of our models leaves open, if they are drawn independently; for "
+        "medians of twins they are unknown. A figure agrees if theirs lies inside our brackets, or "
+        "at our value where there are none, within what reading leaves open: "
+        f"{READING['BOX_PLOTS']:g} by eye, {READING['SEED_ZOOS']:g} by rounding. The highest "
+        "accuracy depends on the number of models. The mean of MNIST seed at epoch 50 is that of "
+        "our twins at epoch 0, the last states of their parents with "
+        f"{_pruned(folder)} of the weights set to 0. A second table of source A gives "
+        f"± {number(literature.MNIST_SECOND_STD)} there."
+    )
+    return Table("Published figures beside ours (shares of 1)", columns, tuple(rows), tuple(notes))
+
+
+def agrees(published: Published, ours: Measured) -> bool:
+    """Whether a published figure lies where our number of models and its reading leave it."""
+    low, high = ours.interval or (ours.value, ours.value)
+    reading = READING[published.source] + 1e-9
+    return low - reading <= published.value <= high + reading
+
+
+def signed(value: float, digits: int) -> str:
+    """Return a number with its sign, and without one if it rounds to 0."""
+    return f"{value:+.{digits}f}" if round(value, digits) else f"{0:.{digits}f}"
+
+
+def _pruned(folder: Path) -> str:
+    """Return the mean sparsity of the MNIST twins at epoch 0 in percent."""
+    path = folder / f"{literature.TWINS_ZOO}-report.json"
+    if not path.exists():
+        return "some"
+    found = _at_epoch(json.loads(path.read_text())["diversity"]["epochs"], 0)
+    return "some" if found is None else f"{100 * found['sparsity']['mean']:.1f} %"
+
+
+def not_compared(folder: Path = RESULTS) -> Table:
+    """Return the published figures without a result here, and the reason."""
+    missing: dict[str, list[str]] = {}
+    for published in PUBLISHED:
+        if measured(published, folder) is None:
+            what = f"{published.figure} at epoch {published.epoch}"
+            missing.setdefault(published.zoo, []).append(what)
+    rows = [
+        (f"`{zoo}`", ", ".join(what), NOT_COMPARED.get(zoo, "no result here"))
+        for zoo, what in missing.items()
+    ]
+    rows += [(what, "-", reason) for what, reason in NO_FIGURE]
+    return Table("What was not compared", ("what", "published figures", "reason"), tuple(rows))
+
+
+def populations(folder: Path = RESULTS) -> Table:
+    """Return what each summary of a folder says about its zoo."""
+    rows, kinds = [], set()
+    for path in sorted(folder.glob("*-epochs.json")):
+        found = json.loads(path.read_text())
+        images = found["images"]
+        by_epoch = [_at_epoch(found["test_acc"], epoch) for epoch in (0, 1, 25, 50)]
+        kinds.add(images["verified"])
+        rows.append(
+            (
+                f"`{found['zoo']}`",
+                f"{found['models']:,} of {found['of']:,}",
+                f"{found['grid_points']:,} of {found['grid_points_of']:,}",
+                f"{found['states']:,}",
+                f"{found['diverged_states']:,}",
+                found["engine"],
+                f"`{images['sha256']:.12}`" + ("" if images["verified"] else " (not verified)"),
+                number(found["trivial_rate"]),
+                f"{100 * found['never_left']:.1f} %",
+                *(
+                    "-" if at is None else f"{number(at['mean'])} ± {number(at['std'])}"
+                    for at in by_epoch
+                ),
+            )
+        )
+    columns = (
+        *("zoo", "models", "grid points", "states", "diverged", "engine", "images, SHA-256"),
+        *("trivial rate", "never leave it", "epoch 0", "epoch 1", "epoch 25", "epoch 50"),
+    )
+    notes = [
+        "Epochs: mean and standard deviation of test accuracy over models. The trivial rate is the "
+        "share of the most frequent class of the test images; a model never leaves it if no epoch "
+        "has a higher test accuracy. Such models are kept, as in the paper's zoos, and so are "
+        "diverged states."
+    ]
+    if False in kinds:
+        notes.append(
+            "Not verified: a file of these images has another checksum than the original. For USPS "
+            "this is the train file, rebuilt from the digits that it is made of; the test file is "
+            "the original."
+        )
+    return Table(
+        "Zoos made here and trained for all their epochs", columns, tuple(rows), tuple(notes)
+    )
+
+
+def audits(folder: Path = RESULTS) -> Table:
+    """Return the counts of each audit of a folder."""
+    rows = []
+    for path in sorted(folder.glob("*-verify.json")):
+        for audit in json.loads(path.read_text()):
+            checks = {check["name"]: check for check in audit["checks"]}
+            metrics = [checks[name] for name in ("accuracy", "loss") if name in checks]
+            others = [check for check in audit["checks"] if check not in metrics]
+            rows.append(
+                (
+                    f"`{audit['zoo']}`",
+                    f"{audit['models']:,}",
+                    f"{audit['states']:,}",
+                    f"{audit['evaluated']:,}",
+                    f"{sum(check['checked'] for check in metrics):,}",
+                    "to the bit" if audit["to_the_bit"] else "to one image",
+                    f"{sum(check['wrong'] for check in metrics):,}",
+                    f"{len(others):,}",
+                    f"{sum(check['wrong'] for check in others):,}",
+                    f"`{path.name}`",
+                )
+            )
+    columns = (
+        *("zoo", "models", "states", "evaluated", "accuracies and losses", "compared", "wrong"),
+        *("other checks, of all rows", "wrong in them", "result"),
+    )
+    return Table("States evaluated again: `model-zoos verify`", columns, tuple(rows))
+
+
+def commands(folder: Path = RESULTS) -> str:
+    """Return the commands that make each result of this page, as Markdown."""
+    lines = []
+    for end, texts in COMMANDS.items():
+        for path in sorted(folder.glob(f"*{end}")):
+            result = json.loads(path.read_text())
+            first = result[0] if isinstance(result, list) else result
+            models = first["models"]
+            facts = {
+                "zoo": first["zoo"],
+                "parent": dense_name(first["zoo"]),
+                "models": sum(models.values()) if isinstance(models, dict) else models,
+                "made_by": first.get("made_by"),
+            }
+            lines += [f"    # {path.name}", *(f"    {text.format(**facts)}" for text in texts)]
+    lines += ["    # this part and its figure", "    python -m model_zoos.benchmarks.evidence page"]
+    return "\n".join(["### Commands that make each result", "", *lines])
+
+
+def page(folder: Path = RESULTS) -> str:
+    """Return the whole part of benchmarks/README.md as Markdown."""
+    parts = [_verdict(folder)]
+    parts += [f"### {table(folder).markdown()}" for table in (comparison, populations)]
+    if plot := draw(folder):
+        parts += [f"![{plot.title}](results/figures/{FIGURE})", plot.caption]
+    parts += [f"### {table(folder).markdown()}" for table in (not_compared, audits)]
+    return "\n\n".join([*parts, commands(folder)])
+
+
+def _verdict(folder: Path) -> str:
+    """Say how many published figures were compared, and how many of them agree."""
+    compared = [(figure, ours) for figure in PUBLISHED if (ours := measured(figure, folder))]
+    agreeing = sum(agrees(figure, ours) for figure, ours in compared)
+    zoos = len({figure.zoo for figure, _ in compared})
+    return (
+        f"Of {len(PUBLISHED)} published figures that were at hand, {len(compared)} have been "
+        f"compared, of {zoos} zoos; {agreeing} of these agree. The other "
+        f"{len(PUBLISHED) - len(compared)} are listed with the reason."
+    )
+
+
+def draw(folder: Path = RESULTS) -> Plot | None:
+    """Draw the USPS zoos of a folder beside the published box plot; None if there are none."""
+    paths = sorted(folder.glob("usps_*-epochs.json"))
+    summaries = [json.loads(path.read_text()) for path in paths]
+    return accuracy_beside_published(summaries, BOX_PLOTS) if summaries else None
+
+
+app = typer.Typer(help=(__doc__ or "").split("\n\n")[0], no_args_is_help=True)
+
+
+@app.command("summarise")
+def _summarise(
+    zoo: Annotated[str, typer.Argument(help="A zoo directory.")],
+    data_dir: Annotated[Optional[Path], typer.Option(help="Folder of zoo directories.")] = None,
+    images_dir: Annotated[Optional[Path], typer.Option(help="Folder of image files.")] = None,
+    made_by: Annotated[Optional[str], typer.Option(help="The command that made the zoo.")] = None,
+    out: Annotated[Optional[Path], typer.Option(help="JSON file to write.")] = None,
+) -> None:
+    """Write test accuracy over the models of a zoo, by epoch, as JSON."""
+    text = to_text(summarise(zoo, data_dir, images_dir=images_dir, command=made_by))
+    if out is None:
+        print(text, end="")
+    else:
+        out.write_text(text)
+
+
+@app.command("page")
+def _page(
+    folder: Annotated[Path, typer.Option(help="Folder of results.")] = RESULTS,
+) -> None:
+    """Write the part of benchmarks/README.md, and its figure, from the results of a folder."""
+    rewrite_part(HERE / "README.md", "evidence", page(folder))
+    if plot := draw(folder):
+        (folder / "figures" / FIGURE).write_bytes(plot.png)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,253 @@
+"""The evidence page is that of the results, and each of its numbers is found a second time."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from model_zoos.benchmarks import evidence
+from model_zoos.benchmarks.epochs import summarise
+from model_zoos.benchmarks.literature import BOX_PLOTS, PUBLISHED, SEED_ZOOS, TWINS
+from model_zoos.benchmarks.tables import rewrite_part
+from tests.shared import SHARED, needs_shared
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+RESULTS = BENCHMARKS / "results"
+
+
+def evidence_part() -> str:
+    text = (BENCHMARKS / "README.md").read_text()
+    found = re.search(r"<!-- evidence:.*?-->\n(.*?)\n<!-- /evidence -->", text, re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
+def test_the_readme_has_the_page_of_the_results() -> None:
+    assert evidence_part() == evidence.page(RESULTS)
+
+
+def test_every_file_that_the_page_names_is_there() -> None:
+    part = evidence_part()
+    files = set(re.findall(r"[\w-]+\.json", part))
+    assert len(files) > 3
+    assert all((RESULTS / name).is_file() for name in files)
+    [figure] = re.findall(r"\]\((results/figures/.*?)\)", part)
+    assert (BENCHMARKS / figure).is_file()
+    assert (BENCHMARKS.parent / "docs" / figure).is_file()  # docs/protocol.md includes the page
+    text = (BENCHMARKS / "README.md").read_text()
+    for test in re.findall(r"`(tests/[\w/]+\.py)`", text):
+        assert (BENCHMARKS.parent / test).is_file()
+
+
+def test_each_row_of_the_comparison_by_plain_arithmetic() -> None:
+    """Theirs from the tables of literature.py, ours from the JSON files, read in another way."""
+    rows = [line.strip("| ").split(" | ") for line in evidence_part().splitlines()]
+    rows = [cells for cells in rows if len(cells) == 12 and cells[0].startswith("`")]
+    assert len(rows) == len(evidence.comparison(RESULTS).rows) > 12
+    box = ("lower quartile", "median", "upper quartile", "highest")
+    columns = {"test_acc": "accuracy", "generalization_gap": "gap", "sparsity": "sparsity"}
+    for zoo, what, epoch, _, theirs, ours, _, models, difference, units, _, file in rows:
+        zoo, file = zoo.strip("`"), file.strip("`")
+        figure, metric = what.split(" of ")
+        result = json.loads((RESULTS / file).read_text())
+        if file.endswith("-epochs.json"):
+            [found] = [e for e in result["test_acc"] if e["epoch"] == int(epoch)]
+            percent = dict(zip(box, ("25", "50", "75", "100"), strict=True)).get(figure)
+            value = found["quantiles"][percent] if percent else found["mean"]
+            std, count = found["std"], found["models"]
+        else:
+            at = 0 if zoo == "mnist_cnn_s_seed" else int(epoch)
+            [found] = [e for e in result["diversity"]["epochs"] if e["epoch"] == at]
+            values = found[columns[metric]]
+            value = values["mean"] if figure == "mean" else values["quartiles"][1]
+            std, count = values["std"], values["count"]
+        if zoo in SEED_ZOOS:
+            published, spread = SEED_ZOOS[zoo][int(epoch)]
+        elif zoo in BOX_PLOTS:
+            published = BOX_PLOTS[zoo][box.index(figure)]
+            spread = BOX_PLOTS[zoo][2] - BOX_PLOTS[zoo][0]
+        else:
+            published, spread = TWINS[metric][int(epoch)], std
+        assert float(theirs.split(" ± ")[0]) == pytest.approx(published, abs=6e-4)
+        assert float(ours.split(" ± ")[0]) == pytest.approx(value, abs=6e-4)
+        assert int(models) == count
+        assert float(difference) == pytest.approx(value - published, abs=6e-4)
+        assert float(units.split(" of ")[0]) == pytest.approx(
+            (value - published) / spread, abs=6e-3
+        )
+
+
+@needs_shared
+def test_published_figures_are_those_of_the_reference() -> None:
+    text = (SHARED / "reference" / "published_numbers.md").read_text()
+    rows = {
+        int(cells[0]): cells[1:]
+        for line in text.split("## MNIST sparse twins")[0].splitlines()
+        if (cells := line.strip("| ").split(" | "))[0].isdigit()
+    }
+    for column, (zoo, epochs) in enumerate(SEED_ZOOS.items()):
+        assert zoo.split("_")[0] == ("mnist", "svhn", "cifar10", "stl10")[column]
+        for epoch, values in epochs.items():
+            found = re.findall(r"[\d.]+", rows[epoch][column])[:2]
+            assert values == pytest.approx([float(number) / 100 for number in found])
+    for title, zoo in (("Fashion-MNIST", "fashion"), ("USPS", "usps"), ("CIFAR-10 CNN-l", "cifar")):
+        sentence = re.search(rf"{title} hyp random (.*?max \.\d+)", text)
+        assert sentence is not None
+        median, low, high, most = (float(n) for n in re.findall(r"\.\d+", sentence[1]))
+        [box] = [values for name, values in BOX_PLOTS.items() if name.startswith(zoo)]
+        assert box == (low, median, high, most)
+
+
+def test_without_results_nothing_is_compared(tmp_path: Path) -> None:
+    assert not evidence.comparison(tmp_path).rows
+    assert " 0 have been compared, of 0 zoos; 0 of these agree" in evidence.page(tmp_path)
+    assert not evidence.populations(tmp_path).rows
+    listed = ", ".join(row[1] for row in evidence.not_compared(tmp_path).rows)
+    assert listed.count(" at epoch ") == len(PUBLISHED)
+    assert evidence.draw(tmp_path) is None
+    assert ".png" not in evidence.page(tmp_path)
+
+
+def test_every_published_figure_is_compared_or_listed() -> None:
+    listed = ", ".join(row[1] for row in evidence.not_compared(RESULTS).rows)
+    compared = evidence.comparison(RESULTS).rows
+    assert len(compared) + listed.count(" at epoch ") == len(PUBLISHED)
+    found = re.match(
+        r"Of (\d+) published figures .* (\d+) have been compared, of (\d+) zoos; (\d+) of",
+        evidence_part(),
+    )
+    assert found is not None
+    assert [int(count) for count in found.groups()] == [
+        len(PUBLISHED),
+        len(compared),
+        len({row[0] for row in compared}),
+        sum(row[10] == "yes" for row in compared),
+    ]
+
+
+def summary_of(zoo: str, median: float) -> dict[str, Any]:
+    """A summary of epoch 50 whose quantiles lie around a median."""
+    quantiles = {"0": 0.1, "5": 0.1, "25": median - 0.15, "50": median, "75": 0.85, "95": 0.87}
+    ends = {"25": [median - 0.2, median - 0.1], "50": [median - 0.02, median + 0.02]}
+    epoch = {
+        "epoch": 50, "models": 256, "mean": 0.6, "std": 0.3,
+        "quantiles": {**quantiles, "100": 0.885}, "intervals": {**ends, "75": [0.83, 0.86]},
+    }  # fmt: skip
+    return {
+        "zoo": zoo, "made_by": "model-zoos generate it", "models": 256, "of": 2560,
+        "grid_points": 256, "grid_points_of": 256, "states": 13056, "diverged_states": 3,
+        "engine": "lanes", "images": {"sha256": "ab" * 32, "verified": True},
+        "trivial_rate": 0.1, "never_left": 0.125, "test_acc": [epoch],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("median", "agrees"),
+    [(0.76, "yes"), (0.733, "yes"), (0.7295, "NO"), (0.787, "yes"), (0.8, "NO")],
+)
+def test_a_new_result_moves_to_the_comparison(tmp_path: Path, median: float, agrees: str) -> None:
+    """Fashion-MNIST is published with a median of 0.76, read to 0.01; our interval has ± 0.02."""
+    zoo = "fashion_mnist_cnn_s_hyp_10_r"
+    (tmp_path / f"{zoo}-epochs.json").write_text(json.dumps(summary_of(zoo, median)))
+    rows = {row[1]: row for row in evidence.comparison(tmp_path).rows}
+    assert len(rows) == 4
+    row = rows["median of test_acc"]
+    assert row[:4] == (f"`{zoo}`", "median of test_acc", "50", "B")
+    assert row[6] == f"[{median - 0.02:.3f}, {median + 0.02:.3f}]"
+    assert row[9:11] == (row[9], agrees)
+    assert rows["highest of test_acc"][6] == "-"
+    assert rows["highest of test_acc"][10] == "yes"
+    assert f"`{zoo}`" not in [row[0] for row in evidence.not_compared(tmp_path).rows]
+    [population] = evidence.populations(tmp_path).rows
+    assert population[1:9] == (
+        "256 of 2,560", "256 of 256", "13,056", "3", "lanes", "`abababababab`", "0.100", "12.5 %",
+    )  # fmt: skip
+    assert population[9:] == ("-", "-", "-", "0.600 ± 0.300")
+    assert "    model-zoos generate it\n" in evidence.page(tmp_path)
+
+
+def test_a_report_has_quartiles_only_and_a_summary_accuracies_only(tmp_path: Path) -> None:
+    values = {"count": 9, "mean": 0.5, "std": 0.1, "quartiles": [0.2, 0.4, 0.6]}
+    epoch = {"epoch": 50, "accuracy": values, "gap": None, "sparsity": None}
+    report = {"zoo": "x", "models": {"train": 9}, "diversity": {"epochs": [epoch]}}
+    zoo = "usps_cnn_s_hyp_10_r"
+    (tmp_path / f"{zoo}-report.json").write_text(json.dumps(report))
+    found = {row[1]: row[5] for row in evidence.comparison(tmp_path).rows}
+    assert found == {
+        "lower quartile of test_acc": "0.200",
+        "median of test_acc": "0.400",
+        "upper quartile of test_acc": "0.600",
+    }
+    assert f"| `{zoo}` | highest at epoch 50 |" in evidence.page(tmp_path)
+
+    twins = "mnist_cnn_s_seed_sparse"
+    summary = summary_of(twins, 0.7)
+    summary["test_acc"][0]["epoch"] = 25
+    (tmp_path / f"{twins}-epochs.json").write_text(json.dumps(summary))
+    rows = [row for row in evidence.comparison(tmp_path).rows if row[0] == f"`{twins}`"]
+    assert [(row[1], row[2], row[5]) for row in rows] == [("median of test_acc", "25", "0.700")]
+
+
+def test_numbers_with_a_sign() -> None:
+    shown = [evidence.signed(value, 3) for value in (0.0004, -0.0004, 0.0006, -0.25)]
+    assert shown == ["0.000", "0.000", "+0.001", "-0.250"]
+
+
+def test_the_figure_draws_the_summaries() -> None:
+    plot = evidence.draw(RESULTS)
+    assert plot is not None
+    assert plot.png.startswith(b"\x89PNG")
+    paths = sorted(RESULTS.glob("usps_*-epochs.json"))
+    assert len(plot.figure.axes) == len(paths)
+    for axes, path in zip(plot.figure.axes, paths, strict=True):
+        summary = json.loads(path.read_text())
+        assert summary["zoo"] in axes.get_title()
+        line = axes.lines[0].get_ydata()
+        assert list(line) == [epoch["quantiles"]["50"] for epoch in summary["test_acc"]]
+        drawn = {round(float(y), 4) for line in axes.lines for y in line.get_ydata()}
+        assert drawn >= set(BOX_PLOTS.get(summary["zoo"], ()))
+
+
+def test_a_summary_by_command(digits_home: Path, tmp_path: Path) -> None:
+    out = tmp_path / "digits_cnn_s-epochs.json"
+    options = ["--data-dir", str(digits_home), "--made-by", "model-zoos generate digits_cnn_s"]
+    run = CliRunner().invoke(
+        evidence.app, ["summarise", "digits_cnn_s", *options, "--out", str(out)]
+    )
+    assert run.exit_code == 0, run.output
+    expected = summarise("digits_cnn_s", digits_home, command=options[-1])
+    assert json.loads(out.read_text()) == expected
+    shown = CliRunner().invoke(evidence.app, ["summarise", "digits_cnn_s", *options])
+    assert shown.stdout.endswith(out.read_text())
+    assert evidence.populations(tmp_path).rows[0][1] == f"20 of {expected['of']:,}"
+
+
+def test_the_page_is_rewritten_between_its_marks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evidence, "HERE", tmp_path)
+    page, folder = tmp_path / "README.md", tmp_path / "results"
+    shutil.copytree(RESULTS, folder)
+    page.write_text("before\n<!-- evidence: by x -->\nold\n<!-- /evidence -->\nafter\n")
+    for _ in range(2):  # the second time changes nothing
+        run = CliRunner().invoke(evidence.app, ["page", "--folder", str(folder)])
+        assert run.exit_code == 0, run.output
+        assert page.read_text() == (
+            f"before\n<!-- evidence: by x -->\n{evidence.page(folder)}\n<!-- /evidence -->\nafter\n"
+        )
+    assert (folder / "figures" / evidence.FIGURE).read_bytes() == evidence.draw(folder).png
+
+
+@pytest.mark.parametrize("text", ["", "<!-- a: x -->\n", "<!-- a: x -->\n<!-- /a -->\n" * 2])
+def test_a_page_without_its_marks(tmp_path: Path, text: str) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(text)
+    with pytest.raises(SystemExit, match=r"one pair of `a` marks, found [02]"):
+        rewrite_part(page, "a", "new")
+    assert page.read_text() == text
