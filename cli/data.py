@@ -11,7 +11,7 @@ import typer
 
 from ..builders.architecture import ARCHITECTURES
 from ..builders.catalog import ELSEWHERE, ZOOS, list_zoos
-from ..builders.dataset import zoos_home
+from ..builders.dataset import open_parts, zoos_home
 from ..builders.machine import byte_size
 from ..builders.specification import Zoo, normalize_name
 from ..builders.splits import why_empty
@@ -300,9 +300,12 @@ def build(
     """Write zoos as Parquet files with a card. Run the same command again to resume."""
     from ..builders.hub.build import build_folder
 
+    root = zoos_home(data_dir)
+    for name in names:  # an unknown one is refused with the close ones
+        open_parts(normalize_name(name), root)
     with display.progress_bars(quiet or as_json) as bars, display.resumable():
         show = display.counting(bars, "states")
-        summaries = build_folder(names, zoos_home(data_dir), out, workers=workers, on_progress=show)
+        summaries = build_folder(names, root, out, workers=workers, on_progress=show)
     if as_json:
         print(display.json_text([dataclasses.asdict(summary) for summary in summaries]))
     elif not quiet:

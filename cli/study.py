@@ -13,9 +13,8 @@ from typing import Annotated, Optional
 import typer
 
 from ..builders.catalog import dense_name, parts_of
-from ..builders.dataset import zoos_home
+from ..builders.dataset import open_parts, zoos_home
 from ..builders.specification import Zoo, normalize_name
-from ..builders.zoo_directory import open_zoo
 from ..errors import InvalidArgument, ZooNotFound
 from . import display
 from .options import (
@@ -120,7 +119,7 @@ def verify(
     display.hide_dataset_bars(True)
     audits = []
     with display.progress_bars(quiet or as_json) as bars:
-        for part in parts_of(normalize_name(name)):
+        for part in (zoo.zoo.name for zoo in open_parts(normalize_name(name), zoos_home(data_dir))):
             bars(part, text="reading")
             audits.append(
                 audit_zoo(
@@ -226,7 +225,7 @@ def _zoo_like(name: str, data_dir: Path | None) -> Zoo:
     if name.endswith(".json"):
         return read_specification(name)
     try:
-        return open_zoo(zoos_home(data_dir), normalize_name(name)).zoo
+        return open_parts(normalize_name(name), zoos_home(data_dir))[0].zoo
     except ZooNotFound:
         return read_specification(parts_of(dense_name(normalize_name(name)))[0])
 

@@ -194,6 +194,21 @@ def test_what_is_there(digits_home: Path, tmp_path: Path) -> None:
     assert "there is no zoo in" in error("list", "--local", cwd=tmp_path)
     for unknown in (("digit_cnn",), ("digits_cnn", "--data-dir", str(digits_home))):
         assert "did you mean digits_cnn_s" in error("info", *unknown, cwd=tmp_path)
+    for command in ("verify", "build", "benchmark", "sparsify", "plot", "report"):
+        for name in ("digits_cnns", "digit-cnn-s"):
+            for folder in (digits_home, tmp_path / "none"):
+                message = error(command, name, "--data-dir", str(folder), cwd=tmp_path)
+                assert "did you mean digits_cnn_s" in message
+        assert "model-zoos generate digits_cnn_s" in error(command, "digits_cnn_s", cwd=tmp_path)
+    (tmp_path / "other" / "my_own").mkdir(parents=True)
+    text = (digits_home / "digits_cnn_s" / "zoo.json").read_text()
+    (tmp_path / "other" / "my_own" / "zoo.json").write_text(
+        text.replace('"name": "digits_cnn_s"', '"name": "my_own"')
+    )
+    for command in (("verify", "my_owm"), ("evaluate", "x.npy", "--like", "my_owm")):
+        message = error(*command, "--data-dir", "other", cwd=tmp_path)
+        assert "did you mean my_own?" in message
+    assert not list(tmp_path.glob("repository"))
     assert "model-zoos generate" in error("info", "digits_cnn_s", cwd=tmp_path)
 
 
