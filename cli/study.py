@@ -163,7 +163,11 @@ def evaluate(
     ] = None,
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
     activation: Annotated[
-        Optional[str], typer.Option(help="Of the networks; needed if the zoo has several.")
+        Optional[str],
+        typer.Option(
+            help="Of the networks; needed if the zoo has several and the file has no column "
+            "activation."
+        ),
     ] = None,
     data_dir: DataDir = None,
     images_dir: ImagesDir = None,
@@ -177,13 +181,14 @@ def evaluate(
 
     from ..generation.images import load_images
     from ..weight_space.evaluation import evaluate as score
-    from ..weight_space.vector_files import read_vectors
+    from ..weight_space.vector_files import read_activations, read_vectors
 
     zoo, done = _zoo_like(like, data_dir), 0
     blocks = read_vectors(file)
     first = next(blocks, None)  # a faulty file is found before the images are read
     if first is None or not len(first):
         raise InvalidArgument(f"{file}: it has no rows")
+    own = read_activations(file, zoo, activation)
     data = load_images(
         images or zoo.images,
         images_dir,
@@ -198,7 +203,8 @@ def evaluate(
             def show(number: int, _: int, before: int = done) -> None:
                 bars(file.name, before + number, None, f"{before + number:,} networks")
 
-            run = partial(score, activation=activation, threads=threads, on_progress=show)
+            chosen = activation if own is None else own[done : done + len(block)]
+            run = partial(score, activation=chosen, threads=threads, on_progress=show)
             parts.append(run(block, zoo, data, split))
             done += len(block)
     loss, accuracy = (np.concatenate(values) for values in zip(*parts, strict=True))
