@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
+import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -22,6 +23,7 @@ from .options import AsJson, DataDir, MaxWeight, OutDir, Quiet, Workers, ZooName
 
 if TYPE_CHECKING:
     from ..builders.overview import Overview
+    from ..builders.sources.report import Report
 
 LONGEST_TITLE = 16
 """Characters of a network in the list of zoos."""
@@ -242,9 +244,22 @@ def import_command(
                 values[f"left out: {category}"] = f"{count:,}"
             folder = root / report.zoo
             display.print_values(f"{report.zoo}: {report.models:,} models into {folder}", values)
-            left_out = [f"{s.trial} epoch {s.epoch}: {s.reason}" for s in report.left_out]
-            display.print_some(left_out, str(folder / REPORT))
+            display.print_some(_left_out(report), str(folder / REPORT))
             display.print_some(report.remarks, str(folder / REPORT))
+
+
+def _left_out(report: Report) -> list[str]:
+    """Return a line for the states that a trial lost for one reason, one after the other."""
+    lines = []
+    for (trial, reason), states in itertools.groupby(
+        report.left_out, lambda state: (state.trial, state.reason)
+    ):
+        epochs = [state.epoch for state in states]
+        which = f"epoch {epochs[0]}"
+        if len(epochs) > 1:
+            which = f"{len(epochs)} epochs, {epochs[0]} to {epochs[-1]}"
+        lines.append(f"{trial}, {which}: {reason}")
+    return lines
 
 
 def download(

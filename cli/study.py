@@ -155,7 +155,7 @@ def verify(
 
 def evaluate(
     file: Annotated[
-        Path, typer.Argument(help=".npy, .safetensors or .parquet with weights [rows, N].")
+        Path, typer.Argument(help=".npy, .safetensors or .parquet with rows of weights.")
     ],
     like: Annotated[str, typer.Option(help="Zoo with such networks, by name or as a JSON file.")],
     images: Annotated[
