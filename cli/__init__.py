@@ -33,7 +33,8 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "publish": data.publish,
 }
 for _name, _command in _COMMANDS.items():
-    app.command(_name)(_command)
+    _words = {"allow_extra_args": _command is train.sparsify}  # `--sparsity 0.5 0.8`
+    app.command(_name, context_settings=_words)(_command)
 
 
 def _print_version(wanted: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
+import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -11,7 +12,7 @@ import typer
 
 from ..builders.architecture import ARCHITECTURES
 from ..builders.catalog import ELSEWHERE, ZOOS, list_zoos
-from ..builders.dataset import zoos_home
+from ..builders.dataset import open_parts, zoos_home
 from ..builders.machine import byte_size
 from ..builders.specification import Zoo, normalize_name
 from ..builders.splits import why_empty
@@ -22,6 +23,7 @@ from .options import AsJson, DataDir, MaxWeight, OutDir, Quiet, Workers, ZooName
 
 if TYPE_CHECKING:
     from ..builders.overview import Overview
+    from ..builders.sources.report import Report
 
 LONGEST_TITLE = 16
 """Characters of a network in the list of zoos."""
@@ -242,9 +244,22 @@ def import_command(
                 values[f"left out: {category}"] = f"{count:,}"
             folder = root / report.zoo
             display.print_values(f"{report.zoo}: {report.models:,} models into {folder}", values)
-            left_out = [f"{s.trial} epoch {s.epoch}: {s.reason}" for s in report.left_out]
-            display.print_some(left_out, str(folder / REPORT))
+            display.print_some(_left_out(report), str(folder / REPORT))
             display.print_some(report.remarks, str(folder / REPORT))
+
+
+def _left_out(report: Report) -> list[str]:
+    """Return a line for the states that a trial lost for one reason, one after the other."""
+    lines = []
+    for (trial, reason), states in itertools.groupby(
+        report.left_out, lambda state: (state.trial, state.reason)
+    ):
+        epochs = [state.epoch for state in states]
+        which = f"epoch {epochs[0]}"
+        if len(epochs) > 1:
+            which = f"{len(epochs)} epochs, {epochs[0]} to {epochs[-1]}"
+        lines.append(f"{trial}, {which}: {reason}")
+    return lines
 
 
 def download(
@@ -300,9 +315,12 @@ def build(
     """Write zoos as Parquet files with a card. Run the same command again to resume."""
     from ..builders.hub.build import build_folder
 
+    root = zoos_home(data_dir)
+    for name in names:  # an unknown one is refused with the close ones
+        open_parts(normalize_name(name), root)
     with display.progress_bars(quiet or as_json) as bars, display.resumable():
         show = display.counting(bars, "states")
-        summaries = build_folder(names, zoos_home(data_dir), out, workers=workers, on_progress=show)
+        summaries = build_folder(names, root, out, workers=workers, on_progress=show)
     if as_json:
         print(display.json_text([dataclasses.asdict(summary) for summary in summaries]))
     elif not quiet:

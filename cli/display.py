@@ -256,11 +256,15 @@ def print_values(title: str, values: Mapping[str, object]) -> None:
 
 
 def print_some(lines: Sequence[str], where: str) -> None:
-    """Print the first lines of a long list, then how many more there are and where they stand."""
+    """Print the first lines of a long list, then how many more there are and where they stand.
+
+    Lines are broken between words, as wide as the terminal.
+    """
+    shown = console()
     for line in lines[:SHOWN]:
-        print(_harmless(line))
+        shown.print(_harmless(line), markup=False, highlight=False)
     if len(lines) > SHOWN:
-        print(f"and {len(lines) - SHOWN:,} more: {where}")
+        shown.print(f"and {len(lines) - SHOWN:,} more: {where}", markup=False, highlight=False)
 
 
 def json_text(value: object) -> str:

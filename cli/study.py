@@ -13,9 +13,8 @@ from typing import Annotated, Optional
 import typer
 
 from ..builders.catalog import dense_name, parts_of
-from ..builders.dataset import zoos_home
+from ..builders.dataset import open_parts, zoos_home
 from ..builders.specification import Zoo, normalize_name
-from ..builders.zoo_directory import open_zoo
 from ..errors import InvalidArgument, ZooNotFound
 from . import display
 from .options import (
@@ -120,7 +119,7 @@ def verify(
     display.hide_dataset_bars(True)
     audits = []
     with display.progress_bars(quiet or as_json) as bars:
-        for part in parts_of(normalize_name(name)):
+        for part in (zoo.zoo.name for zoo in open_parts(normalize_name(name), zoos_home(data_dir))):
             bars(part, text="reading")
             audits.append(
                 audit_zoo(
@@ -156,7 +155,7 @@ def verify(
 
 def evaluate(
     file: Annotated[
-        Path, typer.Argument(help=".npy, .safetensors or .parquet with weights [rows, N].")
+        Path, typer.Argument(help=".npy, .safetensors or .parquet with rows of weights.")
     ],
     like: Annotated[str, typer.Option(help="Zoo with such networks, by name or as a JSON file.")],
     images: Annotated[
@@ -164,7 +163,11 @@ def evaluate(
     ] = None,
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
     activation: Annotated[
-        Optional[str], typer.Option(help="Of the networks; needed if the zoo has several.")
+        Optional[str],
+        typer.Option(
+            help="Of the networks; needed if the zoo has several and the file has no column "
+            "activation."
+        ),
     ] = None,
     data_dir: DataDir = None,
     images_dir: ImagesDir = None,
@@ -178,13 +181,14 @@ def evaluate(
 
     from ..generation.images import load_images
     from ..weight_space.evaluation import evaluate as score
-    from ..weight_space.vector_files import read_vectors
+    from ..weight_space.vector_files import read_activations, read_vectors
 
     zoo, done = _zoo_like(like, data_dir), 0
     blocks = read_vectors(file)
     first = next(blocks, None)  # a faulty file is found before the images are read
     if first is None or not len(first):
         raise InvalidArgument(f"{file}: it has no rows")
+    own = read_activations(file, zoo, activation)
     data = load_images(
         images or zoo.images,
         images_dir,
@@ -199,7 +203,8 @@ def evaluate(
             def show(number: int, _: int, before: int = done) -> None:
                 bars(file.name, before + number, None, f"{before + number:,} networks")
 
-            run = partial(score, activation=activation, threads=threads, on_progress=show)
+            chosen = activation if own is None else own[done : done + len(block)]
+            run = partial(score, activation=chosen, threads=threads, on_progress=show)
             parts.append(run(block, zoo, data, split))
             done += len(block)
     loss, accuracy = (np.concatenate(values) for values in zip(*parts, strict=True))
@@ -226,7 +231,7 @@ def _zoo_like(name: str, data_dir: Path | None) -> Zoo:
     if name.endswith(".json"):
         return read_specification(name)
     try:
-        return open_zoo(zoos_home(data_dir), normalize_name(name)).zoo
+        return open_parts(normalize_name(name), zoos_home(data_dir))[0].zoo
     except ZooNotFound:
         return read_specification(parts_of(dense_name(normalize_name(name)))[0])
 

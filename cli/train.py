@@ -157,7 +157,7 @@ def generate(
 
 def sparsify(
     zoo: Annotated[str, typer.Argument(help="A dense zoo or union, generated or imported.")],
-    more_levels: Annotated[Optional[list[float]], typer.Argument(hidden=True, metavar="")] = None,
+    context: typer.Context,
     out: Annotated[
         Optional[Path], typer.Option(help="Folder for the twins; by default the dense zoo's.")
     ] = None,
@@ -188,19 +188,26 @@ def sparsify(
     as_json: AsJson = False,
 ) -> None:
     """Train sparse twins of a zoo. Run the same command again to resume."""
-    if more_levels and sparsity is None:
-        raise InvalidArgument(f"one zoo at a time; what are {' '.join(map(str, more_levels))}?")
+    more = context.args  # of `--sparsity 0.5 0.8`, an option that takes one word, the second
+    if more and sparsity is None:
+        raise InvalidArgument(f"one zoo at a time; what are {' '.join(more)}?")
     if sparsity is not None and method != "magnitude":
         raise InvalidArgument(
             "--sparsity is for --method magnitude: variational dropout finds its own"
         )
+    try:
+        levels = [*(sparsity or ()), *map(float, more)]
+    except ValueError:
+        raise InvalidArgument(
+            f"--sparsity takes numbers such as 0.5 0.8, found {' '.join(more)}"
+        ) from None
     from ..generation import sparsify as sparsification
     from ..generation.images import load_images
     from ..generation.options import LEVELS, TrainOptions, TwinOptions
 
     twins = TwinOptions(
         method=method,
-        levels=[*(sparsity or LEVELS), *(more_levels or ())],
+        levels=levels or LEVELS,
         epochs=epochs,
         seed=parse_seed(seed),
     )

@@ -1,9 +1,10 @@
-"""Weight vectors from a file: .npy, .safetensors or .parquet."""
+"""Weight vectors from a file: .npy, .safetensors or .parquet, and what networks its rows are."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ..builders.access import weight_blocks
+from ..builders.architecture import find_architecture
+from ..builders.hyperparameters import ACTIVATIONS
+from ..builders.specification import Zoo
 from ..builders.tensor_file import TensorFile
 from ..errors import InvalidArgument
 
@@ -45,6 +49,73 @@ def read_vectors(path: str | os.PathLike[str]) -> Blocks:
             yield np.atleast_2d(block)
     except (ValueError, EOFError, KeyError, pa.ArrowException) as error:
         raise InvalidArgument(f"{path}: {error}") from None
+
+
+def read_activations(
+    path: str | os.PathLike[str], zoo: Zoo, given: str | None = None
+) -> list[str] | None:
+    """Return the activation of each row of a file; None if the file names none.
+
+    Args:
+        path: as for `read_vectors`. A .parquet file, such as one of a zoo's rows, may have the
+            columns `activation` and `architecture`.
+        zoo: the zoo whose networks the rows are.
+        given: activation of all rows; of a file that names one it must be the same.
+
+    Raises:
+        InvalidArgument: the columns hold something else, or contradict `given` or the zoo.
+        OSError: the file cannot be read.
+    """
+    if Path(path).suffix != ".parquet":
+        return None
+    try:
+        columns = _texts(Path(path), ("architecture", "activation"))
+        for name in _unique(columns.get("architecture", ())):
+            if find_architecture(name) != zoo.layout.architecture:
+                raise ValueError(
+                    f"its column architecture has {name:.80}, but {zoo.name} has "
+                    f"{zoo.layout.architecture}: name a zoo with such networks"
+                )
+        found = columns.get("activation", [])
+        names = _unique(found)
+        if not names:
+            return None
+        if unknown := [name for name in names if name not in ACTIVATIONS]:
+            raise ValueError(
+                f"its column activation has {unknown[0]!r:.60}; known: {', '.join(ACTIVATIONS)}"
+            )
+        if missing := found.count(None):
+            raise ValueError(f"{missing} of its {len(found)} rows have no activation")
+    except (ValueError, pa.ArrowException) as error:
+        raise InvalidArgument(f"{path}: {error}") from None
+    if given is not None and names != [given]:
+        raise InvalidArgument(
+            f"{path}: its column activation has {', '.join(names)}, which contradicts the "
+            f"activation {given} for all rows",
+            hint="leave out --activation: each row is evaluated with its own",
+        )
+    return [name for name in found if name is not None]
+
+
+def _texts(path: Path, names: Sequence[str]) -> dict[str, list[str | None]]:
+    """Return the columns of texts that a .parquet file has of these."""
+    with pq.ParquetFile(path) as file:
+        schema = file.schema_arrow
+        names = [name for name in names if name in schema.names]
+        for name in names:
+            kind = schema.field(name).type
+            kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+            if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+                raise ValueError(f"its column {name} has the type {kind}, expected string")
+        parts: dict[str, list[str | None]] = {name: [] for name in names}
+        for batch in file.iter_batches(columns=names):
+            for name in names:  # interned: a zoo's rows repeat a few words
+                parts[name] += (text and sys.intern(text) for text in batch[name].to_pylist())
+    return parts
+
+
+def _unique(texts: Sequence[str | None]) -> list[str]:
+    return [text for text in dict.fromkeys(texts) if text is not None]
 
 
 def _npy(path: Path) -> Blocks:

@@ -20,7 +20,8 @@ import pytest
 from typer.testing import CliRunner
 
 from model_zoos.builders.catalog import get_zoo
-from model_zoos.cli import app, main
+from model_zoos.builders.sources.report import LeftOut, Report
+from model_zoos.cli import app, data, display, main
 from tests.benchmarks.zoos import write_odd_zoos
 from tests.zoos import random_zoo
 
@@ -194,6 +195,21 @@ def test_what_is_there(digits_home: Path, tmp_path: Path) -> None:
     assert "there is no zoo in" in error("list", "--local", cwd=tmp_path)
     for unknown in (("digit_cnn",), ("digits_cnn", "--data-dir", str(digits_home))):
         assert "did you mean digits_cnn_s" in error("info", *unknown, cwd=tmp_path)
+    for command in ("verify", "build", "benchmark", "sparsify", "plot", "report"):
+        for name in ("digits_cnns", "digit-cnn-s"):
+            for folder in (digits_home, tmp_path / "none"):
+                message = error(command, name, "--data-dir", str(folder), cwd=tmp_path)
+                assert "did you mean digits_cnn_s" in message
+        assert "model-zoos generate digits_cnn_s" in error(command, "digits_cnn_s", cwd=tmp_path)
+    (tmp_path / "other" / "my_own").mkdir(parents=True)
+    text = (digits_home / "digits_cnn_s" / "zoo.json").read_text()
+    (tmp_path / "other" / "my_own" / "zoo.json").write_text(
+        text.replace('"name": "digits_cnn_s"', '"name": "my_own"')
+    )
+    for command in (("verify", "my_owm"), ("evaluate", "x.npy", "--like", "my_owm")):
+        message = error(*command, "--data-dir", "other", cwd=tmp_path)
+        assert "did you mean my_own?" in message
+    assert not list(tmp_path.glob("repository"))
     assert "model-zoos generate" in error("info", "digits_cnn_s", cwd=tmp_path)
 
 
@@ -297,6 +313,11 @@ def test_sparsify(tmp_path: Path) -> None:
     command = ("sparsify", "digits-cnn-s", "--epochs", "1")
     assert "must be a number, 'first' or 'parent'" in error(*command, "--seed", "x", cwd=tmp_path)
     assert "what are 0.5?" in error(*command[:2], "0.5", cwd=tmp_path)
+    wrong = (*command, "--method", "magnitude", "--sparsity", "0.5", "digits_mlp_seed")
+    assert "numbers such as 0.5 0.8, found digits_mlp_seed" in error(*wrong, cwd=tmp_path)
+    usage = run("sparsify", "--help", cwd=tmp_path).stdout.split("Train")[0]
+    assert usage.split()[-3:] == ["sparsify", "[OPTIONS]", "{zoo}"]
+    assert "No such option" in run("sparsify", "x", "--y", cwd=tmp_path, code=2).stderr
     levels = ("--method", "magnitude", "--sparsity", "0.5", "0.8")
     summary = json.loads(run(*command, *levels, "--json", cwd=tmp_path).stdout)
     assert (summary["zoo"], summary["models"]) == ("digits_cnn_s_sparse_magnitude", 4)
@@ -337,3 +358,29 @@ def test_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert names == sorted(path.name for path in files[1:])
     both = CliRunner().invoke(app, ["report", "odd", "--out", "a", "--figures", "b"])
     assert "not both" in str(both.exception)
+
+
+def test_left_out_states_take_a_line_for_each_trial_and_reason(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial = "NN_tune_trainable_954e2_00001_1_seed=2_2026-11-23_09-23-46"
+    reason = "missing metrics: there is no result.json"
+    left_out = [LeftOut(trial, epoch, reason) for epoch in range(9)]
+    left_out += [LeftOut(trial, 9, "empty file"), LeftOut("other", 4, "empty file")]
+    report = Report("my_zoo", {}, 1, len(left_out), 0, tuple(left_out))
+    lines = data._left_out(report)
+    assert lines == [
+        f"{trial}, 9 epochs, 0 to 8: {reason}",
+        f"{trial}, epoch 9: empty file",
+        "other, epoch 4: empty file",
+    ]
+    for columns in (80, 62):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        display.print_some(lines * 5, "import_report.json")
+        printed = capsys.readouterr().out
+        assert max(map(len, printed.splitlines())) <= columns
+        assert printed.count(trial) == 7
+        assert printed.split()[-4:] == ["and", "5", "more:", "import_report.json"]
+    monkeypatch.delenv("COLUMNS")
+    display.print_some(lines, "")  # into a pipe
+    assert capsys.readouterr().out.splitlines() == lines

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import tracemalloc
 from pathlib import Path
@@ -12,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from datasets import Dataset, load_dataset
+from datasets import Dataset, concatenate_datasets, load_dataset
 from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
@@ -20,8 +21,9 @@ import model_zoos
 from model_zoos.builders.layout import make_layout
 from model_zoos.cli import app
 from model_zoos.errors import InvalidArgument
+from model_zoos.generation.generate import generate
 from model_zoos.weight_space.evaluation import evaluate
-from model_zoos.weight_space.vector_files import read_vectors
+from model_zoos.weight_space.vector_files import read_activations, read_vectors
 
 from .layouts import PLAIN, RESNET, random_weights
 
@@ -153,6 +155,69 @@ def test_the_command(rows: Any, tmp_path: Path, kind: str) -> None:
     shown = CliRunner().invoke(app, options, catch_exceptions=False).stdout
     assert f"{expected.accuracy.max():.4f}" in shown
     assert not CliRunner().invoke(app, [*options, "--quiet"], catch_exceptions=False).stdout
+
+
+def table_of(rows: Any, **columns: Any) -> pa.Table:
+    weights = model_zoos.weights(rows).numpy()
+    column = pa.FixedSizeListArray.from_arrays(weights.reshape(-1), weights.shape[1])
+    return pa.table({"weights": column, **columns})
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.dictionary(pa.int32(), pa.string())], ids=str)
+def test_rows_of_a_file_have_their_own_activation(
+    rows: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: pa.DataType
+) -> None:
+    """The digits with all their activations, in several blocks; the expected ones are recorded."""
+    monkeypatch.setattr("model_zoos.weight_space.vector_files._BLOCK_BYTES", 4 * 2464 * 5)
+    home = tmp_path / "zoos"
+    grid = model_zoos.zoo_spec("digits_cnn_s").grid
+    grid = tuple((k, v if k == "activation" else v[:1]) for k, v in grid)
+    zoo = dataclasses.replace(model_zoos.zoo_spec("digits_cnn_s"), grid=grid, epochs=1, seeds=1)
+    images = model_zoos.load_images("digits")
+    generate(dataclasses.replace(zoo, name="mixed"), home, images)
+    mixed = concatenate_datasets(
+        list(load_dataset("model_zoos", "mixed", data_dir=str(home)).values())
+    ).shuffle(seed=1)
+    names = mixed["activation"]
+    assert len(set(names)) == 4
+    path = tmp_path / "mixed.parquet"
+    architecture = pa.array(mixed["architecture"])
+    table = table_of(mixed, activation=pa.array(names).cast(kind), architecture=architecture)
+    pq.write_table(table, path)
+    options = ["evaluate", str(path), "--like", "digits_cnn_s"]
+    done = CliRunner().invoke(app, [*options, "--json"], catch_exceptions=False)
+    result = json.loads(done.stdout)
+    np.testing.assert_allclose(result["accuracy"], mixed["test_acc"], atol=1e-6)
+    np.testing.assert_allclose(result["loss"], mixed["test_loss"], rtol=1e-4)
+    with pytest.raises(InvalidArgument, match=r"has .*relu.*contradicts the activation tanh"):
+        CliRunner().invoke(app, [*options, "--activation", "tanh"], catch_exceptions=False)
+    one = mixed.filter(lambda row: row["activation"] == "gelu")
+    pq.write_table(table_of(one, activation=one["activation"]), path)
+    for more in ([], ["--activation", "gelu"]):
+        done = CliRunner().invoke(app, [*options, *more, "--json"], catch_exceptions=False)
+        np.testing.assert_allclose(json.loads(done.stdout)["accuracy"], one["test_acc"], atol=1e-6)
+
+
+def test_columns_that_contradict_or_cannot_be_used(rows: Any, tmp_path: Path) -> None:
+    zoo, path, few = (
+        model_zoos.zoo_spec("digits_cnn_s"),
+        tmp_path / "few.parquet",
+        rows.select([0, 1]),
+    )
+    for columns, message in (
+        ({"activation": ["relu", "swish"]}, "activation has 'swish'; known: "),
+        ({"activation": ["relu", None]}, "1 of its 2 rows have no activation"),
+        ({"activation": [1, 2]}, "activation has the type int64, expected string"),
+        ({"architecture": ["cnn_s", "cnn_l"]}, "has cnn_l, but digits_cnn_s has"),
+        ({"architecture": ["cnn_s", "cnn_x"]}, "cnn_x"),
+    ):
+        pq.write_table(table_of(few, **columns), path)
+        with pytest.raises(InvalidArgument, match=message) as raised:
+            read_activations(path, zoo)
+        assert str(path) in str(raised.value)
+    for columns in ({}, {"activation": pa.array([None, None], pa.string())}):
+        pq.write_table(table_of(few, **columns), path)
+        assert read_activations(path, zoo, "tanh") is None
 
 
 def test_faulty_files(tmp_path: Path) -> None:
