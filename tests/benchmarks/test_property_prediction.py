@@ -17,6 +17,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from model_zoos.benchmarks import bootstrap, probes, property_prediction
+from model_zoos.benchmarks import rows as rows_module
 from model_zoos.benchmarks.probes import LOGISTIC, STRENGTHS, ridge
 from model_zoos.benchmarks.property_prediction import predict_properties
 from model_zoos.benchmarks.rows import refuse_leakage
@@ -75,6 +76,52 @@ def test_ridge_is_scikit_learns(columns: int, offset: str, monkeypatch: pytest.M
         assert strength == best
         for split in SPLITS:
             assert np.allclose(predicted[split], predictions[best][split], rtol=0, atol=1e-6)
+
+
+def test_standardised_features_are_numpys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probes, "BLOCK_BYTES", 400)  # several blocks
+    features, _ = random_problem(7)
+    features["train"][:, 3] = features["test"][:, 3] = 2  # does not vary
+    mean, deviation = (
+        getattr(features["train"].astype(np.float64), name)(axis=0) for name in ("mean", "std")
+    )
+    deviation[3] = 1
+    for split, found in probes.standardise(features).items():
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, (features[split] - mean) / deviation, 1e-6, 1e-6)
+
+
+@pytest.mark.parametrize("block", [1, 100, 1 << 20])
+def test_usable_rows_in_any_order(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows_module, "BLOCK_BYTES", block)
+    generator = np.random.default_rng(0)
+    weights = generator.standard_normal((40, 6)).astype(np.float32)
+    weights[[3, 8], [1, 2]] = np.nan, 7
+    columns = {
+        "zoo": ["z"] * 40,
+        "model_id": [f"model_{number // 4}" for number in range(40)],
+        "epoch": [number % 4 for number in range(40)],
+        "test_acc": [None if number == 21 else number / 8 for number in range(40)],
+        "init": [None if number < 4 else f"init {number % 3}" for number in range(40)],
+    }
+    features = datasets.Features(
+        {
+            **{name: datasets.Value("string") for name in ("zoo", "model_id", "init")},
+            "epoch": datasets.Value("int64"),
+            "test_acc": datasets.Value("float32"),
+            "weights": datasets.List(datasets.Value("float32"), length=6),
+        }
+    )
+    ordered = datasets.Dataset.from_dict({**columns, "weights": weights.tolist()}, features)
+    kept = np.setdiff1d(np.arange(40), [3, 8, 21])
+    for dataset in (ordered, ordered.select(generator.permutation(40))):
+        left_out: dict[str, int] = {}
+        found = rows_module.read_rows(dataset, ["test_acc"], ["init"], 5.0, left_out)
+        assert found.weights.tobytes() == weights[kept].tobytes()
+        assert found.columns["test_acc"].tolist() == (kept / 8).tolist()
+        assert found.columns["init"].tolist() == [columns["init"][row] for row in kept]
+        assert found.model.tolist() == (kept // 4).tolist()
+        assert left_out == {"weights not finite": 1, "a weight above 5": 1, "target absent": 1}
 
 
 def test_a_validation_split_that_does_not_vary() -> None:
