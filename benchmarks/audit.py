@@ -31,7 +31,7 @@ from ..builders.zoo_directory import ZooDirectory, open_zoo
 from ..errors import ImageFilesError, InvalidArgument
 from ..generation.images import ImageData
 from ..generation.streams import initial_weights
-from .checks import CHECKS, Check, Findings, States, ZooOnDisk
+from .checks import CHECKS, Check, Findings, States, ZooOnDisk, first_equal
 from .evaluation import Evaluator, recorded_digest, zoo_images
 from .states import open_stream, weights_matrix
 from .tables import Table
@@ -164,7 +164,7 @@ def audit_zoo(
                     "zoo.json has no digest of the images: if most states are wrong, the models "
                     "may have seen others"
                 )
-    _check_weights(zoo, findings, set(chosen.tolist()), evaluator, on_progress)
+    _check_weights(zoo, findings, chosen, evaluator, on_progress)
     return Audit(
         zoo=directory.zoo.name,
         models=len(set(zoo.states.model_id)),
@@ -207,7 +207,7 @@ def choose_states(states: States, count: int | None, seed: int) -> NDArray[np.in
 def _check_weights(
     zoo: ZooOnDisk,
     findings: Findings,
-    chosen: set[int],
+    chosen: NDArray[np.int64],
     evaluator: Evaluator | None,
     on_progress: Callable[[int, int], None] | None,
 ) -> None:
@@ -220,15 +220,19 @@ def _check_weights(
         no_bias[slot.slice] = not slot.name.endswith(".bias")
     for name in ("finite", "duplicates"):
         findings[name].see(0)
-    rows_of: dict[tuple[int, bytes], int] = {}
+    evaluated = np.zeros(len(states), bool)
+    evaluated[chosen] = True
+    trained = np.zeros(len(states), bool)
+    digests = np.zeros((len(states), 2), np.uint64)
     diverged = unknown = row = 0
     for key, vector in _weights(zoo.directory):
         if row == len(states) or key != (states.model_id[row], states.epoch[row]):
             raise _changed(zoo.directory)
         findings["finite"].see()
-        title, loss, epoch = states.title(row), states.metrics["test_loss"][row], states.epoch[row]
-        lost = loss is None or not np.isfinite(loss)
+        title, epoch = states.title(row), states.epoch[row]
         if not np.isfinite(vector).all():
+            loss = states.metric("test_loss", row)
+            lost = loss is None or not np.isfinite(loss)
             diverged += lost
             if not lost:
                 findings["finite"].fail(
@@ -236,11 +240,8 @@ def _check_weights(
                     f"infinite, but its test_loss is {loss:.4f}"
                 )
         elif epoch > 0:
-            findings["duplicates"].see()
             digest = hashlib.blake2b(vector.tobytes(), digest_size=16).digest()
-            other = rows_of.setdefault((epoch, digest), row)
-            if other != row:
-                findings["duplicates"].fail(f"{title}: has the weights of {states.model_id[other]}")
+            trained[row], digests[row] = True, np.frombuffer(digest, np.uint64)
         init = states.init[row]
         if drawn and epoch == 0 and init in INITS:
             findings["first weights"].see()
@@ -249,7 +250,7 @@ def _check_weights(
                 findings["first weights"].fail(f"{title}: are not those that its seed gives")
         _check_sparsity(states, row, vector[no_bias] if twins else None, findings)
         activation = states.activation[row]
-        if evaluator is not None and row in chosen:
+        if evaluator is not None and evaluated[row]:
             if activation not in ACTIVATIONS:
                 unknown += 1
             else:
@@ -261,6 +262,13 @@ def _check_weights(
         raise _changed(zoo.directory)
     if evaluator is not None:
         evaluator.finish()
+    rows = np.flatnonzero(trained)
+    findings["duplicates"].see(len(rows))
+    equal = rows[first_equal(states.epoch[rows], *digests[rows].T)]
+    for copy, other in zip(rows[rows != equal], equal[rows != equal], strict=True):
+        findings["duplicates"].fail(
+            f"{states.title(copy)}: has the weights of {states.model_id[other]}"
+        )
     if diverged:
         findings["finite"].remark(f"{diverged} states of diverged models, whose loss is NaN too")
     if unknown:
@@ -293,7 +301,7 @@ def _check_sparsity(
     states: States, row: int, weights: NDArray[np.float32] | None, findings: Findings
 ) -> None:
     """A twin's recorded sparsity is the share of zeros among its weights without biases."""
-    recorded = states.metrics["sparsity"][row]
+    recorded = states.metric("sparsity", row)
     if weights is None:
         if recorded is not None:
             findings["sparsity"].see()

@@ -8,13 +8,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
 from ..builders.catalog import ZOOS, twin_name
 from ..builders.model_file import ModelFile
 from ..builders.splits import SHARES, SPLITS, assign_splits
 from ..builders.zoo_directory import ZooDirectory, open_zoo
 from ..errors import ZooNotFound
 from .split_runs import assigned_in_runs
-from .states import open_stream
+from .states import Column, objects, open_stream
 
 _SHOWN = 10
 """Offenders that a check names."""
@@ -69,18 +73,20 @@ class States:
     """All columns of a zoo's rows but their weights, in the order of the stream.
 
     Attributes:
-        split, model_id, parent_model_id, epoch, activation, init, seed: [rows] each.
-        metrics: name of `METRICS` -> [rows]; None where absent.
+        split, model_id, parent_model_id, activation, init: texts [rows]; None where absent.
+        epoch: int64 [rows].
+        seed: whole numbers [rows]; None where absent.
+        metrics: name of `METRICS` -> Arrow's float32 [rows].
     """
 
-    split: list[str]
-    model_id: list[str]
-    parent_model_id: list[str | None]
-    epoch: list[int]
-    activation: list[str | None]
-    init: list[str | None]
-    seed: list[int]
-    metrics: Mapping[str, list[float | None]]
+    split: Column
+    model_id: Column
+    parent_model_id: Column
+    epoch: NDArray[np.int64]
+    activation: Column
+    init: Column
+    seed: Column
+    metrics: Mapping[str, pa.ChunkedArray]
 
     def __len__(self) -> int:
         return len(self.epoch)
@@ -88,6 +94,22 @@ class States:
     def title(self, row: int) -> str:
         """Return a state's name in messages."""
         return f"{self.model_id[row]} epoch {self.epoch[row]}"
+
+    def metric(self, name: str, row: int) -> float | None:
+        """Return one value of a metric; None where absent."""
+        return self.metrics[name][row].as_py()
+
+
+def first_equal(*columns: NDArray[Any]) -> NDArray[np.int64]:
+    """Return the number of the first row that is equal to each one in all columns, [rows]."""
+    order = np.lexsort(columns)  # stable, so the first of equals stays the first
+    new = np.zeros(len(order), bool)
+    new[:1] = True
+    for column in columns:
+        new[1:] |= column[order[1:]] != column[order[:-1]]
+    first = np.empty_like(order)
+    first[order] = order[np.flatnonzero(new)[np.cumsum(new) - 1]]
+    return first
 
 
 class ZooOnDisk:
@@ -116,17 +138,19 @@ class ZooOnDisk:
     def states(self) -> States:
         """Every state, without weights."""
         names = ("model_id", "parent_model_id", "epoch", "activation", "init", "seed")
-        columns: dict[str, list[Any]] = {name: [] for name in ("split", *names, *METRICS)}
+        tables, splits = [], []
         streams = open_stream(
             self.directory.zoo.name, self.directory.path.parent, [*names, *METRICS]
         )
         for split, stream in streams.items():
             for table in stream.with_format("arrow").iter(batch_size=10_000):
-                for name in (*names, *METRICS):
-                    columns[name] += table[name].to_pylist()
-                columns["split"] += [split] * len(table)
-        metrics = {name: columns.pop(name) for name in METRICS}
-        return States(**columns, metrics=metrics)
+                tables.append(table)
+                splits.append(np.full(len(table), split, object))
+        table = pa.concat_tables(tables).combine_chunks()
+        columns: dict[str, Column] = {name: objects(table[name]) for name in names}
+        columns["epoch"] = table["epoch"].to_numpy()
+        metrics = {name: table[name] for name in METRICS}
+        return States(split=np.concatenate(splits), **columns, metrics=metrics)
 
 
 # --- The checks -----------------------------------------------------------------------------------
@@ -163,12 +187,11 @@ def check_layout(zoo: ZooOnDisk, findings: Findings) -> None:
 def check_ids(zoo: ZooOnDisk, findings: Findings) -> None:
     """No state is there twice, and the id of a generated model is that of its hyperparameters."""
     states = zoo.states
-    seen: set[tuple[str, int]] = set()
-    for row, key in enumerate(zip(states.model_id, states.epoch, strict=True)):
-        findings["ids"].see()
-        if key in seen:
-            findings["ids"].fail(f"{states.title(row)}: there are two of it")
-        seen.add(key)
+    findings["ids"].see(len(states))
+    number = np.unique(states.model_id, return_inverse=True)[1]
+    first = first_equal(number, states.epoch)
+    for row in np.flatnonzero(first != np.arange(len(states))).tolist():
+        findings["ids"].fail(f"{states.title(row)}: there are two of it")
     if not zoo.generated or zoo.directory.parent_zoo is not None:
         return
     known = {model.model_id: model for model in zoo.directory.zoo.models()}
@@ -184,7 +207,7 @@ def check_epochs(zoo: ZooOnDisk, findings: Findings) -> None:
     """No model has an epoch that its zoo lacks, and a generated model has all epochs."""
     found = zoo.directory.zoo
     epochs: dict[str, set[int]] = defaultdict(set)
-    for model, epoch in zip(zoo.states.model_id, zoo.states.epoch, strict=True):
+    for model, epoch in zip(zoo.states.model_id, zoo.states.epoch.tolist(), strict=True):
         epochs[model].add(epoch)
     complete = set(range(0 if found.keeps_epoch_0 else 1, found.epochs + 1))
     partial = 0

@@ -102,7 +102,7 @@ class Evaluator:
         sets = (
             name
             for name in self._sets
-            if (name != "train" or untrained) and states.metrics[f"{name}_acc"][row] is not None
+            if (name != "train" or untrained) and states.metric(f"{name}_acc", row) is not None
         )
         key = (activation, *sets)
         self._waiting[key].append((row, weights.copy()))
@@ -138,13 +138,13 @@ class Evaluator:
         """Compare the loss and accuracy of a state on some images with the recorded ones."""
         states = self._zoo.states
         about, check = f"{states.title(row)}: {name}", self._findings["accuracy"]
-        recorded = states.metrics[f"{name}_acc"][row]
+        recorded = states.metric(f"{name}_acc", row)
         assert recorded is not None  # as `add` has looked
         check.see()
         step = 0.0 if self.to_the_bit else 1 / len(self._sets[name][1])
         if not abs(np.float32(accuracy) - np.float32(recorded)) <= step * 1.001:
             check.fail(f"{about}_acc is recorded as {recorded:.4f}, evaluated {accuracy:.4f}")
-        recorded, check = states.metrics[f"{name}_loss"][row], self._findings["loss"]
+        recorded, check = states.metric(f"{name}_loss", row), self._findings["loss"]
         if recorded is None or self._zoo.penalised:
             return
         check.see()

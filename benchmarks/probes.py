@@ -139,21 +139,22 @@ def ridge(
     scale = 1 / (np.maximum(eigenvalues, 0)[:, None] + strengths)  # [size, strengths]
     projected = vectors.T @ projected
     coefficients = vectors @ (scale[:, :, None] * projected[:, None]).reshape(len(scale), -1)
-    predictions = {}
-    for split, x in features.items():
-        if primal:
-            blocks = (block @ coefficients for _, block in _row_blocks(x, mean, free))
-            flat = np.concatenate(list(blocks))
-        else:
-            flat = kernels[split] @ coefficients
-        predictions[split] = flat.reshape(len(x), len(strengths), -1) + y_mean
-    validation = np.nan_to_num(
-        r2(values["validation"][:, None], predictions["validation"]), nan=-np.inf
-    )
-    best = validation.argmax(axis=0)
+
+    def predict(split: str, coefficients: NDArray[np.float64]) -> NDArray[np.float64]:
+        if not primal:
+            return kernels[split] @ coefficients
+        blocks = _row_blocks(features[split], mean, free)
+        return np.concatenate([block @ coefficients for _, block in blocks])
+
+    candidates = predict("validation", coefficients).reshape(-1, len(strengths), y.shape[1])
+    scores = np.nan_to_num(r2(values["validation"][:, None], candidates + y_mean), nan=-np.inf)
+    best = scores.argmax(axis=0)
+    targets = range(y.shape[1])
+    chosen = coefficients.reshape(len(scale), len(strengths), -1)[:, best, targets]
+    predictions = {split: predict(split, chosen) + y_mean for split in features}
     return [
-        (float(strengths[i]), {split: p[:, i, target] for split, p in predictions.items()})
-        for target, i in enumerate(best)
+        (float(strengths[best[i]]), {split: p[:, i] for split, p in predictions.items()})
+        for i in targets
     ]
 
 
@@ -161,7 +162,12 @@ def standardise(features: Matrices) -> Predictions:
     """Return each feature less its mean in train, over its deviation there; float32."""
     train = features["train"]
     mean = train.mean(axis=0, dtype=np.float64)
-    deviation = train.std(axis=0, dtype=np.float64)
+    squares = np.zeros(train.shape[1])
+    for _, values in _row_blocks(train, mean, free=True):
+        values *= values
+        values[0] += squares  # summed row after row, so blocks do not change a bit
+        squares = values.sum(axis=0)
+    deviation = np.sqrt(squares / len(train))
     deviation[deviation == 0] = 1
     standardised = {split: np.empty(x.shape, np.float32) for split, x in features.items()}
     for split, x in features.items():

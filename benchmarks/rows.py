@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ..builders.access import weights
 from ..builders.catalog import dense_name
 from ..errors import Leakage
-from .states import Column, number_models
+from .states import Column, number_models, objects
 
 MAX_WEIGHT = 5.0
 """The threshold of the paper's code (code/checkpoints_to_datasets/dataset_base.py,
@@ -26,6 +26,10 @@ WHY_LEFT_OUT = (
 
 LARGE_WEIGHT = "a weight above"
 """How the reason begins for which they are left out."""
+
+
+BLOCK_BYTES = 64 << 20
+"""Weights that are looked at at a time, so that only those which are used are copied."""
 
 
 @dataclass(frozen=True)
@@ -69,13 +73,12 @@ def read_rows(
         target: plain[target].to_numpy(zero_copy_only=False).astype(np.float64)
         for target in numbers
     }
-    columns |= {target: np.array(plain[target].to_pylist(), dtype=object) for target in classes}
-    keys = [plain[key].to_numpy(zero_copy_only=False).astype(str) for key in ("zoo", "model_id")]
+    columns |= {target: objects(plain[target]) for target in classes}
+    keys = [objects(plain[key]) for key in ("zoo", "model_id")]
     order = np.lexsort((plain["epoch"].to_numpy(), *reversed(keys)))
-    matrix = weights(dataset).numpy()
-    largest = np.maximum(matrix.max(axis=1), -matrix.min(axis=1))
-    known = np.isfinite(np.stack([columns[t] for t in numbers] or [np.zeros(len(matrix))]))
-    kept = np.ones(len(matrix), bool)
+    largest = _largest(dataset)
+    known = np.isfinite(np.stack([columns[t] for t in numbers] or [np.zeros(len(largest))]))
+    kept = np.ones(len(largest), bool)
     for reason, good in (
         ("weights not finite", np.isfinite(largest)),
         (f"{LARGE_WEIGHT} {max_weight:g}", largest <= max_weight),
@@ -84,13 +87,25 @@ def read_rows(
         left_out[reason] = left_out.get(reason, 0) + int((kept & ~good).sum())
         kept &= good
     order = order[kept[order]]
-    if len(order) < len(matrix) or (order[1:] < order[:-1]).any():
-        matrix = matrix[order]
+    if len(order) < len(dataset) or (order[1:] < order[:-1]).any():
+        dataset = dataset.select(order)
     return Rows(
-        matrix,
+        weights(dataset).numpy(),
         {target: column[order] for target, column in columns.items()},
         number_models(*(key[order] for key in keys)),
     )
+
+
+def _largest(dataset: Dataset) -> NDArray[np.float32]:
+    """Return each row's largest weight in absolute value, [rows]; NaN where one is NaN."""
+    size = max(1, getattr(dataset.features["weights"], "length", 1))
+    step = max(1, BLOCK_BYTES // (4 * size))
+    found = [np.empty(0, np.float32)]
+    for start in range(0, len(dataset), step):
+        block = dataset.select(range(start, min(start + step, len(dataset))))
+        matrix = weights(block).numpy()
+        found.append(np.maximum(matrix.max(axis=1), -matrix.min(axis=1)))
+    return np.concatenate(found)
 
 
 def refuse_leakage(splits: Mapping[str, Dataset]) -> None:

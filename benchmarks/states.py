@@ -91,15 +91,15 @@ def read_states(name: str, data_dir: str | os.PathLike[str] | None = None) -> St
     for split, stream in open_stream(name, data_dir, wanted, on_bad_files="warn").items():
         for table in stream.with_format("arrow").iter(batch_size=10_000):
             tables.append(table)
-            splits += [split] * len(table)
+            splits.append(np.full(len(table), split, object))
     table = pa.concat_tables(tables)
     columns: dict[str, Column] = {
         column: table[column].to_numpy().astype(np.float64) for column in _NUMBERS
     }
     columns["epoch"] = columns["epoch"].astype(np.int64)
     for column in (*_TEXTS, *HYPERPARAMETERS):
-        columns[column] = np.array(table[column].to_pylist(), object)
-    columns["split"] = np.array(splits, object)
+        columns[column] = objects(table[column])
+    columns["split"] = np.concatenate(splits)
     diverged = np.zeros(len(table), bool)
     for column in ("train_loss", "test_loss"):  # a source may lack single validation losses
         # Absent is null in Arrow, which a diverged model's NaN is not.
@@ -109,6 +109,13 @@ def read_states(name: str, data_dir: str | os.PathLike[str] | None = None) -> St
     order = np.lexsort((columns["epoch"], *reversed(keys)))
     columns = {column: values[order] for column, values in columns.items()}
     return StateTable(name, columns, number_models(*(key[order] for key in keys)), diverged[order])
+
+
+def objects(column: pa.ChunkedArray) -> Column:
+    """Return a column as Python objects, None where absent, of which equal ones are one object."""
+    encoded = column.combine_chunks().dictionary_encode()
+    values = np.array([*encoded.dictionary.to_pylist(), None], object)
+    return values[encoded.indices.fill_null(-1).to_numpy()]
 
 
 def number_models(*keys: Column) -> NDArray[np.int64]:

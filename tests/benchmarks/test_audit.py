@@ -18,7 +18,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from model_zoos.benchmarks.audit import Audit, audit_zoo, choose_states
-from model_zoos.benchmarks.checks import ZooOnDisk
+from model_zoos.benchmarks.checks import ZooOnDisk, first_equal
 from model_zoos.benchmarks.split_runs import assigned_in_runs
 from model_zoos.builders.catalog import get_zoo
 from model_zoos.builders.model_file import HEADER_KEY
@@ -112,6 +112,16 @@ def test_samples_are_spread_over_the_models(digits_home: Path) -> None:
         assert counts.tolist() == [each] * 20
     assert len(set(np.array(rows.epoch)[chosen])) == 6
     assert chosen.tolist() != choose_states(rows, 60, seed=4).tolist()
+
+
+@pytest.mark.parametrize("values", [1, 2, 5, 1000])
+@pytest.mark.parametrize("rows", [0, 1, 2, 60])
+def test_the_first_of_equal_rows(rows: int, values: int) -> None:
+    generator = np.random.default_rng(rows)
+    columns = [generator.integers(values, size=rows) for _ in range(3)]
+    first: dict[tuple, int] = {}
+    expected = [first.setdefault(key, row) for row, key in enumerate(zip(*columns, strict=True))]
+    assert first_equal(*columns).tolist() == expected
 
 
 def flip(epoch: int, weight: int, bit: int) -> Change:

@@ -10,12 +10,14 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
+from scipy.stats import kendalltau
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import r2_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from model_zoos.benchmarks import bootstrap, probes, property_prediction
+from model_zoos.benchmarks import rows as rows_module
 from model_zoos.benchmarks.probes import LOGISTIC, STRENGTHS, ridge
 from model_zoos.benchmarks.property_prediction import predict_properties
 from model_zoos.benchmarks.rows import refuse_leakage
@@ -74,6 +76,52 @@ def test_ridge_is_scikit_learns(columns: int, offset: str, monkeypatch: pytest.M
         assert strength == best
         for split in SPLITS:
             assert np.allclose(predicted[split], predictions[best][split], rtol=0, atol=1e-6)
+
+
+def test_standardised_features_are_numpys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probes, "BLOCK_BYTES", 400)  # several blocks
+    features, _ = random_problem(7)
+    features["train"][:, 3] = features["test"][:, 3] = 2  # does not vary
+    mean, deviation = (
+        getattr(features["train"].astype(np.float64), name)(axis=0) for name in ("mean", "std")
+    )
+    deviation[3] = 1
+    for split, found in probes.standardise(features).items():
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, (features[split] - mean) / deviation, 1e-6, 1e-6)
+
+
+@pytest.mark.parametrize("block", [1, 100, 1 << 20])
+def test_usable_rows_in_any_order(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows_module, "BLOCK_BYTES", block)
+    generator = np.random.default_rng(0)
+    weights = generator.standard_normal((40, 6)).astype(np.float32)
+    weights[[3, 8], [1, 2]] = np.nan, 7
+    columns = {
+        "zoo": ["z"] * 40,
+        "model_id": [f"model_{number // 4}" for number in range(40)],
+        "epoch": [number % 4 for number in range(40)],
+        "test_acc": [None if number == 21 else number / 8 for number in range(40)],
+        "init": [None if number < 4 else f"init {number % 3}" for number in range(40)],
+    }
+    features = datasets.Features(
+        {
+            **{name: datasets.Value("string") for name in ("zoo", "model_id", "init")},
+            "epoch": datasets.Value("int64"),
+            "test_acc": datasets.Value("float32"),
+            "weights": datasets.List(datasets.Value("float32"), length=6),
+        }
+    )
+    ordered = datasets.Dataset.from_dict({**columns, "weights": weights.tolist()}, features)
+    kept = np.setdiff1d(np.arange(40), [3, 8, 21])
+    for dataset in (ordered, ordered.select(generator.permutation(40))):
+        left_out: dict[str, int] = {}
+        found = rows_module.read_rows(dataset, ["test_acc"], ["init"], 5.0, left_out)
+        assert found.weights.tobytes() == weights[kept].tobytes()
+        assert found.columns["test_acc"].tolist() == (kept / 8).tolist()
+        assert found.columns["init"].tolist() == [columns["init"][row] for row in kept]
+        assert found.model.tolist() == (kept // 4).tolist()
+        assert left_out == {"weights not finite": 1, "a weight above 5": 1, "target absent": 1}
 
 
 def test_a_validation_split_that_does_not_vary() -> None:
@@ -161,24 +209,79 @@ def test_the_plain_benchmark_is_the_originals(reference: dict) -> None:
 # --- Intervals ------------------------------------------------------------------------------------
 
 
-def test_intervals_are_those_of_a_plain_bootstrap(monkeypatch: pytest.MonkeyPatch) -> None:
-    from scipy.stats import kendalltau
+@pytest.fixture(params=["as is", "small parts"])
+def parts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few rows as one part, and cut as often as many rows are."""
+    if request.param == "small parts":
+        for name, size in (("_COUNTS", 100), ("_FEW", 3), ("_GROUPS", 2)):
+            monkeypatch.setattr(bootstrap, name, size)
 
+
+def rows_of_sample(model: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """The rows of a bootstrap sample, one after the other."""
+    drawn = np.repeat(np.arange(len(counts)), counts.astype(int))
+    return np.concatenate([np.flatnonzero(model == number) for number in drawn])
+
+
+def test_intervals_are_those_of_a_plain_bootstrap(
+    parts: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(bootstrap, "RESAMPLES", 60)
     generator = np.random.default_rng(1)
     model = np.repeat(np.arange(12), generator.integers(1, 6, 12))
     truth = np.round(generator.random(len(model)), 1) + 10  # ties, and far from 0
     prediction = np.round(truth + generator.standard_normal(len(model)) / 5, 1)
     r2, tau = [], []
-    for counts in bootstrap.resamples(12).astype(int):
-        rows = np.concatenate(
-            [np.flatnonzero(model == m) for m in np.repeat(np.arange(12), counts)]
-        )
+    for counts in np.concatenate(list(bootstrap.resamples(12))):
+        rows = rows_of_sample(model, counts)
         r2.append(r2_score(truth[rows], prediction[rows]))
         tau.append(kendalltau(truth[rows], prediction[rows]).statistic)
     found = bootstrap.number_intervals(truth, prediction, model)
     assert found[0] == pytest.approx(np.percentile(r2, [2.5, 97.5]), abs=1e-9)
     assert found[1] == pytest.approx(np.percentile(tau, [2.5, 97.5]), abs=1e-9)
+
+
+@pytest.mark.filterwarnings("ignore:.*invalid value.*:RuntimeWarning")
+@pytest.mark.parametrize(("truths", "predictions"), [(1, 1), (1, 7), (2, 1), (2, 3), (40, 0)])
+@pytest.mark.parametrize("rows", [2, 13, 300])
+def test_tau_of_samples_is_scipys(rows: int, truths: int, predictions: int, parts: None) -> None:
+    """With so many values, of which 1 is constant and 0 stands for no ties at all."""
+    generator = np.random.default_rng(rows)
+    truth = generator.integers(truths, size=rows) - 0.5
+    prediction = generator.random(rows)
+    if predictions:
+        prediction = np.floor(prediction * predictions) * -1.0  # 0 and -0 are equal
+    model = np.sort(generator.integers(rows // 2, size=rows))
+    model = np.unique(model, return_inverse=True)[1]
+    models = int(model[-1]) + 1
+    weights = np.stack(
+        [
+            *generator.multinomial(models, np.full(models, 1 / models), 20),
+            np.eye(models, dtype=int)[0],
+        ]
+    )
+    expected = [
+        kendalltau(truth[sample], prediction[sample]).statistic
+        for sample in (rows_of_sample(model, counts) for counts in weights)
+    ]
+    found = bootstrap.kendall_tau(truth, prediction, model, weights.astype(np.float64))
+    assert found == pytest.approx(expected, abs=1e-12, nan_ok=True)
+    assert np.isnan(found).all() or 1 not in (truths, predictions)
+    shuffled = generator.permutation(rows)
+    again = bootstrap.kendall_tau(
+        truth[shuffled], prediction[shuffled], model[shuffled], weights.astype(np.float64)
+    )
+    assert again.tobytes() == found.tobytes()
+
+
+def test_many_models_are_drawn_as_few_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    at_once = np.concatenate(list(bootstrap.resamples(30)))
+    assert at_once.shape == (bootstrap.RESAMPLES, 30)
+    assert (at_once.sum(axis=1) == 30).all()
+    monkeypatch.setattr(bootstrap, "_COUNTS", 7 * 30)
+    blocks = list(bootstrap.resamples(30))
+    assert {len(block) for block in blocks} == {7, bootstrap.RESAMPLES % 7}
+    assert (np.concatenate(blocks) == at_once).all()
 
 
 @pytest.mark.parametrize("models", [1, 2, 9, 10, 11])

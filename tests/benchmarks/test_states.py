@@ -7,12 +7,13 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from datasets import load_dataset
 
 import model_zoos
 from model_zoos.benchmarks import states as states_module
-from model_zoos.benchmarks.states import choose, read_states, read_weights
+from model_zoos.benchmarks.states import choose, objects, read_states, read_weights
 from tests.benchmarks.zoos import DIVERGED, write_odd_zoos
 
 
@@ -32,6 +33,17 @@ def test_columns_are_those_of_load_dataset(digits_home: Path) -> None:
             there = expected[states["model_id"][row], states["epoch"][row]]
             assert states["test_acc"][row] == np.float64(there["test_acc"])
             assert states["learning_rate"][row] == there["learning_rate"]
+
+
+@pytest.mark.parametrize(
+    "values", [["b", None, "a", "b"], [0.5, None, 0.5, -1.0], [None, None], [2**60 + 1, None], [7]]
+)
+def test_objects_are_those_of_arrow(values: list) -> None:
+    column = pa.chunked_array([values[:2], values[2:]], pa.array(values).type)
+    found = objects(column)
+    assert found.dtype == object
+    assert found.tolist() == column.to_pylist() == values
+    assert len(set(map(id, found))) == len(set(values))
 
 
 def test_weights_lie_in_the_rows_that_are_named(digits_home: Path) -> None:
