@@ -40,6 +40,7 @@ def read_vectors(path: str | os.PathLike[str]) -> Blocks:
     file = Path(path)
     if file.suffix not in _READERS:
         raise InvalidArgument(f"{path}: expected a file {', '.join(_READERS)}")
+    file.stat()  # pyarrow's error for a missing file does not begin with its name
     try:
         for block in _READERS[file.suffix](file):
             if block.ndim not in (1, 2) or not np.issubdtype(block.dtype, np.floating):

@@ -231,5 +231,7 @@ def test_faulty_files(tmp_path: Path) -> None:
     for path in sorted(tmp_path.iterdir()):
         with pytest.raises(InvalidArgument, match=path.name):
             list(read_vectors(path))
-    with pytest.raises(FileNotFoundError):
-        list(read_vectors(tmp_path / "missing.npy"))
+    for kind in ("npy", "safetensors", "parquet"):
+        with pytest.raises(FileNotFoundError) as raised:
+            list(read_vectors(tmp_path / f"missing.{kind}"))
+        assert raised.value.filename == str(tmp_path / f"missing.{kind}")
