@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?= demo
 
-.PHONY: demo test test-all lint docs clean
+.PHONY: demo test test-all test-versions lint docs clean
 
 # The main job on real images, without a download: a zoo is made, loaded, run and benchmarked.
 demo: $(VENV)/.ready
@@ -21,6 +21,28 @@ test: $(VENV)/.ready
 # Everything, the long runs too, one after the other: some measure memory and speed.
 test-all: $(VENV)/.ready
 	$(BIN)/python -m pytest -m ''
+
+# The wheel with the lowest and with the newest packages that pyproject.toml allows, each in a new
+# environment in dist/versions. It needs uv, the network and some GB; it stops after ten minutes of
+# tests for each.
+VERSIONS ?= lowest-direct highest
+VERSIONS_TESTS ?= tests/builders/test_catalog.py tests/builders/hub/test_publish.py \
+	tests/builders/hub/test_build.py tests/builders/test_dataset.py tests/benchmarks/test_states.py
+VERSIONS_SECONDS ?= 600
+test-versions:
+	rm -rf dist/versions
+	uv build --wheel --out-dir dist/versions
+	mkdir dist/versions/checkout  # the tests without the code, so that they see the wheel
+	cp -r tests docs examples README.md dataset_card.md pyproject.toml dist/versions/checkout
+	set -e; for versions in $(VERSIONS); do \
+		python=$(CURDIR)/dist/versions/$$versions/bin/python; \
+		uv venv dist/versions/$$versions; \
+		uv pip install --python $$python --resolution $$versions --requirements pyproject.toml; \
+		uv pip install --python $$python --no-deps dist/versions/*.whl; \
+		uv pip install --python $$python 'pytest>=8' 'pytest-xdist>=3.6' 'hypothesis>=6.100'; \
+		(cd dist/versions/checkout && OMP_NUM_THREADS=1 timeout $(VERSIONS_SECONDS) \
+			$$python -m pytest -n auto --maxprocesses 8 $(VERSIONS_TESTS)); \
+	done
 
 # Style, types as a user of the wheel sees them, and which folder may import which.
 lint: $(VENV)/.ready

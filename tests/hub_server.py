@@ -397,7 +397,8 @@ class _Handler(BaseHTTPRequestHandler):
         with self.server.lock:
             if name in self.server.repos:
                 return _as_json({"error": "You already created this dataset repo", "url": url}, 409)
-            repo = Repo(private=values.get("visibility") == "private")
+            private = values.get("visibility") == "private" or values.get("private")
+            repo = Repo(private=bool(private))  # older clients send "private"
             attributes = b"*.parquet filter=lfs diff=lfs merge=lfs -text\n"
             repo.commit(
                 {".gitattributes": Blob(attributes, None, len(attributes))},

@@ -12,6 +12,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.dataset
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
@@ -133,6 +137,22 @@ def test_the_text_is_whole(card: DatasetCard) -> None:
     assert set(COLUMNS) <= described
     assert "(figures/" not in card.text
     assert "ResNet-18 is torchvision's" not in card.text  # none here
+
+
+def test_weights_in_other_readers_are_as_the_card_says(tmp_path: Path) -> None:
+    values = {size: np.arange(2 * size, dtype=np.float32).reshape(2, size) for size in (3, 5)}
+    for size, rows in values.items():
+        column = pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), size)
+        pq.write_table(pa.table({"weights": column}), tmp_path / f"{size}.parquet")
+        path = tmp_path / f"{size}.parquet"
+        assert str(pq.read_schema(path).field("weights").type).startswith("fixed_size_list<")
+        frame = pd.read_parquet(path)
+        assert frame["weights"].dtype == object
+        assert np.stack(frame["weights"]).dtype == np.float32
+        assert (np.stack(frame["weights"]) == rows).all()
+    both = pyarrow.dataset.dataset([str(path) for path in sorted(tmp_path.iterdir())])
+    with pytest.raises(pa.ArrowTypeError, match="FixedSizeList"):
+        both.to_table()
 
 
 def test_a_union_is_listed_when_all_its_parts_are_there(folder: Path) -> None:
