@@ -197,8 +197,15 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
             description=f"{self.config.name} of the model zoos",
             features=row_features(size, self.config.columns),
             homepage="https://arxiv.org/abs/2209.14764",
-            license="CC-BY-4.0",
+            license=self._license(),
         )
+
+    def _license(self) -> str:
+        """Return the licence that an imported zoo came with; else that of the paper's zoos."""
+        root, (first, *_) = zoos_home(self.config.data_dir), catalog.parts_of(self.config.name)
+        source = open_zoo(root, first).info.get("source") if _is_zoo(root, first) else None
+        given = (source or {}).get("licence")
+        return given if isinstance(given, str) else "CC-BY-4.0"
 
     def _weights_size(self) -> int | None:
         """Return the length of a row's weights; None for `metrics`."""

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import safetensors.torch
 import torch
-from datasets import load_dataset
+from datasets import get_dataset_config_info, load_dataset, load_dataset_builder
 from torch import nn
 
 import model_zoos
@@ -189,6 +189,13 @@ def test_it_is_published(home: Path, hub: Hub, writer: Client, tmp_path: Path) -
     assert found == {"train": 105, "validation": 24, "test": 21}
     kept = hub.read("me/perceptrons", "sources/perceptrons.parquet")
     assert kept == (home / "perceptrons" / SOURCE_COLUMNS).read_bytes()
+
+
+def test_the_licence_is_that_of_the_source(home: Path) -> None:
+    config = get_dataset_config_info("model_zoos", "perceptrons", data_dir=str(home))
+    assert config.license == TERMS["licence"]
+    builder = load_dataset_builder("model_zoos", "mnist_cnn_s", data_dir=str(home))
+    assert builder.info.license == "CC-BY-4.0"
 
 
 def test_other_columns_are_kept(home: Path, runs: tuple[Path, Rows]) -> None:
