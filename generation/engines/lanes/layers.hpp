@@ -517,15 +517,9 @@ struct Linear {
             for (int o = 0; o < size; o++) sum[p][o] = output[p * apart + o];
 #pragma GCC unroll 2
           for (int i = start; i < end; i++) {
-            Float value[n];
-#pragma GCC unroll 4
-            for (int p = 0; p < n; p++) value[p] = input[p * apart + i];
-#pragma GCC unroll 8
-            for (int o = 0; o < size; o++) {
-              const Float weight = weights[i * out + first + o];
-#pragma GCC unroll 4
-              for (int p = 0; p < n; p++) sum[p][o] = fma(value[p], weight, sum[p][o]);
-            }
+            add_outer_product(
+                sum, [&](int p) { return input[p * apart + i]; },
+                [&](int o) { return weights[i * out + first + o]; });
           }
 #pragma GCC unroll 4
           for (int p = 0; p < n; p++)
@@ -554,15 +548,9 @@ struct Linear {
           for (int o = 0; o < size; o++) sum[t][o] = total[t * out + o];
 #pragma GCC unroll 2
         for (int s = 0; s < count; s++) {
-          Float value[height];
-#pragma GCC unroll 8
-          for (int t = 0; t < height; t++) value[t] = inputs[s * apart + i + t];
-#pragma GCC unroll 8
-          for (int o = 0; o < size; o++) {
-            const Float slope = gradients[s * apart + first + o];
-#pragma GCC unroll 8
-            for (int t = 0; t < height; t++) sum[t][o] = fma(value[t], slope, sum[t][o]);
-          }
+          add_outer_product(
+              sum, [&](int t) { return inputs[s * apart + i + t]; },
+              [&](int o) { return gradients[s * apart + first + o]; });
         }
 #pragma GCC unroll 8
         for (int t = 0; t < height; t++)
@@ -579,15 +567,9 @@ struct Linear {
           for (int t = 0; t < height; t++) sum[p][t] = all(0.0f);
 #pragma GCC unroll 2
         for (int o = 0; o < out; o++) {
-          Float slope[n];
-#pragma GCC unroll 4
-          for (int p = 0; p < n; p++) slope[p] = gradients[(s + p) * apart + o];
-#pragma GCC unroll 8
-          for (int t = 0; t < height; t++) {
-            const Float weight = weights[(i + t) * out + o];
-#pragma GCC unroll 4
-            for (int p = 0; p < n; p++) sum[p][t] = fma(weight, slope[p], sum[p][t]);
-          }
+          add_outer_product(
+              sum, [&](int p) { return gradients[(s + p) * apart + o]; },
+              [&](int t) { return weights[(i + t) * out + o]; });
         }
 #pragma GCC unroll 4
         for (int p = 0; p < n; p++)
@@ -621,6 +603,7 @@ namespace activations {
 struct FromValue {
   static constexpr bool keeps_slope = false;
   Float value;
+  static Float backward(Float gradient, Float slope) { return gradient * slope; }
 };
 
 struct none : FromValue {
@@ -632,7 +615,6 @@ struct none : FromValue {
 struct tanh : FromValue {
   explicit tanh(Float x) : FromValue{lanes::tanh(x)} {}
   static Float slope(Float value) { return fma(-value, value, all(1.0f)); }
-  static Float backward(Float gradient, Float slope) { return gradient * slope; }
 };
 
 struct relu : FromValue {
@@ -647,7 +629,6 @@ struct relu : FromValue {
 struct sigmoid : FromValue {
   explicit sigmoid(Float x) : FromValue{1.0f / (1.0f + exp(-x))} {}
   static Float slope(Float value) { return value * (1.0f - value); }
-  static Float backward(Float gradient, Float slope) { return gradient * slope; }
 };
 
 struct Smooth {
