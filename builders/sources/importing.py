@@ -23,7 +23,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -546,19 +546,17 @@ def _import_small_cnn_zoo(job: _Import, folder: Path) -> Report:
     directory = job.create(zoo, about)
     small_cnn_zoo.write_source_columns(data, directory.path)
     directory.add_splits(data.models, given)
-    ids = sorted(data.models)
-    chunks = [
-        _Chunk(directory, data.part(ids[start : start + _CHUNK]), job.max_weight)
-        for start in range(0, len(ids), _CHUNK)
-    ]
     found = sum(map(len, data.models.values())) + len(data.left_out)
     size = 4 * zoo.layout.size * found
     workers = job.workers
     if workers is None and size > _BYTES_FOR_PROCESSES:
         workers = min(cores(), _MOST_READERS)
-    outcomes = itertools.chain.from_iterable(_map(_import_chunk, chunks, size, workers))
-    return job.report(directory, about, outcomes, len(ids), found, data.left_out)
+    parts = _parts(directory, data, _CHUNK, job.max_weight)
+    outcomes = itertools.chain.from_iterable(_map(_import_small_cnns, parts, size, workers))
+    return job.report(directory, about, outcomes, len(data.models), found, data.left_out)
 
+
+_Data = TypeVar("_Data", small_cnn_zoo.SmallCnnZoo, run_table.RunTable)
 
 _CHUNK = 200
 """Models of the Small CNN Zoo that a process imports at a time."""
@@ -568,26 +566,39 @@ _MOST_READERS = 4
 
 
 @dataclass(frozen=True)
-class _Chunk:
-    """What a process needs to import some models of the Small CNN Zoo."""
+class _Part(Generic[_Data]):
+    """What a process needs to import some models of a source that has many."""
 
     directory: ZooDirectory
-    data: small_cnn_zoo.SmallCnnZoo
+    data: _Data
     max_weight: float | None
 
 
-def _import_chunk(chunk: _Chunk) -> list[_Outcome]:
-    scratch = chunk.data.scratch()
-    return [_import_small_cnn(chunk, model_id, scratch) for model_id in chunk.data.models]
+def _parts(
+    directory: ZooDirectory, data: _Data, size: int, max_weight: float | None
+) -> list[_Part[_Data]]:
+    """Return the models of a source in parts of `size`."""
+    ids = sorted(data.models)
+    return [
+        _Part(directory, data.part(ids[start : start + size]), max_weight)
+        for start in range(0, len(ids), size)
+    ]
 
 
-def _import_small_cnn(chunk: _Chunk, model_id: str, scratch: NDArray[np.float32]) -> _Outcome:
-    data, directory = chunk.data, chunk.directory
+def _import_small_cnns(part: _Part[small_cnn_zoo.SmallCnnZoo]) -> list[_Outcome]:
+    scratch = part.data.scratch()
+    return [_import_small_cnn(part, model_id, scratch) for model_id in part.data.models]
+
+
+def _import_small_cnn(
+    part: _Part[small_cnn_zoo.SmallCnnZoo], model_id: str, scratch: NDArray[np.float32]
+) -> _Outcome:
+    data, directory = part.data, part.directory
     rows, name = data.models[model_id], data.names[model_id]
     epochs, hyperparameters = data.epochs[rows].tolist(), data.hyperparameters[model_id]
     if not directory.state_path(model_id, 0).exists():
         # Nearly every model is new and whole: state by state, it would take twice as long.
-        weights, faults = data.read(model_id, chunk.max_weight, scratch)
+        weights, faults = data.read(model_id, part.max_weight, scratch)
         metrics = {metric: column[rows] for metric, column in data.metrics.items()}
         if not any(faults):
             with suppress(InvalidArgument):  # which is reported below
@@ -599,7 +610,7 @@ def _import_small_cnn(chunk: _Chunk, model_id: str, scratch: NDArray[np.float32]
     zoo = directory.zoo
     shape = (zoo.architecture, zoo.channels, zoo.classes)
     description = Description(shape, hyperparameters, data.dataset)
-    states = data.states(model_id, chunk.max_weight)
+    states = data.states(model_id, part.max_weight)
     return _write_model(directory, model_id, name, description, epochs, states)
 
 
@@ -657,28 +668,15 @@ def _import_table(job: _Import, table: _Table) -> Report:
     if (others := data.columns()) is not None:
         pq.write_table(others, directory.path / SOURCE_COLUMNS)
     directory.add_splits(data.models, given)
-    ids, few = list(data.models), max(1, min(20, len(data.models) // 64))
-    tasks = [
-        _TableTask(directory, data.part(ids[start : start + few]), job.max_weight)
-        for start in range(0, len(ids), few)
-    ]
+    expected = len(data.models)
+    parts = _parts(directory, data, max(1, min(20, expected // 64)), job.max_weight)
     size = sum(size or 0 for _, size in sizes)
-    outcomes = itertools.chain.from_iterable(_map(_import_of_table, tasks, size, job.workers))
-    expected = len(ids)
+    outcomes = itertools.chain.from_iterable(_map(_import_of_table, parts, size, job.workers))
     return job.report(directory, about, outcomes, expected, data.count, data.left_out, data.remarks)
 
 
-@dataclass(frozen=True)
-class _TableTask:
-    """What a process needs to import some models of a table."""
-
-    directory: ZooDirectory
-    data: run_table.RunTable
-    max_weight: float | None
-
-
-def _import_of_table(task: _TableTask) -> list[_Outcome]:
-    directory, data, zoo = task.directory, task.data, task.directory.zoo
+def _import_of_table(part: _Part[run_table.RunTable]) -> list[_Outcome]:
+    directory, data, zoo = part.directory, part.data, part.directory.zoo
     shape = (zoo.architecture, zoo.channels, zoo.classes)
     return [
         _write_model(
@@ -687,7 +685,7 @@ def _import_of_table(task: _TableTask) -> list[_Outcome]:
             data.names[model_id],
             Description(shape, data.hyperparameters[model_id], ""),
             [entry.epoch for entry in entries],
-            data.states(model_id, zoo.layout, task.max_weight),
+            data.states(model_id, zoo.layout, part.max_weight),
         )
         for model_id, entries in data.models.items()
     ]
