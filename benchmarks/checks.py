@@ -18,7 +18,7 @@ from ..builders.splits import SHARES, SPLITS, assign_splits
 from ..builders.zoo_directory import ZooDirectory, open_zoo
 from ..errors import ZooNotFound
 from .split_runs import assigned_in_runs
-from .states import Column, objects, open_stream
+from .states import Column, objects, open_stream, read_table
 
 _SHOWN = 10
 """Offenders that a check names."""
@@ -138,19 +138,13 @@ class ZooOnDisk:
     def states(self) -> States:
         """Every state, without weights."""
         names = ("model_id", "parent_model_id", "epoch", "activation", "init", "seed")
-        tables, splits = [], []
-        streams = open_stream(
-            self.directory.zoo.name, self.directory.path.parent, [*names, *METRICS]
+        table, split = read_table(
+            open_stream(self.directory.zoo.name, self.directory.path.parent, [*names, *METRICS])
         )
-        for split, stream in streams.items():
-            for table in stream.with_format("arrow").iter(batch_size=10_000):
-                tables.append(table)
-                splits.append(np.full(len(table), split, object))
-        table = pa.concat_tables(tables).combine_chunks()
         columns: dict[str, Column] = {name: objects(table[name]) for name in names}
         columns["epoch"] = table["epoch"].to_numpy()
         metrics = {name: table[name] for name in METRICS}
-        return States(split=np.concatenate(splits), **columns, metrics=metrics)
+        return States(split=split, **columns, metrics=metrics)
 
 
 # --- The checks -----------------------------------------------------------------------------------

@@ -87,19 +87,14 @@ def read_states(name: str, data_dir: str | os.PathLike[str] | None = None) -> St
         FaultyZoo: none of its files can be read.
     """
     wanted = [*_TEXTS, *_NUMBERS, *HYPERPARAMETERS]
-    tables, splits = [], []
-    for split, stream in open_stream(name, data_dir, wanted, on_bad_files="warn").items():
-        for table in stream.with_format("arrow").iter(batch_size=10_000):
-            tables.append(table)
-            splits.append(np.full(len(table), split, object))
-    table = pa.concat_tables(tables)
+    table, split = read_table(open_stream(name, data_dir, wanted, on_bad_files="warn"))
     columns: dict[str, Column] = {
         column: table[column].to_numpy().astype(np.float64) for column in _NUMBERS
     }
     columns["epoch"] = columns["epoch"].astype(np.int64)
     for column in (*_TEXTS, *HYPERPARAMETERS):
         columns[column] = objects(table[column])
-    columns["split"] = np.concatenate(splits)
+    columns["split"] = split
     diverged = np.zeros(len(table), bool)
     for column in ("train_loss", "test_loss"):  # a source may lack single validation losses
         # Absent is null in Arrow, which a diverged model's NaN is not.
@@ -109,6 +104,16 @@ def read_states(name: str, data_dir: str | os.PathLike[str] | None = None) -> St
     order = np.lexsort((columns["epoch"], *reversed(keys)))
     columns = {column: values[order] for column, values in columns.items()}
     return StateTable(name, columns, number_models(*(key[order] for key in keys)), diverged[order])
+
+
+def read_table(streams: Mapping[str, IterableDataset]) -> tuple[pa.Table, Column]:
+    """Return all rows of some streams by split, and the split of each row."""
+    tables, splits = [], []
+    for split, stream in streams.items():
+        for table in stream.with_format("arrow").iter(batch_size=10_000):
+            tables.append(table)
+            splits.append(np.full(len(table), split, object))
+    return pa.concat_tables(tables).combine_chunks(), np.concatenate(splits)
 
 
 def objects(column: pa.ChunkedArray) -> Column:
