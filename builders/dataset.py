@@ -188,7 +188,9 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
         return config, config_id
 
     def _info(self) -> datasets.DatasetInfo:
-        self._size = size = self._weights_size()
+        root, (first, *_) = zoos_home(self.config.data_dir), catalog.parts_of(self.config.name)
+        directory = open_zoo(root, first) if _is_zoo(root, first) else None
+        self._size = size = self._weights_size(first, directory)
         if self.config.max_weight is not None and size is None:
             raise InvalidArgument("`metrics` has no weights for max_weight=: name a zoo instead")
         if size:
@@ -197,26 +199,22 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
             description=f"{self.config.name} of the model zoos",
             features=row_features(size, self.config.columns),
             homepage="https://arxiv.org/abs/2209.14764",
-            license=self._license(),
+            license=_licence(directory),
         )
 
-    def _license(self) -> str:
-        """Return the licence that an imported zoo came with; else that of the paper's zoos."""
-        root, (first, *_) = zoos_home(self.config.data_dir), catalog.parts_of(self.config.name)
-        source = open_zoo(root, first).info.get("source") if _is_zoo(root, first) else None
-        given = (source or {}).get("licence")
-        return given if isinstance(given, str) else "CC-BY-4.0"
+    def _weights_size(self, first: str, directory: ZooDirectory | None) -> int | None:
+        """Return the length of a row's weights; None for `metrics`.
 
-    def _weights_size(self) -> int | None:
-        """Return the length of a row's weights; None for `metrics`."""
+        Args:
+            first: the first zoo that the name stands for.
+            directory: its directory, if there is one.
+        """
         if self._cached is not None:
             return self._cached.weights
         if self.config.name == METRICS_NAME:
             return None
-        first = catalog.parts_of(self.config.name)[0]
-        root = zoos_home(self.config.data_dir)
-        if _is_zoo(root, first):
-            return open_zoo(root, first).zoo.layout.size
+        if directory is not None:
+            return directory.zoo.layout.size
         if self._repository:
             for split in SPLITS:
                 for shard in self._repository.shards(first, split):
@@ -411,6 +409,13 @@ def _parts(name: str, root: Path) -> tuple[str, ...]:
     for left_out in faulty:
         warnings.warn(f"a zoo is left out: {left_out}", FaultyFilesWarning, stacklevel=2)
     return tuple(usable)
+
+
+def _licence(directory: ZooDirectory | None) -> str:
+    """Return the licence that an imported zoo came with; else that of the paper's zoos."""
+    source = directory.info.get("source") if directory is not None else None
+    given = (source or {}).get("licence")
+    return given if isinstance(given, str) else "CC-BY-4.0"
 
 
 def _is_zoo(root: Path, name: str) -> bool:
