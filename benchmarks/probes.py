@@ -2,22 +2,24 @@
 
 A probe is fitted on the train split, what it selects is selected on validation, and it predicts all
 three splits. Features and values are given by split, as `represent` and `read_rows` make them.
+Of features that stay on disk the ridge reads some rows at a time; logistic.py has the logistic
+regression, and all other predictors get them in memory.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
 import numpy as np
+import scipy.linalg
 from numpy.typing import ArrayLike, NDArray
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 
 from ..errors import BoostingUnavailable, InvalidArgument
 from .bootstrap import r2
+from .stored import BLOCK_BYTES, Matrix, StoredMatrix, row_blocks
 
 STRENGTHS = (
     *(1e3, 3e2, 1e2, 3e1, 1e1, 3e0, 1e0, 3e-1, 1e-1),
@@ -28,12 +30,6 @@ STRENGTHS = (
 OFFSETS = ("free", "regularised")
 """How the ridge treats the offset. "regularised", as in the paper's code, takes it as the
 coefficient of one more feature, which is 1."""
-
-LOGISTIC: dict[str, Any] = {"C": 0.1, "solver": "lbfgs", "max_iter": 100}
-"""Arguments of scikit-learn's LogisticRegression, on standardised features in float32. The layer in
-the paper's code stops after 50 epochs with a weight decay of 1e-6, which hardly regularises. More
-iterations or any C from 0.1 to 10 change the test accuracies of digits_cnn_s by .03 or less, and
-with these 51,000 rows take seconds."""
 
 BOOSTING: dict[str, Any] = {
     "n_estimators": 1000,
@@ -50,11 +46,15 @@ BOOSTING: dict[str, Any] = {
 BOOSTING_PATIENCE = 50
 """Trees without a gain on the validation split after which no more are added."""
 
-BLOCK_BYTES = 64 << 20
-"""Limit of the float64 that a matrix is converted to at a time."""
+LARGE_GRAM = 4096
+"""Features above which the eigenvectors are computed by the algorithm that needs the least memory:
+twice that of the Gram matrix, where numpy's needs five times as much."""
 
-Matrices = Mapping[str, NDArray[Any]]
-"""A matrix or a vector for each split."""
+Matrices = Mapping[str, Matrix]
+"""A matrix for each split."""
+
+Arrays = Mapping[str, NDArray[Any]]
+"""A matrix or a vector in memory for each split."""
 
 Predictions = dict[str, NDArray[Any]]
 """A prediction for each row of each split."""
@@ -69,7 +69,7 @@ validation) is one that train lacks. Predictions are [rows], of the same kind as
 see the same arrays, so they must not be changed."""
 
 
-def predict_splits(name: str, fit: Predictor, features: Matrices, values: Matrices) -> Predictions:
+def predict_splits(name: str, fit: Predictor, features: Arrays, values: Arrays) -> Predictions:
     """Fit a predictor on train and validation, and predict all splits.
 
     Args:
@@ -95,7 +95,7 @@ def predict_splits(name: str, fit: Predictor, features: Matrices, values: Matric
 
 
 def ridge(
-    features: Matrices, values: Matrices, offset: str = "free"
+    features: Matrices, values: Arrays, offset: str = "free"
 ) -> list[tuple[float, Predictions]]:
     """Fit ridge regressions for all targets and strengths with one eigendecomposition.
 
@@ -115,10 +115,11 @@ def ridge(
     free = offset == "free"
     train, y = features["train"], values["train"]
     rows, width = train.shape
-    mean = train.mean(axis=0, dtype=np.float64) if free else np.zeros(width)
+    primal = width + (not free) <= rows
+    mean = _mean(train) if free and primal else np.zeros(width)
     y_mean = y.mean(axis=0) if free else np.zeros(y.shape[1])
     strengths = np.array(STRENGTHS)
-    if primal := width + (not free) <= rows:
+    if primal:
         size = width + (not free)
         gram, projected = np.zeros((size, size)), np.zeros((size, y.shape[1]))
         for block, x in _row_blocks(train, mean, free):
@@ -131,11 +132,18 @@ def ridge(
         step = max(1, BLOCK_BYTES // (8 * rows))
         for start in range(0, width, step):
             cut = slice(start, start + step)
-            x = train[:, cut] - mean[cut]
+            x = _columns(train, cut)
+            mean = x.mean(axis=0, dtype=np.float64) if free else np.zeros(1)
+            x = x - mean
             for split, kernel in kernels.items():
-                kernel += (x if split == "train" else features[split][:, cut] - mean[cut]) @ x.T
+                kernel += (x if split == "train" else _columns(features[split], cut) - mean) @ x.T
         gram, projected = kernels["train"], y - y_mean
-    eigenvalues, vectors = np.linalg.eigh(gram)
+    if primal and len(gram) > LARGE_GRAM:
+        # The transpose is the same matrix in the order of LAPACK, so it is not copied.
+        eigenvalues, vectors = scipy.linalg.eigh(gram.T, driver="evr", overwrite_a=True)
+    else:
+        eigenvalues, vectors = np.linalg.eigh(gram)
+    del gram
     scale = 1 / (np.maximum(eigenvalues, 0)[:, None] + strengths)  # [size, strengths]
     projected = vectors.T @ projected
     coefficients = vectors @ (scale[:, :, None] * projected[:, None]).reshape(len(scale), -1)
@@ -158,10 +166,10 @@ def ridge(
     ]
 
 
-def standardise(features: Matrices) -> Predictions:
+def standardise(features: Matrices) -> dict[str, Matrix]:
     """Return each feature less its mean in train, over its deviation there; float32."""
     train = features["train"]
-    mean = train.mean(axis=0, dtype=np.float64)
+    mean = _mean(train)
     squares = np.zeros(train.shape[1])
     for _, values in _row_blocks(train, mean, free=True):
         values *= values
@@ -169,20 +177,16 @@ def standardise(features: Matrices) -> Predictions:
         squares = values.sum(axis=0)
     deviation = np.sqrt(squares / len(train))
     deviation[deviation == 0] = 1
-    standardised = {split: np.empty(x.shape, np.float32) for split, x in features.items()}
+    standardised: dict[str, Matrix] = {}
     for split, x in features.items():
+        if isinstance(x, StoredMatrix):
+            scale = mean.astype(np.float32), (1 / deviation).astype(np.float32)
+            standardised[split] = replace(x, scale=scale)
+            continue
+        standardised[split] = scaled = np.empty(x.shape, np.float32)
         for block, values in _row_blocks(x, mean, free=True):
-            standardised[split][block] = values / deviation
+            scaled[block] = values / deviation
     return standardised
-
-
-def logistic(
-    x: NDArray[Any], y: NDArray[Any], validation_x: NDArray[Any], validation_y: NDArray[Any]
-) -> Callable[[NDArray[Any]], NDArray[Any]]:
-    """Fit a logistic regression, a `Predictor` of classes; features should be standardised."""
-    with warnings.catch_warnings():  # stopping early is the protocol
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        return LogisticRegression(**LOGISTIC).fit(x, y).predict
 
 
 def boosted_trees(
@@ -226,13 +230,29 @@ def import_lightgbm() -> ModuleType:
 
 
 def _row_blocks(
-    x: NDArray[Any], mean: NDArray[np.float64], free: bool
+    x: Matrix, mean: NDArray[np.float64], free: bool
 ) -> Iterator[tuple[slice, NDArray[np.float64]]]:
     """Yield some rows at a time as float64, less the mean; with a column of 1 unless `free`."""
-    step = max(1, BLOCK_BYTES // (8 * x.shape[1]))
-    for start in range(0, len(x), step):
-        block = x[start : start + step] - mean
+    start = 0
+    for rows in row_blocks(x, max(1, BLOCK_BYTES // (8 * x.shape[1]))):
+        block = rows - mean
         yield (
-            slice(start, start + step),
+            slice(start, start + len(block)),
             block if free else np.column_stack([block, np.ones(len(block))]),
         )
+        start += len(block)
+
+
+def _mean(x: Matrix) -> NDArray[np.float64]:
+    """Return the mean of each feature in float64; from disk with the bits of the one in memory."""
+    if not isinstance(x, StoredMatrix):
+        return np.asarray(x.mean(axis=0, dtype=np.float64))
+    total = np.zeros(x.shape[1])
+    for _, values in _row_blocks(x, np.zeros(1), free=True):
+        values[0] += total
+        total = values.sum(axis=0)
+    return total / len(x)
+
+
+def _columns(x: Matrix, cut: slice) -> NDArray[Any]:
+    return x.columns(cut) if isinstance(x, StoredMatrix) else x[:, cut]

@@ -32,20 +32,29 @@ from ..builders.layout import find_layout
 from ..builders.splits import SPLITS, why_empty
 from ..errors import InvalidArgument, NoRowsLeft, TooFewModels
 from .bootstrap import FEWEST_MODELS, Floats, Interval, number_intervals, r2, share_interval
+from .logistic import Labels, labels_of, logistic, logistic_by_blocks
 from .probes import (
     OFFSETS,
-    Matrices,
+    Arrays,
     Predictions,
     Predictor,
     boosted_trees,
     import_lightgbm,
-    logistic,
     predict_splits,
     ridge,
     standardise,
 )
 from .representations import REPRESENTATIONS, find_representation, represent
-from .rows import LARGE_WEIGHT, MAX_WEIGHT, WHY_LEFT_OUT, Rows, read_rows, refuse_leakage
+from .rows import (
+    LARGE_WEIGHT,
+    MAX_WEIGHT,
+    WHY_LEFT_OUT,
+    Rows,
+    read_rows,
+    refuse_leakage,
+    weights_length,
+)
+from .stored import StoredMatrix, in_memory
 from .tables import Table, interval, number
 
 TARGETS: Mapping[str, str] = {
@@ -71,6 +80,10 @@ FEW_MODELS = 30
 """With fewer models in test, scores are too uncertain to compare with those of papers."""
 
 NO_INTERVAL = f"There is no interval for fewer than {FEWEST_MODELS} test models that differ."
+
+MEMORY = 1 << 30
+"""Bytes of weights up to which they are held in memory. Those of a larger zoo are read from the
+cache of datasets whenever they are needed."""
 
 KEEP_ALL = "To keep them: model-zoos benchmark --max-weight inf (in Python: max_weight=math.inf)."
 
@@ -238,6 +251,7 @@ def predict_properties(
     boosting: bool = False,
     predictors: Mapping[str, Predictor] | None = None,
     standardised: bool = True,
+    memory: int = MEMORY,
     on_progress: Callable[[str, int, int], None] | None = None,
 ) -> Result:
     """Benchmark a zoo, read through load_dataset.
@@ -257,6 +271,9 @@ def predict_properties(
             target, and never sees the values of the test split.
         standardised: whether these predictors see float32 features less their mean in train, over
             their deviation there, or else those of the representation.
+        memory: bytes of weights up to which they are held in memory. Of larger zoos a
+            representation sees some rows at a time; predictors of one's own and trees still get all
+            of the features at once.
         on_progress: called with the name of the next step, steps done, and steps in all.
 
     Raises:
@@ -293,7 +310,10 @@ def predict_properties(
 
     left_out: dict[str, int] = {}
     kinds = (scored("number"), scored("class"))
-    rows = {s: read_rows(splits[s], *kinds, max_weight, left_out) for s in SPLITS}
+    size = sum(4 * len(split) * weights_length(split) for split in splits.values())
+    rows = {
+        s: read_rows(splits[s], *kinds, max_weight, left_out, stored=size > memory) for s in SPLITS
+    }
     layout = find_layout(splits["train"][0]["architecture"], rows["train"].weights.shape[1])
     del splits  # frees the memory-mapped rows
     for split in SPLITS:
@@ -305,6 +325,7 @@ def predict_properties(
             value = next(iter(values), None)
             not_scored[target] = f"constant: {value}" if values else "absent in train"
     numbers, classes = scored("number"), scored("class")
+    labels = {target: labels_of({s: rows[s].columns[target] for s in SPLITS}) for target in classes}
 
     trees: dict[str, Predictor] = {"boosting": boosted_trees} if boosting else {}
     fits = len(numbers) * len(own | trees) + len(classes) * len({"logistic", *own, *trees})
@@ -328,19 +349,35 @@ def predict_properties(
             for target, (strength, predicted) in zip(numbers, best, strict=True):
                 scores.append(_score(target, representation, "ridge", strength, rows, predicted))
         scaled = standardise(features) if classes or (own and standardised) else features
-        seen = {"logistic": scaled, **dict.fromkeys(trees, features)}
-        seen |= dict.fromkeys(own, scaled if standardised else features)
+        on_disk = {s: x for s, x in scaled.items() if isinstance(x, StoredMatrix)}
+        seen: dict[str, Arrays] = {}
+        for methods, matrices in (
+            ([] if on_disk else ["logistic"], scaled),
+            (trees, features),
+            (own, scaled if standardised else features),
+        ):
+            whole = {split: in_memory(x) for split, x in matrices.items() if methods}
+            seen |= {method: whole for method in methods}  # noqa: C420
         for method, fit in (trees | own).items():
             for target in numbers:
                 say(f"{representation}: {target} by {method}")
                 truth = {split: rows[split].columns[target] for split in SPLITS}
                 predicted = predict_splits(method, fit, seen[method], truth)
                 scores.append(_score(target, representation, method, None, rows, predicted))
+        together: Mapping[str, Predictions] = {}
         for target in classes:
+            of_target = labels[target]
             for method, fit in {"logistic": logistic, **trees, **own}.items():
-                say(f"{representation}: {target} by {method}")
+                what = target if method in seen else "all classes"
+                say(f"{representation}: {what} by {method}")
+                if method in seen:
+                    inputs = of_target.select(seen[method])
+                    answers = predict_splits(method, fit, inputs, of_target.codes)
+                else:
+                    together = together or logistic_by_blocks(on_disk, labels)
+                    answers = together[target]
                 class_scores.append(
-                    _class_score(target, representation, method, rows, seen[method], fit)
+                    _class_score(target, representation, method, rows, of_target, answers)
                 )
     return Result(
         zoo=name,
@@ -417,30 +454,19 @@ def _class_score(
     representation: str,
     method: str,
     rows: Mapping[str, Rows],
-    matrices: Matrices,
-    fit: Predictor,
+    labels: Labels,
+    answers: Predictions,
 ) -> ClassScore:
-    known = {
-        split: np.array([value is not None for value in rows[split].columns[target]])
-        for split in SPLITS
-    }
-    unknown = sum(int((~mask).sum()) for mask in known.values())
-    if unknown:
-        matrices = {split: matrices[split][known[split]] for split in SPLITS}
-    values = {split: rows[split].columns[target][known[split]] for split in SPLITS}
-    code = {value: i for i, value in enumerate(sorted(set(values["train"].tolist())))}
-    # A class that train lacks is never answered: -1 is no class.
-    codes = {split: np.array([code.get(v, -1) for v in values[split]]) for split in SPLITS}
-    answers = predict_splits(method, fit, matrices, codes)
+    codes = labels.codes
     right = {split: answer == codes[split] for split, answer in answers.items()}
     frequent = np.bincount(codes["train"]).argmax()
     return ClassScore(
         target=target,
         representation=representation,
         method=method,
-        classes=len(code),
+        classes=labels.classes,
         accuracy={split: float(right[split].mean()) for split in SPLITS},
         majority={split: float((codes[split] == frequent).mean()) for split in SPLITS},
-        accuracy_interval=share_interval(right["test"], rows["test"].model[known["test"]]),
-        unknown=unknown,
+        accuracy_interval=share_interval(right["test"], rows["test"].model[labels.known["test"]]),
+        unknown=sum(int((~mask).sum()) for mask in labels.known.values()),
     )

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ..builders.layout import Layout
 from ..errors import InvalidArgument
+from . import stored
 
 PERCENTILES = (1, 25, 50, 75, 99)
 """Percentiles among the statistics."""
@@ -92,13 +93,17 @@ def find_representation(name: str) -> Representation:
     return function
 
 
-def represent(name: str, function: Representation, matrix: Matrix, layout: Layout) -> NDArray[Any]:
+def represent(
+    name: str, function: Representation, matrix: stored.Matrix, layout: Layout
+) -> stored.Matrix:
     """Return the features of some rows, after checking that they can be used.
+
+    Of weights on disk the function sees some rows at a time. The weights themselves stay there.
 
     Args:
         name: name of the representation, for messages.
         function: as `find_representation` returns it.
-        matrix: float32 [rows, N].
+        matrix: float32 [rows, N], in memory or on disk.
         layout: layout of the weights.
 
     Returns:
@@ -107,6 +112,15 @@ def represent(name: str, function: Representation, matrix: Matrix, layout: Layou
     Raises:
         InvalidArgument: the function failed, or returned something else.
     """
+    if isinstance(matrix, stored.StoredMatrix):
+        if function is weights:
+            return matrix
+        blocks = matrix.blocks(max(1, stored.BLOCK_BYTES // (8 * matrix.width)))
+        return np.concatenate([_features(name, function, block, layout) for block in blocks])
+    return _features(name, function, matrix, layout)
+
+
+def _features(name: str, function: Representation, matrix: Matrix, layout: Layout) -> NDArray[Any]:
     try:
         features = np.asarray(function(matrix, layout))
     except Exception as error:

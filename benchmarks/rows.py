@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,7 @@ from ..builders.access import weights
 from ..builders.catalog import dense_name
 from ..errors import Leakage
 from .states import Column, number_models, objects
+from .stored import BLOCK_BYTES, Matrix, StoredMatrix
 
 MAX_WEIGHT = 5.0
 """The threshold of the paper's code (code/checkpoints_to_datasets/dataset_base.py,
@@ -28,21 +29,17 @@ LARGE_WEIGHT = "a weight above"
 """How the reason begins for which they are left out."""
 
 
-BLOCK_BYTES = 64 << 20
-"""Weights that are looked at at a time, so that only those which are used are copied."""
-
-
 @dataclass(frozen=True)
 class Rows:
     """The usable rows of a split, sorted by zoo, model and epoch.
 
     Attributes:
-        weights: float32 [rows, N].
+        weights: float32 [rows, N], in memory or on disk.
         columns: target -> [rows]: float64 of numbers, objects of classes (None where unknown).
         model: number of each row's model, int64 [rows]: 0, 1, ...
     """
 
-    weights: NDArray[np.float32]
+    weights: Matrix
     columns: Mapping[str, Column]
     model: NDArray[np.int64]
 
@@ -57,6 +54,8 @@ def read_rows(
     classes: Sequence[str],
     max_weight: float,
     left_out: dict[str, int],
+    *,
+    stored: bool = False,
 ) -> Rows:
     """Read the usable rows of one split.
 
@@ -66,6 +65,7 @@ def read_rows(
         classes: targets that are classes.
         max_weight: rows with a larger weight (in absolute value) are left out.
         left_out: reason -> number of rows, to which the rows left out here are added.
+        stored: whether the weights stay on disk.
     """
     plain = dataset.with_format("arrow")
     # As float64 an accuracy keeps the bits of its float32.
@@ -76,7 +76,9 @@ def read_rows(
     columns |= {target: objects(plain[target]) for target in classes}
     keys = [objects(plain[key]) for key in ("zoo", "model_id")]
     order = np.lexsort((plain["epoch"].to_numpy(), *reversed(keys)))
-    largest = _largest(dataset)
+    matrix = StoredMatrix.of(dataset) if stored else None
+    step = max(1, BLOCK_BYTES // (4 * weights_length(dataset)))
+    largest = _largest(_blocks(dataset, step) if matrix is None else matrix.blocks(step))
     known = np.isfinite(np.stack([columns[t] for t in numbers] or [np.zeros(len(largest))]))
     kept = np.ones(len(largest), bool)
     for reason, good in (
@@ -87,25 +89,30 @@ def read_rows(
         left_out[reason] = left_out.get(reason, 0) + int((kept & ~good).sum())
         kept &= good
     order = order[kept[order]]
-    if len(order) < len(dataset) or (order[1:] < order[:-1]).any():
+    if matrix is None and (len(order) < len(dataset) or (order[1:] < order[:-1]).any()):
         dataset = dataset.select(order)
     return Rows(
-        weights(dataset).numpy(),
+        weights(dataset).numpy() if matrix is None else matrix.select(order),
         {target: column[order] for target, column in columns.items()},
         number_models(*(key[order] for key in keys)),
     )
 
 
-def _largest(dataset: Dataset) -> NDArray[np.float32]:
+def weights_length(dataset: Dataset) -> int:
+    """Return the length of a data set's weight vectors; 1 where its features do not say it."""
+    return max(1, getattr(dataset.features.get("weights"), "length", 1))
+
+
+def _largest(matrices: Iterable[NDArray[np.float32]]) -> NDArray[np.float32]:
     """Return each row's largest weight in absolute value, [rows]; NaN where one is NaN."""
-    size = max(1, getattr(dataset.features["weights"], "length", 1))
-    step = max(1, BLOCK_BYTES // (4 * size))
-    found = [np.empty(0, np.float32)]
+    found = [np.maximum(m.max(axis=1), -m.min(axis=1)) for m in matrices]
+    return np.concatenate([np.empty(0, np.float32), *found])
+
+
+def _blocks(dataset: Dataset, step: int) -> Iterator[NDArray[np.float32]]:
+    """Yield some rows at a time, so that only the rows which are used are copied as a whole."""
     for start in range(0, len(dataset), step):
-        block = dataset.select(range(start, min(start + step, len(dataset))))
-        matrix = weights(block).numpy()
-        found.append(np.maximum(matrix.max(axis=1), -matrix.min(axis=1)))
-    return np.concatenate(found)
+        yield weights(dataset.select(range(start, min(start + step, len(dataset))))).numpy()
 
 
 def refuse_leakage(splits: Mapping[str, Dataset]) -> None:

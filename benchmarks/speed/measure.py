@@ -125,7 +125,8 @@ def listing(figures: Mapping[str, object]) -> str:
     for key, value in figures.items():
         title = key.replace("_", " ")
         if not isinstance(value, Mapping):
-            lines.append(f"{title:75} {value:>12,}" if value is not None else f"{title:75} -")
+            figure = f"{value:,}" if isinstance(value, int | float) else str(value or "-")
+            lines.append(f"{title:75} {figure:>12}")
             continue
         lines += [f"{f'{title}: {name}':75} {figure:>12,}" for name, figure in value.items()]
     return "\n".join(lines)

@@ -18,7 +18,8 @@ from sklearn.preprocessing import StandardScaler
 
 from model_zoos.benchmarks import bootstrap, probes, property_prediction
 from model_zoos.benchmarks import rows as rows_module
-from model_zoos.benchmarks.probes import LOGISTIC, STRENGTHS, ridge
+from model_zoos.benchmarks.logistic import STEPS, C, logistic
+from model_zoos.benchmarks.probes import STRENGTHS, ridge
 from model_zoos.benchmarks.property_prediction import predict_properties
 from model_zoos.benchmarks.rows import refuse_leakage
 from model_zoos.builders.catalog import get_zoo
@@ -450,7 +451,7 @@ def test_classes_are_recognised_as_by_scikit_learn(digits_home: Path) -> None:
     x, y = ({s: np.array(splits[s][key]) for s in SPLITS} for key in ("weights", "optimizer"))
     finite = {s: np.isfinite(x[s]).all(axis=1) for s in SPLITS}
     x, y = ({s: v[s][finite[s]] for s in SPLITS} for v in (x, y))
-    plain = make_pipeline(StandardScaler(), LogisticRegression(**{**LOGISTIC, "max_iter": 1000}))
+    plain = make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=1000))
     plain.fit(x["train"], y["train"])
     names, counts = np.unique(y["train"], return_counts=True)
     for split in SPLITS:
@@ -542,7 +543,7 @@ def test_a_predictor_of_ones_own_has_the_scores_and_intervals_of_the_probe_that_
         assert (len(x), len(validation_x)) == (len(y), len(validation_y))
         if y.dtype.kind == "i":
             assert np.allclose(x.mean(axis=0, dtype=np.float64), 0, atol=1e-5)
-            return LogisticRegression(**LOGISTIC).fit(x, y).predict
+            return LogisticRegression(C=C, max_iter=STEPS).fit(x, y).predict
         return Ridge(strength, solver="svd").fit(x.astype(np.float64), y).predict
 
     def scores(target: str, standardised: bool) -> property_prediction.Result:
@@ -625,6 +626,6 @@ def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="unknown target 'seed'"):
         predict_properties("digits_cnn_s", tmp_path, targets=["seed"])
     with pytest.raises(InvalidArgument, match="cannot be named 'ridge'"):
-        predict_properties("digits_cnn_s", tmp_path, predictors={"ridge": probes.logistic})
+        predict_properties("digits_cnn_s", tmp_path, predictors={"ridge": logistic})
     with pytest.raises(ValueError, match="unknown offset 'none'"):
         predict_properties("digits_cnn_s", tmp_path, offset="none")
