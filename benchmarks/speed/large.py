@@ -8,7 +8,9 @@ logistic regression after few steps.
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
 import tempfile
 import time
 from itertools import pairwise
@@ -39,7 +41,10 @@ def measure(
     found: dict[str, Any] = {"zoo": zoo}
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "zoos"
-        directory = random_zoo(root, zoo_spec(zoo), models)
+        specification = zoo_spec(zoo)
+        grid = specification.model_count // specification.seeds
+        specification = dataclasses.replace(specification, seeds=math.ceil(models / grid))
+        directory = random_zoo(root, specification, models)
         limits = {"on disk": 0, **({"in memory": 1 << 60} if in_memory else {})}
         for name, limit in limits.items():
             out = Path(folder) / "out.json"
