@@ -13,20 +13,21 @@ functions that need torch import it when they are called.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import sys
-from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-if Path(sys.argv[0]).name in ("model-zoos", "-m", "model_zoos.py"):
+if sys.argv[0].endswith(("/model-zoos", "-m", "model_zoos.py")):
     # Ctrl-C while the command imports what follows: a line, as later (cli.display).
     sys.excepthook = lambda kind, error, trace: (
         print("interrupted", file=sys.stderr)
         if issubclass(kind, KeyboardInterrupt)
         else sys.__excepthook__(kind, error, trace)
     )
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import datasets
 import datasets.inspect

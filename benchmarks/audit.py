@@ -94,6 +94,7 @@ class Audit:
             if check.wrong > len(check.offenders):
                 notes.append(f"{check.name}: and {check.wrong - len(check.offenders):,} more")
         title = f"{self.zoo}: {self.models:,} models, {self.states:,} states"
+        notes.append("Looked at are models, states or single values, whichever a check is of.")
         columns = ("check", "looked at", "wrong", "note")
         undone = [check.name for check in self.checks if check.undone]
         notes.append(

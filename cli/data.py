@@ -138,19 +138,20 @@ def info(
         print(display.json_text([dataclasses.asdict(part) for part in found]))
         return
     where = _option("--data-dir", data_dir)
+    any_empty = False
     for part in found:
         display.print_values(f"{part.zoo}: {part.where}", part.facts())
         if why := why_empty(part.splits):
             print(why)
+            any_empty = True
         display.print_some(part.left_out, "--json lists them all")
-    commands = [
-        f"model-zoos {command} {name}{where}" for command in ("verify", "benchmark", "report")
-    ]
+    useful = ["verify", *(["benchmark"] if not any_empty else []), "report"]
+    commands = [f"model-zoos {command} {name}{where}" for command in useful]
     for part in reversed(found if repo is None else []):
         if part.specified and (part.incomplete or part.models < part.specified):
             commands.insert(0, f"{_resume(part, data_dir)}  # trains what is missing")
     if repo is None:
-        print("\n".join(["next:", *(f"  {command}" for command in commands)]))
+        display.print_next(*commands)
 
 
 def _option(name: str, value: Path | None) -> str:
@@ -246,6 +247,8 @@ def import_command(
             display.print_values(f"{report.zoo}: {report.models:,} models into {folder}", values)
             display.print_some(_left_out(report), str(folder / REPORT))
             display.print_some(report.remarks, str(folder / REPORT))
+        where = _option("--data-dir", out)
+        display.print_next(*(f"model-zoos info {report.zoo}{where}" for report in reports))
 
 
 def _left_out(report: Report) -> list[str]:
@@ -330,13 +333,15 @@ def build(
                 {
                     "states": f"{summary.states:,}",
                     "shards": f"{summary.shards} ({summary.written} new)",
-                    "weights": f"{summary.weights_bytes / 1e6:,.1f} MB",
-                    "files": f"{summary.file_bytes / 1e6:,.1f} MB",
+                    "weights": byte_size(summary.weights_bytes),
+                    "files": byte_size(summary.file_bytes),
                     "model files left out": len(summary.left_out),
                     "seconds": f"{summary.seconds:.1f}",
                 },
             )
             display.print_some(summary.left_out, "--json lists them all")
+        folder = _option("--from", None if out == BUILT_FOLDER else out)
+        display.print_next(f"model-zoos publish ORG/NAME{folder}")
 
 
 def publish(
@@ -382,9 +387,13 @@ def publish(
             f"{', '.join(summary.zoos)}: published, {summary.url}",
             {
                 "files new or changed": f"{summary.uploaded:,}",
-                "megabytes of these": f"{summary.uploaded_bytes / 1e6:,.1f}",
+                "size of these": byte_size(summary.uploaded_bytes),
                 "identical files skipped": f"{summary.unchanged:,}",
                 "files of earlier builds deleted": f"{len(summary.deleted):,}",
                 "configs of others kept": f"{len(summary.kept_configs):,}",
             },
         )
+        if revision is None and not create_pr and summary.zoos:
+            display.print_next(
+                f'load_dataset("model_zoos", "{summary.zoos[0]}", repo="{repository}")'
+            )

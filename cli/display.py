@@ -267,6 +267,11 @@ def print_some(lines: Sequence[str], where: str) -> None:
         shown.print(f"and {len(lines) - SHOWN:,} more: {where}", markup=False, highlight=False)
 
 
+def print_next(*commands: str) -> None:
+    """Print what can be done next."""
+    print("\n".join(["next:", *(f"  {command}" for command in commands)]))
+
+
 def json_text(value: object) -> str:
     """Return a value as JSON, with null for NaN and infinity, which JSON does not have."""
     return json.dumps(_finite(value), indent=1)
@@ -329,7 +334,7 @@ class Bars:
         self.progress.update(number, completed=done, total=total, text=text)
         if seconds_left is None and total is not None:
             seconds_left = next(t for t in self.progress.tasks if t.id == number).time_remaining
-        left = "" if seconds_left is None else f"{_duration(seconds_left)} left"
+        left = "" if seconds_left is None else f"{duration(seconds_left)} left"
         self.progress.update(number, left=left)
         if self.lines and time.monotonic() > self._due[name]:
             self._due[name] = time.monotonic() + (REPORT_SECONDS if left else FIRST_SECONDS / 2)
@@ -343,11 +348,11 @@ class Bars:
             self.progress.console.print(line, markup=False, highlight=False)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """Return a time as "45 s", "12 min" or "3.2 h"."""
     if seconds < 100:
         return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:,.1f} h"
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import typer
 
 from ..builders.catalog import TWIN_EPOCHS, ZOOS, config_names, zoo_spec
 from ..builders.dataset import open_parts, zoos_home
+from ..builders.machine import byte_size
 from ..builders.specification import Zoo, normalize_name
 from ..builders.untrusted import MAX_JSON, parse_json, read_plain
 from ..errors import InvalidArgument
@@ -314,7 +315,7 @@ def _print_plan(plan: Plan, as_json: bool) -> None:
     if as_json:
         print(display.json_text(plan.to_json()))
         return
-    columns = ("rank", "models", "to train", "seeds", "states", "GB written", "hours")
+    columns = ("rank", "models", "to train", "seeds", "states", "written", "time")
     rows = [
         (
             str(share.rank),
@@ -322,8 +323,8 @@ def _print_plan(plan: Plan, as_json: bool) -> None:
             f"{share.missing:,}",
             _few(list(dict.fromkeys(share.seeds))),
             f"{share.states:,}",
-            f"{share.bytes / 1e9:,.1f}",
-            "?" if share.seconds is None else f"{share.seconds / 3600:,.2f}",
+            byte_size(share.bytes),
+            "?" if share.seconds is None else display.duration(share.seconds),
         )
         for share in plan.shares
     ]
@@ -338,7 +339,7 @@ def _print_plan(plan: Plan, as_json: bool) -> None:
     else:
         total = sum(share.seconds or 0 for share in plan.shares)
         shown.print(
-            f"time: {plan.seconds / 3600:,.2f} hours, {total / 3600:,.1f} rank hours, at "
+            f"time: {display.duration(plan.seconds)}, of all ranks {display.duration(total)}, at "
             f"{plan.seconds_per_epoch:.3g} seconds for an epoch of a model "
             f"({plan.source_of_seconds})"
         )

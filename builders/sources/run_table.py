@@ -283,12 +283,12 @@ def read_run_table(
     others = dict.fromkeys(n for rows in models.values() for entry in rows for n in entry.others)
     if others:
         remarks.append(
-            f"{len(others)} columns that no row has are in {SOURCE_COLUMNS}: "
+            f"columns that no row has, kept in {SOURCE_COLUMNS} ({len(others)}): "
             f"{', '.join(map(printable, others))}"
         )
     if found.dropped:
         listed = ", ".join(map(printable, found.dropped))
-        remarks.append(f"{len(found.dropped)} nested columns are not kept: {listed}")
+        remarks.append(f"nested columns that are not kept ({len(found.dropped)}): {listed}")
     return RunTable(
         folder, models, found.names, hyperparameters, found.left_out, remarks, found.count
     )

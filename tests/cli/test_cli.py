@@ -176,9 +176,10 @@ def test_ctrl_c_in_the_first_seconds_gives_one_line(tmp_path: Path, delay: float
     process.send_signal(signal.SIGINT)
     _, printed = process.communicate(timeout=60)
     lines = [line for line in printed.splitlines() if "states" not in line]
-    # In the first milliseconds the interpreter itself is not ready yet.
-    assert not lines or lines[-1].startswith("interrupted") or delay < 0.1
-    assert not any("Traceback" in line for line in lines) or delay < 0.1
+    # Until the interpreter has read the first lines of the package, the traceback is its own.
+    early = not any("datasets" in line or "model_zoos/" in line for line in lines[:-1])
+    assert not lines or lines[-1].startswith("interrupted") or early
+    assert not any("Traceback" in line for line in lines) or early
 
 
 def test_what_is_there(digits_home: Path, tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ def test_the_command_says_it(tmp_path: Path) -> None:
         [*command, *more], capture_output=True, text=True, check=True, env=os.environ
     )
     assert "2, 10, 18, ..., 994" in done.stdout
-    assert "62.50 hours, 500.0 rank hours" in done.stdout
+    assert "time: 62.5 h, of all ranks 500.0 h, at 36 seconds" in done.stdout
     assert "1,000 models to train, 50,000 states to write, needs 2.2 TB" in done.stdout
     as_json = subprocess.run(
         [*command, *more, "--json"], capture_output=True, text=True, check=True

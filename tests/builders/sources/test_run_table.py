@@ -135,7 +135,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, runs: tuple[Path, Rows]) -> P
     table = write_csv(root / "runs.csv", runs[1])
     [report] = import_zoo(runs[0], root, "perceptrons", table=table, **IMAGES, **TERMS)
     assert (report.models, report.found, report.kept, report.left_out) == (50, 150, 150, ())
-    assert report.remarks == (f"2 columns that no row has are in {SOURCE_COLUMNS}: l2, host",)
+    assert report.remarks == (f"columns that no row has, kept in {SOURCE_COLUMNS} (2): l2, host",)
     return root
 
 
@@ -457,8 +457,8 @@ def test_columns_of_other_types(runs: tuple[Path, Rows], tmp_path: Path) -> None
     [report] = import_zoo(folder, tmp_path, "own", table=path, **IMAGES)
     assert (report.kept, report.left_out) == (3, ())
     assert report.remarks == (
-        "1 nested columns are not kept: config",
-        f"2 columns that no row has are in {SOURCE_COLUMNS}: at, best",
+        "nested columns that are not kept (1): config",
+        f"columns that no row has, kept in {SOURCE_COLUMNS} (2): at, best",
     )
     kept = pq.read_table(tmp_path / "own" / SOURCE_COLUMNS).to_pylist()
     assert [row["best"] for row in kept] == ["true", "false", None]
