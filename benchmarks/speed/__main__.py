@@ -17,6 +17,7 @@ import typer
 from . import (
     building,
     generation,
+    growth,
     importing,
     large,
     loading,
@@ -58,6 +59,7 @@ def _command(measure: Callable[..., Any], table: Callable[[Any], str]) -> Callab
 _MODULES = (
     loading,
     generation,
+    growth,
     networks,
     importing,
     large,
