@@ -37,6 +37,14 @@ RankIndex = Annotated[
 RankCount = Annotated[
     Optional[int], typer.Option("--ranks", help="With --rank: how many ranks share the work.")
 ]
+JoinedRanks = Annotated[
+    Optional[int],
+    typer.Option(
+        "--ranks",
+        help="With --rank: how many ranks share the work. Without it: join what so many ranks have "
+        "found.",
+    ),
+]
 Engine = Annotated[str, typer.Option(help="auto; for CNNs also lanes, batched or reference.")]
 
 
