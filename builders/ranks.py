@@ -73,20 +73,22 @@ def rank_cores() -> int:
     return max(1, cores() // local)
 
 
-def deal(costs: Sequence[float], count: int) -> list[int]:
+def deal(costs: Sequence[float], loads: list[float]) -> list[int]:
     """Deal pieces of work evenly: the largest first, each to the rank that has least so far.
 
     Args:
         costs: the cost of each piece.
-        count: number of ranks.
+        loads: what each rank has so far, to which its pieces are added.
 
     Returns:
         The rank of each piece, a function of the arguments alone.
     """
     owners = [0] * len(costs)
-    loads = [(0.0, rank) for rank in range(count)]
+    heap = [(load, rank) for rank, load in enumerate(loads)]
+    heapq.heapify(heap)
     for piece in sorted(range(len(costs)), key=lambda piece: -costs[piece]):
-        load, rank = heapq.heappop(loads)
+        load, rank = heapq.heappop(heap)
         owners[piece] = rank
-        heapq.heappush(loads, (load + costs[piece], rank))
+        loads[rank] = load + costs[piece]
+        heapq.heappush(heap, (loads[rank], rank))
     return owners

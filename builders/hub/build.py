@@ -18,7 +18,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -133,25 +133,17 @@ def build_folder(
                 "without the freed ones would replace it"
             )
     zoos = [(directory, *directory.by_split()) for directory in directories]
-    plans = [_plan(directory, files) for directory, files, _ in zoos]
-    sizes = {
-        shard.name: shard.rows * directory.zoo.layout.size
-        for directory, plan in zip(directories, plans, strict=True)
-        for shard in plan
-        if shard.has_weights
-    }
-    owners = zip(sizes, deal(list(sizes.values()), rank.count), strict=True)
-    own = {shard for shard, owner in owners if owner == rank.index}
+    loads = [0.0] * rank.count
     with registered(out, rank) as work:
         written = [
-            _build_zoo(*zoo, plan, own, out, work, workers or rank_cores(), on_progress)
-            for zoo, plan in zip(zoos, plans, strict=True)
+            _build_zoo(*zoo, rank, loads, out, work, workers or rank_cores(), on_progress)
+            for zoo in zoos
         ]
         with gate(out):
             summaries, marks = [], {}
             for summary, digests in written:
                 valid = marks[summary.zoo] = valid_marks(out, summary.zoo, digests)
-                file_bytes = sum(mark[1] for shard, mark in valid.items() if shard in sizes)
+                file_bytes = sum(m[1] for shard, m in valid.items() if DATA_FILE.fullmatch(shard))
                 missing = len(digests) - len(valid)
                 summaries.append(replace(summary, file_bytes=file_bytes, missing=missing))
             if rank.count == 1 or not any(summary.missing for summary in summaries):
@@ -162,30 +154,25 @@ def build_folder(
     return summaries
 
 
-def _plan(directory: ZooDirectory, files: Mapping[str, list[ModelFile]]) -> list[PlannedShard]:
-    """Return all shards of a zoo, the same on every rank."""
-    shards: list[PlannedShard] = []
-    for split in SPLITS:
-        if files[split]:
-            shards += data_shards(directory, split, files[split])
-            shards.append(metrics_shard(directory, split, files[split]))
-    return shards
-
-
 def _build_zoo(
     directory: ZooDirectory,
     files: Mapping[str, list[ModelFile]],
     left_out: Sequence[FaultyFile],
-    shards: Sequence[PlannedShard],
-    own: Collection[str],
+    rank: Rank,
+    loads: list[float],
     out: Path,
     work: Path,
     workers: int,
     on_progress: Progress | None,
 ) -> tuple[BuildSummary, dict[str, str]]:
-    """Write the shards of a zoo that are one's own; return their summary and all digests."""
+    """Write the shards of a zoo that are this rank's; return a summary and the digests of all."""
     start = time.monotonic()
     name, layout = directory.zoo.name, directory.zoo.layout
+    shards: list[PlannedShard] = []
+    for split in SPLITS:
+        if files[split]:
+            shards += data_shards(directory, split, files[split])
+            shards.append(metrics_shard(directory, split, files[split]))
     digests = {shard.name: _digest(directory, shard) for shard in shards}
     with gate(out):
         present = (*out.glob(f"data/{name}/*.parquet"), *out.glob(f"metrics/{name}-*.parquet"))
@@ -194,6 +181,9 @@ def _build_zoo(
             file = path.relative_to(out).as_posix()
             if file not in marks and (DATA_FILE.fullmatch(file) or METRICS_FILE.fullmatch(file)):
                 path.unlink(missing_ok=True)  # of an earlier build
+    with_weights = [shard for shard in shards if shard.has_weights]
+    owners = deal([shard.rows * layout.size for shard in with_weights], loads)
+    own = {s.name for s, owner in zip(with_weights, owners, strict=True) if owner == rank.index}
     # The shards without weights are little work, which each rank does that finds them missing.
     mine = [shard for shard in shards if shard.name in own or not shard.has_weights]
     missing = [shard for shard in mine if shard.name not in marks]
@@ -252,7 +242,6 @@ def _build_zoo(
     _write(out, layout_file(layout), layout_bytes(layout), work)
     if (columns := directory.path / SOURCE_COLUMNS).exists():
         _write(out, source_file(name), read_plain(columns, MAX_SOURCE_COLUMNS), work)
-    with_weights = [shard for shard in shards if shard.has_weights]
     states = sum(shard.rows for shard in with_weights)
     summary = BuildSummary(
         zoo=name,

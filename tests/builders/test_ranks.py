@@ -13,18 +13,21 @@ from model_zoos.errors import InvalidArgument
 
 @given(st.lists(st.floats(0.5, 1e9), max_size=40), st.integers(1, 9))
 def test_work_is_dealt_evenly(costs: list[float], count: int) -> None:
-    owners = deal(costs, count)
-    assert owners == deal(costs, count)
-    assert len(owners) == len(costs)
     loads = [0.0] * count
-    for owner, cost in zip(owners, costs, strict=True):
-        loads[owner] += cost
+    owners = deal(costs, loads)
+    assert owners == deal(costs, [0.0] * count)
+    assert len(owners) == len(costs)
+    for rank, load in enumerate(loads):
+        own = [cost for owner, cost in zip(owners, costs, strict=True) if owner == rank]
+        assert load == pytest.approx(sum(own))
     # No rank has more than the mean and one piece besides.
     assert max(loads) <= sum(costs) / count + max(costs, default=0) * (1 + 1e-9)
 
 
 def test_equal_pieces_are_dealt_in_turn() -> None:
-    assert deal([1] * 7, 3) == [0, 1, 2, 0, 1, 2, 0]
+    loads = [0.0] * 3
+    assert deal([1] * 7, loads) == [0, 1, 2, 0, 1, 2, 0]
+    assert deal([1, 5], loads) == [2, 1]  # where the last deal has ended
 
 
 @pytest.mark.parametrize(("index", "count"), [(4, 4), (16, 16), (-1, 2), (1, 1), (0, 0), (0, -3)])
