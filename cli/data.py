@@ -328,8 +328,8 @@ def build(
 ) -> None:
     """Write zoos as Parquet files with a card. Run the same command again to resume.
 
-    Ranks on one file system share the files, and the last one to end writes the card. A rank that
-    was killed is started again.
+    Ranks on one file system share the files, and the last to end writes the card.
+    A rank that was killed is started again.
     """
     from ..builders.hub.build import build_folder
 

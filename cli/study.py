@@ -122,9 +122,8 @@ def verify(
 
     The exit status is 1 if something is wrong, and 2 if something could not be compared.
 
-    Ranks look at some models each, write what they find into a folder, and end with status 0. When
-    all have ended, the command with --ranks and without --rank joins it: result and status are
-    those of one process.
+    A rank checks some models, writes what it finds into a folder, and ends with 0.
+    When all have ended, --ranks without --rank joins it to the result of one process.
     """
     from ..benchmarks.audit import audit_share, audit_zoo, join_shares
     from ..benchmarks.shares import read_shares, share_path, write_share

@@ -8,6 +8,7 @@ import os
 import runpy
 import shutil
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -120,10 +121,12 @@ def code_lines(name: str) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(find_spec("ray") is None, reason="Ray Data is not installed")
 def test_the_ridge_of_ray_is_ours(
     repository: Path, digits_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ray = pytest.importorskip("ray.data", reason="Ray Data is not installed") and sys.modules["ray"]
+    import ray
+
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     try:
@@ -140,12 +143,11 @@ def test_the_ridge_of_ray_is_ours(
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(find_spec("pyspark") is None, reason="Spark is not installed")
+@pytest.mark.skipif(not (shutil.which("java") or "JAVA_HOME" in os.environ), reason="no Java")
 def test_the_answers_of_spark_are_pyarrows(
     repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("pyspark", reason="Spark is not installed")
-    if not (shutil.which("java") or os.environ.get("JAVA_HOME")):
-        pytest.skip("Spark needs Java")
     monkeypatch.setenv("PYSPARK_PYTHON", sys.executable)
     monkeypatch.setenv("SPARK_LOCAL_IP", "127.0.0.1")
     found = run(monkeypatch, "spark_metrics", repository, "digits_cnn_s")
