@@ -16,31 +16,27 @@ epoch, and the order of a trajectory whose rows were permuted whole.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..builders.dataset import zoos_home
-from ..builders.hyperparameters import ACTIVATIONS, INITS
+from ..builders.ranks import ALONE, Rank
 from ..builders.zoo_directory import ZooDirectory, open_zoo
-from ..errors import ImageFilesError, InvalidArgument
+from ..errors import InvalidArgument
 from ..generation.images import ImageData
-from ..generation.streams import initial_weights
 from .checks import CHECKS, Check, Findings, States, ZooOnDisk, first_equal
-from .evaluation import Evaluator, recorded_digest, zoo_images
-from .states import open_stream, weights_matrix
+from .evaluation import recorded_digest, zoo_images
+from .shares import BY_WEIGHTS, DIGEST_BYTES, Share, audit_weights, fingerprint, owners
 from .tables import Table
 
 STATES = 512
 """States that are evaluated by default."""
-
-_BATCH_BYTES = 32 << 20
-"""Weights that are read at a time."""
 
 
 @dataclass(frozen=True)
@@ -138,44 +134,167 @@ def audit_zoo(
         FaultyZoo: none of its files can be read at all.
         ValueError: the images do not fit the architecture, or a negative number of states.
     """
+    _check_number(states)
+    zoo, asked = _open(name, data_dir), (states, images, images_dir, download, threads, seed)
+    return _join(zoo, [_share(zoo, ALONE, *asked, on_progress)])
+
+
+def audit_share(
+    name: str,
+    rank: Rank,
+    data_dir: str | os.PathLike[str] | None = None,
+    *,
+    states: int | None = STATES,
+    images: ImageData | None = None,
+    images_dir: str | os.PathLike[str] | None = None,
+    download: bool = False,
+    threads: int | None = None,
+    seed: int = 0,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Share:
+    """Check a rank's share of a zoo, for `join_shares`.
+
+    Args:
+        name: name of a zoo directory, not of a union.
+        rank: which share. Ranks do not wait for each other.
+        data_dir, states, images, images_dir, download, threads, seed, on_progress: as for
+            `audit_zoo`; `states` is the number on all ranks together.
+
+    Raises:
+        ZooNotFound: there is no such zoo directory.
+        FaultyZoo: none of its files can be read at all.
+        ValueError: the images do not fit the architecture, or a negative number of states.
+    """
+    _check_number(states)
+    asked = (states, images, images_dir, download, threads, seed)
+    return _share(_open(name, data_dir), rank, *asked, on_progress)
+
+
+def join_shares(
+    name: str, shares: Sequence[Share], data_dir: str | os.PathLike[str] | None = None
+) -> Audit:
+    """Join the shares of all ranks to what `audit_zoo` returns.
+
+    Args:
+        name: name of a zoo directory, not of a union.
+        shares: of the ranks 0, 1, ...
+        data_dir: folder of zoo directories, else MODEL_ZOOS_HOME, else ./zoos.
+
+    Raises:
+        InvalidArgument: they are not the shares of all ranks, or they differ in the states to
+            evaluate, or the zoo has changed since.
+    """
+    zoo = _open(name, data_dir)
+    _refuse_strangers(zoo.directory, shares)
+    return _join(zoo, shares)
+
+
+def _check_number(states: int | None) -> None:
     if states is not None and states < 0:
         raise InvalidArgument(f"states must be 0 or more, found {states}")
-    directory = open_zoo(zoos_home(data_dir), name)
-    zoo, findings = ZooOnDisk(directory), Findings()
+
+
+def _open(name: str, data_dir: str | os.PathLike[str] | None) -> ZooOnDisk:
+    return ZooOnDisk(open_zoo(zoos_home(data_dir), name))
+
+
+def _share(
+    zoo: ZooOnDisk,
+    rank: Rank,
+    states: int | None,
+    images: ImageData | None,
+    images_dir: str | os.PathLike[str] | None,
+    download: bool,
+    threads: int | None,
+    seed: int,
+    on_progress: Callable[[int, int], None] | None,
+) -> Share:
+    mark = fingerprint(zoo.directory)
     chosen = choose_states(zoo.states, states, seed)
+    load = partial(zoo_images, zoo.directory, images, images_dir, download)
+    found = audit_weights(zoo, rank, chosen, load, threads, on_progress)
+    about = (zoo.directory.zoo.name, rank.index, rank.count, mark, states, seed)
+    return Share(*about, **found)
+
+
+def _join(zoo: ZooOnDisk, shares: Sequence[Share]) -> Audit:
+    directory, states, findings = zoo.directory, zoo.states, Findings()
     for check in CHECKS:
         check(zoo, findings)
-    findings["accuracy"].see(0)
-    findings["loss"].see(0)
-    if not len(chosen):
-        findings["accuracy"].remark("not asked for (0 states)")
-    evaluator = None
-    if len(chosen):
-        if zoo.penalised:
-            findings["loss"].remark("not compared: those of imported twins hold the divergence too")
-        try:
-            images = zoo_images(directory, images, images_dir, download)
-        except (ImageFilesError, ValueError) as error:
-            findings["accuracy"].remark(f"not checked: {error}", undone=True)
-            findings["loss"].remark("not checked, as the accuracy", undone=True)
-        else:
-            evaluator = Evaluator(zoo, images, threads, findings)
-            if recorded_digest(directory) is None:
-                findings["accuracy"].remark(
-                    "zoo.json has no digest of the images: if most states are wrong, the models "
-                    "may have seen others"
-                )
-    _check_weights(zoo, findings, chosen, evaluator, on_progress)
+    accuracy, loss = findings["accuracy"], findings["loss"]
+    engines = sorted({share.engine for share in shares if share.engine is not None})
+    if not len(choose_states(states, shares[0].states, shares[0].seed)):
+        accuracy.remark("not asked for (0 states)")
+    elif zoo.penalised:
+        loss.remark("not compared: those of imported twins hold the divergence too")
+    reasons = dict.fromkeys(share.not_checked for share in shares if share.not_checked is not None)
+    for reason in reasons:
+        accuracy.remark(f"not checked: {reason}", undone=True)
+    if reasons:
+        loss.remark("not checked, as the accuracy", undone=True)
+    if engines and recorded_digest(directory) is None:
+        accuracy.remark(
+            "zoo.json has no digest of the images: if most states are wrong, the models "
+            "may have seen others"
+        )
+    findings["finite"].see(0)
+    _check_duplicates(states, shares, findings["duplicates"])
+    for name in BY_WEIGHTS:
+        tallies = [share.tallies[name] for share in shares]
+        if any(tally.checked for tally in tallies):
+            findings[name].add(tallies)
+    if diverged := sum(share.diverged for share in shares):
+        findings["finite"].remark(f"{diverged} states of diverged models, whose loss is NaN too")
+    if unknown := sum(share.unknown for share in shares):
+        accuracy.remark(f"{unknown} states not checked: their activation is not known", undone=True)
     return Audit(
         zoo=directory.zoo.name,
-        models=len(set(zoo.states.model_id)),
-        states=len(zoo.states),
-        evaluated=evaluator.states if evaluator else 0,
-        engine=evaluator.engine if evaluator else None,
+        models=len(set(states.model_id)),
+        states=len(states),
+        evaluated=sum(share.evaluated for share in shares),
+        engine=" and ".join(engines) or None,
         recorded_engine=directory.info.get("engine"),
-        to_the_bit=evaluator.to_the_bit if evaluator else False,
+        to_the_bit=bool(engines) and all(s.to_the_bit for s in shares if s.engine is not None),
         checks=list(findings.values()),
     )
+
+
+def _refuse_strangers(directory: ZooDirectory, shares: Sequence[Share]) -> None:
+    """Refuse shares that are not all of one audit of the zoo as it is now."""
+    name, mark = directory.zoo.name, fingerprint(directory)
+    if [(share.rank, share.ranks) for share in shares] != [
+        (i, len(shares)) for i in range(len(shares))
+    ]:
+        raise InvalidArgument(f"expected the shares of {name} on the ranks 0, 1, ... and no others")
+    for share in shares:
+        again = f"model-zoos verify {name} --rank {share.rank} --ranks {share.ranks}"
+        if (share.zoo, share.fingerprint) != (name, mark):
+            raise InvalidArgument(
+                f"{name} has changed since rank {share.rank} has looked at it", hint=again
+            )
+        if (share.states, share.seed) != (shares[0].states, shares[0].seed):
+            raise InvalidArgument(
+                f"rank {share.rank} has chosen other states of {name} than rank 0: give all ranks "
+                "the same --states or --all",
+                hint=again,
+            )
+
+
+def _check_duplicates(states: States, shares: Sequence[Share], check: Check) -> None:
+    """No two trained states of one epoch have the same weights."""
+    owner = owners(states, len(shares))
+    digests = np.zeros((len(states), DIGEST_BYTES // 8), np.uint64)
+    for share in shares:
+        own = owner == share.rank
+        found = np.frombuffer(bytes.fromhex(share.digests), np.uint64)
+        if found.size != digests[own].size:
+            raise InvalidArgument(f"rank {share.rank} has looked at other states of {share.zoo}")
+        digests[own] = found.reshape(-1, digests.shape[1])
+    rows = np.flatnonzero(digests.any(axis=1))
+    check.see(len(rows))
+    equal = rows[first_equal(states.epoch[rows], *digests[rows].T)]
+    for copy, other in zip(rows[rows != equal], equal[rows != equal], strict=True):
+        check.fail(f"{states.title(copy)}: has the weights of {states.model_id[other]}")
 
 
 def choose_states(states: States, count: int | None, seed: int) -> NDArray[np.int64]:
@@ -200,117 +319,3 @@ def choose_states(states: States, count: int | None, seed: int) -> NDArray[np.in
         turn[row] = seen[states.model_id[row]]
         seen[states.model_id[row]] += 1
     return np.sort(order[np.argsort(turn[order], kind="stable")][:count])
-
-
-# --- Weights --------------------------------------------------------------------------------------
-
-
-def _check_weights(
-    zoo: ZooOnDisk,
-    findings: Findings,
-    chosen: NDArray[np.int64],
-    evaluator: Evaluator | None,
-    on_progress: Callable[[int, int], None] | None,
-) -> None:
-    """Check all weights, and evaluate the chosen rows, in one pass over the files."""
-    states, specification = zoo.states, zoo.directory.zoo
-    layout, twins = specification.layout, zoo.directory.parent_zoo is not None
-    drawn = zoo.generated and not twins and specification.keeps_epoch_0
-    no_bias = np.ones(layout.size, bool)
-    for slot in layout.slots:
-        no_bias[slot.slice] = not slot.name.endswith(".bias")
-    for name in ("finite", "duplicates"):
-        findings[name].see(0)
-    evaluated = np.zeros(len(states), bool)
-    evaluated[chosen] = True
-    trained = np.zeros(len(states), bool)
-    digests = np.zeros((len(states), 2), np.uint64)
-    diverged = unknown = row = 0
-    for key, vector in _weights(zoo.directory):
-        if row == len(states) or key != (states.model_id[row], states.epoch[row]):
-            raise _changed(zoo.directory)
-        findings["finite"].see()
-        title, epoch = states.title(row), states.epoch[row]
-        if not np.isfinite(vector).all():
-            loss = states.metric("test_loss", row)
-            lost = loss is None or not np.isfinite(loss)
-            diverged += lost
-            if not lost:
-                findings["finite"].fail(
-                    f"{title}: {int((~np.isfinite(vector)).sum())} weights are NaN or "
-                    f"infinite, but its test_loss is {loss:.4f}"
-                )
-        elif epoch > 0:
-            digest = hashlib.blake2b(vector.tobytes(), digest_size=16).digest()
-            trained[row], digests[row] = True, np.frombuffer(digest, np.uint64)
-        init = states.init[row]
-        if drawn and epoch == 0 and init in INITS:
-            findings["first weights"].see()
-            first, _ = initial_weights(layout, init, states.seed[row])
-            if vector.tobytes() != first.tobytes():
-                findings["first weights"].fail(f"{title}: are not those that its seed gives")
-        _check_sparsity(states, row, vector[no_bias] if twins else None, findings)
-        activation = states.activation[row]
-        if evaluator is not None and evaluated[row]:
-            if activation not in ACTIVATIONS:
-                unknown += 1
-            else:
-                evaluator.add(row, activation, vector)
-        row += 1
-        if on_progress is not None and (row % 64 == 0 or row == len(states)):
-            on_progress(row, len(states))
-    if row != len(states):
-        raise _changed(zoo.directory)
-    if evaluator is not None:
-        evaluator.finish()
-    rows = np.flatnonzero(trained)
-    findings["duplicates"].see(len(rows))
-    equal = rows[first_equal(states.epoch[rows], *digests[rows].T)]
-    for copy, other in zip(rows[rows != equal], equal[rows != equal], strict=True):
-        findings["duplicates"].fail(
-            f"{states.title(copy)}: has the weights of {states.model_id[other]}"
-        )
-    if diverged:
-        findings["finite"].remark(f"{diverged} states of diverged models, whose loss is NaN too")
-    if unknown:
-        findings["accuracy"].remark(
-            f"{unknown} states not checked: their activation is not known", undone=True
-        )
-
-
-def _weights(directory: ZooDirectory) -> Iterator[tuple[tuple[str, int], NDArray[np.float32]]]:
-    """Yield model id and epoch, and weights [N], of every state on disk, in the order of `States`.
-
-    They are streamed: an audit must see what is on disk now, and leave no copy in a cache.
-    """
-    size = max(1, min(256, _BATCH_BYTES // (4 * directory.zoo.layout.size)))
-    columns = ["model_id", "epoch", "weights"]
-    streams = open_stream(directory.zoo.name, directory.path.parent, columns)
-    for stream in streams.values():
-        for table in stream.with_format("arrow").iter(batch_size=size):
-            keys = zip(table["model_id"].to_pylist(), table["epoch"].to_pylist(), strict=True)
-            yield from zip(keys, weights_matrix(table), strict=True)
-
-
-def _changed(directory: ZooDirectory) -> RuntimeError:
-    return RuntimeError(
-        f"{directory.path} changed while it was read: start again when nothing writes to it"
-    )
-
-
-def _check_sparsity(
-    states: States, row: int, weights: NDArray[np.float32] | None, findings: Findings
-) -> None:
-    """A twin's recorded sparsity is the share of zeros among its weights without biases."""
-    recorded = states.metric("sparsity", row)
-    if weights is None:
-        if recorded is not None:
-            findings["sparsity"].see()
-            findings["sparsity"].fail(f"{states.title(row)}: has one, but is no twin")
-        return
-    findings["sparsity"].see()
-    share = float((weights == 0).mean())
-    if recorded is None or abs(recorded - share) > 1e-6:
-        findings["sparsity"].fail(
-            f"{states.title(row)}: recorded {recorded}, of its weights {share:.6f} are 0"
-        )

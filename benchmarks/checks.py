@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from bisect import insort
 from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -55,10 +57,42 @@ class Check:
         self.wrong += 1
         self.offenders = (*self.offenders, offender)[:_SHOWN]
 
+    def add(self, tallies: Iterable[Tally]) -> None:
+        """Count what the shares of a zoo have shown."""
+        found = list(tallies)
+        self.checked += sum(tally.checked for tally in found)
+        self.wrong += sum(tally.wrong for tally in found)
+        rows = sorted((o for tally in found for o in tally.offenders), key=itemgetter(0))
+        self.offenders = (*self.offenders, *(offender for _, offender in rows))[:_SHOWN]
+
     def remark(self, text: str, undone: bool = False) -> None:
         """Add to the note, which may say that the check could not be made."""
         self.note = f"{self.note}; {text}" if self.note else text
         self.undone |= undone
+
+
+@dataclass
+class Tally:
+    """What the rows of one share of a zoo have shown about one thing.
+
+    Attributes:
+        checked, wrong: as of a `Check`.
+        offenders: the first ten by row, each the number of the row and the words.
+    """
+
+    checked: int = 0
+    wrong: int = 0
+    offenders: list[tuple[int, str]] = field(default_factory=list)
+
+    def see(self) -> None:
+        """Count one thing that is looked at."""
+        self.checked += 1
+
+    def fail(self, row: int, offender: str) -> None:
+        """Count one wrong thing of a row, described in words."""
+        self.wrong += 1
+        insort(self.offenders, (row, offender), key=itemgetter(0))
+        del self.offenders[_SHOWN:]
 
 
 class Findings(dict[str, Check]):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import platform
 import warnings
-from collections import defaultdict
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..builders.hyperparameters import ACTIVATIONS
 from ..builders.machine import cores
 from ..builders.sources import small_cnn_zoo
 from ..builders.zoo_directory import ZooDirectory
@@ -18,7 +19,7 @@ from ..errors import InvalidArgument, LanesUnavailable, ModelZoosWarning
 from ..generation.engines import evaluate, reference
 from ..generation.engines.lanes import lanes_count
 from ..generation.images import ImageData, load_images
-from .checks import Findings, ZooOnDisk
+from .checks import Tally, ZooOnDisk
 
 LOSS_TOLERANCE = 1e-3
 """Relative difference of losses that another engine than the recording one may have. Measured on
@@ -27,15 +28,50 @@ the states of three imported zoos, diverged models among them: 1e-5 at most."""
 _BLOCK = 64
 """States that are evaluated together."""
 
+Kind = tuple[str, ...]
+"""What states have in common that are evaluated together: their activation, then the sets of images
+that they have metrics of ("test", "val", "train")."""
+
+
+def blocks(zoo: ZooOnDisk, rows: NDArray[np.int64]) -> list[tuple[Kind, list[int]]]:
+    """Group states that are evaluated together; those whose activation is not known are left out.
+
+    The groups depend on the zoo and the rows alone, so that shares of an audit evaluate the same
+    ones as one process would.
+
+    Args:
+        zoo: the zoo.
+        rows: numbers of the states to evaluate, ascending.
+    """
+    states, info = zoo.states, zoo.directory.info
+    # Without layers there is no engine for several at a time, and states are large.
+    size = _BLOCK if zoo.directory.zoo.layout.architecture.layers else 1
+    # Later training metrics are running means; an imported twin's first ones are its parent's,
+    # and models of other forms than the paper's may have seen a part of the images only.
+    own = "form" in (info.get("source") or {}) or zoo.penalised
+    found: list[tuple[Kind, list[int]]] = []
+    last: dict[Kind, list[int]] = {}
+    for row in rows.tolist():
+        if states.activation[row] not in ACTIVATIONS:
+            continue
+        names = ["test", "val"] + ["train"] * bool(states.epoch[row] == 0 and not own)
+        recorded = [name for name in names if states.metric(f"{name}_acc", row) is not None]
+        kind = (states.activation[row], *recorded)
+        if len(last.get(kind, ())) % size == 0:
+            last[kind] = []
+            found.append((kind, last[kind]))
+        last[kind].append(row)
+    return found
+
 
 class Evaluator:
-    """Collects states, evaluates those of one activation together, and compares the results.
+    """Evaluates states of one kind together, and compares the results.
 
     Args:
         zoo: the zoo.
         images: the images that its models saw.
         threads: cores to use; None for all that this process may use.
-        findings: receives the checks "accuracy" and "loss".
+        tallies: receives what is found about "accuracy" and "loss".
 
     Attributes:
         engine: name of the engine that evaluates.
@@ -44,10 +80,14 @@ class Evaluator:
     """
 
     def __init__(
-        self, zoo: ZooOnDisk, images: ImageData, threads: int | None, findings: Findings
+        self,
+        zoo: ZooOnDisk,
+        images: ImageData,
+        threads: int | None,
+        tallies: Mapping[str, Tally],
     ) -> None:
         self.states = 0
-        self._zoo, self._findings, self._threads = zoo, findings, threads or cores()
+        self._zoo, self._tallies, self._threads = zoo, tallies, threads or cores()
         self._layout, info = zoo.directory.zoo.layout, zoo.directory.info
         self.engine = self._choose(info.get("engine"))
         # The batched engine's sums depend on how many models are stacked. Processors other than x86
@@ -71,8 +111,6 @@ class Evaluator:
         source = info.get("source") or {}
         of_small_cnns = source.get("form") == small_cnn_zoo.FORM
         self._l2 = small_cnn_zoo.l2_factors(zoo.directory.path) if of_small_cnns else {}
-        self._waiting: dict[tuple[str, ...], list[tuple[int, NDArray[np.float32]]]]
-        self._waiting = defaultdict(list)
 
     def _choose(self, recorded: str | None) -> str:
         if not self._layout.architecture.layers or recorded == "reference":
@@ -85,46 +123,23 @@ class Evaluator:
             return "batched"
         return "lanes"
 
-    def add(self, row: int, activation: str, weights: NDArray[np.float32]) -> None:
-        """Take one state; when enough of a kind are there, evaluate them.
+    def evaluate(self, kind: Kind, rows: Sequence[int], weights: NDArray[np.float32]) -> None:
+        """Evaluate some states of one kind, and compare the results with what is recorded.
 
         Args:
-            row: number of the state's row.
-            activation: activation of the network.
-            weights: float32 [N], which is copied.
+            kind: what they have in common.
+            rows: numbers of their rows, [n].
+            weights: float32 [n, N].
         """
-        states = self._zoo.states
-        # Later training metrics are running means; an imported twin's first ones are its parent's,
-        # and models of other forms than the paper's may have seen a part of the images only.
-        source = self._zoo.directory.info.get("source") or {}
-        own = "form" in source or self._zoo.penalised
-        untrained = states.epoch[row] == 0 and not own
-        sets = (
-            name
-            for name in self._sets
-            if (name != "train" or untrained) and states.metric(f"{name}_acc", row) is not None
-        )
-        key = (activation, *sets)
-        self._waiting[key].append((row, weights.copy()))
-        if len(self._waiting[key]) == _BLOCK:
-            self._evaluate(key)
-
-    def finish(self) -> None:
-        """Evaluate the states that are left."""
-        for key in list(self._waiting):
-            self._evaluate(key)
-
-    def _evaluate(self, key: tuple[str, ...]) -> None:
-        rows, vectors = zip(*self._waiting.pop(key), strict=True)
-        activation, *sets = key
+        activation, *recorded = kind
         self.states += len(rows)
-        for name in sets:
+        for name in filter(self._sets.__contains__, recorded):
             images, labels = self._sets[name]
             scores = evaluate(
-                np.stack(vectors), self._layout, activation, images, labels,
+                weights, self._layout, activation, images, labels,
                 engine=self.engine, threads=self._threads,
             )  # fmt: skip
-            for row, vector, loss, accuracy in zip(rows, vectors, *scores, strict=True):
+            for row, vector, loss, accuracy in zip(rows, weights, *scores, strict=True):
                 penalty = self._penalty(row, vector)
                 self._compare(row, name, float(loss), float(accuracy), penalty)
 
@@ -137,24 +152,25 @@ class Evaluator:
     def _compare(self, row: int, name: str, loss: float, accuracy: float, penalty: float) -> None:
         """Compare the loss and accuracy of a state on some images with the recorded ones."""
         states = self._zoo.states
-        about, check = f"{states.title(row)}: {name}", self._findings["accuracy"]
+        about, tally = f"{states.title(row)}: {name}", self._tallies["accuracy"]
         recorded = states.metric(f"{name}_acc", row)
-        assert recorded is not None  # as `add` has looked
-        check.see()
+        assert recorded is not None  # as `blocks` has looked
+        tally.see()
         step = 0.0 if self.to_the_bit else 1 / len(self._sets[name][1])
         if not abs(np.float32(accuracy) - np.float32(recorded)) <= step * 1.001:
-            check.fail(f"{about}_acc is recorded as {recorded:.4f}, evaluated {accuracy:.4f}")
-        recorded, check = states.metric(f"{name}_loss", row), self._findings["loss"]
+            tally.fail(row, f"{about}_acc is recorded as {recorded:.4f}, evaluated {accuracy:.4f}")
+        recorded, tally = states.metric(f"{name}_loss", row), self._tallies["loss"]
         if recorded is None or self._zoo.penalised:
             return
-        check.see()
+        tally.see()
         # The reference engine takes the untrained model's training loss in a random order.
         exact = self.to_the_bit and (name, self.engine) != ("train", "reference")
         if not _equal_losses(loss, recorded, exact) and not (
             penalty > 0 and _equal_losses(loss + penalty, recorded, exact)
         ):
-            check.fail(
-                f"{about}_loss is recorded as {recorded:.9g}, evaluated {np.float32(loss):.9g}"
+            tally.fail(
+                row,
+                f"{about}_loss is recorded as {recorded:.9g}, evaluated {np.float32(loss):.9g}",
             )
 
 

@@ -12,9 +12,11 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from ..builders.layout import Layout
+from ..builders.layout import Layout, find_layout
 from ..errors import InvalidArgument
 from . import stored
 
@@ -57,6 +59,46 @@ def statistics(matrix: Matrix, layout: Layout) -> NDArray[np.float64]:
             low = values[:, below].astype(np.float64)
             columns[:, column] = low + (position - below) * (values[:, above] - low)
     return result
+
+
+def statistic_names(layout: Layout) -> tuple[str, ...]:
+    """Return the names of the columns of `statistics`, such as "conv1.weight.p25"."""
+    kinds = ("mean", "variance", *(f"p{percentile}" for percentile in PERCENTILES))
+    return tuple(f"{slot.name}.{kind}" for slot in layout.slots for kind in kinds)
+
+
+def statistics_table(table: pa.Table | pa.RecordBatch, layout: Layout | None = None) -> pa.Table:
+    """Return rows with statistics in the place of their weights, a column float64 for each.
+
+    A function of its arguments alone, which can be mapped over the batches or shards of a zoo.
+
+    Args:
+        table: rows with the column weights, a list of float32; its other columns stay.
+        layout: layout of the weights; None to find it by the column architecture.
+
+    Raises:
+        InvalidArgument: there are no weights, some are null or have another length, or there is
+            neither a layout nor an architecture.
+    """
+    if isinstance(table, pa.RecordBatch):
+        table = pa.Table.from_batches([table])
+    if "weights" not in table.column_names:
+        raise InvalidArgument(f"the rows have no weights, only {', '.join(table.column_names)}")
+    column, rows = table["weights"], len(table)
+    lengths = set(pc.unique(pc.list_value_length(column)).to_pylist())
+    if layout is None:
+        if not rows or "architecture" not in table.column_names or None in lengths:
+            raise InvalidArgument("without a layout rows must have an architecture and weights")
+        layout = find_layout(table["architecture"][0].as_py(), min(lengths))
+    if lengths - {layout.size}:
+        found = ", ".join("none" if n is None else str(n) for n in lengths - {layout.size})
+        raise InvalidArgument(f"expected {layout.size} weights in each row, found {found}")
+    flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    values = statistics(flat.reshape(rows, layout.size).astype(np.float32, copy=False), layout)
+    table = table.drop_columns("weights")
+    for name, feature in zip(statistic_names(layout), values.T, strict=True):
+        table = table.append_column(name, pa.array(np.ascontiguousarray(feature)))
+    return table
 
 
 REPRESENTATIONS: dict[str, Representation] = {

@@ -14,12 +14,24 @@ from ..builders.architecture import ARCHITECTURES
 from ..builders.catalog import ELSEWHERE, ZOOS, list_zoos
 from ..builders.dataset import open_parts, zoos_home
 from ..builders.machine import byte_size
+from ..builders.ranks import find_rank
 from ..builders.specification import Zoo, normalize_name
 from ..builders.splits import why_empty
 from ..builders.zoo_directory import list_zoo_directories, open_zoo
 from ..errors import FaultyZoo, UnknownZoo, ZooNotFound
 from . import display
-from .options import AsJson, DataDir, MaxWeight, OutDir, Quiet, Workers, ZooName, parse_pairs
+from .options import (
+    AsJson,
+    DataDir,
+    MaxWeight,
+    OutDir,
+    Quiet,
+    RankCount,
+    RankIndex,
+    Workers,
+    ZooName,
+    parse_pairs,
+)
 
 if TYPE_CHECKING:
     from ..builders.overview import Overview
@@ -312,18 +324,24 @@ def build(
     workers: Annotated[
         Optional[int], typer.Option(help="Number of threads; one for each core if not given.")
     ] = None,
+    rank: RankIndex = None,
+    ranks: RankCount = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write zoos as Parquet files with a card. Run the same command again to resume."""
+    """Write zoos as Parquet files with a card. Run the same command again to resume.
+
+    Ranks on one file system share the files, and the last to end writes the card.
+    A rank that was killed is started again.
+    """
     from ..builders.hub.build import build_folder
 
-    root = zoos_home(data_dir)
+    root, share = zoos_home(data_dir), find_rank(rank, ranks)
     for name in names:  # an unknown one is refused with the close ones
         open_parts(normalize_name(name), root)
     with display.progress_bars(quiet or as_json) as bars, display.resumable():
         show = display.counting(bars, "states")
-        summaries = build_folder(names, root, out, workers=workers, on_progress=show)
+        summaries = build_folder(names, root, out, workers=workers, rank=share, on_progress=show)
     if as_json:
         print(display.json_text([dataclasses.asdict(summary) for summary in summaries]))
     elif not quiet:
@@ -337,6 +355,11 @@ def build(
                     "files": byte_size(summary.file_bytes),
                     "model files left out": len(summary.left_out),
                     "seconds": f"{summary.seconds:.1f}",
+                    **(
+                        {"files that other ranks still write": summary.missing}
+                        if share.count > 1
+                        else {}
+                    ),
                 },
             )
             display.print_some(summary.left_out, "--json lists them all")

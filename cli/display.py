@@ -26,6 +26,7 @@ from rich.progress import (
 )
 from rich.table import Column, Table
 
+from ..builders.ranks import launched_rank
 from ..builders.untrusted import printable
 from ..errors import ModelZoosError
 
@@ -124,7 +125,7 @@ def resumable() -> Iterator[None]:
 
 def first_rank() -> bool:
     """Return whether this process is the one among its ranks that prints."""
-    return os.environ.get("RANK", "0") == "0"
+    return launched_rank().index == 0
 
 
 def console() -> Console:

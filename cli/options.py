@@ -28,6 +28,23 @@ MaxWeight = Annotated[
 Workers = Annotated[
     Optional[int], typer.Option(help="Number of processes; chosen by the work if not given.")
 ]
+RankIndex = Annotated[
+    Optional[int],
+    typer.Option(
+        "--rank", help="Do only the part of this rank, from 0; torchrun and accelerate set it."
+    ),
+]
+RankCount = Annotated[
+    Optional[int], typer.Option("--ranks", help="With --rank: how many ranks share the work.")
+]
+JoinedRanks = Annotated[
+    Optional[int],
+    typer.Option(
+        "--ranks",
+        help="With --rank: how many ranks share the work. Without it: join what so many ranks have "
+        "found.",
+    ),
+]
 Engine = Annotated[str, typer.Option(help="auto; for CNNs also lanes, batched or reference.")]
 
 

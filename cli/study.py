@@ -8,12 +8,13 @@ import os
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Any, Optional
 
 import typer
 
 from ..builders.catalog import dense_name, parts_of
 from ..builders.dataset import open_parts, zoos_home
+from ..builders.ranks import Rank, find_rank, rank_cores
 from ..builders.specification import Zoo, normalize_name
 from ..errors import InvalidArgument, ZooNotFound
 from . import display
@@ -22,7 +23,9 @@ from .options import (
     DataDir,
     DownloadImages,
     ImagesDir,
+    JoinedRanks,
     Quiet,
+    RankIndex,
     ThreadCount,
     ZooName,
     parse_epochs,
@@ -107,31 +110,54 @@ def verify(
     images_dir: ImagesDir = None,
     download: DownloadImages = False,
     threads: ThreadCount = None,
+    rank: RankIndex = None,
+    ranks: JoinedRanks = None,
+    out: Annotated[
+        Optional[Path], typer.Option(help="Folder of what ranks find; <name>-verify by default.")
+    ] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Check a zoo's rows by evaluating states again.
 
     The exit status is 1 if something is wrong, and 2 if something could not be compared.
-    """
-    from ..benchmarks.audit import audit_zoo
 
+    A rank checks some models, writes what it finds into a folder, and ends with 0.
+    When all have ended, --ranks without --rank joins it to the result of one process.
+    """
+    from ..benchmarks.audit import audit_share, audit_zoo, join_shares
+    from ..benchmarks.shares import read_shares, share_path, write_share
+
+    name = normalize_name(name)
+    joined = ranks if rank is None else None
+    share = find_rank(rank, ranks) if joined is None else Rank(0, joined)
+    folder, audits, written = out or Path(f"{name}-verify"), [], []
     display.hide_dataset_bars(True)
-    audits = []
     with display.progress_bars(quiet or as_json) as bars:
-        for part in (zoo.zoo.name for zoo in open_parts(normalize_name(name), zoos_home(data_dir))):
+        for part in (zoo.zoo.name for zoo in open_parts(name, zoos_home(data_dir))):
             bars(part, text="reading")
-            audits.append(
-                audit_zoo(
-                    part,
-                    data_dir,
-                    states=None if every else states,
-                    images_dir=images_dir,
-                    download=download,
-                    threads=threads,
-                    on_progress=partial(display.counting(bars, "states"), part),
-                )
-            )
+            options: dict[str, Any] = {
+                "states": None if every else states,
+                "images_dir": images_dir,
+                "download": download,
+                "threads": threads or rank_cores(),
+                "on_progress": partial(display.counting(bars, "states"), part),
+            }
+            if joined is not None:
+                audits.append(join_shares(part, read_shares(folder, part, joined), data_dir))
+            elif share.count == 1:
+                audits.append(audit_zoo(part, data_dir, **options))
+            else:
+                share_path(folder, part, share).unlink(missing_ok=True)  # of an earlier run
+                found = audit_share(part, share, data_dir, **options)
+                written.append(str(write_share(folder, found)))
+    if written:
+        if as_json:
+            print(display.json_text({"rank": share.index, "ranks": share.count, "files": written}))
+        elif not quiet:
+            print(*(f"written to {path}" for path in written), sep="\n")
+            print(f"when all ranks have ended: model-zoos verify {name} --ranks {share.count}")
+        return
     if as_json:
         print(
             display.json_text(

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 
 from ..builders.machine import cores
+from ..builders.ranks import launched_rank
 from ..builders.specification import Model, Zoo
 from ..builders.zoo_directory import ZooDirectory, create_zoo, open_zoo
 from ..errors import InvalidArgument, ZooNotFound
@@ -41,7 +42,7 @@ from .plan import (
     measure_population,
     model_bytes,
 )
-from .ranks import join_ranks, join_summaries, rank_count, share_models
+from .ranks import join_ranks, join_summaries, share_models
 
 
 class Publisher(Protocol):
@@ -115,7 +116,7 @@ def generate(
     if provenance:  # images of the same digest can be augmented otherwise
         provenance["augmentation"] = list(images.augmentation)
     directory = begin(root, zoo, engine, images, **provenance)
-    shares = share_models(zoo, specifications, rank_count())
+    shares = share_models(zoo, specifications, launched_rank().count)
     ranks, work = join_ranks(device), Work(Job(directory, images), 0, device, on_progress)
     if ranks.index == 0:  # for all of them
         if publisher is not None:
@@ -171,7 +172,7 @@ def plan(
         InvalidArgument: as `generate`, or a number out of range.
     """
     specifications = _specifications(zoo, models, options, publisher)
-    ranks = rank_count() if ranks is None else ranks
+    ranks = launched_rank().count if ranks is None else ranks
     if ranks < 1:
         raise InvalidArgument(f"the number of ranks must be at least 1, found {ranks}")
     if seconds_per_epoch is not None and not 0 < seconds_per_epoch < float("inf"):

@@ -13,6 +13,7 @@ from typing import TypeVar
 import torch
 
 from ..builders.machine import cores
+from ..builders.ranks import launched_rank
 from ..builders.specification import Model, Zoo
 from .engines import group_models
 from .job import Summary
@@ -48,14 +49,9 @@ class Ranks:
         self.gather(None)
 
 
-def rank_count() -> int:
-    """Processes that share this run, as their launcher says; 1 without one."""
-    return int(os.environ.get("WORLD_SIZE", 1))
-
-
 def join_ranks(device: str) -> Ranks:
     """Meet the other ranks of this run, if a launcher started several. A second call is free."""
-    count = rank_count()
+    count = launched_rank().count
     if count == 1:
         return Ranks(0, 1, 1)
     from accelerate import PartialState

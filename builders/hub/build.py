@@ -6,6 +6,9 @@ never published. The same zoo gives the same bytes, whatever the number of worke
 An interrupted build can be resumed. A shard appears by rename when it is complete. Shards whose
 model files have not changed are not written again, and all others are deleted before the first one
 is written: an interrupted build leaves a folder that lacks shards, never one that repeats rows.
+
+Ranks share the shards with weights. Each plans all of them and writes its own, and the last one to
+end writes the card.
 """
 
 from __future__ import annotations
@@ -17,20 +20,21 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
-from filelock import FileLock, Timeout
 
-from ...errors import AlreadyRunning, Cancelled, FaultyFile, InvalidArgument
+from ...errors import Cancelled, FaultyFile, InvalidArgument
 from ..atomic import write_atomically
 from ..catalog import METRICS_NAME, parts_of
 from ..model_file import ModelFile
+from ..ranks import ALONE, Rank, deal, rank_cores
 from ..specification import normalize_name
 from ..splits import SPLITS
 from ..untrusted import read_plain
 from ..zoo_directory import MAX_SOURCE_COLUMNS, SOURCE_COLUMNS, ZooDirectory, open_zoo
+from .build_ranks import gate, registered, remove_ranks, valid_marks
 from .card import render_card
 from .contents import read_contents
 from .names import BUILD_FOLDER, CARD, DATA_FILE, METRICS_FILE, layout_file, source_file
@@ -56,6 +60,8 @@ class BuildSummary:
         file_bytes: size of the files with weights.
         left_out: for each model file that was left out, what is wrong with it.
         seconds: duration.
+        missing: Parquet files that other ranks have still to write. The card and `file_bytes` are
+            complete when there is none.
     """
 
     zoo: str
@@ -67,6 +73,7 @@ class BuildSummary:
     file_bytes: int
     left_out: tuple[str, ...]
     seconds: float
+    missing: int = 0
 
 
 def build_folder(
@@ -75,6 +82,7 @@ def build_folder(
     out: str | os.PathLike[str],
     *,
     workers: int | None = None,
+    rank: Rank = ALONE,
     on_progress: Progress | None = None,
 ) -> list[BuildSummary]:
     """Write zoos into a repository folder, or resume an interrupted build.
@@ -87,6 +95,8 @@ def build_folder(
         out: the repository folder, created if it does not exist.
         workers: number of threads, each of which needs about six row groups of memory (300 MB for
             ResNet-18); None for one per core.
+        rank: the part of the work. Ranks need not run at the same time, and do not wait for each
+            other.
         on_progress: called after each row group.
 
     Returns:
@@ -97,7 +107,8 @@ def build_folder(
         FaultyZoo: none of a zoo's files can be used.
         InvalidArgument: no or unusable names, fewer than one worker, or a zoo some of whose models
             are only on the Hub.
-        AlreadyRunning: another build is running in the folder.
+        AlreadyRunning: another build is running in the folder, other than a rank of the same
+            number of ranks.
     """
     if workers is not None and workers < 1:
         raise InvalidArgument(f"the number of workers must be at least 1, found {workers}")
@@ -122,19 +133,24 @@ def build_folder(
                 "without the freed ones would replace it"
             )
     zoos = [(directory, *directory.by_split()) for directory in directories]
-    (out / BUILD_FOLDER).mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(out / BUILD_FOLDER / "lock", timeout=0):
-            for path in (out / BUILD_FOLDER).glob("*.partial"):  # of an interrupted build
-                path.unlink()
-            summaries = [
-                _build_zoo(*zoo, out, workers or os.cpu_count() or 1, on_progress) for zoo in zoos
-            ]
-            _write(out, CARD, render_card(read_contents(out)).encode())
-    except Timeout:
-        raise AlreadyRunning(
-            f"another build is running in {out}: wait until it has finished"
-        ) from None
+    loads = [0.0] * rank.count
+    with registered(out, rank) as work:
+        written = [
+            _build_zoo(*zoo, rank, loads, out, work, workers or rank_cores(), on_progress)
+            for zoo in zoos
+        ]
+        with gate(out):
+            summaries, marks = [], {}
+            for summary, digests in written:
+                valid = marks[summary.zoo] = valid_marks(out, summary.zoo, digests)
+                file_bytes = sum(m[1] for shard, m in valid.items() if DATA_FILE.fullmatch(shard))
+                missing = len(digests) - len(valid)
+                summaries.append(replace(summary, file_bytes=file_bytes, missing=missing))
+            if rank.count == 1 or not any(summary.missing for summary in summaries):
+                for name, valid in marks.items():
+                    _write(out, f"{BUILD_FOLDER}/{name}.json", sorted_json(valid), work)
+                _write(out, CARD, render_card(read_contents(out)).encode(), work)
+                remove_ranks(out, rank)
     return summaries
 
 
@@ -142,10 +158,14 @@ def _build_zoo(
     directory: ZooDirectory,
     files: Mapping[str, list[ModelFile]],
     left_out: Sequence[FaultyFile],
+    rank: Rank,
+    loads: list[float],
     out: Path,
+    work: Path,
     workers: int,
     on_progress: Progress | None,
-) -> BuildSummary:
+) -> tuple[BuildSummary, dict[str, str]]:
+    """Write the shards of a zoo that are this rank's; return a summary and the digests of all."""
     start = time.monotonic()
     name, layout = directory.zoo.name, directory.zoo.layout
     shards: list[PlannedShard] = []
@@ -153,20 +173,22 @@ def _build_zoo(
         if files[split]:
             shards += data_shards(directory, split, files[split])
             shards.append(metrics_shard(directory, split, files[split]))
-    record = f"{BUILD_FOLDER}/{name}.json"
-    known = _read_record(out / record)
     digests = {shard.name: _digest(directory, shard) for shard in shards}
-    marks = {
-        shard: known[shard]
-        for shard, digest in digests.items()
-        if shard in known and known[shard] == _mark(out / shard, digest)
-    }
-    for path in (*out.glob(f"data/{name}/*.parquet"), *out.glob(f"metrics/{name}-*.parquet")):
-        file = path.relative_to(out).as_posix()
-        if file not in marks and (DATA_FILE.fullmatch(file) or METRICS_FILE.fullmatch(file)):
-            path.unlink()  # of an earlier build
-    missing = [shard for shard in shards if shard.name not in marks]
-    total = sum(shard.rows for shard in shards)
+    with gate(out):
+        present = (*out.glob(f"data/{name}/*.parquet"), *out.glob(f"metrics/{name}-*.parquet"))
+        marks = valid_marks(out, name, digests)  # later, since other ranks write meanwhile
+        for path in present:
+            file = path.relative_to(out).as_posix()
+            if file not in marks and (DATA_FILE.fullmatch(file) or METRICS_FILE.fullmatch(file)):
+                path.unlink(missing_ok=True)  # of an earlier build
+    with_weights = [shard for shard in shards if shard.has_weights]
+    owners = deal([shard.rows * layout.size for shard in with_weights], loads)
+    own = {s.name for s, owner in zip(with_weights, owners, strict=True) if owner == rank.index}
+    # The shards without weights are little work, which each rank does that finds them missing.
+    mine = [shard for shard in shards if shard.name in own or not shard.has_weights]
+    missing = [shard for shard in mine if shard.name not in marks]
+    states = sum(shard.rows for shard in mine if shard.has_weights)
+    total = sum(shard.rows for shard in mine)
     done = total - sum(shard.rows for shard in missing)
     lock = threading.Lock()
     cancelled = threading.Event()
@@ -176,25 +198,25 @@ def _build_zoo(
         with lock:
             done += rows
             if on_progress is not None:
-                on_progress(name, done // 2, total // 2)  # each state is written twice
+                on_progress(name, done * states // total, states)
 
     def write(shard: PlannedShard, first: Sequence[Future[None]] = ()) -> None:
         """Write a shard, which appears only after those of `first` were written."""
         if cancelled.is_set():
             raise Cancelled
         path = out / shard.name
-        partial = out / BUILD_FOLDER / f"{name}@{path.name}.partial"
+        partial = work / f"{name}@{path.name}.partial"
         try:
             write_shard(shard, partial, cancelled, advance)
             if any(future.exception() for future in first):
                 raise Cancelled
+            with lock:  # recorded first: a shard without a record is of an earlier build
+                marks[shard.name] = (digests[shard.name], partial.stat().st_size)
+                write_atomically(work / f"{name}.json", sorted_json(marks), work)
             path.parent.mkdir(parents=True, exist_ok=True)
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
-        with lock:
-            marks[shard.name] = _mark(path, digests[shard.name])
-            _write(out, record, sorted_json(marks))
 
     advance(0)
     # The shards without weights come first: a zoo that has only these is seen to be unfinished.
@@ -217,22 +239,22 @@ def _build_zoo(
     for error in sorted(errors, key=lambda error: isinstance(error, Cancelled)):
         raise error
 
-    _write(out, layout_file(layout), layout_bytes(layout))
+    _write(out, layout_file(layout), layout_bytes(layout), work)
     if (columns := directory.path / SOURCE_COLUMNS).exists():
-        _write(out, source_file(name), read_plain(columns, MAX_SOURCE_COLUMNS))
-    with_weights = [shard for shard in shards if shard.has_weights]
+        _write(out, source_file(name), read_plain(columns, MAX_SOURCE_COLUMNS), work)
     states = sum(shard.rows for shard in with_weights)
-    return BuildSummary(
+    summary = BuildSummary(
         zoo=name,
         models=len({file.model_id for group in files.values() for file in group}),
         states=states,
         shards=len(with_weights),
         written=len(heavy),
         weights_bytes=4 * states * layout.size,
-        file_bytes=sum((out / shard.name).stat().st_size for shard in with_weights),
+        file_bytes=0,  # counted when this rank has ended
         left_out=tuple(str(error) for error in left_out),
         seconds=round(time.monotonic() - start, 3),
     )
+    return summary, digests
 
 
 def _digest(directory: ZooDirectory, shard: PlannedShard) -> str:
@@ -249,24 +271,10 @@ def _digest(directory: ZooDirectory, shard: PlannedShard) -> str:
     return digest.hexdigest()
 
 
-def _mark(path: Path, digest: str) -> list[str | int] | None:
-    """Return what `.build` records of a finished shard: its digest and the size of the file."""
-    return [digest, path.stat().st_size] if path.exists() else None
-
-
-def _read_record(path: Path) -> dict[str, list[str | int] | None]:
-    """Read the marks of earlier builds; none if the record is missing or damaged."""
-    try:
-        marks = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return marks if isinstance(marks, dict) else {}
-
-
-def _write(out: Path, name: str, content: bytes) -> None:
+def _write(out: Path, name: str, content: bytes, work: Path) -> None:
     """Write a small file of the repository folder, unless it has this content already."""
     path = out / name
     if path.exists() and path.read_bytes() == content:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, content, out / BUILD_FOLDER)
+    write_atomically(path, content, work)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,10 +12,13 @@ from model_zoos.benchmarks.representations import (
     PERCENTILES,
     find_representation,
     represent,
+    statistic_names,
     statistics,
+    statistics_table,
     weights,
 )
-from model_zoos.builders.layout import make_layout
+from model_zoos.builders.layout import Layout, make_layout
+from model_zoos.errors import InvalidArgument
 from tests.shared import CNN_S, SEED_ZOO, SHARED, needs_shared
 
 
@@ -87,3 +91,50 @@ def test_ones_own_function_that_cannot_be_used(name: str, message: str) -> None:
     with pytest.raises(ValueError, match=message) as error:
         represent(name, find_representation(name), np.zeros((3, 2464), np.float32), CNN_S)
     assert repr(name) in str(error.value)
+
+
+def rows_of(layout: Layout, rows: int) -> pa.Table:
+    matrix = np.random.default_rng(rows).standard_normal((rows, layout.size), np.float32)
+    column = pa.FixedSizeListArray.from_arrays(pa.array(matrix.ravel()), layout.size)
+    architecture = pa.array(["cnn_s"] * rows)
+    columns = {"architecture": architecture, "weights": column, "epoch": pa.array(range(rows))}
+    return pa.table(columns)
+
+
+def test_statistics_of_tables_and_batches() -> None:
+    """In pieces, sliced, and with lists of any length, as engines give them."""
+    table = rows_of(CNN_S, 23)
+    matrix = np.stack(table["weights"].to_numpy())
+    expected, names = statistics(matrix, CNN_S), statistic_names(CNN_S)
+    assert names[:3] == ("conv1.weight.mean", "conv1.weight.variance", "conv1.weight.p1")
+    assert len(set(names)) == len(names) == expected.shape[1]
+    whole = statistics_table(table)
+    assert whole.column_names == ["architecture", "epoch", *names]
+    assert {whole.schema.field(name).type for name in names} == {pa.float64()}
+    lists = table["weights"].cast(pa.list_(pa.float32()))
+    pieces = [
+        *(statistics_table(batch, CNN_S) for batch in table.to_batches(max_chunksize=5)),
+        statistics_table(table.slice(23), CNN_S),
+    ]
+    for found in (
+        whole,
+        statistics_table(table.set_column(1, "weights", lists), CNN_S),
+        pa.concat_tables(pieces),
+        pa.concat_tables([statistics_table(table.slice(0, 9)), statistics_table(table.slice(9))]),
+    ):
+        assert np.array_equal(np.column_stack([found[name] for name in names]), expected)
+        assert found["epoch"].to_pylist() == list(range(23))
+
+
+def test_rows_without_statistics_are_refused() -> None:
+    table, other = rows_of(CNN_S, 3), make_layout("cnn_s", 3)
+    absent = pa.array([None] * 3, table["weights"].type)
+    for bad, layout, message in (
+        (table.drop_columns("weights"), CNN_S, "have no weights, only architecture, epoch"),
+        (table, other, "expected 2864 weights in each row, found 2464"),
+        (table.set_column(1, "weights", absent), CNN_S, "expected 2464 weights in each row, found"),
+        (table.drop_columns("architecture"), None, "without a layout"),
+        (table.slice(3), None, "without a layout"),
+    ):
+        with pytest.raises(InvalidArgument, match=message):
+            statistics_table(bad, layout)
