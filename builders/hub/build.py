@@ -33,7 +33,16 @@ from ..untrusted import read_plain
 from ..zoo_directory import MAX_SOURCE_COLUMNS, SOURCE_COLUMNS, ZooDirectory, open_zoo
 from .card import render_card
 from .contents import read_contents
-from .names import BUILD_FOLDER, CARD, DATA_FILE, METRICS_FILE, layout_file, source_file
+from .croissant import render_croissant
+from .names import (
+    BUILD_FOLDER,
+    CARD,
+    CROISSANT,
+    DATA_FILE,
+    METRICS_FILE,
+    layout_file,
+    source_file,
+)
 from .parquet import ZSTD_LEVEL, write_shard
 from .shards import PlannedShard, data_shards, layout_bytes, metrics_shard, sorted_json
 
@@ -130,7 +139,9 @@ def build_folder(
             summaries = [
                 _build_zoo(*zoo, out, workers or os.cpu_count() or 1, on_progress) for zoo in zoos
             ]
-            _write(out, CARD, render_card(read_contents(out)).encode())
+            contents = read_contents(out)
+            _write(out, CARD, render_card(contents).encode())
+            _write(out, CROISSANT, render_croissant(contents, out))
     except Timeout:
         raise AlreadyRunning(
             f"another build is running in {out}: wait until it has finished"
