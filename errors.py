@@ -146,5 +146,9 @@ class Leakage(ModelZoosError, ValueError):
     """States of one model, or twins of one parent, lie in two splits."""
 
 
+class TorchvisionUnavailable(ModelZoosError, ImportError):
+    """torchvision is not installed, or does not fit the installed torch."""
+
+
 class BoostingUnavailable(ModelZoosError, RuntimeError):
     """LightGBM is not installed."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -68,7 +67,11 @@ def layout_of(row: Mapping[str, object]) -> Layout:
     """Return where each named tensor of a row lies in its weights.
 
     Args:
-        row: a row with the columns architecture and weights, in any format of datasets.
+        row: a row with the columns architecture and weights, in any format of datasets. One that
+            was loaded with `tensors=` needs the columns tensors and layout_size too.
+
+    Returns:
+        The layout of all tensors that the row holds.
 
     Raises:
         InvalidArgument: it is not one row, or lacks one of the columns.
@@ -84,7 +87,26 @@ def layout_of(row: Mapping[str, object]) -> Layout:
         raise InvalidArgument(f"expected one row, found weights of shape {tuple(vector.shape)}")
     if isinstance(vector, str | bytes | Mapping) or not hasattr(vector, "__len__"):
         raise InvalidArgument(f"a row's weights must be a vector of numbers, found {vector!r:.80}")
-    return find_layout(checked["architecture"], len(vector))
+    return layout_of_columns(checked, len(vector))
+
+
+def layout_of_columns(values: Mapping[str, Any], size: int) -> Layout:
+    """Return the layout of weights [size] by the other columns of their row.
+
+    Raises:
+        InvalidArgument: they hold other tensors than the row says.
+        ValueError: the architecture is unknown, or does not have so many weights.
+    """
+    names = values.get("tensors")
+    if names is None:
+        return find_layout(values["architecture"], size)
+    length = check_row(values, ("layout_size",))["layout_size"]
+    layout = find_layout(values["architecture"], int(length))
+    names = [str(name) for name in names]
+    chosen = layout.choose(names)
+    if [slot.name for slot in chosen.slots] != names or chosen.size != size:
+        raise InvalidArgument(f"{size:,} weights are not the tensors {names!r:.200} of {layout}")
+    return chosen
 
 
 def dropout_of(row: Mapping[str, object]) -> float:
@@ -114,23 +136,15 @@ def layer(row: Mapping[str, object], name: str) -> torch.Tensor:
         A float32 tensor with memory of its own.
 
     Raises:
-        InvalidArgument: there is no such tensor; otherwise as `layout_of`.
+        InvalidArgument: there is no such tensor, or not in this row; otherwise as `layout_of`.
 
     Example:
         >>> model_zoos.layer(row, "fc.weight").shape  # doctest: +SKIP
         torch.Size([10, 512])
     """
-    slots = {slot.name: slot for slot in layout_of(row).slots}
-    if not isinstance(name, str):
-        raise InvalidArgument(
-            f"a tensor is named by a text, such as {next(iter(slots))!r}, found {name!r:.80}"
-        )
-    if name not in slots:
-        close = difflib.get_close_matches(name, slots, n=3, cutoff=0.5) or list(slots)[:3]
-        raise InvalidArgument(f"there is no tensor {name!r}; did you mean {', '.join(close)}?")
+    slot, vector = layout_of(row).slot(name), check_row(row, ("weights",))["weights"]
     import torch
 
-    slot, vector = slots[name], check_row(row, ("weights",))["weights"]
     # Cut first: as a Python list, one row of ResNet-18 takes a second to become an array.
     return torch.from_numpy(as_vector(vector[slot.slice]).reshape(slot.shape))
 

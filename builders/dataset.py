@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import warnings
@@ -32,10 +33,19 @@ from .catalog import METRICS_NAME, dense_name, zoo_spec
 from .hub.checked import Seen, weights_type
 from .hub.names import whole_models
 from .hub.offline import CachedRows, recall, remember
-from .hub.read import LastStates, Shard, Snapshot, open_snapshot, read_tables, weights_size
+from .hub.read import (
+    LastStates,
+    Shard,
+    Snapshot,
+    open_snapshot,
+    read_tables,
+    shard_layout,
+    weights_size,
+)
+from .layout import Layout
 from .model_file import ModelFile
-from .rows import Filters, filter_expression, read_rows
-from .schema import row_features, row_schema
+from .rows import Filters, choose_tensors, filter_expression, read_rows
+from .schema import CHOICE, row_features, row_schema
 from .specification import normalize_name
 from .splits import SPLITS
 from .zoo_directory import ZooDirectory, list_zoo_directories, open_zoo, refuse_zoo_as_root
@@ -71,6 +81,10 @@ class ModelZoosConfig(datasets.BuilderConfig):  # type: ignore[misc]  # datasets
             read from there (`metrics` only if there is no directory at all).
         revision: branch, tag or commit of the repository; main by default.
         columns: columns to read, None for all. Weights that are not among them are not read.
+        tensors: names of the tensors to read, as `layer` takes them; None for all. The weights of a
+            row are then these tensors in the order of the layout, whatever the order of the list,
+            and the columns `tensors` and `layout_size` at the end say which they are. Zoo
+            directories are read at these places only, Parquet files row group by row group.
         filters: condition on the rows, in the form of datasets' Parquet loader: a list of
             ("column", "==", value), a list of such lists, or a pyarrow expression. In lists,
             numbers are rounded to float32 where the column is.
@@ -78,7 +92,8 @@ class ModelZoosConfig(datasets.BuilderConfig):  # type: ignore[misc]  # datasets
             choose among these.
         max_weight: leave out states with a weight above it in magnitude, or one that is not finite:
             5, as in the paper's data sets, leaves out diverged models. Whether a state is the last
-            of its model does not depend on it.
+            of its model does not depend on it. All weights count, also with `tensors`, and are
+            read.
         on_bad_files: "warn" leaves out model files that cannot be read and warns; "skip" leaves
             them out silently; "error" raises the error of the first.
     """
@@ -86,6 +101,7 @@ class ModelZoosConfig(datasets.BuilderConfig):  # type: ignore[misc]  # datasets
     repo: str | None = None
     revision: str | None = None
     columns: list[str] | None = None
+    tensors: list[str] | None = None
     filters: Filters | None = None
     final: bool = False
     max_weight: float | None = None
@@ -95,8 +111,12 @@ class ModelZoosConfig(datasets.BuilderConfig):  # type: ignore[misc]  # datasets
         super().__post_init__()
         if self.on_bad_files not in ("warn", "error", "skip"):
             raise InvalidArgument("on_bad_files must be 'warn', 'error' or 'skip'")
-        if self.columns is not None and (isinstance(self.columns, str) or not self.columns):
-            raise InvalidArgument(f"columns= is a list of names, found {self.columns!r}")
+        for name in ("columns", "tensors"):
+            given = getattr(self, name)
+            if given is not None and (isinstance(given, str) or not given):
+                raise InvalidArgument(f"{name}= is a list of names, found {given!r}")
+        if self.tensors is not None and "weights" not in (self.columns or ["weights"]):
+            raise InvalidArgument("tensors= chooses among the weights, which columns= leaves out")
         if self.max_weight is not None and not self.max_weight > 0:
             raise InvalidArgument(f"max_weight= must be above 0, found {self.max_weight!r}")
         filter_expression(self.filters)
@@ -191,13 +211,20 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
         root, (first, *_) = zoos_home(self.config.data_dir), catalog.parts_of(self.config.name)
         directory = open_zoo(root, first) if _is_zoo(root, first) else None
         self._size = size = self._weights_size(first, directory)
-        if self.config.max_weight is not None and size is None:
-            raise InvalidArgument("`metrics` has no weights for max_weight=: name a zoo instead")
+        self._chosen: Layout | None = None
+        for name in ("max_weight", "tensors"):
+            if getattr(self.config, name) is not None and size is None:
+                raise InvalidArgument(f"`metrics` has no weights for {name}=: name a zoo instead")
+        if self.config.tensors is not None and self._cached is None:
+            self._chosen = self._layout(first, directory).choose(self.config.tensors)
+            size = self._chosen.size
         if size:
             self._writer_batch_size = max(1, _WRITER_BATCH_BYTES // (4 * size))
         return datasets.DatasetInfo(
             description=f"{self.config.name} of the model zoos",
-            features=row_features(size, self.config.columns),
+            features=row_features(
+                size, self.config.columns, chosen=self.config.tensors is not None
+            ),
             homepage="https://arxiv.org/abs/2209.14764",
             license=_licence(directory),
         )
@@ -215,11 +242,22 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
             return None
         if directory is not None:
             return directory.zoo.layout.size
-        if self._repository:
-            for split in SPLITS:
-                for shard in self._repository.shards(first, split):
-                    return weights_size(shard, self.token, self.storage_options.get("hf"))
+        if shard := self._first_shard(first):
+            return weights_size(shard, self.token, self.storage_options.get("hf"))
         return zoo_spec(dense_name(first)).layout.size
+
+    def _layout(self, first: str, directory: ZooDirectory | None) -> Layout:
+        """Return where each tensor lies in whole weights; arguments as of `_weights_size`."""
+        if directory is not None:
+            return directory.zoo.layout
+        if shard := self._first_shard(first):
+            return shard_layout(shard, self.token, self.storage_options.get("hf"))
+        return zoo_spec(dense_name(first)).layout
+
+    def _first_shard(self, zoo: str) -> Shard | None:
+        repository = self._repository
+        shards = (repository.shards(zoo, split) for split in SPLITS) if repository else ()
+        return next(itertools.chain.from_iterable(shards), None)
 
     def download_and_prepare(self, *args: object, **kwargs: object) -> None:
         super().download_and_prepare(*args, **kwargs)
@@ -236,6 +274,10 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
         faulty: list[FaultyFile] = []
         for part in _open(self.config.name, root, self._repository):
             if isinstance(part, ZooDirectory):
+                if self._chosen is not None and part.zoo.layout != self._chosen.whole:
+                    raise FaultyZoo(
+                        f"{part.path} has networks {part.zoo.layout}, expected {self._chosen.whole}"
+                    )
                 try:
                     files, bad = part.by_split()
                 except ZooNotFound:  # one that is only begun costs the others nothing
@@ -319,10 +361,12 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
 
     def _generate_tables(self, files: list[Piece]) -> Iterator[tuple[Key, pa.Table]]:
         """Yield Arrow tables of some hundred rows, several from a file of a repository."""
-        schema = wanted_schema = self.info.features.arrow_schema
-        largest = self.config.max_weight
-        if largest is not None and "weights" not in schema.names:
-            schema = row_schema(self._size, [*schema.names, "weights"])
+        schema = stored = self.info.features.arrow_schema
+        largest, chosen = self.config.max_weight, self._chosen
+        if largest is not None or chosen is not None:
+            plain = [name for name in schema.names if name not in CHOICE]
+            stored = row_schema(self._size, [*plain, "weights"])
+        direct = chosen if largest is None else None  # read from model files without the others
         filters = filter_expression(self.config.filters)
         last = LastStates(self.token, self.storage_options.get("hf"))
         number = 0  # without gaps, which datasets below 5.1 does not accept
@@ -332,14 +376,17 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
                 wanted = filters
                 if self.config.final:
                     wanted = last.of(piece) if filters is None else filters & last.of(piece)
-                tables = read_tables(piece, schema, wanted, self.token, options, self._seen)
+                tables = read_tables(piece, stored, wanted, self.token, options, self._seen)
             else:
-                tables = iter([read_rows(piece, schema, filters, final=self.config.final)])
+                kind, final = stored if direct is None else schema, self.config.final
+                tables = iter([read_rows(piece, kind, filters, final=final, chosen=direct)])
             index = 0
             for table in tables:
                 if largest is not None:
                     table = table.filter(_bounded(table["weights"], largest))
-                    table = table.select(wanted_schema.names)
+                if chosen is not None and (direct is None or isinstance(piece, Shard)):
+                    table = choose_tensors(table, schema, chosen)
+                table = table.select(schema.names)
                 if len(table):
                     yield Key(number, index), table
                     index += 1

@@ -7,15 +7,17 @@ ResNet-18 every float tensor, batch-norm buffers included.
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..errors import InvalidArgument
 from .architecture import Architecture, Shape, find_architecture
 
 if TYPE_CHECKING:
@@ -43,19 +45,21 @@ class Slot:
 
 @dataclass(frozen=True)
 class Layout:
-    """All named tensors of an architecture, in vector order, without gaps.
+    """All named tensors of an architecture, or some of them, in vector order, without gaps.
 
     Attributes:
         architecture: the architecture that has these tensors.
         channels: channels of the input images.
         classes: outputs of the last layer.
         slots: one `Slot` for each tensor.
+        whole: the layout that these tensors were chosen from; None if they are all.
     """
 
     architecture: Architecture
     channels: int
     classes: int
     slots: tuple[Slot, ...]
+    whole: Layout | None = field(default=None, repr=False)
 
     @cached_property
     def size(self) -> int:
@@ -77,7 +81,61 @@ class Layout:
         return self.architecture.outputs(self.classes)
 
     def __str__(self) -> str:
+        if self.whole is not None:
+            return f"{len(self.slots)} of the {len(self.whole.slots)} tensors of {self.whole}"
         return f"{self.architecture.title} (channels: {self.channels}, classes: {self.classes})"
+
+    def slot(self, name: str) -> Slot:
+        """Return the place of a tensor.
+
+        Raises:
+            InvalidArgument: there is no such tensor.
+        """
+        slots = {slot.name: slot for slot in self.slots}
+        if not isinstance(name, str):
+            example = next(iter(slots))
+            raise InvalidArgument(
+                f"a tensor is named by a text, such as {example!r}, found {name!r:.80}"
+            )
+        if name not in slots:
+            if self.whole is not None:
+                self.whole.slot(name)  # a name that no row has is explained as such
+                raise InvalidArgument(
+                    f"this row was loaded without {name}, with tensors={list(slots)!r:.200}"
+                )
+            close = difflib.get_close_matches(name, slots, n=3, cutoff=0.5) or list(slots)[:3]
+            raise InvalidArgument(f"there is no tensor {name!r}; did you mean {', '.join(close)}?")
+        return slots[name]
+
+    def choose(self, names: Iterable[str]) -> Layout:
+        """Return the layout of vectors that hold only some tensors, still in vector order.
+
+        Raises:
+            InvalidArgument: there is no such tensor.
+        """
+        chosen = {self.slot(name) for name in names}
+        slots, offset = [], 0
+        for slot in self.slots:
+            if slot in chosen:
+                slots.append(Slot(slot.name, slot.shape, offset))
+                offset += slot.size
+        return Layout(self.architecture, self.channels, self.classes, tuple(slots), self)
+
+    @cached_property
+    def sources(self) -> list[slice]:
+        """Where the tensors of a chosen layout lie in vectors of the whole one."""
+        return [(self.whole or self).slot(slot.name).slice for slot in self.slots]
+
+    def require_all(self) -> None:
+        """Refuse a layout that lacks tensors, which a network needs.
+
+        Raises:
+            InvalidArgument: it was made by `choose`.
+        """
+        if self.whole is not None:
+            raise InvalidArgument(
+                f"these rows hold {self}, and all are needed: load them without tensors="
+            )
 
     def to_vector(self, state_dict: Mapping[str, ArrayLike]) -> NDArray[np.float32]:
         """Flatten a state_dict to a float32 vector [size].
@@ -132,6 +190,7 @@ class Layout:
 
     def original_names(self, dropout: float = 0.0) -> list[str]:
         """Names of all tensors in the paper's code; those of CNN-s depend on dropout."""
+        self.require_all()
         if not self.architecture.layers:
             return [slot.name for slot in self.slots]
         indices = dict(zip(self.layers, self.architecture.module_indices(dropout > 0), strict=True))
@@ -152,6 +211,7 @@ class Layout:
         """
         if not self.architecture.layers:
             raise ValueError(f"index_dict describes sequences of layers, not {self}")
+        self.require_all()
         slots = [(layer["weight"], layer["bias"]) for layer in self.layers.values()]
         return {
             "layer": self.architecture.module_indices(dropout > 0),

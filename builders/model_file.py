@@ -89,11 +89,21 @@ class ModelFile:
     zoo: Zoo = field(repr=False)
     original_name: str | None = None
 
-    def weights(self, rows: Sequence[int] | None = None) -> NDArray[np.float32]:
-        """Read the weights of all states, or of some rows: float32 [rows, N]."""
+    def weights(
+        self, rows: Sequence[int] | None = None, chosen: Layout | None = None
+    ) -> NDArray[np.float32]:
+        """Read the weights of all states, or of some rows: float32 [rows, N].
+
+        Args:
+            rows: numbers of the rows; None for all.
+            chosen: the tensors to read, chosen from the zoo's layout; None for all.
+        """
         with _open(self.path) as file:
             if self.zoo.layout.architecture.file_per_state:
-                return _read_vector(file, self.zoo.layout)[None]
+                return _read_vector(file, chosen or self.zoo.layout)[None]
+            if chosen is not None:  # reads only the pages that hold these tensors
+                mapped, wanted = file.map("weights"), slice(None) if rows is None else rows
+                return np.concatenate([mapped[wanted, part] for part in chosen.sources], axis=1)
             if rows is None:
                 return file.read("weights")
             return file.map("weights")[rows]  # reads nothing of the other rows

@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ..errors import InvalidArgument
+from .layout import Layout
 from .model_file import ModelFile
-from .schema import COLUMNS, HYPERPARAMETERS, METRICS, row_schema
+from .schema import CHOICE, COLUMNS, HYPERPARAMETERS, METRICS, row_schema
 
 Filter: TypeAlias = tuple[str, str, object]
 """A column, one of "==", "!=", "<", ">", "<=", ">=", "in", "not in", and a value."""
@@ -71,6 +72,7 @@ def read_rows(
     filters: pads.Expression | None = None,
     *,
     final: bool = False,
+    chosen: Layout | None = None,
 ) -> pa.Table:
     """Read the states of some files that pass the filters.
 
@@ -79,8 +81,9 @@ def read_rows(
         schema: wanted columns, as `row_schema` returns them.
         filters: condition on any columns except weights.
         final: read only the last state of each file.
+        chosen: the tensors that the weights shall hold; None for all.
     """
-    plain = [name for name in schema.names if name != "weights"]
+    plain = [name for name in schema.names if name != "weights" and name not in CHOICE]
     # A filter may name columns that are not wanted in the result.
     table = states_table(files, row_schema(None, None if filters is not None else plain))
     kept: NDArray[np.int64] | None = None
@@ -92,8 +95,37 @@ def read_rows(
         kept = table["_row"].to_numpy()
     columns = {name: table[name] for name in plain}
     if "weights" in schema.names:
-        columns["weights"] = weights_column(files, schema.field("weights").type, kept)
+        columns["weights"] = weights_column(files, schema.field("weights").type, kept, chosen)
+    if chosen is not None:
+        columns |= _choice(chosen, len(columns["weights"]))
     return pa.table({name: columns[name] for name in schema.names}, schema=schema)
+
+
+def choose_tensors(table: pa.Table, schema: pa.Schema, chosen: Layout) -> pa.Table:
+    """Cut some tensors out of rows that hold all of them.
+
+    Args:
+        table: rows with whole weights.
+        schema: of the result, as `row_schema` returns it.
+        chosen: the tensors, chosen from the layout of the rows.
+    """
+    kind, chunks = schema.field("weights").type, []
+    for chunk in table["weights"].chunks:
+        whole = chunk.flatten().to_numpy().reshape(len(chunk), -1)
+        flat = np.concatenate([whole[:, part] for part in chosen.sources], axis=1).reshape(-1)
+        chunks.append(pa.FixedSizeListArray.from_arrays(pa.array(flat), type=kind))
+    columns = {name: table[name] for name in schema.names if name not in CHOICE}
+    columns |= {"weights": pa.chunked_array(chunks, kind), **_choice(chosen, len(table))}
+    return pa.table({name: columns[name] for name in schema.names}, schema=schema)
+
+
+def _choice(chosen: Layout, rows: int) -> dict[str, pa.Array]:
+    """Return the columns that say which tensors the weights hold."""
+    values = ([slot.name for slot in chosen.slots], (chosen.whole or chosen).size)
+    return {
+        name: pa.array([value] * rows, kind)
+        for (name, kind), value in zip(CHOICE.items(), values, strict=True)
+    }
 
 
 def states_table(files: Sequence[ModelFile], schema: pa.Schema) -> pa.Table:
@@ -133,7 +165,10 @@ def states_table(files: Sequence[ModelFile], schema: pa.Schema) -> pa.Table:
 
 
 def weights_column(
-    files: Sequence[ModelFile], kind: pa.DataType, kept: NDArray[np.int64] | None = None
+    files: Sequence[ModelFile],
+    kind: pa.DataType,
+    kept: NDArray[np.int64] | None = None,
+    chosen: Layout | None = None,
 ) -> pa.ChunkedArray:
     """Return the weights that belong to `states_table`; they are copied at most by reading.
 
@@ -142,6 +177,7 @@ def weights_column(
         kind: type of the column, a fixed-size list of float32.
         kept: numbers of the wanted rows, increasing; None for all. Files without any are not
             opened.
+        chosen: the tensors to read; None for all.
     """
     chunks, start = [], 0
     for file in files:
@@ -151,7 +187,8 @@ def weights_column(
             rows = (kept[(kept >= start) & (kept < stop)] - start).tolist()
         start = stop
         if rows is None or rows:
-            weights = file.mapped_weights() if rows is None else file.weights(rows)
+            whole = rows is None and chosen is None
+            weights = file.mapped_weights() if whole else file.weights(rows, chosen)
             flat = pa.array(weights.reshape(-1))
             chunks.append(pa.FixedSizeListArray.from_arrays(flat, type=kind))
     return pa.chunked_array(chunks, kind)

@@ -58,17 +58,28 @@ COLUMNS: dict[str, pa.DataType | None] = {
 }
 
 
-def row_schema(weights: int | None, columns: Sequence[str] | None = None) -> pa.Schema:
+CHOICE: dict[str, pa.DataType] = {"tensors": pa.list_(pa.string()), "layout_size": pa.int64()}
+"""The columns behind the others in rows whose weights hold only some tensors: their names, in the
+order of the weights, and the length of the whole weight vector."""
+
+
+def row_schema(
+    weights: int | None, columns: Sequence[str] | None = None, *, chosen: bool = False
+) -> pa.Schema:
     """Return the Arrow schema of a row.
 
     Args:
         weights: length of the weight vector; None for a data set without weights.
         columns: the columns to keep, which stay in the schema's own order; None for all.
+        chosen: whether the weights hold only some tensors. The columns that say which are kept.
 
     Raises:
         InvalidArgument: no row has one of the columns.
     """
     types = {**COLUMNS, "weights": pa.list_(pa.float32(), weights) if weights else None}
+    if chosen:
+        types |= CHOICE
+        columns = columns and [*columns, *CHOICE]
     known = [name for name, kind in types.items() if kind is not None]
     for name in columns or ():
         if name == "weights" and not weights:
@@ -80,8 +91,10 @@ def row_schema(weights: int | None, columns: Sequence[str] | None = None) -> pa.
     return pa.schema({name: types[name] for name in known if columns is None or name in columns})
 
 
-def row_features(weights: int | None, columns: Sequence[str] | None = None) -> datasets.Features:
+def row_features(
+    weights: int | None, columns: Sequence[str] | None = None, *, chosen: bool = False
+) -> datasets.Features:
     """Return `row_schema` as datasets Features; arguments and errors are the same."""
     import datasets
 
-    return datasets.Features.from_arrow_schema(row_schema(weights, columns))
+    return datasets.Features.from_arrow_schema(row_schema(weights, columns, chosen=chosen))

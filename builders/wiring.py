@@ -65,7 +65,12 @@ class Wiring:
 
 @lru_cache(maxsize=64)
 def wiring(layout: Layout) -> Wiring:
-    """Return the groups of a layout, and the groups of every tensor."""
+    """Return the groups of a layout, and the groups of every tensor.
+
+    Raises:
+        InvalidArgument: the layout lacks tensors.
+    """
+    layout.require_all()
     connections = layout.architecture.connections
     groups = {IMAGES: Group(layout.channels, False, False)}
     wires = {}

@@ -84,8 +84,9 @@ def instantiate(
         dropout: rate, as for `build`.
 
     Raises:
-        InvalidArgument: as `build`.
+        InvalidArgument: as `build`, or the weights are not all tensors.
     """
+    layout.require_all()
     module = build(layout, activation, dropout)
     vector = torch.as_tensor(np.asarray(weights, np.float32))
     # Buffers that are not among the weights (num_batches_tracked) keep their zeros.

@@ -8,6 +8,8 @@ from types import ModuleType
 
 import torch
 
+from ..errors import TorchvisionUnavailable
+
 _declared: list[torch.library.Library] = []  # a schema lives as long as its library
 
 
@@ -17,7 +19,22 @@ def import_torchvision() -> ModuleType:
     The wheel of torchvision 0.28 cannot be imported beside the CPU build of torch, since its
     operators cannot be loaded. Its Python code needs the schemas of two of them. These are declared
     here, without a kernel because nothing here calls them, and the import is tried again.
+
+    Raises:
+        TorchvisionUnavailable: it is not installed, or cannot be repaired.
     """
+    try:
+        return _import()
+    except Exception as error:  # what a build for another torch raises is of any class
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise TorchvisionUnavailable(
+            f"this needs torchvision, which cannot be imported beside torch {torch.__version__} "
+            f"({reason:.300})",
+            hint="pip install torchvision, from the package index that torch came from",
+        ) from error
+
+
+def _import() -> ModuleType:
     try:
         return importlib.import_module("torchvision")
     except RuntimeError as error:

@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from ..builders.access import check_row
+from ..builders.access import check_row, layout_of_columns
 from ..builders.catalog import zoo_spec
-from ..builders.layout import Layout, find_layout
+from ..builders.layout import Layout
+from ..builders.schema import CHOICE
 from ..builders.specification import Zoo
 from ..errors import InvalidArgument, UnknownZoo
 from ..generation.images import IMAGE_SOURCES, ImageData, ImageSource, load_images
@@ -105,7 +106,8 @@ def _read(
         return like.layout, {name: np.array(one[name], object) for name in wanted}, like.images
     if not isinstance(like, datasets.Dataset):
         row = check_row(like, ("architecture",))
-        layout = find_layout(row["architecture"], shape[1])
+        layout = layout_of_columns(row, shape[1])
+        layout.require_all()
         values = {name: np.array(row.get(name), object) for name in wanted}
         return layout, values, _images_of(row.get("zoo"))
     if "architecture" not in like.column_names:
@@ -126,7 +128,10 @@ def _read(
             )
         values[name] = np.array(table[name].to_pylist() if len(found) > 1 else found[0], object)
     zoos = unique.get("zoo", [])
-    layout = find_layout(unique["architecture"][0], shape[1])
+    about = [c for c in ("architecture", *CHOICE) if c in like.column_names]
+    [first] = like.select(range(1)).with_format("arrow", columns=about)[:].to_pylist()
+    layout = layout_of_columns(first, shape[1])
+    layout.require_all()
     return layout, values, _images_of(zoos[0]) if len(zoos) == 1 else None
 
 

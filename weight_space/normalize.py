@@ -19,8 +19,9 @@ import datasets
 import numpy as np
 from numpy.typing import NDArray
 
-from ..builders.access import weight_blocks
-from ..builders.layout import Layout, find_layout, make_layout
+from ..builders.access import layout_of_columns, weight_blocks
+from ..builders.layout import Layout, make_layout
+from ..builders.schema import CHOICE
 from ..builders.tensor_file import TensorFile
 from ..errors import InvalidArgument, ModelZoosWarning
 from .arrays import check_vectors, constant
@@ -73,11 +74,11 @@ class Standardizer:
         layout: Layout | None = None
         rows = left_out = 0
         mean = squares = np.zeros(1)
-        for architecture, batch, lost in _batches(dataset):
+        for about, batch, lost in _batches(dataset):
             left_out += lost
             if not len(batch):
                 continue
-            found = find_layout(architecture, batch.shape[1])
+            found = layout_of_columns(about, batch.shape[1])
             if layout not in (None, found):
                 raise InvalidArgument(f"the data set has rows of {layout} and of {found}")
             layout = found
@@ -129,6 +130,8 @@ class Standardizer:
             "rows": self.rows,
             "left_out": self.left_out,
         }
+        if self.layout.whole is not None:
+            about["tensors"] = [slot.name for slot in self.layout.slots]
         tensors = {"mean": self.mean, "scale": self.scale}
         save_file(tensors, path, metadata={_HEADER: json.dumps(about)})
 
@@ -143,6 +146,7 @@ class Standardizer:
             with TensorFile(path) as file:
                 about = json.loads(file.metadata[_HEADER])
                 layout = make_layout(about["architecture"], about["channels"], about["classes"])
+                layout = layout.choose(about["tensors"]) if "tensors" in about else layout
                 count = len(_sizes(layout, about["per"]))
                 for name in ("mean", "scale"):
                     found = (file.tensors[name].dtype, file.tensors[name].shape)
@@ -175,8 +179,8 @@ def _sizes(layout: Layout, per: str) -> NDArray[np.int64]:
 
 def _batches(
     dataset: datasets.Dataset | datasets.IterableDataset,
-) -> Iterator[tuple[str, NDArray[np.float32], int]]:
-    """Yield the architecture, the finite weights and the number of other rows of each batch."""
+) -> Iterator[tuple[dict[str, Any], NDArray[np.float32], int]]:
+    """Yield what says the layout, the finite weights and the number of other rows of each batch."""
     if not isinstance(dataset, datasets.Dataset | datasets.IterableDataset):
         raise InvalidArgument(
             f"expected a datasets.Dataset or IterableDataset, found {type(dataset).__name__}: "
@@ -191,7 +195,11 @@ def _batches(
         names = table["architecture"].unique().to_pylist()
         if len(names) != 1:
             raise InvalidArgument(f"the data set has rows of {' and of '.join(map(str, names))}")
+        about = table.select([c for c in ("architecture", *CHOICE) if c in table.column_names])
+        choices = {str(row): row for row in about.to_pylist()}
+        if len(choices) != 1:
+            raise InvalidArgument("the data set has rows of several choices of tensors")
         blocks = weight_blocks(table["weights"].drop_null())
         weights = np.concatenate(blocks) if blocks else np.zeros((0, 0), np.float32)
         finite = np.isfinite(weights).all(axis=1)
-        yield names[0], weights[finite], len(table) - int(finite.sum())
+        yield next(iter(choices.values())), weights[finite], len(table) - int(finite.sum())

@@ -37,7 +37,16 @@ from ..zoo_directory import MAX_SOURCE_COLUMNS, SOURCE_COLUMNS, ZooDirectory, op
 from .build_ranks import gate, registered, remove_ranks, valid_marks
 from .card import render_card
 from .contents import read_contents
-from .names import BUILD_FOLDER, CARD, DATA_FILE, METRICS_FILE, layout_file, source_file
+from .croissant import render_croissant
+from .names import (
+    BUILD_FOLDER,
+    CARD,
+    CROISSANT,
+    DATA_FILE,
+    METRICS_FILE,
+    layout_file,
+    source_file,
+)
 from .parquet import ZSTD_LEVEL, write_shard
 from .shards import PlannedShard, data_shards, layout_bytes, metrics_shard, sorted_json
 
@@ -149,7 +158,9 @@ def build_folder(
             if rank.count == 1 or not any(summary.missing for summary in summaries):
                 for name, valid in marks.items():
                     _write(out, f"{BUILD_FOLDER}/{name}.json", sorted_json(valid), work)
-                _write(out, CARD, render_card(read_contents(out)).encode(), work)
+                contents = read_contents(out)
+                _write(out, CARD, render_card(contents).encode(), work)
+                _write(out, CROISSANT, render_croissant(contents, out), work)
                 remove_ranks(out, rank)
     return summaries
 

@@ -98,6 +98,19 @@ def weights_type(schema: pa.Schema) -> pa.FixedSizeListType | None:
     return kind if fixed else None
 
 
+def description(schema: pa.Schema) -> Mapping[str, Any]:
+    """Return what a file says of its zoo: {} if it says nothing.
+
+    Raises:
+        Fault: it is no JSON object.
+    """
+    content = (schema.metadata or {}).get(b"model_zoos", b"{}")
+    about = parse_json(content) if len(content) <= _MAX_ABOUT else None
+    if not isinstance(about, dict):
+        raise Fault("the description of its zoo is no JSON object")
+    return about
+
+
 def check_columns(schema: pa.Schema, size: int | None) -> None:
     """Check the columns of a file.
 
@@ -207,11 +220,7 @@ def read_metrics(
     bounded = Bounded(file)
     parquet = pq.ParquetFile(bounded)  # without threads, which might outlive the interpreter
     schema, rows = parquet.schema_arrow, parquet.metadata.num_rows
-    content = (schema.metadata or {}).get(b"model_zoos", b"{}")
-    about = parse_json(content) if len(content) <= _MAX_ABOUT else None
-    if not isinstance(about, dict):
-        raise Fault("the description of its zoo is no JSON object")
-    if not about:
+    if not (about := description(schema)):
         return schema.empty_table(), {}
     check_columns(schema, None)
     if not 0 <= rows <= MAX_METRICS_ROWS:

@@ -8,7 +8,7 @@ layouts/<architecture>-<weights>.json                  where each tensor lies in
 sources/<zoo>.parquet                                  what the source of an import says besides
 figures/<name>.png, .svg                               images that the card shows
 
-A repository folder has `.build/` beside them, which is never published.
+A repository folder has `.build/` and croissant.json beside them, which are never published.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ from ..model_file import MODEL_ID
 from ..splits import SPLITS
 
 CARD = "README.md"
+CROISSANT = "croissant.json"
+"""The description of a folder for readers of Croissant; the Hub makes its own."""
+
 BUILD_FOLDER = ".build"
 """State of the builds and publications of a repository folder."""
 

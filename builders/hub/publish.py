@@ -28,7 +28,7 @@ from .card import PLACEHOLDER, render_card
 from .contents import describe_contents, read_contents
 from .digests import Digests
 from .merge import merge_cards
-from .names import CARD, DATA_FILE, FILES, data_files, model_of, zoo_of
+from .names import CARD, CROISSANT, DATA_FILE, FILES, data_files, model_of, zoo_of
 from .remote import (
     Content,
     Remote,
@@ -170,6 +170,7 @@ def folder_files(folder: Path) -> list[str]:
         path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
     )
     paths = [path for path in paths if not path.startswith(".") and "/." not in path]
+    paths = [path for path in paths if path != CROISSANT]
     shards = [path for path in paths if DATA_FILE.fullmatch(path)]
     for path in paths:
         if path.rpartition("/")[2] == "model_zoos.py":

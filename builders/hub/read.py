@@ -19,9 +19,19 @@ from huggingface_hub import HfApi, HfFileSystem
 
 from ...errors import FaultyZoo
 from ..catalog import METRICS_NAME
+from ..layout import Layout
 from ..schema import row_schema
-from ..specification import is_zoo_name
-from .checked import RowCheck, Seen, check_columns, naming, open_fragment, weights_type
+from ..specification import Zoo, is_zoo_name
+from .checked import (
+    Fault,
+    RowCheck,
+    Seen,
+    check_columns,
+    description,
+    naming,
+    open_fragment,
+    weights_type,
+)
 from .names import DATA_FILE, METRICS_FILE, faults, matches, metrics_file, zoo_of
 from .remote import explained
 
@@ -131,6 +141,21 @@ def weights_size(
         size: int | None = kind and kind.list_size
         check_columns(fragment.physical_schema, size or 0)
     return size or 0
+
+
+def shard_layout(
+    shard: Shard, token: str | bool | None = None, options: Mapping[str, object] | None = None
+) -> Layout:
+    """Return where each tensor lies in a row's weights, by what a file says of its zoo.
+
+    Arguments and errors as of `weights_size`.
+    """
+    with _fragment(shard, token, options) as fragment:
+        schema = fragment.physical_schema
+        layout = Zoo.from_json(description(schema).get("zoo")).layout
+        if (kind := weights_type(schema)) is None or kind.list_size != layout.size:
+            raise Fault(f"its rows are not {layout.size:,} weights of {layout}")
+    return layout
 
 
 def read_tables(

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import reduce
 from itertools import accumulate, pairwise
 from pathlib import Path
 
@@ -36,6 +37,9 @@ from .folder import PREFIX, load_folder
 from .readers import refuse_damage
 from .sources import IMAGE_SOURCES
 from .verify import compare_archive, compare_checksums, compare_counts
+
+Step = Callable[[Image.Image], Image.Image]
+"""A transform of an image."""
 
 
 def load_images(
@@ -152,9 +156,9 @@ def _files_folder(files: ImageFiles, root: Path, download: bool) -> Path:
     """
     folder = find_folder(files, root)
     if folder is None and download and files.fetch is not None:
-        target = root / files.folders[0]
+        target, vision = root / files.folders[0], import_torchvision()
         try:
-            files.fetch(import_torchvision().datasets, target)
+            files.fetch(vision.datasets, target)
         except Exception as error:  # network, disk, MD5 of the archive: torchvision has many kinds
             message = f"the {files.title} images could not be downloaded into {target}: {error}"
             raise MissingImagesError(message) from error
@@ -209,20 +213,39 @@ def _transform(source: ImageSource, raw: RawImages, progress: bool) -> torch.Ten
         pixels = raw.images.reshape(-1, height, width, channels)
         return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
 
-    transforms = import_torchvision().transforms
-    steps = transforms.Compose([getattr(transforms, t)(arg) for t, arg in source.transform])
+    steps = [_step(name, argument) for name, argument in source.transform]
     pixels = np.empty((len(raw.labels), height, width, channels), dtype=np.uint8)
     # One thread: images are so small that more of them only wait for each other (measured).
     bar = tqdm(raw.images, source.name, len(pixels), unit=" images", delay=3, disable=not progress)
     for index, image in enumerate(bar):
         if isinstance(image, Path):
             with refuse_damage(image), Image.open(image) as file:
-                made = steps(file.convert("RGB"))  # a few JPEGs are grey
+                made = reduce(_apply, steps, file.convert("RGB"))  # a few JPEGs are grey
                 pixels[index] = np.asarray(made).reshape(height, width, channels)
         else:
-            made = steps(Image.fromarray(image))
+            made = reduce(_apply, steps, Image.fromarray(image))
             pixels[index] = np.asarray(made).reshape(height, width, channels)
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+
+
+_PILLOW: dict[tuple[str, str], Step] = {
+    ("Resize", "(28, 28)"): lambda image: image.resize((28, 28), Image.Resampling.BILINEAR),
+    ("Resize", "(32, 32)"): lambda image: image.resize((32, 32), Image.Resampling.BILINEAR),
+    ("Grayscale", "1"): lambda image: image.convert("L"),
+}
+"""What torchvision's transforms do with images of Pillow, so that these sets do without it."""
+
+
+def _step(name: str, argument: object) -> Step:
+    """Return a transform of torchvision, by its class and argument, as a function of an image."""
+    if (name, str(argument)) in _PILLOW:
+        return _PILLOW[name, str(argument)]
+    step: Step = getattr(import_torchvision().transforms, name)(argument)
+    return step
+
+
+def _apply(image: Image.Image, step: Step) -> Image.Image:
+    return step(image)
 
 
 def _random_split(images: Images, sizes: Sequence[int]) -> list[Images]:

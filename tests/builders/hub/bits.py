@@ -28,7 +28,7 @@ def digests(dataset: Any) -> dict[str, Any]:
     for name in table.column_names:
         column = table[name].combine_chunks()
         digest = hashlib.sha256(np.packbits(column.is_valid().to_numpy(zero_copy_only=False)))
-        if pa.types.is_string(column.type):
+        if pa.types.is_string(column.type) or pa.types.is_list(column.type):
             digest.update(json.dumps(column.to_pylist()).encode())
         else:
             values = column.flatten() if pa.types.is_fixed_size_list(column.type) else column

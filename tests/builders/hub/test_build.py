@@ -541,6 +541,7 @@ def test_the_command_builds_and_reports(home: Path, tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         ".build",
         "README.md",
+        "croissant.json",
         "data",
         "layouts",
         "metrics",

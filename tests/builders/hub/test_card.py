@@ -155,6 +155,49 @@ def test_weights_in_other_readers_are_as_the_card_says(tmp_path: Path) -> None:
         both.to_table()
 
 
+def _weights_files(root: Path) -> set[int]:
+    """Write five rows in two files; return the ids of those whose weights lie in [-5, 5]."""
+    weights = np.zeros((5, 3), np.float32)
+    weights[range(1, 5), [0, 1, 2, 2]] = [5, -5.5, np.nan, np.inf]
+    for number, part in enumerate((slice(0, 3), slice(3, 5))):
+        column = pa.FixedSizeListArray.from_arrays(pa.array(weights[part].ravel()), 3)
+        table = pa.table({"id": range(5)[part], "weights": column})
+        pq.write_table(table, root / f"train-{number}.parquet")
+    return {0, 1}
+
+
+@pytest.mark.parametrize("reader", ["DuckDB", "Polars", "Spark"])
+def test_the_query_of_each_reader_leaves_out_diverged_states(
+    card: DatasetCard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reader: str
+) -> None:
+    [kind, query] = re.findall(rf"^\| {reader} \| `(.*?)` \| `(.*)` \|$", card.text, re.MULTILINE)[
+        0
+    ]
+    healthy = _weights_files(tmp_path)
+    query = query.replace("data/digits_cnn_s", ".")
+    monkeypatch.chdir(tmp_path)
+    if reader == "DuckDB":
+        duckdb = pytest.importorskip("duckdb")
+        found = duckdb.sql(query)
+        assert dict(zip(found.columns, map(str, found.types), strict=True))["weights"] == kind
+        rows = {row[0] for row in found.fetchall()}
+    elif reader == "Polars":
+        pl = pytest.importorskip("polars")
+        frame = eval(query, {"pl": pl}).collect()
+        assert str(frame.schema["weights"]) == "Array(Float32, shape=(3,))"
+        assert kind == "Array(Float32, N)"
+        assert frame["weights"].to_numpy().shape == (2, 3)
+        rows = set(frame["id"])
+    else:
+        sql = pytest.importorskip("pyspark.sql")
+        spark = sql.SparkSession.builder.master("local[1]").getOrCreate()
+        frame = eval(query, {"spark": spark})
+        assert dict(frame.dtypes)["weights"] == kind
+        rows = {row.id for row in frame.collect()}
+        spark.stop()
+    assert rows == healthy
+
+
 def test_a_union_is_listed_when_all_its_parts_are_there(folder: Path) -> None:
     zoos = read_contents(folder).zoos
     parts = tuple(zoo for zoo in zoos if zoo.name != UNION[0])

@@ -41,9 +41,11 @@ QUESTIONS: list[dict[str, Any]] = [
     {"name": "digits_cnn_s", "repo": ME},
     {"name": "digits_cnn_s", "repo": ME, "columns": ["model_id", "epoch"]},
     {"name": "metrics", "repo": ME, "filters": [["epoch", "==", 1]]},
+    {"name": "digits_cnn_s", "repo": ME, "tensors": ["fc2.bias"]},
 ]
 NEVER = [
     {"name": "digits_cnn_s", "repo": ME, "columns": ["epoch"]},
+    {"name": "digits_cnn_s", "repo": ME, "tensors": ["conv1.bias"]},
     {"name": "digits_cnn_s", "repo": "me/other"},
     {"name": "digits_cnn_s", "repo": ME, "revision": "v2"},
     {"name": "digits_cnn_s", "repo": ME, "streaming": True},
