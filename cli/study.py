@@ -129,6 +129,8 @@ def verify(
     from ..benchmarks.shares import read_shares, share_path, write_share
 
     name = normalize_name(name)
+    if ranks == 1 and rank is None:  # one rank leaves nothing to join
+        rank = 0
     joined = ranks if rank is None else None
     share = find_rank(rank, ranks) if joined is None else Rank(0, joined)
     folder, audits, written = out or Path(f"{name}-verify"), [], []

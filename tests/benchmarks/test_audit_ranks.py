@@ -156,6 +156,7 @@ def test_the_command(
     given = ("digits-cnn-s", "--data-dir", spoilt, "--all")
     alone = command(monkeypatch, capsys, *given)
     assert alone[0] == 1
+    assert command(monkeypatch, capsys, *given, "--ranks", 1)[:2] == alone[:2]
     status, _, error = command(monkeypatch, capsys, *given, "--rank", 2, "--ranks", 2)
     assert (status, "of 2 ranks the number is 0 to 1, found 2" in error) == (1, True)
     status, out, _ = command(monkeypatch, capsys, *given, "--rank", 1, "--ranks", 2)
