@@ -17,6 +17,7 @@ import typer
 from . import (
     building,
     generation,
+    growth,
     importing,
     loading,
     networks,
@@ -57,6 +58,7 @@ def _command(measure: Callable[..., Any], table: Callable[[Any], str]) -> Callab
 _MODULES = (
     loading,
     generation,
+    growth,
     networks,
     importing,
     small_cnn_zoo,
