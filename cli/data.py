@@ -383,6 +383,7 @@ def publish(
             {
                 "files new or changed": f"{summary.uploaded:,}",
                 "megabytes of these": f"{summary.uploaded_bytes / 1e6:,.1f}",
+                "files renamed": f"{summary.renamed:,}",
                 "identical files skipped": f"{summary.unchanged:,}",
                 "files of earlier builds deleted": f"{len(summary.deleted):,}",
                 "configs of others kept": f"{len(summary.kept_configs):,}",

@@ -1,11 +1,12 @@
 """Build a repository folder from zoo directories: Parquet that `datasets` loads by itself.
 
 The folder holds the files that names.py describes, and `.build/`, the state of the builds, which is
-never published. The same zoo gives the same bytes, whatever the number of workers.
+never published. In a new folder, the same zoo gives the same bytes, whatever the number of workers.
 
 An interrupted build can be resumed. A shard appears by rename when it is complete. Shards whose
-model files have not changed are not written again, and all others are deleted before the first one
-is written: an interrupted build leaves a folder that lacks shards, never one that repeats rows.
+model files have not changed are not written again (history.py), and all others are deleted before
+the first one is written: an interrupted build leaves a folder that lacks shards, never one that
+repeats rows.
 """
 
 from __future__ import annotations
@@ -33,7 +34,24 @@ from ..untrusted import read_plain
 from ..zoo_directory import MAX_SOURCE_COLUMNS, SOURCE_COLUMNS, ZooDirectory, open_zoo
 from .card import render_card
 from .contents import read_contents
-from .names import BUILD_FOLDER, CARD, DATA_FILE, METRICS_FILE, layout_file, source_file
+from .history import (
+    WAITING_FILE,
+    Held,
+    finished,
+    models_bytes,
+    models_file,
+    read_held,
+    waiting_file,
+)
+from .names import (
+    BUILD_FOLDER,
+    CARD,
+    DATA_FILE,
+    METRICS_FILE,
+    layout_file,
+    matches,
+    source_file,
+)
 from .parquet import ZSTD_LEVEL, write_shard
 from .shards import PlannedShard, data_shards, layout_bytes, metrics_shard, sorted_json
 
@@ -148,23 +166,35 @@ def _build_zoo(
 ) -> BuildSummary:
     start = time.monotonic()
     name, layout = directory.zoo.name, directory.zoo.layout
-    shards: list[PlannedShard] = []
-    for split in SPLITS:
-        if files[split]:
-            shards += data_shards(directory, split, files[split])
-            shards.append(metrics_shard(directory, split, files[split]))
     record = f"{BUILD_FOLDER}/{name}.json"
     known = _read_record(out / record)
-    digests = {shard.name: _digest(directory, shard) for shard in shards}
-    marks = {
-        shard: known[shard]
-        for shard, digest in digests.items()
-        if shard in known and known[shard] == _mark(out / shard, digest)
-    }
-    for path in (*out.glob(f"data/{name}/*.parquet"), *out.glob(f"metrics/{name}-*.parquet")):
+    there = finished(out, known)
+    shards, digests = _plan(directory, files, read_held(out, name, known))
+    if not any(digests[shard.name] in there for shard in shards if shard.has_weights):
+        shards, digests = _plan(directory, files, {})  # all are written, as into a new folder
+    marks = {shard: known[there[d]] for shard, d in digests.items() if d in there}
+    # Shards that get another name wait under the name of their digest: at every moment, the record
+    # is right about each file, and a name is never that of two shards.
+    moved = {there[d]: d for shard, d in digests.items() if d in there and there[d] != shard}
+    waiting = {waiting_file(digest): known[old] for old, digest in moved.items()}
+    _write(out, record, sorted_json({**known, **waiting}))
+    _write(out, models_file(name), models_bytes(shards))
+    # Those without weights go first: without them, a split is seen to be unfinished.
+    for path in (*out.glob(f"metrics/{name}-*.parquet"), *out.glob(f"data/{name}/*.parquet")):
         file = path.relative_to(out).as_posix()
-        if file not in marks and (DATA_FILE.fullmatch(file) or METRICS_FILE.fullmatch(file)):
+        if file in moved:
+            path.rename(out / waiting_file(moved[file]))
+        elif (DATA_FILE.fullmatch(file) or METRICS_FILE.fullmatch(file)) and (
+            file not in marks or there[digests[file]] != file
+        ):
             path.unlink()  # of an earlier build
+    _write(out, record, sorted_json({**marks, **waiting}))
+    for shard in marks:
+        if (path := out / waiting_file(digests[shard])).exists():
+            path.rename(out / shard)
+    for match in matches(WAITING_FILE, known):  # of an interrupted build of other models
+        (out / match.string).unlink(missing_ok=True)
+    _write(out, record, sorted_json(marks))
     missing = [shard for shard in shards if shard.name not in marks]
     total = sum(shard.rows for shard in shards)
     done = total - sum(shard.rows for shard in missing)
@@ -233,6 +263,18 @@ def _build_zoo(
         left_out=tuple(str(error) for error in left_out),
         seconds=round(time.monotonic() - start, 3),
     )
+
+
+def _plan(
+    directory: ZooDirectory, files: Mapping[str, list[ModelFile]], held: Held
+) -> tuple[list[PlannedShard], dict[str, str]]:
+    """Return all shards of a zoo, and their digests by name."""
+    shards: list[PlannedShard] = []
+    for split in SPLITS:
+        if files[split]:
+            shards += data_shards(directory, split, files[split], held.get(split, ()))
+            shards.append(metrics_shard(directory, split, files[split]))
+    return shards, {shard.name: _digest(directory, shard) for shard in shards}
 
 
 def _digest(directory: ZooDirectory, shard: PlannedShard) -> str:
