@@ -15,6 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ..builders.catalog import ZOOS, twin_name
+from ..builders.manifest import MANIFEST
 from ..builders.model_file import ModelFile
 from ..builders.splits import SHARES, SPLITS, assign_splits
 from ..builders.zoo_directory import ZooDirectory, open_zoo
@@ -152,6 +153,7 @@ class ZooOnDisk:
     Attributes:
         directory: the zoo directory.
         good, faulty: its readable model files, and the errors of the others.
+        recorded: the readable ones as its manifest has them, which the states are taken from.
         splits: model id -> split.
         generated: whether this package trained the models, so that ids, epochs and first weights
             are known.
@@ -161,7 +163,8 @@ class ZooOnDisk:
     def __init__(self, directory: ZooDirectory) -> None:
         self.directory = directory
         self.splits = directory.splits()
-        self.good, self.faulty = directory.scan()
+        self.good, self.faulty = directory.scan(anew=True)
+        self.recorded = directory.scan()[0]
         architecture = directory.zoo.layout.architecture
         engine = directory.info.get("engine")
         self.generated = bool(architecture.layers) and engine in architecture.engines
@@ -189,12 +192,26 @@ def check_files(zoo: ZooOnDisk, findings: Findings) -> None:
     findings["files"].see(len(zoo.good) + len(zoo.faulty))
     for error in zoo.faulty:
         findings["files"].fail(str(error))
+    recorded = {file.path: _content(file) for file in zoo.recorded}
+    for file in zoo.good:
+        if recorded.get(file.path, found := _content(file)) != found:
+            findings["files"].fail(f"{file.path}: {MANIFEST} says something else of it: delete it")
     present = {file.model_id for file in zoo.good}
     for model in sorted(present - set(zoo.splits)):
         findings["files"].fail(f"{model}: splits.json has no split for it")
     freed = zoo.directory.published().freed
     if absent := len(set(zoo.splits) - present - freed):
         findings["files"].remark(f"{absent} models of splits.json have no (readable) file")
+
+
+def _content(file: ModelFile) -> tuple[object, ...]:
+    """Return what a model file holds except its weights, in a form that can be compared."""
+    metrics = {
+        name: (np.ma.getdata(values).tobytes(), np.ma.getmaskarray(values).tobytes())
+        for name, values in file.metrics.items()
+    }
+    names = (file.model_id, file.parent_model_id, file.original_name)
+    return (*names, file.hyperparameters, file.epochs.tobytes(), metrics)
 
 
 def check_layout(zoo: ZooOnDisk, findings: Findings) -> None:
@@ -313,7 +330,7 @@ def check_parents(zoo: ZooOnDisk, findings: Findings) -> None:
     if dense_directory is not None:
         dense_splits = dense_directory.splits()
         # Where a model has a file for each state, the last one stays.
-        present = {file.model_id: file for file in dense_directory.scan()[0]}
+        present = {file.model_id: file for file in dense_directory.scan(anew=True)[0]}
     for model, parent in parents.items():
         if parent is None:
             findings["parents"].fail(f"{model}: has no parent")

@@ -5,6 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
+from typing import TypeAlias
+
+Stamp: TypeAlias = tuple[int, int, int, int]
+"""Size in bytes, times of the last change of content and of status in ns, and inode of a file."""
 
 
 def cores() -> int:
@@ -14,9 +18,9 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def file_stamp(path: Path) -> tuple[int, int, int, int]:
-    """Return size, times and inode of a file, one of which changes whenever it is replaced."""
-    found = path.stat()
+def file_stamp(path: str | os.PathLike[str]) -> Stamp:
+    """Return the stamp of a file, which changes whenever the file is replaced."""
+    found = os.stat(path)
     return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
 
 

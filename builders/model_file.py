@@ -60,6 +60,9 @@ _MAX_WHOLE = 2**53
 _KINDS = {name: str(kind) for name, kind in HYPERPARAMETERS.items()}
 """Names of the hyperparameters' types, which Arrow makes anew each time."""
 
+_BOUNDS = {"int32": 2**31, "int64": 2**63}
+"""Limits of the types that are whole numbers."""
+
 _NOT_THE_FILES_FAULT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 """Errors of this process or machine, whatever file is read."""
 
@@ -189,7 +192,7 @@ def read_model_file(path: Path, zoo: Zoo) -> ModelFile:
         hyperparameters=header["hyperparameters"],
         epochs=epochs,
         metrics={
-            name: _masked(table[:, column], epochs, header, name)
+            name: masked(table[:, column], epochs, (header.get("not_measured") or {}).get(name))
             for column, name in enumerate(header["metrics"])
         },
         zoo=zoo,
@@ -210,11 +213,10 @@ def _read_header(path: Path, file: TensorFile) -> dict[str, Any]:
     return header
 
 
-def _masked(
-    values: NDArray[np.float64], epochs: NDArray[np.int32], header: Mapping[str, Any], name: str
+def masked(
+    values: NDArray[np.float64], epochs: NDArray[np.int32], absent: list[int] | None
 ) -> NDArray[np.float64]:
-    """Return a metric, masked where the header says that it was not measured."""
-    absent = (header.get("not_measured") or {}).get(name)
+    """Return a metric, masked at the epochs at which it was not measured; as it is for None."""
     return values if absent is None else np.ma.array(values, mask=np.isin(epochs, absent))
 
 
@@ -321,20 +323,11 @@ def _problem(
     Reader and writer share this check: what a reader would refuse is not written.
     """
     count = len(epochs) if epochs.ndim == 1 else -1
-    names, hyperparameters = header.get("metrics"), header.get("hyperparameters")
+    names = header.get("metrics")
     if header.get("zoo") != zoo.name:
         return f"belongs to the zoo {header.get('zoo')!r:.60}, expected {zoo.name!r}"
-    model_id = header.get("model_id")
-    if not isinstance(model_id, str) or not MODEL_ID.fullmatch(model_id):
-        return (
-            "its model_id must be 1 to 200 letters, digits and the signs _ - = , . "
-            f"(not first), found {model_id!r:.220}"
-        )
-    parent = header.get("parent_model_id")
-    if parent is not None and not is_text(parent, _MAX_TEXT):
-        return f"parent_model_id must be a text of at most {_MAX_TEXT:,} characters"
-    if "original_name" in header and not is_text(header["original_name"], _MAX_TEXT):
-        return f"original_name must be a text of at most {_MAX_TEXT:,} characters"
+    if problem := names_problem(header):
+        return problem
     if weights_shape != (count, zoo.layout.size) or count < 1:
         return (
             f"weights have shape {weights_shape}, expected ({max(count, 1)}, {zoo.layout.size}): "
@@ -359,6 +352,27 @@ def _problem(
         # Losses of a diverged model are NaN; an accuracy is a count and never is.
         if name in SHARES_OF_1 and not ((values >= 0) & (values <= 1)).all():
             return f"{name} must lie in [0, 1] at every epoch, found {values.tolist()!r:.60}"
+    return hyperparameters_problem(header.get("hyperparameters"))
+
+
+def names_problem(header: Mapping[str, Any]) -> str | None:
+    """Say what is wrong with the names of a model, its parent and its original; None if nothing."""
+    model_id = header.get("model_id")
+    if not isinstance(model_id, str) or not MODEL_ID.fullmatch(model_id):
+        return (
+            "its model_id must be 1 to 200 letters, digits and the signs _ - = , . "
+            f"(not first), found {model_id!r:.220}"
+        )
+    parent = header.get("parent_model_id")
+    if parent is not None and not is_text(parent, _MAX_TEXT):
+        return f"parent_model_id must be a text of at most {_MAX_TEXT:,} characters"
+    if "original_name" in header and not is_text(header["original_name"], _MAX_TEXT):
+        return f"original_name must be a text of at most {_MAX_TEXT:,} characters"
+    return None
+
+
+def hyperparameters_problem(hyperparameters: object) -> str | None:
+    """Say what is wrong with the hyperparameters of a model; None if nothing is."""
     if not isinstance(hyperparameters, dict) or not set(hyperparameters) <= set(HYPERPARAMETERS):
         return (
             f"hyperparameters must be among {', '.join(HYPERPARAMETERS)}, "
@@ -368,8 +382,7 @@ def _problem(
         kind = _KINDS[name]
         if kind == "string":
             good = is_text(value, _MAX_TEXT)
-        elif kind.startswith("int"):
-            bound = 2 ** (int(kind.removeprefix("int")) - 1)
+        elif bound := _BOUNDS.get(kind):
             good = type(value) is int and -bound <= value < bound
         else:
             good = type(value) is float and math.isfinite(value)

@@ -129,7 +129,7 @@ def _of_directory(directory: ZooDirectory) -> Overview:
         _overview(directory.zoo.name, str(directory.path), models, splits),
         specified=directory.zoo.model_count if directory.lists_models else None,
         incomplete=sum(not kept <= states.keys() for states in models.values()),
-        size=sum(path.stat().st_size for path in directory.files() if path.exists()),
+        size=sum(stamp[0] for stamp in directory.stamps().values() if stamp),
         engine=info.get("engine") or (str(source["file"]) if "file" in source else None),
         left_out=tuple(map(str, faulty)),
     )

@@ -73,7 +73,7 @@ def parse_json(content: bytes) -> object:
             infinities are accepted.
     """
     try:
-        value = json.loads(content.decode("utf-8-sig"), parse_int=_parse_int)
+        value = _DECODER.decode(content.decode("utf-8-sig"))
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     if _SURROGATE.search(content):  # half of a pair is no character
@@ -90,10 +90,15 @@ def _parse_int(digits: str) -> int:
     return number
 
 
+_DECODER = json.JSONDecoder(parse_int=_parse_int)
+
+
 def is_text(value: object, limit: int) -> bool:
     """Whether a value is a text of at most `limit` characters that are valid Unicode."""
     if not isinstance(value, str) or len(value) > limit:
         return False
+    if value.isascii():
+        return True
     try:
         value.encode()
     except UnicodeEncodeError:

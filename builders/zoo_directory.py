@@ -4,6 +4,7 @@
     splits.json    model id -> train, validation or test; entries are added, never changed
     published.json only of a zoo whose models are published one by one (ledger.py)
     source.parquet only of an imported zoo: what its source says of models that no row has
+    .manifest      what the model files hold besides weights, so that few are opened (manifest.py)
     models/        one file a model: <model_id>.safetensors. Architectures with `file_per_state`
                    have one file a state: <model_id>/epoch_0005.safetensors, and while a model
                    trains also checkpoint.pt, from which it resumes. model_file.py has the contents
@@ -14,6 +15,7 @@ checked when they are read: a faulty one raises `FaultyFile` and does not affect
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import os
 import time
@@ -32,7 +34,8 @@ from ..errors import FaultyFile, FaultyZoo, ZooNotFound
 from .atomic import json_bytes, write_atomically
 from .catalog import dense_name
 from .ledger import LEDGER, NOTHING, Published, read_ledger, write_ledger
-from .machine import file_stamp
+from .machine import Stamp, file_stamp
+from .manifest import clock, nothing_recorded, read_manifest, settled, write_manifest
 from .model_file import FORMAT, ModelFile, encode_model, read_model_file
 from .specification import Zoo, is_zoo_name, normalize_name
 from .splits import SPLITS, assign_splits
@@ -150,40 +153,70 @@ class ZooDirectory:
 
         Files of freed models are left out: they are about to be deleted.
         """
-        found: list[Path] = []
+        return [self.models_path / name for name in self._names()]
+
+    def _names(self) -> list[str]:
+        """Return the paths of `files` below models/, with slashes."""
+        found: list[str] = []
         freed = self.published().freed
         with os.scandir(self.models_path) as entries:
             for entry in entries:
                 if entry.name.startswith(".") or entry.name in freed:
                     continue
                 if entry.name.endswith(".safetensors"):  # whatever it is: reading it says more
-                    found.append(Path(entry.path))
-                elif Path(entry.path).is_dir():
-                    found += Path(entry.path).glob("epoch_*.safetensors")
-        return sorted(found)
+                    found.append(entry.name)
+                else:
+                    with suppress(OSError):  # no folder, or none of ours
+                        states = fnmatch.filter(os.listdir(entry.path), "epoch_*.safetensors")
+                        found += [f"{entry.name}/{state}" for state in states]
+        return sorted(found, key=lambda name: name.split("/"))
+
+    def stamps(self) -> dict[str, Stamp | None]:
+        """Return path below models/ -> stamp of each of `files`; None for one without (a link)."""
+        models = str(self.models_path)
+        return {name: _stamp_or_none(f"{models}/{name}") for name in self._names()}
 
     def fingerprint(self) -> list[tuple[str, int, int, int]]:
         """Return name, size and times of every file, which change whenever the zoo does.
 
         A copy that keeps the time of modification still changes that of the last change of status.
         """
-        names = ("zoo.json", "splits.json", LEDGER)
-        paths = [*self.files(), *(self.path / name for name in names)]
-        stats = ((path.name, path.stat()) for path in paths if path.exists())
-        return [(name, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for name, s in stats]
+        stamps = self.stamps()
+        for name in ("zoo.json", "splits.json", LEDGER):
+            stamps[name] = _stamp_or_none(f"{self.path}/{name}")
+        return [(name.rpartition("/")[2], *stamp[:3]) for name, stamp in stamps.items() if stamp]
 
     def read(self, path: Path) -> ModelFile:
         """Read and check one model file; see `read_model_file`."""
         return read_model_file(path, self.zoo)
 
-    def scan(self) -> tuple[list[ModelFile], list[FaultyFile]]:
-        """Read all model files: the good ones, and the errors of the others."""
-        good, faulty = [], []
-        for path in self.files():
-            try:
-                good.append(self.read(path))
-            except FaultyFile as error:
-                faulty.append(error)
+    def scan(self, *, anew: bool = False) -> tuple[list[ModelFile], list[FaultyFile]]:
+        """Return the good model files, and the errors of the others.
+
+        Good files that have not changed since an earlier scan are not opened; see manifest.py.
+
+        Args:
+            anew: open every file, and check it again.
+        """
+        stamps = self.stamps()
+        recorded = nothing_recorded(stale=True)
+        if not anew:
+            recorded = read_manifest(self.path, self.zoo, stamps)
+        now = clock(self.path) if len(recorded.files) < len(stamps) else 0
+        good, faulty, new = [], [], {}
+        for name, stamp in stamps.items():
+            file = recorded.files.get(name)
+            if file is None:
+                try:
+                    file = self.read(self.models_path / name)
+                except FaultyFile as error:
+                    faulty.append(error)
+                    continue
+                if settled(stamp, now):
+                    new[name] = file
+            good.append(file)
+        if new or recorded.stale:
+            write_manifest(self.path, self.zoo, recorded, new, stamps)
         return good, faulty
 
     def by_split(self) -> tuple[dict[str, list[ModelFile]], list[FaultyFile]]:
@@ -282,7 +315,15 @@ class ZooDirectory:
         return paths
 
 
-def _stamp(path: Path) -> tuple[int, ...]:
+def _stamp_or_none(path: str) -> Stamp | None:
+    """Return the stamp of a file; None if it has none, such as a link to nothing."""
+    try:
+        return file_stamp(path)
+    except OSError:
+        return None
+
+
+def _stamp(path: Path) -> Stamp:
     """Return what changes whenever a file of the zoo is replaced.
 
     Raises:

@@ -411,6 +411,7 @@ def publish(
             {
                 "files new or changed": f"{summary.uploaded:,}",
                 "size of these": byte_size(summary.uploaded_bytes),
+                "files renamed": f"{summary.renamed:,}",
                 "identical files skipped": f"{summary.unchanged:,}",
                 "files of earlier builds deleted": f"{len(summary.deleted):,}",
                 "configs of others kept": f"{len(summary.kept_configs):,}",

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import cast
 
 from model_zoos.builders.catalog import zoo_spec
+from model_zoos.builders.manifest import MANIFEST
 from tests.builders.hub import small_states, test_freeing
 from tests.builders.hub.folders import ME
 from tests.hostile import trial_files
@@ -36,12 +37,12 @@ Result = Mapping[str, str]
 
 
 def digests(folder: Path) -> Result:
-    """SHA-256 of each file of a folder, without locks, records and files of unfinished work."""
+    """SHA-256 of each file of a folder, without locks, manifests and files of unfinished work."""
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
         if path.is_file()
-        and path.name != ".lock"
+        and path.name not in (".lock", MANIFEST)
         and path.suffix != ".partial"
         and ".build" not in path.parts
     }

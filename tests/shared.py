@@ -20,6 +20,7 @@ import pytest
 import torch
 
 from model_zoos.builders.layout import Layout, make_layout
+from model_zoos.builders.manifest import MANIFEST
 from model_zoos.builders.specification import Model
 from model_zoos.generation.engines.reference import cpu_kind
 from model_zoos.generation.images import ImageData, Images, load_images
@@ -33,11 +34,11 @@ needs_shared = pytest.mark.skipif(
 
 
 def contents(root: Path) -> dict[str, bytes]:
-    """Return the files below a folder, but locks: path with slashes -> content."""
+    """Return the files below a folder, but locks and manifests: path with slashes -> content."""
     return {
         path.relative_to(root).as_posix(): path.read_bytes()
         for path in sorted(root.rglob("*"))
-        if path.is_file() and path.suffix != ".lock"
+        if path.is_file() and path.suffix != ".lock" and path.name != MANIFEST
     }
 
 

@@ -1,11 +1,12 @@
 """Build a repository folder from zoo directories: Parquet that `datasets` loads by itself.
 
 The folder holds the files that names.py describes, and `.build/`, the state of the builds, which is
-never published. The same zoo gives the same bytes, whatever the number of workers.
+never published. In a new folder, the same zoo gives the same bytes, whatever the number of workers.
 
 An interrupted build can be resumed. A shard appears by rename when it is complete. Shards whose
-model files have not changed are not written again, and all others are deleted before the first one
-is written: an interrupted build leaves a folder that lacks shards, never one that repeats rows.
+model files have not changed are not written again (history.py), and all others are deleted before
+the first one is written: an interrupted build leaves a folder that lacks shards, never one that
+repeats rows.
 
 Ranks share the shards with weights. Each plans all of them and writes its own, and the last one to
 end writes the card.
@@ -34,21 +35,39 @@ from ..specification import normalize_name
 from ..splits import SPLITS
 from ..untrusted import read_plain
 from ..zoo_directory import MAX_SOURCE_COLUMNS, SOURCE_COLUMNS, ZooDirectory, open_zoo
-from .build_ranks import gate, registered, remove_ranks, valid_marks
+from .build_ranks import (
+    Mark,
+    gate,
+    recorded,
+    registered,
+    remove_ranks,
+    remove_records,
+    valid_marks,
+    write_record,
+)
 from .card import render_card
 from .contents import read_contents
 from .croissant import render_croissant
+from .history import (
+    WAITING_FILE,
+    Held,
+    finished,
+    models_bytes,
+    models_file,
+    read_held,
+    waiting_file,
+)
 from .names import (
-    BUILD_FOLDER,
     CARD,
     CROISSANT,
     DATA_FILE,
     METRICS_FILE,
     layout_file,
+    matches,
     source_file,
 )
 from .parquet import ZSTD_LEVEL, write_shard
-from .shards import PlannedShard, data_shards, layout_bytes, metrics_shard, sorted_json
+from .shards import PlannedShard, data_shards, layout_bytes, metrics_shard
 
 _FORMAT = 1
 """Version of what is written; a new one makes every existing shard invalid."""
@@ -157,7 +176,7 @@ def build_folder(
                 summaries.append(replace(summary, file_bytes=file_bytes, missing=missing))
             if rank.count == 1 or not any(summary.missing for summary in summaries):
                 for name, valid in marks.items():
-                    _write(out, f"{BUILD_FOLDER}/{name}.json", sorted_json(valid), work)
+                    write_record(out, name, valid)
                 contents = read_contents(out)
                 _write(out, CARD, render_card(contents).encode(), work)
                 _write(out, CROISSANT, render_croissant(contents, out), work)
@@ -179,19 +198,8 @@ def _build_zoo(
     """Write the shards of a zoo that are this rank's; return a summary and the digests of all."""
     start = time.monotonic()
     name, layout = directory.zoo.name, directory.zoo.layout
-    shards: list[PlannedShard] = []
-    for split in SPLITS:
-        if files[split]:
-            shards += data_shards(directory, split, files[split])
-            shards.append(metrics_shard(directory, split, files[split]))
-    digests = {shard.name: _digest(directory, shard) for shard in shards}
     with gate(out):
-        present = (*out.glob(f"data/{name}/*.parquet"), *out.glob(f"metrics/{name}-*.parquet"))
-        marks = valid_marks(out, name, digests)  # later, since other ranks write meanwhile
-        for path in present:
-            file = path.relative_to(out).as_posix()
-            if file not in marks and (DATA_FILE.fullmatch(file) or METRICS_FILE.fullmatch(file)):
-                path.unlink(missing_ok=True)  # of an earlier build
+        shards, digests, marks = _arranged(directory, files, out, work)
     with_weights = [shard for shard in shards if shard.has_weights]
     owners = deal([shard.rows * layout.size for shard in with_weights], loads)
     own = {s.name for s, owner in zip(with_weights, owners, strict=True) if owner == rank.index}
@@ -223,7 +231,7 @@ def _build_zoo(
                 raise Cancelled
             with lock:  # recorded first: a shard without a record is of an earlier build
                 marks[shard.name] = (digests[shard.name], partial.stat().st_size)
-                write_atomically(work / f"{name}.json", sorted_json(marks), work)
+                write_record(out, name, marks, work)
             path.parent.mkdir(parents=True, exist_ok=True)
             partial.replace(path)
         finally:
@@ -266,6 +274,60 @@ def _build_zoo(
         seconds=round(time.monotonic() - start, 3),
     )
     return summary, digests
+
+
+def _arranged(
+    directory: ZooDirectory, files: Mapping[str, list[ModelFile]], out: Path, work: Path
+) -> tuple[list[PlannedShard], dict[str, str], dict[str, Mark]]:
+    """Give finished shards the names that they have now, and delete those of earlier builds.
+
+    Returns:
+        All shards of the zoo, their digests by name, and the marks of those that are finished.
+    """
+    name = directory.zoo.name
+    # Those without weights go first: without them, a split is seen to be unfinished.
+    present = (*out.glob(f"metrics/{name}-*.parquet"), *out.glob(f"data/{name}/*.parquet"))
+    known = recorded(out, name)  # later, since other ranks write meanwhile
+    there = finished(out, known)
+    shards, digests = _plan(directory, files, read_held(out, name, known))
+    if not any(digests[shard.name] in there for shard in shards if shard.has_weights):
+        shards, digests = _plan(directory, files, {})  # all are written, as into a new folder
+    marks = {shard: known[there[d]] for shard, d in digests.items() if d in there}
+    # Shards that get another name wait under the name of their digest: at every moment, the record
+    # is right about each file, and a name is never that of two shards.
+    moved = {there[d]: d for shard, d in digests.items() if d in there and there[d] != shard}
+    waiting = {waiting_file(digest): known[old] for old, digest in moved.items()}
+    write_record(out, name, {**known, **waiting})
+    _write(out, models_file(name), models_bytes(shards), work)
+    for path in present:
+        file = path.relative_to(out).as_posix()
+        if file in moved:
+            path.rename(out / waiting_file(moved[file]))
+        elif (DATA_FILE.fullmatch(file) or METRICS_FILE.fullmatch(file)) and (
+            file not in marks or there[digests[file]] != file
+        ):
+            path.unlink(missing_ok=True)  # of an earlier build
+    write_record(out, name, {**marks, **waiting})
+    for shard in marks:
+        if (path := out / waiting_file(digests[shard])).exists():
+            path.rename(out / shard)
+    for match in matches(WAITING_FILE, known):  # of an interrupted build of other models
+        (out / match.string).unlink(missing_ok=True)
+    write_record(out, name, marks)
+    remove_records(out, name, work)
+    return shards, digests, marks
+
+
+def _plan(
+    directory: ZooDirectory, files: Mapping[str, list[ModelFile]], held: Held
+) -> tuple[list[PlannedShard], dict[str, str]]:
+    """Return all shards of a zoo, and their digests by name."""
+    shards: list[PlannedShard] = []
+    for split in SPLITS:
+        if files[split]:
+            shards += data_shards(directory, split, files[split], held.get(split, ()))
+            shards.append(metrics_shard(directory, split, files[split]))
+    return shards, {shard.name: _digest(directory, shard) for shard in shards}
 
 
 def _digest(directory: ZooDirectory, shard: PlannedShard) -> str:

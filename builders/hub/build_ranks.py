@@ -17,8 +17,10 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ...errors import AlreadyRunning
+from ..atomic import write_atomically
 from ..ranks import Rank
 from .names import BUILD_FOLDER
+from .shards import sorted_json
 
 _RANKS = "rank-*-of-*"
 
@@ -83,9 +85,37 @@ def valid_marks(out: Path, zoo: str, digests: Mapping[str, str]) -> dict[str, Ma
     # Sizes before records: a shard is recorded before it appears.
     paths = {shard: out / shard for shard in digests}
     marks = {s: (digests[s], p.stat().st_size) for s, p in paths.items() if p.exists()}
+    records = [_read_record(path) for path in _records(out, zoo)]
+    return {s: mark for s, mark in marks.items() if any(r.get(s) == mark for r in records)}
+
+
+def recorded(out: Path, zoo: str) -> dict[str, Mark]:
+    """Return the marks of the shards that builds of a zoo have written, of which some may be gone.
+
+    What the record of all says counts more than that of a rank, which may be older.
+    """
+    return {
+        shard: mark for path in _records(out, zoo) for shard, mark in _read_record(path).items()
+    }
+
+
+def write_record(out: Path, zoo: str, marks: Mapping[str, Mark], work: Path | None = None) -> None:
+    """Write the record of all, or that of the rank whose folder is given."""
+    folder = work or out / BUILD_FOLDER
+    write_atomically(folder / f"{zoo}.json", sorted_json(marks), folder)
+
+
+def remove_records(out: Path, zoo: str, work: Path) -> None:
+    """Delete the records of a rank and of those that do not run, which the record of all has."""
+    for path in _records(out, zoo)[:-1]:
+        if path.parent == work or not _held(path.parent):
+            path.unlink(missing_ok=True)
+
+
+def _records(out: Path, zoo: str) -> list[Path]:
+    """Return the paths of all records of a zoo, the record of all last."""
     build = out / BUILD_FOLDER
-    records = [_read_record(path / f"{zoo}.json") for path in (build, *build.glob(_RANKS))]
-    return {s: mark for s, mark in marks.items() if any(r.get(s) == list(mark) for r in records)}
+    return [path / f"{zoo}.json" for path in (*build.glob(_RANKS), build)]
 
 
 def remove_ranks(out: Path, rank: Rank) -> None:
@@ -106,10 +136,15 @@ def _held(folder: Path) -> bool:
         return True
 
 
-def _read_record(path: Path) -> dict[str, object]:
+def _read_record(path: Path) -> dict[str, Mark]:
     """Read the marks of a build; none if the record is missing or damaged."""
     try:
-        marks = json.loads(path.read_bytes())
+        found = json.loads(path.read_bytes())
     except (OSError, ValueError):
         return {}
-    return marks if isinstance(marks, dict) else {}
+    marks = found.items() if isinstance(found, dict) else ()
+    return {shard: (mark[0], mark[1]) for shard, mark in marks if _is_mark(mark)}
+
+
+def _is_mark(value: object) -> bool:
+    return isinstance(value, list) and [type(part) for part in value] == [str, int]

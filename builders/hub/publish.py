@@ -28,7 +28,16 @@ from .card import PLACEHOLDER, render_card
 from .contents import describe_contents, read_contents
 from .digests import Digests
 from .merge import merge_cards
-from .names import CARD, CROISSANT, DATA_FILE, FILES, data_files, model_of, zoo_of
+from .names import (
+    CARD,
+    CROISSANT,
+    DATA_FILE,
+    FILES,
+    data_files,
+    metrics_file,
+    model_of,
+    zoo_of,
+)
 from .remote import (
     Content,
     Remote,
@@ -58,6 +67,7 @@ class PublishSummary:
         zoos: zoos in the folder.
         uploaded, uploaded_bytes: files that are new or have changed. What an interrupted run had
             uploaded is counted, although it was not sent again.
+        renamed: files that the repository had under other names, so that none of it was sent.
         unchanged, unchanged_bytes: files that the repository had already.
         deleted: files of earlier builds of the same zoos.
         kept_configs: configs of the card that are not the folder's.
@@ -69,6 +79,7 @@ class PublishSummary:
     zoos: tuple[str, ...]
     uploaded: int
     uploaded_bytes: int
+    renamed: int
     unchanged: int
     unchanged_bytes: int
     deleted: tuple[str, ...]
@@ -131,6 +142,7 @@ def publish(
         contents[CARD] = card.encode()
         digests = Digests(folder)
         changed, unchanged = _compare(contents, remote, digests, on_progress)
+        renamed = [path for path in changed if remote.knows(contents[path], digests.sha256)]
         digests.save()
         commit, url = remote.head, f"{constants.ENDPOINT}/datasets/{repo_id}/tree/{remote.head}"
         if changed or stale:
@@ -145,8 +157,9 @@ def publish(
         url=url,
         commit=commit,
         zoos=zoos,
-        uploaded=len(changed),
-        uploaded_bytes=sum(changed.values()),
+        uploaded=len(changed) - len(renamed),
+        uploaded_bytes=sum(changed.values()) - sum(changed[path] for path in renamed),
+        renamed=len(renamed),
         unchanged=len(unchanged),
         unchanged_bytes=sum(unchanged.values()),
         deleted=tuple(stale),
@@ -183,7 +196,9 @@ def folder_files(folder: Path) -> list[str]:
     for path in paths:
         if not any(pattern.fullmatch(path) for pattern in FILES):
             raise refused(f"{folder / path} is no part of a built repository: remove it")
-    for zoo, split in sorted(data_files(shards)[1]):
+    found, unfinished = data_files(shards)
+    unfinished |= {key for key in found if metrics_file(*key) not in paths}
+    for zoo, split in sorted(unfinished):
         raise refused(
             f"{folder}: shards of {zoo}, {split} are missing or of two builds: build it again"
         )

@@ -153,6 +153,19 @@ class Remote:
                 digest.update(block)
         return digest.hexdigest() == expected
 
+    def knows(self, content: Content, sha256: Callable[[Path], str]) -> bool:
+        """Whether some large file has this content, whatever its name.
+
+        Args:
+            content: a file on disk; what is not on disk is never large.
+            sha256: returns its digest.
+        """
+        if not isinstance(content, Path):
+            return False
+        size = size_of(content)
+        stored = {e.lfs.sha256 for e in self.files.values() if e.lfs and e.size == size}
+        return bool(stored) and sha256(content) in stored
+
     def upload(
         self, additions: list[CommitOperationAdd], branch: str | None = constants.DEFAULT_REVISION
     ) -> None:

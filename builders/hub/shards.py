@@ -1,9 +1,10 @@
 """What is written where: the Parquet files of a zoo, their row groups and their schema.
 
-Rows are in the order of the zoo directory, by model and epoch. A row group holds whole trajectories
-(one state of ResNet-18), a shard holds whole row groups. Models of ResNet-18 have shards of their
-own, 50 states of 45 MB each: one more model leaves all other shards as they are, and each model can
-be published as soon as it is finished (incremental.py).
+The rows of a shard are in the order of the zoo directory, by model and epoch. A row group holds
+whole trajectories (one state of ResNet-18), a shard holds whole row groups. In a new folder the
+shards follow each other in this order, and are about equal in size; later builds leave every model
+in its shard (history.py). Models of ResNet-18 have shards of their own, 50 states of 45 MB each, so
+that each can be published as soon as it is finished (incremental.py).
 
 Every Parquet file carries in its schema the Features of datasets and, under the key "model_zoos",
 the zoo's specification and provenance.
@@ -59,7 +60,10 @@ class PlannedShard:
 
 
 def data_shards(
-    directory: ZooDirectory, split: str, files: Sequence[ModelFile]
+    directory: ZooDirectory,
+    split: str,
+    files: Sequence[ModelFile],
+    held: Sequence[Sequence[str]] = (),
 ) -> list[PlannedShard]:
     """Plan the Parquet files with weights for model files of one split.
 
@@ -67,6 +71,8 @@ def data_shards(
         directory: the zoo.
         split: the split of the models.
         files: in order: all of the split, or (ResNet-18) all of some models.
+        held: ids of the models in each file of an earlier build, all of which stay where they are.
+            Files that models do not share need none.
     """
     zoo, architecture = directory.zoo, directory.zoo.layout.architecture
     twin = any(file.parent_model_id is not None for file in files)
@@ -77,10 +83,19 @@ def data_shards(
         by_model.setdefault(model, []).append(file)
     shards = []
     for model, own in by_model.items():
-        sizes = [4 * zoo.layout.size * len(file.epochs) for file in own]
-        groups = _grouped(own, sizes, architecture.row_group_bytes)
+
+        def grouped(files: Sequence[ModelFile]) -> list[list[ModelFile]]:
+            sizes = [4 * zoo.layout.size * len(file.epochs) for file in files]
+            return _grouped(files, sizes, architecture.row_group_bytes)
+
+        groups = grouped(own)
         stored = [sum(_stored_bytes(file) for file in group) for group in groups]
-        parts = _distributed(groups, stored, math.ceil(sum(stored) / architecture.shard_bytes))
+        count = math.ceil(sum(stored) / architecture.shard_bytes)
+        parts = _distributed(groups, stored, count)
+        if held and model is None:
+            added = _added(own, held, architecture.shard_bytes)
+            if len(added) <= 2 * count:  # else most of them have nearly nothing left
+                parts = [grouped(part) for part in added]
         for number, part in enumerate(parts):
             name = data_file(zoo.name, split, number, len(parts), model)
             shards.append(PlannedShard(name, schema, part, twin))
@@ -130,6 +145,31 @@ def _distributed(
         parts[min(count - 1, int(before / sum(sizes) * count))].append(group)
         before += size
     return [part for part in parts if part]
+
+
+def _added(
+    files: Sequence[ModelFile], held: Sequence[Sequence[str]], limit: float
+) -> list[list[ModelFile]]:
+    """Share model files out to shards, as `data_shards` describes it.
+
+    New ones come into the last shard while it has less than `limit` bytes, then into others.
+    """
+    places = {model: place for place, models in enumerate(held) for model in models}
+    shards: list[list[ModelFile]] = [[] for _ in held]
+    for file in files:
+        if file.model_id in places:
+            shards[places[file.model_id]].append(file)
+    shards = [shard for shard in shards if shard] or [[]]
+    filled = sum(map(_stored_bytes, shards[-1]))
+    for file in files:
+        if file.model_id not in places:
+            size = _stored_bytes(file)
+            if shards[-1] and filled + size > limit:
+                shards.append([])
+                filled = 0
+            shards[-1].append(file)
+            filled += size
+    return [sorted(shard, key=lambda file: file.path.name) for shard in shards]
 
 
 def layout_json(layout: Layout) -> dict[str, object]:

@@ -42,7 +42,9 @@ def train(root: Path, tmp_path_factory: pytest.TempPathFactory) -> datasets.Data
     return splits["train"]
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(data=st.data())
 def test_any_rows_in_any_order(data: st.DataObject, train: datasets.Dataset) -> None:
     expected = np.array(train["weights"], np.float32)

@@ -479,6 +479,7 @@ def test_a_hub_that_is_not_there(writer: Client, folder: Path, hub: Hub) -> None
         (lambda f: (f / "notes.txt").write_text(""), "no part of a built repository"),
         (lambda f: (f / "README.md").unlink(), "holds no README.md or no data"),
         (lambda f: shutil.rmtree(f / "data"), "holds no README.md or no data"),
+        (lambda f: next(f.glob("metrics/*-test*")).unlink(), "are missing or of two builds"),
         (lambda f: next(f.glob("data/*/train-00000*")).unlink(), "are missing or of two builds"),
         (
             lambda f: shutil.copy(
@@ -503,7 +504,7 @@ def test_a_folder_that_is_no_repository(
 ) -> None:
     copied = tmp_path / "copied"
     for path in folder_files(folder):
-        if path.startswith(("data/digits_cnn_s/", "README.md")):
+        if path.startswith(("data/digits_cnn_s/", "metrics/digits_cnn_s", "README.md")):
             (copied / path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(folder / path, copied / path)
     assert "README.md" in folder_files(copied)
