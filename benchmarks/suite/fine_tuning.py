@@ -1,0 +1,95 @@
+"""Epochs that new weights save, compared with training from the initialisation.
+
+New weights and fresh initialisations are trained alike, for some epochs. A new vector saves the
+epochs between the one in which it first reaches the mean accuracy that the fresh models have at the
+end, and that end.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ...errors import InvalidArgument
+from ...generation.streams import initial_weights
+from ...weight_space.training import train
+from .generation import samples_that_fit
+from .prediction import Say
+from .result import Measure, Part, mean_of
+from .sampling import last_states, sample
+from .zoo import OpenZoo
+
+TUNED = ("noise 0.5", "soup of 2, matched", "density of weights", "density in a subspace")
+"""Methods whose weights are trained, keys of `SAMPLERS`."""
+
+FRESH = "initialisation"
+
+SEED = 1 << 20
+"""Seed of the first vector; far above those of zoos, whose models must not be repeated."""
+
+HYPERPARAMETERS = ("activation", "optimizer", "learning_rate", "weight_decay", "dropout", "init")
+
+
+def fine_tuning(zoo: OpenZoo, say: Say) -> Part:
+    """Train new weights and fresh initialisations, and compare their epochs."""
+    say("reading")
+    last, settings, states = last_states(zoo), zoo.settings, zoo.states
+    data = zoo.images
+    count, epochs = samples_that_fit(zoo, settings.tuned), settings.tuned_epochs
+    best = last.rows[last.good[0]]
+    known = {name: states[name][best] for name in (*HYPERPARAMETERS, "batch_size", "momentum")}
+    if known["init"] is None:
+        raise InvalidArgument("the source does not say how the models are initialised")
+    seeds = [SEED + number for number in range(count)]
+    starts = [np.stack([initial_weights(zoo.layout, known["init"], seed)[0] for seed in seeds])]
+    starts += [sample(zoo, method, last, count) for method in TUNED]
+    methods = (FRESH, *TUNED)
+    _, metrics, _ = train(
+        np.concatenate(starts),
+        {"architecture": states["architecture"][best], **known},
+        data,
+        epochs=epochs,
+        seed=seeds * len(methods),
+        on_progress=lambda done, total: say(f"{done} of {total} epochs of models"),
+    )
+    accuracy = metrics["test_acc"].reshape(len(methods), count, epochs + 1)
+    goal = float(accuracy[0, :, -1].mean())
+    alike = np.ones(len(states), bool)
+    for name in HYPERPARAMETERS:
+        alike &= states[name] == known[name]
+    curve = [states["test_acc"][alike & (states["epoch"] == e)].mean() for e in states.epochs]
+    measures: list[Measure] = []
+    for method, found in zip(methods, accuracy, strict=True):
+        of = (method,)
+        measures += [mean_of(of, f"epoch {e}", found[:, e]) for e in range(epochs + 1)]
+        if method != FRESH:
+            there = found >= goal
+            reached = there.any(axis=1)
+            saved = np.where(reached, epochs - there.argmax(axis=1), 0)
+            measures.append(mean_of(of, "epochs saved", saved.astype(np.float64)))
+            measures.append(Measure(of, "reached by", float(reached.mean())))
+        worth = [
+            e for e, mean in zip(states.epochs, curve, strict=True) if mean >= found[:, -1].mean()
+        ]
+        measures.append(Measure(of, "zoo's epoch", float(worth[0]) if worth else math.nan))
+    return Part(
+        "fine-tuning",
+        f"test accuracy of {count} vectors of each method by epoch, and epochs saved",
+        ("start",),
+        measures,
+        {
+            "vectors": count,
+            "epochs": epochs,
+            "hyperparameters": {k: v for k, v in known.items() if v is not None},
+            "models alike": len(set(states.model[alike])),
+            "good": settings.good,
+            "sampled from": len(last.good),
+        },
+        [
+            f"epochs saved: of {epochs}, before the mean accuracy {goal:.3f} of fresh models is "
+            "reached; 0 for vectors that do not reach it.",
+            "zoo's epoch: the first at which the zoo's own models of these hyperparameters are as "
+            "accurate as the vectors in the end; - if they never are.",
+        ],
+    )
