@@ -1,18 +1,20 @@
 """The benchmark suite: a fixed protocol of what a zoo is good for, measured and compared.
 
-result = run_suite("digits_cnn_s", "zoos")
-for table in result.tables(): ...
-compare(result, read_result(Path("other-suite.json")))
+    result = run_suite("digits_cnn_s", "zoos")
+    for table in result.tables(): ...
+    compare(result, read_result(Path("other-suite.json")))
 
-prediction      numbers of a model from its weights, in a zoo and across zoos; its predictors
-set_network     a network that reads weights as sets of units
-ties            the highest tau where the truth has ties
-sampling        new weights from the good models of a zoo
-generation      their accuracy against their novelty
-fine_tuning     the epochs that they save
-zoo             the zoo that is measured
-result          the numbers, their tables and their file
-comparison      two results side by side
+The modules are
+
+    prediction      numbers of a model from its weights, in a zoo and across zoos; its predictors
+    set_network     a network that reads weights as sets of units
+    ties            the highest tau where the truth has ties
+    sampling        new weights from the good models of a zoo
+    novelty         their accuracy against their novelty
+    tuning          the epochs that they save
+    zoo             the zoo that is measured
+    result          the numbers, their tables and their file
+    comparison      two results side by side
 """
 
 from __future__ import annotations
@@ -26,10 +28,10 @@ from importlib.metadata import PackageNotFoundError, version
 from ...builders.splits import SPLITS
 from ...errors import InvalidArgument, ModelZoosError
 from .comparison import Comparison, compare
-from .fine_tuning import fine_tuning
-from .generation import generation
+from .novelty import generation
 from .prediction import Say, generalisation, property_prediction
 from .result import PROTOCOL, Measure, Part, SuiteResult, read_result
+from .tuning import fine_tuning
 from .zoo import OpenZoo, Settings, fingerprint, open_zoo
 
 __all__ = [

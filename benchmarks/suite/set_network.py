@@ -10,7 +10,7 @@ for Learning Equivariant Representations of Neural Networks").
     predict = fit(weights, values, validation_weights, validation_values, layout)
     predict(weights)                        # float64 [rows, targets]
 
-Draws are seeded, and no sum depends on the order in which threads finish.
+Draws are seeded: the same numbers of threads give the same predictions.
 """
 
 from __future__ import annotations

@@ -158,10 +158,16 @@ class OpenZoo:
 
         Raises:
             ImageFilesError: the image files are missing or cannot be used.
-            InvalidArgument: they are other images than zoo.json names.
+            InvalidArgument: they are other images than zoo.json names, or the parts of a union
+                saw several image data sets.
+            ZooNotFound: there is no zoo directory, which says what the images are.
         """
-        directory = open_directory(zoos_home(self.data_dir), self.states["zoo"][0])
-        return zoo_images(directory, None, self.images_dir, self.download)
+        home = zoos_home(self.data_dir)
+        directories = [open_directory(home, name) for name in sorted(set(self.states["zoo"]))]
+        images = sorted({directory.zoo.images for directory in directories})
+        if len(images) > 1:
+            raise InvalidArgument(f"{self.name} has several image data sets: {', '.join(images)}")
+        return zoo_images(directories[0], None, self.images_dir, self.download)
 
     def rows_of(self, split: str) -> NDArray[np.int64]:
         """Return which of the used states are of a split, as numbers in `used.rows`."""

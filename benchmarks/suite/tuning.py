@@ -14,7 +14,7 @@ import numpy as np
 from ...errors import InvalidArgument
 from ...generation.streams import initial_weights
 from ...weight_space.training import train
-from .generation import samples_that_fit
+from .novelty import samples_that_fit
 from .prediction import Say
 from .result import Measure, Part, mean_of
 from .sampling import last_states, sample
