@@ -76,10 +76,10 @@ class Comparison:
             )
             for pair in self.pairs
         )
-        columns = ("part", "what", "number", "A", "[95 %]", "B", "[95 %]", "B - A", "overlap")
+        columns = ("part", "what", "number", "A", "A [95 %]", "B", "B [95 %]", "B - A", "overlap")
         notes = [*self.remarks, *_only("A", self.only_a), *_only("B", self.only_b)]
         title = f"A: {self.a}; B: {self.b}"
-        return [Table(title, columns, rows, tuple(notes), secondary=("[95 %]",))]
+        return [Table(title, columns, rows, tuple(notes), secondary=("A [95 %]", "B [95 %]"))]
 
 
 def compare(a: SuiteResult, b: SuiteResult, names: tuple[str, str] | None = None) -> Comparison:

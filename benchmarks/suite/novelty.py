@@ -2,9 +2,10 @@
 
 Novelty has two measures. One is the distance to the nearest model of the train split, relative to
 the median distance between the models that are sampled from: 0 is a copy. The other is the overlap
-of wrong predictions with that model, intersection over union, which is 1 for the same errors (the
-measure of Wang et al. 2024, "Neural Network Diffusion"). New weights are worth something where they
-are as accurate as trained models, as far from the nearest one, and err elsewhere.
+of wrong predictions with that model, intersection over union, which is 1 for the same errors (Wang
+et al. 2024, "Neural Network Diffusion", equation 7; they take the model of the largest overlap).
+New weights are worth something where they are as accurate as trained models, as far from the
+nearest one, and err elsewhere.
 """
 
 from __future__ import annotations
@@ -109,7 +110,7 @@ def generation(zoo: OpenZoo, say: Say) -> Part:
         },
         [
             f"{count} vectors of each method, from the {len(last.good)} best {last.activation} "
-            f"models of train.",
+            f"models of train; {len(last.rows):,} of {last.models:,} have a usable last state.",
             f"distance: to the nearest model of train, over the median distance between the models "
             f"sampled from ({unit:.3g}). overlap of errors: with that model.",
         ],

@@ -115,7 +115,8 @@ class SuiteResult:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> SuiteResult:
         """Return the result that the command wrote as JSON, with None for each NaN."""
-        return cls(**{**values, "parts": [_part(part) for part in values["parts"]]})
+        tables = {key: dict(values[key]) for key in ("models", "states", "settings", "versions")}
+        return cls(**{**values, **tables, "parts": [_part(part) for part in values["parts"]]})
 
     def tables(self) -> list[Table]:
         """Return a table of the zoo, and one of each part."""
@@ -155,13 +156,16 @@ def read_result(path: Path) -> SuiteResult:
     """
     try:
         values = read_json(path)
-        if not str(values.get("protocol")).startswith(PROTOCOL.rpartition(" ")[0]):
-            raise InvalidArgument(f"{path}: not a result of the suite (it names no protocol)")
-        return SuiteResult.from_json(values)
     except FaultyZoo as error:
         raise InvalidArgument(str(error)) from error
-    except (KeyError, TypeError, IndexError, AttributeError, OverflowError) as error:
+    if not str(values.get("protocol")).startswith(PROTOCOL.rpartition(" ")[0]):
+        raise InvalidArgument(f"{path}: not a result of the suite (it names no protocol)")
+    try:
+        result = SuiteResult.from_json(values)
+        result.tables()  # which looks at all values
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise InvalidArgument(f"{path}: not a result of the suite ({error!r:.80})") from error
+    return result
 
 
 def mean_of(of: tuple[str, ...], name: str, values: Floats) -> Measure:

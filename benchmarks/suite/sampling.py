@@ -38,6 +38,7 @@ class LastStates:
     """The usable last states of some models, and which of them are good.
 
     Attributes:
+        models: number of models in the split; the others have diverged, or do not fit into memory.
         rows: row numbers in the table of all states, [n].
         weights: float32 [n, N].
         good: numbers among these of the good states of `activation`, the best first.
@@ -46,6 +47,7 @@ class LastStates:
         least: its least value among the good states.
     """
 
+    models: int
     rows: NDArray[np.int64]
     weights: Weights
     good: NDArray[np.int64]
@@ -82,7 +84,8 @@ def last_states(zoo: OpenZoo) -> LastStates:
             f"of {count} last states in train, {len(good)} are good ones of one activation "
             f"({activation or 'none'}): at least {FEWEST_GOOD} are needed"
         )
-    return LastStates(rows, weights, good, activation, chosen_by, float(score[good].min()))
+    models = len(set(states.model[states["split"] == "train"].tolist()))
+    return LastStates(models, rows, weights, good, activation, chosen_by, float(score[good].min()))
 
 
 def read_last(zoo: OpenZoo, split: str) -> tuple[NDArray[np.int64], Weights]:

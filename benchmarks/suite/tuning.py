@@ -55,10 +55,13 @@ def fine_tuning(zoo: OpenZoo, say: Say) -> Part:
     )
     accuracy = metrics["test_acc"].reshape(len(methods), count, epochs + 1)
     goal = float(accuracy[0, :, -1].mean())
-    alike = np.ones(len(states), bool)
+    alike = ~states.diverged
     for name in HYPERPARAMETERS:
         alike &= states[name] == known[name]
-    curve = [states["test_acc"][alike & (states["epoch"] == e)].mean() for e in states.epochs]
+    curve = {
+        epoch: states["test_acc"][alike & (states["epoch"] == epoch)].mean()
+        for epoch in np.unique(states["epoch"][alike]).tolist()
+    }
     measures: list[Measure] = []
     for method, found in zip(methods, accuracy, strict=True):
         of = (method,)
@@ -69,10 +72,8 @@ def fine_tuning(zoo: OpenZoo, say: Say) -> Part:
             saved = np.where(reached, epochs - there.argmax(axis=1), 0)
             measures.append(mean_of(of, "epochs saved", saved.astype(np.float64)))
             measures.append(Measure(of, "reached by", float(reached.mean())))
-        worth = [
-            e for e, mean in zip(states.epochs, curve, strict=True) if mean >= found[:, -1].mean()
-        ]
-        measures.append(Measure(of, "zoo's epoch", float(worth[0]) if worth else math.nan))
+        worth = (epoch for epoch, mean in curve.items() if mean >= found[:, -1].mean())
+        measures.append(Measure(of, "zoo's epoch", float(next(worth, math.nan))))
     return Part(
         "fine-tuning",
         f"test accuracy of {count} vectors of each method by epoch, and epochs saved",

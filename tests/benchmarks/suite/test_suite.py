@@ -308,13 +308,19 @@ def test_other_protocols_are_refused() -> None:
         compare(result(), result(protocol="model_zoos suite 0"), ("a", "b"))
 
 
+CHANGES = [
+    {"parts": 3},
+    {"parts": [1]},
+    {"more": 1},
+    {"settings": 3},
+    {"models": {"train": "x"}},
+]
+
+
 @pytest.mark.parametrize(
     "text",
     ["", "[]", "{}", '{"zoo": "z", "scores": []}', '{"protocol": "model_zoos suite 1"}']
-    + [
-        json.dumps({**dataclasses.asdict(result()), **change})
-        for change in ({"parts": 3}, {"parts": [1]}, {"more": 1}, {"parts": [{"measures": [{}]}]})
-    ],
+    + [json.dumps({**dataclasses.asdict(result()), **change}) for change in CHANGES],
 )
 def test_files_that_are_not_of_the_suite_are_named(text: str, tmp_path: Path) -> None:
     path = tmp_path / "other.json"
