@@ -88,12 +88,12 @@ def property_prediction(zoo: OpenZoo, say: Say) -> Part:
                 not_obtained[method] = f"LightGBM is not installed ({error})"
             else:
                 add(representation, method, predicted)
-    if used.weights is not None:
-        say(f"{WEIGHTS}: {NETWORK}")
-        try:
-            add(WEIGHTS, NETWORK, _set_network(zoo, rows, values, say))
-        except InvalidArgument as error:
-            not_obtained[NETWORK] = str(error)
+        if representation == WEIGHTS:
+            say(f"{WEIGHTS}: {NETWORK}")
+            try:
+                add(WEIGHTS, NETWORK, _set_network(zoo, features, values, say))
+            except InvalidArgument as error:
+                not_obtained[NETWORK] = str(error)
     for number, target in enumerate(used.targets):
         of = (target, "", CEILING)
         measures.append(Measure(of, "tau", tau_ceiling(values["test"][:, number])))
@@ -209,25 +209,23 @@ PREDICTORS: Mapping[str, Callable[[Matrices, Matrices], NDArray[np.float64]]] = 
 
 
 def _set_network(
-    zoo: OpenZoo, rows: Mapping[str, NDArray[np.int64]], values: Matrices, say: Say
+    zoo: OpenZoo, weights: Matrices, values: Matrices, say: Say
 ) -> NDArray[np.float64]:
-    weights = zoo.used.weights
-    assert weights is not None  # as `property_prediction` has looked
     if zoo.layout.size > NETWORK_WEIGHTS:
         raise InvalidArgument(
             f"it takes up to {NETWORK_WEIGHTS:,} weights, found {zoo.layout.size:,}"
         )
     predict = set_network.fit(
-        weights[rows["train"]],
+        weights["train"],
         values["train"],
-        weights[rows["validation"]],
+        weights["validation"],
         values["validation"],
         zoo.layout,
         passes=zoo.settings.network_passes,
         seed=zoo.settings.seed,
         on_progress=lambda done, total: say(f"{WEIGHTS}: {NETWORK}, pass {done} of {total}"),
     )
-    return predict(weights[rows["test"]])
+    return predict(weights["test"])
 
 
 # --- Scores ---------------------------------------------------------------------------------------

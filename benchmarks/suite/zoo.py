@@ -115,32 +115,35 @@ class OpenZoo:
         states, settings = self.states, self.settings
         self._refuse_leakage()
         models, epochs = _thin_out(states, settings)
-        fits = 4 * self.layout.size * min(len(states), settings.states) <= settings.weights_bytes
+        wanted = np.isin(states.model, models) & np.isin(states["epoch"], epochs)
+        fits = 4 * self.layout.size * int(wanted.sum()) <= settings.weights_bytes
+        weights = np.empty((int(wanted.sum()) if fits else 0, self.layout.size), np.float32)
         step = max(1, _BLOCK_BYTES // (4 * self.layout.size * len(epochs)))
-        left_out: Counter[str] = Counter()
+        left_out = Counter({"weights not finite": int(wanted.sum())})
         rows: list[NDArray[np.int64]] = []
-        weights: list[NDArray[np.float32]] = []
         features: list[NDArray[np.float64]] = []
+        count = 0
         for start in range(0, len(models), step):
             some = models[start : start + step]
-            wanted = np.isin(states.model, some) & np.isin(states["epoch"], epochs)
             found, matrix = read_weights(states, some, epochs, self.data_dir)
             small = np.maximum(matrix.max(axis=1), -matrix.min(axis=1)) <= settings.max_weight
-            left_out["weights not finite"] += int(wanted.sum()) - len(found)
+            left_out["weights not finite"] -= len(found)
             left_out[f"{LARGE_WEIGHT} {settings.max_weight:g}"] += int((~small).sum())
             found, matrix = found[small], matrix[small]
             rows.append(found)
             features.append(statistics(matrix, self.layout))
             if fits:
-                weights.append(matrix)
+                weights[count : count + len(matrix)] = matrix
+            count += len(matrix)
         row = np.concatenate(rows)
         targets, not_scored = self._targets(row)
         known = np.isfinite([states[target][row] for target in targets]).all(axis=0)
         left_out["target absent"] += int((~known).sum())
+        weights = weights[:count]
         used = Used(
             row[known],
             np.concatenate(features)[known],
-            np.concatenate(weights)[known] if fits else None,
+            (weights if known.all() else weights[known]) if fits else None,
             targets,
             not_scored,
             {why: count for why, count in left_out.items() if count},
