@@ -50,8 +50,8 @@ __all__ = [
 _PACKAGES = ("model_zoos", "torch", "numpy", "scipy", "scikit-learn", "lightgbm", "datasets")
 
 PARTS: Mapping[str, Callable[[OpenZoo, Sequence[OpenZoo], Say], Part]] = {
-    "property prediction": lambda zoo, others, say: property_prediction(zoo, say),
-    "generalisation across zoos": generalisation,
+    "prediction": lambda zoo, others, say: property_prediction(zoo, say),
+    "generalisation": generalisation,
     "generation": lambda zoo, others, say: generation(zoo, say),
     "fine-tuning": lambda zoo, others, say: fine_tuning(zoo, say),
 }

@@ -119,12 +119,14 @@ def _measures(result: SuiteResult) -> dict[Key, Measure]:
 
 
 def _without(found: dict[Key, Measure], other: dict[Key, Measure]) -> tuple[str, ...]:
-    """Name what the other result lacks: a whole part, or single things with their numbers."""
-    parts = {key[0] for key in other}
+    """Name what the other result lacks: a part, all of a kind, or things with their numbers."""
+    known = {(part,) for part, _, _ in other} | {(part, *of[:1]) for part, of, _ in other}
     lacking: dict[str, list[str]] = {}
     for part, of, name in found:
-        if part not in parts:
+        if (part,) not in known:
             lacking.setdefault(part, [])
+        elif (part, *of[:1]) not in known:
+            lacking.setdefault(f"{part}, {of[0]}", [])
         elif (part, of, name) not in other:
             lacking.setdefault(f"{part}, {', '.join(filter(None, of))}", []).append(name)
     return tuple(f"{what} ({', '.join(n)})" if n else what for what, n in lacking.items())

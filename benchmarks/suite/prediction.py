@@ -100,7 +100,7 @@ def property_prediction(zoo: OpenZoo, say: Say) -> Part:
     order = {target: number for number, target in enumerate(used.targets)}
     counts = {split: _models(zoo, rows[split]) for split in SPLITS}
     return Part(
-        "property prediction",
+        "prediction",
         "R2 and Kendall's tau-b of numbers that are predicted, on test",
         ("target", "from", "by"),
         sorted(measures, key=lambda measure: order[measure.of[0]]),
@@ -119,7 +119,7 @@ def property_prediction(zoo: OpenZoo, say: Say) -> Part:
 def generalisation(zoo: OpenZoo, others: Sequence[OpenZoo], say: Say) -> Part:
     """Predict the models of other zoos by what was fitted on this one, and on the other itself."""
     if not others:
-        raise InvalidArgument("no other zoo is given", hint="--against OTHER, of the same layout")
+        raise InvalidArgument("no other zoo is given: `against` names one of the same layout")
     measures: list[Measure] = []
     not_obtained: dict[str, str] = {}
     left_out: list[str] = []
@@ -137,7 +137,7 @@ def generalisation(zoo: OpenZoo, others: Sequence[OpenZoo], say: Say) -> Part:
         test = other.rows_of("test")
         model = _numbers(other.states.model[other.used.rows[test]])
         truth = _values(other, {"test": test}, targets)["test"]
-        for name, source in (("", zoo), (", own", other)):
+        for name, source in (("", zoo), (" own", other)):
             rows = {split: source.rows_of(split) for split in ("train", "validation")}
             values = _values(source, rows, targets)
             features = {split: source.used.statistics[rows[split]] for split in rows}
@@ -154,7 +154,7 @@ def generalisation(zoo: OpenZoo, others: Sequence[OpenZoo], say: Say) -> Part:
                     found = predicted[:, number]
                     measures += _scores(of, name, truth[:, number], found, model)
     return Part(
-        "generalisation across zoos",
+        "generalisation",
         f"R2 and tau on the test split of others, from s(W), fitted on {zoo.name}",
         ("tested on", "target", "by"),
         measures,
@@ -165,7 +165,7 @@ def generalisation(zoo: OpenZoo, others: Sequence[OpenZoo], say: Say) -> Part:
                 if other.name not in not_obtained
             }
         },
-        [*left_out, "own: fitted on the other zoo itself, which is the reference."],
+        [*left_out, "R2 own, tau own: fitted on the other zoo itself, which is the reference."],
         not_obtained,
     )
 

@@ -90,12 +90,12 @@ def test_every_part_of_a_trained_zoo(trained: SuiteResult) -> None:
     assert sum(trained.models.values()) == 20
     assert sum(trained.states.values()) == 120
     found = {part.name: part for part in trained.parts}
-    assert "--against" not in found["generalisation across zoos"].not_obtained["all of it"]
-    for name in set(PARTS) - {"generalisation across zoos"}:
+    assert "--against" not in found["generalisation"].not_obtained["all of it"]
+    for name in set(PARTS) - {"generalisation"}:
         assert "all of it" not in found[name].not_obtained, found[name].not_obtained
         assert found[name].measures
         assert found[name].table().rows
-    by = {measure.of[2] for measure in found["property prediction"].measures}
+    by = {measure.of[2] for measure in found["prediction"].measures}
     assert by == {*prediction.PREDICTORS, "set network", "highest without ties"}
     values = {(m.of[0], m.name): m.value for m in found["generation"].measures}
     for (of, name), value in values.items():
@@ -157,7 +157,7 @@ def test_what_the_weights_say_is_found_here_and_elsewhere(good_home: Path) -> No
     assert "constant" in within.not_obtained["generalization_gap"]
     assert "absent" in within.not_obtained["sparsity"]
     there = scores(across)
-    for name in ("R2", "R2, own", "tau", "tau, own"):
+    for name in ("R2", "R2 own", "tau", "tau own"):
         assert there["other_cnn_s", "test_acc", "ridge", name] > 0.9, name
     intervals = [m.interval for m in within.measures if m.name == "R2"]
     assert np.isnan(intervals).all()  # 9 models in test are too few
@@ -206,6 +206,12 @@ def test_diverged_states_are_counted_and_small_zoos_say_what_is_missing(tmp_path
         assert "at least 5 are needed" in part.not_obtained["all of it"]
 
 
+def test_the_sparsity_of_twins_is_predicted(tmp_path: Path) -> None:
+    write_odd_zoos(tmp_path)
+    (part,) = run_suite("odd_sparse", tmp_path, parts=["prediction"], settings=SMALL).parts
+    assert ("sparsity", "s(W)", "ridge", "R2") in scores(part)
+
+
 def test_a_zoo_of_two_models(tmp_path: Path) -> None:
     random_zoo(tmp_path, get_zoo("digits_cnn_s"), models=2)
     result = run_suite("digits_cnn_s", tmp_path, settings=SMALL)
@@ -232,7 +238,7 @@ def test_other_layouts_and_the_zoo_itself_are_refused(good_home: Path, tmp_path:
     (part,) = run_suite(
         "digits_cnn_s",
         tmp_path,
-        parts=["generalisation across zoos"],
+        parts=["generalisation"],
         against=["cifar10_cnn_s_seed"],
         settings=SMALL,
     ).parts
@@ -286,9 +292,14 @@ def test_intervals_overlap_or_not() -> None:
 
 
 def test_what_only_one_has_is_named() -> None:
-    both, mine = Measure(("a",), "x", 1.0), Measure(("b",), "x", 1.0)
+    both, mine = Measure(("a", "ridge"), "x", 1.0), Measure(("b",), "x", 1.0)
+    more = [Measure(("a", "ridge"), "y", 1.0), Measure(("a", "trees"), "x", 1.0)]
+    found = compare(result(both, *more), result(both))
+    assert found.only_a == ("generation, a, ridge (y)", "generation, a, trees (x)")
     found = compare(result(both, mine), result(both))
-    assert (found.only_a, found.only_b) == (("generation, b (x)",), ())
+    assert (found.only_a, found.only_b) == (("generation, b",), ())
+    others = [Measure(("c", method), "x", 1.0) for method in ("ridge", "trees")]
+    assert compare(result(both, *others), result(both)).only_a == ("generation, c",)
     found = compare(result(both), result(both, part="fine-tuning"))
     assert (found.only_a, found.only_b) == (("generation",), ("fine-tuning",))
     assert found.tables()[0].notes[-1] == "Only B has: fine-tuning."
@@ -334,7 +345,7 @@ def test_files_that_are_not_of_the_suite_are_named(text: str, tmp_path: Path) ->
 
 def test_the_command_writes_and_compares(digits_home: Path, tmp_path: Path) -> None:
     arguments = ["benchmark", "digits_cnn_s", "--data-dir", str(digits_home), "--suite"]
-    arguments += ["--part", "generalisation across zoos"]
+    arguments += ["--part", "generalisation"]
     shown = run(*arguments, cwd=tmp_path).stdout
     assert "no other zoo is given" in shown
     found = json.loads((tmp_path / "digits_cnn_s-suite.json").read_text())
