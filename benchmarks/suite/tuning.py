@@ -28,7 +28,11 @@ FRESH = "initialisation"
 SEED = 1 << 20
 """Seed of the first vector; far above those of zoos, whose models must not be repeated."""
 
+NEEDED = ("init", "optimizer", "learning_rate", "batch_size")
+"""Hyperparameters without which nothing can be trained."""
+
 HYPERPARAMETERS = ("activation", "optimizer", "learning_rate", "weight_decay", "dropout", "init")
+"""Hyperparameters that the models have in common whose epochs are compared."""
 
 
 def fine_tuning(zoo: OpenZoo, say: Say) -> Part:
@@ -39,8 +43,8 @@ def fine_tuning(zoo: OpenZoo, say: Say) -> Part:
     count, epochs = samples_that_fit(zoo, settings.tuned), settings.tuned_epochs
     best = last.rows[last.good[0]]
     known = {name: states[name][best] for name in (*HYPERPARAMETERS, "batch_size", "momentum")}
-    if known["init"] is None:
-        raise InvalidArgument("the source does not say how the models are initialised")
+    if unknown := [name for name in NEEDED if known[name] is None]:
+        raise InvalidArgument(f"the source does not say the models' {', '.join(unknown)}")
     seeds = [SEED + number for number in range(count)]
     starts = [np.stack([initial_weights(zoo.layout, known["init"], seed)[0] for seed in seeds])]
     starts += [sample(zoo, method, last, count) for method in TUNED]

@@ -26,7 +26,7 @@ from model_zoos.benchmarks.suite import (
     run_suite,
     set_network,
 )
-from model_zoos.benchmarks.suite.zoo import fingerprint
+from model_zoos.benchmarks.suite.zoo import fingerprint, open_zoo
 from model_zoos.builders.catalog import get_zoo
 from model_zoos.builders.zoo_directory import create_zoo
 from model_zoos.cli import display
@@ -230,6 +230,18 @@ def test_without_images_predictions_are_still_made(good_home: Path, tmp_path: Pa
     assert result.parts[0].measures
     for part in result.parts[2:]:
         assert "MNIST" in part.not_obtained["all of it"]
+
+
+@pytest.mark.parametrize(
+    ("part", "column"),
+    [("generation", "activation"), ("fine-tuning", "batch_size"), ("fine-tuning", "init")],
+)
+def test_what_a_source_does_not_say_is_named(part: str, column: str, digits_home: Path) -> None:
+    zoo = open_zoo("digits_cnn_s", digits_home, None, False, SMALL)
+    states, unknown = zoo.states, np.full(len(zoo.states), None, object)
+    states = dataclasses.replace(states, columns={**states.columns, column: unknown})
+    with pytest.raises(InvalidArgument, match=f"the source does not say the models' {column}"):
+        PARTS[part](dataclasses.replace(zoo, states=states), [], lambda step: None)
 
 
 def test_other_layouts_and_the_zoo_itself_are_refused(good_home: Path, tmp_path: Path) -> None:
