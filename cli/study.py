@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import os
 import sys
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Optional
@@ -34,11 +35,13 @@ from .train import read_specification
 
 
 def benchmark(
-    name: ZooName,
+    name: Annotated[Optional[str], typer.Argument(help="A zoo, union or twin zoo.")] = None,
     data_dir: DataDir = None,
     out: Annotated[
         Optional[Path],
-        typer.Option(help="JSON file to write; <name>-benchmark.json unless with --json."),
+        typer.Option(
+            help="JSON file to write; <name>-benchmark.json (or -suite.json) unless with --json."
+        ),
     ] = None,
     representation: Annotated[
         Optional[list[str]],
@@ -59,14 +62,55 @@ def benchmark(
     boosting: Annotated[
         bool, typer.Option("--boosting", help="Gradient-boosted trees too (needs LightGBM).")
     ] = False,
+    suite: Annotated[
+        bool,
+        typer.Option(
+            "--suite",
+            help="The whole suite: predictions, transfer to other zoos, new weights, fine-tuning.",
+        ),
+    ] = False,
+    against: Annotated[
+        Optional[list[str]],
+        typer.Option(help="Another zoo of this layout, for the suite. Can be repeated."),
+    ] = None,
+    part: Annotated[
+        Optional[list[str]],
+        typer.Option(help="Only this part of the suite. Can be repeated."),
+    ] = None,
+    images_dir: ImagesDir = None,
+    download: DownloadImages = False,
+    compare: Annotated[
+        Optional[tuple[Path, Path]],
+        typer.Option(help="Compare two JSON files of the suite, and measure nothing."),
+    ] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Predict accuracy, epoch, gap and hyperparameters from weights and from their statistics."""
+    """Predict accuracy, epoch, gap and hyperparameters from weights and from their statistics.
+
+    With --suite, measure the whole benchmark suite; with --compare, compare two of its results.
+    """
     from ..benchmarks.property_prediction import LAST, predict_properties
     from ..benchmarks.representations import REPRESENTATIONS
 
+    of_suite: dict[str, object] = {"--against": against, "--part": part, "--images-dir": images_dir}
+    of_suite["--download"] = download
+    of_prediction: dict[str, object] = {"--representation": representation, "--epochs": epochs}
+    of_prediction |= {"--max-weight": max_weight != 5, "--offset": offset != "free"}
+    of_prediction["--boosting"] = boosting
+    if compare is not None:
+        given = {"a zoo": name, "--suite": suite, "--out": out, **of_suite, **of_prediction}
+        _refuse(given, "--compare takes two files, and not")
+        _compare(*compare, quiet, as_json)
+        return
+    if name is None:
+        raise InvalidArgument("name a zoo", hint="model-zoos list shows which there are")
     name = normalize_name(name)
+    if suite:
+        _refuse(of_prediction, "--suite is a fixed protocol, without")
+        _suite(name, data_dir, out, against, part, images_dir, download, quiet, as_json)
+        return
+    _refuse(of_suite, "only --suite takes")
     chosen = epochs if epochs == LAST else parse_epochs("--epochs", epochs)
     if out is not None:  # before the work, not after it
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -89,8 +133,69 @@ def benchmark(
             boosting=boosting,
             on_progress=show,
         )
-    text = display.json_text(dataclasses.asdict(result))
     path = out or (None if as_json else Path(f"{result.zoo}-benchmark.json"))
+    _write_result(result, path, quiet, as_json)
+
+
+def _refuse(given: Mapping[str, object], why: str) -> None:
+    """Refuse options that do not belong to what is done.
+
+    Raises:
+        InvalidArgument: one of them is given.
+    """
+    if found := [option for option, value in given.items() if value]:
+        raise InvalidArgument(f"{why} {', '.join(found)}")
+
+
+def _suite(
+    name: str,
+    data_dir: Path | None,
+    out: Path | None,
+    against: list[str] | None,
+    parts: list[str] | None,
+    images_dir: Path | None,
+    download: bool,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Measure a zoo by the suite, and write and show the result."""
+    from ..benchmarks.suite import PARTS, run_suite
+
+    if out is not None:  # before the work, not after it
+        out.parent.mkdir(parents=True, exist_ok=True)
+    display.hide_dataset_bars(True)
+    with display.progress_bars(quiet or as_json) as bars:
+        bars(name, text="reading")
+        result = run_suite(
+            name,
+            data_dir,
+            parts=parts or tuple(PARTS),
+            against=against or (),
+            images_dir=images_dir,
+            download=download,
+            on_progress=lambda step, done, total: bars(name, done, total, step),
+        )
+    _write_result(result, out or (None if as_json else Path(f"{name}-suite.json")), quiet, as_json)
+
+
+def _compare(first: Path, second: Path, quiet: bool, as_json: bool) -> None:
+    """Show two results of the suite side by side."""
+    from ..benchmarks.suite import compare, read_result
+
+    found = compare(read_result(first), read_result(second), (str(first), str(second)))
+    if as_json:
+        pairs = [
+            {**dataclasses.asdict(pair), "difference": pair.difference, "overlap": pair.overlap}
+            for pair in found.pairs
+        ]
+        print(display.json_text({**dataclasses.asdict(found), "pairs": pairs}))
+    elif not quiet:
+        display.print_tables(found.tables())
+
+
+def _write_result(result: Any, path: Path | None, quiet: bool, as_json: bool) -> None:  # noqa: ANN401
+    """Write a result as JSON, and show it as JSON or as its tables."""
+    text = display.json_text(dataclasses.asdict(result))
     if path is not None:
         path.write_text(text + "\n")
     if as_json:

@@ -20,7 +20,6 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from sklearn.neighbors import KernelDensity
 
 from ..builders.layout import Layout
 from ..errors import InvalidArgument
@@ -62,11 +61,13 @@ def sample_kernel_density(
         raise InvalidArgument("weights must be a matrix [models, N] of finite numbers")
     if not bandwidth > 0:
         raise InvalidArgument(f"bandwidth must be above 0, found {bandwidth}")
-    state = np.random.RandomState(seed)  # scikit-learn takes no Generator
-    density = KernelDensity(kernel="gaussian", bandwidth=bandwidth)
-    columns = models.T[:, :, None] if independent else [models]
-    samples = [density.fit(column).sample(count, random_state=state) for column in columns]
-    return np.concatenate(samples, axis=1).astype(np.float32)
+    state = np.random.RandomState(seed)
+    new = np.empty((count, models.shape[1]), np.float32)
+    for column in range(models.shape[1]) if independent else [slice(None)]:
+        # As scikit-learn's KernelDensity samples, which would build a tree for each weight.
+        chosen = (state.uniform(size=count) * len(models)).astype(np.int64)
+        new[:, column] = state.normal(models[chosen, column].astype(np.float64), bandwidth)
+    return new
 
 
 def uniform_soup(weights: ArrayLike) -> NDArray[np.float32]:

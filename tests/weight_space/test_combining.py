@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from sklearn.neighbors import KernelDensity
 
 import model_zoos
 from model_zoos.builders.layout import make_layout
@@ -28,6 +29,18 @@ def test_samples_lie_a_bandwidth_around_models(independent: bool) -> None:
     assert all(mixed) if independent else not any(mixed)
     again = sample_kernel_density(models, 400, bandwidth=0.01, independent=independent, seed=1)
     assert (again == samples).all()
+
+
+@pytest.mark.parametrize("independent", [False, True])
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_samples_are_scikit_learns(independent: bool, kind: type) -> None:
+    models = np.random.default_rng(0).standard_normal((7, 30)).astype(kind)
+    state = np.random.RandomState(3)
+    density = KernelDensity(kernel="gaussian", bandwidth=0.2)
+    columns = models.T[:, :, None] if independent else [models]
+    expected = [density.fit(column).sample(11, random_state=state) for column in columns]
+    found = sample_kernel_density(models, 11, bandwidth=0.2, independent=independent, seed=3)
+    assert (found == np.concatenate(expected, axis=1).astype(np.float32)).all()
 
 
 def test_refusals() -> None:

@@ -1,0 +1,154 @@
+"""Two results of the suite side by side."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ...errors import InvalidArgument
+from ..bootstrap import Interval
+from ..tables import Table, interval, number
+from .result import Measure, SuiteResult
+
+Key = tuple[str, tuple[str, ...], str]
+"""Part, what is measured, and the name of the number."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One number of both results.
+
+    Attributes:
+        part, of, name: what it is, as in `Measure`.
+        a, b: its values.
+        a_interval, b_interval: their 95 % intervals.
+    """
+
+    part: str
+    of: tuple[str, ...]
+    name: str
+    a: float
+    b: float
+    a_interval: Interval
+    b_interval: Interval
+
+    @property
+    def difference(self) -> float:
+        """Second less first."""
+        return self.b - self.a
+
+    @property
+    def overlap(self) -> bool | None:
+        """Whether the intervals overlap; None where one is unknown."""
+        (low, high), (other_low, other_high) = self.a_interval, self.b_interval
+        if any(math.isnan(bound) for bound in (*self.a_interval, *self.b_interval)):
+            return None
+        return low <= other_high and other_low <= high
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two results of one protocol.
+
+    Attributes:
+        a, b: names of the results, such as their files.
+        pairs: numbers that both have.
+        only_a, only_b: numbers that only one of them has, in words.
+        remarks: what differs between the runs besides the numbers.
+    """
+
+    a: str
+    b: str
+    pairs: tuple[Pair, ...]
+    only_a: tuple[str, ...]
+    only_b: tuple[str, ...]
+    remarks: tuple[str, ...]
+
+    def tables(self) -> list[Table]:
+        """Return one table of all pairs; its notes name what only one result has."""
+        rows = tuple(
+            (
+                *(pair.part, ", ".join(filter(None, pair.of)), pair.name),
+                *(number(pair.a), interval(pair.a_interval)),
+                *(number(pair.b), interval(pair.b_interval)),
+                number(pair.difference),
+                {True: "yes", False: "no", None: "-"}[pair.overlap],
+            )
+            for pair in self.pairs
+        )
+        columns = ("part", "what", "number", "A", "A [95 %]", "B", "B [95 %]", "B - A", "overlap")
+        notes = [*self.remarks, *_only("A", self.only_a), *_only("B", self.only_b)]
+        title = f"A: {self.a}; B: {self.b}"
+        return [Table(title, columns, rows, tuple(notes), secondary=("A [95 %]", "B [95 %]"))]
+
+
+def compare(a: SuiteResult, b: SuiteResult, names: tuple[str, str] | None = None) -> Comparison:
+    """Compare two results.
+
+    Args:
+        a, b: the results.
+        names: what to call them; by default the names of their zoos.
+
+    Raises:
+        InvalidArgument: they are of different protocols.
+    """
+    names = names or (a.zoo, b.zoo)
+    if a.protocol != b.protocol:
+        raise InvalidArgument(
+            f"{names[0]} is of the protocol {a.protocol!r}, {names[1]} of {b.protocol!r}: their "
+            "numbers cannot be compared; run the suite anew with one version of model_zoos"
+        )
+    found, other = _measures(a), _measures(b)
+    pairs = tuple(
+        Pair(*key, one.value, other[key].value, one.interval, other[key].interval)
+        for key, one in found.items()
+        if key in other
+    )
+    return Comparison(
+        a=_title(names[0], a),
+        b=_title(names[1], b),
+        pairs=pairs,
+        only_a=_without(found, other),
+        only_b=_without(other, found),
+        remarks=tuple(_remarks(a, b)),
+    )
+
+
+def _measures(result: SuiteResult) -> dict[Key, Measure]:
+    return {(part.name, one.of, one.name): one for part in result.parts for one in part.measures}
+
+
+def _without(found: dict[Key, Measure], other: dict[Key, Measure]) -> tuple[str, ...]:
+    """Name what the other result lacks: a part, all of a kind, or things with their numbers."""
+    known = {(part,) for part, _, _ in other} | {(part, *of[:1]) for part, of, _ in other}
+    lacking: dict[str, list[str]] = {}
+    for part, of, name in found:
+        if (part,) not in known:
+            lacking.setdefault(part, [])
+        elif (part, *of[:1]) not in known:
+            lacking.setdefault(f"{part}, {of[0]}", [])
+        elif (part, of, name) not in other:
+            lacking.setdefault(f"{part}, {', '.join(filter(None, of))}", []).append(name)
+    return tuple(f"{what} ({', '.join(n)})" if n else what for what, n in lacking.items())
+
+
+def _only(which: str, what: tuple[str, ...]) -> list[str]:
+    return [f"Only {which} has: {'; '.join(what)}."] if what else []
+
+
+def _title(name: str, result: SuiteResult) -> str:
+    return name if name == result.zoo else f"{name} ({result.zoo})"
+
+
+def _remarks(a: SuiteResult, b: SuiteResult) -> list[str]:
+    remarks = []
+    if a.zoo == b.zoo:
+        same = "the same states" if a.digest == b.digest else "other states of the zoo"
+        remarks.append(f"Both results are of {a.zoo}, and B of {same}.")
+    if differing := sorted(k for k in a.settings if a.settings[k] != b.settings.get(k)):
+        remarks.append(f"Settings differ ({', '.join(differing)}), so numbers may for that reason.")
+    packages = {**a.versions, **b.versions}
+    if others := [p for p in packages if a.versions.get(p) != b.versions.get(p)]:
+        said = (f"{p} {a.versions.get(p, 'none')} and {b.versions.get(p, 'none')}" for p in others)
+        remarks.append(f"Versions differ: {'; '.join(said)}.")
+    return remarks

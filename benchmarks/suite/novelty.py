@@ -1,0 +1,132 @@
+"""Accuracy of new weights against their novelty: how far they are from the models they come from.
+
+Novelty has two measures. One is the distance to the nearest model of the train split, relative to
+the median distance between the models that are sampled from: 0 is a copy. The other is the overlap
+of wrong predictions with that model, intersection over union, which is 1 for the same errors (Wang
+et al. 2024, "Neural Network Diffusion", equation 7; they take the model of the largest overlap).
+New weights are worth something where they are as accurate as trained models, as far from the
+nearest one, and err elsewhere.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.spatial.distance import pdist
+
+from ...errors import TooFewModels
+from ...generation.networks import instantiate
+from ...weight_space.evaluation import evaluate
+from ...weight_space.networks import samples_of
+from .prediction import Say
+from .result import Measure, Part, mean_of
+from .sampling import SAMPLERS, LastStates, Weights, last_states, read_last, sample
+from .zoo import OpenZoo
+
+IMAGES = 2000
+"""Test images on which errors are compared, at most."""
+
+_BATCH = 500
+"""Images that a network sees at a time."""
+
+_PAIRS = 200
+"""Models between which the median distance is taken, at most."""
+
+
+def generation(zoo: OpenZoo, say: Say) -> Part:
+    """Sample new weights from the good models, and measure accuracy and novelty."""
+    say("reading")
+    last = last_states(zoo)
+    data = zoo.images  # before the work: what follows needs them
+    settings = zoo.settings
+    count = samples_that_fit(zoo, settings.samples)
+    unit = float(np.median(pdist(last.good_weights[:_PAIRS])))
+    if not unit > 0:
+        raise TooFewModels("the good models of train have the same weights")
+    not_obtained: dict[str, str] = {}
+    pixels, labels = samples_of(data, "test", zoo.layout)
+    order = np.random.default_rng(settings.seed).permutation(len(pixels))[:IMAGES]
+    chosen = torch.from_numpy(np.sort(order))
+    pixels, truth = pixels[chosen], labels[chosen].numpy()
+    like = {"architecture": zoo.states["architecture"][0], "activation": last.activation}
+    errors_of: dict[int, NDArray[np.bool_]] = {}
+
+    def errors(activation: str, vector: Weights) -> NDArray[np.bool_]:
+        network = instantiate(zoo.layout, activation, vector)
+        with torch.inference_mode():
+            answers = [network(part).argmax(dim=1) for part in pixels.split(_BATCH)]
+        return torch.cat(answers).numpy() != truth
+
+    def measure(method: str, new: Weights, own: NDArray[np.int64] | None = None) -> list[Measure]:
+        """Measure new weights; `own` are those that they are in train, which are left out."""
+        of = (method,)
+        distances, overlaps = [], []
+        for number, vector in enumerate(new):
+            away = np.linalg.norm(last.weights - vector, axis=1)
+            if own is not None:
+                away[own[number]] = np.inf
+            nearest = int(away.argmin())
+            distances.append(away[nearest] / unit)
+            if nearest not in errors_of:
+                activation = zoo.states["activation"][last.rows[nearest]]
+                errors_of[nearest] = errors(activation, last.weights[nearest])
+            wrong, theirs = errors(last.activation, vector), errors_of[nearest]
+            union = (wrong | theirs).sum()
+            overlaps.append((wrong & theirs).sum() / union if union else np.nan)
+        accuracy = evaluate(new, like, data, "test").accuracy
+        return [
+            mean_of(of, "accuracy", accuracy),
+            Measure(of, "best", float(accuracy.max())),
+            mean_of(of, "distance", np.array(distances)),
+            mean_of(of, "overlap of errors", np.array(overlaps)),
+        ]
+
+    measures: list[Measure] = []
+    say("trained models")
+    own = last.good[:count]
+    measures += measure("trained, of train", last.weights[own], own)
+    trained = _good_of_test(zoo, last)[:count]
+    if len(trained):
+        measures += measure("trained, of test", trained)
+    else:
+        not_obtained["trained, of test"] = "no model of the test split is as good"
+    for method in SAMPLERS:
+        say(method)
+        measures += measure(method, sample(zoo, method, last, count))
+    return Part(
+        "generation",
+        "accuracy on the test images against novelty",
+        ("weights",),
+        measures,
+        {
+            "good": settings.good,
+            "sampled from": len(last.good),
+            "train models": len(last.rows),
+            "activation": last.activation,
+            "chosen by": last.chosen_by,
+            "samples": count,
+            "images": len(truth),
+        },
+        [
+            f"{count} vectors of each method, from the {len(last.good)} best {last.activation} "
+            f"models of train; {len(last.rows):,} of {last.models:,} have a usable last state.",
+            f"distance: to the nearest model of train, over the median distance between the models "
+            f"sampled from ({unit:.3g}). overlap of errors: with that model.",
+        ],
+        not_obtained,
+    )
+
+
+def samples_that_fit(zoo: OpenZoo, wanted: int) -> int:
+    """Return how many vectors of each method fit into memory, at least 2."""
+    most = zoo.settings.weights_bytes // (16 * len(SAMPLERS) * zoo.layout.size)
+    return max(2, min(wanted, most))
+
+
+def _good_of_test(zoo: OpenZoo, last: LastStates) -> Weights:
+    """Return the last states of the test split that are as good as those which are sampled from."""
+    rows, weights = read_last(zoo, "test")
+    states = zoo.states
+    as_good = states[last.chosen_by][rows] >= last.least
+    return weights[as_good & (states["activation"][rows] == last.activation)]

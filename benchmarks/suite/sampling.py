@@ -1,0 +1,176 @@
+"""New weights from the good models of a zoo, without training.
+
+The models are those of the train split with the best validation accuracy in their last state, as
+Schuerholt et al. 2022 ("Hyper-Representations as Generative Models", NeurIPS) sample from the best
+30 % of a zoo. They have one activation, since their weights are mixed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...builders.layout import Layout
+from ...errors import InvalidArgument, TooFewModels
+from ...weight_space.combining import sample_kernel_density, uniform_soup
+from ...weight_space.matching import weight_matching
+from ...weight_space.symmetry import permute
+from ..states import read_weights
+from .zoo import OpenZoo
+
+FEWEST_GOOD = 5
+"""Models that are sampled from, at least."""
+
+DIMENSIONS = 64
+"""Principal directions of the subspace, at most."""
+
+Weights = NDArray[np.float32]
+Sampler = Callable[[Weights, Layout, int, int], Weights]
+"""From good weights [n, N], their layout, a count and a seed to new weights [count, N]."""
+
+
+@dataclass(frozen=True, eq=False)
+class LastStates:
+    """The usable last states of some models, and which of them are good.
+
+    Attributes:
+        models: number of models in the split; the others have diverged, or do not fit into memory.
+        rows: row numbers in the table of all states, [n].
+        weights: float32 [n, N].
+        good: numbers among these of the good states of `activation`, the best first.
+        activation: the most frequent one of the good states.
+        chosen_by: the metric that says which are good.
+        least: its least value among the good states.
+    """
+
+    models: int
+    rows: NDArray[np.int64]
+    weights: Weights
+    good: NDArray[np.int64]
+    activation: str
+    chosen_by: str
+    least: float
+
+    @property
+    def good_weights(self) -> Weights:
+        """Weights of the good states, float32 [good, N]."""
+        return self.weights[self.good]
+
+
+def last_states(zoo: OpenZoo) -> LastStates:
+    """Read the last states of the train split.
+
+    Raises:
+        TooFewModels: fewer than `FEWEST_GOOD` are good.
+        InvalidArgument: the source does not say the models' activation.
+    """
+    rows, weights = read_last(zoo, "train")
+    states, count = zoo.states, len(rows)
+    chosen_by = "val_acc" if np.isfinite(states["val_acc"][rows]).all() else "train_acc"
+    score = states[chosen_by][rows]
+    order = np.argsort(-score, kind="stable")
+    best = order[: round(zoo.settings.good * count)]
+    kinds = Counter(states["activation"][rows[best]].tolist())
+    if None in kinds:
+        raise InvalidArgument("the source does not say the models' activation")
+    activation = min(kinds, key=lambda kind: (-kinds[kind], kind), default="")
+    good = best[states["activation"][rows[best]] == activation]
+    if len(good) < FEWEST_GOOD:
+        raise TooFewModels(
+            f"of {count} last states in train, {len(good)} are good ones of one activation "
+            f"({activation or 'none'}): at least {FEWEST_GOOD} are needed"
+        )
+    models = len(set(states.model[states["split"] == "train"].tolist()))
+    return LastStates(models, rows, weights, good, activation, chosen_by, float(score[good].min()))
+
+
+def read_last(zoo: OpenZoo, split: str) -> tuple[NDArray[np.int64], Weights]:
+    """Return row numbers and weights of the usable last states of a split, as many as fit."""
+    states, settings = zoo.states, zoo.settings
+    rows = states.final[states["split"][states.final] == split]
+    models = np.random.default_rng(settings.seed).permutation(states.model[rows])
+    models = models[: max(2, settings.weights_bytes // (4 * zoo.layout.size))]
+    found, weights = read_weights(states, models, states.epochs[-1:], zoo.data_dir)
+    kept = (np.abs(weights).max(axis=1) <= settings.max_weight) & ~states.diverged[found]
+    return found[kept], weights[kept]
+
+
+def sample(zoo: OpenZoo, method: str, last: LastStates, count: int) -> Weights:
+    """Return new weights of one method of `SAMPLERS`, always the same ones."""
+    return SAMPLERS[method](last.good_weights, zoo.layout, count, zoo.settings.seed)
+
+
+# --- Methods --------------------------------------------------------------------------------------
+
+
+def _noise(share: float) -> Sampler:
+    """A good state plus Gaussian noise, of this share of the deviation of each tensor."""
+
+    def draw(good: Weights, layout: Layout, count: int, seed: int) -> Weights:
+        generator = np.random.default_rng(seed)
+        new = good[generator.integers(len(good), size=count)]
+        for slot in layout.slots:
+            part = new[:, slot.slice]
+            deviation = share * part.std(axis=1, keepdims=True)
+            part += deviation * generator.standard_normal(part.shape, np.float32)
+        return new
+
+    return draw
+
+
+def _soup(models: int, matched: bool = False) -> Sampler:
+    """The mean of some good states, if `matched` of units in the order of the first."""
+
+    def draw(good: Weights, layout: Layout, count: int, seed: int) -> Weights:
+        generator = np.random.default_rng(seed)
+        new = []
+        for _ in range(count):
+            chosen = good[generator.permutation(len(good))[:models]]
+            if matched:
+                orders = weight_matching(chosen[1:], chosen[0], layout)
+                others = permute(chosen[1:], layout, orders)
+                chosen = np.concatenate([chosen[:1], np.asarray(others)])
+            new.append(uniform_soup(chosen))
+        return np.stack(new)
+
+    return draw
+
+
+def _density(good: Weights, layout: Layout, count: int, seed: int) -> Weights:
+    """Samples of a kernel density of each weight."""
+    return sample_kernel_density(good, count, seed=seed)
+
+
+def _subspace_density(good: Weights, layout: Layout, count: int, seed: int) -> Weights:
+    """Samples of a kernel density of each principal component of the good states.
+
+    The components, scaled to deviation 1, stand in for the learned representation of the paper.
+    The bandwidth is Scott's, n^(-1/5) (Scott 1992, "Multivariate Density Estimation").
+    """
+    mean = good.mean(axis=0, dtype=np.float64)
+    # n is far below N: the inner products of the rows give the directions.
+    centred = good - mean
+    values, vectors = np.linalg.eigh(centred @ centred.T)
+    kept = np.argsort(-values)[: min(DIMENSIONS, len(good) - 1)]
+    kept = kept[values[kept] > 1e-10 * values.max()]
+    components = vectors[:, kept] * np.sqrt(len(good))  # of deviation 1
+    directions = centred.T @ vectors[:, kept] / np.sqrt(len(good))
+    bandwidth = float(len(good)) ** -0.2
+    drawn = sample_kernel_density(components, count, bandwidth=bandwidth, seed=seed)
+    return (mean + drawn @ directions.T).astype(np.float32)
+
+
+SAMPLERS: Mapping[str, Sampler] = {
+    "noise 0.1": _noise(0.1),
+    "noise 0.5": _noise(0.5),
+    "soup of 2": _soup(2),
+    "soup of 2, matched": _soup(2, matched=True),
+    "soup of 5": _soup(5),
+    "density of weights": _density,
+    "density in a subspace": _subspace_density,
+}
+"""The methods; docs/suite.md says what each is."""

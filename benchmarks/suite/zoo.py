@@ -1,0 +1,249 @@
+"""A zoo as the parts of the suite see it: its states, the usable ones of them, and its images."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from datasets import Dataset
+from numpy.typing import NDArray
+
+from ...builders.dataset import zoos_home
+from ...builders.layout import Layout, find_layout
+from ...builders.schema import METRICS
+from ...builders.specification import normalize_name
+from ...builders.splits import SPLITS
+from ...builders.zoo_directory import open_zoo as open_directory
+from ...errors import InvalidArgument, TooFewModels
+from ...generation.images import ImageData
+from ..evaluation import zoo_images
+from ..property_prediction import NUMBERS
+from ..representations import statistics
+from ..rows import LARGE_WEIGHT, MAX_WEIGHT, refuse_leakage
+from ..states import StateTable, read_states, read_weights, weights_size
+
+_BLOCK_BYTES = 256 << 20
+"""Weights that are read at a time."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Seed and sizes of the suite. The protocol is the default values.
+
+    Attributes:
+        seed: seed of every draw.
+        max_weight: states with a larger weight (in absolute value) have diverged and are left out.
+        states: states that are used for predictions, at most; epochs are thinned out evenly.
+        weights_bytes: weights that are held in memory, at most.
+        network_passes: passes of the set network over its training states, at most.
+        good: share of the models of the train split, the best ones, that are sampled from.
+        samples: new weight vectors of each method.
+        tuned: of these, those which are trained further.
+        tuned_epochs: epochs of this training.
+    """
+
+    seed: int = 0
+    max_weight: float = MAX_WEIGHT
+    states: int = 40_000
+    weights_bytes: int = 2 << 30
+    network_passes: int = 15
+    good: float = 0.3
+    samples: int = 32
+    tuned: int = 16
+    tuned_epochs: int = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Used:
+    """The usable states that properties are predicted of, sorted by zoo, model and epoch.
+
+    Attributes:
+        rows: their row numbers in the table of all states, [n].
+        statistics: s(W), float64 [n, 7 * tensors].
+        weights: W, float32 [n, N]; None if they are too many for the memory.
+        targets: the numbers that are predicted.
+        not_scored: target -> why it is not.
+        left_out: reason -> states.
+        epochs: the epochs that were looked at.
+    """
+
+    rows: NDArray[np.int64]
+    statistics: NDArray[np.float64]
+    weights: NDArray[np.float32] | None
+    targets: Sequence[str]
+    not_scored: Mapping[str, str]
+    left_out: Mapping[str, int]
+    epochs: Sequence[int]
+
+
+@dataclass(frozen=True, eq=False)
+class OpenZoo:
+    """A zoo that is being measured. What is costly is read once, when it is first needed.
+
+    Attributes:
+        states: all its states without weights.
+        layout: layout of the weights.
+        data_dir, images_dir, download: where zoos and images are.
+        settings: seed and sizes.
+    """
+
+    states: StateTable
+    layout: Layout
+    data_dir: str | os.PathLike[str] | None
+    images_dir: str | os.PathLike[str] | None
+    download: bool
+    settings: Settings
+
+    @property
+    def name(self) -> str:
+        """Name of the zoo, as load_dataset knows it."""
+        return self.states.name
+
+    @cached_property
+    def used(self) -> Used:
+        """The usable states, as `Used` describes them.
+
+        Raises:
+            TooFewModels: a split has fewer than two of them.
+            Leakage: a model, or twins of one parent, in two splits.
+        """
+        states, settings = self.states, self.settings
+        self._refuse_leakage()
+        models, epochs = _thin_out(states, settings)
+        wanted = np.isin(states.model, models) & np.isin(states["epoch"], epochs)
+        fits = 4 * self.layout.size * int(wanted.sum()) <= settings.weights_bytes
+        weights = np.empty((int(wanted.sum()) if fits else 0, self.layout.size), np.float32)
+        step = max(1, _BLOCK_BYTES // (4 * self.layout.size * len(epochs)))
+        left_out = Counter({"weights not finite": int(wanted.sum())})
+        rows: list[NDArray[np.int64]] = []
+        features: list[NDArray[np.float64]] = []
+        count = 0
+        for start in range(0, len(models), step):
+            some = models[start : start + step]
+            found, matrix = read_weights(states, some, epochs, self.data_dir)
+            small = np.maximum(matrix.max(axis=1), -matrix.min(axis=1)) <= settings.max_weight
+            left_out["weights not finite"] -= len(found)
+            left_out[f"{LARGE_WEIGHT} {settings.max_weight:g}"] += int((~small).sum())
+            found, matrix = found[small], matrix[small]
+            rows.append(found)
+            features.append(statistics(matrix, self.layout))
+            if fits:
+                weights[count : count + len(matrix)] = matrix
+            count += len(matrix)
+        row = np.concatenate(rows)
+        targets, not_scored = self._targets(row)
+        known = np.isfinite([states[target][row] for target in targets]).all(axis=0)
+        left_out["target absent"] += int((~known).sum())
+        weights = weights[:count]
+        used = Used(
+            row[known],
+            np.concatenate(features)[known],
+            (weights if known.all() else weights[known]) if fits else None,
+            targets,
+            not_scored,
+            {why: count for why, count in left_out.items() if count},
+            epochs.tolist(),
+        )
+        counts = {split: int((states["split"][used.rows] == split).sum()) for split in SPLITS}
+        for split, count in counts.items():
+            if count < 2:
+                raise TooFewModels(f"{self.name} has {count} usable states in {split}: too few")
+        return used
+
+    @cached_property
+    def images(self) -> ImageData:
+        """The images that the models saw.
+
+        Raises:
+            ImageFilesError: the image files are missing or cannot be used.
+            InvalidArgument: they are other images than zoo.json names, or the parts of a union
+                saw several image data sets.
+            ZooNotFound: there is no zoo directory, which says what the images are.
+        """
+        home = zoos_home(self.data_dir)
+        directories = [open_directory(home, name) for name in sorted(set(self.states["zoo"]))]
+        images = sorted({directory.zoo.images for directory in directories})
+        if len(images) > 1:
+            raise InvalidArgument(f"{self.name} has several image data sets: {', '.join(images)}")
+        return zoo_images(directories[0], None, self.images_dir, self.download)
+
+    def rows_of(self, split: str) -> NDArray[np.int64]:
+        """Return which of the used states are of a split, as numbers in `used.rows`."""
+        return np.flatnonzero(self.states["split"][self.used.rows] == split)
+
+    def _targets(self, rows: NDArray[np.int64]) -> tuple[list[str], dict[str, str]]:
+        targets, why = [], {}
+        for target in NUMBERS:
+            values = self.states[target][rows]
+            values = values[np.isfinite(values)]
+            if len(np.unique(values)) < 2:
+                why[target] = f"constant: {values[0]:g}" if len(values) else "absent"
+            else:
+                targets.append(target)
+        if not targets:
+            raise TooFewModels(f"{self.name} has no number that could be predicted: {why}")
+        return targets, why
+
+    def _refuse_leakage(self) -> None:
+        names = ("zoo", "model_id", "parent_model_id")
+        first = np.flatnonzero(np.diff(self.states.model, prepend=-1))  # a row of each model
+        splits = {}
+        for split in SPLITS:
+            rows = first[self.states["split"][first] == split]
+            splits[split] = Dataset.from_dict({n: self.states[n][rows].tolist() for n in names})
+        refuse_leakage(splits)
+
+
+def open_zoo(
+    name: str,
+    data_dir: str | os.PathLike[str] | None,
+    images_dir: str | os.PathLike[str] | None,
+    download: bool,
+    settings: Settings,
+) -> OpenZoo:
+    """Open a zoo and read its states without weights.
+
+    Raises:
+        ZooNotFound: the zoo is not there.
+        FaultyZoo: none of its files can be read.
+        InvalidArgument: `metrics`, which has no weights, or states of several architectures.
+    """
+    name = normalize_name(name)
+    size = weights_size(name, data_dir)
+    states = read_states(name, data_dir)
+    architectures = sorted(set(states["architecture"]))
+    if len(architectures) > 1:
+        raise InvalidArgument(f"{name} has several architectures: {', '.join(architectures)}")
+    layout = find_layout(architectures[0], size)
+    return OpenZoo(states, layout, data_dir, images_dir, download, settings)
+
+
+def _thin_out(
+    states: StateTable, settings: Settings
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the models and the epochs of at most `settings.states` states, the last one always."""
+    models = np.arange(states.models)
+    if len(models) > settings.states:
+        draw = np.random.default_rng(settings.seed).permutation(len(models))
+        models = np.sort(draw[: settings.states])
+    count = max(1, min(len(states.epochs), settings.states // len(models)))
+    places = np.linspace(len(states.epochs) - 1, 0, count).round().astype(np.int64)
+    return models, states.epochs[np.unique(places)]
+
+
+def fingerprint(states: StateTable) -> str:
+    """Return a SHA-256 of model ids, splits, epochs and metrics of all states, in hexadecimal."""
+    digest = hashlib.sha256()
+    for name in ("zoo", "model_id", "split"):
+        for text in states[name].tolist():
+            digest.update(f"{text}\n".encode())
+    digest.update(states["epoch"].astype("<i8").tobytes())
+    for name in METRICS:
+        values = states[name].astype("<f4")
+        digest.update(np.where(np.isnan(values), np.float32("nan"), values).tobytes())
+    return digest.hexdigest()
