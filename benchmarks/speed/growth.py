@@ -1,15 +1,16 @@
 """Cost beside the number of models: exponents near 1, and near 0 where one model changes.
 
 Zoos of random values, CNN-s with 3 states a model. Each cost is that of a user's call, in the order
-of a zoo's life. Publication goes to a Hub on loopback, whose own work is counted too. The exponent
-is the slope of log(seconds) by log(models) between the two largest zoos; costs of some milliseconds
-say little.
+of a zoo's life. Publication goes to a Hub on loopback, whose own work is counted too. Files opened
+are model files, without those that Arrow maps to copy weights. The exponent is the slope of
+log(cost) by log(models) between the two largest zoos; costs of some milliseconds say little.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,6 +32,9 @@ from ..audit import audit_zoo
 from ..property_prediction import NUMBERS, predict_properties
 from .measure import markdown
 
+_opened = 0
+"""Model files that Python has opened."""
+
 ZOO = "mnist_cnn_s_seed"
 COLUMNS = ["model_id", "epoch", "test_acc", "learning_rate"]
 _PUBLISH = """
@@ -47,17 +51,20 @@ def measure(
         "100,1000,4320,20000"
     ),
 ) -> dict[str, Any]:
-    """Return `seconds`, `bytes` and `exponents`: cost -> one figure for each number of models."""
+    """Return `seconds`, `files`, `bytes`, `exponents`: cost -> one figure for each of `models`."""
     datasets.disable_progress_bars()
+    sys.addaudithook(_count)
     sizes = [int(size) for size in models.split(",")]
     seconds: dict[str, list[float]] = {}
+    opened: dict[str, list[float]] = {}
     sizes_of: dict[str, list[float]] = {}
     for size in sizes:
         with tempfile.TemporaryDirectory() as folder:
-            _measure_one(Path(folder), size, seconds, sizes_of)
+            _measure_one(Path(folder), size, seconds, opened, sizes_of)
     return {
         "models": sizes,
         "seconds": {cost: [round(value, 4) for value in of] for cost, of in seconds.items()},
+        "files": opened,
         "bytes": sizes_of,
         "exponents": {
             cost: _exponent(sizes, of)
@@ -68,20 +75,26 @@ def measure(
 
 
 def _measure_one(
-    folder: Path, models: int, seconds: dict[str, list[float]], sizes: dict[str, list[float]]
+    folder: Path,
+    models: int,
+    seconds: dict[str, list[float]],
+    opened: dict[str, list[float]],
+    sizes: dict[str, list[float]],
 ) -> None:
     """Add the costs of a zoo with so many models."""
 
     @contextmanager
     def clock(cost: str) -> Iterator[None]:
-        start = time.perf_counter()
+        start, before = time.perf_counter(), _opened
         yield
         seconds.setdefault(cost, []).append(time.perf_counter() - start)
+        opened.setdefault(cost, []).append(_opened - before)
 
     zoo = dataclasses.replace(zoo_spec(ZOO), epochs=2, seeds=max(1000, models + 1))
     root, repository = folder / "zoos", folder / "repository"
     with clock("write"):
         random_zoo(root, zoo, models)
+    time.sleep(2.5)  # younger files may yet change within a step of the clock
 
     def load(cache: str, **options: object) -> Mapping[str, datasets.Dataset]:
         return datasets.load_dataset(
@@ -143,6 +156,11 @@ def _measure_one(
         )
 
 
+def _count(event: str, arguments: tuple[Any, ...]) -> None:
+    global _opened
+    _opened += event == "open" and str(arguments[0]).endswith(".safetensors")
+
+
 def _uploaded(hub: Hub) -> int:
     """Return the bytes of all files that were ever uploaded."""
     return sum(request.received for request in hub.requests)
@@ -165,11 +183,20 @@ def table(figures: Mapping[str, Any]) -> str:
     rows = []
     formats: tuple[tuple[str, Callable[[float], str]], ...] = (
         ("seconds", lambda value: f"{value:,.2f}"),
+        ("files", lambda value: f"{value:,}"),
         ("bytes", lambda value: f"{value / 1e6:,.1f} MB"),
     )
     for kind, form in formats:
         for cost, values in figures[kind].items():
-            exponent = figures["exponents"][cost]
-            rows.append((cost, *map(form, values), "-" if exponent is None else f"{exponent:.2f}"))
+            exponent = figures["exponents"].get(cost) if kind != "files" else None
+            if kind == "files" and not any(values):
+                continue
+            rows.append(
+                (
+                    f"{cost}: files opened" if kind == "files" else cost,
+                    *map(form, values),
+                    "-" if exponent is None else f"{exponent:.2f}",
+                )
+            )
     columns = ("cost", *(f"{models:,} models" for models in figures["models"]), "exponent")
     return markdown(columns, 1, rows)
