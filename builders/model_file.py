@@ -307,7 +307,7 @@ def encode_model(
 
 
 def _encode(tensors: dict[str, NDArray[Any]], header: Mapping[str, object]) -> bytes:
-    text = json.dumps(header, separators=(",", ":"), allow_nan=False)
+    text = json.dumps(header, separators=(",", ":"))  # a loss may be Infinity, which readers accept
     return save(tensors, metadata={HEADER_KEY: text})
 
 

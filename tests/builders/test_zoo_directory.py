@@ -133,6 +133,7 @@ def test_metrics_that_were_not_measured_everywhere(tmp_path: Path, name: str) ->
         "test_acc": np.array([0.25, 0.5, 0.75]),
         "train_acc": np.ma.array([0, 7, 1], mask=[0, 1, 0]),
         "val_acc": np.ma.array([0.25, 7.0, 0.75], mask=[0, 1, 0]),
+        "train_loss": np.array([math.inf, 1.0, math.nan]),
         "val_loss": np.ma.array([math.nan, 1.0, math.nan], mask=[0, 1, 1]),
         "sparsity": np.ma.masked_all(3),
     }
@@ -141,9 +142,11 @@ def test_metrics_that_were_not_measured_everywhere(tmp_path: Path, name: str) ->
     good, faulty = directory.scan()
     assert not faulty
     assert {states.original_name for states in good} == {"a:b"}
-    table = states_table(good, row_schema(None, ["test_acc", "val_acc", "val_loss", "sparsity"]))
+    names = ["test_acc", "val_acc", "train_loss", "val_loss", "sparsity"]
+    table = states_table(good, row_schema(None, names))
     assert table["test_acc"].to_pylist() == [0.25, 0.5, 0.75]
     assert table["val_acc"].to_pylist() == [0.25, None, 0.75]
+    assert str(table["train_loss"].to_pylist()) == "[inf, 1.0, nan]"
     assert str(table["val_loss"].to_pylist()) == "[nan, None, None]"
     assert table["sparsity"].to_pylist() == [None] * 3
     assert not any("sparsity" in states.metrics for states in good)
