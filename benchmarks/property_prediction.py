@@ -318,7 +318,10 @@ def predict_properties(
     del splits  # frees the memory-mapped rows
     for split in SPLITS:
         if (count := len(rows[split].weights)) < 2:
-            raise TooFewModels(f"{name} has {count} usable states in {split}: too few")
+            raise TooFewModels(
+                f"{name} has {count} usable states in {split}, and each split needs 2 or more: use "
+                "more models, more epochs, or a larger max_weight"
+            )
     for target, column in rows["train"].columns.items():
         values = set(column.tolist()) - {None}
         if len(values) < 2:

@@ -342,6 +342,8 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
             chosen = self.config.filters is not None or self.config.max_weight is not None
             if not chosen or not empty:
                 raise
+            if len(empty) == len(splits):
+                raise NoRowsLeft("filters= and max_weight= leave no row in any split") from None
             raise NoRowsLeft(
                 f"{error} filters= and max_weight= leave no row in {', '.join(empty)}: name a "
                 "split that has some (split=...)"

@@ -389,9 +389,11 @@ def create_zoo(root: str | os.PathLike[str], zoo: Zoo, **provenance: object) -> 
         if key == "source" and old and new:
             if old.get("sha256") == new.get("sha256"):
                 continue
+            differs = sorted(k for k in {*old, *new} - {"sha256"} if old.get(k) != new.get(k))
             raise FaultyZoo(
-                f"{path} holds a zoo imported from {old.get('file')}, which is another source than "
-                f"{new.get('file')}: give this one another name or folder",
+                f"{path} holds a zoo imported from {old.get('file')}, and this import of "
+                f"{new.get('file')} differs in {', '.join(differs) or 'the content of its files'}: "
+                "give it another name or folder, or delete that one first",
                 hint="--zoo names it, --out is the folder",
             )
         if isinstance(old, dict) and isinstance(new, dict):  # name the entry, not all of it

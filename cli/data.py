@@ -260,7 +260,9 @@ def import_command(
             display.print_some(_left_out(report), str(folder / REPORT))
             display.print_some(report.remarks, str(folder / REPORT))
         where = _option("--data-dir", out)
-        display.print_next(*(f"model-zoos info {report.zoo}{where}" for report in reports))
+        display.print_next(*(f"model-zoos info {r.zoo}{where}" for r in reports if r.models))
+    if not any(report.models for report in reports):
+        raise typer.Exit(1)
 
 
 def _left_out(report: Report) -> list[str]:

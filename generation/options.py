@@ -88,11 +88,12 @@ class TrainOptions:
                 f"unknown engine {self.engine!r} for {architecture.title}; "
                 f"known: auto, {', '.join(architecture.engines)}"
             )
-        special = self.precision is not None or self.compile or self.keep_epochs is not None
+        names = ("precision", "compile", "keep_epochs")
+        special = [name for name in names if getattr(self, name)]
         if special and not architecture.file_per_state:
             raise InvalidArgument(
-                f"{zoo.name}: precision, compile and keep_epochs are not for "
-                f"{architecture.title}, whose states share a file"
+                f"{zoo.name}: {architecture.title}, whose states share a file, has no option "
+                f"{' and '.join(special)}"
             )
         if self.keep_epochs is not None and self.keep_epochs[-1] > zoo.epochs:
             raise InvalidArgument(

@@ -9,6 +9,7 @@ there, and `metrics`, it says which files are which split.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,10 +33,15 @@ PLACEHOLDER = "ORG/model_zoos"
 """Name of the repository where the real one is not known yet."""
 
 
-def card_data(contents: Contents) -> DatasetCardData:
+def card_data(contents: Contents, *, folder: bool = False) -> DatasetCardData:
     """Return the YAML at the top of the card.
 
     It has no numbers of rows: datasets would compare them with what `filters=` leaves.
+
+    Args:
+        contents: the zoos and figures of the repository.
+        folder: whether the card is that of a folder. Then each config has a digest of its files as
+            its description: the cache of datasets depends on the card of a folder alone.
     """
     import datasets
     from datasets.info import DatasetInfosDict
@@ -68,6 +74,9 @@ def card_data(contents: Contents) -> DatasetCardData:
                 metrics = f"metrics/*-{split}.parquet"
                 files.append({"split": split, "path": metrics if name == METRICS_NAME else paths})
         configs[name] = {"data_files": files}
+        if folder:
+            digests = "".join(part.digest for part in parts)
+            configs[name]["description"] = hashlib.sha256(digests.encode()).hexdigest()
         size: int | None = parts[0].zoo.layout.size
         if name == METRICS_NAME:
             configs[name]["default"] = True
@@ -102,7 +111,7 @@ def render_card(contents: Contents, repo_id: str = PLACEHOLDER) -> str:
     cnns = [zoo for zoo in contents.zoos if not zoo.zoo.layout.architecture.file_per_state]
     example = (cnns or list(contents.zoos))[0]
     card = DatasetCard.from_template(
-        card_data(contents),
+        card_data(contents, folder=repo_id == PLACEHOLDER),
         template_path=str(TEMPLATE),
         repo_id=repo_id,
         example=example.name,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
@@ -32,6 +33,8 @@ class ZooEntry:
         models, states: number by split, in the order of SPLITS; only splits that have files.
         file_bytes: size of its files with weights.
         test_acc: mean over the last states of all models; None if it was not measured.
+        digest: SHA-256 of the files with metrics, and of names and sizes of those with weights; ""
+            of files that are not in a folder.
     """
 
     zoo: Zoo
@@ -40,6 +43,7 @@ class ZooEntry:
     states: Mapping[str, int]
     file_bytes: int
     test_acc: float | None
+    digest: str = ""
 
     @property
     def name(self) -> str:
@@ -104,7 +108,20 @@ def read_contents(folder: str | os.PathLike[str]) -> Contents:
     folder = Path(folder)
     files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")}
     sizes = {name: path.stat().st_size for name, path in files.items() if path.is_file()}
-    return describe_contents(sizes, lambda name: files[name].open("rb"), str(folder))
+    contents = describe_contents(sizes, lambda name: files[name].open("rb"), str(folder))
+    zoos = tuple(replace(zoo, digest=_digest(zoo.name, files, sizes)) for zoo in contents.zoos)
+    return replace(contents, zoos=zoos)
+
+
+def _digest(zoo: str, files: Mapping[str, Path], sizes: Mapping[str, int]) -> str:
+    digest = hashlib.sha256()
+    for match in matches(DATA_FILE, sorted(sizes)):
+        if match["zoo"] == zoo:
+            digest.update(f"{match.string} {sizes[match.string]}\n".encode())
+    for match in matches(METRICS_FILE, sorted(sizes)):
+        if match["zoo"] == zoo:
+            digest.update(files[match.string].read_bytes())
+    return digest.hexdigest()
 
 
 def describe_contents(

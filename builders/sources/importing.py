@@ -307,7 +307,7 @@ def _import_trials(job: _Import) -> list[Report]:
                     [
                         "holds no trial of ray tune (a folder with params.json and checkpoint_*): "
                         "expected the zip of a zoo, a folder of trials or a preprocessed "
-                        "dataset_*.pt",
+                        "dataset_*.pt; a folder of checkpoints needs their table (--table, table=)",
                         *remarks,
                     ]
                 )

@@ -184,6 +184,32 @@ def test_filters_and_columns_work_on_a_folder(folder: Path) -> None:
 # --- What is in the files -------------------------------------------------------------------------
 
 
+def test_datasets_sees_that_a_folder_has_changed(tmp_path: Path) -> None:
+    """Its cache of a folder depends on the card, not on the files."""
+    zoo = dataclasses.replace(zoo_spec("digits_cnn_s"), epochs=1)
+    root, out = tmp_path / "zoos", tmp_path / "out"
+
+    def loaded(name: str) -> dict[tuple[str, int], float]:
+        build_folder([zoo.name], root, out)
+        rows = load_dataset(str(out), name, cache_dir=str(tmp_path / "cache"))
+        return {
+            (row["model_id"], row["epoch"]): row["test_loss"]
+            for split in rows.values()
+            for row in split.select_columns(["model_id", "epoch", "test_loss"])
+        }
+
+    directory = random_zoo(root, zoo, 9)
+    assert len(loaded(zoo.name)) == len(loaded("metrics")) == 18
+    random_zoo(root, zoo, 12)
+    assert len(loaded(zoo.name)) == len(loaded("metrics")) == 24
+    model = zoo.models(1)[0]
+    weights = np.zeros((2, zoo.layout.size), np.float32)
+    losses = {"test_loss": np.array([7.0, 8.0])}
+    directory.write_model(model.model_id, model.hyperparameters(), [0, 1], weights, losses)
+    for name in (zoo.name, "metrics"):
+        assert loaded(name)[model.model_id, 1] == 8
+
+
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """60 models of 51 states with random weights, CNN-s; zoos and repository."""
