@@ -389,7 +389,9 @@ def create_zoo(root: str | os.PathLike[str], zoo: Zoo, **provenance: object) -> 
         if key == "source" and old and new:
             if old.get("sha256") == new.get("sha256"):
                 continue
-            differs = sorted(k for k in {*old, *new} - {"sha256"} if old.get(k) != new.get(k))
+            differs = sorted(
+                k for k in {*old, *new} - {"sha256", "file"} if old.get(k) != new.get(k)
+            )
             raise FaultyZoo(
                 f"{path} holds a zoo imported from {old.get('file')}, and this import of "
                 f"{new.get('file')} differs in {', '.join(differs) or 'the content of its files'}: "

@@ -219,9 +219,12 @@ def test_the_same_files_elsewhere_give_the_same_card(folder: Path) -> None:
     files = contents(folder)
     sizes = {name: len(content) for name, content in files.items()}
     found = describe_contents(sizes, lambda name: io.BytesIO(files[name]), "me/zoos")
-    assert found == read_contents(folder)
+    there = read_contents(folder)
+    assert found.zoos == tuple(dataclasses.replace(zoo, digest="") for zoo in there.zoos)
+    assert found.figures == there.figures
     text = render_card(found, "me/zoos")
-    assert text == (folder / "README.md").read_text().replace("ORG/model_zoos", "me/zoos")
+    local = (folder / "README.md").read_text().replace("ORG/model_zoos", "me/zoos")
+    assert text == re.sub(r"\n  description: [0-9a-f]{64}", "", local)
 
 
 def test_others_files_are_passed_over_and_missing_ones_are_not(

@@ -457,8 +457,8 @@ def test_columns_of_other_types(runs: tuple[Path, Rows], tmp_path: Path) -> None
     [report] = import_zoo(folder, tmp_path, "own", table=path, **IMAGES)
     assert (report.kept, report.left_out) == (3, ())
     assert report.remarks == (
-        "nested columns that are not kept (1): config",
         f"columns that no row has, kept in {SOURCE_COLUMNS} (2): at, best",
+        "nested columns that are not kept (1): config",
     )
     kept = pq.read_table(tmp_path / "own" / SOURCE_COLUMNS).to_pylist()
     assert [row["best"] for row in kept] == ["true", "false", None]
