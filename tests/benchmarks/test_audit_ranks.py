@@ -52,7 +52,15 @@ def on_ranks(
     return join_shares(name, read_shares(folder, name, count), root)
 
 
-@pytest.mark.parametrize(("name", "count"), [(NAME, 2), (NAME, 4), ("odd", 14), ("odd_sparse", 2)])
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        (NAME, 4),
+        ("odd_sparse", 2),
+        pytest.param(NAME, 2, marks=pytest.mark.slow),
+        pytest.param("odd", 14, marks=pytest.mark.slow),
+    ],
+)
 def test_ranks_find_what_one_process_finds(
     name: str, count: int, spoilt: Path, tmp_path: Path
 ) -> None:
@@ -67,6 +75,7 @@ def test_ranks_find_what_one_process_finds(
     assert found.tables() == alone.tables()
 
 
+@pytest.mark.slow
 def test_a_healthy_zoo_on_ranks(digits_home: Path) -> None:
     """With some of its states, and with none."""
     for states, count in ((50, 3), (0, 2)):

@@ -41,6 +41,7 @@ def test_permuted_units_have_the_same_prediction(name: str) -> None:
     assert np.ptp(predict(weights), axis=0).min() > 0
 
 
+@pytest.mark.slow
 def test_it_learns_what_does_not_depend_on_the_order(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"PASS_ROWS": (512, 512), "BATCH": 32, "RATE": 5e-3}.items():
         monkeypatch.setattr(set_network, name, value)

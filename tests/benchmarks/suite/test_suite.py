@@ -108,6 +108,7 @@ def test_every_part_of_a_trained_zoo(trained: SuiteResult) -> None:
     assert 0 <= tuned["density in a subspace", "epochs saved"] <= 1
 
 
+@pytest.mark.slow
 def test_twice_the_same_numbers(trained: SuiteResult, digits_home: Path) -> None:
     again = run_suite("digits_cnn_s", digits_home, settings=SMALL)
     assert without_seconds(again) == without_seconds(trained)
@@ -179,6 +180,7 @@ def test_weights_that_do_not_fit_are_not_read(good_home: Path) -> None:
     assert {measure.of[1] for measure in part.measures} == {"s(W)", ""}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("states", "epochs", "models"), [(70, [1], 60), (40, [1], 40)])
 def test_many_states_are_thinned_out(
     states: int, epochs: list[int], models: int, good_home: Path

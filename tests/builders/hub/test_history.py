@@ -267,7 +267,10 @@ def _dies(directory: ZooDirectory, out: Path, number: int) -> bool:
     return process.exitcode == 9
 
 
-@pytest.mark.parametrize("change", ["models more", "a shard less and models more"])
+@pytest.mark.parametrize(
+    "change",
+    [pytest.param("models more", marks=pytest.mark.slow), "a shard less and models more"],
+)
 def test_a_killed_rebuild_is_resumed(tmp_path: Path, change: str) -> None:
     directory, out, more = grown(tmp_path, 9)
     before = shards(out)
