@@ -130,7 +130,7 @@ def _of_directory(directory: ZooDirectory) -> Overview:
         specified=directory.zoo.model_count if directory.lists_models else None,
         incomplete=sum(not kept <= states.keys() for states in models.values()),
         size=sum(stamp[0] for stamp in directory.stamps().values() if stamp),
-        engine=info.get("engine") or (str(source["file"]) if "file" in source else None),
+        engine=f"import of {source['file']}" if "file" in source else info.get("engine"),
         left_out=tuple(map(str, faulty)),
     )
 

@@ -242,8 +242,10 @@ class ZooDirectory:
             return files, faulty
         if not faulty:
             raise ZooNotFound(
-                f"{self.path} holds no finished model yet",
-                hint="run the command that began it again, and it resumes",
+                f"{self.path} holds no finished model",
+                hint="import it again, or delete it"
+                if self.info.get("source")
+                else "run the command that began it again, and it resumes",
             )
         raise FaultyZoo(
             f"{self.path}: none of its {len(faulty)} model files can be used, first {faulty[0]}"
@@ -393,9 +395,9 @@ def create_zoo(root: str | os.PathLike[str], zoo: Zoo, **provenance: object) -> 
                 k for k in {*old, *new} - {"sha256", "file"} if old.get(k) != new.get(k)
             )
             raise FaultyZoo(
-                f"{path} holds a zoo imported from {old.get('file')}, and this import of "
-                f"{new.get('file')} differs in {', '.join(differs) or 'the content of its files'}: "
-                "give it another name or folder, or delete that one first",
+                f"{path} holds a zoo imported from {old.get('file')}, which is another source than "
+                f"{new.get('file')}, as {', '.join(differs) or 'their files, renamed columns or constants'} differ: "
+                "give this one another name or folder, or delete that one first",
                 hint="--zoo names it, --out is the folder",
             )
         if isinstance(old, dict) and isinstance(new, dict):  # name the entry, not all of it

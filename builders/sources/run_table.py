@@ -286,6 +286,11 @@ def read_run_table(
             f"columns that no row has, kept in {SOURCE_COLUMNS} ({len(others)}): "
             f"{', '.join(map(printable, others))}"
         )
+    if not set(found.ours.values()) & set(METRICS):
+        remarks.append(
+            "no column is a metric, so that nothing can be benchmarked or verified: "
+            "--rename THEIRS=test_acc (rename=) names one"
+        )
     if found.dropped:
         listed = ", ".join(map(printable, found.dropped))
         remarks.append(f"nested columns that are not kept ({len(found.dropped)}): {listed}")

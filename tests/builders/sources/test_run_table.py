@@ -501,3 +501,13 @@ def test_arguments_are_checked(
         import_zoo(runs[0], **given)
     with pytest.raises(SourceNotFound, match="no such table"):
         import_zoo(runs[0], tmp_path, table="none.csv", architecture=TEXT)
+
+
+def test_a_table_without_a_metric_says_so(runs: tuple[Path, Rows], tmp_path: Path) -> None:
+    folder, rows = runs
+    table = pa.Table.from_pylist(
+        [{k: row[k] for k in ("path", "model_id", "epoch")} for row in rows]
+    )
+    pq.write_table(table, tmp_path / "runs.parquet")
+    [report] = import_zoo(folder, tmp_path, "own", table=tmp_path / "runs.parquet", **IMAGES)
+    assert any("--rename THEIRS=test_acc" in remark for remark in report.remarks)
