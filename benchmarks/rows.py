@@ -21,7 +21,7 @@ weight_threshold)."""
 
 WHY_LEFT_OUT = (
     f"The paper's data sets leave out states whose largest weight exceeds {MAX_WEIGHT:g}, because "
-    "such states would outweigh all others."
+    "they have diverged."
 )
 """What is said wherever such states are left out."""
 

@@ -391,12 +391,13 @@ def create_zoo(root: str | os.PathLike[str], zoo: Zoo, **provenance: object) -> 
         if key == "source" and old and new:
             if old.get("sha256") == new.get("sha256"):
                 continue
-            differs = sorted(
+            differ = sorted(
                 k for k in {*old, *new} - {"sha256", "file"} if old.get(k) != new.get(k)
             )
             raise FaultyZoo(
                 f"{path} holds a zoo imported from {old.get('file')}, which is another source than "
-                f"{new.get('file')}, as {', '.join(differs) or 'their files, renamed columns or constants'} differ: "
+                f"{new.get('file')}, as they differ in "
+                f"{', '.join(differ) or 'files, renamed columns or constants'}: "
                 "give this one another name or folder, or delete that one first",
                 hint="--zoo names it, --out is the folder",
             )
