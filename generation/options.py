@@ -92,8 +92,8 @@ class TrainOptions:
         special = [name for name in names if getattr(self, name)]
         if special and not architecture.file_per_state:
             raise InvalidArgument(
-                f"{zoo.name}: {architecture.title}, whose states share a file, has no option "
-                f"{' and '.join(special)}"
+                f"{zoo.name}: not for {architecture.title}, whose states share a file: "
+                f"{', '.join(special)}"
             )
         if self.keep_epochs is not None and self.keep_epochs[-1] > zoo.epochs:
             raise InvalidArgument(

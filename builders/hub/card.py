@@ -10,6 +10,7 @@ there, and `metrics`, it says which files are which split.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -134,6 +135,12 @@ def render_card(contents: Contents, repo_id: str = PLACEHOLDER) -> str:
         has_twins=any(dense_name(zoo.name) != zoo.name for zoo in contents.zoos),
     )
     return str(card).rstrip() + "\n"
+
+
+def published_card(text: str, repo_id: str) -> str:
+    """Return the card of a folder as that of a repository: with its name, and without digests."""
+    text = re.sub(r"\n  description: [0-9a-f]{64}(?=\n)", "", text)
+    return text.replace(PLACEHOLDER, repo_id)
 
 
 def _zoo_table(zoos: Sequence[ZooEntry]) -> str:

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from huggingface_hub import CommitOperationAdd, HfApi, constants
 
 from ...errors import FaultyZoo, InvalidArgument
-from .card import PLACEHOLDER, render_card
+from .card import published_card, render_card
 from .contents import describe_contents, read_contents
 from .digests import Digests
 from .merge import merge_cards
@@ -131,7 +131,7 @@ def publish(
         contents: dict[str, Content] = {path: folder / path for path in files}
         stale = [p for p in sorted(remote.files) if p not in contents and zoo_of(p) in zoos]
         _check_stale(repo_id, stale, files)
-        ours = (folder / CARD).read_text("utf-8").replace(PLACEHOLDER, repo_id)
+        ours = published_card((folder / CARD).read_text("utf-8"), repo_id)
         if any(zoo_of(path) not in (None, *zoos) for path in remote.files):
             sizes = {path: entry.size for path, entry in remote.files.items() if path not in stale}
             sizes |= {path: size_of(content) for path, content in contents.items()}

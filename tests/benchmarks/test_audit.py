@@ -381,6 +381,7 @@ def test_healthy_twins(method: str, twins_home: Path) -> None:
     assert checked["first weights"] == checked["parents"] == twins
 
 
+@pytest.mark.slow
 def test_twins_of_the_reference_engine(digits_home: Path, tmp_path: Path) -> None:
     shutil.copytree(digits_home / NAME, tmp_path / NAME)
     for method in METHODS:

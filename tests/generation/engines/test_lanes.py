@@ -150,6 +150,7 @@ def test_header_is_the_architecture():
     assert "{7, 0, false, false, false},  // fc2" in header
 
 
+@pytest.mark.slow
 def test_several_processes_may_build_the_same_kernel_at_once(tmp_path):
     code = (
         "from model_zoos.builders.layout import make_layout\n"

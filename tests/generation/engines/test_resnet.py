@@ -411,6 +411,7 @@ def test_what_can_never_be_published_is_tried_once(
     assert len(calls) == 2
 
 
+@pytest.mark.slow
 def test_models_are_published_and_freed_while_others_train(
     tmp_path: Path, digits: ImageData
 ) -> None:
