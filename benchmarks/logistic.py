@@ -209,9 +209,7 @@ def _minimise_together(
         finally:
             asked.put((number, None))
 
-    for number in range(
-        len(sizes)
-    ):  # threads that end with the process, as an interrupt leaves them
+    for number in range(len(sizes)):  # daemons, so that none outlives an interrupted process
         threading.Thread(target=run, args=(number,), daemon=True).start()
     running, waiting = len(sizes), dict[int, Floats]()
     while running:

@@ -8,7 +8,7 @@ regression, and all other predictors get them in memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from types import ModuleType
 from typing import Any
@@ -170,11 +170,8 @@ def standardise(features: Matrices) -> dict[str, Matrix]:
     """Return each feature less its mean in train, over its deviation there; float32."""
     train = features["train"]
     mean = _mean(train)
-    squares = np.zeros(train.shape[1])
-    for _, values in _row_blocks(train, mean, free=True):
-        values *= values
-        values[0] += squares  # summed row after row, so blocks do not change a bit
-        squares = values.sum(axis=0)
+    blocks = _row_blocks(train, mean, free=True)
+    squares = _summed(np.square(values, out=values) for _, values in blocks)
     deviation = np.sqrt(squares / len(train))
     deviation[deviation == 0] = 1
     standardised: dict[str, Matrix] = {}
@@ -247,11 +244,19 @@ def _mean(x: Matrix) -> NDArray[np.float64]:
     """Return the mean of each feature in float64; from disk with the bits of the one in memory."""
     if not isinstance(x, StoredMatrix):
         return np.asarray(x.mean(axis=0, dtype=np.float64))
-    total = np.zeros(x.shape[1])
-    for _, values in _row_blocks(x, np.zeros(1), free=True):
+    return _summed(values for _, values in _row_blocks(x, np.zeros(1), free=True)) / len(x)
+
+
+def _summed(blocks: Iterable[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Return the sum of each column over all blocks, of which there is one or more.
+
+    It is summed row after row, so that blocks do not change a bit. They are overwritten.
+    """
+    total = np.zeros(1)
+    for values in blocks:
         values[0] += total
         total = values.sum(axis=0)
-    return total / len(x)
+    return total
 
 
 def _columns(x: Matrix, cut: slice) -> NDArray[Any]:

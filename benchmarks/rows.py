@@ -104,9 +104,14 @@ def weights_length(dataset: Dataset) -> int:
 
 
 def _largest(matrices: Iterable[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """Return each row's largest weight in absolute value, [rows]; NaN where one is NaN."""
-    found = [np.maximum(m.max(axis=1), -m.min(axis=1)) for m in matrices]
-    return np.concatenate([np.empty(0, np.float32), *found])
+    """Return `largest_weights` of several blocks of rows, [rows]."""
+    return np.concatenate([np.empty(0, np.float32), *map(largest_weights, matrices)])
+
+
+def largest_weights(matrix: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the largest weight of each row [rows, N] in absolute value; NaN where one is NaN."""
+    found: NDArray[np.float32] = np.maximum(matrix.max(axis=1), -matrix.min(axis=1))
+    return found
 
 
 def _blocks(dataset: Dataset, step: int) -> Iterator[NDArray[np.float32]]:

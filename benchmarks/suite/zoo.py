@@ -24,7 +24,7 @@ from ...generation.images import ImageData
 from ..evaluation import zoo_images
 from ..property_prediction import NUMBERS
 from ..representations import statistics
-from ..rows import LARGE_WEIGHT, MAX_WEIGHT, refuse_leakage
+from ..rows import LARGE_WEIGHT, MAX_WEIGHT, largest_weights, refuse_leakage
 from ..states import StateTable, read_states, read_weights, weights_size
 
 _BLOCK_BYTES = 256 << 20
@@ -126,7 +126,7 @@ class OpenZoo:
         for start in range(0, len(models), step):
             some = models[start : start + step]
             found, matrix = read_weights(states, some, epochs, self.data_dir)
-            small = np.maximum(matrix.max(axis=1), -matrix.min(axis=1)) <= settings.max_weight
+            small = largest_weights(matrix) <= settings.max_weight
             left_out["weights not finite"] -= len(found)
             left_out[f"{LARGE_WEIGHT} {settings.max_weight:g}"] += int((~small).sum())
             found, matrix = found[small], matrix[small]
