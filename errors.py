@@ -2,7 +2,8 @@
 
 Every error derives from `ModelZoosError` and from the built-in exception that describes it best, so
 that `except ValueError` or `except OSError` catches it too. The message speaks of arguments and
-files; `hint` says what to type in a shell, and the command `model-zoos` prints both.
+files; `hint` says what to type in a shell. The command `model-zoos` prints both, and so does a
+traceback from Python 3.11 on.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ class _Hinted(Exception):
     def __init__(self, *args: object, hint: str | None = None) -> None:
         super().__init__(*args)
         self.hint = hint
+        if hint is not None:  # Python 3.11 prints notes below a traceback
+            self.__notes__ = [f"in a shell: {hint}"]
 
 
 class ModelZoosError(_Hinted):

@@ -208,6 +208,8 @@ def accuracy_by_epoch(states: StateTable) -> Plot:
     axes = figure.subplots()
     _violins_by_epoch(axes, states["epoch"][good], states["test_acc"][good])
     axes.set(xlabel="epoch", ylabel="test accuracy (share of 1)", ylim=(0, 1))
+    if good.any():
+        figure.legend(loc="outside lower center", ncols=3)
     return _plot(
         states,
         figure,
@@ -570,12 +572,22 @@ def _violins(
         scale = 0.1 * spread * len(values) ** -0.2  # of the kernel: narrow, to keep modes apart
         density = np.exp(-0.5 * ((grid[:, None] - values) / scale) ** 2).sum(axis=1)
         half = width / 2 * density / density.max()
-        axes.fill_betweenx(grid, place - half, place + half, color=BLUE, alpha=0.35, linewidth=0.8)
+        labels = ("share of models", "a model", "median") if not axes.lines else (None,) * 3
+        axes.fill_betweenx(
+            grid, place - half, place + half,
+            color=BLUE, alpha=0.35, linewidth=0.8, label=labels[0],
+        )  # fmt: skip
         if points:
             shift = generator.uniform(-0.9, 0.9, len(values)) * np.interp(values, grid, half)
-            axes.plot(place + shift, values, ".", color=BLUE, markersize=4, markeredgewidth=0)
+            axes.plot(
+                place + shift, values, ".",
+                color=BLUE, markersize=4, markeredgewidth=0, label=labels[1],
+            )  # fmt: skip
         middle = np.median(values)
-        axes.plot([place - width / 4, place + width / 4], [middle, middle], color="black", lw=1.6)
+        axes.plot(
+            [place - width / 4, place + width / 4], [middle, middle],
+            color="black", lw=1.6, label=labels[2],
+        )  # fmt: skip
     axes.grid(axis="x", visible=False)
 
 

@@ -20,8 +20,8 @@ MAX_WEIGHT = 5.0
 weight_threshold)."""
 
 WHY_LEFT_OUT = (
-    f"The paper's data sets leave out states whose largest weight exceeds {MAX_WEIGHT:g}, because "
-    "they have diverged."
+    f"The paper's data sets leave out states whose largest weight exceeds {MAX_WEIGHT:g}, a sign "
+    "of unstable training."
 )
 """What is said wherever such states are left out."""
 

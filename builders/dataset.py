@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
 import hashlib
 import itertools
 import json
@@ -91,8 +93,8 @@ class ModelZoosConfig(datasets.BuilderConfig):  # type: ignore[misc]  # datasets
         final: read only the last state of each model, at the last epoch that it has. Filters then
             choose among these.
         max_weight: leave out states with a weight above it in magnitude, or one that is not finite:
-            5, as in the paper's data sets, leaves out diverged models. Whether a state is the last
-            of its model does not depend on it. All weights count, also with `tensors`, and are
+            5, as in the paper's data sets, leaves out unstable training. Whether a state is the
+            last of its model does not depend on it. All weights count, also with `tensors`, and are
             read.
         on_bad_files: "warn" leaves out model files that cannot be read and warns; "skip" leaves
             them out silently; "error" raises the error of the first.
@@ -160,6 +162,12 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
             raise InvalidArgument(
                 "model_zoos reads zoo directories: give data_dir=, not data_files="
             )
+        known = [field.name for field in dataclasses.fields(ModelZoosConfig)]
+        for argument in arguments:
+            if argument not in known:
+                close = difflib.get_close_matches(argument, known, n=1, cutoff=0.5)
+                advice = f"did you mean {close[0]}=?" if close else f"known: {', '.join(known)}"
+                raise InvalidArgument(f"load_dataset has no argument {argument!r}; {advice}")
         name = normalize_name(config_name)
         fields: dict[str, Any] = {**arguments, "name": name, "version": self.VERSION}
         config = ModelZoosConfig(**fields)

@@ -31,6 +31,20 @@ ACTIVATIONS = {
 }
 """Activation -> its class in torch.nn, with torch's defaults."""
 
+
+def check_activation(name: object) -> None:
+    """Refuse an activation that is not in the table.
+
+    Raises:
+        InvalidArgument: unknown.
+    """
+    if not isinstance(name, str) or name not in ACTIVATIONS:
+        raise InvalidArgument(
+            f"unknown activation {name!r:.60}; known: {', '.join(ACTIVATIONS)}. Another one is "
+            "added to model_zoos.builders.hyperparameters.ACTIVATIONS: name -> class in torch.nn"
+        )
+
+
 ODD = {"tanh", "identity"}
 """Activations with f(-x) = -f(x)."""
 

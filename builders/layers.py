@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from ..errors import InvalidArgument
-from .hyperparameters import ACTIVATIONS
+from .hyperparameters import check_activation
 
 Shape = tuple[int, ...]
 
@@ -271,8 +271,8 @@ def _parse_layer(word: str, before: Sequence[Layer]) -> Layer:
     activation: bool | str = found["activation"] or True
     if activation in ("identity", "none"):
         activation = False
-    elif activation is not True and activation not in ACTIVATIONS:
-        raise InvalidArgument(f"unknown activation {activation!r}; known: {', '.join(ACTIVATIONS)}")
+    elif activation is not True:
+        check_activation(activation)
     convolution = found["conv"] is not None
     out = int(found["conv"] or found["fc"])
     kernel, stride, padding = (

@@ -279,4 +279,9 @@ def find_layout(architecture: str, size: int) -> Layout:
         classes, rest = divmod(size - one, two - one)
         if rest == 0 and classes >= 0:
             return make_layout(architecture, channels, classes + 1)
-    raise ValueError(f"no {find_architecture(architecture).title} has {size} weights")
+    usual = (make_layout(architecture, channels, 10).size for channels in (1, 3))
+    grey, colour = (f"{size:,}" for size in usual)
+    raise ValueError(
+        f"no {known.title} has {size:,} weights: for 10 classes of grey images it has {grey}, of "
+        f"images in colour {colour}"
+    )

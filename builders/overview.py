@@ -66,7 +66,7 @@ class Overview:
         if self.accuracies:
             low, *quartiles, high = (f"{value:.3f}" for value in self.accuracies)
             facts["test accuracy, last epoch"] = f"{low} to {high}"
-            facts["its quartiles"] = ", ".join(quartiles)
+            facts["test accuracy, quartiles"] = ", ".join(quartiles)
         if self.size is not None:
             facts["files"] = byte_size(self.size)
         if self.engine:

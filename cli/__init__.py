@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from . import data, study, train
-from .display import plain_errors
+from .display import interruptible, plain_errors
+from .options import flag
 
 app = typer.Typer(
     help="Load, make and benchmark populations of neural networks.",
@@ -34,7 +35,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
 }
 for _name, _command in _COMMANDS.items():
     _words = {"allow_extra_args": _command is train.sparsify}  # `--sparsity 0.5 0.8`
-    app.command(_name, context_settings=_words)(_command)
+    app.command(_name, context_settings=_words)(interruptible(_command))
 
 
 def _print_version(wanted: bool) -> None:
@@ -49,9 +50,7 @@ def _print_version(wanted: bool) -> None:
 def _options(
     version: Annotated[
         bool,
-        typer.Option(
-            "--version", help="Print the version.", callback=_print_version, is_eager=True
-        ),
+        flag("--version", help="Print the version.", callback=_print_version, is_eager=True),
     ] = False,
 ) -> None:
     pass

@@ -30,6 +30,7 @@ from .options import (
     RankIndex,
     Workers,
     ZooName,
+    flag,
     parse_pairs,
 )
 
@@ -50,7 +51,7 @@ def list_command(
     architecture: Annotated[Optional[str], typer.Option(help=", ".join(ARCHITECTURES))] = None,
     variant: Annotated[Optional[str], typer.Option(help="seed, hyp_10_r, hyp_10_f")] = None,
     local: Annotated[
-        bool, typer.Option("--local", help="The zoos of the folder instead, with what is there.")
+        bool, flag("--local", help="The zoos of the folder instead, with what is there.")
     ] = False,
     data_dir: DataDir = None,
     as_json: AsJson = False,
@@ -286,7 +287,7 @@ def download(
         typer.Option(help="The file's name in the record, where several could be meant."),
     ] = None,
     preprocessed: Annotated[
-        bool, typer.Option("--preprocessed", help="The preprocessed data set, not the raw zip.")
+        bool, flag("--preprocessed", help="The preprocessed data set, not the raw zip.")
     ] = False,
     out: OutDir = None,
     max_weight: MaxWeight = None,
@@ -375,14 +376,14 @@ def publish(
         Path, typer.Option("--from", help="Folder that `model-zoos build` wrote.")
     ] = BUILT_FOLDER,
     private: Annotated[
-        bool, typer.Option("--private", help="Create a new repository as a private one.")
+        bool, flag("--private", help="Create a new repository as a private one.")
     ] = False,
     revision: Annotated[
         Optional[str],
         typer.Option(help="Branch, created if missing; refs/pr/N adds to a pull request."),
     ] = None,
     create_pr: Annotated[
-        bool, typer.Option("--create-pr", help="Open a pull request in place of a commit.")
+        bool, flag("--create-pr", help="Open a pull request in place of a commit.")
     ] = False,
     quiet: Quiet = False,
     as_json: AsJson = False,

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
+import shutil
 import sys
+import textwrap
 import threading
 import time
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import TYPE_CHECKING, TextIO
 
 import datasets
@@ -43,7 +45,7 @@ LONGEST_WORD = 60
 SHOWN = 10
 """Lines of a long list that are printed."""
 
-_harmless = partial(printable, kept="\n")
+_harmless = functools.partial(printable, kept="\n")
 
 
 # --- Errors and warnings --------------------------------------------------------------------------
@@ -96,9 +98,20 @@ def _reason(error: BaseException) -> str:
 
 
 def _say(kind: str, text: str, subject: object) -> None:
-    print(f"{kind}: {_harmless(text)}", file=sys.stderr)
+    print(_broken(f"{kind}: {_harmless(text)}"), file=sys.stderr)
     if hint := getattr(subject, "hint", None):
         print(f"try: {hint}", file=sys.stderr)
+
+
+def _broken(text: str) -> str:
+    """Break a text between words where a terminal shows it; paths stay in one piece."""
+    if not sys.stderr.isatty():
+        return text
+    width = shutil.get_terminal_size().columns
+    lines = text.split("\n")
+    return "\n".join(
+        textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False) for line in lines
+    )
 
 
 @contextmanager
@@ -118,6 +131,24 @@ def resumable() -> Iterator[None]:
         if any(not (t.daemon or t is threading.current_thread()) for t in threading.enumerate()):
             os._exit(130)
         raise typer.Exit(130) from None
+
+
+def interruptible(command: Callable[..., None]) -> Callable[..., None]:
+    """Return a command that says after Ctrl-C that it was interrupted.
+
+    Raises:
+        typer.Exit: with status 130, after an interruption.
+    """
+
+    @functools.wraps(command)
+    def run(*args: object, **options: object) -> None:
+        try:
+            command(*args, **options)
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr, flush=True)
+            raise typer.Exit(130) from None
+
+    return run
 
 
 # --- Results --------------------------------------------------------------------------------------
@@ -207,7 +238,8 @@ def print_table(
     shown.print(table)
     if len(kept) < len(columns):
         hidden = [name for index, name in enumerate(columns) if index not in kept]
-        shown.print(f"Not shown for lack of room: {', '.join(hidden)}.", markup=False, style="dim")
+        text = f"no room for {', '.join(hidden)}: a wider terminal or --json shows them"
+        shown.print(text, markup=False, style="dim")
 
 
 def _title_words(title: str) -> list[str]:

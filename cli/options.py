@@ -5,15 +5,21 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Any, Optional
 
 import typer
 
 from ..builders.machine import cores
 from ..errors import InvalidArgument
 
-Quiet = Annotated[bool, typer.Option("--quiet", help="Show neither progress nor results.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+def flag(*names: str, help: str, **more: Any) -> Any:  # noqa: ANN401
+    """Return an option that takes no value; in the help nothing stands in the place of one."""
+    return typer.Option(*names, help=help, metavar="", **more)
+
+
+Quiet = Annotated[bool, flag("--quiet", help="Show neither progress nor results.")]
+AsJson = Annotated[bool, flag("--json", help="Print the result as JSON.")]
 OutDir = Annotated[
     Optional[Path], typer.Option(help="Folder for zoo directories (--data-dir of other commands).")
 ]
@@ -66,9 +72,9 @@ ImagesDir = Annotated[
     Optional[Path],
     typer.Option(help="Folder of image files (else MODEL_ZOOS_IMAGES, else ./images)."),
 ]
-DownloadImages = Annotated[bool, typer.Option("--download", help="Download missing images.")]
+DownloadImages = Annotated[bool, flag("--download", help="Download missing images.")]
 AllowUnverified = Annotated[
-    bool, typer.Option("--allow-unverified", help="Accept images with another checksum.")
+    bool, flag("--allow-unverified", help="Accept images with another checksum.")
 ]
 ZooName = Annotated[str, typer.Argument(help="A zoo, union or twin zoo.")]
 

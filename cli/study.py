@@ -29,6 +29,7 @@ from .options import (
     RankIndex,
     ThreadCount,
     ZooName,
+    flag,
     parse_epochs,
 )
 from .train import read_specification
@@ -60,11 +61,11 @@ def benchmark(
         str, typer.Option(help="Of the ridge: free, or regularised as in the paper's code.")
     ] = "free",
     boosting: Annotated[
-        bool, typer.Option("--boosting", help="Gradient-boosted trees too (needs LightGBM).")
+        bool, flag("--boosting", help="Gradient-boosted trees too (needs LightGBM).")
     ] = False,
     suite: Annotated[
         bool,
-        typer.Option(
+        flag(
             "--suite",
             help="The whole suite: predictions, transfer to other zoos, new weights, fine-tuning.",
         ),
@@ -210,7 +211,7 @@ def verify(
     states: Annotated[
         int, typer.Option(help="How many to evaluate, over all models and epochs; 0: none.")
     ] = 512,
-    every: Annotated[bool, typer.Option("--all", help="Evaluate every state.")] = False,
+    every: Annotated[bool, flag("--all", help="Evaluate every state.")] = False,
     data_dir: DataDir = None,
     images_dir: ImagesDir = None,
     download: DownloadImages = False,

@@ -28,6 +28,7 @@ from .options import (
     OutDir,
     Quiet,
     ThreadCount,
+    flag,
     parse_epochs,
     parse_seed,
 )
@@ -52,9 +53,7 @@ def generate(
         Optional[str],
         typer.Option(help="fp32 or bf16, for ResNet-18; by default fp32 on a CPU, bf16 on a GPU."),
     ] = None,
-    compile: Annotated[
-        bool, typer.Option("--compile", help="Train ResNet-18 with torch.compile.")
-    ] = False,
+    compile: Annotated[bool, flag("--compile", help="Train ResNet-18 with torch.compile.")] = False,
     keep_epochs: Annotated[
         Optional[str],
         typer.Option(help="Epochs of ResNet-18 to write, as 1,10,50; all if not given."),
@@ -67,13 +66,13 @@ def generate(
         ),
     ] = None,
     free: Annotated[
-        bool, typer.Option("--free", help="With --push: delete the files of published models.")
+        bool, flag("--free", help="With --push: delete the files of published models.")
     ] = False,
     private: Annotated[
-        bool, typer.Option("--private", help="With --push: create a private repository.")
+        bool, flag("--private", help="With --push: create a private repository.")
     ] = False,
     plan: Annotated[
-        bool, typer.Option("--plan", help="Only say what would be done, its time and disk space.")
+        bool, flag("--plan", help="Only say what would be done, its time and disk space.")
     ] = False,
     ranks: Annotated[
         Optional[int], typer.Option(help="With --plan: processes that will share the work.")
@@ -132,24 +131,25 @@ def generate(
         return
     if display.first_rank() and not hidden and planned.bytes_needed > ANNOUNCED_BYTES:
         print(planned.space(), file=sys.stderr, flush=True)
-    images = load_images(
-        specification.images,
-        images_dir,
-        channels=specification.channels,
-        download=download,
-        allow_unverified=allow_unverified,
-        progress=not hidden,
-    )
-    with display.resumable(), display.training_progress(specification.name, hidden) as show:
-        summary = generation.generate(
-            specification,
-            root,
-            images,
-            models=models,
-            options=options,
-            publisher=publisher,
-            on_progress=show,
+    with display.resumable():
+        images = load_images(
+            specification.images,
+            images_dir,
+            channels=specification.channels,
+            download=download,
+            allow_unverified=allow_unverified,
+            progress=not hidden,
         )
+        with display.training_progress(specification.name, hidden) as show:
+            summary = generation.generate(
+                specification,
+                root,
+                images,
+                models=models,
+                options=options,
+                publisher=publisher,
+                on_progress=show,
+            )
     if as_json and display.first_rank():
         print(display.json_text(dataclasses.asdict(summary)))
     elif not hidden:
@@ -222,25 +222,26 @@ def sparsify(
         sparsification.check_sparsify(parents, models, twins, options)
     summaries = []
     for parents in dense:
-        images = load_images(
-            sparsification.image_name(parents),
-            images_dir,
-            channels=parents.zoo.channels,
-            download=download,
-            allow_unverified=allow_unverified,
-            progress=not hidden,
-        )
         name = sparsification.twin_zoo(parents.zoo, method).name
-        with display.resumable(), display.training_progress(name, hidden) as show:
-            summary = sparsification.sparsify(
-                parents,
-                home if out is None else out,
-                images,
-                models=models,
-                twins=twins,
-                options=options,
-                on_progress=show,
+        with display.resumable():
+            images = load_images(
+                sparsification.image_name(parents),
+                images_dir,
+                channels=parents.zoo.channels,
+                download=download,
+                allow_unverified=allow_unverified,
+                progress=not hidden,
             )
+            with display.training_progress(name, hidden) as show:
+                summary = sparsification.sparsify(
+                    parents,
+                    home if out is None else out,
+                    images,
+                    models=models,
+                    twins=twins,
+                    options=options,
+                    on_progress=show,
+                )
         summaries.append(dataclasses.asdict(summary))
         if not hidden:
             _print_summary(summary)

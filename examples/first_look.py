@@ -36,7 +36,8 @@ print(f"""
 {(accuracies < 0.2).sum()} of {len(accuracies)} models hardly learn: their test accuracy ends below
 0.2. This is on purpose. The grid pairs initialisations, activations and learning rates that do not
 fit, so that models differ. "Left out" in a benchmark counts states that it does not use: those with
-a weight above 5 have diverged, and the paper's data sets leave them out too. They stay in the zoo.
+a weight above 5, a sign of unstable training. The paper's data sets leave them out too. They stay
+in the zoo.
 
 What to do next:
   model-zoos report digits_cnn_s --data-dir {home}

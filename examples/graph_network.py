@@ -5,8 +5,8 @@ splits and scores are those of `model-zoos benchmark`. Run it behind `make demo`
 LightGBM: pip install 'model_zoos[boosting]'.
 """
 
+import argparse
 import copy
-import sys
 from importlib.util import find_spec
 
 import torch
@@ -16,7 +16,10 @@ from torch.nn.functional import gelu, mse_loss
 import model_zoos
 from model_zoos.benchmarks.property_prediction import predict_properties
 
-home, passes = (*sys.argv[1:], *("demo/zoos", "30")[len(sys.argv) - 1 :])
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("zoos", nargs="?", default="demo/zoos", help="folder of zoo directories")
+parser.add_argument("passes", nargs="?", default=30, type=int, help="over the training rows")
+home, passes = vars(parser.parse_args()).values()
 layout = model_zoos.zoo_spec("digits_cnn_s").layout
 frame = model_zoos.to_graphs(torch.zeros(1, layout.size), layout)
 source, target = frame.edge_index
@@ -54,7 +57,7 @@ def fit(x, y, validation_x, validation_y):
     x, y, held_out, truth = map(torch.from_numpy, (x, y, validation_x, validation_y))
     network, least, best = GraphNetwork(), float("inf"), None
     optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3)
-    for _ in range(int(passes)):
+    for _ in range(passes):
         for batch in torch.randperm(len(x)).split(64):
             optimizer.zero_grad()
             mse_loss(network(x[batch]), y[batch].float()).backward()

@@ -3,12 +3,10 @@
 The best model of the zoo is mixed in ten steps with each other one that has its activation and has
 learned. The loss rises between them: the barrier. Weight matching permutes the hidden units of the
 others, without a change of any function, towards the best one, which lowers it; in networks as
-narrow as these, most of it remains. Run it behind `make demo`:
-
-    python examples/interpolation.py [FOLDER OF ZOOS] [PICTURE]
+narrow as these, most of it remains. Run it behind `make demo`.
 """
 
-import sys
+import argparse
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -16,7 +14,10 @@ from datasets import load_dataset
 
 import model_zoos
 
-home, picture = (*sys.argv[1:], *("demo/zoos", "interpolation.png")[len(sys.argv) - 1 :])
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("zoos", nargs="?", default="demo/zoos", help="folder of zoo directories")
+parser.add_argument("picture", nargs="?", default="interpolation.png", help="PNG to write")
+home, picture = vars(parser.parse_args()).values()
 rows = load_dataset("model_zoos", "digits_cnn_s", data_dir=home, split="train", final=True)
 best = rows[int(np.argmax(rows["test_acc"]))]
 rows = rows.filter(

@@ -100,9 +100,7 @@ def make_activation(name: str) -> nn.Module:
     Raises:
         InvalidArgument: an unknown activation.
     """
-    if not isinstance(name, str) or name not in hyperparameters.ACTIVATIONS:
-        known = ", ".join(hyperparameters.ACTIVATIONS)
-        raise InvalidArgument(f"unknown activation {name!r}; known: {known}")
+    hyperparameters.check_activation(name)
     module: nn.Module = getattr(nn, hyperparameters.ACTIVATIONS[name])()
     return module
 

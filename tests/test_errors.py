@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import builtins
 import pickle
+import sys
+import traceback
 
 import pytest
 
@@ -33,6 +35,8 @@ def test_an_error_is_built_in_too_and_survives_a_process_boundary(
             assert type(copy) is kind
             assert (str(copy), copy.args, copy.hint) == ("what is wrong", ("what is wrong",), hint)
     assert kind("without").hint is None
+    traced = "".join(traceback.format_exception(kind("what is wrong", hint="model-zoos list")))
+    assert "in a shell: model-zoos list" in traced or sys.version_info < (3, 11)
 
 
 def test_an_error_of_the_system_keeps_its_parts() -> None:

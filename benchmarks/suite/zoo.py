@@ -37,7 +37,7 @@ class Settings:
 
     Attributes:
         seed: seed of every draw.
-        max_weight: states with a larger weight (in absolute value) have diverged and are left out.
+        max_weight: states with a larger weight (in absolute value) are left out.
         states: states that are used for predictions, at most; epochs are thinned out evenly.
         weights_bytes: weights that are held in memory, at most.
         network_passes: passes of the set network over its training states, at most.

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ...builders.hyperparameters import ACTIVATIONS, MOMENTUM_OPTIMIZERS, parse_scheduler
+from ...builders.hyperparameters import MOMENTUM_OPTIMIZERS, check_activation, parse_scheduler
 from ...builders.layout import Layout
 from ...builders.specification import Model
 from ...errors import InvalidArgument
@@ -77,8 +77,7 @@ def check_weights(layout: Layout, activation: str, weights: ArrayLike) -> NDArra
             f"this engine trains networks that are a sequence of layers, which "
             f"{layout.architecture.title} is not"
         )
-    if activation not in ACTIVATIONS:
-        raise InvalidArgument(f"unknown activation {activation!r}; known: {', '.join(ACTIVATIONS)}")
+    check_activation(activation)
     array = np.asarray(weights, np.float32)
     if array.ndim != 2 or array.shape[1] != layout.size or not len(array):
         raise InvalidArgument(f"weights must be [P, {layout.size}], found {list(array.shape)}")

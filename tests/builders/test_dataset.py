@@ -398,7 +398,8 @@ def test_a_number_finds_the_float32_next_to_it(tmp_path: Path) -> None:
         ({"filters": pc.field("epoch") == 99}, "leave no row"),
         ({"on_bad_files": "ignore"}, "on_bad_files must be"),
         ({"data_files": __file__}, "data_dir="),
-        ({"colour": "red"}, "colour"),
+        ({"pixels": 28}, "load_dataset has no argument 'pixels'; known: name"),
+        ({"filter": []}, "load_dataset has no argument 'filter'; did you mean filters=?"),
     ],
 )
 def test_bad_arguments(digits_home: Path, arguments: dict[str, Any], message: str) -> None:

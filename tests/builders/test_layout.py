@@ -102,8 +102,10 @@ def test_wrong_shapes() -> None:
         layout.to_state_dict(np.zeros(2864, np.float32))
     with pytest.raises(ValueError, match="not a CNN-s"):
         layout.to_vector({"a": np.zeros((8, 3, 5, 5), np.float32)})
-    with pytest.raises(ValueError, match="no CNN-s has 2465 weights"):
+    with pytest.raises(ValueError, match="no CNN-s has 2,465 weights"):
         find_layout("cnn_s", 2465)
+    with pytest.raises(ValueError, match="of grey images it has 2,464, of images in colour 2,864"):
+        find_layout("cnn_s", 100)
     with pytest.raises(ValueError, match="unknown architecture"):
         make_layout("cnn_xl", 1)
 

@@ -125,7 +125,7 @@ def test_a_table_has_the_width_of_the_terminal(tmp_path: Path) -> None:
     assert "fashion_mnist_cnn_s_hyp_10_r CNN-s 2,560 130,560 2,464" in [
         " ".join(line.split()) for line in fewer
     ]
-    assert fewer[-1] == "Not shown for lack of room: images, variant."
+    assert fewer[-1] == "no room for images, variant: a wider terminal or --json shows them"
     stacked = run("list", "mnist*r", cwd=tmp_path, columns=30).stdout.splitlines()
     assert stacked[0] == "zoo: mnist_cnn_s_hyp_10_r"
     assert "  models: 2,560" in stacked
@@ -166,19 +166,23 @@ def test_verify_without_images_compares_nothing(tmp_path: Path) -> None:
     assert (audit["good"], audit["verdict"]) == (False, "not compared")
 
 
-@pytest.mark.parametrize("delay", [0.05, 0.3, 0.6, 1.0])
-def test_ctrl_c_in_the_first_seconds_gives_one_line(tmp_path: Path, delay: float) -> None:
+@pytest.mark.parametrize(
+    ("command", "delay"),
+    [*(("generate", delay) for delay in (0.05, 0.3, 0.6, 1.0, 1.8)), ("report", 1.8)],
+)
+def test_ctrl_c_in_the_first_seconds_gives_one_line(
+    digits_home: Path, tmp_path: Path, command: str, delay: float
+) -> None:
     program = Path(sys.executable).with_name("model-zoos")
-    process = subprocess.Popen(
-        [program, "generate", "digits_cnn_s"], cwd=tmp_path, stderr=subprocess.PIPE, text=True
-    )
+    words = [command, "digits_cnn_s", *(["--data-dir", digits_home] * (command == "report"))]
+    process = subprocess.Popen([program, *words], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     time.sleep(delay)
     process.send_signal(signal.SIGINT)
     _, printed = process.communicate(timeout=60)
     lines = [line for line in printed.splitlines() if "states" not in line]
     # Until the interpreter has read the first lines of the package, the traceback is its own.
     early = not any("datasets" in line or "model_zoos/" in line for line in lines[:-1])
-    assert not lines or lines[-1].startswith("interrupted") or early
+    assert early or (lines and lines[-1].startswith("interrupted"))
     assert not any("Traceback" in line for line in lines) or early
 
 

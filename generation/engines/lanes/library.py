@@ -27,7 +27,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ....builders.hyperparameters import ACTIVATIONS
+from ....builders.hyperparameters import check_activation
 from ....builders.layout import Layout
 from ....errors import InvalidArgument, LanesUnavailable
 
@@ -102,8 +102,7 @@ def architecture_header(layout: Layout, activation: str) -> str:
         raise InvalidArgument(
             f"the lane kernel trains sequences of layers, which {spec.title} is not"
         )
-    if activation not in ACTIVATIONS:
-        raise InvalidArgument(f"unknown activation {activation!r}; known: {', '.join(ACTIVATIONS)}")
+    check_activation(activation)
     _check_size(layout)
     rows, own = [], []
     for number, layer in enumerate(spec.layers):
