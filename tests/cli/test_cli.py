@@ -232,6 +232,7 @@ def test_faulty_zoos_are_listed(digits_home: Path, tmp_path: Path) -> None:
     assert "matches 'mnist*'; there are another, cut, digits_cnn_s" in message
 
 
+@pytest.mark.slow
 def test_from_a_specification_of_ones_own_to_benchmark_and_plot(tmp_path: Path) -> None:
     specification = {
         **get_zoo("digits_cnn_s").to_json(),

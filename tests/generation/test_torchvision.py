@@ -95,6 +95,7 @@ def _broken(root: Path, way: str) -> str:
     return str(package.parent)
 
 
+@pytest.mark.slow
 def test_only_what_needs_torchvision_asks_for_it(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
