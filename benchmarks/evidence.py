@@ -4,17 +4,17 @@
     python -m model_zoos.benchmarks.evidence page
 
 The first command reads a zoo, the second writes the part of benchmarks/README.md between its two
-`evidence` marks, and its figure. It reads nothing but the JSON of a folder (by default
+`evidence` marks, and its figures. It reads nothing but the JSON of a folder (by default
 benchmarks/results) and the published figures of literature.py: `ZOO-epochs.json` of the first
-command, `ZOO-report.json` of `model-zoos report ZOO --json` for the twins, and `ZOO-verify.json` of
-`model-zoos verify ZOO --json`.
+command; `ZOO-report.json`, `ZOO-verify.json`, `ZOO-benchmark.json` and `ZOO-suite.json` of the
+commands of these names; and `runs.json`, in which each run was written down.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
@@ -22,14 +22,26 @@ import typer
 
 from ..builders.catalog import dense_name, get_zoo
 from . import literature
+from .beside_published import accuracy_beside_published, twins_beside_published
 from .epochs import summarise, to_text
-from .literature import BOX_FIGURES, BOX_PLOTS, PUBLISHED, Published
-from .plots import Plot, accuracy_beside_published
+from .literature import (
+    BOX_FIGURES,
+    BOX_PLOTS,
+    IMAGES,
+    PUBLISHED,
+    SCHUERHOLT,
+    SEED_ZOOS,
+    TWINS,
+    UNTERTHINER,
+    Published,
+)
+from .plots import Plot
+from .property_prediction import Result
+from .suite import SuiteResult
 from .tables import Table, interval, number, rewrite_part
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
-FIGURE = "usps-beside-published.png"
 
 SOURCES = {
     "SEED_ZOOS": "table images of the post on generative hyper-representations, HSG-AIML site; "
@@ -83,7 +95,8 @@ COMMANDS = {
         "model-zoos sparsify {parent}",
         "model-zoos report {zoo} --json",
     ),
-    "-verify.json": ("model-zoos verify {zoo} --json",),
+    "-verify.json": ("{command}",),
+    "-suite.json": ("model-zoos benchmark {zoo} --suite --out FILE",),
 }
 """The commands that make a result, by the end of its file's name."""
 
@@ -325,9 +338,15 @@ def commands(folder: Path = RESULTS) -> str:
                 "parent": dense_name(first["zoo"]),
                 "models": sum(models.values()) if isinstance(models, dict) else models,
                 "made_by": first.get("made_by"),
+                "command": f"model-zoos verify {first['zoo']}"
+                + " --all" * (first.get("evaluated") == first.get("states"))
+                + " --json",
             }
             lines += [f"    # {path.name}", *(f"    {text.format(**facts)}" for text in texts)]
-    lines += ["    # this part and its figure", "    python -m model_zoos.benchmarks.evidence page"]
+    lines += [
+        "    # this part and its figures",
+        "    python -m model_zoos.benchmarks.evidence page",
+    ]
     return "\n".join(["### Commands that make each result", "", *lines])
 
 
@@ -335,9 +354,11 @@ def page(folder: Path = RESULTS) -> str:
     """Return the whole part of benchmarks/README.md as Markdown."""
     parts = [_verdict(folder)]
     parts += [f"### {table(folder).markdown()}" for table in (comparison, populations)]
-    if plot := draw(folder):
-        parts += [f"![{plot.title}](results/figures/{FIGURE})", plot.caption]
-    parts += [f"### {table(folder).markdown()}" for table in (not_compared, audits)]
+    for plot in draw(folder):
+        parts += [f"![{plot.title}](results/figures/{plot.name}.png)", plot.caption]
+    tables = [table(folder) for table in (not_compared, audits, predictions)]
+    tables += [*suites(folder), runs(folder)]
+    parts += [f"### {table.markdown()}" for table in tables if table.rows]
     return "\n\n".join([*parts, commands(folder)])
 
 
@@ -353,11 +374,93 @@ def _verdict(folder: Path) -> str:
     )
 
 
-def draw(folder: Path = RESULTS) -> Plot | None:
-    """Draw the USPS zoos of a folder beside the published box plot; None if there are none."""
-    paths = sorted(folder.glob("usps_*-epochs.json"))
-    summaries = [json.loads(path.read_text()) for path in paths]
-    return accuracy_beside_published(summaries, BOX_PLOTS) if summaries else None
+def draw(folder: Path = RESULTS) -> list[Plot]:
+    """Draw the zoos and the twins of a folder beside published figures."""
+    summaries = [json.loads(path.read_text()) for path in sorted(folder.glob("*-epochs.json"))]
+    twins = [
+        json.loads(path.read_text()) for path in sorted(folder.glob("*_seed_sparse-report.json"))
+    ]
+    plots = []
+    if summaries:
+        plots.append(accuracy_beside_published(summaries, BOX_PLOTS, SEED_ZOOS))
+    if twins:
+        plots.append(twins_beside_published(twins, TWINS))
+    return plots
+
+
+def predictions(folder: Path = RESULTS) -> Table:
+    """Return how well test accuracy is predicted from weights, zoo by zoo, beside two papers."""
+    rows = []
+    for path in sorted(folder.glob("*-benchmark.json")):
+        result = Result.from_json(json.loads(path.read_text()))
+        models, states = (sum(n.values()) for n in (result.models, result.states))
+        for score in result.scores:
+            if score.target == "test_acc":
+                rows.append(
+                    (
+                        *(f"`{result.zoo}`", f"{models:,}", f"{states:,}"),
+                        *(score.representation, score.method),
+                        *(number(score.r2["test"]), interval(score.r2_interval)),
+                        *(number(score.tau["test"]), interval(score.tau_interval)),
+                        *_published_r2(result.zoo, score.representation, score.method),
+                    )
+                )
+    columns = (
+        *("zoo", "models", "states", "from", "by", "R2", "[95 %]", "tau", "[95 %]"),
+        *("R2, 2020", "R2, 2021"),
+    )
+    notes = (
+        "Of the test split; intervals are over its models. 2020: Unterthiner et al., linear model "
+        "or trees; 2021: Schuerholt et al., linear probe. Both are for the Small CNN Zoo of the "
+        "same images: another architecture (4,970 weights), 15,000 training models in 2020, and "
+        "hyperparameters drawn at random for each model. The zoos here have fewer models, on a "
+        "grid of some values or on one point of it, and all epochs. Their scores say how hard a "
+        "zoo is; they do not repeat those experiments.",
+    )
+    return Table("Test accuracy from weights, on zoos made here", columns, tuple(rows), notes)
+
+
+def _published_r2(zoo: str, representation: str, method: str) -> tuple[str, str]:
+    """Return R2 of test accuracy in UNTERTHINER and SCHUERHOLT on the images of a zoo, or "-"."""
+    column = next((i for i, name in enumerate(IMAGES) if zoo.startswith(f"{name}_")), None)
+    key = ({"ridge": "linear", "boosting": "trees"}.get(method, method), representation)
+    if column is None or key not in UNTERTHINER:
+        return "-", "-"
+    place = ("weights", "statistics").index(representation)
+    linear = SCHUERHOLT["test_acc"][column][place] / 100
+    return number(UNTERTHINER[key][column]), number(linear if key[0] == "linear" else None)
+
+
+def suites(folder: Path = RESULTS) -> list[Table]:
+    """Return the tables of each result of the suite."""
+    results = (
+        SuiteResult.from_json(json.loads(path.read_text()))
+        for path in sorted(folder.glob("*-suite.json"))
+    )
+    return [
+        replace(table, title=f"Suite of `{result.zoo}`: {table.title}")
+        for result in results
+        for table in result.tables()
+    ]
+
+
+def runs(folder: Path = RESULTS) -> Table:
+    """Return how long each run took, and on what."""
+    path = folder / "runs.json"
+    found = json.loads(path.read_text())["runs"] if path.exists() else []
+    rows = tuple(
+        (
+            f"`{run['zoo']}`",
+            run["what"],
+            f"{run['hours']:.2f}",
+            "-" if run["samples_per_second"] is None else f"{run['samples_per_second']:,}",
+            run["machine"],
+            run["load"],
+        )
+        for run in found
+    )
+    columns = ("zoo", "what", "hours", "model-samples a second", "machine", "other work")
+    return Table("How long the runs took", columns, rows)
 
 
 app = typer.Typer(help=(__doc__ or "").split("\n\n")[0], no_args_is_help=True)
@@ -383,10 +486,10 @@ def _summarise(
 def _page(
     folder: Annotated[Path, typer.Option(help="Folder of results.")] = RESULTS,
 ) -> None:
-    """Write the part of benchmarks/README.md, and its figure, from the results of a folder."""
+    """Write the part of benchmarks/README.md, and its figures, from the results of a folder."""
     rewrite_part(HERE / "README.md", "evidence", page(folder))
-    if plot := draw(folder):
-        (folder / "figures" / FIGURE).write_bytes(plot.png)
+    for plot in draw(folder):
+        (folder / "figures" / f"{plot.name}.png").write_bytes(plot.png)
 
 
 if __name__ == "__main__":

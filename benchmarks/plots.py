@@ -76,7 +76,7 @@ _SETTINGS: dict[Any, Any] = {
     "svg.hashsalt": "model_zoos",
     "text.parse_math": False,
 }
-_styled = matplotlib.rc_context(_SETTINGS)
+styled = matplotlib.rc_context(_SETTINGS)
 
 
 HOW_TO_READ = (
@@ -200,11 +200,11 @@ def _parents(
 # --- Figures --------------------------------------------------------------------------------------
 
 
-@_styled
+@styled
 def accuracy_by_epoch(states: StateTable) -> Plot:
     """Draw how test accuracy is spread over all models at each epoch."""
     good = ~states.diverged & np.isfinite(states["test_acc"])
-    figure = _figure()
+    figure = new_figure()
     axes = figure.subplots()
     _violins_by_epoch(axes, states["epoch"][good], states["test_acc"][good])
     axes.set(xlabel="epoch", ylabel="test accuracy (share of 1)", ylim=(0, 1))
@@ -220,7 +220,7 @@ def accuracy_by_epoch(states: StateTable) -> Plot:
     )
 
 
-@_styled
+@styled
 def accuracy_by_hyperparameter(states: StateTable) -> Plot | None:
     """Draw final accuracy by each hyperparameter that varies; None if none does."""
     rows = states.final[np.isfinite(states["test_acc"][states.final])]
@@ -228,7 +228,7 @@ def accuracy_by_hyperparameter(states: StateTable) -> Plot | None:
     varying = {name: sorted(found) for name, found in values.items() if len(found) > 1}
     if not varying:
         return None
-    figure, panels = _grid(len(varying), 2.6, "test accuracy (share of 1)")
+    figure, panels = panel_grid(len(varying), 2.6, "test accuracy (share of 1)")
     points = len(rows) * len(varying) <= POINTS
     for panel, name in zip(panels, varying, strict=True):
         groups = [states["test_acc"][rows[states[name][rows] == value]] for value in varying[name]]
@@ -250,7 +250,7 @@ def accuracy_by_hyperparameter(states: StateTable) -> Plot | None:
     )
 
 
-@_styled
+@styled
 def train_and_test_accuracy(states: StateTable, seed: int = 0) -> Plot | None:
     """Draw train against test accuracy of states, coloured by epoch; None if either is absent."""
     good = ~states.diverged & np.isfinite(states["test_acc"]) & np.isfinite(states["train_acc"])
@@ -258,7 +258,7 @@ def train_and_test_accuracy(states: StateTable, seed: int = 0) -> Plot | None:
     if not len(rows):
         return None
     shown = np.random.default_rng(seed).permutation(rows)[:POINTS]
-    figure = _figure(4.6)
+    figure = new_figure(4.6)
     left, right = figure.subplots(1, 2)
     both = np.concatenate([states["train_acc"][shown], states["test_acc"][shown]])
     limits = (max(0.0, both.min() - 0.03), min(1.0, both.max() + 0.03))
@@ -293,7 +293,7 @@ def train_and_test_accuracy(states: StateTable, seed: int = 0) -> Plot | None:
     )
 
 
-@_styled
+@styled
 def weight_histograms(
     states: StateTable, rows: NDArray[np.int64], weights: NDArray[np.float32], layout: Layout
 ) -> Plot | None:
@@ -317,7 +317,7 @@ def weight_histograms(
     inits = [_value(init) for init in states["init"][rows]]
     shown = [init for init, _ in Counter(inits).most_common(INITS)]
     epochs = np.unique(states["epoch"][rows])
-    figure = _figure(0.8 + 1.7 * len(shown))
+    figure = new_figure(0.8 + 1.7 * len(shown))
     panels = figure.subplots(len(shown), len(slots), squeeze=False)
     for (down, across), panel in np.ndenumerate(panels):
         values = {}
@@ -350,7 +350,7 @@ def weight_histograms(
     )
 
 
-@_styled
+@styled
 def trajectories(
     states: StateTable, rows: NDArray[np.int64], weights: NDArray[np.float32]
 ) -> Plot | None:
@@ -378,7 +378,7 @@ def trajectories(
         plane = components.transform(moved) - components.transform(np.zeros_like(moved[:1]))
     share = np.nan_to_num(components.explained_variance_ratio_)
     by_epoch = np.stack([states["epoch"][rows], distance], axis=1)
-    figure = _figure(4.6)
+    figure = new_figure(4.6)
     panels = figure.subplots(1, 2)
     scale = Normalize(0, 1)
     for panel, places in zip(panels, (plane, by_epoch), strict=True):
@@ -417,7 +417,7 @@ def trajectories(
     )
 
 
-@_styled
+@styled
 def sparsity_by_epoch(
     states: StateTable, parents: Mapping[tuple[str, str], float] | None = None
 ) -> Plot | None:
@@ -430,7 +430,7 @@ def sparsity_by_epoch(
     good = ~states.diverged & np.isfinite(states["sparsity"]) & np.isfinite(states["test_acc"])
     if not good.any():
         return None
-    figure = _figure()
+    figure = new_figure()
     panels = figure.subplots(1, 2)
     for panel, column, label in zip(
         panels, ("sparsity", "test_acc"),
@@ -461,69 +461,15 @@ def sparsity_by_epoch(
     )  # fmt: skip
 
 
-@_styled
-def accuracy_beside_published(
-    summaries: Sequence[Mapping[str, Any]], boxes: Mapping[str, tuple[float, float, float, float]]
-) -> Plot:
-    """Draw test accuracy by epoch of some zoos, with the published box plot of their last epoch.
-
-    Args:
-        summaries: one or more, as `epochs.summarise` returns them.
-        boxes: zoo -> published lower quartile, median, upper quartile and highest value.
-    """
-    figure = _figure()
-    panels = figure.subplots(1, len(summaries), sharey=True, squeeze=False)[0]
-    for panel, summary in zip(panels, summaries, strict=True):
-        epochs = [found["epoch"] for found in summary["test_acc"]]
-        lines = {
-            percent: [found["quantiles"][percent] for found in summary["test_acc"]]
-            for percent in ("0", "25", "50", "75", "100")
-        }
-        bands = (("0", "100", 0.15, "range, ours"), ("25", "75", 0.4, "quartiles, ours"))
-        for low, high, alpha, label in bands:
-            panel.fill_between(
-                epochs, lines[low], lines[high], color=BLUE, alpha=alpha, lw=0, label=label
-            )
-        panel.plot(epochs, lines["50"], color=BLUE, lw=1.6, label="median, ours")
-        panel.axhline(summary["trivial_rate"], color=GREY, lw=1, ls=":", label="trivial rate")
-        if summary["zoo"] in boxes:
-            lower, median, upper, most = boxes[summary["zoo"]]
-            place = epochs[-1] + 3.5  # beside the last epoch, not on it
-            panel.bxp(
-                [{"q1": lower, "med": median, "q3": upper, "whislo": lower, "whishi": most}],
-                positions=[place], widths=2.5, showfliers=False, manage_ticks=False,
-                boxprops={"color": ORANGE, "lw": 1.6}, medianprops={"color": ORANGE, "lw": 2.4},
-                whiskerprops={"color": ORANGE}, capprops={"color": ORANGE},
-            )  # fmt: skip
-            panel.plot([], [], color=ORANGE, lw=1.6, label=f"published, at epoch {epochs[-1]}")
-        panel.set(title=f"{summary['zoo']}, {summary['models']:,} models", xlabel="epoch")
-        panel.set(ylim=(0, 1), xlim=(0, epochs[-1] + 6))
-    panels[0].set_ylabel("test accuracy (share of 1)")
-    legend: dict[str, Any] = {}
-    for panel in panels:
-        handles, labels = panel.get_legend_handles_labels()
-        legend |= dict(zip(labels, handles, strict=True))
-    figure.legend([*legend.values()], [*legend], loc="outside lower center", ncols=5)
-    title = "Test accuracy by epoch beside the published box plot"
-    figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
-    return Plot(
-        "beside-published",
-        title,
-        "Box: published quartiles with the median. Its upper whisker is the published highest "
-        "value; the lowest is not published.",
-        figure,
-    )
-
-
 # --- Parts of figures -----------------------------------------------------------------------------
 
 
-def _figure(height: float = HEIGHT) -> Figure:
+def new_figure(height: float = HEIGHT) -> Figure:
     # Without pyplot: no global state, and no window system is looked for.
     return Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained")
 
 
-@_styled
+@styled
 def _save(figure: Figure, kind: str, omitted: Iterable[str]) -> bytes:
     """Return a figure as a file without some entries of its metadata: the same bytes each time."""
     file = io.BytesIO()
@@ -531,10 +477,10 @@ def _save(figure: Figure, kind: str, omitted: Iterable[str]) -> bytes:
     return file.getvalue()
 
 
-def _grid(count: int, height: float, label: str) -> tuple[Figure, list[Axes]]:
+def panel_grid(count: int, height: float, label: str) -> tuple[Figure, list[Axes]]:
     """Return a figure of panels in full rows of up to three, of a height in inches, with one y."""
     down = -(-count // 3)
-    figure = _figure(0.4 + height * down)
+    figure = new_figure(0.4 + height * down)
     cells = figure.add_gridspec(down, 6)
     panels: list[Axes] = []
     for row in range(down):

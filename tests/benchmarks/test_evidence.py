@@ -37,9 +37,11 @@ def test_every_file_that_the_page_names_is_there() -> None:
     files = set(re.findall(r"[\w-]+\.json", part))
     assert len(files) > 3
     assert all((RESULTS / name).is_file() for name in files)
-    [figure] = re.findall(r"\]\((results/figures/.*?)\)", part)
-    assert (BENCHMARKS / figure).is_file()
-    assert (BENCHMARKS.parent / "docs" / figure).is_file()  # docs/protocol.md includes the page
+    figures = re.findall(r"\]\((results/figures/.*?)\)", part)
+    assert len(figures) == 2
+    for figure in figures:
+        assert (BENCHMARKS / figure).is_file()
+        assert (BENCHMARKS.parent / "docs" / figure).is_file()  # docs/protocol.md includes the page
     text = (BENCHMARKS / "README.md").read_text()
     for test in re.findall(r"`(tests/[\w/]+\.py)`", text):
         assert (BENCHMARKS.parent / test).is_file()
@@ -110,7 +112,9 @@ def test_without_results_nothing_is_compared(tmp_path: Path) -> None:
     assert not evidence.populations(tmp_path).rows
     listed = ", ".join(row[1] for row in evidence.not_compared(tmp_path).rows)
     assert listed.count(" at epoch ") == len(PUBLISHED)
-    assert evidence.draw(tmp_path) is None
+    assert evidence.draw(tmp_path) == evidence.suites(tmp_path) == []
+    assert not evidence.predictions(tmp_path).rows
+    assert not evidence.runs(tmp_path).rows
     assert ".png" not in evidence.page(tmp_path)
 
 
@@ -199,11 +203,10 @@ def test_numbers_with_a_sign() -> None:
     assert shown == ["0.000", "0.000", "+0.001", "-0.250"]
 
 
-def test_the_figure_draws_the_summaries() -> None:
-    plot = evidence.draw(RESULTS)
-    assert plot is not None
+def test_the_figures_draw_the_results_and_what_is_published() -> None:
+    plot, twins = evidence.draw(RESULTS)
     assert plot.png.startswith(b"\x89PNG")
-    paths = sorted(RESULTS.glob("usps_*-epochs.json"))
+    paths = sorted(RESULTS.glob("*-epochs.json"))
     assert len(plot.figure.axes) == len(paths)
     for axes, path in zip(plot.figure.axes, paths, strict=True):
         summary = json.loads(path.read_text())
@@ -212,6 +215,43 @@ def test_the_figure_draws_the_summaries() -> None:
         assert list(line) == [epoch["quantiles"]["50"] for epoch in summary["test_acc"]]
         drawn = {round(float(y), 4) for line in axes.lines for y in line.get_ydata()}
         assert drawn >= set(BOX_PLOTS.get(summary["zoo"], ()))
+        assert drawn >= {mean for mean, _ in SEED_ZOOS.get(summary["zoo"], {}).values()}
+    keys = ("sparsity", "accuracy", "gap")
+    for axes, key, medians in zip(twins.figure.axes, keys, TWINS.values(), strict=True):
+        *ours, published = axes.lines
+        assert dict(zip(*map(list, published.get_data()), strict=True)) == medians
+        for line, path in zip(ours, sorted(RESULTS.glob("*_seed_sparse-report.json")), strict=True):
+            epochs = json.loads(path.read_text())["diversity"]["epochs"]
+            assert list(line.get_ydata()) == [epoch[key]["quartiles"][1] for epoch in epochs]
+
+
+def test_predictions_suites_and_runs_are_those_of_their_files() -> None:
+    rows = evidence.predictions(RESULTS).rows
+    paths = sorted(RESULTS.glob("*-benchmark.json"))
+    found = [
+        (f"`{result['zoo']}`", score)
+        for result in map(json.loads, (path.read_text() for path in paths))
+        for score in result["scores"]
+        if score["target"] == "test_acc"
+    ]
+    assert len(rows) == len(found) >= 6
+    for row, (zoo, score) in zip(rows, found, strict=True):
+        assert row[0] == zoo
+        assert float(row[5]) == pytest.approx(score["r2"]["test"], abs=6e-4)
+        assert float(row[7]) == pytest.approx(score["tau"]["test"], abs=6e-4)
+        low, high = score["r2_interval"]
+        assert row[6] == f"[{low:.3f}, {high:.3f}]"
+    published = {(row[0], row[3], row[4]): row[9:] for row in rows}
+    assert published["`mnist_cnn_s_hyp_10_r`", "weights", "ridge"] == ("0.847", "0.747")
+    assert published["`digits_cnn_s`", "statistics", "ridge"] == ("-", "-")
+    for path in RESULTS.glob("*-suite.json"):
+        for part in json.loads(path.read_text())["parts"]:
+            assert f"`: {part['name']}: " in evidence_part()
+    if (RESULTS / "runs.json").exists():
+        runs = json.loads((RESULTS / "runs.json").read_text())["runs"]
+        assert [float(row[2]) for row in evidence.runs(RESULTS).rows] == [
+            pytest.approx(run["hours"], abs=6e-3) for run in runs
+        ]
 
 
 def test_a_summary_by_command(digits_home: Path, tmp_path: Path) -> None:
@@ -241,7 +281,8 @@ def test_the_page_is_rewritten_between_its_marks(
         assert page.read_text() == (
             f"before\n<!-- evidence: by x -->\n{evidence.page(folder)}\n<!-- /evidence -->\nafter\n"
         )
-    assert (folder / "figures" / evidence.FIGURE).read_bytes() == evidence.draw(folder).png
+    for plot in evidence.draw(folder):
+        assert (folder / "figures" / f"{plot.name}.png").read_bytes() == plot.png
 
 
 @pytest.mark.parametrize("text", ["", "<!-- a: x -->\n", "<!-- a: x -->\n<!-- /a -->\n" * 2])
