@@ -168,6 +168,18 @@ def test_the_table_of_speed_is_the_measured_one(
     assert shown == rows
 
 
+def test_the_table_of_growth_is_the_measured_one() -> None:
+    from model_zoos.benchmarks.speed.growth import comparison
+
+    before, after = (
+        json.loads((documents.ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
+        for name in ("speed-growth-before", "speed-growth")
+    )
+    assert before["results"]["models"] == after["results"]["models"]
+    table = comparison(before["results"], after["results"])
+    assert marked("benchmarks/README.md", "growth") == table
+
+
 @pytest.mark.parametrize(
     ("name", "processes", "machines"), [("one_node_8_gpus", 8, 1), ("four_nodes_8_gpus", 32, 4)]
 )

@@ -178,15 +178,18 @@ def _exponent(sizes: Sequence[int], costs: Sequence[float]) -> float | None:
     return round(math.log(costs[-1] / costs[-2]) / math.log(sizes[-1] / sizes[-2]), 2)
 
 
+_FORMS: Mapping[str, tuple[Callable[[float], str], str]] = {
+    "seconds": (lambda value: f"{value:,.2f}", ""),
+    "files": (lambda value: f"{value:,}", ""),
+    "bytes": (lambda value: f"{value / 1e6:,.1f}", " MB"),
+}
+"""How a figure of each kind is written, and its unit."""
+
+
 def table(figures: Mapping[str, Any]) -> str:
     """Return the figures as a Markdown table."""
     rows = []
-    formats: tuple[tuple[str, Callable[[float], str]], ...] = (
-        ("seconds", lambda value: f"{value:,.2f}"),
-        ("files", lambda value: f"{value:,}"),
-        ("bytes", lambda value: f"{value / 1e6:,.1f} MB"),
-    )
-    for kind, form in formats:
+    for kind, (form, unit) in _FORMS.items():
         for cost, values in figures[kind].items():
             exponent = figures["exponents"].get(cost) if kind != "files" else None
             if kind == "files" and not any(values):
@@ -194,9 +197,35 @@ def table(figures: Mapping[str, Any]) -> str:
             rows.append(
                 (
                     f"{cost}: files opened" if kind == "files" else cost,
-                    *map(form, values),
+                    *(form(value) + unit for value in values),
                     "-" if exponent is None else f"{exponent:.2f}",
                 )
             )
     columns = ("cost", *(f"{models:,} models" for models in figures["models"]), "exponent")
+    return markdown(columns, 1, rows)
+
+
+def comparison(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+    """Return two measurements of the same zoos as a Markdown table, without the smallest zoo.
+
+    A cell has both figures, "before / after"; "-" is one that was not obtained.
+    """
+
+    def cell(form: Callable[[float], str], unit: str, *values: float | None) -> str:
+        return " / ".join("-" if value is None else form(value) for value in values) + unit
+
+    rows = []
+    for kind in ("seconds", "bytes"):
+        form, unit = _FORMS[kind]
+        for cost, values in after[kind].items():
+            pairs = [*zip(before[kind][cost], values, strict=True)][1:]
+            exponents = (figures["exponents"][cost] for figures in (before, after))
+            rows.append(
+                (
+                    cost,
+                    *(cell(form, unit, *pair) for pair in pairs),
+                    cell("{:.2f}".format, "", *exponents),
+                )
+            )
+    columns = ("cost", *(f"{models:,} models" for models in after["models"][1:]), "exponent")
     return markdown(columns, 1, rows)
