@@ -13,7 +13,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, TextIO
 
 import datasets
@@ -392,7 +392,8 @@ def duration(seconds: float) -> str:
 def progress_bars(hidden: bool) -> Iterator[Bars]:
     """Show bars while something runs."""
     bars = Bars(hidden)
-    with bars.progress:
+    # rich 13 ends a progress display with an empty line even where it is disabled.
+    with nullcontext() if bars.progress.disable else bars.progress:
         yield bars
 
 

@@ -44,6 +44,7 @@ def run(
         shown = warnings.showwarning
         here.chdir(cwd)
         here.setattr(sys, "argv", ["model-zoos", *arguments])
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python's default, and not pytest's
         if columns is not None:
             here.setenv("COLUMNS", str(columns))
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
