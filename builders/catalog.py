@@ -91,7 +91,8 @@ def list_zoos(
         wanted = normalize_name(wanted)
         known = sorted({getattr(zoo, key) for zoo in ZOOS.values()})
         if wanted not in known:
-            raise InvalidArgument(f"no zoo has {key} {wanted!r}; known: {', '.join(known)}")
+            names = ", ".join(repr(name) if " " in name else name for name in known)
+            raise InvalidArgument(f"no zoo has {key} {wanted!r}; known: {names}")
         chosen = [zoo for zoo in chosen if getattr(zoo, key) == wanted]
     chosen = [zoo for zoo in chosen if fnmatch.fnmatch(zoo.name, normalize_name(pattern))]
     if not chosen:

@@ -119,8 +119,11 @@ class ModelZoosConfig(datasets.BuilderConfig):  # type: ignore[misc]  # datasets
                 raise InvalidArgument(f"{name}= is a list of names, found {given!r}")
         if self.tensors is not None and "weights" not in (self.columns or ["weights"]):
             raise InvalidArgument("tensors= chooses among the weights, which columns= leaves out")
-        if self.max_weight is not None and not self.max_weight > 0:
-            raise InvalidArgument(f"max_weight= must be above 0, found {self.max_weight!r}")
+        limit = self.max_weight
+        if limit is not None and not (isinstance(limit, int | float) and limit > 0):
+            raise InvalidArgument(f"max_weight= must be a number above 0, found {limit!r}")
+        if not isinstance(self.final, bool):
+            raise InvalidArgument(f"final= must be True or False, found {self.final!r}")
         filter_expression(self.filters)
 
 
@@ -351,11 +354,20 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
             if not chosen or not empty:
                 raise
             if len(empty) == len(splits):
-                raise NoRowsLeft("filters= and max_weight= leave no row in any split") from None
+                raise NoRowsLeft(f"{self._choices()} no row in any split") from None
             raise NoRowsLeft(
-                f"{error} filters= and max_weight= leave no row in {', '.join(empty)}: name a "
-                "split that has some (split=...)"
+                f"{error} {self._choices()} no row in {', '.join(empty)}: name a split that has "
+                "some (split=...)"
             ) from None
+
+    def _choices(self) -> str:
+        """Return the arguments that choose rows, and the verb of a sentence on them."""
+        given = [
+            f"{name}={value!r:.200}"
+            for name in ("filters", "max_weight")
+            if (value := getattr(self.config, name)) is not None
+        ]
+        return f"{' and '.join(given)} {'leave' if len(given) > 1 else 'leaves'}"
 
     def as_streaming_dataset(
         self, *args: object, **kwargs: object
@@ -497,6 +509,8 @@ def _absent(
     if not root.exists():
         folder, there = f"{folder}, a folder that does not exist", ""
     known = [*catalog.config_names(), *own, *published]
+    if not own:
+        refuse_zoo_as_root(root)
     if name != METRICS_NAME and not any(
         n in known for part in missing for n in (part, dense_name(part))
     ):

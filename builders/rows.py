@@ -35,6 +35,8 @@ def filter_expression(filters: Filters | None) -> pads.Expression | None:
         found = filters
         if isinstance(filters, list):
             found = pq.filters_to_expression(_as_stored(filters))
+        elif not isinstance(filters, pads.Expression):
+            raise TypeError(f"it is a {type(filters).__name__}")
         row_schema(None).empty_table().filter(found)
     except InvalidArgument:
         raise

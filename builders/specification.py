@@ -248,8 +248,13 @@ class Zoo:
                 f"the scheduler of {architecture.title} must be {known}, found {self.scheduler!r}"
             )
         grid = dict(self.grid)
-        if wrong := _wrong_keys(grid, GRID_KEYS, GRID_KEYS):
-            raise ValueError(f"a grid has the keys {', '.join(GRID_KEYS)}; {wrong}")
+        if wrong := wrong_keys(grid, GRID_KEYS, GRID_KEYS):
+            beside = [key for key in grid if key in self.__dataclass_fields__]
+            raise ValueError(
+                f"a grid has the keys {', '.join(GRID_KEYS)}; {wrong}"
+                + f". {', '.join(beside)} stands beside the grid: one value for all models"
+                * bool(beside)
+            )
         if tuple(name for name, _ in self.grid) != GRID_KEYS:
             raise ValueError(f"the keys of a grid stand in the order {', '.join(GRID_KEYS)}")
         for name, values in self.grid:
@@ -361,7 +366,7 @@ class Zoo:
         values = _with_image_facts(values)
         fields = {field.name: field for field in dataclasses.fields(cls)}
         required = {n for n, field in fields.items() if field.default is dataclasses.MISSING}
-        if wrong := _wrong_keys(values, fields, required):
+        if wrong := wrong_keys(values, fields, required):
             raise ValueError(f"a zoo's specification has the keys {', '.join(fields)}; {wrong}")
         name, grid = values["name"], values["grid"]
         if not isinstance(name, str) or not is_zoo_name(name):
@@ -374,7 +379,7 @@ class Zoo:
         return cls(**arguments)
 
 
-def _wrong_keys(found: Iterable[str], known: Collection[str], required: Collection[str]) -> str:
+def wrong_keys(found: Iterable[str], known: Collection[str], required: Collection[str]) -> str:
     """Say which keys are missing and which are unknown, with the close ones; "" if none is."""
     keys = list(map(str, found))
     unknown = []

@@ -407,6 +407,11 @@ def create_zoo(root: str | os.PathLike[str], zoo: Zoo, **provenance: object) -> 
                 for k in (*new, *old)
                 if old.get(k) != new.get(k)
             )
+        if not any((path / "models").iterdir()):
+            raise FaultyZoo(
+                f"{path} was begun with {key} = {old!r}, not {new!r}, and holds no finished model: "
+                "delete it if nothing is at work there, or choose another output folder"
+            )
         raise FaultyZoo(
             f"{path} holds a zoo made with {key} = {old!r}, not {new!r}: "
             f"choose another output folder, or the same {key}",
@@ -414,6 +419,14 @@ def create_zoo(root: str | os.PathLike[str], zoo: Zoo, **provenance: object) -> 
             + f", --epochs {old} resumes this zoo" * (key == "zoo.epochs"),
         )
     return ZooDirectory(path, zoo, found)
+
+
+def remove_if_empty(directory: ZooDirectory) -> None:
+    """Delete the description of a zoo without models, so that another attempt can begin anew."""
+    with suppress(OSError):  # there are models, or somebody else is at work
+        (directory.path / "models").rmdir()
+        for name in ("zoo.json", "splits.json"):
+            (directory.path / name).unlink(missing_ok=True)
 
 
 def _remove_leftovers(path: Path) -> None:
@@ -425,14 +438,26 @@ def _remove_leftovers(path: Path) -> None:
                     leftover.unlink()
 
 
+def built_zoos(folder: Path) -> list[str]:
+    """Return the zoos whose rows are Parquet files of a repository folder (hub/names.py)."""
+    return sorted({path.parent.name for path in folder.glob("data/*/*-of-*.parquet")})
+
+
 def refuse_zoo_as_root(root: str | os.PathLike[str]) -> None:
-    """Refuse a zoo directory that was given in place of the folder of all zoos.
+    """Refuse what was given in place of the folder of all zoos.
 
     Raises:
-        ZooNotFound: `root` is a zoo directory.
+        ZooNotFound: `root` is a zoo directory, or a repository folder that was built.
     """
-    if (Path(root) / "zoo.json").exists():
+    root = Path(root)
+    if (root / "zoo.json").exists():
         raise ZooNotFound(f"{root} is itself a zoo: give the folder above it as data_dir")
+    if built := built_zoos(root):
+        raise ZooNotFound(
+            f"`model-zoos build` wrote {root}, which holds {', '.join(built)} as Parquet files: "
+            f'load_dataset("{root}", "{built[0]}") loads one. data_dir is a folder of zoo '
+            "directories, as `model-zoos generate` and `import` write them"
+        )
 
 
 def open_zoo(root: str | os.PathLike[str], name: str) -> ZooDirectory:

@@ -162,7 +162,7 @@ def info(
     commands = [f"model-zoos {command} {name}{where}" for command in useful]
     for part in reversed(found if repo is None else []):
         if part.specified and (part.incomplete or part.models < part.specified):
-            commands.insert(0, f"{_resume(part, data_dir)}  # trains what is missing")
+            commands.insert(0, _resume(part, data_dir))
     if repo is None:
         display.print_next(*commands)
 
@@ -173,7 +173,10 @@ def _option(name: str, value: Path | None) -> str:
 
 
 def _resume(part: Overview, data_dir: Path | None) -> str:
-    """Return the command that trains the models which a zoo lacks."""
+    """Return the command that trains the models which a zoo lacks, and a remark on how many.
+
+    Where only the first models were asked for, and some of these are missing, it trains these.
+    """
     directory = open_zoo(zoos_home(data_dir), part.zoo)
     parent, epochs = directory.parent_zoo, directory.zoo.epochs
     if parent is not None:
@@ -182,7 +185,16 @@ def _resume(part: Overview, data_dir: Path | None) -> str:
     where = _option("--out", data_dir)
     usual = ZOOS[part.zoo].epochs if part.zoo in ZOOS else None
     name = part.zoo if part.zoo in ZOOS else f"{part.zoo}.json"
-    return f"model-zoos generate {name}{where}" + f" --epochs {epochs}" * (usual != epochs)
+    planned, begun = directory.splits(), part.models < len(directory.splits())
+    first = {model.model_id for model in directory.zoo.models(len(planned))}
+    limit = f" --models {len(planned)}" if begun and first == planned.keys() else ""
+    missing = (len(planned) if limit else part.specified or part.models) - part.models
+    return (
+        f"model-zoos generate {name}{where}"
+        + f" --epochs {epochs}" * (usual != epochs)
+        + limit
+        + f"  # trains {missing or part.incomplete:,} more"
+    )
 
 
 def import_command(
@@ -261,7 +273,8 @@ def import_command(
             display.print_some(_left_out(report), str(folder / REPORT))
             display.print_some(report.remarks, str(folder / REPORT))
         where = _option("--data-dir", out)
-        display.print_next(*(f"model-zoos info {r.zoo}{where}" for r in reports if r.models))
+        if useful := [f"model-zoos info {r.zoo}{where}" for r in reports if r.models]:
+            display.print_next(*useful)
     if not any(report.models for report in reports):
         raise typer.Exit(1)
 

@@ -394,7 +394,11 @@ def progress_bars(hidden: bool) -> Iterator[Bars]:
     bars = Bars(hidden)
     # rich 13 ends a progress display with an empty line even where it is disabled.
     with nullcontext() if bars.progress.disable else bars.progress:
-        yield bars
+        try:
+            yield bars
+        except Exception:
+            bars.progress.live.transient = True  # nothing stays of a bar above an error
+            raise
 
 
 def counting(bars: Bars, unit: str) -> Callable[[str, int, int], None]:

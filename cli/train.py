@@ -129,7 +129,8 @@ def generate(
     if plan:
         _print_plan(planned, as_json)
         return
-    if display.first_rank() and not hidden and planned.bytes_needed > ANNOUNCED_BYTES:
+    fits = planned.bytes_needed <= planned.bytes_free  # otherwise an error says so
+    if display.first_rank() and not hidden and fits and planned.bytes_needed > ANNOUNCED_BYTES:
         print(planned.space(), file=sys.stderr, flush=True)
     with display.resumable():
         images = load_images(

@@ -115,8 +115,11 @@ def generate(
     provenance = _provenance(zoo, root, device, options)
     if provenance:  # images of the same digest can be augmented otherwise
         provenance["augmentation"] = list(images.augmentation)
-    directory = begin(root, zoo, engine, images, **provenance)
     shares = share_models(zoo, specifications, launched_rank().count)
+    staging = publisher.staging_bytes if publisher else 0
+    if publisher is None:  # before there is a folder
+        check_space(ZooDirectory(Path(root) / zoo.name, zoo, provenance), shares)
+    directory = begin(root, zoo, engine, images, **provenance)
     ranks, work = join_ranks(device), Work(Job(directory, images), 0, device, on_progress)
     if ranks.index == 0:  # for all of them
         if publisher is not None:
@@ -124,12 +127,8 @@ def generate(
         directory.add_splits(model.model_id for model in specifications)
         if publisher is not None and publisher.free:
             publisher.make_room(directory)
-        check_space(
-            directory,
-            shares,
-            staging=publisher.staging_bytes if publisher else 0,
-            freeing=publisher is not None and publisher.free,
-        )
+        if publisher is not None:
+            check_space(directory, shares, staging=staging, freeing=publisher.free)
     ranks.wait()
     if publisher is not None and publisher.free:
         # Each rank trains one model, and publishing takes a file: so much is never asked for twice.
@@ -292,7 +291,7 @@ def check_images(zoo: Zoo, images: ImageData) -> None:
         resnet.check_images(images)
     if found != expected or images.classes != zoo.classes:
         advice = ""
-        if images.name.startswith(PREFIX):
+        if images.name.startswith(PREFIX) and found != expected:
             sides = ", ".join(map(str, expected[1:]))
             advice = (
                 f'. {SETTINGS} in the folder with the line {{"size": [{sides}]}} resizes them; '

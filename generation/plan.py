@@ -10,7 +10,7 @@ import dataclasses
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -230,16 +230,11 @@ def _working_bytes(zoo: Zoo) -> int:
     return 5 * 4 * zoo.layout.size if zoo.layout.architecture.file_per_state else 0
 
 
-def _absent(directory: ZooDirectory, model: Model, kept: Iterable[int]) -> int:
+def _absent(directory: ZooDirectory, model: Model, kept: Sequence[int]) -> int:
     """Number of a model's states that are not on disk."""
-    there: dict[Path, bool] = {}
-    absent = 0
-    for epoch in kept:
-        path = directory.state_path(model.model_id, epoch)
-        if path not in there:
-            there[path] = path.exists()
-        absent += not there[path]
-    return absent
+    if not directory.zoo.layout.architecture.file_per_state:
+        return 0 if directory.state_path(model.model_id, kept[0]).exists() else len(kept)
+    return sum(not directory.state_path(model.model_id, epoch).exists() for epoch in kept)
 
 
 def measure_population(

@@ -154,6 +154,8 @@ def read_result(path: Path) -> SuiteResult:
     Raises:
         InvalidArgument: the file cannot be read or is something else; the message names it.
     """
+    if not path.exists():
+        raise InvalidArgument(f"{path}: there is no such file")
     try:
         values = read_json(path)
     except FaultyZoo as error:

@@ -11,17 +11,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import reduce
 from operator import or_
+from pathlib import Path
 from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.dataset as pads
 from huggingface_hub import HfApi, HfFileSystem
 
-from ...errors import FaultyZoo
+from ...errors import FaultyZoo, InvalidArgument
 from ..catalog import METRICS_NAME
 from ..layout import Layout
 from ..schema import row_schema
 from ..specification import Zoo, is_zoo_name
+from ..zoo_directory import built_zoos
 from .checked import (
     Fault,
     RowCheck,
@@ -116,6 +118,12 @@ def open_snapshot(
         HubUnreachable: the Hub is out of reach.
         HubFailed: no such repository or revision.
     """
+    is_name = repo_id.count("/") == 1 and not repo_id.startswith(("/", "."))
+    if not is_name and (zoos := built_zoos(Path(repo_id))):
+        raise InvalidArgument(
+            f"repo= is ORG/NAME on the Hub, and {repo_id} is a folder here: "
+            f'load_dataset("{repo_id}", "{zoos[0]}") loads it'
+        )
     with explained(repo_id, token):
         info = HfApi(token=token).dataset_info(repo_id, revision=revision)
     paths = sorted(sibling.rfilename for sibling in info.siblings or ())

@@ -36,7 +36,7 @@ from ..model_file import ModelFile
 from ..specification import Zoo, is_zoo_name, normalize_name
 from ..tensor_file import TensorFile
 from ..workers import end_with_parent, interrupts_held, main_hidden
-from ..zoo_directory import SOURCE_COLUMNS, ZooDirectory, create_zoo, open_zoo
+from ..zoo_directory import SOURCE_COLUMNS, ZooDirectory, create_zoo, open_zoo, remove_if_empty
 from . import given_splits, preprocessed, ray_tune, run_table, small_cnn_zoo
 from .archive import Source, printable
 from .identify import identify, in_grid, misfit, zoo_of_file, zoos_of_trials
@@ -126,6 +126,8 @@ class _Import:
         notes.sort()
         report = Report(name, about, models, found, kept, tuple(faults), tuple(notes))
         report.write(directory.path)
+        if not models:
+            remove_if_empty(directory)
         return report
 
 

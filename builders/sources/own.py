@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...errors import Unreadable
-from ..hub.names import zoo_of
-from ..zoo_directory import list_zoo_directories
+from ..zoo_directory import built_zoos, list_zoo_directories
 
 
 def refuse_zoo_directory(path: Path) -> None:
@@ -37,8 +36,7 @@ def refuse_own_folder(path: Path) -> None:
             f'load_dataset("model_zoos", "{zoos[0]}", data_dir="{path}") reads one',
             hint=f"model-zoos list --data-dir {path}",
         )
-    files = (p.relative_to(path).as_posix() for p in path.glob("data/*/*.parquet"))
-    if built := sorted({zoo for file in files if (zoo := zoo_of(file)) is not None}):
+    if built := built_zoos(path):
         raise Unreadable(
             "`model-zoos build` wrote this folder, so there is nothing to import: "
             f'{_few(built)}. load_dataset("{path}", "{built[0]}") reads it without model_zoos',

@@ -28,6 +28,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
+from ...builders.specification import wrong_keys
 from ...builders.untrusted import MAX_JSON, is_clutter, parse_json, read_plain
 from ...errors import InvalidArgument, MissingImagesError, UnreadableImagesError
 from ..augmentation import check_augmentation
@@ -120,7 +121,10 @@ def _settings(path: Path) -> Mapping[str, Any]:
         raise InvalidArgument(f"{path}: not readable as JSON ({error})") from error
     known = ("size", "mean", "std", "augmentation")
     if not isinstance(values, dict) or not set(values) <= set(known):
-        raise InvalidArgument(f"{path}: expected a JSON object with the keys {', '.join(known)}")
+        raise InvalidArgument(
+            f"{path}: expected a JSON object with the keys {', '.join(known)}"
+            + (f"; {wrong_keys(values, known, ())}" if isinstance(values, dict) else "")
+        )
 
     def numbers(key: str, counts: tuple[int, ...], kinds: tuple[type, ...], low: float) -> None:
         entries = values.get(key)

@@ -12,6 +12,7 @@ equal to torchvision's in all bits. Two sets differ from the paper's code in a d
 
 from __future__ import annotations
 
+import difflib
 import os
 import warnings
 from collections.abc import Callable, Sequence
@@ -128,8 +129,12 @@ def load_images(
 def _source(name: str) -> ImageSource:
     source = IMAGE_SOURCES.get(name.replace("-", "_"))
     if source is None:
-        known = ", ".join(IMAGE_SOURCES)
-        raise InvalidArgument(f"no image data set {name!r}; there are {known}, {PREFIX}<your own>")
+        close = difflib.get_close_matches(name, IMAGE_SOURCES, n=2, cutoff=0.6)
+        advice = f"did you mean {' or '.join(close)}?" if close else f"{', '.join(IMAGE_SOURCES)}."
+        raise InvalidArgument(
+            f"there is no image data set {name!r}; {advice} Images of your own are named "
+            f"{PREFIX}<folder>"
+        )
     return source
 
 
