@@ -26,7 +26,9 @@ if sys.argv[0].endswith(("/model-zoos", "-m", "model_zoos.py")):
 import hashlib
 import json
 from collections.abc import Mapping
+from numbers import Integral
 from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING
 
 import datasets
@@ -39,6 +41,7 @@ if "__path__" not in globals():  # a checkout, where this file is no package's _
 from model_zoos import errors, weight_space
 from model_zoos.builders.access import (
     as_vector,
+    check_kind,
     check_row,
     dropout_of,
     layer,
@@ -153,9 +156,9 @@ def load_images(
 
 
 def generate(
-    zoo: Zoo,
+    zoo: Zoo | str,
     root: str | os.PathLike[str],
-    images: ImageData,
+    images: ImageData | ImageSource | str,
     *,
     models: int | None = None,
     options: TrainOptions | None = None,
@@ -165,36 +168,47 @@ def generate(
     """Train a zoo into `<root>/<zoo>/`, or resume its training.
 
     Args:
-        zoo: specification of the zoo: `zoo_spec(name)`, or `Zoo.from_json` for one of your own.
+        zoo: specification of the zoo: a name of the catalog, `zoo_spec(name)`, or `Zoo.from_json`
+            for one of your own.
         root: folder of all zoos.
-        images: the images that `zoo.images` names; see `load_images`.
+        images: the images that `zoo.images` names: from `load_images`, or a name or source, which
+            is read with the defaults of `load_images`.
         models: number of models, the first of the zoo; all by default.
         options: engine, threads, device and more (generation.options); automatic by default.
         publisher: uploads finished models while others train.
         on_progress: called after each piece of work.
 
+    Raises:
+        UnknownZoo: the catalog has no zoo of this name.
+        InvalidArgument: arguments of another type, or that do not fit together.
+
     Example:
-        >>> zoo = model_zoos.zoo_spec("digits_cnn_s")
-        >>> model_zoos.generate(zoo, "zoos", model_zoos.load_images("digits"))  # doctest: +SKIP
+        >>> model_zoos.generate("digits_cnn_s", "zoos", "digits")  # doctest: +SKIP
     """
     from model_zoos.generation import generate as training
+    from model_zoos.generation.images import named_images
     from model_zoos.generation.options import TrainOptions
 
+    zoo = zoo_spec(zoo) if isinstance(zoo, str) else zoo
+    check_kind(zoo, Zoo, "zoo must be a name of the catalog or a model_zoos.Zoo")
+    options = options or TrainOptions()
+    check_kind(models, (Integral, NoneType), "models must be a whole number or None")
+    check_kind(options, TrainOptions, "options must be model_zoos.generation.options.TrainOptions")
     return training.generate(
         zoo,
         root,
-        images,
+        named_images(images, zoo.layout),
         models=models,
-        options=options or TrainOptions(),
+        options=options,
         publisher=publisher,
         on_progress=on_progress,
     )
 
 
 def sparsify(
-    parents: ZooDirectory,
+    parents: ZooDirectory | str,
     root: str | os.PathLike[str],
-    images: ImageData,
+    images: ImageData | ImageSource | str,
     *,
     models: int | None = None,
     twins: TwinOptions | None = None,
@@ -204,23 +218,36 @@ def sparsify(
     """Train sparse twins of a zoo's models, or resume their training.
 
     Args:
-        parents: the dense zoo, generated or imported; see `open_zoo`.
+        parents: the dense zoo, generated or imported: from `open_zoo`, or the name of one in
+            `root`.
         root: folder of all zoos.
-        images: the images that the parents were trained on; see `load_images`.
+        images: the images that the parents were trained on, as in `generate`.
         models: number of parents, the first of the zoo; all by default.
         twins: method, levels, epochs and seed (generation.options); variational dropout by default.
         options, on_progress: as in `generate`.
+
+    Raises:
+        ZooNotFound: there is no zoo of this name in `root`.
+        InvalidArgument: arguments of another type, or that do not fit together.
     """
+    from model_zoos.builders.zoo_directory import ZooDirectory
     from model_zoos.generation import sparsify as training
+    from model_zoos.generation.images import named_images
     from model_zoos.generation.options import TrainOptions, TwinOptions
 
+    parents = open_zoo(root, parents) if isinstance(parents, str) else parents
+    check_kind(parents, ZooDirectory, "parents must be what open_zoo returns, or a zoo's name")
+    options, twins = options or TrainOptions(), twins or TwinOptions()
+    check_kind(models, (Integral, NoneType), "models must be a whole number or None")
+    check_kind(options, TrainOptions, "options must be model_zoos.generation.options.TrainOptions")
+    check_kind(twins, TwinOptions, "twins must be model_zoos.generation.options.TwinOptions")
     return training.sparsify(
         parents,
         root,
-        images,
+        named_images(images, parents.zoo.layout),
         models=models,
-        twins=twins or TwinOptions(),
-        options=options or TrainOptions(),
+        twins=twins,
+        options=options,
         on_progress=on_progress,
     )
 

@@ -22,12 +22,14 @@ from scipy.spatial.distance import pdist
 
 from ..builders.dataset import zoos_home
 from ..builders.layout import Layout, find_layout
+from ..builders.machine import counted
 from ..builders.zoo_directory import open_zoo
 from ..errors import ImageFilesError, InvalidArgument
 from ..generation.images import ImageData
 from ..generation.networks import instantiate
 from ..weight_space.networks import samples_of
 from .evaluation import zoo_images
+from .rows import MAX_WEIGHT, largest_weights
 from .states import StateTable, choose, read_states, read_weights, weights_size
 from .tables import Table, number
 
@@ -79,6 +81,7 @@ class EpochDiversity:
         cka: layer -> linear CKA of two models' activations, in [0, 1], over the same pairs. A
             model whose activations are constant has none.
         run: number of models that were run on images.
+        large: how many of the compared models have a weight above `MAX_WEIGHT` there.
     """
 
     epoch: int
@@ -93,6 +96,7 @@ class EpochDiversity:
     agreement: Distribution | None = None
     cka: Mapping[str, Distribution] | None = None
     run: int = 0
+    large: int = 0
 
 
 @dataclass(frozen=True)
@@ -138,6 +142,11 @@ class Diversity:
         pairs = max((e.l2.count for e in epochs if e.l2), default=0)
         compared = max((e.compared for e in epochs), default=0)
         run = max((e.run for e in epochs), default=0)
+        large = sum(e.large for e in epochs)
+        included = (
+            f"Included: {counted(large, 'state')} with a weight above {MAX_WEIGHT:g}, which can "
+            "make distances large."
+        )
         similarity = Table(
             "Weights and predictions of pairs of models, by epoch",
             ("epoch", "l2 distance", "cosine", "same answer"),
@@ -150,6 +159,7 @@ class Diversity:
                 f"and over pairs of {run:,} models on {self.images:,} test images (answers).",
                 "How to read: a small distance and a cosine near 1 mean alike weights, the last "
                 "column alike functions; models at chance can agree by always giving one answer.",
+                *([included] if large else []),
             ),
         )
         layers = tuple(dict.fromkeys(layer for epoch in epochs for layer in epoch.cka or ()))
@@ -234,6 +244,7 @@ def diversity(
         if epoch in at:
             there = states["epoch"][found] == epoch
             measured["compared"] = int(there.sum())
+            measured["large"] = int((largest_weights(weights[there]) > MAX_WEIGHT).sum())
             with np.errstate(divide="ignore", invalid="ignore"):
                 measured["l2"] = describe(pdist(weights[there]))
                 measured["cosine"] = describe(1 - pdist(weights[there], "cosine"))

@@ -31,6 +31,7 @@ from sklearn.decomposition import PCA
 
 from ..builders.catalog import dense_name
 from ..builders.layout import Layout, find_layout
+from ..builders.machine import counted
 from ..builders.schema import HYPERPARAMETERS
 from ..errors import ZooNotFound
 from .literature import TWINS, TWINS_ZOO
@@ -213,7 +214,7 @@ def accuracy_by_epoch(states: StateTable) -> Plot:
     return _plot(
         states,
         figure,
-        f"test accuracy of {_count(states.models, 'model')} by epoch",
+        f"test accuracy of {counted(states.models, 'model')} by epoch",
         "accuracy-by-epoch",
         f"{HOW_TO_READ} Two bulges are two kinds of models, such as those that learn and those "
         "that stay at chance." + _left_out(states, ~good),
@@ -242,11 +243,13 @@ def accuracy_by_hyperparameter(states: StateTable) -> Plot | None:
     return _plot(
         states,
         figure,
-        f"final test accuracy of {_count(len(rows), 'model')} by hyperparameter",
+        f"final test accuracy of {counted(len(rows), 'model')} by hyperparameter",
         "accuracy-by-hyperparameter",
         f"Test accuracy at epoch {states.epochs[-1]} by each hyperparameter that varies; n is the "
         f"number of models. {HOW_TO_READ}"
-        + (f" Left out: {_count(absent, 'model')}, diverged or without that state." * bool(absent)),
+        + (
+            f" Left out: {counted(absent, 'model')}, diverged or without that state." * bool(absent)
+        ),
     )
 
 
@@ -408,7 +411,7 @@ def trajectories(
     return _plot(
         states,
         figure,
-        f"training trajectories of {_count(len(starts), 'model')}",
+        f"training trajectories of {counted(len(starts), 'model')}",
         "trajectories",
         f"Weights less those of the model's first state ({len(rows):,} states). Left: the first "
         "two principal components of these moves, each divided by its model's longest; every "
@@ -455,7 +458,7 @@ def sparsity_by_epoch(
     return _plot(
         states,
         figure,
-        f"sparsity and accuracy of {_count(states.models, 'twin')}",
+        f"sparsity and accuracy of {counted(states.models, 'twin')}",
         "sparsity-by-epoch",
         f"{HOW_TO_READ}{about}" + _left_out(states, ~good),
     )  # fmt: skip
@@ -568,8 +571,8 @@ def _histograms(axes: Axes, values: Mapping[int, NDArray[np.float32]], twins: bo
 def _left_out(states: StateTable, mask: NDArray[np.bool_]) -> str:
     diverged = int((mask & states.diverged).sum())
     absent = int(mask.sum()) - diverged
-    parts = [_count(diverged, "diverged state")] if diverged else []
-    parts += [_count(absent, "state") + " without these numbers"] if absent else []
+    parts = [counted(diverged, "diverged state")] if diverged else []
+    parts += [counted(absent, "state") + " without these numbers"] if absent else []
     return f" Left out: {' and '.join(parts)}." if parts else ""
 
 
@@ -580,13 +583,9 @@ def _without_large(
     kept = ~states.diverged[rows] & (np.abs(weights).max(axis=1, initial=0) <= MAX_WEIGHT)
     text = ""
     if not kept.all():
-        count = _count(int((~kept).sum()), "state")
+        count = counted(int((~kept).sum()), "state")
         text = f" Left out: {count}, diverged or with a weight above {MAX_WEIGHT:g}. {WHY_LEFT_OUT}"
     return rows[kept], weights[kept], text
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number:,} {thing}{'s' * (number != 1)}"
 
 
 def _epochs(epochs: NDArray[np.int64]) -> str:

@@ -46,6 +46,9 @@ BOOSTING: dict[str, Any] = {
 BOOSTING_PATIENCE = 50
 """Trees without a gain on the validation split after which no more are added."""
 
+REPORTED_TREES = 25
+"""Trees between two reports of progress."""
+
 LARGE_GRAM = 4096
 """Features above which the eigenvectors are computed by the algorithm that needs the least memory:
 twice that of the Gram matrix, where numpy's needs five times as much."""
@@ -187,9 +190,17 @@ def standardise(features: Matrices) -> dict[str, Matrix]:
 
 
 def boosted_trees(
-    x: NDArray[Any], y: NDArray[Any], validation_x: NDArray[Any], validation_y: NDArray[Any]
+    x: NDArray[Any],
+    y: NDArray[Any],
+    validation_x: NDArray[Any],
+    validation_y: NDArray[Any],
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Callable[[NDArray[Any]], NDArray[Any]]:
     """Fit gradient-boosted trees (LightGBM), a `Predictor` of numbers and of classes.
+
+    Args:
+        x, y, validation_x, validation_y: as for a `Predictor`.
+        on_progress: called now and then with the trees that are fitted and the limit of them.
 
     Raises:
         BoostingUnavailable: LightGBM is not installed.
@@ -206,9 +217,22 @@ def boosted_trees(
         y,
         eval_X=validation_x[known],
         eval_y=validation_y[known],
-        callbacks=[lightgbm.early_stopping(BOOSTING_PATIENCE, verbose=False)],
+        callbacks=[
+            lightgbm.early_stopping(BOOSTING_PATIENCE, verbose=False),
+            report_trees(on_progress),
+        ],
     )
     return fitted.predict
+
+
+def report_trees(on_progress: Callable[[int, int], None]) -> Callable[[Any], None]:
+    """Return a callback for LightGBM that reports the trees that are fitted and their limit."""
+
+    def report(state: Any) -> None:  # noqa: ANN401  # lightgbm.callback.CallbackEnv
+        if (state.iteration + 1) % REPORTED_TREES == 0:
+            on_progress(state.iteration + 1, state.end_iteration)
+
+    return report
 
 
 def import_lightgbm() -> ModuleType:

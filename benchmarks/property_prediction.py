@@ -22,6 +22,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -274,7 +275,8 @@ def predict_properties(
         memory: bytes of weights up to which they are held in memory. Of larger zoos a
             representation sees some rows at a time; predictors of one's own and trees still get all
             of the features at once.
-        on_progress: called with the name of the next step, steps done, and steps in all.
+        on_progress: called with the name of the next step, steps done, and steps in all; during
+            a step of trees also with the number of trees in its name.
 
     Raises:
         TooFewModels: one of the three splits has fewer than two usable states.
@@ -330,16 +332,22 @@ def predict_properties(
     numbers, classes = scored("number"), scored("class")
     labels = {target: labels_of({s: rows[s].columns[target] for s in SPLITS}) for target in classes}
 
-    trees: dict[str, Predictor] = {"boosting": boosted_trees} if boosting else {}
+    trees: dict[str, Predictor] = {}
+    if boosting:
+        trees["boosting"] = partial(boosted_trees, on_progress=lambda *trees: say_trees(*trees))
     fits = len(numbers) * len(own | trees) + len(classes) * len({"logistic", *own, *trees})
     steps = len(functions) * (1 + bool(numbers) + fits)
-    done = 0
+    done, step = 0, ""
 
     def say(what: str) -> None:
-        nonlocal done
+        nonlocal done, step
         if on_progress is not None:
             on_progress(what, done, steps)
-        done += 1
+        done, step = done + 1, what
+
+    def say_trees(trees: int, limit: int) -> None:
+        if on_progress is not None:
+            on_progress(f"{step}, {trees} of up to {limit} trees", done - 1, steps)
 
     scores: list[Score] = []
     class_scores: list[ClassScore] = []

@@ -33,6 +33,11 @@ def file_digest(path: Path, algorithm: str) -> str:
     return digest.hexdigest()
 
 
+def counted(number: int, thing: str) -> str:
+    """Return a number of things in words: "1 model", "2,000 models"."""
+    return f"{number:,} {thing}{'s' * (number != 1)}"
+
+
 def byte_size(count: float, smallest: str = "kB") -> str:
     """Return a number of bytes in words: "12 kB", "1.2 MB", "3.4 GB". Units are powers of 1000.
 

@@ -12,7 +12,7 @@ import typer
 
 from ..builders.catalog import TWIN_EPOCHS, ZOOS, config_names, zoo_spec
 from ..builders.dataset import open_parts, zoos_home
-from ..builders.machine import byte_size
+from ..builders.machine import byte_size, counted
 from ..builders.specification import Zoo, normalize_name
 from ..builders.untrusted import MAX_JSON, parse_json, read_plain
 from ..errors import InvalidArgument
@@ -283,7 +283,8 @@ def _print_summary(summary: Summary) -> None:
     if not display.first_rank():
         return
     if not summary.models and not summary.left_out:
-        print(f"all {summary.present} models are already in {summary.path}")
+        present = "the model is" if summary.present == 1 else f"all {summary.present} models are"
+        print(f"{present} already in {summary.path}")
         return
     values: dict[str, object] = {
         "already there": summary.present,
@@ -305,7 +306,8 @@ def _print_summary(summary: Summary) -> None:
         "seconds": f"{summary.seconds:.1f}",
         "model-samples a second": f"{summary.samples_per_second:,.0f}",
     }
-    display.print_values(f"{summary.models} models trained into {summary.path}", values)
+    trained = counted(summary.models, "model")
+    display.print_values(f"{trained} trained into {summary.path}", values)
     left_out = [f"{name}: {reason}" for name, reason in summary.left_out.items()]
     display.print_some(left_out, "--json names them all")
 

@@ -91,9 +91,12 @@ class TrainOptions:
         names = ("precision", "compile", "keep_epochs")
         special = [name for name in names if getattr(self, name)]
         if special and not architecture.file_per_state:
+            able = [a.title for a in ARCHITECTURES.values() if a.file_per_state]
+            flags = [f"--{name.replace('_', '-')}" for name in special]
             raise InvalidArgument(
-                f"{zoo.name}: not for {architecture.title}, whose states share a file: "
-                f"{', '.join(special)}"
+                f"{' and '.join(f'{name}=' for name in special)} can be set for "
+                f"{' and '.join(able)} only, and {zoo.name} is a zoo of {architecture.title}",
+                hint=f"leave out {' and '.join(flags)}",
             )
         if self.keep_epochs is not None and self.keep_epochs[-1] > zoo.epochs:
             raise InvalidArgument(

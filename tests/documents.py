@@ -13,7 +13,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,12 +97,34 @@ def run(block: Block, folder: Path) -> None:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(block.text)
             elif block.language == "python":
-                exec(compile(block.text, block.place, "exec"), {"__name__": "__main__"})
+                names = {"__name__": "__main__", "print": _checked_print(block)}
+                exec(compile(block.text, block.place, "exec"), names)
             elif block.language == "bash":
                 for command in block.commands():
                     _run_command(command)
         except Exception as error:
             raise AssertionError(f"{block.place} failed: {error!r}") from error
+
+
+def _checked_print(block: Block) -> Callable[..., None]:
+    """Return a `print` for the Python of a block, which compares shapes with the comment behind it.
+
+    A comment such as `# [rows, 66, 64], [66, 64]` says the shapes in the order of the arguments.
+    Words stand for any number.
+    """
+    lines = block.text.splitlines()
+
+    def checked(*values: object) -> None:
+        print(*values)
+        line = lines[sys._getframe(1).f_lineno - 1]
+        shapes = [value for value in values if isinstance(value, tuple)]
+        stated = re.findall(r"\[([^]]*)\]", line.partition("  # ")[2])
+        for shape, text in zip(shapes, stated, strict=bool(stated)):
+            said = text.split(", ")
+            known = [one if word.isdigit() else word for one, word in zip(shape, said, strict=True)]
+            assert [str(one) for one in known] == said, f"{line}: the shape is {tuple(shape)}"
+
+    return checked
 
 
 def _run_command(command: list[str]) -> None:

@@ -17,14 +17,70 @@ from datasets import Dataset, concatenate_datasets, load_dataset
 
 import model_zoos
 from model_zoos.builders.layout import make_layout
-from model_zoos.errors import InvalidArgument
+from model_zoos.errors import InvalidArgument, UnknownZoo, ZooNotFound
 from model_zoos.generation.images import load_images
 from model_zoos.generation.networks import build
+from model_zoos.generation.options import TwinOptions
 
 
 @pytest.fixture(scope="module")
 def splits(digits_home: Path) -> Any:
     return load_dataset("model_zoos", "digits_cnn_s", data_dir=str(digits_home))
+
+
+def test_generate_and_sparsify_take_names(tmp_path: Path) -> None:
+    zoo = dataclasses.replace(model_zoos.zoo_spec("digits_cnn_s"), epochs=1)
+    images = load_images("digits")
+    assert model_zoos.generate(zoo, tmp_path, "digits", models=1).models == 1
+    # The same images: else the zoo directory would be refused.
+    assert model_zoos.generate(zoo, tmp_path, images, models=1).present == 1
+    twins = TwinOptions(epochs=1)
+    assert model_zoos.sparsify("digits_cnn_s", tmp_path, "digits", twins=twins).models == 1
+    parents = model_zoos.open_zoo(tmp_path, "digits_cnn_s")
+    assert model_zoos.sparsify(parents, tmp_path, images, twins=twins).present == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"zoo": "digits_cnn_z"}, "did you mean digits_cnn_s"),
+        ({"zoo": 3}, "zoo must be a name .*, found int"),
+        ({"images": "digitz"}, "no image data set 'digitz'"),
+        ({"images": None}, "images must be a name .*, found NoneType"),
+        ({"images": (np.zeros(3), np.zeros(3))}, "images must be a name .*, found tuple"),
+        ({"options": {"engine": "lanes"}}, "options must be .*TrainOptions, found dict"),
+        ({"options": TwinOptions()}, "options must be .*TrainOptions, found TwinOptions"),
+        ({"models": "3"}, "models must be a whole number or None, found str"),
+    ],
+)
+def test_generate_refuses_other_kinds(
+    tmp_path: Path, arguments: dict[str, Any], message: str
+) -> None:
+    given = {"zoo": "digits_cnn_s", "images": "digits", "root": tmp_path, **arguments}
+    with pytest.raises((InvalidArgument, UnknownZoo), match=message):
+        model_zoos.generate(**given)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"parents": "digits_cnn_z"}, "there is no zoo 'digits_cnn_z'"),
+        ({"parents": model_zoos.zoo_spec("digits_cnn_s")}, "open_zoo returns, .*, found Zoo"),
+        ({"images": 5}, "images must be a name .*, found int"),
+        ({"twins": {"epochs": 1}}, "twins must be .*TwinOptions, found dict"),
+        ({"options": "lanes"}, "options must be .*TrainOptions, found str"),
+        ({"models": 1.5}, "models must be a whole number or None, found float"),
+    ],
+)
+def test_sparsify_refuses_other_kinds(
+    digits_home: Path, tmp_path: Path, arguments: dict[str, Any], message: str
+) -> None:
+    parents = model_zoos.open_zoo(digits_home, "digits_cnn_s")
+    given = {"parents": parents, "images": "digits", "root": tmp_path, **arguments}
+    with pytest.raises((InvalidArgument, ZooNotFound), match=message):
+        model_zoos.sparsify(**given)
+    assert not list(tmp_path.iterdir())
 
 
 def test_every_recorded_accuracy_is_recomputed(splits: Any) -> None:
@@ -72,11 +128,11 @@ def test_every_architecture(architecture: str, channels: int, classes: int) -> N
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"architecture": "cnn_l"}, "no CNN-l has 2464 weights"),
-        ({"architecture": "resnet18"}, "no ResNet-18 has 2464 weights"),
+        ({"architecture": "cnn_l"}, "no CNN-l has 2,464 weights"),
+        ({"architecture": "resnet18"}, "no ResNet-18 has 2,464 weights"),
         ({"architecture": "vgg"}, "unknown architecture 'vgg'"),
         ({"weights": None}, "the row's weights is not known"),
-        ({"weights": np.zeros(2463)}, "no CNN-s has 2463 weights"),
+        ({"weights": np.zeros(2463)}, "no CNN-s has 2,463 weights"),
         ({"weights": np.zeros((2, 2464))}, "expected one row"),
         ({"activation": "swish"}, "unknown activation"),
         ({"architecture": ["cnn_s"]}, "give one row"),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from ..builders.access import check_kind
 from ..builders.layout import Layout
 from ..errors import InvalidArgument
 
@@ -17,12 +18,37 @@ if TYPE_CHECKING:
     Array = TypeVar("Array", NDArray[np.generic], torch.Tensor)
 
 
-def check_vectors(weights: Array, layout: Layout) -> None:
-    """Refuse what is no array or tensor [..., layout.size].
+def check_layout(layout: Layout) -> None:
+    """Refuse what is no layout.
+
+    Raises:
+        InvalidArgument: it is something else, such as a row.
+    """
+    check_kind(layout, Layout, "layout must be a layout: layout_of(row) returns that of a row")
+
+
+def as_generator(generator: np.random.Generator | int) -> np.random.Generator:
+    """Return a generator of random numbers; a seed makes a new one.
 
     Raises:
         InvalidArgument: it is something else.
     """
+    try:
+        return np.random.default_rng(generator)
+    except (TypeError, ValueError):
+        raise InvalidArgument(
+            "generator must be a numpy.random.Generator or a seed from 0 on, found "
+            f"{generator!r:.80}"
+        ) from None
+
+
+def check_vectors(weights: Array, layout: Layout) -> None:
+    """Refuse what is no array or tensor [..., layout.size], and what is no layout.
+
+    Raises:
+        InvalidArgument: it is something else.
+    """
+    check_layout(layout)
     shape = getattr(weights, "shape", None)
     if not shape or shape[-1] != layout.size:
         found = type(weights).__name__ if shape is None else f"shape {tuple(shape)}"

@@ -10,7 +10,8 @@ import numpy as np
 
 from ..builders.layout import Layout
 from ..errors import InvalidArgument
-from .rescaling import random_factors, rescale
+from .arrays import check_layout
+from .rescaling import check_scales, random_factors, rescale
 from .symmetry import permute, random_permutation
 
 
@@ -28,6 +29,9 @@ class PermuteUnits:
         scales: also multiply units by factors from 1 / scales to scales where the row's activation
             is homogeneous; the rows need the column activation then.
 
+    Raises:
+        InvalidArgument: no layout, or scales below 1.
+
     Example:
         >>> rows = dataset.with_transform(PermuteUnits(layout))  # doctest: +SKIP
     """
@@ -35,6 +39,10 @@ class PermuteUnits:
     layout: Layout
     flips: bool = False
     scales: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_layout(self.layout)
+        check_scales(self.scales)
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """Return a batch of rows with other weights, float32 [rows, N]; one row likewise."""

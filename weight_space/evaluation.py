@@ -48,9 +48,9 @@ def evaluate(
 
     Args:
         weights: [P, N] or [N], numpy array (also memory-mapped), torch tensor or lists.
-        like: says what networks they are: a row with the columns architecture and activation; a
-            data set with one row for each vector, or with rows that are all alike; a zoo, or its
-            name in the catalog.
+        like: says what networks they are: a row with the columns architecture and activation,
+            which are those of all vectors; a data set with one row for each vector, or with rows
+            that are all alike; a zoo, or its name in the catalog.
         images: name of an image data set, such as "mnist" or "cifar10"; a source; ImageData; or a
             pair of normalised images, float32 [n, c, h, w], and labels, integers [n]. By default
             those of the zoo that `like` is or that its rows name.

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from ..builders.access import check_kind
 from ..builders.connections import CLASSES
 from ..builders.layout import Layout
 from ..builders.wiring import Wire, wiring
@@ -137,6 +138,7 @@ def to_graphs(weights: Array, layout: Layout) -> Graphs:
 
 def from_graphs(graphs: Graphs) -> NDArray[np.generic] | torch.Tensor:
     """Return the weight vectors [..., N] of graphs: the inverse of `to_graphs`."""
+    check_kind(graphs, Graphs, "graphs must be what to_graphs returns")
     lead: tuple[int, ...] = tuple(graphs.nodes.shape[:-2])
     parts = [
         (graphs.nodes if wire.source is None else graphs.edges)[..., rows, columns].reshape(

@@ -11,11 +11,14 @@ through which gradients flow.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from ..builders.access import check_kind
 from ..builders.layout import Layout
 from ..errors import InvalidArgument
-from .arrays import check_vectors, concatenate
+from .arrays import check_layout, check_vectors, concatenate
 
 if TYPE_CHECKING:
     import torch
@@ -53,6 +56,8 @@ def from_layers(layers: Mapping[str, Mapping[str, Array]], layout: Layout) -> Ar
     Raises:
         InvalidArgument: a tensor is missing or has another shape.
     """
+    check_layout(layout)
+    check_kind(layers, Mapping, "layers must map names to tensors, as to_layers returns them")
     parts: list[Array] = []
     lead: tuple[int, ...] | None = None
     for layer, slots in layout.layers.items():
@@ -91,6 +96,6 @@ def stacked_state_dict(
     """
     import torch
 
-    tensor = torch.as_tensor(weights)
-    check_vectors(tensor, layout)
-    return layout.to_state_dict(tensor)
+    given: Any = weights if isinstance(weights, torch.Tensor) else np.asarray(weights)
+    check_vectors(given, layout)
+    return layout.to_state_dict(torch.as_tensor(weights))

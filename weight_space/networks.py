@@ -18,7 +18,7 @@ from ..builders.layout import Layout
 from ..builders.schema import CHOICE
 from ..builders.specification import Zoo
 from ..errors import InvalidArgument, UnknownZoo
-from ..generation.images import IMAGE_SOURCES, ImageData, ImageSource, load_images
+from ..generation.images import ImageData, ImageSource, named_images
 
 Like: TypeAlias = Mapping[str, object] | datasets.Dataset | Zoo | str
 Images: TypeAlias = str | ImageSource | ImageData | tuple[ArrayLike, ArrayLike] | None
@@ -160,16 +160,10 @@ def find_images(
             "no catalogued zoo says which images: give the argument `images`",
             hint="--images names them",
         )
-    layout = networks.layout
-    if isinstance(images, str) and images not in IMAGE_SOURCES:  # "cifar10" of "cifar10/cnn_s"
-        longer = f"{images}/{layout.architecture}"
-        images = longer if longer in IMAGE_SOURCES else images
-    if isinstance(images, str | ImageSource):
-        images = load_images(
-            images, images_dir, channels=layout.channels, download=download, progress=False
-        )
-    if isinstance(images, ImageData):
-        return images
+    if not isinstance(images, tuple | list):
+        return named_images(images, networks.layout, images_dir, download=download)
+    if len(images) != 2:
+        raise InvalidArgument(f"give a pair of images and labels, found {len(images)} values")
     pixels, labels = (torch.as_tensor(part) for part in images)
     return pixels, labels
 
@@ -190,6 +184,11 @@ def samples_of(
         raise InvalidArgument(
             "images are normalised float32 [n, c, h, w] with labels [n], found shapes "
             f"{tuple(pixels.shape)} and {tuple(labels.shape)}"
+        )
+    if not pixels.is_floating_point() or labels.is_floating_point() or labels.is_complex():
+        raise InvalidArgument(
+            "images are normalised floats and labels are integers, found "
+            f"{pixels.dtype} and {labels.dtype}"
         )
     side = layout.architecture.image_size
     if pixels.shape[1] != layout.channels or (side and pixels.shape[2:] != (side, side)):

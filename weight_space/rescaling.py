@@ -14,16 +14,18 @@ units] for each row.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..builders.access import check_kind
 from ..builders.hyperparameters import HOMOGENEOUS, ODD
 from ..builders.layout import Layout
 from ..builders.wiring import Group, wiring
 from ..errors import InvalidArgument
-from .arrays import check_vectors, constant
+from .arrays import as_generator, check_layout, check_vectors, constant
 
 if TYPE_CHECKING:
     from .arrays import Array
@@ -38,7 +40,7 @@ _BLOCK_BYTES = 64 << 20
 def random_factors(
     layout: Layout,
     activation: Activations,
-    generator: np.random.Generator,
+    generator: np.random.Generator | int,
     rows: int | None = None,
     *,
     flips: bool = True,
@@ -49,7 +51,7 @@ def random_factors(
     Args:
         layout: layout of the networks.
         activation: of all networks, or one for each row.
-        generator: source of the draws.
+        generator: source of the draws, or a seed.
         rows: number of rows that get factors of their own; None for one factor a unit.
         flips: whether signs are drawn where the activation allows it. Units that are max-pooled
             keep theirs.
@@ -62,9 +64,9 @@ def random_factors(
     Raises:
         InvalidArgument: scales below 1.
     """
-    if not 1 <= scales < np.inf:
-        raise InvalidArgument(f"scales must be at least 1, found {scales}")
-    factors = {}
+    check_scales(scales)
+    check_layout(layout)
+    generator, factors = as_generator(generator), {}
     for name, group in wiring(layout).hidden.items():
         odd, homogeneous = _allowed(group, activation)
         shape = (group.units,) if rows is None else (rows, group.units)
@@ -72,6 +74,16 @@ def random_factors(
         sizes = np.exp(generator.uniform(-1, 1, shape) * np.log(scales))
         factors[name] = signs * np.where(homogeneous, sizes, 1.0)
     return factors
+
+
+def check_scales(scales: float) -> None:
+    """Refuse a limit of scales that is no number from 1 on.
+
+    Raises:
+        InvalidArgument: it is something else.
+    """
+    if not isinstance(scales, Real) or not 1 <= scales < np.inf:
+        raise InvalidArgument(f"scales must be at least 1, found {scales!r:.80}")
 
 
 def rescale(weights: Array, layout: Layout, factors: Factors, activation: Activations) -> Array:
@@ -126,6 +138,7 @@ def _check(layout: Layout, factors: Factors, activation: Activations) -> dict[st
     Raises:
         InvalidArgument: they do not fit, or change the function.
     """
+    check_kind(factors, Mapping, "factors must map groups of units to a factor of each unit")
     groups, given = wiring(layout).hidden, {}
     for name, values in factors.items():
         if name not in groups:

@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from ..builders.access import check_kind
 from ..builders.layout import Layout
 from ..builders.wiring import wiring
 from ..errors import InvalidArgument
-from .arrays import check_vectors, gather_rows
+from .arrays import as_generator, check_layout, check_vectors, gather_rows
 
 if TYPE_CHECKING:
     import torch
@@ -43,13 +44,18 @@ def hidden_units(layout: Layout) -> dict[str, int]:
     In a plain sequence of layers they are the hidden layers. In ResNet-18 a residual stream is one
     group too, with the name of the first layer that writes to it.
     """
+    check_layout(layout)
     return {name: group.units for name, group in wiring(layout).hidden.items()}
 
 
 def random_permutation(
-    layout: Layout, generator: np.random.Generator, rows: int | None = None
+    layout: Layout, generator: np.random.Generator | int, rows: int | None = None
 ) -> Permutation:
-    """Draw a permutation of all hidden units uniformly, or one for each of `rows` rows."""
+    """Draw a permutation of all hidden units uniformly, or one for each of `rows` rows.
+
+    The generator may be a seed.
+    """
+    generator = as_generator(generator)
     lead = () if rows is None else (rows,)
     return {
         name: generator.permuted(np.broadcast_to(np.arange(units), (*lead, units)), axis=-1)
@@ -103,6 +109,8 @@ def permute(
 def compose(first: Permutation, second: Permutation) -> Permutation:
     """Return the permutation that does the same as `first` and then `second`."""
     both = {}
+    for permutation in (first, second):
+        _check_kind(permutation)
     for name in first.keys() & second.keys():
         one, two = np.asarray(first[name]), np.asarray(second[name])
         lead = np.broadcast_shapes(one.shape[:-1], two.shape[:-1])
@@ -113,7 +121,13 @@ def compose(first: Permutation, second: Permutation) -> Permutation:
 
 def invert(permutation: Permutation) -> Permutation:
     """Return the permutation that undoes another one."""
+    _check_kind(permutation)
     return {name: np.argsort(order, axis=-1) for name, order in permutation.items()}
+
+
+def _check_kind(permutation: Permutation) -> None:
+    """Refuse what does not map names to orders."""
+    check_kind(permutation, Mapping, "a permutation must map groups of units to orders")
 
 
 def _check(layout: Layout, permutation: Permutation) -> dict[str, NDArray[np.int64]]:
@@ -122,6 +136,7 @@ def _check(layout: Layout, permutation: Permutation) -> dict[str, NDArray[np.int
     Raises:
         InvalidArgument: they are something else.
     """
+    _check_kind(permutation)
     units, orders = hidden_units(layout), {}
     for name, given in permutation.items():
         if name not in units:

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..builders.access import check_kind
 from ..builders.layout import Layout
 from ..errors import InvalidArgument
-from .arrays import check_vectors, concatenate, constant, zeros
+from .arrays import check_layout, check_vectors, concatenate, constant, zeros
 
 if TYPE_CHECKING:
     import torch
@@ -79,12 +80,21 @@ def to_tokens(weights: Array, layout: Layout, width: int | None = None) -> Token
     return Tokens(tokens, constant(mask, weights), constant(positions, weights))
 
 
-def from_tokens(tokens: Array, layout: Layout) -> Array:
+def from_tokens(tokens: Array | Tokens, layout: Layout) -> Array:
     """Join tokens [..., T, width] to weight vectors [..., N]: the inverse of `to_tokens`.
+
+    Args:
+        tokens: numpy array or torch tensor, or what `to_tokens` returned.
+        layout: layout of the weights.
 
     Raises:
         InvalidArgument: there are not as many tokens as the layout has at this width.
     """
+    check_layout(layout)
+    tokens = cast("Array", tokens.tokens) if isinstance(tokens, Tokens) else tokens
+    if not getattr(tokens, "shape", None):
+        found = type(tokens).__name__
+        raise InvalidArgument(f"tokens must be an array or a tensor [..., T, width], found {found}")
     width = tokens.shape[-1]
     expected = sum(c * -(-length // width) for c, length in map(_size, layout.layers.values()))
     if tokens.ndim < 2 or tokens.shape[-2] != expected:
@@ -121,12 +131,18 @@ def token_windows(tokens: Tokens, length: int, start: int | ArrayLike) -> Tokens
     Raises:
         InvalidArgument: a window that begins or ends outside the tokens.
     """
-    total = tokens.tokens.shape[-2]
-    starts = np.asarray(start, np.int64)
-    if not 1 <= length <= total or ((starts < 0) | (starts > total - length)).any():
+    check_kind(tokens, Tokens, "tokens must be what to_tokens returns")
+    total, starts = tokens.tokens.shape[-2], np.asarray(start)
+    if not 1 <= length <= total:
+        raise InvalidArgument(f"windows of {total} tokens have 1 to {total} tokens, found {length}")
+    if starts.size and starts.dtype.kind not in "iu":
+        raise InvalidArgument(f"windows start at integers, found {starts.dtype}")
+    if starts.size and not 0 <= starts.min() <= starts.max() <= total - length:
         raise InvalidArgument(
-            f"windows of {length} tokens do not lie in {total} tokens at {starts}"
+            f"windows of {length} of {total} tokens start at 0 to {total - length}, found "
+            f"{starts.min()} to {starts.max()}"
         )
+    starts = starts.astype(np.int64)
     if not starts.ndim:
         window = slice(int(starts), int(starts) + length)
         return Tokens(tokens.tokens[..., window, :], tokens.mask[window], tokens.positions[window])

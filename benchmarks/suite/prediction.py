@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from ...builders.machine import cores
 from ...builders.splits import SPLITS
 from ...errors import BoostingUnavailable, InvalidArgument, ModelZoosError
 from ..bootstrap import Floats, number_intervals, r2
-from ..probes import import_lightgbm, ridge
+from ..probes import import_lightgbm, report_trees, ridge
 from . import set_network
 from .result import Measure, Part
 from .ties import tau_ceiling
@@ -81,9 +82,9 @@ def property_prediction(zoo: OpenZoo, say: Say) -> Part:
     for representation, matrix in inputs.items():
         features = {split: matrix[rows[split]] for split in SPLITS}
         for method, fit in PREDICTORS.items():
-            say(f"{representation}: {method}")
+            say(doing := f"{representation}: {method}")
             try:
-                predicted = fit(features, values)
+                predicted = fit(features, values, partial(_say_more, say, doing))
             except BoostingUnavailable as error:
                 not_obtained[method] = f"LightGBM is not installed ({error})"
             else:
@@ -143,9 +144,9 @@ def generalisation(zoo: OpenZoo, others: Sequence[OpenZoo], say: Say) -> Part:
             features = {split: source.used.statistics[rows[split]] for split in rows}
             features["test"] = other.used.statistics[test]
             for method, fit in PREDICTORS.items():
-                say(f"{method} fitted on {source.name}, tested on {other.name}")
+                say(doing := f"{method} fitted on {source.name}, tested on {other.name}")
                 try:
-                    predicted = fit(features, values)
+                    predicted = fit(features, values, partial(_say_more, say, doing))
                 except BoostingUnavailable as error:
                     not_obtained[method] = f"LightGBM is not installed ({error})"
                     continue
@@ -173,12 +174,12 @@ def generalisation(zoo: OpenZoo, others: Sequence[OpenZoo], say: Say) -> Part:
 # --- Predictors -----------------------------------------------------------------------------------
 
 
-def fit_ridge(features: Matrices, values: Matrices) -> NDArray[np.float64]:
+def fit_ridge(features: Matrices, values: Matrices, say: Say) -> NDArray[np.float64]:
     """Fit ridge regressions, and return the predictions of test, [rows, targets]."""
     return np.stack([found["test"] for _, found in ridge(features, values)], axis=1)
 
 
-def fit_trees(features: Matrices, values: Matrices) -> NDArray[np.float64]:
+def fit_trees(features: Matrices, values: Matrices, say: Say) -> NDArray[np.float64]:
     """Fit gradient-boosted trees for each target, and return the predictions of test.
 
     Raises:
@@ -186,7 +187,12 @@ def fit_trees(features: Matrices, values: Matrices) -> NDArray[np.float64]:
     """
     lightgbm = import_lightgbm()
     share = min(TREE_SHARE, TREE_FEATURES / features["train"].shape[1])
-    predicted = []
+    predicted: list[NDArray[np.float64]] = []
+    targets = values["train"].shape[1]
+
+    def show(trees: int, limit: int) -> None:
+        say(f"target {len(predicted) + 1} of {targets}, {trees} of up to {limit} trees")
+
     for y, held_out in zip(values["train"].T, values["validation"].T, strict=True):
         stop = lightgbm.early_stopping(TREE_PATIENCE, verbose=False)
         trees = lightgbm.LGBMRegressor(**TREES, colsample_bytree=share, n_jobs=cores())
@@ -195,17 +201,23 @@ def fit_trees(features: Matrices, values: Matrices) -> NDArray[np.float64]:
             y,
             eval_X=features["validation"],
             eval_y=held_out,
-            callbacks=[stop],
+            callbacks=[stop, report_trees(show)],
         )
         predicted.append(trees.predict(features["test"]))
     return np.stack(predicted, axis=1)
 
 
-PREDICTORS: Mapping[str, Callable[[Matrices, Matrices], NDArray[np.float64]]] = {
+def _say_more(say: Say, doing: str, more: str) -> None:
+    """Say how far a step is."""
+    say(f"{doing}, {more}")
+
+
+PREDICTORS: Mapping[str, Callable[[Matrices, Matrices, Say], NDArray[np.float64]]] = {
     RIDGE: fit_ridge,
     TREES_NAME: fit_trees,
 }
-"""Predictors that take any features: from features and values by split to those of test."""
+"""Predictors that take any features: from features and values by split to those of test. They can
+say how far they are."""
 
 
 def _set_network(

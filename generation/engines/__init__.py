@@ -22,7 +22,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from ...builders.layout import Layout
-from ...builders.machine import cores
+from ...builders.machine import cores, counted
 from ...builders.specification import Model, Zoo
 from ...builders.zoo_directory import open_zoo
 from ...errors import InvalidArgument, LanesUnavailable, SlowEngineWarning, ZooNotFound
@@ -32,7 +32,7 @@ from ..options import TrainOptions
 from . import checkpointed, reference
 from .batched import BatchedPopulation, BatchedWeights
 from .batched_twins import BatchedTwins
-from .epoch_loop import group_models, train_blocks
+from .epoch_loop import TOGETHER, group_models, train_blocks
 from .lanes import LanesPopulation, LanesTwins, LanesWeights, lanes_are_faster, lanes_count
 from .modules import ModulesPopulation
 from .population import Population, Scores
@@ -92,11 +92,10 @@ def _train_lanes(work: Work, models: Sequence[Model]) -> Iterator[Outcome]:
     blocks = group_models(models, lanes)
     populate, remark = partial(LANES[work.job.method], threads=1), ""
     room = len(blocks) * lanes
-    if len(models) < room / 2:
+    if 0 < len(models) <= room / 2:
         remark = (
-            f"{len(models)} models fill {len(models) / room:.0%} of the lanes: only models that "
-            "share activation, optimizer and batch size train side by side. Up to "
-            f"{room} models would take as long"
+            f"the lanes are {len(models) / room:.0%} full with {counted(len(models), 'model')}: "
+            f"{TOGETHER}. Up to {room} models would take as long"
         )
     yield from train_blocks(
         work, blocks, populate, threads=work.threads, in_lanes=True, remark=remark

@@ -27,6 +27,13 @@ Sets = Mapping[str, tuple[torch.Tensor, torch.Tensor]]
 """Normalised images and labels by name of the metrics: train, val, test."""
 
 
+TOGETHER = (
+    "models train together if they share an activation, an optimizer, a schedule, a batch size and "
+    "a number of epochs, and either all or none use dropout"
+)
+"""What `group_models` does, for messages."""
+
+
 def group_models(models: Sequence[Model], size: int) -> list[list[Model]]:
     """Cut models into blocks of at most `size` that can be trained side by side, in their order.
 

@@ -15,7 +15,7 @@ from ...errors import (
     UnverifiedImagesError,
 )
 from .data import ImageData, ImageFiles, Images, ImageSource, RawImages
-from .load import load_images
+from .load import load_images, named_images
 from .sources import IMAGE_SOURCES
 
 __all__ = [
@@ -30,4 +30,5 @@ __all__ = [
     "UnreadableImagesError",
     "UnverifiedImagesError",
     "load_images",
+    "named_images",
 ]

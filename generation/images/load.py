@@ -25,6 +25,8 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from ...builders.access import check_kind
+from ...builders.layout import Layout
 from ...errors import (
     InvalidArgument,
     MissingImagesError,
@@ -123,6 +125,37 @@ def load_images(
         classes=source.classes,
         verified=verified and not doubts,
         grey=source.grey,
+    )
+
+
+def named_images(
+    images: str | ImageSource | ImageData,
+    layout: Layout,
+    images_dir: str | os.PathLike[str] | None = None,
+    *,
+    download: bool = False,
+) -> ImageData:
+    """Return images, which are read if only their name or source is given.
+
+    Args:
+        images: also a name such as "cifar10", which stands for the images of the layout's
+            architecture: "cifar10/cnn_s".
+        layout: layout of the networks that see them.
+        images_dir, download: as for `load_images`.
+
+    Raises:
+        InvalidArgument: no such image data set, or nothing of the kind.
+        ImageFilesError: the images are missing, damaged, or not the original ones.
+    """
+    if isinstance(images, ImageData):
+        return images
+    expected = "images must be a name such as 'mnist', or what load_images returns"
+    check_kind(images, (str, ImageSource), expected)
+    if isinstance(images, str) and images not in IMAGE_SOURCES:
+        longer = f"{images}/{layout.architecture}"
+        images = longer if longer in IMAGE_SOURCES else images
+    return load_images(
+        images, images_dir, channels=layout.channels, download=download, progress=False
     )
 
 

@@ -13,7 +13,9 @@ import torch
 import model_zoos
 from model_zoos.benchmarks.diversity import NEED_IMAGES, describe, diversity, linear_cka
 from model_zoos.benchmarks.states import read_states, read_weights
-from model_zoos.builders.zoo_directory import open_zoo
+from model_zoos.builders.catalog import get_zoo
+from model_zoos.builders.schema import METRICS
+from model_zoos.builders.zoo_directory import create_zoo, open_zoo
 from model_zoos.generation.images import load_images
 from tests.benchmarks.zoos import write_odd_zoos
 
@@ -84,6 +86,34 @@ def test_of_a_trained_zoo(digits_home: Path) -> None:
     assert 0 <= last.cka["conv1"].quartiles[0] <= last.cka["conv1"].quartiles[2] <= 1 + 1e-6
     again = diversity("digits_cnn_s", digits_home, run_models=4, images=50, epochs=2)
     assert json.dumps(dataclasses.asdict(again)) == json.dumps(dataclasses.asdict(found))
+
+
+@pytest.mark.parametrize(("large", "said"), [(0, None), (1, "1 state with"), (5, "5 states with")])
+def test_states_with_large_weights_are_counted(
+    tmp_path: Path, large: int, said: str | None
+) -> None:
+    zoo = dataclasses.replace(get_zoo("digits_cnn_s"), epochs=1)
+    directory, generator = (
+        create_zoo(tmp_path, zoo, engine="random values"),
+        np.random.default_rng(0),
+    )
+    models = zoo.models(8)
+    directory.add_splits(model.model_id for model in models)
+    for number, model in enumerate(models):
+        weights = generator.uniform(-1, 1, (2, zoo.layout.size)).astype(np.float32)
+        if number < large:  # in the last epoch, of either sign; 5 itself is not above 5
+            weights[1, number] = 6.0 * (-1) ** number
+        weights[0, 0] = 5.0
+        metrics = {name: generator.random(2) for name in METRICS[:6]}
+        directory.write_model(
+            model.model_id, model.hyperparameters(), np.arange(2), weights, metrics
+        )
+    found = diversity(zoo.name, tmp_path, run_models=2, images=10)
+    assert [epoch.large for epoch in found.epochs] == [0, large]
+    notes = found.tables()[1].notes
+    assert any("with a weight above 5" in note for note in notes) == (said is not None)
+    if said is not None:
+        assert notes[-1].startswith(f"Included: {said}")
 
 
 def test_diverged_models_and_missing_images(tmp_path: Path, monkeypatch: ...) -> None:

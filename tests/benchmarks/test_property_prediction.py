@@ -597,13 +597,20 @@ def test_a_predictor_that_does_not_return_a_number_for_each_row(
 def test_boosted_trees(digits_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("lightgbm")
     monkeypatch.setitem(probes.BOOSTING, "n_estimators", 60)
+    steps: list[tuple[str, int, int]] = []
     result = predict_properties(
         "digits_cnn_s",
         digits_home,
         representations=["statistics"],
         targets=["test_acc", "init"],
         boosting=True,
+        on_progress=lambda *step: steps.append(step),
     )
+    for fit in ("statistics: test_acc by boosting", "statistics: init by boosting"):
+        [place] = [number for number, (step, _, _) in enumerate(steps) if step == fit]
+        more = [step for step, _, _ in steps if step.startswith(f"{fit}, ")]
+        assert more == [f"{fit}, {trees} of up to 60 trees" for trees in (25, 50)]
+        assert [at[1:] for at in steps[place + 1 : place + 3]] == [steps[place][1:]] * 2
     linear, trees = result.scores
     assert (linear.method, trees.method, trees.strength) == ("ridge", "boosting", None)
     assert trees.r2["train"] > 0.3

@@ -19,14 +19,16 @@ import torch
 from model_zoos.builders.catalog import get_zoo
 from model_zoos.builders.specification import Zoo
 from model_zoos.builders.zoo_directory import open_zoo
-from model_zoos.errors import FaultyZoo, SlowEngineWarning
+from model_zoos.errors import FaultyZoo, InvalidArgument, SlowEngineWarning
 from model_zoos.generation.engines import group_models, reference
+from model_zoos.generation.engines.epoch_loop import TOGETHER
 from model_zoos.generation.engines.lanes import lanes_count
 from model_zoos.generation.generate import generate
 from model_zoos.generation.images import ImageData, load_images
 from model_zoos.generation.job import Progress
 from model_zoos.generation.options import TrainOptions
 from model_zoos.generation.ranks import SHARE
+from tests import documents
 from tests.shared import grouped
 
 ZOO = dataclasses.replace(get_zoo("digits_cnn_s"), epochs=2)
@@ -136,6 +138,63 @@ def test_blocks_hold_what_can_be_trained_side_by_side() -> None:
         assert 1 <= len(block) <= 16
         assert len({(m.activation, m.optimizer, m.dropout > 0) for m in block}) == 1
     assert len({m.dropout for m in models}) == 3
+
+
+def test_the_page_says_which_models_train_together_in_the_words_of_the_message() -> None:
+    page = " ".join((documents.ROOT / "docs/generate.md").read_text().split())
+    assert TOGETHER in page
+    # The share of the lanes that the page states, of 16 lanes.
+    grid = get_zoo("mnist_cnn_s_hyp_10_f")
+    assert [len(group_models(grid.models(count), 16)) for count in (64, 256)] == [16, 16]
+
+
+@pytest.mark.parametrize(
+    ("models", "activations", "said"),
+    [(1, 1, "full with 1 model: "), (2, 2, "full with 2 models: "), (32, 2, None)],
+)
+def test_how_full_the_lanes_are_is_said_once(
+    tmp_path: Path, digits: ImageData, models: int, activations: int, said: str | None
+) -> None:
+    names = ("tanh", "relu")[:activations]
+    zoo = dataclasses.replace(
+        with_grid(ZOO, activation=names, optimizer=("adam",), learning_rate=(0.003,)),
+        epochs=1,
+        seeds=16,
+    )
+    remarks: list[str] = []
+    for _ in range(2):  # the second time there is nothing to train, and nothing to say
+        generate(
+            zoo,
+            tmp_path,
+            digits,
+            models=models,
+            options=TrainOptions(engine="lanes"),
+            on_progress=lambda progress: remarks.append(progress.remark),
+        )
+    found = [remark for remark in remarks if remark]
+    if said is None:
+        assert not found
+    else:
+        [remark] = found
+        assert said + TOGETHER in remark
+        blocks = group_models(zoo.models(models), lanes_count(zoo.layout, "tanh"))
+        room = len(blocks) * lanes_count(zoo.layout, "tanh")
+        assert remark.startswith(f"the lanes are {models / room:.0%} full")
+        assert remark.endswith(f"Up to {room} models would take as long")
+
+
+def test_options_of_resnet_say_what_they_are_for() -> None:
+    mlp = get_zoo("digits_mlp_seed")
+    for options, named in (
+        (TrainOptions(precision="bf16"), "precision="),
+        (TrainOptions(compile=True), "compile="),
+        (TrainOptions(precision="fp32", keep_epochs=[1]), "precision= and keep_epochs="),
+    ):
+        expected = f"{named} can be set for ResNet-18 only, and digits_mlp_seed is a zoo of "
+        with pytest.raises(InvalidArgument, match=expected + "1x28x28 fc64 fc10") as caught:
+            options.check(mlp)
+        assert str(caught.value.hint).startswith("leave out --")
+        options.check(get_zoo("cifar10_resnet18"))
 
 
 def test_a_mixed_grid_fills_the_lanes() -> None:

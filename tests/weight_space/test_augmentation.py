@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from datasets import Dataset
 from torch.utils.data import DataLoader
 
+from model_zoos.errors import InvalidArgument
 from model_zoos.weight_space.augmentation import PermuteUnits
 
 from .layouts import PLAIN, logits, random_weights
@@ -34,6 +37,12 @@ def test_workers_permute_each_row_differently() -> None:
     assert len({vector.numpy().tobytes() for vector in seen}) == 8
     with pytest.raises(ValueError, match="have no weights"):
         rows.select_columns("test_acc").with_transform(PermuteUnits(layout))[0]
+
+
+@pytest.mark.parametrize("scales", [-1.0, 0.0, 0.5, float("nan"), (0.5, 2.0)])
+def test_scales_are_checked_before_a_row_is_read(scales: Any) -> None:
+    with pytest.raises(InvalidArgument, match="scales must be at least 1, found"):
+        PermuteUnits(PLAIN[0], scales=scales)
 
 
 def test_signs_and_scales_by_the_activation_of_each_row() -> None:

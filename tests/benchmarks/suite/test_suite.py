@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from model_zoos.benchmarks import probes
 from model_zoos.benchmarks.states import read_states
 from model_zoos.benchmarks.suite import (
     PARTS,
@@ -54,6 +55,7 @@ def little_work() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as here:
         here.setattr(set_network, "PASS_ROWS", (64, 256))
         here.setitem(prediction.TREES, "n_estimators", 10)
+        here.setattr(probes, "REPORTED_TREES", 5)
         here.setattr(novelty, "IMAGES", 100)
         yield
 
@@ -80,8 +82,34 @@ def good_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def trained(digits_home: Path) -> SuiteResult:
-    return run_suite("digits_cnn_s", digits_home, settings=SMALL)
+def said() -> list[str]:
+    """What the run of `trained` said."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def trained(digits_home: Path, said: list[str]) -> SuiteResult:
+    return run_suite(
+        "digits_cnn_s",
+        digits_home,
+        settings=SMALL,
+        on_progress=lambda step, done, total: said.append(step),
+    )
+
+
+def test_trees_say_how_far_they_are(trained: SuiteResult, said: list[str]) -> None:
+    pytest.importorskip("lightgbm")
+    assert trained.parts[0].name == "prediction"
+    for seen in ("s(W)", "W"):
+        start = f"prediction: {seen}: trees"
+        doing = [step for step in said if step.startswith(start)]
+        targets = int(doing[-1].split(" of ")[1].split(",")[0])
+        expected = [
+            f"{start}, target {target} of {targets}, {trees} of up to 10 trees"
+            for target in range(1, targets + 1)
+            for trees in (5, 10)
+        ]
+        assert doing == [start, *expected]
 
 
 def test_every_part_of_a_trained_zoo(trained: SuiteResult) -> None:

@@ -470,7 +470,7 @@ def test_bad_requests(tmp_path: Path, digits: ImageData) -> None:
     test = Images(digits.test.pixels[..., :8, :8], digits.test.labels)
     with pytest.raises(ValueError, match="at least 9 x 9 pixels"):
         generate(ZOO, tmp_path, dataclasses.replace(digits, train=tiny, test=test, validation=None))
-    with pytest.raises(ValueError, match="not for CNN-s"):
+    with pytest.raises(ValueError, match="for ResNet-18 only, and digits_cnn_s is a zoo of CNN-s"):
         generate(
             get_zoo("digits_cnn_s"),
             tmp_path,
