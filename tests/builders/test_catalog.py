@@ -139,7 +139,10 @@ def test_names() -> None:
     ("change", "message"),
     [
         ({"weight_decays": [0.0]}, r"unknown: 'weight_decays' \(did you mean weight_decay\?\)"),
-        ({"batch_size": [8]}, r"a grid has the keys activation, .*; unknown: 'batch_size'$"),
+        (
+            {"batch_size": [8]},
+            r"a grid has the keys activation, .*; unknown: 'batch_size'. batch_size stands beside",
+        ),
         ({"lr": [0.1], "learning_rate": None}, r"missing: learning_rate; unknown: 'lr'$"),
         ({str(n): [0] for n in range(90)}, "unknown: '0', '1', '2', '3', '4'$"),
     ],

@@ -311,7 +311,7 @@ def test_states_with_large_weights_are_left_out(
     assert found == expected
     assert len(rows) == len(found)
     assert set(rows[0]) == set(columns or COLUMNS)
-    with pytest.raises(NoRowsLeft, match="max_weight= leave no row"):
+    with pytest.raises(NoRowsLeft, match="max_weight=1e-09 leaves no row"):
         load(zoo.name, tmp_path, max_weight=1e-9, cache_dir=str(tmp_path / "cache"))
 
 
@@ -340,8 +340,8 @@ def test_a_zoo_of_the_same_sizes_and_times_is_another(tmp_path: Path) -> None:
 
 def test_bad_limits_of_weights(tmp_path: Path) -> None:
     random_zoo(tmp_path, dataclasses.replace(get_zoo("digits_cnn_s"), epochs=1), 9)
-    for limit in (0, -1, float("nan")):
-        with pytest.raises(ValueError, match="max_weight= must be above 0"):
+    for limit in (0, -1, float("nan"), "5"):
+        with pytest.raises(ValueError, match="max_weight= must be a number above 0"):
             load("digits_cnn_s", tmp_path, max_weight=limit)
     with pytest.raises(ValueError, match="no weights for max_weight="):
         load("metrics", tmp_path, max_weight=5)
@@ -392,10 +392,14 @@ def test_a_number_finds_the_float32_next_to_it(tmp_path: Path) -> None:
         ({"filters": [("lr", "==", 1)]}, "lr"),
         ({"filters": [("weights", "==", 1)]}, "any column but weights"),
         ({"filters": [("epoch", "==", "five")]}, "filters=[('epoch'"),
-        ({"filters": ("epoch", "==", 1)}, "Give a list of (column, operator, value)"),
+        (
+            {"filters": ("epoch", "==", 1)},
+            "it is a tuple. Give a list of (column, operator, value)",
+        ),
+        ({"final": "last"}, "final= must be True or False, found 'last'"),
         ({"filters": "epoch == 1"}, "Give a list of (column, operator, value)"),
-        ({"filters": [("epoch", "==", 99)]}, "leave no row"),
-        ({"filters": pc.field("epoch") == 99}, "leave no row"),
+        ({"filters": [("epoch", "==", 99)]}, "filters=[('epoch', '==', 99)] leaves no row"),
+        ({"filters": pc.field("epoch") == 99}, "leaves no row"),
         ({"on_bad_files": "ignore"}, "on_bad_files must be"),
         ({"data_files": __file__}, "data_dir="),
         ({"pixels": 28}, "load_dataset has no argument 'pixels'; known: name"),

@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -24,12 +25,20 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from model_zoos.builders.catalog import get_zoo
+from model_zoos.builders.hub.build import build_folder
 from model_zoos.builders.ledger import Published
 from model_zoos.builders.model_file import HEADER_KEY
 from model_zoos.builders.rows import states_table
 from model_zoos.builders.schema import METRICS, row_schema
-from model_zoos.builders.zoo_directory import ZooDirectory, create_zoo, open_zoo
-from model_zoos.errors import FaultyFile, FaultyZoo, InvalidArgument, ZooNotFound
+from model_zoos.builders.zoo_directory import (
+    ZooDirectory,
+    built_zoos,
+    create_zoo,
+    list_zoo_directories,
+    open_zoo,
+    remove_if_empty,
+)
+from model_zoos.errors import FaultyFile, FaultyZoo, InvalidArgument, ModelZoosError, ZooNotFound
 from tests.zoos import random_zoo
 
 DIGITS = dataclasses.replace(get_zoo("digits_cnn_s"), epochs=3)
@@ -558,3 +567,29 @@ def test_a_killed_writer_leaves_only_whole_files(tmp_path: Path) -> None:
     good, faulty = open_zoo(tmp_path, "mnist_cnn_s_seed").scan()
     assert 20 <= len(good) < 1000
     assert faulty == []
+
+
+def test_an_attempt_without_models_does_not_block_another(tmp_path: Path) -> None:
+    zoo = get_zoo("digits_cnn_s")
+    empty = create_zoo(tmp_path, zoo, engine="lanes")
+    other = dataclasses.replace(zoo, epochs=3)
+    with pytest.raises(FaultyZoo, match="holds no finished model: delete it"):
+        create_zoo(tmp_path, other, engine="lanes")
+    remove_if_empty(empty)
+    assert list_zoo_directories(tmp_path) == []
+    random_zoo(tmp_path, other, 1)
+    remove_if_empty(open_zoo(tmp_path, zoo.name))  # it has a model
+    assert len(open_zoo(tmp_path, zoo.name).files()) == 1
+
+
+def test_a_built_folder_is_no_folder_of_zoos(tmp_path: Path) -> None:
+    random_zoo(tmp_path / "zoos", dataclasses.replace(get_zoo("digits_cnn_s"), epochs=1), 9)
+    folder = tmp_path / "built"
+    build_folder(["digits_cnn_s"], tmp_path / "zoos", folder, workers=1)
+    assert built_zoos(folder) == ["digits_cnn_s"]
+    for options in ({"data_dir": str(folder)}, {"repo": str(folder), "data_dir": str(tmp_path)}):
+        with pytest.raises(
+            ModelZoosError, match=r'load_dataset\(".*built", "digits_cnn_s"\) loads'
+        ):
+            datasets.load_dataset("model_zoos", "digits_cnn_s", **options)
+    assert set(datasets.load_dataset(str(folder), "digits_cnn_s", cache_dir=str(tmp_path / "c")))

@@ -190,7 +190,7 @@ def test_ctrl_c_in_the_first_seconds_gives_one_line(
 def test_what_is_there(digits_home: Path, tmp_path: Path) -> None:
     done = run("info", "digits-cnn-s", "--data-dir", str(digits_home), cwd=tmp_path).stdout
     assert "20 of 320" in done
-    resume = f"  model-zoos generate digits_cnn_s --out {digits_home} --epochs 5  # trains"
+    resume = f"  model-zoos generate digits_cnn_s --out {digits_home} --epochs 5  # trains 300 more"
     assert resume in done
     [entry] = json.loads(
         run("info", "digits_cnn_s", "--data-dir", str(digits_home), "--json", cwd=tmp_path).stdout

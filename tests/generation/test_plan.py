@@ -120,3 +120,11 @@ def test_a_plan_measures_models_that_train_side_by_side(tmp_path: Path) -> None:
     values = get_zoo("digits_cnn_s").to_json() | {"name": "mine", "images": "folder/mine"}
     unknown = plan(Zoo.from_json(values), tmp_path, models=10, measure=True)
     assert (unknown.seconds, unknown.source_of_seconds) == (None, "unknown")
+
+
+def test_what_does_not_fit_on_the_disk_leaves_no_folder(tmp_path: Path) -> None:
+    huge = dataclasses.replace(get_zoo("digits_cnn_s"), epochs=1_000_000, seeds=100)
+    images = load_images("digits")
+    with pytest.raises(NotEnoughSpace, match="TB"):
+        generate(huge, tmp_path, images)
+    assert not list(tmp_path.iterdir())

@@ -306,8 +306,10 @@ def test_md5_sums_of_mnist_are_those_of_the_data_sheet():
 def test_hyphens_are_accepted_and_unknown_names_refused(tmp_path):
     with pytest.raises(MissingImagesError, match="Fashion-MNIST"):
         load_images("fashion-mnist", tmp_path)
-    with pytest.raises(ValueError, match=r"'mnits'.*there are mnist, fashion_mnist.*digits"):
+    with pytest.raises(ValueError, match=r"'mnits'; did you mean mnist\? .* folder/<folder>"):
         load_images("mnits", tmp_path)
+    with pytest.raises(ValueError, match=r"'xyz'; mnist, fashion_mnist.*digits\. Images"):
+        load_images("xyz", tmp_path)
 
 
 # ----------------------------------------------------------------------------- real images
