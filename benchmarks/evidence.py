@@ -96,7 +96,7 @@ COMMANDS = {
         "model-zoos report {zoo} --json",
     ),
     "-verify.json": ("{command}",),
-    "-suite.json": ("model-zoos benchmark {zoo} --suite --out FILE",),
+    "-suite.json": ("model-zoos benchmark {zoo} --suite{against} --out FILE",),
 }
 """The commands that make a result, by the end of its file's name."""
 
@@ -338,6 +338,7 @@ def commands(folder: Path = RESULTS) -> str:
                 "parent": dense_name(first["zoo"]),
                 "models": sum(models.values()) if isinstance(models, dict) else models,
                 "made_by": first.get("made_by"),
+                "against": "".join(f" --against {name}" for name in _others(result)),
                 "command": f"model-zoos verify {first['zoo']}"
                 + " --all" * (first.get("evaluated") == first.get("states"))
                 + " --json",
@@ -348,6 +349,13 @@ def commands(folder: Path = RESULTS) -> str:
         "    python -m model_zoos.benchmarks.evidence page",
     ]
     return "\n".join(["### Commands that make each result", "", *lines])
+
+
+def _others(result: object) -> list[str]:
+    """Return the zoos that a result of the suite was compared with."""
+    parts = result.get("parts", ()) if isinstance(result, dict) else ()
+    found = (part["settings"].get("against", ()) for part in parts)
+    return [name for names in found for name in names]
 
 
 def page(folder: Path = RESULTS) -> str:
@@ -438,7 +446,9 @@ def suites(folder: Path = RESULTS) -> list[Table]:
         for path in sorted(folder.glob("*-suite.json"))
     )
     return [
-        replace(table, title=f"Suite of `{result.zoo}`: {table.title}")
+        replace(
+            table, title=f"Suite of `{result.zoo}`: {table.title.removeprefix(f'{result.zoo}: ')}"
+        )
         for result in results
         for table in result.tables()
     ]

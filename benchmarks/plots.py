@@ -564,6 +564,8 @@ def _histograms(axes: Axes, values: Mapping[int, NDArray[np.float32]], twins: bo
         highest = max(highest, heights.max())
     if twins:  # many weights are almost pruned: a peak at 0 that hides the rest
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")  # powers of ten would be written in TeX
+        axes.yaxis.set_minor_formatter("")
     else:
         axes.set_ylim(0, 1.05 * highest)
 

@@ -215,6 +215,21 @@ def test_weights_are_drawn_by_initialisation(inits: list[str | None], odd: Path)
     assert ("most frequent" in plot.caption) == (len(inits) > plots.INITS)
 
 
+def test_densities_of_twins_are_labelled_in_plain_numbers(odd: Path) -> None:
+    """Their axis is logarithmic, and the figures write no TeX."""
+    states = read_states("odd", odd)
+    parents = np.full(len(states), "parent", object)
+    states = dataclasses.replace(states, columns={**states.columns, "parent_model_id": parents})
+    weights = np.random.default_rng(0).standard_normal((len(states), 2464)).astype(np.float32)
+    rows = np.arange(len(states))
+    plot = plots.weight_histograms(states, rows, weights, find_layout("cnn_s", 2464))
+    assert plot is not None
+    assert {axes.get_yscale() for axes in plot.figure.axes} == {"log"}
+    text = Page(plot.svg).text
+    assert "0.1" in text
+    assert "$" not in text
+
+
 def test_trajectories_start_together_and_end_at_their_arrows(odd: Path) -> None:
     """Two models that move along two lines, one ten times as far as the other."""
     states = read_states("odd", odd)
