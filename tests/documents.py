@@ -119,7 +119,7 @@ def _checked_print(block: Block) -> Callable[..., None]:
         line = lines[sys._getframe(1).f_lineno - 1]
         shapes = [value for value in values if isinstance(value, tuple)]
         stated = re.findall(r"\[([^]]*)\]", line.partition("  # ")[2])
-        for shape, text in zip(shapes, stated, strict=bool(stated)):
+        for shape, text in zip(shapes, stated if shapes else (), strict=bool(stated)):
             said = text.split(", ")
             known = [one if word.isdigit() else word for one, word in zip(shape, said, strict=True)]
             assert [str(one) for one in known] == said, f"{line}: the shape is {tuple(shape)}"

@@ -192,6 +192,7 @@ def test_accelerate_reads_the_configurations(name: str, processes: int, machines
     assert f"docs/accelerate/{path.name}" in (DOCS / "distributed.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_plan_of_the_page(tmp_path: Path) -> None:
     [command] = [
         command

@@ -410,7 +410,7 @@ def test_a_zoo_is_benchmarked(digits_home: Path) -> None:
     for table in (numbers, kinds):
         assert table.notes == ("There is no interval for fewer than 10 test models that differ.",)
         assert table.title.endswith(". 3 are too few to compare with scores of papers")
-    [why] = [note for note in used.notes if "have diverged" in note]
+    [why] = [note for note in used.notes if "unstable training" in note]
     assert "leave out states whose largest weight exceeds 5" in why
     assert "--max-weight inf" in why
     assert "max_weight=math.inf" in why

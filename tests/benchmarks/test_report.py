@@ -250,7 +250,7 @@ def test_trajectories_start_together_and_end_at_their_arrows(odd: Path) -> None:
 
 @pytest.mark.parametrize("count", range(1, 9))
 def test_panels_fill_their_figure(count: int) -> None:
-    figure, panels = plots._grid(count, 2, "y")
+    figure, panels = plots.panel_grid(count, 2, "y")
     assert len(panels) == len(figure.axes) == count
     figure.canvas.draw()
     rights = {round(panel.get_position().x1, 2) for panel in panels}

@@ -344,6 +344,7 @@ def test_a_faulty_file_is_trained_again(tmp_path: Path, digits: ImageData) -> No
     assert contents(tmp_path) == expected
 
 
+@pytest.mark.slow
 def test_auto_goes_on_with_the_engine_that_began(tmp_path: Path, digits: ImageData) -> None:
     generate(ZOO, tmp_path, digits, models=1, options=TrainOptions(engine="reference"))
     assert generate(ZOO, tmp_path, digits, models=2).engine == "reference"

@@ -94,6 +94,7 @@ def test_a_measured_epoch_is_positive_and_only_resnets(tmp_path: Path) -> None:
     assert one > 1
 
 
+@pytest.mark.slow
 def test_the_command_says_it(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "model_zoos", "generate", "cifar10_resnet18", "--plan"]
     more = ["--ranks", "8", "--seconds-per-epoch", "36", "--out", str(tmp_path / "zoos")]

@@ -406,7 +406,7 @@ def test_the_command_writes_and_compares(digits_home: Path, tmp_path: Path) -> N
         (["digits_cnn_s", "--suite", "--epochs", "1"], "fixed protocol, without --epochs"),
         (["digits_cnn_s", "--part", "generation"], "only --suite takes --part"),
         (["digits_cnn_s", "--compare", "a", "b"], "--compare takes two files, and not a zoo"),
-        (["--compare", "a.json", "b.json"], "a.json: not readable"),
+        (["--compare", "a.json", "b.json"], "a.json: there is no such file"),
         (["digits_cnn_s", "--suite", "--part", "x"], "unknown part"),
     ],
 )
