@@ -52,7 +52,9 @@ def contents(root: Path, name: str = "digits_cnn_s") -> dict[str, bytes]:
 # --- What is written ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("engine", ["lanes", "batched", "reference"])
+@pytest.mark.parametrize(
+    "engine", ["lanes", "batched", pytest.param("reference", marks=pytest.mark.slow)]
+)
 def test_every_engine_trains_the_models_of_the_catalog(
     tmp_path: Path, digits: ImageData, engine: str
 ) -> None:

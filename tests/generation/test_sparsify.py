@@ -206,7 +206,9 @@ def test_a_population_has_the_originals_means(tmp_path: Path, published: Publish
 # --- What is written ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("engine", ["lanes", "batched", "reference"])
+@pytest.mark.parametrize(
+    "engine", ["lanes", "batched", pytest.param("reference", marks=pytest.mark.slow)]
+)
 def test_every_engine_trains_twins(
     tmp_path: Path, digits: ImageData, dense: ZooDirectory, engine: str
 ) -> None:

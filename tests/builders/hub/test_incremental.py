@@ -152,6 +152,7 @@ def test_one_by_one_they_make_what_a_build_of_all_makes(
     assert ids(home) == []
 
 
+@pytest.mark.slow
 def test_freed_models_are_read_from_the_repository(
     hub: Hub, writer: Client, home: Path, zoo_home: Path, tmp_path: Path
 ) -> None:
@@ -288,6 +289,7 @@ def test_nothing_is_removed_that_the_repository_does_not_have(
         writer.run(PUSH, **values)
 
 
+@pytest.mark.slow
 def test_a_zoo_goes_on_when_its_disk_is_lost(
     hub: Hub, writer: Client, home: Path, zoo_home: Path, tmp_path: Path, expected: dict[str, str]
 ) -> None:

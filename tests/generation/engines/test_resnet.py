@@ -232,6 +232,7 @@ def test_the_network_has_the_originals_names_and_a_row_its_layers(home: Path) ->
         model_zoos.layer(row, "layer1.conv1.weight")
 
 
+@pytest.mark.slow
 def test_bf16_trains_float32_weights_nearby(tmp_path: Path, home: Path, digits: ImageData) -> None:
     summary = generate(
         ZOO,
@@ -252,6 +253,7 @@ def test_bf16_trains_float32_weights_nearby(tmp_path: Path, home: Path, digits: 
 # --- Resume ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_stopped_within_an_epoch_it_goes_on_to_the_same_bytes(
     tmp_path: Path, home: Path, digits: ImageData
 ) -> None:
