@@ -452,7 +452,7 @@ def refuse_zoo_as_root(root: str | os.PathLike[str]) -> None:
     root = Path(root)
     if (root / "zoo.json").exists():
         raise ZooNotFound(f"{root} is itself a zoo: give the folder above it as data_dir")
-    if built := built_zoos(root):
+    if (built := built_zoos(root)) and not list_zoo_directories(root):
         raise ZooNotFound(
             f"`model-zoos build` wrote {root}, which holds {', '.join(built)} as Parquet files: "
             f'load_dataset("{root}", "{built[0]}") loads one. data_dir is a folder of zoo '

@@ -593,3 +593,6 @@ def test_a_built_folder_is_no_folder_of_zoos(tmp_path: Path) -> None:
         ):
             datasets.load_dataset("model_zoos", "digits_cnn_s", **options)
     assert set(datasets.load_dataset(str(folder), "digits_cnn_s", cache_dir=str(tmp_path / "c")))
+    build_folder(["digits_cnn_s"], tmp_path / "zoos", tmp_path / "zoos", workers=1)
+    random_zoo(tmp_path / "zoos", dataclasses.replace(get_zoo("mnist_cnn_s_seed"), epochs=1), 1)
+    assert len(list_zoo_directories(tmp_path / "zoos")) == 2  # both kinds in one folder
