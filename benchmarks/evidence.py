@@ -29,7 +29,6 @@ from .literature import (
     BOX_PLOTS,
     IMAGES,
     PUBLISHED,
-    SCHUERHOLT,
     SEED_ZOOS,
     TWINS,
     UNTERTHINER,
@@ -430,13 +429,12 @@ def predictions(folder: Path = RESULTS) -> Table:
 
 def _published_r2(zoo: str, representation: str, method: str) -> tuple[str, str]:
     """Return R2 of test accuracy in UNTERTHINER and SCHUERHOLT on the images of a zoo, or "-"."""
-    column = next((i for i, name in enumerate(IMAGES) if zoo.startswith(f"{name}_")), None)
-    key = ({"ridge": "linear", "boosting": "trees"}.get(method, method), representation)
-    if column is None or key not in UNTERTHINER:
+    images = literature.images_of(zoo)
+    method = {"ridge": "linear", "boosting": "trees"}.get(method, method)
+    if images is None or (method, representation) not in UNTERTHINER:
         return "-", "-"
-    place = ("weights", "statistics").index(representation)
-    linear = SCHUERHOLT["test_acc"][column][place] / 100
-    return number(UNTERTHINER[key][column]), number(linear if key[0] == "linear" else None)
+    first = UNTERTHINER[method, representation][IMAGES.index(images)]
+    return number(first), literature.schuerholt(images, "test_acc", representation, method)
 
 
 def suites(folder: Path = RESULTS) -> list[Table]:

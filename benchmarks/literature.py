@@ -162,17 +162,22 @@ def tables(folder: Path) -> str:
 
 def zoo_tables(result: Result) -> list[Table]:
     """Return the tables of one zoo, with the scores of SCHUERHOLT on the same images beside."""
-    images = next((name for name in IMAGES if result.zoo.startswith(f"{name}_")), None)
+    images = images_of(result.zoo)
     shown = []
     for table in result.tables():
         if images and table.columns[0] == "target":
-            rows = tuple((*row, _schuerholt(images, *row[:3])) for row in table.rows)
+            rows = tuple((*row, schuerholt(images, *row[:3])) for row in table.rows)
             table = replace(table, columns=(*table.columns, "2021, test"), rows=rows)
         shown.append(table)
     return shown
 
 
-def _schuerholt(images: str, target: str, representation: str, method: str) -> str:
+def images_of(zoo: str) -> str | None:
+    """Return which of `IMAGES` a zoo was trained on; None for others."""
+    return next((name for name in IMAGES if zoo.startswith(f"{name}_")), None)
+
+
+def schuerholt(images: str, target: str, representation: str, method: str) -> str:
     """Return the score of a linear probe in SCHUERHOLT as a share of 1, or "-"."""
     column = {"weights": 0, "statistics": 1}.get(representation)
     if column is None or target not in SCHUERHOLT or method == "trees":

@@ -185,10 +185,12 @@ def _resume(part: Overview, data_dir: Path | None) -> str:
     where = _option("--out", data_dir)
     usual = ZOOS[part.zoo].epochs if part.zoo in ZOOS else None
     name = part.zoo if part.zoo in ZOOS else f"{part.zoo}.json"
-    planned, begun = directory.splits(), part.models < len(directory.splits())
-    first = {model.model_id for model in directory.zoo.models(len(planned))}
-    limit = f" --models {len(planned)}" if begun and first == planned.keys() else ""
-    missing = (len(planned) if limit else part.specified or part.models) - part.models
+    planned, limit, wanted = directory.splits(), "", part.specified or part.models
+    if part.models < len(planned) <= directory.zoo.model_count:
+        first = directory.zoo.models(len(planned))
+        if planned.keys() == {model.model_id for model in first}:
+            limit, wanted = f" --models {len(planned)}", len(planned)
+    missing = wanted - part.models
     return (
         f"model-zoos generate {name}{where}"
         + f" --epochs {epochs}" * (usual != epochs)

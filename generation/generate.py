@@ -116,7 +116,6 @@ def generate(
     if provenance:  # images of the same digest can be augmented otherwise
         provenance["augmentation"] = list(images.augmentation)
     shares = share_models(zoo, specifications, launched_rank().count)
-    staging = publisher.staging_bytes if publisher else 0
     if publisher is None:  # before there is a folder
         check_space(ZooDirectory(Path(root) / zoo.name, zoo, provenance), shares)
     directory = begin(root, zoo, engine, images, **provenance)
@@ -125,10 +124,10 @@ def generate(
         if publisher is not None:
             publisher.prepare(directory)
         directory.add_splits(model.model_id for model in specifications)
-        if publisher is not None and publisher.free:
-            publisher.make_room(directory)
         if publisher is not None:
-            check_space(directory, shares, staging=staging, freeing=publisher.free)
+            if publisher.free:
+                publisher.make_room(directory)
+            check_space(directory, shares, staging=publisher.staging_bytes, freeing=publisher.free)
     ranks.wait()
     if publisher is not None and publisher.free:
         # Each rank trains one model, and publishing takes a file: so much is never asked for twice.
