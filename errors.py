@@ -8,6 +8,21 @@ traceback from Python 3.11 on.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
+
+def did_you_mean(name: str, known: Iterable[str], most: int = 1) -> str:
+    """Return "did you mean this or that?" with the names of `known` that are close, or "".
+
+    Args:
+        name: what was given; only its first 80 characters are compared.
+        known: the names that there are.
+        most: at most so many names are proposed.
+    """
+    close = difflib.get_close_matches(name[:80], list(dict.fromkeys(known)), n=most, cutoff=0.5)
+    return f"did you mean {' or '.join(close)}?" if close else ""
+
 
 class _Hinted(Exception):
     """An exception with an optional hint, which pickling keeps.
@@ -99,6 +114,10 @@ class Cancelled(ModelZoosError):
 
 class AlreadyRunning(ModelZoosError, RuntimeError):
     """Another process builds in this folder, or publishes this zoo."""
+
+
+class AlreadyRunningWarning(ModelZoosWarning):
+    """Another process trains models of the same zoo directory."""
 
 
 class PublishingWarning(ModelZoosWarning):

@@ -13,12 +13,11 @@ the script that made it; `digits_cnn_s`, `digits_mlp_seed`, `mnist_small_cnn_hyp
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import fnmatch
 import re
 from collections.abc import Iterable
 
-from ..errors import InvalidArgument, UnknownZoo
+from ..errors import InvalidArgument, UnknownZoo, did_you_mean
 from .specification import GRID_KEYS, VARIANTS, Grid, Zoo, make_grid, normalize_name
 
 METRICS_NAME = "metrics"
@@ -60,13 +59,11 @@ def unknown_zoo(name: str, known: Iterable[str], where: str = "") -> UnknownZoo:
             f"is {found.url}{where}",
             hint=f"fetch it, then: model-zoos import {found.url.rpartition('/')[2]}",
         )
-    close = difflib.get_close_matches(
-        normalize_name(name), list(dict.fromkeys(known)), n=5, cutoff=0.5
-    )
-    advice = f"; did you mean {', '.join(close)}?" if close else ""
+    advice = did_you_mean(normalize_name(name), known, 5)
     return UnknownZoo(
-        f"there is no zoo named {name!r}{advice}{where.removeprefix('.') if close else where}",
-        hint=None if close else "`model-zoos list` shows all zoos",
+        f"there is no zoo named {name!r}"
+        + (f"; {advice}{where.removeprefix('.')}" if advice else where),
+        hint=None if advice else "`model-zoos list` shows all zoos",
     )
 
 
@@ -101,8 +98,8 @@ def list_zoos(
         name = normalize_name(pattern)
         if name in UNIONS:
             message += f": it is the union of {', '.join(UNIONS[name])}"
-        elif close := difflib.get_close_matches(name, list(ZOOS), n=3, cutoff=0.5):
-            message += f"; did you mean {', '.join(close)}?"
+        elif advice := did_you_mean(name, ZOOS, 3):
+            message += f"; {advice}"
         parts = [zoo.name for zoo in ZOOS.values() if name in zoo.name]
         raise UnknownZoo(
             message,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import itertools
 import json
@@ -29,6 +28,7 @@ from ..errors import (
     OfflineWarning,
     UnknownZoo,
     ZooNotFound,
+    did_you_mean,
 )
 from . import catalog
 from .catalog import METRICS_NAME, dense_name, zoo_spec
@@ -168,8 +168,7 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
         known = [field.name for field in dataclasses.fields(ModelZoosConfig)]
         for argument in arguments:
             if argument not in known:
-                close = difflib.get_close_matches(argument, known, n=1, cutoff=0.5)
-                advice = f"did you mean {close[0]}=?" if close else f"known: {', '.join(known)}"
+                advice = did_you_mean(argument, known) or f"known: {', '.join(known)}"
                 raise InvalidArgument(f"load_dataset has no argument {argument!r}; {advice}")
         name = normalize_name(config_name)
         fields: dict[str, Any] = {**arguments, "name": name, "version": self.VERSION}

@@ -7,7 +7,6 @@ ResNet-18 every float tensor, batch-norm buffers included.
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..errors import InvalidArgument
+from ..errors import InvalidArgument, did_you_mean
 from .architecture import Architecture, Shape, find_architecture
 
 if TYPE_CHECKING:
@@ -103,8 +102,8 @@ class Layout:
                 raise InvalidArgument(
                     f"this row was loaded without {name}, with tensors={list(slots)!r:.200}"
                 )
-            close = difflib.get_close_matches(name, slots, n=3, cutoff=0.5) or list(slots)[:3]
-            raise InvalidArgument(f"there is no tensor {name!r}; did you mean {', '.join(close)}?")
+            advice = did_you_mean(name, slots, 3) or f"the first are {', '.join(list(slots)[:3])}"
+            raise InvalidArgument(f"there is no tensor {name!r}; {advice}")
         return slots[name]
 
     def choose(self, names: Iterable[str]) -> Layout:

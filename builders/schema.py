@@ -7,13 +7,12 @@ and later are running means over the epoch in training mode.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from ..errors import InvalidArgument
+from ..errors import InvalidArgument, did_you_mean
 
 if TYPE_CHECKING:
     import datasets
@@ -85,8 +84,7 @@ def row_schema(
         if name == "weights" and not weights:
             raise InvalidArgument("`metrics` has no weights: name a zoo instead")
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-            advice = f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
+            advice = did_you_mean(name, known) or f"known: {', '.join(known)}"
             raise InvalidArgument(f"there is no column {name!r}; {advice}")
     return pa.schema({name: types[name] for name in known if columns is None or name in columns})
 

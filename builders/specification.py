@@ -7,7 +7,6 @@ specification. The names of activations, initialisations and optimizers are in h
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import itertools
 import json
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from ..errors import did_you_mean
 from .architecture import canonical_name, find_architecture
 from .hyperparameters import (
     ACTIVATIONS,
@@ -384,8 +384,8 @@ def wrong_keys(found: Iterable[str], known: Collection[str], required: Collectio
     keys = list(map(str, found))
     unknown = []
     for key in [key for key in keys if key not in known][:_SHOWN]:
-        close = difflib.get_close_matches(key[:80], known, n=1, cutoff=0.5)
-        unknown.append(f"{key!r:.80}" + (f" (did you mean {close[0]}?)" if close else ""))
+        advice = did_you_mean(key, known)
+        unknown.append(f"{key!r:.80}" + (f" ({advice})" if advice else ""))
     missing = [key for key in known if key in required and key not in keys]
     parts = {"missing": missing, "unknown": unknown}
     return "; ".join(f"{what}: {', '.join(names)}" for what, names in parts.items() if names)

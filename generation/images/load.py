@@ -12,7 +12,6 @@ equal to torchvision's in all bits. Two sets differ from the paper's code in a d
 
 from __future__ import annotations
 
-import difflib
 import os
 import warnings
 from collections.abc import Callable, Sequence
@@ -33,6 +32,7 @@ from ...errors import (
     ModelZoosWarning,
     UnreadableImagesError,
     UnverifiedImagesError,
+    did_you_mean,
 )
 from ..torchvision import import_torchvision
 from .data import SPLIT_SEED, ImageData, ImageFiles, Images, ImageSource, RawImages
@@ -162,8 +162,7 @@ def named_images(
 def _source(name: str) -> ImageSource:
     source = IMAGE_SOURCES.get(name.replace("-", "_"))
     if source is None:
-        close = difflib.get_close_matches(name, IMAGE_SOURCES, n=2, cutoff=0.6)
-        advice = f"did you mean {' or '.join(close)}?" if close else f"{', '.join(IMAGE_SOURCES)}."
+        advice = did_you_mean(name, IMAGE_SOURCES) or f"known: {', '.join(IMAGE_SOURCES)}."
         raise InvalidArgument(
             f"there is no image data set {name!r}; {advice} Images of your own are named "
             f"{PREFIX}<folder>"

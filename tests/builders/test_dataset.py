@@ -396,6 +396,8 @@ def test_a_number_finds_the_float32_next_to_it(tmp_path: Path) -> None:
             {"filters": ("epoch", "==", 1)},
             "it is a tuple. Give a list of (column, operator, value)",
         ),
+        ({"filters": [("epoch", "==", "5")]}, "column 'epoch' holds numbers, found '5'"),
+        ({"filters": [[("activation", "in", ["tanh", 3])]]}, "holds texts, found 3"),
         ({"final": "last"}, "final= must be True or False, found 'last'"),
         ({"filters": "epoch == 1"}, "Give a list of (column, operator, value)"),
         ({"filters": [("epoch", "==", 99)]}, "filters=[('epoch', '==', 99)] leaves no row"),
@@ -403,7 +405,7 @@ def test_a_number_finds_the_float32_next_to_it(tmp_path: Path) -> None:
         ({"on_bad_files": "ignore"}, "on_bad_files must be"),
         ({"data_files": __file__}, "data_dir="),
         ({"pixels": 28}, "load_dataset has no argument 'pixels'; known: name"),
-        ({"filter": []}, "load_dataset has no argument 'filter'; did you mean filters=?"),
+        ({"filter": []}, "load_dataset has no argument 'filter'; did you mean filters?"),
     ],
 )
 def test_bad_arguments(digits_home: Path, arguments: dict[str, Any], message: str) -> None:

@@ -308,7 +308,7 @@ def test_hyphens_are_accepted_and_unknown_names_refused(tmp_path):
         load_images("fashion-mnist", tmp_path)
     with pytest.raises(ValueError, match=r"'mnits'; did you mean mnist\? .* folder/<folder>"):
         load_images("mnits", tmp_path)
-    with pytest.raises(ValueError, match=r"'xyz'; mnist, fashion_mnist.*digits\. Images"):
+    with pytest.raises(ValueError, match=r"'xyz'; known: mnist, fashion_mnist.*digits\. Images"):
         load_images("xyz", tmp_path)
 
 
