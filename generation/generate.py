@@ -14,20 +14,22 @@ import os
 import platform
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 
 from ..builders.machine import cores
 from ..builders.ranks import launched_rank
 from ..builders.specification import Model, Zoo
 from ..builders.zoo_directory import ZooDirectory, create_zoo, open_zoo
-from ..errors import InvalidArgument, ZooNotFound
+from ..errors import AlreadyRunningWarning, InvalidArgument, ZooNotFound
 from .engines import Engine, choose_engine, reference, resnet
 from .engines.checkpointed import remove_checkpoint
 from .images import ImageData
@@ -255,7 +257,8 @@ def run(work: Work, models: Sequence[Model], engine: Engine, options: TrainOptio
         for model in set(own).difference(missing):  # killed between its last state and this
             remove_checkpoint(directory, model)
     start = time.monotonic()
-    outcomes = list(engine.train(work, missing))
+    with _announced(directory) if missing and ranks.index == 0 else nullcontext():
+        outcomes = list(engine.train(work, missing))
     seconds = time.monotonic() - start
     sparsities = [o.sparsity for o in outcomes if o.sparsity is not None]
     trained = sum(outcome.epochs for outcome in outcomes) * len(work.job.images.train)
@@ -274,6 +277,26 @@ def run(work: Work, models: Sequence[Model], engine: Engine, options: TrainOptio
         sparsity=float(np.mean(sparsities)) if sparsities else None,
     )
     return join_summaries(ranks.gather(summary))
+
+
+@contextmanager
+def _announced(directory: ZooDirectory) -> Iterator[None]:
+    """Train in a directory; warn if another run does so, since both can train the same models."""
+    lock = FileLock(directory.path / ".train.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        warnings.warn(
+            AlreadyRunningWarning(
+                f"another process trains models in {directory.path}, and both can train the same "
+                "ones: stop one of them. Ranks share the models (docs/distributed.md)"
+            ),
+            stacklevel=2,
+        )
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def check_images(zoo: Zoo, images: ImageData) -> None:

@@ -42,7 +42,7 @@ def digests(folder: Path) -> Result:
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
         if path.is_file()
-        and path.name not in (".lock", MANIFEST)
+        and path.name not in (".lock", ".train.lock", MANIFEST)
         and path.suffix != ".partial"
         and ".build" not in path.parts
     }

@@ -15,11 +15,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 
 from model_zoos.builders.catalog import get_zoo
 from model_zoos.builders.specification import Zoo
 from model_zoos.builders.zoo_directory import open_zoo
-from model_zoos.errors import FaultyZoo, InvalidArgument, SlowEngineWarning
+from model_zoos.errors import (
+    AlreadyRunningWarning,
+    FaultyZoo,
+    InvalidArgument,
+    SlowEngineWarning,
+)
 from model_zoos.generation.engines import group_models, reference
 from model_zoos.generation.engines.epoch_loop import TOGETHER
 from model_zoos.generation.engines.lanes import lanes_count
@@ -335,6 +341,18 @@ def test_only_what_is_missing_is_trained_and_no_split_moves(
     assert {model: directory.splits()[model] for model in splits} == splits
     again = generate(ZOO, tmp_path, digits, models=4)
     assert (again.models, again.present, again.test_acc) == (0, 4, None)
+
+
+def test_a_second_run_of_one_zoo_is_warned_and_makes_the_same_models(
+    tmp_path: Path, digits: ImageData
+) -> None:
+    generate(ZOO, tmp_path / "alone", digits, models=2)
+    (tmp_path / "beside" / ZOO.name).mkdir(parents=True)
+    with FileLock(tmp_path / "beside" / ZOO.name / ".train.lock"):  # as the first run holds it
+        with pytest.warns(AlreadyRunningWarning, match=f"trains models in .*{ZOO.name}"):
+            generate(ZOO, tmp_path / "beside", digits, models=2)
+        generate(ZOO, tmp_path / "beside", digits, models=2)  # nothing is missing: no warning
+    assert contents(tmp_path / "beside") == contents(tmp_path / "alone")
 
 
 def test_a_faulty_file_is_trained_again(tmp_path: Path, digits: ImageData) -> None:
