@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -50,21 +51,31 @@ def filter_expression(filters: Filters | None) -> pads.Expression | None:
 
 
 def _as_stored(filters: list[Any]) -> list[Any]:
-    """Round the values that float32 columns are compared with as those columns are rounded.
+    """Check the values of filters; round those that float32 columns are compared with.
 
     No float32 is 0.05, but a test accuracy of 0.05 was stored as the nearest one.
+
+    Raises:
+        InvalidArgument: there is no such column, or a text where a column holds numbers.
     """
     if filters and isinstance(filters[0], list):
         return [_as_stored(some) for some in filters]
     rounded = []
     row_schema(None, [column for column, _, _ in filters if column != "weights"])  # known ones
     for column, operator, value in filters:
-        if COLUMNS.get(column) == pa.float32():
-            if isinstance(value, float):
-                value = float(np.float32(value))
-            elif isinstance(value, list | tuple | set):
-                value = [float(np.float32(v)) if isinstance(v, float) else v for v in value]
-        rounded.append((column, operator, value))
+        kind = COLUMNS.get(column)
+        several = isinstance(value, list | tuple | set)
+        values = list(value) if several else [value]
+        for given in values:
+            of_texts = kind == pa.string()
+            if column != "weights" and isinstance(given, Real if of_texts else str):
+                what = "texts" if of_texts else "numbers"
+                raise InvalidArgument(
+                    f"filters={filters!r}: the column {column!r} holds {what}, found {given!r}"
+                )
+        if kind == pa.float32():
+            values = [float(np.float32(v)) if isinstance(v, float) else v for v in values]
+        rounded.append((column, operator, values if several else values[0]))
     return rounded
 
 

@@ -391,13 +391,13 @@ def create_zoo(root: str | os.PathLike[str], zoo: Zoo, **provenance: object) -> 
         if key == "source" and old and new:
             if old.get("sha256") == new.get("sha256"):
                 continue
-            differ = sorted(
-                k for k in {*old, *new} - {"sha256", "file"} if old.get(k) != new.get(k)
-            )
+            differ = _differences(old, new) - {"sha256", "file"}
+            differ = differ or _differences(found["zoo"], info["zoo"]) - {"grid"}
+            differ |= _differences(found["zoo"]["grid"], info["zoo"]["grid"])
             raise FaultyZoo(
                 f"{path} holds a zoo imported from {old.get('file')}, which is another source than "
                 f"{new.get('file')}, as they differ in "
-                f"{', '.join(differ) or 'files, renamed columns or constants'}: "
+                f"{', '.join(sorted(differ)) or 'files or renamed columns'}: "
                 "give this one another name or folder, or delete that one first",
                 hint="--zoo names it, --out is the folder",
             )
@@ -419,6 +419,11 @@ def create_zoo(root: str | os.PathLike[str], zoo: Zoo, **provenance: object) -> 
             + f", --epochs {old} resumes this zoo" * (key == "zoo.epochs"),
         )
     return ZooDirectory(path, zoo, found)
+
+
+def _differences(old: Mapping[str, object], new: Mapping[str, object]) -> set[str]:
+    """Return the keys whose values differ."""
+    return {key for key in {*old, *new} if old.get(key) != new.get(key)}
 
 
 def remove_if_empty(directory: ZooDirectory) -> None:

@@ -282,8 +282,8 @@ def import_command(
 
 
 def _left_out(report: Report) -> list[str]:
-    """Return a line for the states that a trial lost for one reason, one after the other."""
-    lines = []
+    """Return a line for the states that trials lost for one reason, one after the other."""
+    trials: dict[str, list[str]] = {}
     for (trial, reason), states in itertools.groupby(
         report.left_out, lambda state: (state.trial, state.reason)
     ):
@@ -291,8 +291,11 @@ def _left_out(report: Report) -> list[str]:
         which = f"epoch {epochs[0]}"
         if len(epochs) > 1:
             which = f"{len(epochs)} epochs, {epochs[0]} to {epochs[-1]}"
-        lines.append(f"{trial}, {which}: {reason}")
-    return lines
+        trials.setdefault(f"{which}: {reason}", []).append(trial)
+    return [
+        f"{names[0]}{f' and {len(names) - 1:,} more' * (len(names) > 1)}, {lost}"
+        for lost, names in trials.items()
+    ]
 
 
 def download(

@@ -373,13 +373,14 @@ def test_left_out_states_take_a_line_for_each_trial_and_reason(
     trial = "NN_tune_trainable_954e2_00001_1_seed=2_2026-11-23_09-23-46"
     reason = "missing metrics: there is no result.json"
     left_out = [LeftOut(trial, epoch, reason) for epoch in range(9)]
-    left_out += [LeftOut(trial, 9, "empty file"), LeftOut("other", 4, "empty file")]
+    left_out += [LeftOut(trial, 9, "empty file")]
+    left_out += [LeftOut(name, 4, "empty file") for name in ("other", "third", "last")]
     report = Report("my_zoo", {}, 1, len(left_out), 0, tuple(left_out))
     lines = data._left_out(report)
     assert lines == [
         f"{trial}, 9 epochs, 0 to 8: {reason}",
         f"{trial}, epoch 9: empty file",
-        "other, epoch 4: empty file",
+        "other and 2 more, epoch 4: empty file",
     ]
     for columns in (80, 62):
         monkeypatch.setenv("COLUMNS", str(columns))

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -331,13 +332,11 @@ def test_constants_and_a_named_architecture(tmp_path: Path) -> None:
     table = write_csv(
         folder / "runs.csv", [{k: v for k, v in row.items() if k != "weights"} for row in rows]
     )
-    import_zoo(
-        folder,
-        tmp_path,
-        table=table.name,
-        architecture="cnn_s",
-        constants={"activation": "nn.GELU".removeprefix("nn."), "init": "normal(std=0.1)"},
-    )
+    constants = {"activation": "GELU", "init": "normal(std=0.1)"}
+    of_table = partial(import_zoo, folder, tmp_path, table=table.name, architecture="cnn_s")
+    of_table(constants=constants)
+    with pytest.raises(FaultyZoo, match="another source than runs, as they differ in activation:"):
+        of_table(constants={**constants, "activation": "relu"})
     for file, row in zip(open_zoo(tmp_path, "runs").scan()[0], rows, strict=True):
         assert file.weights()[0].tolist() == row["weights"].tolist()
         assert file.hyperparameters["activation"] == "gelu"
