@@ -1,10 +1,11 @@
 """Bytes that each way to stream reads, counted by a server on loopback.
 
-The repository holds one zoo of ResNet-18: one model, ten states of 45 MB, each a row group. A
+The repository holds one zoo of ResNet-18: one model, twelve states of 45 MB, each a row group. A
 server with the protocol of the Hub (tests/hub_server.py) counts the bodies of its answers. Each
 call runs in a process with datasets and huggingface_hub as they are (plain HTTP; no figures could
 be obtained for Xet). The bytes do not depend on the machine, but somewhat on the order in which
-pyarrow's threads read, and for a first row on how much is read ahead.
+pyarrow's threads read, and for a first row on how much is read ahead. Of the zoo directory on this
+machine, Linux counts the bytes that the process reads.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ _SMALL = 'storage_options={"hf": {"block_size": 65536}}'
 _EVERY = f'load_dataset("{REPOSITORY}", "metrics", split="train", streaming=True'
 _HUB = f'load_dataset("{REPOSITORY}", "{ZOO}", split="train", streaming=True'
 _OURS = f'load_dataset("model_zoos", "{ZOO}", split="train", streaming=True, repo="{REPOSITORY}"'
+_LOCAL = f'load_dataset("model_zoos", "{ZOO}", split="train", streaming=True, data_dir="random"'
+_TENSOR = 'tensors=["layer1.0.conv1.weight"]'
 
 CALLS: dict[str, str] = {
     "metrics of all zoos": f"{_EVERY})",
@@ -50,17 +53,20 @@ CALLS: dict[str, str] = {
     "model_zoos: first row": f"{_OURS})",
     "model_zoos: rows of epoch 50": f"{_OURS}, {_LAST})",
     "model_zoos: all rows": f"{_OURS})",
+    "model_zoos: a tensor of all rows": f"{_OURS}, {_TENSOR})",
+    "zoo directory: all rows": f"{_LOCAL})",
+    "zoo directory: a tensor of all rows": f"{_LOCAL}, {_TENSOR})",
 }
 """What is read -> the call. "small blocks" stands for storage_options with block_size=65536."""
 
 
 def measure(
-    states: Annotated[int, typer.Option(help="States of ResNet-18, 45 MB each.")] = 10,
+    states: Annotated[int, typer.Option(help="States of ResNet-18, 45 MB each.")] = 12,
 ) -> dict[str, Any]:
     """Return the sizes of files and of the largest row group, and the `readings` of `_read`."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        directory = create_zoo(folder / "zoos", zoo_spec(ZOO), engine="random values")
+        directory = create_zoo(folder / "random", zoo_spec(ZOO), engine="random values")
         generator = np.random.default_rng(0)
         model = directory.zoo.models(1)[0]
         directory.write_model(
@@ -71,7 +77,7 @@ def measure(
             {name: generator.random(states) for name in METRICS[:6]},
         )
         built = folder / "built"
-        build_folder([ZOO], folder / "zoos", built)
+        build_folder([ZOO], folder / "random", built)
         paths = sorted((built / "data").rglob("*.parquet"))
         groups = [
             footer.row_group(number)
@@ -84,6 +90,7 @@ def measure(
                 if path.is_file() and not name.startswith("."):
                     hub.put(REPOSITORY, {name: path.read_bytes()})
             with Client(hub.endpoint, folder / "client") as client:
+                client.run("import os; os.chdir(folder)", folder=str(folder))
                 readings = [_read(hub, client, name) for name in CALLS]
         return {
             "states": states,
@@ -104,20 +111,25 @@ def _read(hub: Hub, client: Client, name: str) -> dict[str, Any]:
     """Return what one call costs.
 
     That is its `name` in `CALLS`, the `call`, the `rows` that it gives, the `requests` for bytes of
-    data files, and the `bytes` of all answers, listings and card included.
+    data files, and the `bytes` of all answers, listings and card included; or, of the zoo
+    directory, those that the process reads.
     """
     call = CALLS[name]
-    before = len(hub.requests)
-    rows = client.run(
-        "from datasets import load_dataset\n"
-        + ("import model_zoos\n" if "model_zoos: " in name else "")
+    before, local = len(hub.requests), "zoo directory: " in name
+    rows, read = client.run(
+        "from pathlib import Path\nfrom datasets import load_dataset\n"
+        + ("import model_zoos\n" if '"model_zoos", ' in call else "")
         + f"stream = {call}.with_format('arrow').iter(1)\n"
-        + ("result = len(next(stream))" if "first" in name else "result = sum(map(len, stream))")
+        + "bytes_read = lambda: int(Path('/proc/self/io').read_text().split()[1])\n"
+        + ("before = bytes_read()\n" if local else "")
+        + ("rows = len(next(stream))\n" if "first" in name else "rows = sum(map(len, stream))\n")
+        + ("result = rows, bytes_read() - before" if local else "result = rows, 0")
     )
     if "first" in name:
         time.sleep(2)  # what is read ahead counts too
     data = [request for request in hub.requests[before:] if "/objects/" in request.path]
-    figures = {"rows": rows, "requests": len(data), "bytes": hub.sent(before)}
+    sent = read if local else hub.sent(before)
+    figures = {"rows": rows, "requests": len(data), "bytes": sent}
     return {"name": name, "call": call, **figures}
 
 
