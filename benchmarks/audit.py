@@ -235,7 +235,7 @@ def _join(zoo: ZooOnDisk, shares: Sequence[Share]) -> Audit:
     if engines and recorded_digest(directory) is None:
         accuracy.remark(
             "zoo.json has no digest of the images: if most states are wrong, the models "
-            "may have seen others"
+            "may have seen others, or have another activation than their rows say"
         )
     findings["finite"].see(0)
     _check_duplicates(states, shares, findings["duplicates"])

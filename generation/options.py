@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 from ..builders.architecture import ARCHITECTURES
 from ..builders.catalog import TWIN_EPOCHS
@@ -53,8 +54,12 @@ class TrainOptions:
             raise InvalidArgument(
                 f"unknown engine {self.engine!r}; known: auto, {', '.join(engines)}"
             )
-        if self.threads is not None and self.threads < 1:
-            raise InvalidArgument(f"the number of threads must be at least 1, found {self.threads}")
+        if self.threads is not None and not (
+            isinstance(self.threads, Integral) and self.threads >= 1
+        ):
+            raise InvalidArgument(
+                f"the number of threads must be at least 1, found {self.threads!r}"
+            )
         if self.device not in (None, "cpu", "cuda"):
             raise InvalidArgument(f"device must be 'cpu' or 'cuda', found {self.device!r}")
         if self.device == "cuda":
@@ -132,8 +137,8 @@ class TwinOptions:
             self.levels and all(0 < level < 1 for level in self.levels)
         ):
             raise InvalidArgument(f"sparsity must lie between 0 and 1, found {list(self.levels)}")
-        if self.epochs < 1:
-            raise InvalidArgument(f"the number of epochs must be at least 1, found {self.epochs}")
+        if not (isinstance(self.epochs, Integral) and self.epochs >= 1):
+            raise InvalidArgument(f"the number of epochs must be at least 1, found {self.epochs!r}")
         if self.seed not in ("first", "parent") and not (
             type(self.seed) is int and -(2**63) <= self.seed < 2**63
         ):

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from model_zoos.generation.engines.lanes import lanes_count
 from model_zoos.generation.generate import generate
 from model_zoos.generation.images import ImageData, load_images
 from model_zoos.generation.job import Progress
-from model_zoos.generation.options import TrainOptions
+from model_zoos.generation.options import TrainOptions, TwinOptions
 from model_zoos.generation.ranks import SHARE
 from tests import documents
 from tests.shared import grouped
@@ -203,6 +204,16 @@ def test_options_of_resnet_say_what_they_are_for() -> None:
             options.check(mlp)
         assert str(caught.value.hint).startswith("leave out --")
         options.check(get_zoo("cifar10_resnet18"))
+
+
+@pytest.mark.parametrize("number", [0, "2", 1.5])
+def test_options_refuse_what_is_no_number_of_things(number: Any) -> None:
+    for make, what in (
+        (partial(TrainOptions, threads=number), "threads"),
+        (partial(TwinOptions, epochs=number), "epochs"),
+    ):
+        with pytest.raises(InvalidArgument, match=f"{what} must be at least 1, found {number!r}"):
+            make()
 
 
 def test_a_mixed_grid_fills_the_lanes() -> None:
