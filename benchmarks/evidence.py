@@ -90,11 +90,12 @@ COMMANDS = {
         "python -m model_zoos.benchmarks.evidence summarise {zoo} --out FILE",
     ),
     "_sparse-report.json": (
-        "model-zoos generate {parent} --models {models}",
-        "model-zoos sparsify {parent}",
+        "model-zoos generate {parent} --models {models}{unverified}",
+        "model-zoos sparsify {parent} --models {models}{unverified}",
         "model-zoos report {zoo} --json",
     ),
     "-verify.json": ("{command}",),
+    "-benchmark.json": ("OMP_NUM_THREADS=1 model-zoos benchmark {zoo} --out FILE",),
     "-suite.json": ("model-zoos benchmark {zoo} --suite{against} --out FILE",),
 }
 """The commands that make a result, by the end of its file's name."""
@@ -201,16 +202,47 @@ def comparison(folder: Path = RESULTS) -> Table:
     notes = [f"Source {LETTERS[name]}: {text}." for name, text in SOURCES.items()]
     notes.append(
         "Means stand with the standard deviation over models (± in the columns theirs and ours). "
-        "Brackets: what the number of our models leaves open, if they are drawn independently; for "
-        "medians of twins they are unknown. A figure agrees if theirs lies inside our brackets, or "
-        "at our value where there are none, within what reading leaves open: "
+        "Brackets: 95 % intervals from the number of our models, if they are drawn independently; "
+        "for medians of twins they are unknown. A figure agrees if theirs lies in our brackets, "
+        "or at our value where there are none, within what reading leaves open: "
         f"{READING['BOX_PLOTS']:g} by eye, {READING['SEED_ZOOS']:g} by rounding. The highest "
         "accuracy depends on the number of models. The mean of MNIST seed at epoch 50 is that of "
         "our twins at epoch 0, the last states of their parents with "
         f"{_pruned(folder)} of the weights set to 0. A second table of source A gives "
-        f"± {number(literature.MNIST_SECOND_STD)} there."
+        f"± {number(literature.MNIST_SECOND_STD)} there. The readings are older than the runs; "
+        "the rule was set after a first look at both."
     )
     return Table("Published figures beside ours (shares of 1)", columns, tuple(rows), tuple(notes))
+
+
+def curves(compared: Table) -> Table:
+    """Return those rows of `comparison` that are points of curves, a line for each epoch."""
+    points: dict[str, dict[str, tuple[str, ...]]] = {}
+    for row in compared.rows:
+        points.setdefault(row[2], {})[row[1]] = row
+    columns = dict.fromkeys(row[1] for row in compared.rows)
+    rows = []
+    for epoch in sorted(points, key=int):
+        cells = [epoch]
+        for column in columns:
+            found = points[epoch].get(column)
+            if found is None:
+                cells += ["-"] * 3
+            else:
+                units = found[9].partition(" of ")[0]
+                cells += [found[4], found[5], units if found[10] == "yes" else f"{units}, NO"]
+        rows.append(tuple(cells))
+    names = [name.removeprefix("median of ") for name in columns]
+    heads = [cell for name in names for cell in (f"{name}, theirs", "ours", "units")]
+    notes = []
+    if compared.rows:
+        agreeing = sum(row[10] == "yes" for row in compared.rows)
+        notes.append(
+            f"Medians of the same {compared.rows[0][7]} twins at each epoch ({compared.rows[0][11]}"
+            "), source C. Units: the difference in standard deviations of our twins; with NO "
+            f"behind it, the two do not agree. {agreeing} of {len(compared.rows)} agree."
+        )
+    return Table("Curves of MNIST twins beside ours", ("epoch", *heads), tuple(rows), tuple(notes))
 
 
 def agrees(published: Published, ours: Measured) -> bool:
@@ -337,6 +369,7 @@ def commands(folder: Path = RESULTS) -> str:
                 "parent": dense_name(first["zoo"]),
                 "models": sum(models.values()) if isinstance(models, dict) else models,
                 "made_by": first.get("made_by"),
+                "unverified": " --allow-unverified" * first["zoo"].startswith("usps_"),
                 "against": "".join(f" --against {name}" for name in _others(result)),
                 "command": f"model-zoos verify {first['zoo']}"
                 + " --all" * (first.get("evaluated") == first.get("states"))
@@ -359,8 +392,15 @@ def _others(result: object) -> list[str]:
 
 def page(folder: Path = RESULTS) -> str:
     """Return the whole part of benchmarks/README.md as Markdown."""
-    parts = [_verdict(folder)]
-    parts += [f"### {table(folder).markdown()}" for table in (comparison, populations)]
+    parts, compared = [_verdict(folder)], comparison(folder)
+    points = [row for row in compared.rows if row[3] == LETTERS["TWINS"]]
+    others = [row for row in compared.rows if row not in points]
+    beside = [
+        replace(compared, rows=tuple(others)),
+        curves(replace(compared, rows=tuple(points))),
+        populations(folder),
+    ]
+    parts += [f"### {table.markdown()}" for table in beside if table.rows or table is beside[0]]
     for plot in draw(folder):
         parts += [f"![{plot.title}](results/figures/{plot.name}.png)", plot.caption]
     tables = [table(folder) for table in (not_compared, audits, predictions)]
@@ -373,12 +413,24 @@ def _verdict(folder: Path) -> str:
     """Say how many published figures were compared, and how many of them agree."""
     compared = [(figure, ours) for figure in PUBLISHED if (ours := measured(figure, folder))]
     agreeing = sum(agrees(figure, ours) for figure, ours in compared)
-    zoos = len({figure.zoo for figure, _ in compared})
-    return (
+    of_zoo: dict[str, list[int]] = {}
+    for figure, ours in compared:
+        of_zoo.setdefault(figure.zoo, []).append(ours.models)
+    text = (
         f"Of {len(PUBLISHED)} published figures that were at hand, {len(compared)} have been "
-        f"compared, of {zoos} zoos; {agreeing} of these agree. The other "
+        f"compared, of {len(of_zoo)} zoos; {agreeing} of these agree. The other "
         f"{len(PUBLISHED) - len(compared)} are listed with the reason."
     )
+    if compared:
+        counts = ", ".join(
+            f"{len(models)} of `{zoo}` ({min(models):,})" for zoo, models in of_zoo.items()
+        )
+        text += (
+            f" They are not {len(compared)} independent pieces of evidence, since figures of one "
+            f"zoo are of the same models, whose number stands in parentheses: {counts}. No other "
+            "zoo of the paper has been compared."
+        )
+    return text
 
 
 def draw(folder: Path = RESULTS) -> list[Plot]:
@@ -460,6 +512,7 @@ def runs(folder: Path = RESULTS) -> Table:
         (
             f"`{run['zoo']}`",
             run["what"],
+            f"`{run['command']}`",
             f"{run['hours']:.2f}",
             "-" if run["samples_per_second"] is None else f"{run['samples_per_second']:,}",
             run["machine"],
@@ -467,7 +520,7 @@ def runs(folder: Path = RESULTS) -> Table:
         )
         for run in found
     )
-    columns = ("zoo", "what", "hours", "model-samples a second", "machine", "other work")
+    columns = ("zoo", "what", "command", "hours", "model-samples a second", "machine", "other work")
     return Table("How long the runs took", columns, rows)
 
 

@@ -134,7 +134,8 @@ def generalisation(zoo: OpenZoo, others: Sequence[OpenZoo], say: Say) -> Part:
         except ModelZoosError as error:
             not_obtained[other.name] = str(error)
             continue
-        left_out.append(f"{other.name}: {_left_out(other.used.left_out)}")
+        epochs = f"{len(other.used.epochs)} of {len(other.states.epochs)} epochs"
+        left_out.append(f"{other.name}: {epochs} are used. {_left_out(other.used.left_out)}")
         test = other.rows_of("test")
         model = _numbers(other.states.model[other.used.rows[test]])
         truth = _values(other, {"test": test}, targets)["test"]

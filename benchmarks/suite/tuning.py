@@ -93,7 +93,7 @@ def fine_tuning(zoo: OpenZoo, say: Say) -> Part:
         },
         [
             f"epochs saved: of {epochs}, before the mean accuracy {goal:.3f} of fresh models is "
-            "reached; 0 for vectors that do not reach it.",
+            "reached; 0 for vectors that do not reach it, so that no mean is negative.",
             "zoo's epoch: the first at which the zoo's own models of these hyperparameters are as "
             "accurate as the vectors in the end; - if they never are.",
         ],
