@@ -98,7 +98,9 @@ def read_rows(
     """
     plain = [name for name in schema.names if name != "weights" and name not in CHOICE]
     # A filter may name columns that are not wanted in the result.
-    table = states_table(files, row_schema(None, None if filters is not None else plain))
+    # A table without columns has no rows.
+    read = None if filters is not None else plain or ["epoch"]
+    table = states_table(files, row_schema(None, read))
     kept: NDArray[np.int64] | None = None
     if filters is not None or final:
         table = table.append_column("_row", pa.array(np.arange(len(table))))

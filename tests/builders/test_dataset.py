@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 import shutil
@@ -279,6 +280,44 @@ def test_the_last_state_where_each_has_a_file(tmp_path: Path) -> None:
     found = [row for part in rows.values() for row in part]
     assert sorted(row["model_id"] for row in found) == sorted(m.model_id for m in zoo.models())
     assert {row["epoch"] for row in found} == {3}
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_every_combination_of_arguments_gives_the_rows_that_plain_python_chooses(
+    tmp_path: Path, streaming: bool
+) -> None:
+    zoo = dataclasses.replace(get_zoo("digits_cnn_s"), epochs=3)
+    directory = random_zoo(tmp_path, zoo, 8)
+    directory.add_splits(["large"], {"large": "train"})
+    directory.write_model("large", {}, [0, 2], np.full((2, zoo.layout.size), 7, np.float32), {})
+    options: dict[str, Any] = {"split": "train", "cache_dir": str(tmp_path / "cache")}
+    bias = zoo.layout.slot("fc2.bias").slice
+    every = list(load(zoo.name, tmp_path, **options))
+    last = {row["model_id"]: row["epoch"] for row in every}
+    assert last["large"] == 2
+    for columns, final, filters, max_weight, tensors in itertools.product(
+        (["weights"], ["epoch"], ["model_id", "weights"]),
+        (False, True),
+        (None, [("epoch", ">=", 2)]),
+        (None, 5.0),
+        (None, ["fc2.bias"]),
+    ):
+        if tensors and "weights" not in columns or not streaming and not (final or max_weight):
+            continue
+        expected = [
+            tuple(row[c][bias] if tensors and c == "weights" else row[c] for c in columns)
+            for row in every
+            if (not final or row["epoch"] == last[row["model_id"]])
+            and (not filters or row["epoch"] >= 2)
+            and (not max_weight or max(map(abs, row["weights"])) <= max_weight)
+        ]
+        given = {"columns": columns, "final": final, "filters": filters}
+        given |= {"max_weight": max_weight, "tensors": tensors, "streaming": streaming}
+        found = [
+            tuple(row[column] for column in columns)
+            for row in load(zoo.name, tmp_path, **given, **options)
+        ]
+        assert found == expected, given
 
 
 @pytest.mark.parametrize("streaming", [False, True])

@@ -64,6 +64,7 @@ QUESTIONS: list[dict[str, Any]] = [
     {"columns": ["test_acc", "epoch"]},
     {"columns": ["weights"], "filters": [("epoch", "==", 5)]},
     {"filters": [[("epoch", "<", 2)], [("optimizer", "==", "adam"), ("test_acc", ">", 0.3)]]},
+    {"columns": ["weights"], "final": True},
     {"columns": ["model_id"], "filters": [("learning_rate", "==", 3e-3)]},
     {"tensors": ["fc2.bias", "conv1.weight"], "filters": [("epoch", "<", 3)]},
     {"tensors": ["conv1.bias"], "columns": ["weights", "epoch"], "final": True, "max_weight": 1.5},
