@@ -246,7 +246,11 @@ def _join(zoo: ZooOnDisk, shares: Sequence[Share]) -> Audit:
     if diverged := sum(share.diverged for share in shares):
         findings["finite"].remark(f"{diverged} states of diverged models, whose loss is NaN too")
     if unknown := sum(share.unknown for share in shares):
-        accuracy.remark(f"{unknown} states not checked: their activation is not known", undone=True)
+        accuracy.remark(
+            f"{unknown} states not checked: their activation is not known (an import takes it by "
+            "--constant activation=NAME)",
+            undone=True,
+        )
     return Audit(
         zoo=directory.zoo.name,
         models=len(set(states.model_id)),

@@ -363,8 +363,8 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
         """Return the arguments that choose rows, and the verb of a sentence on them."""
         given = [
             f"{name}={value!r:.200}"
-            for name in ("filters", "max_weight")
-            if (value := getattr(self.config, name)) is not None
+            for name in ("final", "filters", "max_weight")
+            if (value := getattr(self.config, name)) is not None and value is not False
         ]
         return f"{' and '.join(given)} {'leave' if len(given) > 1 else 'leaves'}"
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from ..errors import did_you_mean
+from ..errors import InvalidArgument, did_you_mean
 from .architecture import canonical_name, find_architecture
 from .hyperparameters import (
     ACTIVATIONS,
@@ -108,7 +108,7 @@ _FIELD_CHECKS: dict[str, Check] = {
     "scheduler": _or_null(_TEXT),
 }
 
-_GRID_CHECKS: dict[str, Check] = {
+GRID_CHECKS: dict[str, Check] = {
     "activation": _one_of(ACTIVATIONS),
     "init": (_is_init, f"one of {', '.join(INITS)}"),
     "dropout": ((lambda value: _RATE[0](value) and value < 1), _SHARE[1]),
@@ -117,14 +117,25 @@ _GRID_CHECKS: dict[str, Check] = {
     "weight_decay": _RATE,
 }
 
-GRID_KEYS = tuple(_GRID_CHECKS)
+GRID_KEYS = tuple(GRID_CHECKS)
 """The hyperparameters of a grid, in canonical order."""
 
+HYPERPARAMETER_CHECKS = {
+    **GRID_CHECKS,
+    **{name: _FIELD_CHECKS[name] for name in ("batch_size", "momentum", "epochs")},
+}
+"""Hyperparameter of a model -> what its value must be."""
 
-def _require(name: str, value: object, check: Check) -> None:
+
+def require(name: str, value: object, check: Check) -> None:
+    """Refuse a value that does not pass its check.
+
+    Raises:
+        InvalidArgument: with the name, what was expected and what was found.
+    """
     good, expected = check
     if not good(value):
-        raise ValueError(f"{name} must be {expected}, found {value!r:.80}")
+        raise InvalidArgument(f"{name} must be {expected}, found {value!r:.80}")
 
 
 @dataclass(frozen=True)
@@ -231,7 +242,7 @@ class Zoo:
 
     def _check(self) -> None:
         for name, check in _FIELD_CHECKS.items():
-            _require(name, getattr(self, name), check)
+            require(name, getattr(self, name), check)
         architecture = find_architecture(self.architecture)
         for what in ("channels", "classes"):
             if getattr(architecture, what) not in (None, getattr(self, what)):
@@ -261,7 +272,7 @@ class Zoo:
             if not values:
                 raise ValueError(f"the grid has no value for {name}")
             for value in values:
-                _require(name, value, _GRID_CHECKS[name])
+                require(name, value, GRID_CHECKS[name])
             if len(set(values)) < len(values):
                 raise ValueError(f"the grid repeats a value of {name}")
         for optimizer in grid["optimizer"]:

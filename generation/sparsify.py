@@ -121,7 +121,10 @@ def sparsify(
     good, left_out = usable_parents(parents, models)
     if not good:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in [*left_out.items()][:3])
-        raise InvalidArgument(f"{parents.path} has no model that could have a twin ({reasons})")
+        raise InvalidArgument(
+            f"{parents.path} has no model that could have a twin ({reasons})",
+            hint="of a table, `model-zoos import` takes what it lacks by --constant NAME=VALUE",
+        )
     specifications = [
         _twin(states, zoo, seed if isinstance(seed, int) else states.hyperparameters["seed"], level)
         for level in (map(float, twins.levels) if twins.method == "magnitude" else [None])

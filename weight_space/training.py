@@ -17,7 +17,15 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from ..builders.hyperparameters import MOMENTUM_OPTIMIZERS
-from ..builders.specification import GRID_KEYS, Model, Zoo, make_grid, normalize_name
+from ..builders.specification import (
+    GRID_KEYS,
+    HYPERPARAMETER_CHECKS,
+    Model,
+    Zoo,
+    make_grid,
+    normalize_name,
+    require,
+)
 from ..builders.splits import METRIC_OF_SPLIT
 from ..builders.zoo_directory import FINE_TUNING, create_zoo
 from ..errors import InvalidArgument
@@ -179,9 +187,16 @@ def _models(
         if name in _FALL_BACK:
             column = [_FALL_BACK[name] if one is None else one for one in column]
         elif None in column:
-            raise InvalidArgument(f"the {name} is not known: give it as the argument `{name}`")
+            raise InvalidArgument(
+                f"the {name} is not known, or NaN: give it as the argument `{name}`"
+            )
+        if name in ("learning_rate", "weight_decay", "dropout"):
+            column = [float(one) for one in column]
+        elif name == "batch_size":
+            column = [int(one) for one in column]
+        for one in set(column) - {None} if name in HYPERPARAMETER_CHECKS else ():
+            require(name, one, HYPERPARAMETER_CHECKS[name])
         columns[name] = column
-    columns["batch_size"] = [int(size) for size in columns["batch_size"]]
     columns["momentum"] = [
         value if optimizer in MOMENTUM_OPTIMIZERS else None
         for value, optimizer in zip(columns["momentum"], columns["optimizer"], strict=True)

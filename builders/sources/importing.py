@@ -18,6 +18,7 @@ import math
 import multiprocessing
 import os
 import re
+import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
@@ -29,7 +30,14 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from ...errors import FaultyFile, InvalidArgument, SourceNotFound, Unreadable
+from ...errors import (
+    FaultyFile,
+    InvalidArgument,
+    ModelZoosWarning,
+    SourceNotFound,
+    Unreadable,
+    did_you_mean,
+)
 from ..catalog import ELSEWHERE, METRICS_NAME, ZOOS, twin_name
 from ..machine import cores, file_digest
 from ..model_file import ModelFile
@@ -275,6 +283,7 @@ def _table(
     if not path.exists():
         raise SourceNotFound(f"{table}: there is no such table, nor in {source}")
     known = {key: text for key, text in facts.items() if text}
+    _warn_of_images(images)
     return _Table(path, architecture, images, rename or {}, constants or {}, known)
 
 
@@ -614,6 +623,20 @@ def _import_small_cnn(
     description = Description(shape, hyperparameters, data.dataset)
     states = data.states(model_id, part.max_weight)
     return _write_model(directory, model_id, name, description, epochs, states)
+
+
+def _warn_of_images(images: str | None) -> None:
+    """Warn if no images are named, or none that `verify` can load."""
+    names = list(dict.fromkeys(zoo.images for zoo in ZOOS.values()))
+    known = {name.partition("/")[0] for name in (*names, "folder")}
+    if images is None:
+        text = "the images that the models saw are not named, so that nothing can be verified"
+    elif images.replace("-", "_").partition("/")[0] not in known:
+        advice = did_you_mean(images, names) or f"known: {', '.join(names)}, folder/<folder>"
+        text = f"no image data set {images!r} is known, so that nothing can be verified; {advice}"
+    else:
+        return
+    warnings.warn(ModelZoosWarning(text, hint="--images NAME"), stacklevel=4)
 
 
 def _read_splits(

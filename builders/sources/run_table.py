@@ -37,7 +37,7 @@ from ..layers import looks_like_text, parse_text
 from ..layout import Layout, find_layout, make_layout
 from ..model_file import SHARES_OF_1
 from ..schema import METRICS
-from ..specification import Zoo
+from ..specification import HYPERPARAMETER_CHECKS, Zoo
 from ..untrusted import parse_json, read_plain
 from ..zoo_directory import SOURCE_COLUMNS
 from .archive import blamed_on_the_file, printable, shown
@@ -361,8 +361,9 @@ class _Rows:
 def _agree(
     given: Mapping[str, Mapping[int, Mapping[str, Any]]], shared: Mapping[str, Any]
 ) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """Return the hyperparameters of each model: at its first epoch where they are known."""
+    """Return the hyperparameters of each model (at its first epoch that has them), and remarks."""
     changing: dict[str, int] = defaultdict(int)
+    overruled: dict[str, int] = defaultdict(int)
     agreed: dict[str, dict[str, Any]] = {}
     for model, rows in given.items():
         values: dict[str, Any] = {}
@@ -373,11 +374,24 @@ def _agree(
                     changed.add(name)
         for name in changed:
             changing[name] += 1
+        for name, value in shared.items():
+            overruled[name] += values.get(name, value) != value
         agreed[model] = dict.fromkeys(HYPERPARAMETERS) | dict(shared) | values
-    return agreed, [
+    remarks = [
         f"{name} changes within {count} models; their rows have that of the first epoch"
         for name, count in sorted(changing.items())
     ]
+    remarks += [
+        f"the constant {name} has no effect on {count} models, whose {name} the table has"
+        for name, count in sorted(overruled.items())
+        if count
+    ]
+    if all(values["activation"] is None for values in agreed.values()):
+        remarks.append(
+            "no column and no constant is the activation, so that nothing can be verified: "
+            "--constant activation=NAME (constants=) gives it"
+        )
+    return agreed, remarks
 
 
 def _entry(values: Row, epoch: int) -> tuple[Entry, dict[str, Any]]:
@@ -421,7 +435,8 @@ def _hyperparameters(values: Row) -> dict[str, Any]:
                 if value is None:
                     raise Unreadable(f"wrong hyperparameters: {name} is no whole number")
         if value is not None and not possible(value):
-            raise Unreadable(f"wrong hyperparameters: {name} is {shown(value)}")
+            _, expected = HYPERPARAMETER_CHECKS.get(name, (None, "in the range of its column"))
+            raise Unreadable(f"wrong hyperparameters: {name} is {shown(value)}, not {expected}")
         found[name] = value
     return found
 

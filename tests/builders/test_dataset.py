@@ -302,7 +302,7 @@ def test_every_combination_of_arguments_gives_the_rows_that_plain_python_chooses
         (None, 5.0),
         (None, ["fc2.bias"]),
     ):
-        if tensors and "weights" not in columns or not streaming and not (final or max_weight):
+        if (tensors and "weights" not in columns) or not (streaming or final or max_weight):
             continue
         expected = [
             tuple(row[c][bias] if tensors and c == "weights" else row[c] for c in columns)
@@ -441,6 +441,10 @@ def test_a_number_finds_the_float32_next_to_it(tmp_path: Path) -> None:
         ({"filters": "epoch == 1"}, "Give a list of (column, operator, value)"),
         ({"filters": [("epoch", "==", 99)]}, "filters=[('epoch', '==', 99)] leaves no row"),
         ({"filters": pc.field("epoch") == 99}, "leaves no row"),
+        (
+            {"final": True, "filters": [("epoch", "==", 1)]},
+            "final=True and filters=[('epoch', '==', 1)] leave no row",
+        ),
         ({"on_bad_files": "ignore"}, "on_bad_files must be"),
         ({"data_files": __file__}, "data_dir="),
         ({"pixels": 28}, "load_dataset has no argument 'pixels'; known: name"),

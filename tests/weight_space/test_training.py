@@ -175,7 +175,13 @@ def test_refusals(tmp_path: Path) -> None:
         (row, {"learning_rate": 0.1, "seed": [1]}, "seed: 1 values, but 2 weight vectors"),
         (row, {"learning_rate": 0.1, "epochs": 0}, "nothing to train"),
         (row, {"learning_rate": 0.1, "engine": "none"}, "unknown engine 'none'"),
-        (row, {"learning_rate": 0.1, "optimizer": "none"}, "unknown optimizer"),
+        (row, {"learning_rate": 0.1, "optimizer": "none"}, "optimizer must be one of adam, sgd"),
+        (row, {"learning_rate": -1}, "learning_rate must be a finite number >= 0, found -1"),
+        (row, {"learning_rate": [0.1, float("inf")]}, "learning_rate must be a finite number"),
+        (row, {"learning_rate": float("nan")}, "learning_rate is not known, or NaN"),
+        (row, {"learning_rate": 0.1, "weight_decay": -3.0}, "weight_decay must be a finite"),
+        (row, {"learning_rate": 0.1, "dropout": 1.0}, r"dropout must be a number in \[0, 1\)"),
+        (row, {"learning_rate": 0.1, "batch_size": 0}, "batch_size must be a whole number from 1"),
         (row, {"learning_rate": 0.1, "out": tmp_path}, "a zoo needs images with a name"),
     ):
         with pytest.raises(InvalidArgument, match=message):

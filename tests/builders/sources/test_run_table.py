@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import warnings
 from collections.abc import Callable
 from datetime import datetime
 from functools import partial
@@ -27,7 +28,13 @@ from model_zoos.builders.hub.build import build_folder
 from model_zoos.builders.sources.importing import import_zoo
 from model_zoos.builders.sources.report import Report
 from model_zoos.builders.zoo_directory import SOURCE_COLUMNS, open_zoo
-from model_zoos.errors import FaultyZoo, InvalidArgument, SourceNotFound, Unreadable
+from model_zoos.errors import (
+    FaultyZoo,
+    InvalidArgument,
+    ModelZoosWarning,
+    SourceNotFound,
+    Unreadable,
+)
 from model_zoos.generation.images import ImageData, load_images
 from tests.builders.hub.folders import PUBLISH
 from tests.hub_server import Client, Hub
@@ -269,8 +276,14 @@ FAULTS: dict[str, tuple[Callable[[Rows], object], str]] = {
     "a loss that is NaN": (spoil(1, test_loss="NaN"), "wrong metrics: test_loss is nan"),
     "percents": (spoil(1, test_acc=97.5), "wrong metrics: test_acc is 97.5, not a share of 1"),
     "a word": (spoil(1, test_loss="low"), "wrong metrics: test_loss is 'low', no number"),
-    "an activation": (spoil(1, activation="swash"), "wrong hyperparameters: activation is 'swash'"),
-    "a rate": (spoil(1, learning_rate=-1), "wrong hyperparameters: learning_rate is -1.0"),
+    "an activation": (
+        spoil(1, activation="swash"),
+        "wrong hyperparameters: activation is 'swash', not one of tanh, relu, sigmoid,",
+    ),
+    "a rate": (
+        spoil(1, learning_rate=-1),
+        "wrong hyperparameters: learning_rate is -1.0, not a finite number >= 0",
+    ),
 }
 
 
@@ -342,6 +355,50 @@ def test_constants_and_a_named_architecture(tmp_path: Path) -> None:
         assert file.hyperparameters["activation"] == "gelu"
         assert file.hyperparameters["init"] == "normal(std=0.1)"
     assert open_zoo(tmp_path, "runs").zoo.channels == 1
+
+
+def test_a_constant_beside_a_column_is_remarked(runs: tuple[Path, Rows], tmp_path: Path) -> None:
+    folder, rows = runs
+    table = write_csv(tmp_path / "runs.csv", [row for row in rows if row["seed"] < 4])
+    [report] = import_zoo(
+        folder,
+        tmp_path,
+        "constants",
+        table=table,
+        architecture=TEXT,
+        images="digits",
+        constants={"activation": "tanh", "optimizer": "adam"},
+    )
+    assert (
+        "the constant activation has no effect on 2 models, whose activation the table has"
+    ) in report.remarks
+    assert not any("constant optimizer" in remark for remark in report.remarks)
+    names = {
+        file.hyperparameters["activation"] for file in open_zoo(tmp_path, "constants").scan()[0]
+    }
+    assert names == {"relu", "tanh"}
+
+
+@pytest.mark.parametrize(
+    ("images", "said"),
+    [
+        (None, "the images that the models saw are not named"),
+        ("minst", "no image data set 'minst' is known, .* did you mean mnist"),
+        ("celeba", "no image data set 'celeba' is known, .* known: mnist, .*folder/<folder>$"),
+    ],
+)
+def test_images_that_nothing_can_be_verified_with_are_warned_of(
+    runs: tuple[Path, Rows], tmp_path: Path, images: str | None, said: str
+) -> None:
+    folder, rows = runs
+    arguments = {"table": write_csv(tmp_path / "runs.csv", rows[:3]), "architecture": TEXT}
+    with pytest.warns(ModelZoosWarning, match=said) as caught:
+        import_zoo(folder, tmp_path, "some", images=images, **arguments)
+    assert caught[0].message.hint == "--images NAME"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ModelZoosWarning)
+        for number, known in enumerate(("digits", "fashion-mnist", "folder/mine", "cifar10/grey")):
+            import_zoo(folder, tmp_path, f"known_{number}", images=known, **arguments)
 
 
 def test_processes_give_the_same_zoo(runs: tuple[Path, Rows], tmp_path: Path) -> None:
@@ -458,6 +515,8 @@ def test_columns_of_other_types(runs: tuple[Path, Rows], tmp_path: Path) -> None
     assert report.remarks == (
         f"columns that no row has, kept in {SOURCE_COLUMNS} (2): at, best",
         "nested columns that are not kept (1): config",
+        "no column and no constant is the activation, so that nothing can be verified: "
+        "--constant activation=NAME (constants=) gives it",
     )
     kept = pq.read_table(tmp_path / "own" / SOURCE_COLUMNS).to_pylist()
     assert [row["best"] for row in kept] == ["true", "false", None]
