@@ -23,17 +23,11 @@ if sys.argv[0].endswith(("/model-zoos", "-m", "model_zoos.py")):
         else sys.__excepthook__(kind, error, trace)
     )
 
-import hashlib
-import json
 from collections.abc import Mapping
 from numbers import Integral
 from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING
-
-import datasets
-import datasets.inspect
-import datasets.load
 
 if "__path__" not in globals():  # a checkout, where this file is no package's __init__.py
     __path__ = [str(Path(__file__).resolve().parent)]
@@ -48,14 +42,11 @@ from model_zoos.builders.access import (
     layout_of,
     weights,
 )
-from model_zoos.builders.catalog import config_names, list_zoos, zoo_spec
-from model_zoos.builders.dataset import ModelZoos as ModelZoos
-from model_zoos.builders.dataset import ModelZoosConfig
-from model_zoos.builders.dataset import zoos_home as zoos_home
-from model_zoos.builders.model_file import FORMAT
-from model_zoos.builders.schema import row_schema
+from model_zoos.builders.catalog import list_zoos, zoo_spec
+from model_zoos.builders.homes import zoos_home as zoos_home
+from model_zoos.builders.registration import register
 from model_zoos.builders.specification import Zoo
-from model_zoos.builders.zoo_directory import create_zoo, list_zoo_directories, open_zoo
+from model_zoos.builders.zoo_directory import create_zoo, open_zoo
 
 # Names of version 0.1.
 from model_zoos.errors import FaultyFile as FaultyFile
@@ -71,6 +62,7 @@ if TYPE_CHECKING:
 
     import torch
 
+    from model_zoos.builders.dataset import ModelZoos as ModelZoos
     from model_zoos.builders.zoo_directory import ZooDirectory
     from model_zoos.generation.generate import Publisher
     from model_zoos.generation.images import ImageData, ImageSource
@@ -255,9 +247,13 @@ def sparsify(
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> object:
-        """Return a public name of weight_space, whose modules are imported when they are used."""
+        """Return a name whose module is imported when it is used: of weight_space, the builder."""
         if name in weight_space.__all__:
             return getattr(weight_space, name)
+        if name == "ModelZoos":
+            from model_zoos.builders.dataset import ModelZoos
+
+            return ModelZoos
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
@@ -268,53 +264,7 @@ def main() -> None:
     cli.main()
 
 
-# --- Registration with datasets -------------------------------------------------------------------
-
-
-def _register() -> None:
-    """Make `load_dataset("model_zoos", ...)` find the builder of builders/dataset.py.
-
-    datasets 4 and later run no loading scripts and look for a bare name only on the Hub. The
-    wrapper around its module factory answers for our name and passes all others on.
-    """
-    original = datasets.load.dataset_module_factory
-    if getattr(original, "knows_model_zoos", False):
-        return
-    # Part of the cache's path, so that rows of another format are never taken from the cache.
-    form = json.dumps([__version__, FORMAT, str(row_schema(1))])
-
-    def dataset_module_factory(
-        path: str, revision: str | None = None, *args: object, **kwargs: object
-    ) -> datasets.load.DatasetModule:
-        if path != "model_zoos":
-            return original(path, revision, *args, **kwargs)
-        return datasets.load.DatasetModule(
-            module_path="model_zoos",
-            hash=hashlib.sha256(form.encode()).hexdigest()[:16],
-            # datasets keeps load_dataset's revision= to itself otherwise
-            builder_kwargs={"revision": revision} if revision is not None else {},
-        )
-
-    dataset_module_factory.knows_model_zoos = True  # type: ignore[attr-defined]
-
-    def listing_factory(
-        path: str, *args: object, data_dir: str | None = None, **kwargs: object
-    ) -> datasets.load.DatasetModule:
-        """As above, for `get_dataset_config_names`: a folder's own zoos come first."""
-        if path != "model_zoos":
-            data_dirs = {} if data_dir is None else {"data_dir": data_dir}
-            return original(path, *args, **data_dirs, **kwargs)
-        module = dataset_module_factory(path)
-        names = dict.fromkeys([*list_zoo_directories(zoos_home(data_dir)), *config_names()])
-        configs = [ModelZoosConfig(name=name) for name in names]
-        module.builder_configs_parameters.builder_configs = configs
-        return module
-
-    datasets.load.dataset_module_factory = dataset_module_factory
-    datasets.inspect.dataset_module_factory = listing_factory
-
-
-_register()
+register(__version__)
 
 if __name__ == "__main__":
     main()

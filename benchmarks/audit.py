@@ -25,7 +25,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from ..builders.dataset import zoos_home
+from ..builders.homes import zoos_home
 from ..builders.ranks import ALONE, Rank
 from ..builders.zoo_directory import ZooDirectory, open_zoo
 from ..errors import InvalidArgument

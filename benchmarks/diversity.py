@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.spatial.distance import pdist
 
-from ..builders.dataset import zoos_home
+from ..builders.homes import zoos_home
 from ..builders.layout import Layout, find_layout
 from ..builders.machine import counted
 from ..builders.zoo_directory import open_zoo

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binom
 
-from ..builders.dataset import zoos_home
+from ..builders.homes import zoos_home
 from ..builders.schema import HYPERPARAMETERS
 from ..builders.zoo_directory import open_zoo
 from .evaluation import zoo_images

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import jinja2
 
-from ..builders.dataset import zoos_home
+from ..builders.homes import zoos_home
 from ..builders.sources.report import REPORT
 from ..builders.specification import normalize_name
 from ..builders.splits import SPLITS

@@ -17,7 +17,7 @@ import pyarrow as pa
 from datasets import IterableDataset, load_dataset
 from numpy.typing import ArrayLike, NDArray
 
-from ..builders.dataset import zoos_home
+from ..builders.homes import zoos_home
 from ..builders.schema import HYPERPARAMETERS, METRICS
 
 _TEXTS = ("zoo", "architecture", "model_id", "parent_model_id")

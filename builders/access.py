@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from types import NoneType
 from typing import TYPE_CHECKING, Any, cast
 
-import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,6 +18,7 @@ from ..errors import InvalidArgument
 from .layout import Layout, find_layout
 
 if TYPE_CHECKING:
+    import datasets
     import torch
 
 
@@ -194,6 +194,8 @@ def weights(dataset: datasets.Dataset) -> torch.Tensor:
             'this is a row, not a data set: torch.as_tensor(row["weights"]) makes a tensor of its '
             "weights, and layer(row, name) returns one of its tensors"
         )
+    import datasets
+
     if not isinstance(dataset, datasets.Dataset):
         raise InvalidArgument(
             f"expected a datasets.Dataset, found {type(dataset).__name__}: name a split, and do "

@@ -26,12 +26,12 @@ from ..errors import (
     InvalidArgument,
     NoRowsLeft,
     OfflineWarning,
-    UnknownZoo,
     ZooNotFound,
     did_you_mean,
 )
 from . import catalog
 from .catalog import METRICS_NAME, dense_name, zoo_spec
+from .homes import absent, is_zoo, open_all, zoos_home, zoos_of
 from .hub.checked import Seen, weights_type
 from .hub.names import whole_models
 from .hub.offline import CachedRows, recall, remember
@@ -50,7 +50,7 @@ from .rows import Filters, choose_tensors, filter_expression, read_rows
 from .schema import CHOICE, row_features, row_schema
 from .specification import normalize_name
 from .splits import SPLITS
-from .zoo_directory import ZooDirectory, list_zoo_directories, open_zoo, refuse_zoo_as_root
+from .zoo_directory import ZooDirectory, open_zoo
 
 Piece = list[ModelFile] | Shard
 """What is read at once: model files that make one table, or a Parquet file of a repository."""
@@ -64,12 +64,6 @@ of ResNet-18."""
 
 _ROWS_VERSION = datasets.Version("1.0.0")
 """Version of the row format."""
-
-
-def zoos_home(data_dir: str | os.PathLike[str] | None = None) -> Path:
-    """Return the folder of zoo directories: the argument, else MODEL_ZOOS_HOME, else ./zoos."""
-    home = Path(data_dir or os.environ.get("MODEL_ZOOS_HOME") or "zoos")
-    return home.expanduser().absolute()  # a stream may be read after a change of folder
 
 
 @dataclass
@@ -179,8 +173,8 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
                 "revision= is that of a repository: give repo= or set MODEL_ZOOS_REPO"
             )
         root = zoos_home(config.data_dir)
-        parts = _parts(name, root)
-        present = [part for part in parts if _is_zoo(root, part)]
+        parts = zoos_of(name, root)
+        present = [part for part in parts if is_zoo(root, part)]
         # The cache of datasets is found by an id, which must change whenever the zoo does.
         state: list[object] = [(part, open_zoo(root, part).fingerprint()) for part in present]
 
@@ -211,7 +205,7 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
                 return config, self._cached.config_id
         published = self._repository.zoos() if self._repository else []
         if not present and name not in [*catalog.config_names(), *published]:
-            raise _absent(config_name, [], root, self._repository)
+            raise absent(config_name, [], root, self._repository)
         if config_id is None:
             repository = self._repository
             config_id = make_id(*([repository.repo_id, repository.commit] if repository else ()))
@@ -219,7 +213,7 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
 
     def _info(self) -> datasets.DatasetInfo:
         root, (first, *_) = zoos_home(self.config.data_dir), catalog.parts_of(self.config.name)
-        directory = open_zoo(root, first) if _is_zoo(root, first) else None
+        directory = open_zoo(root, first) if is_zoo(root, first) else None
         self._size = size = self._weights_size(first, directory)
         self._chosen: Layout | None = None
         for name in ("max_weight", "tensors"):
@@ -282,7 +276,7 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
         root = zoos_home(self.config.data_dir)
         pieces: dict[str, list[Piece]] = {split: [] for split in SPLITS}
         faulty: list[FaultyFile] = []
-        for part in _open(self.config.name, root, self._repository):
+        for part in open_all(self.config.name, root, self._repository):
             if isinstance(part, ZooDirectory):
                 if self._chosen is not None and part.zoo.layout != self._chosen.whole:
                     raise FaultyZoo(
@@ -440,115 +434,11 @@ def _last_files(files: list[ModelFile]) -> list[ModelFile]:
     return [file for file in files if file is last[file.model_id]]
 
 
-def open_parts(name: str, root: Path) -> list[ZooDirectory]:
-    """Open the zoo directories that a name stands for.
-
-    Raises:
-        ZooNotFound: one of them is not in `root`.
-    """
-    return [part for part in _open(name, root, None) if isinstance(part, ZooDirectory)]
-
-
-def _open(name: str, root: Path, repository: Snapshot | None) -> list[ZooDirectory | str]:
-    """Return what a name stands for: zoo directories, and names of zoos of the repository."""
-    parts = _parts(name, root)
-    published = repository.zoos() if repository else []
-    if not parts and published:
-        return [METRICS_NAME]
-    missing = [part for part in parts if not _is_zoo(root, part) and part not in published]
-    if missing or not parts:
-        raise _absent(name, missing, root, repository)
-    return [open_zoo(root, part) if _is_zoo(root, part) else part for part in parts]
-
-
-def _parts(name: str, root: Path) -> tuple[str, ...]:
-    """Return the zoos that a name stands for; of `metrics` those of the folder that can be used."""
-    if name != METRICS_NAME:
-        return catalog.parts_of(name)
-    usable, faulty = [], []
-    for zoo in list_zoo_directories(root):
-        try:
-            open_zoo(root, zoo).splits()
-            usable.append(zoo)
-        except FaultyZoo as error:
-            faulty.append(error)
-    if faulty and not usable:
-        raise faulty[0]
-    for left_out in faulty:
-        warnings.warn(f"a zoo is left out: {left_out}", FaultyFilesWarning, stacklevel=2)
-    return tuple(usable)
-
-
 def _licence(directory: ZooDirectory | None) -> str:
     """Return the licence that an imported zoo came with; else that of the paper's zoos."""
     source = directory.info.get("source") if directory is not None else None
     given = (source or {}).get("licence")
     return given if isinstance(given, str) else "CC-BY-4.0"
-
-
-def _is_zoo(root: Path, name: str) -> bool:
-    return (root / name / "zoo.json").exists()
-
-
-def _absent(
-    name: str, missing: list[str], root: Path, repository: Snapshot | None
-) -> UnknownZoo | ZooNotFound:
-    """Return the error for a name whose zoos are not there, with the ways to get them.
-
-    Args:
-        name: as the user wrote it.
-        missing: the zoos that are missing; [] for an unknown name, or for `metrics`.
-        root: folder of zoo directories.
-        repository: where they were also looked for.
-    """
-    published = repository.zoos() if repository else []
-    own = list_zoo_directories(root)
-    folder = f"{root} (data_dir=, else MODEL_ZOOS_HOME, else ./zoos)"
-    there = ", ".join(own) or "no zoo"
-    if not root.exists():
-        folder, there = f"{folder}, a folder that does not exist", ""
-    known = [*catalog.config_names(), *own, *published]
-    if not own:
-        refuse_zoo_as_root(root)
-    if name != METRICS_NAME and not any(
-        n in known for part in missing for n in (part, dense_name(part))
-    ):
-        searched = f". In {folder}: {there}" if there else f". It was looked for in {folder}"
-        if repository:
-            searched += f"; in {repository.repo_id}: {', '.join(published) or 'no zoo'}"
-        return catalog.unknown_zoo(name, known, searched)
-    if repository:
-        lacks = ", ".join(missing) or name
-        here = "" if str(root) == os.devnull else f"in {folder}, nor "
-        return ZooNotFound(
-            f"{lacks} is not {here}in the repository {repository.repo_id}, which has "
-            f"{', '.join(published) or 'no zoo'}"
-        )
-    if not missing:
-        return ZooNotFound(f"there is no zoo in {folder}")
-    refuse_zoo_as_root(root)
-    sources, commands = [], []
-    for part in missing:
-        dense = dense_name(part)
-        zoo = catalog.ZOOS.get(dense)
-        if part == dense and zoo:
-            commands.append(f"model-zoos generate {part} --out {root}")
-        elif part != dense and (zoo is None or zoo.layout.architecture.layers):
-            method = " --method magnitude" if part.endswith("_magnitude") else ""
-            commands.append(f"model-zoos sparsify {dense} --data-dir {root}{method}")
-        if other := catalog.ELSEWHERE.get(part):
-            sources.append(f"The {other.title} has it: {other.url}.")
-            commands.append(f"model-zoos import {other.url.rpartition('/')[2]} --out {root}")
-        doi = zoo.doi if zoo and part == dense else None
-        if zoo and part == catalog.twin_name(dense):
-            doi = catalog.TWIN_DOIS.get(dense)
-        if doi:
-            sources.append(f"Original files of {part}: https://doi.org/{doi}.")
-            commands.append(f"model-zoos download {part} --out {root}")
-    lacks = ", ".join(missing)
-    lacks = f"the zoo {name!r}" if lacks == name else f"{lacks} of {name!r}"
-    hint = "; ".join(commands) if commands else None
-    return ZooNotFound(" ".join([f"{lacks} is not in {folder}.", *sources]), hint=hint)
 
 
 def _model_id(piece: Piece) -> str:

@@ -7,10 +7,9 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import datasets
 import numpy as np
 
-from .dataset import open_parts, zoos_home
+from .homes import open_parts, zoos_home
 from .machine import byte_size
 from .specification import normalize_name
 from .splits import SPLITS
@@ -93,6 +92,8 @@ def overview(
         return [
             _of_directory(part) for part in open_parts(normalize_name(name), zoos_home(data_dir))
         ]
+    import datasets
+
     rows = datasets.load_dataset(
         "model_zoos",
         name,

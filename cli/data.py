@@ -12,7 +12,7 @@ import typer
 
 from ..builders.architecture import ARCHITECTURES
 from ..builders.catalog import ELSEWHERE, ZOOS, list_zoos
-from ..builders.dataset import open_parts, zoos_home
+from ..builders.homes import open_parts, zoos_home
 from ..builders.machine import byte_size
 from ..builders.ranks import find_rank
 from ..builders.specification import Zoo, normalize_name

@@ -16,7 +16,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, TextIO
 
-import datasets
 import typer
 from rich.console import Console
 from rich.markup import escape
@@ -73,18 +72,23 @@ def plain_errors() -> Iterator[None]:
         warnings.showwarning = show
         try:
             yield
-        except (
-            ModelZoosError,
-            ValueError,
-            OSError,
-            RuntimeError,
-            datasets.exceptions.DatasetGenerationError,
-        ) as error:
+        except _expected() as error:
             cause: BaseException = error
-            if isinstance(error, datasets.exceptions.DatasetGenerationError) and error.__cause__:
+            if isinstance(error, _wrapping()) and error.__cause__:
                 cause = error.__cause__  # what went wrong in the builder
             _say("error", _reason(cause), cause)
             raise SystemExit(1) from None
+
+
+def _expected() -> tuple[type[Exception], ...]:
+    """Return the classes of errors that are no fault of the program."""
+    return ModelZoosError, ValueError, OSError, RuntimeError, *_wrapping()
+
+
+def _wrapping() -> tuple[type[Exception], ...]:
+    """Return the class of the errors in which datasets wraps ours, if it has been imported."""
+    datasets = sys.modules.get("datasets")
+    return () if datasets is None else (datasets.exceptions.DatasetGenerationError,)
 
 
 def _reason(error: BaseException) -> str:
@@ -441,4 +445,6 @@ def training_progress(name: str, hidden: bool) -> Iterator[Callable[[Training], 
 def hide_dataset_bars(quiet: bool) -> None:
     """Hide the progress bars of datasets where those of this command are hidden."""
     if quiet or not sys.stderr.isatty():
+        import datasets
+
         datasets.disable_progress_bars()

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Optional
 import typer
 
 from ..builders.catalog import dense_name, parts_of
-from ..builders.dataset import open_parts, zoos_home
+from ..builders.homes import open_parts, zoos_home
 from ..builders.ranks import Rank, find_rank, rank_cores
 from ..builders.specification import Zoo, normalize_name
 from ..errors import InvalidArgument, ZooNotFound

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from ..builders.catalog import TWIN_EPOCHS, ZOOS, config_names, zoo_spec
-from ..builders.dataset import open_parts, zoos_home
+from ..builders.homes import open_parts, zoos_home
 from ..builders.machine import byte_size, counted
 from ..builders.specification import Zoo, normalize_name
 from ..builders.untrusted import MAX_JSON, parse_json, read_plain
@@ -99,8 +99,6 @@ def generate(
         raise InvalidArgument(
             "--free and --private are for --push ORG/NAME: they are about published models"
         )
-    from ..builders.hub.incremental import PublishOptions
-    from ..builders.hub.publisher import HubPublisher
     from ..generation import generate as generation
     from ..generation.images import load_images
     from ..generation.options import TrainOptions
@@ -113,7 +111,12 @@ def generate(
         compile=compile,
         keep_epochs=parse_epochs("--keep-epochs", keep_epochs),
     )
-    publisher = HubPublisher(PublishOptions(push, free, private)) if push is not None else None
+    publisher = None
+    if push is not None:
+        from ..builders.hub.incremental import PublishOptions
+        from ..builders.hub.publisher import HubPublisher
+
+        publisher = HubPublisher(PublishOptions(push, free, private))
     root, hidden = zoos_home(out), quiet or as_json
     # Also without --plan: wrong arguments are refused before images are read or downloaded.
     planned = generation.plan(

@@ -13,7 +13,7 @@ import numpy as np
 from datasets import Dataset
 from numpy.typing import NDArray
 
-from ...builders.dataset import zoos_home
+from ...builders.homes import zoos_home
 from ...builders.layout import Layout, find_layout
 from ...builders.schema import METRICS
 from ...builders.specification import normalize_name

@@ -1,0 +1,127 @@
+"""Where zoo directories lie, and which of them a name stands for."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import FaultyFilesWarning, FaultyZoo, UnknownZoo, ZooNotFound
+from . import catalog
+from .catalog import METRICS_NAME, dense_name
+from .zoo_directory import ZooDirectory, list_zoo_directories, open_zoo, refuse_zoo_as_root
+
+if TYPE_CHECKING:
+    from .hub.read import Snapshot
+
+
+def zoos_home(data_dir: str | os.PathLike[str] | None = None) -> Path:
+    """Return the folder of zoo directories: the argument, else MODEL_ZOOS_HOME, else ./zoos."""
+    home = Path(data_dir or os.environ.get("MODEL_ZOOS_HOME") or "zoos")
+    return home.expanduser().absolute()  # a stream may be read after a change of folder
+
+
+def open_parts(name: str, root: Path) -> list[ZooDirectory]:
+    """Open the zoo directories that a name stands for.
+
+    Raises:
+        ZooNotFound: one of them is not in `root`.
+    """
+    return [part for part in open_all(name, root, None) if isinstance(part, ZooDirectory)]
+
+
+def open_all(name: str, root: Path, repository: Snapshot | None) -> list[ZooDirectory | str]:
+    """Return what a name stands for: zoo directories, and names of zoos of the repository."""
+    parts = zoos_of(name, root)
+    published = repository.zoos() if repository else []
+    if not parts and published:
+        return [METRICS_NAME]
+    missing = [part for part in parts if not is_zoo(root, part) and part not in published]
+    if missing or not parts:
+        raise absent(name, missing, root, repository)
+    return [open_zoo(root, part) if is_zoo(root, part) else part for part in parts]
+
+
+def zoos_of(name: str, root: Path) -> tuple[str, ...]:
+    """Return the zoos that a name stands for; of `metrics` those of the folder that can be used."""
+    if name != METRICS_NAME:
+        return catalog.parts_of(name)
+    usable, faulty = [], []
+    for zoo in list_zoo_directories(root):
+        try:
+            open_zoo(root, zoo).splits()
+            usable.append(zoo)
+        except FaultyZoo as error:
+            faulty.append(error)
+    if faulty and not usable:
+        raise faulty[0]
+    for left_out in faulty:
+        warnings.warn(f"a zoo is left out: {left_out}", FaultyFilesWarning, stacklevel=2)
+    return tuple(usable)
+
+
+def is_zoo(root: Path, name: str) -> bool:
+    """Whether a folder holds a zoo directory of this name."""
+    return (root / name / "zoo.json").exists()
+
+
+def absent(
+    name: str, missing: list[str], root: Path, repository: Snapshot | None
+) -> UnknownZoo | ZooNotFound:
+    """Return the error for a name whose zoos are not there, with the ways to get them.
+
+    Args:
+        name: as the user wrote it.
+        missing: the zoos that are missing; [] for an unknown name, or for `metrics`.
+        root: folder of zoo directories.
+        repository: where they were also looked for.
+    """
+    published = repository.zoos() if repository else []
+    own = list_zoo_directories(root)
+    folder = f"{root} (data_dir=, else MODEL_ZOOS_HOME, else ./zoos)"
+    there = ", ".join(own) or "no zoo"
+    if not root.exists():
+        folder, there = f"{folder}, a folder that does not exist", ""
+    known = [*catalog.config_names(), *own, *published]
+    if not own:
+        refuse_zoo_as_root(root)
+    if name != METRICS_NAME and not any(
+        n in known for part in missing for n in (part, dense_name(part))
+    ):
+        searched = f". In {folder}: {there}" if there else f". It was looked for in {folder}"
+        if repository:
+            searched += f"; in {repository.repo_id}: {', '.join(published) or 'no zoo'}"
+        return catalog.unknown_zoo(name, known, searched)
+    if repository:
+        lacks = ", ".join(missing) or name
+        here = "" if str(root) == os.devnull else f"in {folder}, nor "
+        return ZooNotFound(
+            f"{lacks} is not {here}in the repository {repository.repo_id}, which has "
+            f"{', '.join(published) or 'no zoo'}"
+        )
+    if not missing:
+        return ZooNotFound(f"there is no zoo in {folder}")
+    refuse_zoo_as_root(root)
+    sources, commands = [], []
+    for part in missing:
+        dense = dense_name(part)
+        zoo = catalog.ZOOS.get(dense)
+        if part == dense and zoo:
+            commands.append(f"model-zoos generate {part} --out {root}")
+        elif part != dense and (zoo is None or zoo.layout.architecture.layers):
+            method = " --method magnitude" if part.endswith("_magnitude") else ""
+            commands.append(f"model-zoos sparsify {dense} --data-dir {root}{method}")
+        if other := catalog.ELSEWHERE.get(part):
+            sources.append(f"The {other.title} has it: {other.url}.")
+            commands.append(f"model-zoos import {other.url.rpartition('/')[2]} --out {root}")
+        doi = zoo.doi if zoo and part == dense else None
+        if zoo and part == catalog.twin_name(dense):
+            doi = catalog.TWIN_DOIS.get(dense)
+        if doi:
+            sources.append(f"Original files of {part}: https://doi.org/{doi}.")
+            commands.append(f"model-zoos download {part} --out {root}")
+    lacks = ", ".join(missing)
+    lacks = f"the zoo {name!r}" if lacks == name else f"{lacks} of {name!r}"
+    hint = "; ".join(commands) if commands else None
+    return ZooNotFound(" ".join([f"{lacks} is not in {folder}.", *sources]), hint=hint)

@@ -1,0 +1,120 @@
+"""Make `load_dataset("model_zoos", ...)` find the builder of dataset.py.
+
+datasets takes about a second to import, which not every use of model_zoos needs. So the builder is
+registered when datasets is imported, or at once if it has been.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.abc
+import json
+import sys
+from collections.abc import Callable, Sequence
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from .catalog import config_names
+from .homes import zoos_home
+from .model_file import FORMAT
+from .schema import row_schema
+from .zoo_directory import list_zoo_directories
+
+if TYPE_CHECKING:
+    import datasets.load
+
+
+def register(version: str) -> None:
+    """Register the builder, now or when datasets is imported.
+
+    Args:
+        version: of model_zoos, a part of the cache's path, so that rows of another version are
+            never taken from the cache.
+    """
+    if "datasets" in sys.modules:
+        _register(version)
+    else:
+        sys.meta_path.insert(0, _WhenImported("datasets", lambda: _register(version)))
+
+
+class _WhenImported(importlib.abc.MetaPathFinder):
+    """Calls a function after a module has been imported.
+
+    Args:
+        name: of the module.
+        action: the function.
+    """
+
+    def __init__(self, name: str, action: Callable[[], None]) -> None:
+        self.name, self.action = name, action
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Return what the other finders find; of this module with the action behind its code."""
+        if fullname != self.name:
+            return None
+        found = (
+            finder.find_spec(fullname, path, target)
+            for finder in sys.meta_path
+            if finder is not self and hasattr(finder, "find_spec")
+        )
+        spec = next((spec for spec in found if spec is not None), None)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def exec_module(module: ModuleType) -> None:
+                execute(module)
+                if self in sys.meta_path:  # once
+                    sys.meta_path.remove(self)
+                    self.action()
+
+            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+
+def _register(version: str) -> None:
+    """Let the factory of datasets answer for our name, and pass all others on.
+
+    datasets 4 and later run no loading scripts, and look for a bare name only on the Hub.
+    """
+    import datasets.inspect
+    import datasets.load
+
+    original = datasets.load.dataset_module_factory
+    if getattr(original, "knows_model_zoos", False):
+        return
+    form = json.dumps([version, FORMAT, str(row_schema(1))])
+
+    def dataset_module_factory(
+        path: str, revision: str | None = None, *args: object, **kwargs: object
+    ) -> datasets.load.DatasetModule:
+        if path != "model_zoos":
+            return original(path, revision, *args, **kwargs)
+        return datasets.load.DatasetModule(
+            module_path="model_zoos.builders.dataset",
+            hash=hashlib.sha256(form.encode()).hexdigest()[:16],
+            # datasets keeps load_dataset's revision= to itself otherwise
+            builder_kwargs={"revision": revision} if revision is not None else {},
+        )
+
+    dataset_module_factory.knows_model_zoos = True  # type: ignore[attr-defined]
+
+    def listing_factory(
+        path: str, *args: object, data_dir: str | None = None, **kwargs: object
+    ) -> datasets.load.DatasetModule:
+        """As above, for `get_dataset_config_names`: a folder's own zoos come first."""
+        from .dataset import ModelZoosConfig
+
+        if path != "model_zoos":
+            data_dirs = {} if data_dir is None else {"data_dir": data_dir}
+            return original(path, *args, **data_dirs, **kwargs)
+        module = dataset_module_factory(path)
+        names = dict.fromkeys([*list_zoo_directories(zoos_home(data_dir)), *config_names()])
+        configs = [ModelZoosConfig(name=name) for name in names]
+        module.builder_configs_parameters.builder_configs = configs
+        return module
+
+    datasets.load.dataset_module_factory = dataset_module_factory
+    datasets.inspect.dataset_module_factory = listing_factory
