@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.abc
+import importlib.util
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -34,7 +35,7 @@ def register(version: str) -> None:
     """
     if "datasets" in sys.modules:
         _register(version)
-    else:
+    elif not any(isinstance(finder, _WhenImported) for finder in sys.meta_path):
         sys.meta_path.insert(0, _WhenImported("datasets", lambda: _register(version)))
 
 
@@ -47,20 +48,19 @@ class _WhenImported(importlib.abc.MetaPathFinder):
     """
 
     def __init__(self, name: str, action: Callable[[], None]) -> None:
-        self.name, self.action = name, action
+        self.name, self.action, self._searching = name, action, False
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """Return what the other finders find; of this module with the action behind its code."""
-        if fullname != self.name:
+        if fullname != self.name or self._searching:
             return None
-        found = (
-            finder.find_spec(fullname, path, target)
-            for finder in sys.meta_path
-            if finder is not self and hasattr(finder, "find_spec")
-        )
-        spec = next((spec for spec in found if spec is not None), None)
+        self._searching = True
+        try:
+            spec = importlib.util.find_spec(fullname)
+        finally:
+            self._searching = False
         if spec is not None and spec.loader is not None:
             execute = spec.loader.exec_module
 

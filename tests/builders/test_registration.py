@@ -29,6 +29,7 @@ def output(code: str, *, cwd: Path, home: Path) -> str:
     [
         "import model_zoos\nfrom datasets import load_dataset\n",
         "from datasets import load_dataset\nimport model_zoos\n",
+        "import runpy\nrunpy.run_module('model_zoos', run_name='again')\n"  # as python -m does
         "import model_zoos\nimport datasets.load\nload_dataset = datasets.load.load_dataset\n",
     ],
 )
