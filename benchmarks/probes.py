@@ -82,9 +82,15 @@ def predict_splits(name: str, fit: Predictor, features: Arrays, values: Arrays) 
         values: split -> [rows], as `Predictor` describes.
 
     Raises:
-        InvalidArgument: what it predicts are not finite numbers, one for each row.
+        InvalidArgument: it returns no function, or one that does not predict a finite number for
+            each row.
     """
     predict = fit(features["train"], values["train"], features["validation"], values["validation"])
+    if not callable(predict):
+        raise InvalidArgument(
+            f"the predictor {name!r} must return a function that predicts, predict(x); it returned "
+            f"{type(predict).__name__}"
+        )
     predicted = {split: np.asarray(predict(x)) for split, x in features.items()}
     for split, found in predicted.items():
         if found.shape != (rows := (len(features[split]),)) or found.dtype.kind not in "fiu":

@@ -23,12 +23,14 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from types import NoneType
 from typing import Any
 
 import numpy as np
 from datasets import DatasetDict, load_dataset
 from scipy.stats import kendalltau
 
+from ..builders.access import check_kind
 from ..builders.layout import find_layout
 from ..builders.splits import SPLITS, why_empty
 from ..errors import InvalidArgument, NoRowsLeft, TooFewModels
@@ -86,7 +88,9 @@ MEMORY = 1 << 30
 """Bytes of weights up to which they are held in memory. Those of a larger zoo are read from the
 cache of datasets whenever they are needed."""
 
-KEEP_ALL = "To keep them: model-zoos benchmark --max-weight inf (in Python: max_weight=math.inf)."
+KEEP_ALL = (
+    "To keep them: model-zoos benchmark NAME --max-weight inf (in Python: max_weight=math.inf)."
+)
 
 
 @dataclass(frozen=True)
@@ -285,7 +289,11 @@ def predict_properties(
         InvalidArgument: unknown representation, target or offset; a predictor that has the name of
             a probe, or does not return finite numbers.
     """
+    check_kind(predictors, (Mapping, NoneType), "predictors must be {name: function}")
     own = dict(predictors or {})
+    for name_of, fit in own.items():
+        if not callable(fit):
+            raise InvalidArgument(f"the predictor {name_of!r} is no function: {fit!r:.60}")
     if taken := sorted(PROBES & set(own)):
         raise InvalidArgument(f"a predictor cannot be named {taken[0]!r}: a probe has this name")
     functions = {key: find_representation(key) for key in representations}

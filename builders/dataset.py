@@ -47,7 +47,7 @@ from .hub.read import (
 from .layout import Layout
 from .model_file import ModelFile
 from .rows import Filters, choose_tensors, filter_expression, read_rows
-from .schema import CHOICE, row_features, row_schema
+from .schema import CHOICE, COLUMNS, row_features, row_schema
 from .specification import normalize_name
 from .splits import SPLITS
 from .zoo_directory import ZooDirectory, open_zoo
@@ -163,6 +163,8 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
         for argument in arguments:
             if argument not in known:
                 advice = did_you_mean(argument, known) or f"known: {', '.join(known)}"
+                if argument in COLUMNS:
+                    advice = f'filters=[("{argument}", "==", value)] chooses rows by this column'
                 raise InvalidArgument(f"load_dataset has no argument {argument!r}; {advice}")
         name = normalize_name(config_name)
         fields: dict[str, Any] = {**arguments, "name": name, "version": self.VERSION}

@@ -17,8 +17,11 @@ from .layout import Layout
 from .model_file import ModelFile
 from .schema import CHOICE, COLUMNS, HYPERPARAMETERS, METRICS, row_schema
 
+OPERATORS = ("=", "==", "!=", "<", ">", "<=", ">=", "in", "not in")
+"""Comparisons of a filter."""
+
 Filter: TypeAlias = tuple[str, str, object]
-"""A column, one of "==", "!=", "<", ">", "<=", ">=", "in", "not in", and a value."""
+"""A column, one of `OPERATORS`, and a value."""
 
 Filters: TypeAlias = "list[Filter] | list[list[Filter]] | pads.Expression"
 """Filters of one list must all hold, and those of at least one list of several lists."""
@@ -63,12 +66,21 @@ def _as_stored(filters: list[Any]) -> list[Any]:
     rounded = []
     row_schema(None, [column for column, _, _ in filters if column != "weights"])  # known ones
     for column, operator, value in filters:
+        if column == "weights":
+            raise InvalidArgument(
+                f"filters={filters!r}: rows cannot be chosen by weights, but max_weight= leaves "
+                "out those with a large one"
+            )
+        if operator not in OPERATORS:
+            raise InvalidArgument(
+                f"filters={filters!r}: unknown operator {operator!r}; known: {', '.join(OPERATORS)}"
+            )
         kind = COLUMNS.get(column)
         several = isinstance(value, list | tuple | set)
         values = list(value) if several else [value]
         for given in values:
             of_texts = kind == pa.string()
-            if column != "weights" and isinstance(given, Real if of_texts else str):
+            if isinstance(given, Real if of_texts else str):
                 what = "texts" if of_texts else "numbers"
                 raise InvalidArgument(
                     f"filters={filters!r}: the column {column!r} holds {what}, found {given!r}"

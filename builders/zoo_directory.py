@@ -395,10 +395,14 @@ def create_zoo(root: str | os.PathLike[str], zoo: Zoo, **provenance: object) -> 
             differ = differ or _differences(found["zoo"], info["zoo"]) - {"grid"}
             differ |= _differences(found["zoo"]["grid"], info["zoo"]["grid"])
             raise FaultyZoo(
-                f"{path} holds a zoo imported from {old.get('file')}, which is another source than "
-                f"{new.get('file')}, as they differ in "
-                f"{', '.join(sorted(differ)) or 'files or renamed columns'}: "
-                "give this one another name or folder, or delete that one first",
+                f"{path} holds a zoo imported from {old.get('file')}, "
+                + (
+                    "in another way: they differ in "
+                    if old.get("file") == new.get("file")
+                    else f"which is another source than {new.get('file')}, as they differ in "
+                )
+                + f"{', '.join(sorted(differ)) or 'files or renamed columns'}. Give this one "
+                "another name or folder, or delete that one first",
                 hint="--zoo names it, --out is the folder",
             )
         if isinstance(old, dict) and isinstance(new, dict):  # name the entry, not all of it

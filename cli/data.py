@@ -184,7 +184,6 @@ def _resume(part: Overview, data_dir: Path | None) -> str:
         return f"model-zoos sparsify {parent}{where} --epochs {epochs}"
     where = _option("--out", data_dir)
     usual = ZOOS[part.zoo].epochs if part.zoo in ZOOS else None
-    name = part.zoo if part.zoo in ZOOS else f"{part.zoo}.json"
     planned, limit, wanted = directory.splits(), "", part.specified or part.models
     if part.models < len(planned) <= directory.zoo.model_count:
         first = directory.zoo.models(len(planned))
@@ -192,7 +191,7 @@ def _resume(part: Overview, data_dir: Path | None) -> str:
             limit, wanted = f" --models {len(planned)}", len(planned)
     missing = wanted - part.models
     return (
-        f"model-zoos generate {name}{where}"
+        f"model-zoos generate {part.zoo}{where}"
         + f" --epochs {epochs}" * (usual != epochs)
         + limit
         + f"  # trains {missing or part.incomplete:,} more"

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from ..builders.catalog import dense_name, parts_of
+from ..builders.catalog import dense_name, parts_of, zoo_spec
 from ..builders.homes import open_parts, zoos_home
 from ..builders.ranks import Rank, find_rank, rank_cores
 from ..builders.specification import Zoo, normalize_name
@@ -363,11 +363,11 @@ def evaluate(
 def _zoo_like(name: str, data_dir: Path | None) -> Zoo:
     """Return a zoo of a folder, of the catalog, or of a JSON file; of a union its first."""
     if name.endswith(".json"):
-        return read_specification(name)
+        return read_specification(name, zoos_home(data_dir))
     try:
         return open_parts(normalize_name(name), zoos_home(data_dir))[0].zoo
     except ZooNotFound:
-        return read_specification(parts_of(dense_name(normalize_name(name)))[0])
+        return zoo_spec(parts_of(dense_name(normalize_name(name)))[0])
 
 
 def plot(

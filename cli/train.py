@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from ..builders.catalog import TWIN_EPOCHS, ZOOS, config_names, zoo_spec
-from ..builders.homes import open_parts, zoos_home
+from ..builders.homes import is_zoo, open_parts, zoos_home
 from ..builders.machine import byte_size, counted
 from ..builders.specification import Zoo, normalize_name
 from ..builders.untrusted import MAX_JSON, parse_json, read_plain
+from ..builders.zoo_directory import open_zoo
 from ..errors import InvalidArgument
 from . import display
 from .options import (
@@ -88,7 +89,7 @@ def generate(
     as_json: AsJson = False,
 ) -> None:
     """Train a zoo. Run the same command again to resume."""
-    specification = read_specification(zoo)
+    specification = read_specification(zoo, zoos_home(out))
     if epochs is not None:
         specification = dataclasses.replace(specification, epochs=epochs)
     if not plan and not (ranks is None and seconds_per_epoch is None):
@@ -253,15 +254,19 @@ def sparsify(
         print(display.json_text(summaries if len(summaries) > 1 else summaries[0]))
 
 
-def read_specification(name: str) -> Zoo:
-    """Return a zoo of the catalog, or one that a JSON file specifies.
+def read_specification(name: str, root: Path) -> Zoo:
+    """Return a zoo of the catalog, or that a JSON file specifies, or that a folder holds.
 
     Raises:
         InvalidArgument: the file cannot be read, or its zoo has a name of the catalog.
+        UnknownZoo: there is none of this name.
     """
-    if not name.endswith(".json"):
-        return zoo_spec(name)
     path = Path(name)
+    if not name.endswith(".json"):
+        if path.suffix and path.is_file():
+            raise InvalidArgument(f"{path}: a zoo is specified by a file that ends in .json")
+        own = normalize_name(name)
+        return zoo_spec(name) if own in ZOOS or not is_zoo(root, own) else open_zoo(root, own).zoo
     if not path.exists():
         raise InvalidArgument(f"{path}: there is no such file")
     try:

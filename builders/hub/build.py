@@ -34,7 +34,14 @@ from ..ranks import ALONE, Rank, deal, rank_cores
 from ..specification import normalize_name
 from ..splits import SPLITS
 from ..untrusted import read_plain
-from ..zoo_directory import MAX_SOURCE_COLUMNS, SOURCE_COLUMNS, ZooDirectory, open_zoo
+from ..zoo_directory import (
+    MAX_SOURCE_COLUMNS,
+    SOURCE_COLUMNS,
+    ZooDirectory,
+    built_zoos,
+    list_zoo_directories,
+    open_zoo,
+)
 from .build_ranks import (
     Mark,
     gate,
@@ -149,6 +156,12 @@ def build_folder(
     if (out / "model_zoos.py").exists():
         raise InvalidArgument(
             f"{out} holds a model_zoos.py, and datasets loads no folder with such a file"
+        )
+    if not built_zoos(out) and (beside := list_zoo_directories(out)):
+        raise InvalidArgument(
+            f"{out} holds zoo directories ({', '.join(beside[:3])}): build into a folder of its "
+            "own, as a repository holds nothing else",
+            hint="--out names it",
         )
     # All of them are checked before anything is written.
     directories = [open_zoo(root, name) for name in wanted]

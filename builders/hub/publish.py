@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from huggingface_hub import CommitOperationAdd, HfApi, constants
 
 from ...errors import FaultyZoo, InvalidArgument
+from ..zoo_directory import list_zoo_directories
 from .card import published_card, render_card
 from .contents import describe_contents, read_contents
 from .digests import Digests
@@ -191,6 +192,12 @@ def folder_files(folder: Path) -> list[str]:
                 f"{folder / path}: with such a file nobody could load the repository (datasets "
                 "takes it for a loading script): remove it"
             )
+    if beside := list_zoo_directories(folder):
+        raise InvalidArgument(
+            f"{folder} holds zoo directories too ({', '.join(beside[:3])}): keep these, and build "
+            "into a folder of its own",
+            hint="model-zoos build NAME --out repository",
+        )
     if CARD not in paths or not shards:
         raise refused(f"{folder} holds no {CARD} or no data: build zoos into it first")
     for path in paths:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -591,6 +592,25 @@ def test_a_predictor_that_does_not_return_a_number_for_each_row(
             representations=["statistics"],
             targets=["test_acc"],
             predictors={"mine": lambda *given: answer},  # type: ignore[dict-item]
+        )
+
+
+@pytest.mark.parametrize(
+    ("predictors", "message"),
+    [
+        (lambda *given: None, "predictors must be {name: function}, found function"),
+        ({"mine": 3}, "the predictor 'mine' is no function: 3"),
+        ({"mine": lambda *given: None}, r"must return .* predict\(x\); it returned NoneType"),
+    ],
+)
+def test_what_is_no_predictor(predictors: Any, message: str, untrained: Path) -> None:
+    with pytest.raises(InvalidArgument, match=message):
+        predict_properties(
+            "digits_cnn_s",
+            untrained,
+            representations=["statistics"],
+            targets=["test_acc"],
+            predictors=predictors,
         )
 
 

@@ -429,7 +429,7 @@ def test_a_number_finds_the_float32_next_to_it(tmp_path: Path) -> None:
         ({"columns": []}, "columns= is a list"),
         ({"columns": "weights"}, "columns= is a list"),
         ({"filters": [("lr", "==", 1)]}, "lr"),
-        ({"filters": [("weights", "==", 1)]}, "any column but weights"),
+        ({"filters": [("weights", "==", 1)]}, "rows cannot be chosen by weights, but max_weight="),
         ({"filters": [("epoch", "==", "five")]}, "filters=[('epoch'"),
         (
             {"filters": ("epoch", "==", 1)},
@@ -448,6 +448,8 @@ def test_a_number_finds_the_float32_next_to_it(tmp_path: Path) -> None:
         ({"on_bad_files": "ignore"}, "on_bad_files must be"),
         ({"data_files": __file__}, "data_dir="),
         ({"pixels": 28}, "load_dataset has no argument 'pixels'; known: name"),
+        ({"epoch": 3}, 'no argument \'epoch\'; filters=[("epoch", "==", value)] chooses rows'),
+        ({"filters": [("epoch", "=>", 3)]}, "unknown operator '=>'; known: =, ==, !=, <"),
         ({"filter": []}, "load_dataset has no argument 'filter'; did you mean filters?"),
     ],
 )

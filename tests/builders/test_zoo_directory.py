@@ -26,6 +26,7 @@ from safetensors.numpy import load_file, save_file
 
 from model_zoos.builders.catalog import get_zoo
 from model_zoos.builders.hub.build import build_folder
+from model_zoos.builders.hub.publish import folder_files
 from model_zoos.builders.ledger import Published
 from model_zoos.builders.model_file import HEADER_KEY
 from model_zoos.builders.rows import states_table
@@ -593,6 +594,11 @@ def test_a_built_folder_is_no_folder_of_zoos(tmp_path: Path) -> None:
         ):
             datasets.load_dataset("model_zoos", "digits_cnn_s", **options)
     assert set(datasets.load_dataset(str(folder), "digits_cnn_s", cache_dir=str(tmp_path / "c")))
+    with pytest.raises(InvalidArgument, match=r"zoo directories \(digits_cnn_s\): build into"):
+        build_folder(["digits_cnn_s"], tmp_path / "zoos", tmp_path / "zoos", workers=1)
+    shutil.copytree(folder, tmp_path / "zoos", dirs_exist_ok=True)  # as earlier versions let it be
     build_folder(["digits_cnn_s"], tmp_path / "zoos", tmp_path / "zoos", workers=1)
+    with pytest.raises(InvalidArgument, match="keep these, and build into a folder of its own"):
+        folder_files(tmp_path / "zoos")
     random_zoo(tmp_path / "zoos", dataclasses.replace(get_zoo("mnist_cnn_s_seed"), epochs=1), 1)
     assert len(list_zoo_directories(tmp_path / "zoos")) == 2  # both kinds in one folder

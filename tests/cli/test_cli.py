@@ -250,6 +250,14 @@ def test_from_a_specification_of_ones_own_to_benchmark_and_plot(tmp_path: Path) 
         "8 of 8"
         not in run("generate", "my_digits.json", "--models", "8", "--quiet", cwd=tmp_path).stdout
     )
+    (tmp_path / "my_digits.json").rename(tmp_path / "renamed.json")  # zoo.json has it all
+    assert "next: model-zoos generate my_digits " in " ".join(
+        run("info", "my-digits", cwd=tmp_path).stdout.split()
+    )
+    more = run("generate", "my-digits", "--models", "9", "--json", cwd=tmp_path).stdout
+    assert (json.loads(more)["models"], json.loads(more)["present"]) == (1, 8)
+    (tmp_path / "table.csv").write_text("a\n1\n")
+    assert "a file that ends in .json" in error("generate", "table.csv", cwd=tmp_path)
     table = run("benchmark", "my_digits", cwd=tmp_path).stdout
     assert "generalization_gap" in table
     written = json.loads((tmp_path / "my_digits-benchmark.json").read_text())
