@@ -7,8 +7,8 @@
     net = model_zoos.instantiate(ds[0])          # a runnable torch.nn.Module
     w = model_zoos.weights(ds)                   # all weights as one tensor [rows, N]
 
-Importing this package registers the name "model_zoos" with datasets. It does not import torch; the
-functions that need torch import it when they are called.
+Importing this package registers the name "model_zoos" with datasets, at once or when datasets is
+imported. It imports neither datasets nor torch; the functions that need them do when they are called.
 """
 
 from __future__ import annotations
