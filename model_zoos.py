@@ -8,7 +8,7 @@
     w = model_zoos.weights(ds)                   # all weights as one tensor [rows, N]
 
 Importing this package registers the name "model_zoos" with datasets, at once or when datasets is
-imported. It imports neither datasets nor torch; the functions that need them do when they are called.
+imported. It imports neither datasets nor torch: functions that need them do when they are called.
 """
 
 from __future__ import annotations
