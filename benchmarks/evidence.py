@@ -20,7 +20,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from ..builders.catalog import dense_name, get_zoo
+from ..builders.catalog import dense_name
 from . import literature
 from .beside_published import accuracy_beside_published, twins_beside_published
 from .epochs import summarise, to_text
@@ -57,8 +57,6 @@ READING = {"SEED_ZOOS": 0.0005, "BOX_PLOTS": 0.01, "TWINS": 0.01}
 
 _NO_IMAGES = "no original files of these images were at hand"
 NOT_COMPARED = {
-    "mnist_cnn_s_seed": "the zoo has not been run whole; of the 64 models that have, only the last "
-    "states have a result, that of their twins at epoch 0",
     "svhn_cnn_s_seed": _NO_IMAGES,
     "cifar10_cnn_s_seed": _NO_IMAGES,
     "stl10_cnn_s_seed": _NO_IMAGES,
@@ -126,13 +124,10 @@ def measured(published: Published, folder: Path) -> Measured | None:
     if path.exists() and published.metric == "test_acc":
         found = _at_epoch(json.loads(path.read_text())["test_acc"], published.epoch)
         return None if found is None else _of_summary(published.figure, found, path.name)
-    epoch, path = published.epoch, folder / f"{published.zoo}-report.json"
-    dense = published.zoo == dense_name(published.zoo)
-    if not path.exists() and dense and epoch == get_zoo(published.zoo).epochs:
-        epoch, path = 0, folder / f"{published.zoo}_sparse-report.json"  # where its twins start
+    path = folder / f"{published.zoo}-report.json"
     if not path.exists():
         return None
-    found = _at_epoch(json.loads(path.read_text())["diversity"]["epochs"], epoch)
+    found = _at_epoch(json.loads(path.read_text())["diversity"]["epochs"], published.epoch)
     key = {"test_acc": "accuracy", "generalization_gap": "gap"}.get(published.metric, "sparsity")
     if found is None or found[key] is None:
         return None
@@ -206,11 +201,9 @@ def comparison(folder: Path = RESULTS) -> Table:
         "for medians of twins they are unknown. A figure agrees if theirs lies in our brackets, "
         "or at our value where there are none, within what reading leaves open: "
         f"{READING['BOX_PLOTS']:g} by eye, {READING['SEED_ZOOS']:g} by rounding. The highest "
-        "accuracy depends on the number of models. The mean of MNIST seed at epoch 50 is that of "
-        "our twins at epoch 0, the last states of their parents with "
-        f"{_pruned(folder)} of the weights set to 0. A second table of source A gives "
-        f"± {number(literature.MNIST_SECOND_STD)} there. The readings are older than the runs; "
-        "the rule was set after a first look at both."
+        "accuracy depends on the number of models. A second table of source A gives "
+        f"± {number(literature.MNIST_SECOND_STD)} for MNIST seed at epoch 50. The readings are "
+        "older than the runs; the rule was set after a first look at both."
     )
     return Table("Published figures beside ours (shares of 1)", columns, tuple(rows), tuple(notes))
 
@@ -255,15 +248,6 @@ def agrees(published: Published, ours: Measured) -> bool:
 def signed(value: float, digits: int) -> str:
     """Return a number with its sign, and without one if it rounds to 0."""
     return f"{value:+.{digits}f}" if round(value, digits) else f"{0:.{digits}f}"
-
-
-def _pruned(folder: Path) -> str:
-    """Return the mean sparsity of the MNIST twins at epoch 0 in percent."""
-    path = folder / f"{literature.TWINS_ZOO}-report.json"
-    if not path.exists():
-        return "some"
-    found = _at_epoch(json.loads(path.read_text())["diversity"]["epochs"], 0)
-    return "some" if found is None else f"{100 * found['sparsity']['mean']:.1f} %"
 
 
 def not_compared(folder: Path = RESULTS) -> Table:

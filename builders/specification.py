@@ -277,7 +277,7 @@ class Zoo:
                 raise ValueError(f"the grid repeats a value of {name}")
         for optimizer in grid["optimizer"]:
             if optimizer in MOMENTUM_OPTIMIZERS and self.momentum is None:
-                raise ValueError(f"{optimizer} needs a momentum (0 for none)")
+                raise ValueError(f'{optimizer} needs a "momentum" beside the grid (0 for none)')
             if optimizer == "nesterov" and not self.momentum:
                 raise ValueError("nesterov needs a momentum above 0")
 

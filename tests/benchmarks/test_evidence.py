@@ -72,8 +72,7 @@ def test_each_row_of_the_comparison_by_plain_arithmetic() -> None:
             value = found["quantiles"][percent] if percent else found["mean"]
             std, count = found["std"], found["models"]
         else:
-            at = 0 if zoo == "mnist_cnn_s_seed" else int(epoch)
-            [found] = [e for e in result["diversity"]["epochs"] if e["epoch"] == at]
+            [found] = [e for e in result["diversity"]["epochs"] if e["epoch"] == int(epoch)]
             values = found[columns[metric]]
             value = values["mean"] if figure == "mean" else values["quartiles"][1]
             std, count = values["std"], values["count"]

@@ -204,7 +204,7 @@ def test_specification_survives_json(name: str) -> None:
         ({"grid": {"learning_rate": [float("inf")]}}, "must be a finite number"),
         ({"epochs": 0}, "epochs must be"),
         ({"epochs": True}, "epochs must be"),
-        ({"momentum": None}, "sgd needs a momentum"),
+        ({"momentum": None}, 'sgd needs a "momentum" beside the grid'),
         ({"momentum": "much"}, "momentum must be"),
         (
             {"grid": {"activation": ["tanh"], "init": ["normal"]}},
