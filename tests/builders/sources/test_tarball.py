@@ -178,7 +178,7 @@ def test_an_index_list_gives_the_splits_of_published_work(zoo: Path, tmp_path: P
     findings = Findings()
     check_splits(ZooOnDisk(directory), findings)
     assert findings["splits"].wrong == 0
-    with pytest.raises(FaultyZoo, match="another source"):
+    with pytest.raises(FaultyZoo, match="in another way: they differ in splits"):
         import_zoo(zoo, tmp_path, "own")
 
 

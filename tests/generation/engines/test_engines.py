@@ -237,7 +237,13 @@ def test_a_diverged_model_is_nan_like_torchs_and_leaves_others_alone(engine, act
     np.testing.assert_array_equal(results[0][[0, 2]], results[1][[0, 2]])
 
 
+SLOW_BATCHED = [
+    pytest.param(name, marks=pytest.mark.slow) if name == "batched" else name for name in ENGINES
+]
+
+
 @needs_shared
+@pytest.mark.parametrize("engine", SLOW_BATCHED, indirect=True)
 def test_repeats_a_published_zoo_from_its_images(engine):
     """12 models, 8 epochs: the untrained one to the bit, accuracies within a percentage point."""
     trials = raw_zoo(SEED_ZOO, CNN_S)
