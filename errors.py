@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def did_you_mean(name: str, known: Iterable[str], most: int = 1) -> str:
-    """Return "did you mean this or that?" with the names of `known` that are close, or "".
+    """Return "did you mean a, b or c?" with the names of `known` that are close, or "".
 
     Args:
         name: what was given; only its first 80 characters are compared.
@@ -24,7 +24,9 @@ def did_you_mean(name: str, known: Iterable[str], most: int = 1) -> str:
         most: at most so many names are proposed.
     """
     close = difflib.get_close_matches(name[:80], list(dict.fromkeys(known)), n=most, cutoff=0.5)
-    return f"did you mean {' or '.join(close)}?" if close else ""
+    *others, last = close or [""]
+    named = f"{', '.join(others)} or {last}" if others else last
+    return f"did you mean {named}?" if close else ""
 
 
 class _Hinted(Exception):

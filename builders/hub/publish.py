@@ -179,7 +179,7 @@ def folder_files(folder: Path) -> list[str]:
         return InvalidArgument(reason, hint=f"model-zoos build NAME --out {folder}")
 
     if not folder.is_dir():
-        raise refused(f"{folder} is not a folder")
+        raise refused(f"{folder}: there is no such folder; `model-zoos build` makes one")
     paths = sorted(
         path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
     )

@@ -496,7 +496,7 @@ def test_a_hub_that_is_not_there(writer: Client, folder: Path, hub: Hub) -> None
             lambda f: pq.write_table(pa.table({"a": [1]}), next(f.glob("data/*/train-00000*"))),
             "was not written by a build of model_zoos",
         ),
-        (lambda f: shutil.rmtree(f), "is not a folder"),
+        (lambda f: shutil.rmtree(f), "there is no such folder"),
     ],
 )
 def test_a_folder_that_is_no_repository(

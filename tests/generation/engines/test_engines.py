@@ -39,6 +39,12 @@ ENGINES = [
 ]
 
 
+SLOW_BATCHED = [
+    pytest.param(name, marks=pytest.mark.slow) if name == "batched" else name for name in ENGINES
+]
+"""The engines, for tests that take the batched one long."""
+
+
 @pytest.fixture(params=ENGINES)
 def engine(request):
     """The class of an engine's populations, on its device."""
@@ -112,6 +118,7 @@ def test_one_step_is_torchs(engine, activation, optimizer, init, dropout):
     check_against_torch(engine, CNN_S, activation, optimizer, init, dropout, steps=1)
 
 
+@pytest.mark.parametrize("engine", SLOW_BATCHED, indirect=True)
 @pytest.mark.parametrize(
     ("activation", "optimizer", "init", "dropout"),
     [
@@ -235,11 +242,6 @@ def test_a_diverged_model_is_nan_like_torchs_and_leaves_others_alone(engine, act
     np.testing.assert_array_equal(np.isnan(results[1][1]), np.isnan(expected))
     assert np.isnan(loss[1]) == np.isnan(expected).any()
     np.testing.assert_array_equal(results[0][[0, 2]], results[1][[0, 2]])
-
-
-SLOW_BATCHED = [
-    pytest.param(name, marks=pytest.mark.slow) if name == "batched" else name for name in ENGINES
-]
 
 
 @needs_shared
