@@ -24,9 +24,10 @@ def did_you_mean(name: str, known: Iterable[str], most: int = 1) -> str:
         most: at most so many names are proposed.
     """
     close = difflib.get_close_matches(name[:80], list(dict.fromkeys(known)), n=most, cutoff=0.5)
-    *others, last = close or [""]
-    named = f"{', '.join(others)} or {last}" if others else last
-    return f"did you mean {named}?" if close else ""
+    if not close:
+        return ""
+    *others, last = close
+    return f"did you mean {', '.join(others)}{' or ' if others else ''}{last}?"
 
 
 class _Hinted(Exception):

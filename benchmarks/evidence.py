@@ -13,6 +13,7 @@ commands of these names; and `runs.json`, in which each run was written down.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -376,7 +377,8 @@ def _others(result: object) -> list[str]:
 
 def page(folder: Path = RESULTS) -> str:
     """Return the whole part of benchmarks/README.md as Markdown."""
-    parts, compared = [_verdict(folder)], comparison(folder)
+    compared = comparison(folder)
+    parts = [_verdict(compared)]
     points = [row for row in compared.rows if row[3] == LETTERS["TWINS"]]
     others = [row for row in compared.rows if row not in points]
     beside = [
@@ -393,24 +395,20 @@ def page(folder: Path = RESULTS) -> str:
     return "\n\n".join([*parts, commands(folder)])
 
 
-def _verdict(folder: Path) -> str:
+def _verdict(compared: Table) -> str:
     """Say how many published figures were compared, and how many of them agree."""
-    compared = [(figure, ours) for figure in PUBLISHED if (ours := measured(figure, folder))]
-    agreeing = sum(agrees(figure, ours) for figure, ours in compared)
-    of_zoo: dict[str, list[int]] = {}
-    for figure, ours in compared:
-        of_zoo.setdefault(figure.zoo, []).append(ours.models)
+    count, agreeing = len(compared.rows), sum(row[10] == "yes" for row in compared.rows)
+    models = {row[0]: row[7] for row in compared.rows}
     text = (
-        f"Of {len(PUBLISHED)} published figures that were at hand, {len(compared)} have been "
-        f"compared, of {len(of_zoo)} zoos; {agreeing} of these agree. The other "
-        f"{len(PUBLISHED) - len(compared)} are listed with the reason."
+        f"Of {len(PUBLISHED)} published figures that were at hand, {count} have been "
+        f"compared, of {len(models)} zoos; {agreeing} of these agree. The other "
+        f"{len(PUBLISHED) - count} are listed with the reason."
     )
-    if compared:
-        counts = ", ".join(
-            f"{len(models)} of `{zoo}` ({min(models):,})" for zoo, models in of_zoo.items()
-        )
+    if count:
+        of_zoo = Counter(row[0] for row in compared.rows)
+        counts = ", ".join(f"{of_zoo[zoo]} of {zoo} ({models[zoo]})" for zoo in models)
         text += (
-            f" They are not {len(compared)} independent pieces of evidence, since figures of one "
+            f" They are not {count} independent pieces of evidence, since figures of one "
             f"zoo are of the same models, whose number stands in parentheses: {counts}. No other "
             "zoo of the paper has been compared."
         )

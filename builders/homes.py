@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ..errors import FaultyFilesWarning, FaultyZoo, UnknownZoo, ZooNotFound
 from . import catalog
 from .catalog import METRICS_NAME, dense_name
+from .specification import Zoo, normalize_name
 from .zoo_directory import ZooDirectory, list_zoo_directories, open_zoo, refuse_zoo_as_root
 
 if TYPE_CHECKING:
@@ -64,6 +65,16 @@ def zoos_of(name: str, root: Path) -> tuple[str, ...]:
 def is_zoo(root: Path, name: str) -> bool:
     """Whether a folder holds a zoo directory of this name."""
     return (root / name / "zoo.json").exists()
+
+
+def zoo_named(name: str, root: Path) -> Zoo:
+    """Return the specification of a zoo directory, else that of the catalog.
+
+    Raises:
+        UnknownZoo: neither has this name.
+    """
+    own = normalize_name(name)
+    return open_zoo(root, own).zoo if is_zoo(root, own) else catalog.zoo_spec(name)
 
 
 def absent(

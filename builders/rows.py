@@ -59,27 +59,29 @@ def _as_stored(filters: list[Any]) -> list[Any]:
     No float32 is 0.05, but a test accuracy of 0.05 was stored as the nearest one.
 
     Raises:
-        InvalidArgument: there is no such column, or a text where a column holds numbers.
+        InvalidArgument: there is no such column or operator, or a text where a column holds
+            numbers, or a number where it holds texts.
     """
     if filters and isinstance(filters[0], list):
         return [_as_stored(some) for some in filters]
     rounded = []
-    row_schema(None, [column for column, _, _ in filters if column != "weights"])  # known ones
+    columns = [column for column, _, _ in filters]
+    if "weights" in columns:
+        raise InvalidArgument(
+            f"filters={filters!r}: rows cannot be chosen by weights, but max_weight= leaves out "
+            "those with a large one"
+        )
+    row_schema(None, columns)  # refuses a column that there is not
     for column, operator, value in filters:
-        if column == "weights":
-            raise InvalidArgument(
-                f"filters={filters!r}: rows cannot be chosen by weights, but max_weight= leaves "
-                "out those with a large one"
-            )
         if operator not in OPERATORS:
             raise InvalidArgument(
                 f"filters={filters!r}: unknown operator {operator!r}; known: {', '.join(OPERATORS)}"
             )
-        kind = COLUMNS.get(column)
+        kind = COLUMNS[column]
+        of_texts = kind == pa.string()
         several = isinstance(value, list | tuple | set)
         values = list(value) if several else [value]
         for given in values:
-            of_texts = kind == pa.string()
             if isinstance(given, Real if of_texts else str):
                 what = "texts" if of_texts else "numbers"
                 raise InvalidArgument(

@@ -108,7 +108,7 @@ _FIELD_CHECKS: dict[str, Check] = {
     "scheduler": _or_null(_TEXT),
 }
 
-GRID_CHECKS: dict[str, Check] = {
+_GRID_CHECKS: dict[str, Check] = {
     "activation": _one_of(ACTIVATIONS),
     "init": (_is_init, f"one of {', '.join(INITS)}"),
     "dropout": ((lambda value: _RATE[0](value) and value < 1), _SHARE[1]),
@@ -117,11 +117,11 @@ GRID_CHECKS: dict[str, Check] = {
     "weight_decay": _RATE,
 }
 
-GRID_KEYS = tuple(GRID_CHECKS)
+GRID_KEYS = tuple(_GRID_CHECKS)
 """The hyperparameters of a grid, in canonical order."""
 
 HYPERPARAMETER_CHECKS = {
-    **GRID_CHECKS,
+    **_GRID_CHECKS,
     **{name: _FIELD_CHECKS[name] for name in ("batch_size", "momentum", "epochs")},
 }
 """Hyperparameter of a model -> what its value must be."""
@@ -272,7 +272,7 @@ class Zoo:
             if not values:
                 raise ValueError(f"the grid has no value for {name}")
             for value in values:
-                require(name, value, GRID_CHECKS[name])
+                require(name, value, _GRID_CHECKS[name])
             if len(set(values)) < len(values):
                 raise ValueError(f"the grid repeats a value of {name}")
         for optimizer in grid["optimizer"]:

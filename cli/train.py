@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from ..builders.catalog import TWIN_EPOCHS, ZOOS, config_names, zoo_spec
-from ..builders.homes import is_zoo, open_parts, zoos_home
+from ..builders.homes import open_parts, zoo_named, zoos_home
 from ..builders.machine import byte_size, counted
 from ..builders.specification import Zoo, normalize_name
 from ..builders.untrusted import MAX_JSON, parse_json, read_plain
-from ..builders.zoo_directory import open_zoo
 from ..errors import InvalidArgument
 from . import display
 from .options import (
@@ -265,8 +264,7 @@ def read_specification(name: str, root: Path) -> Zoo:
     if not name.endswith(".json"):
         if path.suffix and path.is_file():
             raise InvalidArgument(f"{path}: a zoo is specified by a file that ends in .json")
-        own = normalize_name(name)
-        return zoo_spec(name) if own in ZOOS or not is_zoo(root, own) else open_zoo(root, own).zoo
+        return zoo_spec(name) if normalize_name(name) in ZOOS else zoo_named(name, root)
     if not path.exists():
         raise InvalidArgument(f"{path}: there is no such file")
     try:

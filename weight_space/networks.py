@@ -14,11 +14,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..builders.access import check_row, layout_of_columns
 from ..builders.catalog import zoo_spec
-from ..builders.homes import is_zoo, zoos_home
+from ..builders.homes import zoo_named, zoos_home
 from ..builders.layout import Layout
 from ..builders.schema import CHOICE
-from ..builders.specification import Zoo, normalize_name
-from ..builders.zoo_directory import open_zoo
+from ..builders.specification import Zoo
 from ..errors import InvalidArgument, UnknownZoo
 from ..generation.images import ImageData, ImageSource, named_images
 
@@ -96,8 +95,7 @@ def _read(
     like: Like, shape: tuple[int, ...], wanted: Sequence[str]
 ) -> tuple[Layout, dict[str, NDArray[np.object_]], str | None]:
     if isinstance(like, str):
-        name, root = normalize_name(like), zoos_home()
-        like = open_zoo(root, name).zoo if is_zoo(root, name) else zoo_spec(like)
+        like = zoo_named(like, zoos_home())
     if isinstance(like, Zoo):
         if shape[1] != like.layout.size:
             raise InvalidArgument(

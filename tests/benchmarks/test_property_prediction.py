@@ -573,37 +573,29 @@ def test_a_predictor_of_ones_own_has_the_scores_and_intervals_of_the_probe_that_
     assert dataclasses.replace(mine, method="logistic") == logistic
 
 
-@pytest.mark.parametrize(
-    ("answer", "message"),
-    [
-        (lambda x: np.zeros((len(x), 1)), r"number for each row, \[\d+\]; found float64"),
-        (lambda x: np.zeros(3), "number for each row"),
-        (lambda x: ["good"] * len(x), "number for each row"),
-        (lambda x: np.full(len(x), np.nan), "'mine' returned NaN or infinity in train"),
-    ],
-)
-def test_a_predictor_that_does_not_return_a_number_for_each_row(
-    answer: object, message: str, untrained: Path
-) -> None:
-    with pytest.raises(InvalidArgument, match=message):
-        predict_properties(
-            "digits_cnn_s",
-            untrained,
-            representations=["statistics"],
-            targets=["test_acc"],
-            predictors={"mine": lambda *given: answer},  # type: ignore[dict-item]
-        )
+def predictor(answer: Any) -> dict[str, Any]:
+    """A predictor whose `fit` returns this answer, by its name."""
+    return {"mine": lambda *given: answer}
 
 
 @pytest.mark.parametrize(
     ("predictors", "message"),
     [
+        (
+            predictor(lambda x: np.zeros((len(x), 1))),
+            r"number for each row, \[\d+\]; found float64",
+        ),
+        (predictor(lambda x: np.zeros(3)), "number for each row"),
+        (predictor(lambda x: ["good"] * len(x)), "number for each row"),
+        (predictor(lambda x: np.full(len(x), np.nan)), "'mine' returned NaN or infinity in train"),
+        (predictor(None), r"must return .* predict\(x\); it returned NoneType"),
         (lambda *given: None, "predictors must be {name: function}, found function"),
         ({"mine": 3}, "the predictor 'mine' is no function: 3"),
-        ({"mine": lambda *given: None}, r"must return .* predict\(x\); it returned NoneType"),
     ],
 )
-def test_what_is_no_predictor(predictors: Any, message: str, untrained: Path) -> None:
+def test_a_predictor_that_does_not_return_a_number_for_each_row(
+    predictors: Any, message: str, untrained: Path
+) -> None:
     with pytest.raises(InvalidArgument, match=message):
         predict_properties(
             "digits_cnn_s",
