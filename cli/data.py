@@ -13,7 +13,7 @@ import typer
 from ..builders.architecture import ARCHITECTURES
 from ..builders.catalog import ELSEWHERE, ZOOS, list_zoos
 from ..builders.homes import open_parts, zoos_home
-from ..builders.machine import byte_size
+from ..builders.machine import byte_size, counted
 from ..builders.ranks import find_rank
 from ..builders.specification import Zoo, normalize_name
 from ..builders.splits import why_empty
@@ -270,7 +270,9 @@ def import_command(
             for category, count in report.categories().items():
                 values[f"left out: {category}"] = f"{count:,}"
             folder = root / report.zoo
-            display.print_values(f"{report.zoo}: {report.models:,} models into {folder}", values)
+            display.print_values(
+                f"{report.zoo}: {counted(report.models, 'model')} into {folder}", values
+            )
             display.print_some(_left_out(report), str(folder / REPORT))
             display.print_some(report.remarks, str(folder / REPORT))
         where = _option("--data-dir", out)
@@ -367,7 +369,8 @@ def build(
     elif not quiet:
         for summary in summaries:
             display.print_values(
-                f"{summary.zoo}: {summary.models:,} models into {out / 'data' / summary.zoo}",
+                f"{summary.zoo}: {counted(summary.models, 'model')} into "
+                f"{out / 'data' / summary.zoo}",
                 {
                     "states": f"{summary.states:,}",
                     "shards": f"{summary.shards} ({summary.written} new)",

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..builders.machine import byte_size
+from ..builders.machine import byte_size, counted
 from ..builders.specification import Model, Zoo
 from ..builders.zoo_directory import ZooDirectory, create_zoo
 from ..errors import NotEnoughSpace
@@ -99,9 +99,9 @@ class Plan:
         """One sentence about the disk."""
         at_least = "at least " if self.freeing else ""
         return (
-            f"{self.zoo}: {self.missing:,} models to train, {self.states:,} states to write, needs "
-            f"{at_least}{byte_size(self.bytes_needed)} of disk, "
-            f"{byte_size(self.bytes_free)} are free"
+            f"{self.zoo}: {counted(self.missing, 'model')} to train, "
+            f"{counted(self.states, 'state')} to write, needs {at_least}"
+            f"{byte_size(self.bytes_needed)} of disk, {byte_size(self.bytes_free)} are free"
         )
 
     def to_json(self) -> dict[str, Any]:
