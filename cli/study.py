@@ -410,6 +410,10 @@ def report(
 
     if out is not None and figures is not None:
         raise InvalidArgument("give --out for the page with its figures or --figures, not both")
+    if out is not None and out.suffix == ".html":
+        raise InvalidArgument(
+            f"--out is the folder for a page and its figures: --out {out.with_suffix('')}"
+        )
     name = normalize_name(name)
     display.hide_dataset_bars(True)
     result: dict[str, object]

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from ..builders.catalog import TWIN_EPOCHS, ZOOS, config_names, zoo_spec
-from ..builders.homes import open_parts, zoo_named, zoos_home
+from ..builders.catalog import TWIN_EPOCHS, ZOOS, config_names, parts_of, zoo_spec
+from ..builders.homes import is_zoo, open_parts, zoo_named, zoos_home
 from ..builders.machine import byte_size, counted
 from ..builders.specification import Zoo, normalize_name
 from ..builders.untrusted import MAX_JSON, parse_json, read_plain
@@ -164,7 +164,11 @@ def sparsify(
     zoo: Annotated[str, typer.Argument(help="A dense zoo or union, generated or imported.")],
     context: typer.Context,
     out: Annotated[
-        Optional[Path], typer.Option(help="Folder for the twins; by default the dense zoo's.")
+        Optional[Path],
+        typer.Option(
+            help="Folder for the twins; by default the dense zoo's. Without --data-dir, "
+            "the dense zoo may lie here too."
+        ),
     ] = None,
     data_dir: DataDir = None,
     models: Annotated[
@@ -217,8 +221,10 @@ def sparsify(
         seed=parse_seed(seed),
     )
     options = TrainOptions(engine=engine, threads=threads, device=device)
-    home, hidden = zoos_home(data_dir), quiet or as_json
-    name = normalize_name(zoo)
+    name, hidden = normalize_name(zoo), quiet or as_json
+    if data_dir is None and out is not None and any(is_zoo(out, part) for part in parts_of(name)):
+        data_dir = out
+    home = zoos_home(data_dir)
     if name in ZOOS:  # before an absent zoo is refused, with how to get it
         sparsification.check_zoo(ZOOS[name])
     dense = open_parts(name, home)

@@ -344,9 +344,11 @@ def test_sparsify(tmp_path: Path) -> None:
     assert "parents left out" in table
     assert "it is not trained yet" in table
     assert len(list((tmp_path / "twins" / "digits_cnn_s_sparse" / "models").iterdir())) == 1
-    info = tmp_path / "zoos" / "digits_cnn_s" / "zoo.json"
+    (tmp_path / "zoos").rename(tmp_path / "other")
+    run(*command, "--out", "other", "--quiet", cwd=tmp_path)  # the dense zoo lies there too
+    info = tmp_path / "other" / "digits_cnn_s" / "zoo.json"
     info.write_text(info.read_text().replace('"images": "digits"', '"images": "unknown"'))
-    assert "does not say which images" in error(*command, cwd=tmp_path)
+    assert "does not say which images" in error(*command, "--data-dir", "other", cwd=tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -373,6 +375,8 @@ def test_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert names == sorted(path.name for path in files[1:])
     both = CliRunner().invoke(app, ["report", "odd", "--out", "a", "--figures", "b"])
     assert "not both" in str(both.exception)
+    page = CliRunner().invoke(app, ["report", "odd", "--out", "odd.html"])
+    assert "--out odd" in str(page.exception)
 
 
 def test_left_out_states_take_a_line_for_each_trial_and_reason(
