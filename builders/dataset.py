@@ -39,6 +39,7 @@ from .hub.read import (
     LastStates,
     Shard,
     Snapshot,
+    open_repository,
     open_snapshot,
     read_tables,
     shard_layout,
@@ -73,8 +74,9 @@ class ModelZoosConfig(datasets.BuilderConfig):  # type: ignore[misc]  # datasets
     Attributes:
         name: a zoo, a union, a twin zoo, `metrics`, or any zoo directory in `data_dir`.
         data_dir: folder of zoo directories, else MODEL_ZOOS_HOME, else ./zoos.
-        repo: repository on the Hub, ORG/NAME, else MODEL_ZOOS_REPO. Zoos that have no directory are
-            read from there (`metrics` only if there is no directory at all).
+        repo: repository on the Hub, ORG/NAME, or a folder that `build` wrote, else MODEL_ZOOS_REPO.
+            Zoos that have no directory are read from there (`metrics` only if there is no
+            directory at all).
         revision: branch, tag or commit of the repository; main by default.
         columns: columns to read, None for all. Weights that are not among them are not read.
         tensors: names of the tensors to read, as `layer` takes them; None for all. The weights of a
@@ -192,7 +194,7 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
         if repo and (not present or len(present) < len(parts)):
             self._question = make_id("offline", repo)
             try:
-                self._repository = open_snapshot(repo, config.revision, self.token)
+                self._repository = open_repository(repo, config.revision, self.token)
             except HubUnreachable as error:
                 self._cached = recall(self._cache_home / self.dataset_name, self._question)
                 if self._cached is None or config_id is not None:

@@ -465,7 +465,9 @@ def refuse_zoo_as_root(root: str | os.PathLike[str]) -> None:
         raise ZooNotFound(
             f"`model-zoos build` wrote {root}, which holds {', '.join(built)} as Parquet files: "
             f'load_dataset("{root}", "{built[0]}") loads one. data_dir is a folder of zoo '
-            "directories, as `model-zoos generate` and `import` write them"
+            "directories, as `model-zoos generate` and `import` write them; repo= or the variable "
+            "MODEL_ZOOS_REPO names such a repository folder",
+            hint=f"MODEL_ZOOS_REPO={root} model-zoos benchmark {built[0]}",
         )
 
 

@@ -247,6 +247,9 @@ def _build_zoo(
                 write_record(out, name, marks, work)
             path.parent.mkdir(parents=True, exist_ok=True)
             partial.replace(path)
+        except BaseException:
+            cancelled.set()  # here, before this thread takes the next shard
+            raise
         finally:
             partial.unlink(missing_ok=True)
 
@@ -265,8 +268,6 @@ def _build_zoo(
         except BaseException:
             cancelled.set()
             raise
-        if any(future.done() and future.exception() for future in futures):
-            cancelled.set()
     errors = [error for future in futures if (error := future.exception())]
     for error in sorted(errors, key=lambda error: isinstance(error, Cancelled)):
         raise error

@@ -1,11 +1,13 @@
-"""Read a repository on the Hub: the same rows as from zoo directories, over HTTP.
+"""Read a repository, on the Hub or a built folder: the same rows as from zoo directories.
 
-No file is downloaded whole. Each read of pyarrow becomes one request for exactly its bytes: the
-footer, then the wanted columns of the row groups that can have matching rows by their statistics.
+No file is read whole. Each read of pyarrow becomes one request for exactly its bytes: the footer,
+then the wanted columns of the row groups that can have matching rows by their statistics.
 """
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,11 +20,13 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 from huggingface_hub import HfApi, HfFileSystem
 
-from ...errors import FaultyZoo, InvalidArgument
+from ...errors import FaultyZoo, InvalidArgument, ZooNotFound
 from ..catalog import METRICS_NAME
 from ..layout import Layout
+from ..machine import file_stamp
 from ..schema import row_schema
 from ..specification import Zoo, is_zoo_name
+from ..untrusted import open_plain
 from ..zoo_directory import built_zoos
 from .checked import (
     Fault,
@@ -43,7 +47,7 @@ class Shard:
     """One Parquet file of a repository at a commit.
 
     Attributes:
-        repo_id, commit, path: its place.
+        repo_id, commit, path: its place, as of `Snapshot`.
         model_id: the model whose rows it holds; None if it holds rows of several models.
     """
 
@@ -53,6 +57,8 @@ class Shard:
     model_id: str | None = None
 
     def __str__(self) -> str:
+        if is_folder(self.repo_id):
+            return os.path.join(self.repo_id, self.path)
         return f"hf://datasets/{self.repo_id}@{self.commit[:8]}/{self.path}"
 
 
@@ -61,14 +67,17 @@ class Snapshot:
     """The files of a repository at one commit.
 
     Attributes:
-        repo_id: `ORG/NAME`.
-        commit: 40 hexadecimal digits.
+        repo_id: `ORG/NAME`, or the absolute path of a built folder.
+        commit: 40 hexadecimal digits; of a folder, a digest that changes with its Parquet files.
         paths: names of all files, sorted.
     """
 
     repo_id: str
     commit: str
     paths: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return self.repo_id if is_folder(self.repo_id) else f"{self.repo_id}@{self.commit[:8]}"
 
     def zoos(self) -> list[str]:
         """Return the names of its zoos, sorted."""
@@ -92,9 +101,11 @@ class Snapshot:
         if faulty:
             more = f", and {len(faulty) - 3} more" if len(faulty) > 3 else ""
             raise FaultyZoo(
-                f"{self.repo_id}@{self.commit[:8]}: {'; '.join(faulty[:3])}{more}: the publication "
-                f"of {name} was interrupted, or somebody has deleted files",
-                hint="read another revision=, or publish the zoo again",
+                f"{self}: {'; '.join(faulty[:3])}{more}: the publication of {name} was "
+                "interrupted, or somebody has deleted files",
+                hint="build the zoo again"
+                if is_folder(self.repo_id)
+                else "read another revision=, or publish the zoo again",
             )
         found = [m for m in matches(pattern, self.paths) if m["split"] == split]
         return [
@@ -104,10 +115,43 @@ class Snapshot:
         ]
 
 
+def is_folder(repo_id: str) -> bool:
+    """Whether a repository is a built folder, by the `repo_id` of its `Snapshot`."""
+    return os.path.isabs(repo_id)
+
+
+def open_repository(
+    repo: str, revision: str | None = None, token: str | bool | None = None
+) -> Snapshot:
+    """List the files of a repository on the Hub, or of a built folder.
+
+    Args:
+        repo: `ORG/NAME` on the Hub, or the path of a folder that `model-zoos build` wrote. What can
+            be either is the folder if there is one, as for datasets.
+        revision, token: as of `open_snapshot`. A folder has no revisions.
+
+    Raises:
+        HubUnreachable, HubFailed: see `open_snapshot`.
+        InvalidArgument: a revision of a folder is asked for.
+        ZooNotFound: a path is that of no built folder.
+    """
+    folder = Path(repo).expanduser().absolute()
+    if built_zoos(folder):
+        if revision is not None:
+            raise InvalidArgument(f"{repo} is a folder here, which has no revision {revision}")
+        return _built_folder(folder)
+    if repo.count("/") != 1 or repo.startswith(("/", ".", "~")):
+        raise ZooNotFound(
+            f"{repo} is no folder that `model-zoos build` wrote, and no repository on the Hub, "
+            "which is ORG/NAME"
+        )
+    return open_snapshot(repo, revision, token)
+
+
 def open_snapshot(
     repo_id: str, revision: str | None = None, token: str | bool | None = None
 ) -> Snapshot:
-    """List the files of a repository, in one request.
+    """List the files of a repository on the Hub, in one request.
 
     Args:
         repo_id: `ORG/NAME`.
@@ -118,16 +162,19 @@ def open_snapshot(
         HubUnreachable: the Hub is out of reach.
         HubFailed: no such repository or revision.
     """
-    is_name = repo_id.count("/") == 1 and not repo_id.startswith(("/", "."))
-    if not is_name and (zoos := built_zoos(Path(repo_id))):
-        raise InvalidArgument(
-            f"repo= is ORG/NAME on the Hub, and {repo_id} is a folder here: "
-            f'load_dataset("{repo_id}", "{zoos[0]}") loads it'
-        )
     with explained(repo_id, token):
         info = HfApi(token=token).dataset_info(repo_id, revision=revision)
     paths = sorted(sibling.rfilename for sibling in info.siblings or ())
     return Snapshot(repo_id, str(info.sha), tuple(paths))
+
+
+def _built_folder(folder: Path) -> Snapshot:
+    stamps = {
+        path.relative_to(folder).as_posix(): file_stamp(path) for path in folder.rglob("*.parquet")
+    }
+    paths = sorted(stamps)
+    digest = hashlib.sha256(repr([(path, stamps[path]) for path in paths]).encode())
+    return Snapshot(str(folder), digest.hexdigest()[:40], tuple(paths))
 
 
 def weights_size(
@@ -258,6 +305,10 @@ def _fragment(
 def _opened(
     shard: Shard, token: str | bool | None, options: Mapping[str, object] | None
 ) -> Iterator[IO[bytes]]:
+    if is_folder(shard.repo_id):
+        with open_plain(Path(shard.repo_id, shard.path)) as file:
+            yield file
+        return
     arguments: dict[str, Any] = {"token": token, **(options or {})}
     path = f"datasets/{shard.repo_id}@{shard.commit}/{shard.path}"
     # Without a cache: pyarrow knows which bytes it wants, and reads none of them twice.
