@@ -32,6 +32,7 @@ from scipy.stats import kendalltau
 
 from ..builders.access import check_kind
 from ..builders.layout import find_layout
+from ..builders.machine import counted
 from ..builders.splits import SPLITS, why_empty
 from ..errors import InvalidArgument, NoRowsLeft, TooFewModels
 from .bootstrap import FEWEST_MODELS, Floats, Interval, number_intervals, r2, share_interval
@@ -180,7 +181,7 @@ class Result:
             models = self.models["test"]
             title = f"{self.zoo}: {title} with 95 % intervals over the test models"
             if models < FEW_MODELS:  # above the numbers, where it is read
-                title += f". {models:,} are too few to compare with scores of papers"
+                title += f". {counted(models, 'model')}: too few to compare with scores of papers"
             less = tuple(c for c in columns if c.removeprefix("R2 ") in ("train", "validation"))
             notes = (NO_INTERVAL,) * unknown
             tables.append(Table(title, columns, rows, notes, secondary=less))
@@ -296,6 +297,9 @@ def predict_properties(
             raise InvalidArgument(f"the predictor {name_of!r} is no function: {fit!r:.60}")
     if taken := sorted(PROBES & set(own)):
         raise InvalidArgument(f"a predictor cannot be named {taken[0]!r}: a probe has this name")
+    for what, names in (("targets", targets), ("representations", representations)):
+        if isinstance(names, str):
+            raise InvalidArgument(f"{what} is a list of names: {what}=[{names!r}]")
     functions = {key: find_representation(key) for key in representations}
     for what, given, known in (("target", targets, TARGETS), ("offset", [offset], OFFSETS)):
         if unknown := [value for value in given if value not in known]:

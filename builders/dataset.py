@@ -351,7 +351,7 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
             if not chosen or not empty:
                 raise
             if len(empty) == len(splits):
-                raise NoRowsLeft(f"{self._choices()} no row in any split") from None
+                raise NoRowsLeft(f"{self._choices()} no row in any split{self._there()}") from None
             raise NoRowsLeft(
                 f"{error} {self._choices()} no row in {', '.join(empty)}: name a split that has "
                 "some (split=...)"
@@ -365,6 +365,14 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
             if (value := getattr(self.config, name)) is not None and value is not False
         ]
         return f"{' and '.join(given)} {'leave' if len(given) > 1 else 'leaves'}"
+
+    def _there(self) -> str:
+        """Say which epochs a zoo directory has, if filters speak of epochs; else ""."""
+        root, name = zoos_home(self.config.data_dir), self.config.name
+        if "epoch" not in str(self.config.filters) or not is_zoo(root, name):
+            return ""
+        kept = open_zoo(root, name).kept_epochs
+        return f"; its epochs are {kept[0]} to {kept[-1]}"
 
     def as_streaming_dataset(
         self, *args: object, **kwargs: object

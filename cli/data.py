@@ -17,7 +17,7 @@ from ..builders.machine import byte_size, counted
 from ..builders.ranks import find_rank
 from ..builders.specification import Zoo, normalize_name
 from ..builders.splits import why_empty
-from ..builders.zoo_directory import list_zoo_directories, open_zoo
+from ..builders.zoo_directory import list_zoo_directories, open_zoo, refuse_zoo_as_root
 from ..errors import FaultyZoo, UnknownZoo, ZooNotFound
 from . import display
 from .options import (
@@ -109,6 +109,7 @@ def _list_local(pattern: str, root: Path, as_json: bool) -> None:
         here = ", ".join(list_zoo_directories(root))
         if here:
             raise ZooNotFound(f"no zoo in {root} matches {pattern!r}; there are {here}")
+        refuse_zoo_as_root(root)
         raise ZooNotFound(
             f"there is no zoo in {root}" + ", a folder that does not exist" * (not root.exists()),
             hint="model-zoos generate digits_cnn_s makes a small one",

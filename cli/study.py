@@ -384,6 +384,8 @@ def plot(
     name = normalize_name(name)
     display.hide_dataset_bars(quiet)
     if out is not None:
+        if out.suffix != ".png":
+            raise InvalidArgument(f"--out is the PNG to write: --out {out.with_suffix('.png')}")
         out.parent.mkdir(parents=True, exist_ok=True)
     path = plot_accuracy_by_epoch(name, out or Path(f"{name}-accuracy.png"), data_dir)
     if not quiet:

@@ -100,7 +100,7 @@ def generate(
             "--free and --private are for --push ORG/NAME: they are about published models"
         )
     from ..generation import generate as generation
-    from ..generation.images import load_images
+    from ..generation.images import IMAGE_SOURCES, ImageFilesError, load_images
     from ..generation.options import TrainOptions
 
     options = TrainOptions(
@@ -118,6 +118,17 @@ def generate(
 
         publisher = HubPublisher(PublishOptions(push, free, private))
     root, hidden = zoos_home(out), quiet or as_json
+    own_images, unread = None, ""  # which a plan needs to measure how long an epoch takes
+    if plan and seconds_per_epoch is None and specification.images not in IMAGE_SOURCES:
+        try:
+            own_images = load_images(
+                specification.images,
+                images_dir,
+                channels=specification.channels,
+                progress=not quiet,
+            )
+        except ImageFilesError as error:
+            unread = str(error)
     # Also without --plan: wrong arguments are refused before images are read or downloaded.
     planned = generation.plan(
         specification,
@@ -128,9 +139,10 @@ def generate(
         ranks=ranks,
         seconds_per_epoch=seconds_per_epoch,
         measure=plan and display.first_rank(),
+        images=own_images,
     )
     if plan:
-        _print_plan(planned, as_json)
+        _print_plan(planned, as_json, unread)
         return
     fits = planned.bytes_needed <= planned.bytes_free  # otherwise an error says so
     if display.first_rank() and not hidden and fits and planned.bytes_needed > ANNOUNCED_BYTES:
@@ -277,7 +289,8 @@ def read_specification(name: str, root: Path) -> Zoo:
         values = parse_json(read_plain(path, MAX_JSON))
     except (OSError, ValueError) as error:
         raise InvalidArgument(f"{path}: not readable as JSON ({error})") from error
-    if isinstance(values, list) and len(values) == 1:  # as `model-zoos list NAME --json` prints it
+    if isinstance(values, list) and len(values) == 1 and isinstance(values[0], dict):
+        # as `model-zoos list NAME --json` prints it
         values = {key: v for key, v in values[0].items() if key not in ("models", "states")}
     try:
         zoo = Zoo.from_json(values)
@@ -302,12 +315,12 @@ def _print_summary(summary: Summary) -> None:
         "already there": summary.present,
         "states written": f"{summary.states:,}",
         "diverged (kept)": summary.diverged,
-        "mean test accuracy, last epoch": (
+        "their mean test accuracy, last epoch": (
             "-" if summary.test_acc is None else f"{summary.test_acc:.3f}"
         ),
     }
     if summary.sparsity is not None:
-        values["mean sparsity, last epoch"] = f"{summary.sparsity:.3f}"
+        values["their mean sparsity, last epoch"] = f"{summary.sparsity:.3f}"
     if summary.published is not None:
         values["published, then deleted here"] = f"{summary.published}, {summary.freed}"
     if summary.left_out:
@@ -324,8 +337,14 @@ def _print_summary(summary: Summary) -> None:
     display.print_some(left_out, "--json names them all")
 
 
-def _print_plan(plan: Plan, as_json: bool) -> None:
-    """Print the share of each rank, then time and disk space, on one rank."""
+def _print_plan(plan: Plan, as_json: bool, unread: str) -> None:
+    """Print the share of each rank, then time and disk space, on one rank.
+
+    Args:
+        plan: what to print.
+        as_json: print all of it as JSON.
+        unread: why the zoo's own images could not be read; "" if they were or need not be.
+    """
     if not display.first_rank():
         return
     if as_json:
@@ -351,7 +370,10 @@ def _print_plan(plan: Plan, as_json: bool) -> None:
         shown.print("there is not enough space on this disk to begin", style="red")
     shown.print(f"{plan.epochs} epochs a model, {len(plan.kept_epochs)} states of it are kept")
     if plan.seconds is None:
-        shown.print("time: unknown; --seconds-per-epoch states how long an epoch of a model takes")
+        reason = f" ({unread})" if unread else ""
+        shown.print(
+            f"time: unknown{reason}; --seconds-per-epoch states how long an epoch of a model takes"
+        )
     else:
         total = sum(share.seconds or 0 for share in plan.shares)
         shown.print(

@@ -32,7 +32,7 @@ from ..builders.zoo_directory import ZooDirectory, create_zoo, open_zoo
 from ..errors import AlreadyRunningWarning, InvalidArgument, ZooNotFound
 from .engines import Engine, choose_engine, reference, resnet
 from .engines.checkpointed import remove_checkpoint
-from .images import ImageData
+from .images import IMAGE_SOURCES, ImageData
 from .images.folder import PREFIX, SETTINGS
 from .job import Job, Progress, Summary, Work
 from .options import TrainOptions
@@ -160,13 +160,15 @@ def plan(
     ranks: int | None = None,
     seconds_per_epoch: float | None = None,
     measure: bool = False,
+    images: ImageData | None = None,
 ) -> Plan:
     """Say what `generate` with the same arguments would do. Neither images nor a folder are needed.
 
     Args:
         ranks: processes that will share the work; None for those that this run has.
         seconds_per_epoch: of one model on one rank, if known.
-        measure: if it is not known, measure it here in some seconds.
+        measure: if it is not known, measure it here in some seconds, on random images.
+        images: those of the zoo, for their shape and number, which are known of the catalog's.
 
     Raises:
         InvalidArgument: as `generate`, or a number out of range.
@@ -181,22 +183,25 @@ def plan(
         )
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     provenance = _provenance(zoo, root, device, options)
-    source = "stated"
-    if seconds_per_epoch is None and measure and provenance:
+    source, like = "stated", None
+    if measure and seconds_per_epoch is None:
+        like = images or IMAGE_SOURCES.get(zoo.images)
+    if like is not None and provenance:
         source = "measured"
         seconds_per_epoch = measure_epoch(
             zoo,
+            like,
             device=device,
             precision=provenance["precision"],
             compile=provenance["compile"],
             threads=options.threads,
         )
     shares = share_models(zoo, specifications, ranks)
-    if seconds_per_epoch is None and measure and not provenance:
+    if like is not None and not provenance:
         source = "measured"
         engine, device = choose_engine(zoo, root, options)
         seconds_per_epoch = measure_population(
-            zoo, shares[0], engine, device, options.threads or cores()
+            zoo, like, shares[0], engine, device, options.threads or cores()
         )
     return make_plan(
         ZooDirectory(Path(root) / zoo.name, zoo, provenance),
@@ -313,12 +318,15 @@ def check_images(zoo: Zoo, images: ImageData) -> None:
         resnet.check_images(images)
     if found != expected or images.classes != zoo.classes:
         advice = ""
-        if images.name.startswith(PREFIX) and found != expected:
+        if images.name.startswith(PREFIX):
             sides = ", ".join(map(str, expected[1:]))
-            advice = (
-                f'. {SETTINGS} in the folder with the line {{"size": [{sides}]}} resizes them; '
-                '"channels" and "classes" are those of the zoo\'s JSON'
-            )
+            ways = []
+            if found[0] != expected[0]:
+                ways.append(f'load_images("{images.name}", channels={expected[0]}) reads as many')
+            if found[1:] != expected[1:]:
+                ways.append(f'{SETTINGS} in the folder with the line {{"size": [{sides}]}} resizes')
+            ways.append('"channels" and "classes" are those of the zoo\'s JSON')
+            advice = f". {'; '.join(ways)}"
         raise InvalidArgument(
             f"{zoo.name} needs images of shape {expected} in {zoo.classes} classes; "
             f"{images.name} has {found} in {images.classes}{advice}"

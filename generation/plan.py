@@ -24,7 +24,7 @@ from ..builders.zoo_directory import ZooDirectory, create_zoo
 from ..errors import NotEnoughSpace
 from .engines import Engine, group_models
 from .engines.resnet import ResNetTraining
-from .images import IMAGE_SOURCES, ImageData, Images, ImageSource
+from .images import ImageData, Images, ImageSource
 from .job import Job, Work
 
 _CPU_BATCH = 16
@@ -238,27 +238,30 @@ def _absent(directory: ZooDirectory, model: Model, kept: Sequence[int]) -> int:
 
 
 def measure_population(
-    zoo: Zoo, models: Sequence[Model], engine: Engine, device: str, threads: int
-) -> float | None:
+    zoo: Zoo,
+    like: ImageSource | ImageData,
+    models: Sequence[Model],
+    engine: Engine,
+    device: str,
+    threads: int,
+) -> float:
     """Seconds that an epoch takes for each of some models, from a short run on random images.
 
     As many blocks of models as train at a time are trained for one and for three epochs; how
     well the models fill their blocks is counted in.
 
     Args:
-        zoo: of networks that are trained side by side, on images of the catalog.
+        zoo: of networks that are trained side by side.
+        like: the zoo's images, or their source.
         models: all that one rank will train.
         engine, device, threads: that train them.
 
     Returns:
-        Seconds of training and evaluating; None for images that are not of the catalog.
+        Seconds of training and evaluating.
     """
-    source = IMAGE_SOURCES.get(zoo.images)
-    if source is None:
-        return None
-    train = source.sizes[0]
+    train = like.sizes[0]
     count = min(train, _MEASURED_IMAGES)
-    images = _random_images(source, count, [s and -(-s * count // train) for s in source.sizes[1:]])
+    images = _random_images(like, count, [s and -(-s * count // train) for s in like.sizes[1:]])
     blocks = group_models(models, engine.side_by_side(zoo, device))
     at_once = threads if engine.block_a_thread else 1
     some = [model for block in blocks[:at_once] for model in block]
@@ -275,13 +278,15 @@ def measure_population(
     return epoch * len(blocks) / min(at_once, len(blocks)) / len(models)
 
 
-def _random_images(source: ImageSource, train: int, others: Sequence[int | None]) -> ImageData:
-    """Random images of the shape of a set: so many to train, to validate (or None) and to test."""
+def _random_images(
+    like: ImageSource | ImageData, train: int, others: Sequence[int | None]
+) -> ImageData:
+    """Random images of the shape of others: so many to train, to validate (or None) and to test."""
     generator = np.random.default_rng(0)
 
     def random(count: int) -> Images:
-        pixels = generator.integers(0, 256, (count, *source.shape), np.uint8)
-        labels = generator.integers(0, source.classes, count)
+        pixels = generator.integers(0, 256, (count, *like.shape), np.uint8)
+        labels = generator.integers(0, like.classes, count)
         return Images(torch.from_numpy(pixels), torch.from_numpy(labels))
 
     validation, test = others
@@ -290,39 +295,38 @@ def _random_images(source: ImageSource, train: int, others: Sequence[int | None]
         train=random(train),
         validation=None if validation is None else random(validation),
         test=random(test or 1),
-        mean=source.mean,
-        std=source.std,
-        augmentation=source.augmentation,
-        classes=source.classes,
+        mean=like.mean,
+        std=like.std,
+        augmentation=like.augmentation,
+        classes=like.classes,
     )
 
 
 def measure_epoch(
     zoo: Zoo,
+    like: ImageSource | ImageData,
     *,
     device: str,
     precision: str = "fp32",
     compile: bool = False,
     threads: int | None = None,
     steps: int = 3,
-) -> float | None:
+) -> float:
     """Seconds that one model's epoch takes here, extrapolated from some steps on random images.
 
     Args:
-        zoo: with ResNet-18, on images of the catalog, whose numbers and shapes are known.
+        zoo: one whose models are trained one by one, as ResNet-18.
+        like: the zoo's images, or their source.
         device, precision, compile, threads: as `TrainOptions`.
         steps: measured after one that warms up.
 
     Returns:
-        Seconds of training and evaluating; None for another zoo.
+        Seconds of training and evaluating.
     """
-    source = IMAGE_SOURCES.get(zoo.images)
-    if not zoo.layout.architecture.file_per_state or source is None:
-        return None
-    train, validation, test = source.sizes
+    train, validation, test = like.sizes
     # A CPU is as fast with a part of a batch, a GPU is not.
     batch = min(zoo.batch_size, train, _CPU_BATCH if torch.device(device).type == "cpu" else train)
-    images = _random_images(source, batch * (steps + 1), (None, batch)).to(device)
+    images = _random_images(like, batch * (steps + 1), (None, batch)).to(device)
     training = ResNetTraining(
         dataclasses.replace(zoo.models(1)[0], batch_size=batch),
         zoo.layout,

@@ -195,7 +195,8 @@ def samples_of(
     if pixels.shape[1] != layout.channels or (side and pixels.shape[2:] != (side, side)):
         raise InvalidArgument(
             f"{layout} takes images [{layout.channels}, {side or 'h'}, {side or 'w'}], found "
-            f"{list(pixels.shape[1:])}: name those that the models were trained on"
+            f"{list(pixels.shape[1:])}: name those that the models were trained on, or read them "
+            f"with load_images(..., channels={layout.channels})"
         )
     if not 0 <= int(labels.min()) <= int(labels.max()) < layout.classes:
         raise InvalidArgument(f"labels are not all from 0 to {layout.classes - 1}")

@@ -65,6 +65,7 @@ from .history import (
     waiting_file,
 )
 from .names import (
+    BUILD_FOLDER,
     CARD,
     CROISSANT,
     DATA_FILE,
@@ -157,12 +158,8 @@ def build_folder(
         raise InvalidArgument(
             f"{out} holds a model_zoos.py, and datasets loads no folder with such a file"
         )
-    if not built_zoos(out) and (beside := list_zoo_directories(out)):
-        raise InvalidArgument(
-            f"{out} holds zoo directories ({', '.join(beside[:3])}): build into a folder of its "
-            "own, as a repository holds nothing else",
-            hint="--out names it",
-        )
+    if not built_zoos(out):
+        _refuse_others(out)
     # All of them are checked before anything is written.
     directories = [open_zoo(root, name) for name in wanted]
     for directory in directories:
@@ -195,6 +192,28 @@ def build_folder(
                 _write(out, CROISSANT, render_croissant(contents, out), work)
                 remove_ranks(out, rank)
     return summaries
+
+
+def _refuse_others(out: Path) -> None:
+    """Refuse to begin a repository in a folder that holds anything else, such as a README.md.
+
+    Raises:
+        InvalidArgument: `out` is no folder, or holds other files than figures.
+    """
+    if out.exists() and not out.is_dir():
+        raise InvalidArgument(f"{out} is a file: --out is the folder to build into")
+    if (out / BUILD_FOLDER).exists() or not out.exists():  # an interrupted build, or a new folder
+        return
+    names = sorted(path.name for path in out.iterdir())
+    beside = [name for name in names if not name.startswith(".") and name != "figures"]
+    if beside:
+        what = "zoo directories" if list_zoo_directories(out) else "other files"
+        more = f" and {len(beside) - 3} more" if len(beside) > 3 else ""
+        raise InvalidArgument(
+            f"{out} holds {what} ({', '.join(beside[:3])}{more}): build into a folder of its own, "
+            "as a repository holds nothing else",
+            hint="--out names it",
+        )
 
 
 def _build_zoo(

@@ -178,6 +178,12 @@ def folder_files(folder: Path) -> list[str]:
     def refused(reason: str) -> InvalidArgument:
         return InvalidArgument(reason, hint=f"model-zoos build NAME --out {folder}")
 
+    if (folder / "zoo.json").exists():
+        raise InvalidArgument(
+            f"{folder} is a zoo directory, and a repository is what `build` makes of it",
+            hint=f"model-zoos build {folder.name} --data-dir {folder.parent} --out repository",
+        )
+
     if not folder.is_dir():
         raise refused(f"{folder}: there is no such folder; `model-zoos build` makes one")
     paths = sorted(

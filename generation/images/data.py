@@ -111,6 +111,12 @@ class ImageData:
         channels, height, width = self.train.pixels.shape[1:]
         return 1 if self.grey else channels, height, width
 
+    @property
+    def sizes(self) -> tuple[int, int | None, int]:
+        """Numbers of training, validation (None without such images) and test images."""
+        validation = None if self.validation is None else len(self.validation)
+        return len(self.train), validation, len(self.test)
+
     def normalized(self, split: str) -> torch.Tensor:
         """Return the images of a split as a network sees them: (pixels / 255 - mean) / std.
 

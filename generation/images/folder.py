@@ -6,10 +6,10 @@
                          images.json              optional
 
 Classes are numbered in the order of their names, and images are ordered by class and name, as by
-torchvision's ImageFolder. Without images.json all images must have one size. They are read in
-colour, or grey if the zoo has one channel, and normalised with mean and deviation 0.5. ResNet-18
-augments them by a crop, padded by an eighth of the size, and a flip. Each key of images.json
-changes one of these:
+torchvision's ImageFolder. Without images.json all images must have one size. A zoo of one channel
+sees them in grey, one of three in colour; without a zoo, they are grey if all training images are.
+They are normalised with mean and deviation 0.5. ResNet-18 augments them by a crop, padded by an
+eighth of the size, and a flip. Each key of images.json changes one of these:
 
     {"size": [32, 32], "mean": [0.49, 0.48, 0.45], "std": [0.25, 0.24, 0.26],
      "augmentation": ["random_crop_32_4", "horizontal_flip"]}
@@ -47,7 +47,8 @@ def load_folder(
     Args:
         name: `folder/NAME`, where NAME is a folder in `root`.
         root: the images folder.
-        channels: 1 or 3; None for what images.json says, else 3.
+        channels: 1 or 3; None for what images.json says, else 1 if all training images are grey
+            files, else 3.
         progress: show a bar if reading takes more than a few seconds.
 
     Raises:
@@ -74,6 +75,8 @@ def load_folder(
             f'"mean": {settings["mean"]}, but the zoo has "channels": {channels}: give as many '
             "numbers in mean and std, or change the zoo's channels"
         )
+    if channels is None and "mean" not in settings:
+        channels = 1 if _are_grey(folder / "train") else 3
     usual = (0.5,) * (channels or 3)
     mean, std = (tuple(settings.get(key, usual)) for key in ("mean", "std"))
     read: dict[str, Images] = {}
@@ -148,10 +151,25 @@ def _settings(path: Path) -> Mapping[str, Any]:
     return values
 
 
-def _read(
-    folder: Path, channels: int, size: list[int] | None, progress: bool
-) -> tuple[Images, list[str]]:
-    """Read the images of one split, resized if a size is given, and the names of its classes."""
+_GREY = ("1", "L", "LA", "I", "I;16", "F")
+"""Modes of PIL that have one channel of brightness."""
+
+
+def _are_grey(folder: Path) -> bool:
+    """Whether all images of a split are grey files, by their headers."""
+    _, samples = _samples(folder)
+    for path, _ in samples:
+        try:
+            with Image.open(path) as file:
+                if file.mode not in _GREY:
+                    return False
+        except _NO_IMAGE as error:
+            raise UnreadableImagesError(f"{path}: no readable image ({error})") from error
+    return True
+
+
+def _samples(folder: Path) -> tuple[list[str], list[tuple[str, int]]]:
+    """Return the classes of a split, and the path and class of each of its images."""
     vision = import_torchvision().datasets.folder
 
     def is_image(path: str) -> bool:
@@ -163,16 +181,26 @@ def _read(
     try:
         classes = [name for name in vision.find_classes(folder)[0] if not is_clutter(name)]
         numbers = {name: number for number, name in enumerate(classes)}
-        samples = vision.make_dataset(folder, numbers, is_valid_file=is_image)
+        return classes, vision.make_dataset(folder, numbers, is_valid_file=is_image)
     except (FileNotFoundError, ValueError) as error:  # no class, or one without images
         raise UnreadableImagesError(f"{folder}: {' '.join(str(error).split())}") from None
+
+
+_NO_IMAGE = (OSError, UnidentifiedImageError, Image.DecompressionBombError)
+
+
+def _read(
+    folder: Path, channels: int, size: list[int] | None, progress: bool
+) -> tuple[Images, list[str]]:
+    """Read the images of one split, resized if a size is given, and the names of its classes."""
+    classes, samples = _samples(folder)
     arrays: list[np.ndarray] = []
     bar = tqdm(samples, folder.name, unit=" images", delay=3, disable=not progress)
     for path, _ in bar:
         try:
             with Image.open(path) as file:
                 image = file.convert("RGB" if channels == 3 else "L")
-        except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        except _NO_IMAGE as error:
             raise UnreadableImagesError(f"{path}: no readable image ({error})") from error
         if size is not None and image.size != (size[1], size[0]):
             image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)

@@ -64,7 +64,8 @@ def load_images(
             `folder/NAME` for a folder of image files (folder.py).
         images_dir: the images folder; by default MODEL_ZOOS_IMAGES, else "images".
         channels: of a folder of image files, 1 to read them in grey or 3 in colour; None for what
-            its images.json says, else 3. All other sets have their own.
+            its images.json says, else 1 if all training images are grey files, else 3. All other
+            sets have their own.
         download: download the set if it is missing. Files that are there stay.
         allow_unverified: accept files that are not the published ones, with a warning and
             `verified=False`.

@@ -410,7 +410,7 @@ def test_a_zoo_is_benchmarked(digits_home: Path) -> None:
     assert {row[numbers.columns.index("[95 %]")] for row in numbers.rows} == {"-"}
     for table in (numbers, kinds):
         assert table.notes == ("There is no interval for fewer than 10 test models that differ.",)
-        assert table.title.endswith(". 3 are too few to compare with scores of papers")
+        assert table.title.endswith(". 3 models: too few to compare with scores of papers")
     [why] = [note for note in used.notes if "unstable training" in note]
     assert "leave out states whose largest weight exceeds 5" in why
     assert "--max-weight inf" in why
@@ -642,6 +642,8 @@ def test_refusals(tmp_path: Path) -> None:
         predict_properties("digits_cnn_s", tmp_path, epochs=[7])
     with pytest.raises(ValueError, match="unknown representation 'pixels'"):
         predict_properties("digits_cnn_s", tmp_path, representations=["pixels"])
+    with pytest.raises(ValueError, match=r"targets is a list of names: targets=\['test_acc'\]"):
+        predict_properties("digits_cnn_s", targets="test_acc")
     with pytest.raises(ValueError, match="unknown target 'seed'"):
         predict_properties("digits_cnn_s", tmp_path, targets=["seed"])
     with pytest.raises(InvalidArgument, match="cannot be named 'ridge'"):

@@ -199,6 +199,10 @@ def test_what_is_there(digits_home: Path, tmp_path: Path) -> None:
     table = run("list", "--data-dir", str(digits_home), cwd=tmp_path).stdout
     assert [line for line in table.splitlines() if "digits_cnn_s" in line and " 120 " in line]
     assert "there is no zoo in" in error("list", "--local", cwd=tmp_path)
+    (tmp_path / "one.json").write_text("[1]")
+    assert "one.json: a zoo is a JSON object, found list" in error(
+        "generate", "one.json", cwd=tmp_path
+    )
     for unknown in (("digit_cnn",), ("digits_cnn", "--data-dir", str(digits_home))):
         assert "did you mean digits_cnn_s" in error("info", *unknown, cwd=tmp_path)
     for command in ("verify", "build", "benchmark", "sparsify", "plot", "report"):
@@ -289,6 +293,7 @@ def test_from_a_specification_of_ones_own_to_benchmark_and_plot(tmp_path: Path) 
     assert as_json.stderr == ""
     run("plot", "my-digits", "--out", "new/figure.png", cwd=tmp_path)
     assert (tmp_path / "new" / "figure.png").read_bytes()[:4] == b"\x89PNG"
+    assert "--out figure.png" in error("plot", "my-digits", "--out", "figure.txt", cwd=tmp_path)
 
 
 def test_expected_errors_are_one_line(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ from model_zoos.builders.sources.importing import import_zoo
 from model_zoos.builders.specification import VARIANTS, Zoo
 from model_zoos.builders.splits import SPLITS
 from model_zoos.builders.zoo_directory import create_zoo, open_zoo
-from model_zoos.errors import FaultyZoo, ZooNotFound
+from model_zoos.errors import FaultyZoo, InvalidArgument, ZooNotFound
 from tests.builders.hub.bits import digests
 from tests.builders.sources.raw import RAW
 from tests.shared import HYPERPARAMETER_ZOO, LARGE_ZOO, SEED_ZOO, contents, needs_shared
@@ -549,6 +549,20 @@ def test_bad_requests_are_refused(home: Path, tmp_path: Path) -> None:
         build_folder(["digits_cnn_s"], home, tmp_path / "a", workers=0)
     with pytest.raises(ValueError, match="at least one zoo"):
         build_folder([], home, tmp_path / "a")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "README.md").write_text("mine")
+    (tmp_path / "notes" / "figures").mkdir()
+    with pytest.raises(
+        InvalidArgument, match=r"holds other files \(README\.md\): build into a fol"
+    ):
+        build_folder(["digits_cnn_s"], home, tmp_path / "notes")
+    assert (tmp_path / "notes" / "README.md").read_text() == "mine"
+    with pytest.raises(InvalidArgument, match=r"holds zoo directories \(digits_cnn_s, "):
+        build_folder(["digits_cnn_s"], home, home)
+    with pytest.raises(InvalidArgument, match=r"holds other files .*zoo\.json"):
+        build_folder(["digits_cnn_s"], home, home / "digits_cnn_s")
+    with pytest.raises(InvalidArgument, match="is a file: --out is the folder to build into"):
+        build_folder(["digits_cnn_s"], home, tmp_path / "notes" / "README.md")
     (tmp_path / "model_zoos.py").write_text("")
     with pytest.raises(ValueError, match=r"holds a model_zoos\.py"):
         build_folder(["digits_cnn_s"], home, tmp_path)

@@ -479,6 +479,7 @@ def test_a_hub_that_is_not_there(writer: Client, folder: Path, hub: Hub) -> None
         (lambda f: (f / "notes.txt").write_text(""), "no part of a built repository"),
         (lambda f: (f / "README.md").unlink(), "holds no README.md or no data"),
         (lambda f: shutil.rmtree(f / "data"), "holds no README.md or no data"),
+        (lambda f: (f / "zoo.json").write_text("{}"), "is a zoo directory, and a repository is"),
         (lambda f: next(f.glob("metrics/*-test*")).unlink(), "are missing or of two builds"),
         (lambda f: next(f.glob("data/*/train-00000*")).unlink(), "are missing or of two builds"),
         (

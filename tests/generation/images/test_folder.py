@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,30 @@ def test_what_macos_and_jupyter_leave_behind_is_no_image_and_no_class(tmp_path: 
     assert images.classes == 2
     assert images.train.pixels.equal(before.train.pixels)
     assert images.test.labels.tolist() == [0, 0, 1, 1]
+
+
+def test_grey_files_are_grey_images(tmp_path: Path) -> None:
+    write(tmp_path, {"train": (16, 16), "test": (16, 16)})
+    for path in tmp_path.rglob("*.png"):
+        Image.open(path).convert("L").save(path)
+    grey = load_images("folder/mine", tmp_path)
+    assert grey.shape == (1, 16, 16)
+    assert grey.train.pixels[:, 0, 0, 0].tolist() == [0, 10, 100, 110]
+    assert grey.digest() == load_images("folder/mine", tmp_path, channels=1).digest()
+    coloured = load_images("folder/mine", tmp_path, channels=3)
+    assert coloured.shape == (3, 16, 16)
+    zoo = dataclasses.replace(
+        zoo_spec("digits_cnn_s"), name="mine", images="folder/mine", channels=1, classes=2
+    )
+    with pytest.raises(InvalidArgument, match=r'load_images\("folder/mine", channels=1\)') as found:
+        generate(zoo, tmp_path, coloured, models=1)
+    assert '"size": [28, 28]' in str(found.value)
+    one = tmp_path / "mine" / "train" / "b" / "1.png"
+    Image.new("RGB", (16, 16)).save(one)
+    assert load_images("folder/mine", tmp_path).shape == (3, 16, 16)
+    one.write_bytes(b"no image")
+    with pytest.raises(UnreadableImagesError, match=r"1\.png: no readable image"):
+        load_images("folder/mine", tmp_path)
 
 
 def test_settings(tmp_path: Path) -> None:
