@@ -43,6 +43,7 @@ from model_zoos.builders.access import (
     weights,
 )
 from model_zoos.builders.catalog import list_zoos, zoo_spec
+from model_zoos.builders.homes import zoo_to_train
 from model_zoos.builders.homes import zoos_home as zoos_home
 from model_zoos.builders.registration import register
 from model_zoos.builders.specification import Zoo
@@ -160,8 +161,8 @@ def generate(
     """Train a zoo into `<root>/<zoo>/`, or resume its training.
 
     Args:
-        zoo: specification of the zoo: a name of the catalog, `zoo_spec(name)`, or `Zoo.from_json`
-            for one of your own.
+        zoo: specification of the zoo, as `zoo_spec(name)` or `Zoo.from_json` return it; or a name
+            of the catalog, the path of a JSON file, or the name of a zoo directory in `root`.
         root: folder of all zoos.
         images: the images that `zoo.images` names: from `load_images`, or a name or source, which
             is read with the defaults of `load_images`.
@@ -171,7 +172,7 @@ def generate(
         on_progress: called after each piece of work.
 
     Raises:
-        UnknownZoo: the catalog has no zoo of this name.
+        UnknownZoo: there is no zoo of this name.
         InvalidArgument: arguments of another type, or that do not fit together.
 
     Example:
@@ -181,8 +182,8 @@ def generate(
     from model_zoos.generation.images import named_images
     from model_zoos.generation.options import TrainOptions
 
-    zoo = zoo_spec(zoo) if isinstance(zoo, str) else zoo
-    check_kind(zoo, Zoo, "zoo must be a name of the catalog or a model_zoos.Zoo")
+    zoo = zoo_to_train(zoo, Path(root)) if isinstance(zoo, str) else zoo
+    check_kind(zoo, Zoo, "zoo must be a name or a model_zoos.Zoo")
     options = options or TrainOptions()
     check_kind(models, (Integral, NoneType), "models must be a whole number or None")
     check_kind(options, TrainOptions, "options must be model_zoos.generation.options.TrainOptions")

@@ -7,10 +7,11 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import FaultyFilesWarning, FaultyZoo, UnknownZoo, ZooNotFound
+from ..errors import FaultyFilesWarning, FaultyZoo, InvalidArgument, UnknownZoo, ZooNotFound
 from . import catalog
 from .catalog import METRICS_NAME, dense_name
 from .specification import Zoo, normalize_name
+from .untrusted import MAX_JSON, parse_json, read_plain
 from .zoo_directory import ZooDirectory, list_zoo_directories, open_zoo, refuse_zoo_as_root
 
 if TYPE_CHECKING:
@@ -75,6 +76,44 @@ def zoo_named(name: str, root: Path) -> Zoo:
     """
     own = normalize_name(name)
     return open_zoo(root, own).zoo if is_zoo(root, own) else catalog.zoo_spec(name)
+
+
+def zoo_to_train(name: str, root: Path) -> Zoo:
+    """Return the zoo that a name stands for where one is trained.
+
+    Args:
+        name: of a zoo of the catalog, the path of a JSON file that specifies one (as Zoo.from_json
+            reads it), or the name of a zoo directory in `root`.
+        root: folder of zoo directories.
+
+    Raises:
+        InvalidArgument: the file cannot be read, or its zoo has a name of the catalog.
+        UnknownZoo: there is none of this name.
+    """
+    path = Path(name)
+    if not name.endswith(".json"):
+        if path.suffix and path.is_file():
+            raise InvalidArgument(f"{path}: a zoo is specified by a file that ends in .json")
+        known = normalize_name(name) in catalog.ZOOS
+        return catalog.zoo_spec(name) if known else zoo_named(name, root)
+    if not path.exists():
+        raise InvalidArgument(f"{path}: there is no such file")
+    try:
+        values = parse_json(read_plain(path, MAX_JSON))
+    except (OSError, ValueError) as error:
+        raise InvalidArgument(f"{path}: not readable as JSON ({error})") from error
+    if isinstance(values, list) and len(values) == 1 and isinstance(values[0], dict):
+        # as `model-zoos list NAME --json` prints it
+        values = {key: v for key, v in values[0].items() if key not in ("models", "states")}
+    try:
+        zoo = Zoo.from_json(values)
+    except ValueError as error:
+        raise InvalidArgument(f"{path}: {error}") from error
+    if zoo.name in catalog.config_names():
+        raise InvalidArgument(
+            f"{path}: the catalog has a zoo named {zoo.name!r}: choose another name"
+        )
+    return zoo
 
 
 def absent(

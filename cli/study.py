@@ -14,7 +14,7 @@ from typing import Annotated, Any, Optional
 import typer
 
 from ..builders.catalog import dense_name, parts_of, zoo_spec
-from ..builders.homes import open_parts, zoos_home
+from ..builders.homes import open_parts, zoo_to_train, zoos_home
 from ..builders.ranks import Rank, find_rank, rank_cores
 from ..builders.specification import Zoo, normalize_name
 from ..errors import InvalidArgument, ZooNotFound
@@ -32,7 +32,6 @@ from .options import (
     flag,
     parse_epochs,
 )
-from .train import read_specification
 
 
 def benchmark(
@@ -363,7 +362,7 @@ def evaluate(
 def _zoo_like(name: str, data_dir: Path | None) -> Zoo:
     """Return a zoo of a folder, of the catalog, or of a JSON file; of a union its first."""
     if name.endswith(".json"):
-        return read_specification(name, zoos_home(data_dir))
+        return zoo_to_train(name, zoos_home(data_dir))
     try:
         return open_parts(normalize_name(name), zoos_home(data_dir))[0].zoo
     except ZooNotFound:

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from ..builders.catalog import TWIN_EPOCHS, ZOOS, config_names, parts_of, zoo_spec
-from ..builders.homes import is_zoo, open_parts, zoo_named, zoos_home
+from ..builders.catalog import TWIN_EPOCHS, ZOOS, parts_of
+from ..builders.homes import is_zoo, open_parts, zoo_to_train, zoos_home
 from ..builders.machine import byte_size, counted
-from ..builders.specification import Zoo, normalize_name
-from ..builders.untrusted import MAX_JSON, parse_json, read_plain
+from ..builders.specification import normalize_name
 from ..errors import InvalidArgument
 from . import display
 from .options import (
@@ -88,7 +87,7 @@ def generate(
     as_json: AsJson = False,
 ) -> None:
     """Train a zoo. Run the same command again to resume."""
-    specification = read_specification(zoo, zoos_home(out))
+    specification = zoo_to_train(zoo, zoos_home(out))
     if epochs is not None:
         specification = dataclasses.replace(specification, epochs=epochs)
     if not plan and not (ranks is None and seconds_per_epoch is None):
@@ -269,38 +268,6 @@ def sparsify(
             _print_summary(summary)
     if as_json and display.first_rank():  # a list for a union
         print(display.json_text(summaries if len(summaries) > 1 else summaries[0]))
-
-
-def read_specification(name: str, root: Path) -> Zoo:
-    """Return a zoo of the catalog, or that a JSON file specifies, or that a folder holds.
-
-    Raises:
-        InvalidArgument: the file cannot be read, or its zoo has a name of the catalog.
-        UnknownZoo: there is none of this name.
-    """
-    path = Path(name)
-    if not name.endswith(".json"):
-        if path.suffix and path.is_file():
-            raise InvalidArgument(f"{path}: a zoo is specified by a file that ends in .json")
-        return zoo_spec(name) if normalize_name(name) in ZOOS else zoo_named(name, root)
-    if not path.exists():
-        raise InvalidArgument(f"{path}: there is no such file")
-    try:
-        values = parse_json(read_plain(path, MAX_JSON))
-    except (OSError, ValueError) as error:
-        raise InvalidArgument(f"{path}: not readable as JSON ({error})") from error
-    if isinstance(values, list) and len(values) == 1 and isinstance(values[0], dict):
-        # as `model-zoos list NAME --json` prints it
-        values = {key: v for key, v in values[0].items() if key not in ("models", "states")}
-    try:
-        zoo = Zoo.from_json(values)
-    except ValueError as error:
-        raise InvalidArgument(f"{path}: {error}") from error
-    if zoo.name in config_names():
-        raise InvalidArgument(
-            f"{path}: the catalog has a zoo named {zoo.name!r}: choose another name"
-        )
-    return zoo
 
 
 def _print_summary(summary: Summary) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -38,6 +39,19 @@ def test_generate_and_sparsify_take_names(tmp_path: Path) -> None:
     assert model_zoos.sparsify("digits_cnn_s", tmp_path, "digits", twins=twins).models == 1
     parents = model_zoos.open_zoo(tmp_path, "digits_cnn_s")
     assert model_zoos.sparsify(parents, tmp_path, images, twins=twins).present == 1
+
+
+def test_generate_takes_a_zoo_of_ones_own_by_its_file_and_its_name(tmp_path: Path) -> None:
+    values = model_zoos.zoo_spec("digits_cnn_s").to_json() | {"name": "mine", "epochs": 1}
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps(values))
+    root = tmp_path / "zoos"
+    assert model_zoos.generate(str(path), root, "digits", models=1).models == 1
+    grown = model_zoos.generate("mine", root, "digits", models=2)
+    assert (grown.present, grown.models) == (1, 1)
+    path.write_text("[1]")
+    with pytest.raises(InvalidArgument, match=r"mine\.json: a zoo is a JSON object, found list"):
+        model_zoos.generate(str(path), root, "digits")
 
 
 @pytest.mark.parametrize(
