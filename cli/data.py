@@ -18,7 +18,7 @@ from ..builders.ranks import find_rank
 from ..builders.specification import Zoo, normalize_name
 from ..builders.splits import why_empty
 from ..builders.zoo_directory import list_zoo_directories, open_zoo, refuse_zoo_as_root
-from ..errors import FaultyZoo, UnknownZoo, ZooNotFound
+from ..errors import FaultyZoo, InvalidArgument, UnknownZoo, ZooNotFound
 from . import display
 from .options import (
     AsJson,
@@ -280,7 +280,10 @@ def import_command(
         if useful := [f"model-zoos info {r.zoo}{where}" for r in reports if r.models]:
             display.print_next(*useful)
     if not any(report.models for report in reports):
-        raise typer.Exit(1)
+        reasons = [left_out.reason for report in reports for left_out in report.left_out]
+        raise InvalidArgument(
+            f"no state of {source} could be imported" + f"; the first: {reasons[0]}" * bool(reasons)
+        )
 
 
 def _left_out(report: Report) -> list[str]:

@@ -273,7 +273,7 @@ def read_run_table(
         raise Unreadable(
             f"{path.name} has no column {' and no '.join(missing)}; it has "
             f"{', '.join(map(printable, [*found.ours][:20])) or 'none'}",
-            hint=f"--rename THEIRS={missing[0]}",
+            hint=" ".join(f"--rename THEIRS={key}" for key in missing),
         )
     if not found.entries:
         reason = min(found.left_out).reason if found.left_out else "it is empty"

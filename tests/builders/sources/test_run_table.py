@@ -20,6 +20,7 @@ import safetensors.torch
 import torch
 from datasets import get_dataset_config_info, load_dataset, load_dataset_builder
 from torch import nn
+from typer.testing import CliRunner
 
 import model_zoos
 from model_zoos.benchmarks.audit import audit_zoo
@@ -28,6 +29,7 @@ from model_zoos.builders.hub.build import build_folder
 from model_zoos.builders.sources.importing import import_zoo
 from model_zoos.builders.sources.report import Report
 from model_zoos.builders.zoo_directory import SOURCE_COLUMNS, open_zoo
+from model_zoos.cli import app
 from model_zoos.errors import (
     FaultyZoo,
     InvalidArgument,
@@ -399,6 +401,24 @@ def test_images_that_nothing_can_be_verified_with_are_warned_of(
         warnings.simplefilter("error", ModelZoosWarning)
         for number, known in enumerate(("digits", "fashion-mnist", "folder/mine", "cifar10/grey")):
             import_zoo(folder, tmp_path, f"known_{number}", images=known, **arguments)
+
+
+def test_the_command_ends_with_an_error_if_nothing_is_kept(
+    runs: tuple[Path, Rows], tmp_path: Path
+) -> None:
+    folder, rows = runs
+    table = write_csv(tmp_path / "t.csv", rows[:2])
+    given = ["import", str(folder), "--table", str(table), "--zoo", "own", "--out", str(tmp_path)]
+    done = CliRunner().invoke(app, [*given, "--architecture", "1x28x28 fc9 fc10"])
+    assert "own: 0 models into" in done.stdout
+    assert isinstance(done.exception, InvalidArgument)
+    assert str(done.exception).startswith(f"no state of {folder} could be imported; the first: wr")
+    table.write_text("file,model,step\n1,1,1\n")
+    unnamed = CliRunner().invoke(app, [*given, "--architecture", TEXT])
+    assert isinstance(unnamed.exception, Unreadable)
+    assert unnamed.exception.hint == (
+        "--rename THEIRS=path --rename THEIRS=model_id --rename THEIRS=epoch"
+    )
 
 
 def test_processes_give_the_same_zoo(runs: tuple[Path, Rows], tmp_path: Path) -> None:
