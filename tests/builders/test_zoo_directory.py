@@ -404,6 +404,25 @@ def test_a_zoo_is_not_continued_in_another_way(directory: ZooDirectory) -> None:
     assert raised.value.hint == "--out names another folder, --epochs 3 resumes this zoo"
 
 
+def test_images_of_which_an_earlier_version_said_less_are_the_same(tmp_path: Path) -> None:
+    images = {"name": "folder/mine", "sha256": "0" * 64, "verified": False}
+    more = {"shape": [1, 28, 28], "mean": [0.5], "std": [0.5], "sizes": [4, None, 4]}
+    create_zoo(tmp_path, DIGITS, images=images)
+    content = (tmp_path / DIGITS.name / "zoo.json").read_bytes()
+    assert create_zoo(tmp_path, DIGITS, images=images | more).info["images"] == images
+    assert (tmp_path / DIGITS.name / "zoo.json").read_bytes() == content
+    for other in ({"sha256": "1" * 64}, {"name": "mine"}, {"verified": True}):
+        [key] = other
+        with pytest.raises(FaultyZoo, match=rf"begun with images\.{key} = "):
+            create_zoo(tmp_path, DIGITS, images=images | more | other)
+    for least in (None, {}, {"name": "folder/mine"}):
+        with pytest.raises(FaultyZoo, match="begun with images"):
+            create_zoo(tmp_path, DIGITS, images=least)
+    create_zoo(tmp_path / "new", DIGITS, images=images | more)
+    with pytest.raises(FaultyZoo, match=r"begun with images\.mean = "):
+        create_zoo(tmp_path / "new", DIGITS, images=images | more | {"mean": [0.1]})
+
+
 def test_a_model_that_lacks_epochs_is_not_finished(directory: ZooDirectory) -> None:
     model = directory.scan()[0][0]
     assert directory.finished(model.model_id)
