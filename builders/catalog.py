@@ -357,6 +357,27 @@ ELSEWHERE: dict[str, Elsewhere] = {
 }  # fmt: skip
 """The zoos of other publications by name. Their models are trained on grey images."""
 
+IMAGE_SETS = frozenset(
+    [
+        *(zoo.images for zoo in ZOOS.values()),
+        *(f"{zoo.image_dataset}/grey" for zoo in ELSEWHERE.values()),
+    ]
+)
+"""Keys of the image data sets, with their transforms, that models of these zoos are trained on."""
+
+IMAGE_FOLDER = "folder/"
+"""Beginning of the key of a user's own images, which are read from a folder of image files."""
+
+
+def has_images(name: str) -> bool:
+    """Whether a name is that of an image data set of the catalog, with its transforms or without.
+
+    >>> has_images("cifar10/cnn_s"), has_images("cifar10"), has_images("folder/mine")
+    (True, True, False)
+    """
+    key = normalize_name(name)
+    return key in IMAGE_SETS or key in {images.partition("/")[0] for images in IMAGE_SETS}
+
 
 def twin_name(name: str) -> str:
     """Return the name of the sparse twins of a zoo or union."""

@@ -369,7 +369,8 @@ def create_zoo(root: str | os.PathLike[str], zoo: Zoo, **provenance: object) -> 
         zoo: specification of the zoo.
         provenance: JSON values for zoo.json: engine, stream, images, source, versions. In an
             existing zoo all but `versions` and the name of the source's file must be the same, so
-            that all its models are made in the same way.
+            that all its models are made in the same way. Of the images, an earlier version may
+            have said less.
 
     Raises:
         FaultyZoo: the directory holds a zoo that was made in another way.
@@ -386,7 +387,7 @@ def create_zoo(root: str | os.PathLike[str], zoo: Zoo, **provenance: object) -> 
     found, _ = _read_info(path)
     for key in (*provenance, *info, *found):
         old, new = found.get(key), info.get(key)
-        if key == "versions" or old == new:
+        if key == "versions" or old == new or (key == "images" and same_images(old, new)):
             continue
         if key == "source" and old and new:
             if old.get("sha256") == new.get("sha256"):
@@ -416,13 +417,27 @@ def create_zoo(root: str | os.PathLike[str], zoo: Zoo, **provenance: object) -> 
                 f"{path} was begun with {key} = {old!r}, not {new!r}, and holds no finished model: "
                 "delete it if nothing is at work there, or choose another output folder"
             )
+        made, same = f"made with {key} = {old!r}, not {new!r}", f"the same {key}"
+        if key == "images.sha256":
+            made = f"trained on other images (SHA-256 {old!s:.8}, not {new!s:.8})"
+            same = "the images as they were"
         raise FaultyZoo(
-            f"{path} holds a zoo made with {key} = {old!r}, not {new!r}: "
-            f"choose another output folder, or the same {key}",
+            f"{path} holds a zoo {made}: choose another output folder, or {same}",
             hint="--out names another folder"
             + f", --epochs {old} resumes this zoo" * (key == "zoo.epochs"),
         )
     return ZooDirectory(path, zoo, found)
+
+
+def same_images(one: object, other: object) -> bool:
+    """Whether two entries `images` of zoo.json are of the same images.
+
+    Earlier versions did not write all keys, whose values follow from the digest.
+    """
+    if not isinstance(one, dict) or not isinstance(other, dict):
+        return one == other
+    shared = one.keys() & other.keys()
+    return "sha256" in shared and all(one[key] == other[key] for key in shared)
 
 
 def _differences(old: Mapping[str, object], new: Mapping[str, object]) -> set[str]:

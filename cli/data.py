@@ -347,6 +347,13 @@ def build(
         Path, typer.Option(help="Folder to write, for `model-zoos publish`.")
     ] = BUILT_FOLDER,
     data_dir: DataDir = None,
+    licence: Annotated[
+        Optional[str],
+        typer.Option(
+            help="Licence, by the Hub's id, such as mit; by default that which the folder's card "
+            "has, else cc-by-4.0."
+        ),
+    ] = None,
     workers: Annotated[
         Optional[int], typer.Option(help="Number of threads; one for each core if not given.")
     ] = None,
@@ -367,7 +374,9 @@ def build(
         open_parts(normalize_name(name), root)
     with display.progress_bars(quiet or as_json) as bars, display.resumable():
         show = display.counting(bars, "states")
-        summaries = build_folder(names, root, out, workers=workers, rank=share, on_progress=show)
+        summaries = build_folder(
+            names, root, out, licence=licence, workers=workers, rank=share, on_progress=show
+        )
     if as_json:
         print(display.json_text([dataclasses.asdict(summary) for summary in summaries]))
     elif not quiet:

@@ -64,6 +64,7 @@ from .history import (
     read_held,
     waiting_file,
 )
+from .licence import card_licence, check_licence
 from .names import (
     BUILD_FOLDER,
     CARD,
@@ -117,6 +118,7 @@ def build_folder(
     root: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
+    licence: str | None = None,
     workers: int | None = None,
     rank: Rank = ALONE,
     on_progress: Progress | None = None,
@@ -129,6 +131,8 @@ def build_folder(
         names: zoos, twin zoos and unions (which stand for their parts).
         root: folder of all zoo directories.
         out: the repository folder, created if it does not exist.
+        licence: the Hub's id of the licence, for the card; None for that of the card that the
+            folder has, else cc-by-4.0. All ranks are given the same.
         workers: number of threads, each of which needs about six row groups of memory (300 MB for
             ResNet-18); None for one per core.
         rank: the part of the work. Ranks need not run at the same time, and do not wait for each
@@ -141,8 +145,8 @@ def build_folder(
     Raises:
         ZooNotFound: a zoo has no directory, or no finished model.
         FaultyZoo: none of a zoo's files can be used.
-        InvalidArgument: no or unusable names, fewer than one worker, or a zoo some of whose models
-            are only on the Hub.
+        InvalidArgument: no or unusable names, a licence that is no id, fewer than one worker, or a
+            zoo some of whose models are only on the Hub.
         AlreadyRunning: another build is running in the folder, other than a rank of the same
             number of ranks.
     """
@@ -160,6 +164,10 @@ def build_folder(
         )
     if not built_zoos(out):
         _refuse_others(out)
+    if licence is None:
+        card = out / CARD
+        licence = card_licence(card.read_text("utf-8", errors="replace") if card.exists() else "")
+    licence = check_licence(licence)
     # All of them are checked before anything is written.
     directories = [open_zoo(root, name) for name in wanted]
     for directory in directories:
@@ -188,8 +196,8 @@ def build_folder(
                 for name, valid in marks.items():
                     write_record(out, name, valid)
                 contents = read_contents(out)
-                _write(out, CARD, render_card(contents).encode(), work)
-                _write(out, CROISSANT, render_croissant(contents, out), work)
+                _write(out, CARD, render_card(contents, licence=licence).encode(), work)
+                _write(out, CROISSANT, render_croissant(contents, out, licence), work)
                 remove_ranks(out, rank)
     return summaries
 

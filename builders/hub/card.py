@@ -2,26 +2,28 @@
 
     Path("out/README.md").write_text(render_card(read_contents("out"), "me/model_zoos"))
 
-Everything in the card follows from the files, so that the same files give the same card. The YAML
-at its top makes `load_dataset(repository, name)` work: for each zoo, each union whose parts are all
-there, and `metrics`, it says which files are which split.
+Everything in the card but the licence follows from the files, so that the same files give the same
+card. The YAML at its top makes `load_dataset(repository, name)` work: for each zoo, each union
+whose parts are all there, and `metrics`, it says which files are which split.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...errors import InvalidArgument
 from ..architecture import ARCHITECTURES
-from ..catalog import METRICS_NAME, dense_name
+from ..catalog import IMAGE_FOLDER, METRICS_NAME, ZOOS, dense_name, has_images
 from ..machine import byte_size
 from ..schema import row_features
 from ..splits import SPLITS
+from ..untrusted import printable
 from .contents import Contents, ZooEntry
+from .licence import LICENCE, licence_text
 from .names import layout_file
 
 if TYPE_CHECKING:
@@ -30,11 +32,16 @@ if TYPE_CHECKING:
 TEMPLATE = Path(__file__).resolve().parents[2] / "dataset_card.md"
 """The template lies at the root, in a checkout as in a wheel."""
 
+UNKNOWN = "unknown"
+"""Name of the images of an imported zoo whose source does not say what they are."""
+
 PLACEHOLDER = "ORG/model_zoos"
 """Name of the repository where the real one is not known yet."""
 
 
-def card_data(contents: Contents, *, folder: bool = False) -> DatasetCardData:
+def card_data(
+    contents: Contents, *, folder: bool = False, licence: str = LICENCE
+) -> DatasetCardData:
     """Return the YAML at the top of the card.
 
     It has no numbers of rows: datasets would compare them with what `filters=` leaves.
@@ -43,6 +50,7 @@ def card_data(contents: Contents, *, folder: bool = False) -> DatasetCardData:
         contents: the zoos and figures of the repository.
         folder: whether the card is that of a folder. Then each config has a digest of its files as
             its description: the cache of datasets depends on the card of a folder alone.
+        licence: the Hub's id of the licence.
     """
     import datasets
     from datasets.info import DatasetInfosDict
@@ -52,7 +60,7 @@ def card_data(contents: Contents, *, folder: bool = False) -> DatasetCardData:
     images = sorted({zoo.zoo.image_dataset for zoo in contents.zoos})
     data = DatasetCardData(
         pretty_name="Model Zoos",
-        license="cc-by-4.0",
+        license=licence,
         task_categories=["other", "feature-extraction"],
         tags=[
             "model-zoo",
@@ -95,12 +103,13 @@ def size_category(rows: int) -> str:
     return f"n<{steps[0]}" if power < 0 else f"{steps[power]}<n<{steps[power + 1]}"
 
 
-def render_card(contents: Contents, repo_id: str = PLACEHOLDER) -> str:
+def render_card(contents: Contents, repo_id: str = PLACEHOLDER, *, licence: str = LICENCE) -> str:
     """Return the README.md of a repository: YAML, then dataset_card.md with its blanks filled in.
 
     Args:
         contents: the zoos and figures of the repository.
         repo_id: name of the repository, for the examples.
+        licence: the Hub's id of the licence.
 
     Raises:
         InvalidArgument: the repository has no zoo.
@@ -111,8 +120,11 @@ def render_card(contents: Contents, repo_id: str = PLACEHOLDER) -> str:
         raise InvalidArgument("a card describes at least one zoo: build one first")
     cnns = [zoo for zoo in contents.zoos if not zoo.zoo.layout.architecture.file_per_state]
     example = (cnns or list(contents.zoos))[0]
+    catalog = [zoo.name for zoo in contents.zoos if zoo.maker == "catalog"]
+    anew = [name for name in catalog if ZOOS[dense_name(name)].doi]
+    image_names = {zoo.name: zoo.images["name"] for zoo in contents.zoos}
     card = DatasetCard.from_template(
-        card_data(contents, folder=repo_id == PLACEHOLDER),
+        card_data(contents, folder=repo_id == PLACEHOLDER, licence=licence),
         template_path=str(TEMPLATE),
         repo_id=repo_id,
         example=example.name,
@@ -133,6 +145,17 @@ def render_card(contents: Contents, repo_id: str = PLACEHOLDER) -> str:
         has_cnn=bool(cnns),
         resnet=next((zoo.name for zoo in contents.zoos if zoo not in cnns), None),
         has_twins=any(dense_name(zoo.name) != zoo.name for zoo in contents.zoos),
+        catalog_images=any(map(_has_catalog_images, contents.zoos)),
+        own_images=_own_images(contents.zoos),
+        own_files=any(name.startswith(IMAGE_FOLDER) for name in image_names.values()),
+        unknown_images=_listed(zoo for zoo, name in image_names.items() if name == UNKNOWN),
+        has_original=any(zoo.maker == "paper" for zoo in contents.zoos),
+        anew=_listed(anew),
+        added=_listed(name for name in catalog if name not in anew),
+        own_zoos=_listed(zoo.name for zoo in contents.zoos if zoo.maker == "own"),
+        cite=contents.follows_paper,
+        licence=licence_text(licence),
+        original_licence=licence_text(LICENCE),
     )
     return str(card).rstrip() + "\n"
 
@@ -158,3 +181,53 @@ def _zoo_table(zoos: Sequence[ZooEntry]) -> str:
             f"{byte_size(zoo.file_bytes, 'MB')} | {accuracy} | {zoo.origin} |"
         )
     return "\n".join(rows)
+
+
+def _listed(names: Iterable[str]) -> str:
+    """Return names as Markdown; an empty text for no names."""
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def _has_catalog_images(zoo: ZooEntry) -> bool:
+    """Whether the models of a zoo were trained on an image data set of the catalog."""
+    return "shape" not in zoo.images and has_images(zoo.images["name"])
+
+
+def _own_images(zoos: Sequence[ZooEntry]) -> list[tuple[str, str, str]]:
+    """Return the image data sets that are not of the catalog, sorted by name.
+
+    Returns:
+        For each its title, its row in the table of images, and the names of its zoos, as Markdown.
+    """
+    found: dict[tuple[str, str], list[ZooEntry]] = {}
+    for zoo in zoos:
+        name = zoo.images["name"]
+        if name != UNKNOWN and not _has_catalog_images(zoo):
+            found.setdefault((name, str(zoo.images.get("sha256"))), []).append(zoo)
+    sets = []
+    for (name, _), own in sorted(found.items()):
+        plain = printable(name.removeprefix(IMAGE_FOLDER))[:100]
+        title = f"`{re.sub(r'[|`]', '?', plain)}`"
+        # A zoo that was begun with an earlier version says less than its twins.
+        images = max((zoo.images for zoo in own), key=len)
+        sets.append((title, _image_row(title, images), _listed(zoo.name for zoo in own)))
+    return sets
+
+
+def _image_row(title: str, images: Mapping[str, Any]) -> str:
+    """Return a row of the table of images; a question mark stands for what zoo.json lacks."""
+
+    def values(key: str) -> Sequence[int | float | None]:
+        found = images.get(key)
+        if not isinstance(found, list) or len(found) > 3:
+            return []
+        return found if all(type(value) in (int, float, type(None)) for value in found) else []
+
+    size = "x".join(map(str, values("shape"))) or "?"
+    sizes = " / ".join("-" if x is None else f"{x:,}" for x in values("sizes")) or "?"
+    mean, std = (
+        ", ".join(map(str, found[:1] if len(set(found)) == 1 else found)) or "?"
+        for found in (values("mean"), values("std"))
+    )
+    transform = "mean of the channels " if images.get("grey") is True else ""
+    return f"| {title} | {size} | {transform}| {mean} | {std} | {sizes} |"

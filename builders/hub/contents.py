@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ...errors import FaultyZoo
-from ..catalog import METRICS_NAME, UNIONS, parts_of, twin_name
+from ..catalog import METRICS_NAME, UNIONS, ZOOS, dense_name, parts_of, twin_name
 from ..specification import Zoo, zoo_from_json
 from ..splits import SPLITS
 from ..untrusted import printable
@@ -54,7 +54,7 @@ class ZooEntry:
     def origin(self) -> str:
         """Where its models come from, as Markdown."""
         engine, source = self.provenance.get("engine"), self.provenance.get("source")
-        if engine is None and source is None:
+        if not self._is_made_or_imported:
             return "trained elsewhere, written with model_zoos"
         if engine != "original":
             return f"made with model_zoos ({engine or 'engine unknown'!s:.100})"
@@ -63,6 +63,30 @@ class ZooEntry:
         if self.zoo.doi:
             return f"original:{file} [{self.zoo.doi}](https://doi.org/{self.zoo.doi})"
         return f"imported:{file or ' source unknown'}"
+
+    @property
+    def _is_made_or_imported(self) -> bool:
+        return any(self.provenance.get(key) is not None for key in ("engine", "source"))
+
+    @property
+    def maker(self) -> str:
+        """Whose zoo it is.
+
+        "paper": imported from the files of the paper's authors. "catalog": made with model_zoos
+        from a specification of its catalog. "own": the repository's authors made or imported it.
+        """
+        known = ZOOS.get(dense_name(self.name))
+        if self.provenance.get("engine") == "original":
+            return "paper" if self.zoo.doi or (known and known.doi) else "own"
+        return "catalog" if known and self._is_made_or_imported else "own"
+
+    @property
+    def images(self) -> Mapping[str, Any]:
+        """What its zoo.json says of its images, which is at least their `name`."""
+        found = self.provenance.get("images")
+        about = found if isinstance(found, dict) else {}
+        name = about.get("name")
+        return {**about, "name": name if isinstance(name, str) else self.zoo.images}
 
     @property
     def terms(self) -> tuple[str, ...]:
@@ -85,6 +109,11 @@ class Contents:
 
     zoos: tuple[ZooEntry, ...]
     figures: tuple[str, ...] = ()
+
+    @property
+    def follows_paper(self) -> bool:
+        """Whether some zoo is of the paper or the catalog, so that users should cite the paper."""
+        return any(zoo.maker != "own" for zoo in self.zoos)
 
     @cached_property
     def configs(self) -> dict[str, tuple[ZooEntry, ...]]:

@@ -25,6 +25,7 @@ from ..schema import row_schema
 from ..splits import SPLITS
 from .card import TEMPLATE
 from .contents import Contents
+from .licence import LICENCE, LICENCE_URL
 from .names import metrics_file
 
 _TYPES = {
@@ -63,12 +64,13 @@ _CONTEXT: dict[str, object] = {
 }
 
 
-def render_croissant(contents: Contents, folder: Path) -> bytes:
-    """Return the croissant.json of a folder; the same files give the same bytes.
+def render_croissant(contents: Contents, folder: Path, licence: str = LICENCE) -> bytes:
+    """Return the croissant.json of a folder; the same files and licence give the same bytes.
 
     Args:
         contents: the zoos of the folder.
         folder: where the files without weights are, whose digests it holds.
+        licence: the Hub's id of the repository's licence.
     """
     distribution: list[dict[str, object]] = []
     records: list[dict[str, object]] = []
@@ -96,8 +98,8 @@ def render_croissant(contents: Contents, folder: Path) -> bytes:
         "description": "Populations of small neural networks: the weights of every model at every "
         "epoch, with its losses, accuracies and hyperparameters.",
         "url": "https://arxiv.org/abs/2209.14764",
-        "license": "https://creativecommons.org/licenses/by/4.0/",
-        "citeAs": citation.strip(),
+        "license": LICENCE_URL if licence == LICENCE else licence,
+        **({"citeAs": citation.strip()} if contents.follows_paper else {}),
         "keywords": ["model zoo", "weight space learning", "neural network weights"],
         "distribution": distribution,
         "recordSet": records,

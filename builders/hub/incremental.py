@@ -39,8 +39,9 @@ from ..rows import read_rows, states_table
 from ..schema import row_schema
 from ..specification import Zoo
 from ..splits import SPLITS
-from ..zoo_directory import ZooDirectory
+from ..zoo_directory import ZooDirectory, same_images
 from .checked import Seen, naming, read_metrics
+from .licence import card_licence
 from .merge import merge_cards
 from .names import (
     CARD,
@@ -161,7 +162,8 @@ def prepare_push(directory: ZooDirectory, options: PublishOptions) -> None:
     Raises:
         InvalidArgument: as `check_push`; the repository lacks models that were freed here, or
             their files are damaged; it has this zoo in files that models share, or a zoo of this
-            name that was made otherwise; its card cannot hold ours.
+            name that was made otherwise; its card cannot hold ours, or names its licence otherwise
+            than by an id of the Hub.
         FaultyZoo: the repository's metrics of this zoo cannot be used.
         HubFailed: no token, not allowed, or out of reach; the repository has models without their
             metrics.
@@ -179,7 +181,9 @@ def prepare_push(directory: ZooDirectory, options: PublishOptions) -> None:
             head = open_head(api, repo_id, constants.DEFAULT_REVISION, options.private)
             seen = _look(directory, Remote.at(api, repo_id, head))
             _check_orphans(directory, seen, ())
-            merge_cards("", seen.remote.card())
+            theirs = seen.remote.card()
+            merge_cards("", theirs)
+            card_licence(theirs)
             # Asks for an upload, which needs the right to write, and commits nothing.
             layout = directory.zoo.layout
             seen.remote.upload([CommitOperationAdd(layout_file(layout), layout_bytes(layout))])
@@ -410,16 +414,18 @@ def _push(
             )
     sizes = {path: entry.size for path, entry in remote.files.items() if path not in stale}
     sizes |= new_files | {path: size_of(content) for path, content in contents.items()}
+    theirs = remote.card()
+    licence = card_licence(theirs)  # there is no folder that has another one
     try:
-        ours = future_card(remote, sizes, contents)
+        ours = future_card(remote, sizes, contents, licence)
     except FaultyZoo:  # another zoo is incomplete there, which is not this run's business
         own = {
             path: size
             for path, size in sizes.items()
             if zoo_of(path) in (None, zoo.name) and model_of(path) in (None, *there)
         }
-        ours = future_card(remote, own, contents)
-    card, _ = merge_cards(ours, remote.card())
+        ours = future_card(remote, own, contents, licence)
+    card, _ = merge_cards(ours, theirs)
     contents[CARD] = card.encode()  # the last
     additions += [
         CommitOperationAdd(path, content)
@@ -577,7 +583,7 @@ def _check_provenance(
     for about in provenance:
         for key in sorted((directory.info.keys() | about.keys()) - set(_MAY_DIFFER)):
             here, there = directory.info.get(key), about.get(key)
-            if here != there:
+            if here != there and not (key == "images" and same_images(here, there)):
                 raise InvalidArgument(
                     f"{repo_id} has a zoo {directory.zoo.name} that was made with {key} = "
                     f"{there!r:.100}, not {here!r:.100}: publish to another repository"

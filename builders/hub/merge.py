@@ -41,8 +41,8 @@ def merge_cards(ours: str, theirs: str) -> tuple[str, tuple[str, ...]]:
         InvalidArgument: a header that is not the metadata of a card, see `unusable_card`, or a
             config that is kept and reads other files than Parquet.
     """
-    our, our_text = _parsed(ours)
-    their, their_text = _parsed(theirs)
+    our, our_text = parse_card(ours)
+    their, their_text = parse_card(theirs)
     configs, their_configs = _by_name(our.get("configs")), _by_name(their.get("configs"))
     kept = {name: config for name, config in their_configs.items() if name not in configs}
     for name, config in kept.items():
@@ -85,8 +85,12 @@ def unusable_card(reason: str) -> InvalidArgument:
     )
 
 
-def _parsed(text: str) -> tuple[dict[str, Any], str]:
-    """Return the metadata in the header of a README, and the text below it."""
+def parse_card(text: str) -> tuple[dict[str, Any], str]:
+    """Return the metadata in the header of a README, and the text below it.
+
+    Raises:
+        InvalidArgument: the header is not the metadata of a card.
+    """
     lines = text.splitlines(keepends=True)
     start = next((n for n, line in enumerate(lines) if line.strip()), 0)
     if not lines or lines[start].strip() != "---":

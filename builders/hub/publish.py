@@ -28,6 +28,7 @@ from ..zoo_directory import list_zoo_directories
 from .card import published_card, render_card
 from .contents import describe_contents, read_contents
 from .digests import Digests
+from .licence import card_licence
 from .merge import merge_cards
 from .names import (
     CARD,
@@ -112,7 +113,7 @@ def publish(
     Raises:
         InvalidArgument: `repo_id` is not ORG/NAME; the folder is not a built repository, or lacks
             whole models that the repository has of a ResNet-18 zoo; `private` for a repository that
-            is public; a branch together with a pull request.
+            is public; a branch together with a pull request; a licence that is no id of the Hub.
         FaultyZoo: the build of the folder was interrupted.
         HubFailed: no token, not allowed, no such repository (for a pull request), out of reach, or
             changed by somebody else meanwhile. The message does not contain the token.
@@ -132,13 +133,14 @@ def publish(
         contents: dict[str, Content] = {path: folder / path for path in files}
         stale = [p for p in sorted(remote.files) if p not in contents and zoo_of(p) in zoos]
         _check_stale(repo_id, stale, files)
-        ours = published_card((folder / CARD).read_text("utf-8"), repo_id)
+        text = (folder / CARD).read_text("utf-8")
+        ours = published_card(text, repo_id)
         if any(zoo_of(path) not in (None, *zoos) for path in remote.files):
             sizes = {path: entry.size for path, entry in remote.files.items() if path not in stale}
             sizes |= {path: size_of(content) for path, content in contents.items()}
             # A faulty zoo is half a publication in several commits, whose next run fixes the card.
             with suppress(FaultyZoo):
-                ours = future_card(remote, sizes, contents)
+                ours = future_card(remote, sizes, contents, card_licence(text))
         card, kept = merge_cards(ours, remote.card())
         contents[CARD] = card.encode()
         digests = Digests(folder)
@@ -242,13 +244,16 @@ def _check_stale(repo_id: str, stale: Sequence[str], files: Sequence[str]) -> No
         )
 
 
-def future_card(remote: Remote, sizes: Mapping[str, int], contents: Mapping[str, Content]) -> str:
+def future_card(
+    remote: Remote, sizes: Mapping[str, int], contents: Mapping[str, Content], licence: str
+) -> str:
     """Return the card of a repository as it will be after a commit.
 
     Args:
         remote: the repository before.
         sizes: bytes of all files that there will be.
         contents: new and changed ones of them, as far as the card depends on what is in them.
+        licence: id of the repository's licence.
 
     Raises:
         FaultyZoo: some zoo will lack files.
@@ -257,7 +262,8 @@ def future_card(remote: Remote, sizes: Mapping[str, int], contents: Mapping[str,
     def open_file(path: str) -> IO[bytes]:
         return open_content(contents[path]) if path in contents else remote.open(path)
 
-    return render_card(describe_contents(sizes, open_file, remote.repo_id), remote.repo_id)
+    found = describe_contents(sizes, open_file, remote.repo_id)
+    return render_card(found, remote.repo_id, licence=licence)
 
 
 def _compare(

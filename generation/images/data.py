@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from ...builders.catalog import IMAGE_SETS
 from ...errors import InvalidArgument
 
 SPLITS = ("train", "validation", "test")
@@ -159,8 +160,22 @@ class ImageData:
         return replace(self, **moved)
 
     def provenance(self) -> dict[str, object]:
-        """Return what zoo.json says of the images that a zoo was trained on."""
-        return {"name": self.name, "sha256": self.digest(), "verified": self.verified}
+        """Return what zoo.json says of the images that a zoo was trained on.
+
+        Of images that are not of the catalog, it says how to prepare them and how many there are.
+        """
+        about = {"name": self.name, "sha256": self.digest(), "verified": self.verified}
+        if self.name in IMAGE_SETS:
+            return about
+        sizes = {split: len(images) for split, images in self._splits()}
+        return {
+            **about,
+            "shape": list(self.train.pixels.shape[1:]),
+            "mean": [float(x) for x in self.mean],
+            "std": [float(x) for x in self.std],
+            "sizes": [sizes.get(split) for split in SPLITS],
+            **({"grey": True} if self.grey else {}),
+        }
 
     def digest(self) -> str:
         """Return the SHA-256 (hex) of pixels, labels, mean, std and grey, equal on every machine.

@@ -28,6 +28,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
+from ...builders.catalog import IMAGE_FOLDER
 from ...builders.specification import wrong_keys
 from ...builders.untrusted import MAX_JSON, is_clutter, parse_json, read_plain
 from ...errors import InvalidArgument, MissingImagesError, UnreadableImagesError
@@ -35,7 +36,7 @@ from ..augmentation import check_augmentation
 from ..torchvision import import_torchvision
 from .data import SPLITS, ImageData, Images
 
-PREFIX = "folder/"
+PREFIX = IMAGE_FOLDER
 SETTINGS = "images.json"
 
 

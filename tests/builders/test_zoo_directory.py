@@ -39,7 +39,7 @@ from model_zoos.builders.zoo_directory import (
     open_zoo,
     remove_if_empty,
 )
-from model_zoos.errors import FaultyFile, FaultyZoo, InvalidArgument, ModelZoosError, ZooNotFound
+from model_zoos.errors import FaultyFile, FaultyZoo, InvalidArgument, ZooNotFound
 from tests.zoos import random_zoo
 
 DIGITS = dataclasses.replace(get_zoo("digits_cnn_s"), epochs=3)
@@ -404,6 +404,25 @@ def test_a_zoo_is_not_continued_in_another_way(directory: ZooDirectory) -> None:
     assert raised.value.hint == "--out names another folder, --epochs 3 resumes this zoo"
 
 
+def test_images_of_which_an_earlier_version_said_less_are_the_same(tmp_path: Path) -> None:
+    images = {"name": "folder/mine", "sha256": "0" * 64, "verified": False}
+    more = {"shape": [1, 28, 28], "mean": [0.5], "std": [0.5], "sizes": [4, None, 4]}
+    create_zoo(tmp_path, DIGITS, images=images)
+    content = (tmp_path / DIGITS.name / "zoo.json").read_bytes()
+    assert create_zoo(tmp_path, DIGITS, images=images | more).info["images"] == images
+    assert (tmp_path / DIGITS.name / "zoo.json").read_bytes() == content
+    for other in ({"sha256": "1" * 64}, {"name": "mine"}, {"verified": True}):
+        [key] = other
+        with pytest.raises(FaultyZoo, match=rf"begun with images\.{key} = "):
+            create_zoo(tmp_path, DIGITS, images=images | more | other)
+    for least in (None, {}, {"name": "folder/mine"}):
+        with pytest.raises(FaultyZoo, match="begun with images"):
+            create_zoo(tmp_path, DIGITS, images=least)
+    create_zoo(tmp_path / "new", DIGITS, images=images | more)
+    with pytest.raises(FaultyZoo, match=r"begun with images\.mean = "):
+        create_zoo(tmp_path / "new", DIGITS, images=images | more | {"mean": [0.1]})
+
+
 def test_a_model_that_lacks_epochs_is_not_finished(directory: ZooDirectory) -> None:
     model = directory.scan()[0][0]
     assert directory.finished(model.model_id)
@@ -588,11 +607,8 @@ def test_a_built_folder_is_no_folder_of_zoos(tmp_path: Path) -> None:
     folder = tmp_path / "built"
     build_folder(["digits_cnn_s"], tmp_path / "zoos", folder, workers=1)
     assert built_zoos(folder) == ["digits_cnn_s"]
-    for options in ({"data_dir": str(folder)}, {"repo": str(folder), "data_dir": str(tmp_path)}):
-        with pytest.raises(
-            ModelZoosError, match=r'load_dataset\(".*built", "digits_cnn_s"\) loads'
-        ):
-            datasets.load_dataset("model_zoos", "digits_cnn_s", **options)
+    with pytest.raises(ZooNotFound, match=r'load_dataset\(".*built", "digits_cnn_s"\) loads'):
+        datasets.load_dataset("model_zoos", "digits_cnn_s", data_dir=str(folder))
     assert set(datasets.load_dataset(str(folder), "digits_cnn_s", cache_dir=str(tmp_path / "c")))
     with pytest.raises(InvalidArgument, match=r"zoo directories \(digits_cnn_s\): build into"):
         build_folder(["digits_cnn_s"], tmp_path / "zoos", tmp_path / "zoos", workers=1)

@@ -187,6 +187,14 @@ def test_ctrl_c_in_the_first_seconds_gives_one_line(
     assert not any("Traceback" in line for line in lines) or early
 
 
+def test_the_licence_of_a_built_folder(digits_home: Path, tmp_path: Path) -> None:
+    build = ("build", "digits_cnn_s", "--data-dir", str(digits_home))
+    for more in (["--licence", "mit"], []):
+        run(*build, *more, cwd=tmp_path)
+        assert "\nlicense: mit\n" in (tmp_path / "repository/README.md").read_text()
+    assert "such as mit or cc-by-4.0" in error(*build, "--licence", "CC BY", cwd=tmp_path)
+
+
 def test_what_is_there(digits_home: Path, tmp_path: Path) -> None:
     done = run("info", "digits-cnn-s", "--data-dir", str(digits_home), cwd=tmp_path).stdout
     assert "20 of 320" in done

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,7 +29,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 import model_zoos
-from model_zoos.builders.catalog import zoo_spec
+from model_zoos.builders.catalog import IMAGE_SETS, zoo_spec
 from model_zoos.builders.hub.build import build_folder
 from model_zoos.builders.hub.card import (
     TEMPLATE,
@@ -37,12 +38,15 @@ from model_zoos.builders.hub.card import (
     render_card,
     size_category,
 )
-from model_zoos.builders.hub.contents import Contents, describe_contents, read_contents
+from model_zoos.builders.hub.contents import Contents, ZooEntry, describe_contents, read_contents
 from model_zoos.builders.schema import COLUMNS, row_features
-from model_zoos.builders.specification import VARIANTS
+from model_zoos.builders.specification import VARIANTS, Zoo
 from model_zoos.builders.zoo_directory import open_zoo
-from model_zoos.errors import FaultyZoo
+from model_zoos.errors import FaultyZoo, InvalidArgument
+from model_zoos.generation.generate import generate
 from model_zoos.generation.images import IMAGE_SOURCES, load_images
+from model_zoos.generation.options import TwinOptions
+from model_zoos.generation.sparsify import sparsify
 from tests.shared import contents
 from tests.zoos import random_zoo
 
@@ -360,6 +364,10 @@ def test_the_image_table_is_that_of_the_image_sources() -> None:
         assert sizes.split(" / ") == [f"{n:,}" if n else "-" for n in source.sizes]
 
 
+def test_the_catalog_knows_all_image_sources() -> None:
+    assert set(IMAGE_SOURCES) == IMAGE_SETS
+
+
 def test_images_are_split_as_the_card_says() -> None:
     """By its rule alone, on scikit-learn's digits: which image is where, and its pixels."""
     digits, ours = load_digits(), load_images("digits")
@@ -385,3 +393,212 @@ def test_the_resnet_part_appears_with_a_resnet_zoo(folder: Path) -> None:
     assert "pre_buffer=False" in text
     assert card_data(Contents((resnet,))).configs[0]["config_name"] == "cifar10_resnet18"
     assert "def network" not in render_card(Contents((resnet,)))
+
+
+# --- Images of one's own, provenance and licence --------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def own_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Colour images in a folder, and two models and their twins that were trained on them."""
+    root = tmp_path_factory.mktemp("own")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 6), ("test", 5)):
+        for label, name in enumerate("ab"):
+            folder = root / "images/pets" / split / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                values = rng.integers(80 * label, 80 * label + 120, (9, 9, 3), np.uint8)
+                Image.fromarray(values).save(folder / f"{number}.png")
+    settings = {"size": [12, 12], "mean": [0.25, 0.5, 0.125], "std": [0.3, 0.3, 0.3]}
+    (root / "images/pets/images.json").write_text(json.dumps(settings))
+    values = zoo_spec("mnist_cnn_s_seed").to_json() | {"doi": None, "published": False}
+    values |= {"name": "my_pets", "image_dataset": "pets", "images": "folder/pets", "classes": 2}
+    values |= {"architecture": "3x12x12 conv4k3 pool fc2", "channels": 3, "seeds": 2, "epochs": 2}
+    images = load_images("folder/pets", root / "images")
+    generate(Zoo.from_json(values), root / "zoos", images)
+    parents = open_zoo(root / "zoos", "my_pets")
+    sparsify(parents, root / "zoos", images, twins=TwinOptions(epochs=1))
+    return root
+
+
+def images_section(text: str) -> str:
+    return text.partition("## Images")[2].partition("## The zoos")[0]
+
+
+def provenance_section(text: str) -> str:
+    return " ".join(text.partition("## Provenance")[2].split())
+
+
+def test_a_reader_can_repeat_an_accuracy_on_ones_own_images(own_root: Path, tmp_path: Path) -> None:
+    """With the folder of images, the table and the network of the card, without our package."""
+    build_folder(["my_pets", "my_pets_sparse"], own_root / "zoos", tmp_path)
+    text = (tmp_path / "README.md").read_text()
+    section = images_section(text)
+    rows = [line for line in section.splitlines() if line.startswith("|")][2:]
+    assert rows == ["| `pets` | 3x12x12 | | 0.25, 0.5, 0.125 | 0.3 | 12 / - / 10 |"]
+    assert "MNIST" not in text.partition("## Columns")[2]
+    assert "randperm" not in text
+    assert "`pets`: images of this repository's authors, which are not included." in section
+    assert "The models of `my_pets`, `my_pets_sparse` were" in section
+
+    _, _, size, _, mean, std, _, _ = (cell.strip() for cell in rows[0].split("|"))
+    _, height, width = map(int, size.split("x"))
+    mean, std = (np.array([float(x) for x in cell.split(", ")]) for cell in (mean, std))
+    pixels, labels = [], []
+    for label, folder in enumerate(sorted((own_root / "images/pets/test").iterdir())):
+        for path in sorted(folder.iterdir()):
+            image = Image.open(path).convert("RGB").resize((width, height), Image.BILINEAR)
+            pixels.append((np.asarray(image) / 255 - mean) / std)
+            labels.append(label)
+    x = torch.tensor(np.stack(pixels), dtype=torch.float32).permute(0, 3, 1, 2)
+    [code] = [block for block in blocks(text) if "def network" in block]
+    names: dict[str, Any] = {}
+    exec(code.replace("ORG/model_zoos", str(tmp_path)), names)
+    with torch.no_grad():
+        logits = names["network"](x)
+    target, row = torch.tensor(labels), names["row"]
+    assert (logits.argmax(1) == target).float().mean() == pytest.approx(row["test_acc"])
+    loss = torch.nn.functional.cross_entropy(logits, target).item()
+    assert loss == pytest.approx(row["test_loss"], rel=1e-5)
+
+
+def test_a_zoo_of_an_earlier_version_is_resumed_and_built(own_root: Path, tmp_path: Path) -> None:
+    """Its zoo.json says less of the images, and stays as it is."""
+    shutil.copytree(own_root / "zoos", tmp_path / "zoos")
+    directory = open_zoo(tmp_path / "zoos", "my_pets")
+    path = directory.path / "zoo.json"
+    info = json.loads(path.read_text())
+    earlier = ("name", "sha256", "verified")
+    assert {*info["images"]} == {*earlier, "shape", "mean", "std", "sizes"}
+    info["images"] = {key: info["images"][key] for key in earlier}
+    path.write_text(json.dumps(info))
+    directory.files()[0].unlink()
+    images = load_images("folder/pets", own_root / "images")
+    assert generate(directory.zoo, tmp_path / "zoos", images).models == 1
+    assert json.loads(path.read_text()) == info
+    other = dataclasses.replace(images, mean=(0.5, 0.5, 0.5))
+    with pytest.raises(FaultyZoo, match=r"made with images\.sha256 = "):
+        generate(directory.zoo, tmp_path / "zoos", other)
+    build_folder(["my_pets"], tmp_path / "zoos", tmp_path / "out")
+    assert "\n| `pets` | ? | | ? | ? | ? |\n" in (tmp_path / "out/README.md").read_text()
+    # Its twins know more.
+    build_folder(["my_pets_sparse"], tmp_path / "zoos", tmp_path / "out")
+    section = images_section((tmp_path / "out/README.md").read_text())
+    assert section.count("| `pets` |") == section.count("| `pets` | 3x12x12 |") == 1
+
+
+def test_images_of_the_catalog_are_recorded_as_before(digits_home: Path) -> None:
+    found = open_zoo(digits_home, "digits_cnn_s").info["images"]
+    assert [*found] == ["name", "sha256", "verified"]
+
+
+def entry(folder: Path, **changes: Any) -> ZooEntry:
+    """The entry of the digits with other facts."""
+    [digits] = [zoo for zoo in read_contents(folder).zoos if zoo.name == "digits_cnn_s"]
+    provenance = changes.pop("provenance", digits.provenance)
+    return dataclasses.replace(
+        digits, zoo=dataclasses.replace(digits.zoo, **changes), provenance=provenance
+    )
+
+
+def test_own_images_stand_before_those_of_the_catalog(folder: Path) -> None:
+    hostile = {"name": "folder/a|b`\n# c", "shape": ["x"], "mean": "0.5", "std": [0.5], "sizes": 3}
+    mine = entry(folder, name="mine", provenance={"engine": "lanes", "images": hostile})
+    unknown = entry(folder, name="unknown_images", images="unknown", provenance={"source": {}})
+    only = Contents((entry(folder),))
+    text = render_card(Contents((*only.zoos, mine, unknown)))
+    rows = [line for line in images_section(text).splitlines() if line.startswith("|")][2:]
+    assert rows[0] == "| `a?b?\ufffd# c` | ? | | ? | 0.5 | ? |"
+    assert (
+        rows[1:]
+        == [
+            line for line in images_section(render_card(only)).splitlines() if line.startswith("|")
+        ][2:]
+    )
+    assert "not known which images the models of `unknown_images` were" in text
+    alone = images_section(render_card(Contents((unknown,))))
+    assert alone.strip().startswith("It is not known")
+    assert "|" not in alone
+
+
+PAPER = "The original zoos are by K. Schürholt"
+ANEW = "were made anew with model_zoos, after the specification of the paper's zoos: "
+ADDED = "made with model_zoos, whose catalog adds them to those of the paper: "
+OWN = "are not the paper's, but were made or imported by the authors of this repository: "
+
+
+def test_the_card_says_whose_the_zoos_are(folder: Path) -> None:
+    digits = entry(folder)
+    mine = entry(folder, name="mine")
+    anew = dataclasses.replace(digits, zoo=zoo_spec("mnist_cnn_s_seed"))
+    imported = {"engine": "original", "source": {"file": "mnist.zip"}}
+    original = dataclasses.replace(anew, provenance=imported)
+    # Twins whose record is not known, and a zoo that has nothing of the paper.
+    twins = entry(folder, name="usps_cnn_s_seed_sparse", provenance=imported)
+    others = entry(folder, name="mnist_small_cnn", provenance=imported)
+    for zoos, said in (
+        ([digits], {ADDED: "`digits_cnn_s`."}),
+        ([anew], {ANEW: "`mnist_cnn_s_seed`."}),
+        ([original], {PAPER: ""}),
+        ([twins], {PAPER: ""}),
+        ([mine], {OWN: "`mine`."}),
+        ([others], {OWN: "`mnist_small_cnn`."}),
+        (
+            [digits, mine, original, others],
+            {PAPER: "", ADDED: "`digits_cnn_s`.", OWN: "`mine`, `mnist_small_cnn`."},
+        ),
+    ):
+        text = render_card(Contents(tuple(zoos)))
+        found = provenance_section(text)
+        for sentence in (PAPER, ANEW, ADDED, OWN):
+            assert (sentence in found) == (sentence in said), (zoos, sentence)
+        assert all(sentence + names in found for sentence, names in said.items())
+        assert ("Zenodo" in found) == ("The conversion keeps" in found) == (PAPER in said)
+        cited = set(said) != {OWN}
+        assert ("Please cite the paper: ```bibtex" in found) == ("@inproceedings" in text) == cited
+        assert ("\nThe zoos follow [Model Zoos:" in text) == (OWN not in said)
+        assert ("\nThe form of the zoos follows [Model Zoos:" in text) == (OWN in said)
+        assert "https://arxiv.org/abs/2209.14764" in text
+        assert "\n\n\n" not in re.sub(r"^```.*?^```", "code", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def test_the_licence_is_given_kept_or_refused(folder: Path, tmp_path: Path) -> None:
+    home, out, names = folder.parent / "zoos", tmp_path / "out", ["digits_cnn_s"]
+
+    def licence() -> tuple[str, str, str]:
+        text = (out / "README.md").read_text()
+        [said] = re.findall(r"license of this data set is (.*)\. Please", text)
+        croissant = json.loads((out / "croissant.json").read_text())["license"]
+        return yaml.safe_load(text.split("---")[1])["license"], said, croissant
+
+    url = "https://creativecommons.org/licenses/by/4.0/"
+    build_folder(names, home, out)
+    assert licence() == ("cc-by-4.0", f"[CC BY 4.0]({url})", url)
+    [summary] = build_folder(names, home, out, licence="Apache-2.0")
+    assert licence() == ("apache-2.0",) * 3
+    assert summary.written == 0
+    build_folder(["mnist_cnn_s"], home, out)
+    assert licence() == ("apache-2.0",) * 3
+    for wrong in ("", "CC BY 4.0", "mit\nx: 1", "-mit", "x" * 100):
+        with pytest.raises(InvalidArgument, match=r"such as mit or cc-by-4\.0; found"):
+            build_folder(names, home, out, licence=wrong)
+        assert licence() == ("apache-2.0",) * 3
+    card = (out / "README.md").read_text()
+    (out / "README.md").write_text(card.replace("license: apache-2.0", "license: [mit, x]"))
+    with pytest.raises(InvalidArgument, match=r"README\.md: .* found \['mit', 'x'\]"):
+        build_folder(names, home, out)
+    build_folder(names, home, out, licence="cc-by-4.0")
+    assert licence() == ("cc-by-4.0", f"[CC BY 4.0]({url})", url)
+    (out / "README.md").write_text("# No YAML\n")
+    build_folder(names, home, out)
+    assert licence()[0] == "cc-by-4.0"
+
+
+def test_original_zoos_stay_under_their_licence(folder: Path) -> None:
+    imported = {"engine": "original", "source": {"file": "mnist.zip"}}
+    original = entry(folder, name="mnist_cnn_s_seed", provenance=imported)
+    sentence = "is mit. The original zoos stay under [CC BY 4.0]"
+    assert sentence in render_card(Contents((original,)), licence="mit")
+    assert "stay under" not in render_card(Contents((original,)))
+    assert "stay under" not in render_card(Contents((entry(folder),)), licence="mit")

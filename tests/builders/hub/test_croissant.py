@@ -17,6 +17,8 @@ import pytest
 
 from model_zoos.builders.catalog import zoo_spec
 from model_zoos.builders.hub.build import build_folder
+from model_zoos.builders.hub.contents import Contents, read_contents
+from model_zoos.builders.hub.croissant import render_croissant
 from model_zoos.builders.hub.names import CROISSANT
 from model_zoos.builders.hub.publish import folder_files
 from tests.zoos import random_zoo
@@ -97,6 +99,16 @@ def test_what_it_says_of_the_data_set(document: dict[str, Any], folder: Path) ->
     assert document["conformsTo"] == "http://mlcommons.org/croissant/1.1"
     described = {record["@id"]: record["description"] for record in document["recordSet"]}
     assert described["digits_cnn_s"] == "36 states of 9 models, all columns"
+
+
+def test_zoos_of_ones_own_cite_nobody(folder: Path) -> None:
+    contents = read_contents(folder)
+    document = json.loads(render_croissant(contents, folder, "mit"))
+    assert document["license"] == "mit"
+    assert "citeAs" in document
+    zoo = dataclasses.replace(contents.zoos[0].zoo, name="mine")
+    own = dataclasses.replace(contents.zoos[0], zoo=zoo, states={})  # it has no files here
+    assert "citeAs" not in json.loads(render_croissant(Contents((own,)), folder))
 
 
 def test_it_follows_the_folder_and_is_not_published(folder: Path, tmp_path: Path) -> None:

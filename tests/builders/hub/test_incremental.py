@@ -251,7 +251,7 @@ def test_what_others_have_put_there_stays(
 ) -> None:
     digits = dataclasses.replace(zoo_spec("digits_cnn_s"), epochs=1)
     random_zoo(tmp_path / "digits", digits, 7)
-    build_folder(["digits_cnn_s"], tmp_path / "digits", tmp_path / "out")
+    build_folder(["digits_cnn_s"], tmp_path / "digits", tmp_path / "out", licence="mit")
     writer.run(PUBLISH, folder=str(tmp_path / "out"), repo_id="me/both")
     before = hub.content("me/both")
     writer.run(PUSH, home=str(home), repo_id="me/both", free=False)
@@ -263,6 +263,40 @@ def test_what_others_have_put_there_stays(
     for name in ("digits_cnn_s", NAME):
         assert f"config_name: {name}\n" in card
         assert f"| `{name}` |" in card
+    assert "\nlicense: mit\n" in card
+    assert "license of this data set is mit." in card
+
+
+def test_a_licence_that_is_no_id_is_named_before_anything_is_sent(
+    hub: Hub, writer: Client, home: Path
+) -> None:
+    hub.put("me/two", {"README.md": b"---\nlicense: [mit, gpl-3.0]\n---\n"})
+    with pytest.raises(ClientError, match=r"InvalidArgument: license in README\.md: .* found \["):
+        writer.run(PUSH, home=str(home), repo_id="me/two", free=True)
+    assert set(hub.content("me/two")) == {"README.md"}
+
+
+def test_what_an_earlier_version_said_of_the_images_is_enough(
+    hub: Hub, writer: Client, home: Path, tmp_path: Path
+) -> None:
+    path = home / NAME / "zoo.json"
+    info = json.loads(path.read_text())
+    images = {"name": "folder/mine", "sha256": "0" * 64, "verified": False}
+    values = {"home": str(home), "repo_id": "me/images", "free": False}
+
+    def push(**more: Any) -> int:
+        path.unlink()  # it may be a link
+        path.write_text(json.dumps(info | {"images": {**images, **more}}))
+        return int(writer.run(PUSH, **values)["models"])
+
+    hide(home, ids(home)[2:], tmp_path / "elsewhere")
+    assert push() == 2
+    for model in (tmp_path / "elsewhere").iterdir():
+        shutil.move(model, home / NAME / "models" / model.name)
+    assert push(shape=[3, 32, 32], sizes=[9, None, 9]) == 2
+    assert push() == 0
+    with pytest.raises(ClientError, match=r"InvalidArgument: .* made with images = "):
+        push(sha256="1" * 64)
 
 
 def test_nothing_is_removed_that_the_repository_does_not_have(

@@ -239,6 +239,20 @@ def test_what_others_have_put_there_stays(
     assert counts == {None: 2, "digits_cnn_s": 120, "mnist_cnn_s_seed": 27, "metrics": 147}
 
 
+def test_the_licence_is_that_of_the_folder(
+    hub: Hub, writer: Client, home: Path, tmp_path: Path
+) -> None:
+    """Also where the card is written anew, since the repository has other zoos."""
+    hub.put("me/licence", {"README.md": b"---\nlicense: gpl-3.0\n---\n"})
+    for zoo, licence in (("digits_cnn_s", "mit"), ("mnist_cnn_s_seed", "apache-2.0")):
+        build_folder([zoo], home, tmp_path / zoo, licence=licence)
+        writer.run(PUBLISH, folder=str(tmp_path / zoo), repo_id="me/licence", arguments={})
+        card = hub.read("me/licence", "README.md").decode()
+        assert yaml.safe_load(card.split("---")[1])["license"] == licence
+        assert f"license of this data set is {licence}." in card
+    assert "config_name: digits_cnn_s\n" in card
+
+
 def test_a_zoo_that_is_half_there_does_not_hinder(
     hub: Hub, writer: Client, folder: Path, home: Path, tmp_path: Path
 ) -> None:
