@@ -417,12 +417,12 @@ def create_zoo(root: str | os.PathLike[str], zoo: Zoo, **provenance: object) -> 
                 f"{path} was begun with {key} = {old!r}, not {new!r}, and holds no finished model: "
                 "delete it if nothing is at work there, or choose another output folder"
             )
-        made, same = f"made with {key} = {old!r}, not {new!r}", f"the same {key}"
+        how, same = f"made with {key} = {old!r}, not {new!r}", f"the same {key}"
         if key == "images.sha256":
-            made = f"trained on other images (SHA-256 {old!s:.8}, not {new!s:.8})"
+            how = f"trained on other images (SHA-256 {old!s:.8}, not {new!s:.8})"
             same = "the images as they were"
         raise FaultyZoo(
-            f"{path} holds a zoo {made}: choose another output folder, or {same}",
+            f"{path} holds a zoo {how}: choose another output folder, or {same}",
             hint="--out names another folder"
             + f", --epochs {old} resumes this zoo" * (key == "zoo.epochs"),
         )
