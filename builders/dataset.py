@@ -447,10 +447,12 @@ def _last_files(files: list[ModelFile]) -> list[ModelFile]:
 
 
 def _licence(directory: ZooDirectory | None) -> str:
-    """Return the licence that an imported zoo came with; else that of the paper's zoos."""
+    """Return the licence that an imported zoo came with, or that of the paper's zoos; else ""."""
     source = directory.info.get("source") if directory is not None else None
     given = (source or {}).get("licence")
-    return given if isinstance(given, str) else "CC-BY-4.0"
+    if isinstance(given, str):
+        return given
+    return "CC-BY-4.0" if directory is None or directory.zoo.doi else ""
 
 
 def _model_id(piece: Piece) -> str:

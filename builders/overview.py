@@ -83,7 +83,7 @@ def overview(
     Args:
         name: as for load_dataset.
         data_dir: folder of zoo directories, else MODEL_ZOOS_HOME, else ./zoos.
-        repo: repository on the Hub that is read instead; only its metrics are downloaded.
+        repo: repository on the Hub, or built folder, that is read instead; only its metrics are.
 
     Raises:
         ZooNotFound, UnknownZoo, FaultyZoo, HubFailed: as load_dataset.

@@ -138,7 +138,7 @@ def info(
     name: ZooName,
     data_dir: DataDir = None,
     repo: Annotated[
-        Optional[str], typer.Option(help="Look into this repository on the Hub, ORG/NAME.")
+        Optional[str], typer.Option(help="Look into this repository: ORG/NAME, or a built folder.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:

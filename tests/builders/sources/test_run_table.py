@@ -201,11 +201,13 @@ def test_it_is_published(home: Path, hub: Hub, writer: Client, tmp_path: Path) -
     assert kept == (home / "perceptrons" / SOURCE_COLUMNS).read_bytes()
 
 
-def test_the_licence_is_that_of_the_source(home: Path) -> None:
+def test_the_licence_is_that_of_the_source(home: Path, digits_home: Path) -> None:
     config = get_dataset_config_info("model_zoos", "perceptrons", data_dir=str(home))
     assert config.license == TERMS["licence"]
     builder = load_dataset_builder("model_zoos", "mnist_cnn_s", data_dir=str(home))
     assert builder.info.license == "CC-BY-4.0"
+    own = load_dataset_builder("model_zoos", "digits_cnn_s", data_dir=str(digits_home))
+    assert own.info.license == ""
 
 
 def test_other_columns_are_kept(home: Path, runs: tuple[Path, Rows]) -> None:
