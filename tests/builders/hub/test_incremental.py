@@ -192,7 +192,7 @@ def test_freed_models_are_read_from_the_repository(
         load(writer, home)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2))])
 def test_whenever_the_connection_breaks_off_the_next_call_goes_on(
     hub: Hub, writer: Client, home: Path, expected: dict[str, str], seed: int
 ) -> None:

@@ -37,7 +37,13 @@ def own_cache(tmp_path_factory):
 
 
 @pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("activation", list(ACTIVATIONS)[:5])
+@pytest.mark.parametrize(
+    "activation",
+    [
+        pytest.param(name, marks=[] if name in ("relu", "gelu") else pytest.mark.slow)
+        for name in list(ACTIVATIONS)[:5]
+    ],
+)
 def test_nan_wins_in_pooling(activation, isa):
     """A NaN pixel in a corner lies under one window only, in its first or its last place."""
     images, labels = make_images(CNN_S, 4)

@@ -5,8 +5,9 @@ import shutil
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -103,7 +104,12 @@ SPOILERS: dict[str, Callable[[Path], object]] = {
 }
 
 
-@pytest.mark.parametrize("spoiler", SPOILERS)
+def some_slow(cases: Iterable[str], quick: Iterable[str]) -> list[Any]:
+    """Each case compiles a library: only the quick ones belong to the short run."""
+    return [pytest.param(x, marks=[] if x in quick else pytest.mark.slow, id=x) for x in cases]
+
+
+@pytest.mark.parametrize("spoiler", some_slow(SPOILERS, ("cut", "writable by others", "a link")))
 def test_a_spoilt_library_is_built_again(filled: Path, tmp_path: Path, spoiler: str) -> None:
     shutil.copytree(filled / "lanes", tmp_path / "lanes")
     compiler = filled / "compiler"
@@ -130,7 +136,7 @@ FOLDERS: dict[str, Callable[[Path], object]] = {
 }
 
 
-@pytest.mark.parametrize("folder", FOLDERS)
+@pytest.mark.parametrize("folder", some_slow(FOLDERS, ("writable by others", "a link")))
 def test_nothing_is_loaded_from_a_folder_of_others(
     filled: Path, tmp_path: Path, folder: str
 ) -> None:

@@ -327,7 +327,11 @@ def mnist():
     [
         ("mnist", lambda **kw: torchvision.datasets.MNIST(DATA, **kw)),
         ("fashion_mnist", lambda **kw: torchvision.datasets.FashionMNIST(DATA, **kw)),
-        ("usps", lambda **kw: torchvision.datasets.USPS(DATA / "USPS", **kw)),
+        pytest.param(
+            "usps",
+            lambda **kw: torchvision.datasets.USPS(DATA / "USPS", **kw),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_real_images_equal_torchvisions_to_the_bit(name, reference):
