@@ -151,7 +151,7 @@ def load_images(
 def generate(
     zoo: Zoo | str,
     root: str | os.PathLike[str],
-    images: ImageData | ImageSource | str,
+    images: ImageData | ImageSource | str | None = None,
     *,
     models: int | None = None,
     options: TrainOptions | None = None,
@@ -165,7 +165,7 @@ def generate(
             of the catalog, the path of a JSON file, or the name of a zoo directory in `root`.
         root: folder of all zoos.
         images: the images that `zoo.images` names: from `load_images`, or a name or source, which
-            is read with the defaults of `load_images`.
+            is read with the defaults of `load_images`; None for this name.
         models: number of models, the first of the zoo; all by default.
         options: engine, threads, device and more (generation.options); automatic by default.
         publisher: uploads finished models while others train.
@@ -190,7 +190,7 @@ def generate(
     return training.generate(
         zoo,
         root,
-        named_images(images, zoo.layout),
+        named_images(zoo.images if images is None else images, zoo.layout),
         models=models,
         options=options,
         publisher=publisher,
@@ -201,7 +201,7 @@ def generate(
 def sparsify(
     parents: ZooDirectory | str,
     root: str | os.PathLike[str],
-    images: ImageData | ImageSource | str,
+    images: ImageData | ImageSource | str | None = None,
     *,
     models: int | None = None,
     twins: TwinOptions | None = None,
@@ -237,7 +237,9 @@ def sparsify(
     return training.sparsify(
         parents,
         root,
-        named_images(images, parents.zoo.layout),
+        named_images(
+            training.image_name(parents) if images is None else images, parents.zoo.layout
+        ),
         models=models,
         twins=twins,
         options=options,

@@ -19,12 +19,12 @@ from pathlib import Path
 
 import jinja2
 
-from ..builders.homes import zoos_home
+from ..builders.homes import open_parts, zoos_home
 from ..builders.sources.report import REPORT
 from ..builders.specification import normalize_name
 from ..builders.splits import SPLITS
 from ..builders.untrusted import read_json
-from ..builders.zoo_directory import ZooDirectory, open_zoo
+from ..builders.zoo_directory import ZooDirectory
 from .diversity import Diversity, diversity
 from .plots import Plot, draw_all
 from .property_prediction import Result, predict_properties
@@ -110,6 +110,7 @@ def make_report(
     say = on_progress or (lambda what: None)
     say("metrics")
     size = weights_size(name, data_dir)
+    directories = open_parts(name, zoos_home(data_dir))
     states = read_states(name, data_dir)
     plots = draw_all(name, data_dir, states=states, seed=seed, on_progress=say)
     say("diversity")
@@ -131,7 +132,6 @@ def make_report(
         )
     except ValueError as error:  # too few models, or splits that leak
         not_obtained["property prediction"] = str(error)
-    directories = [open_zoo(zoos_home(data_dir), zoo) for zoo in dict.fromkeys(states["zoo"])]
     of_split = {split: states["split"] == split for split in SPLITS}
     return ZooReport(
         zoo=name,

@@ -64,8 +64,8 @@ def zoos_of(name: str, root: Path) -> tuple[str, ...]:
 
 
 def is_zoo(root: Path, name: str) -> bool:
-    """Whether a folder holds a zoo directory of this name."""
-    return (root / name / "zoo.json").exists()
+    """Whether a folder holds a zoo directory of this name; never for a path."""
+    return Path(name).name == name and (root / name / "zoo.json").exists()
 
 
 def zoo_named(name: str, root: Path) -> Zoo:
@@ -129,7 +129,18 @@ def absent(
     """
     published = repository.zoos() if repository else []
     own = list_zoo_directories(root)
+    path = Path(name)
+    if path.name != name and is_zoo(path.parent, path.name):
+        return UnknownZoo(
+            f"{name} is the folder of a zoo: its name is {path.name}, and {path.parent} is the "
+            "folder of zoo directories (data_dir=)",
+            hint=f"the name {path.name} with --data-dir {path.parent}",
+        )
     folder = f"{root} (data_dir=, else MODEL_ZOOS_HOME, else ./zoos)"
+    below = _folder_below(root, missing[0] if missing else normalize_name(name))
+    if below is not None:
+        message = f"{name} is not in {folder}, but in {below}"
+        return ZooNotFound(message, hint=f"--data-dir {below}")
     there = ", ".join(own) or "no zoo"
     if not root.exists():
         folder, there = f"{folder}, a folder that does not exist", ""
@@ -174,4 +185,12 @@ def absent(
     lacks = ", ".join(missing)
     lacks = f"the zoo {name!r}" if lacks == name else f"{lacks} of {name!r}"
     hint = "; ".join(commands) if commands else None
+    if repo := os.environ.get("MODEL_ZOOS_REPO"):
+        sources.append(f"MODEL_ZOOS_REPO={repo} is for load_dataset, `benchmark` and `plot`.")
     return ZooNotFound(" ".join([f"{lacks} is not in {folder}.", *sources]), hint=hint)
+
+
+def _folder_below(root: Path, name: str) -> Path | None:
+    """Return the folder in a folder that holds a zoo directory, if there is one."""
+    folders = sorted(root.iterdir()) if root.is_dir() else []
+    return next((folder for folder in folders if is_zoo(folder, name)), None)

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .homes import open_parts, zoos_home
+from .homes import is_zoo, open_parts, zoos_home
 from .machine import byte_size
 from .specification import normalize_name
 from .splits import SPLITS
-from .zoo_directory import ZooDirectory
+from .zoo_directory import ZooDirectory, open_zoo
 
 _QUANTILES = (0, 0.25, 0.5, 0.75, 1)
 
@@ -26,7 +26,8 @@ class Overview:
         zoo: its name.
         where: its folder, or its repository.
         models: number of models.
-        specified: number of models that its specification lists; None if that is not known.
+        specified: number of models that its specification lists; of twins, how many the dense zoo
+            beside them would have with their levels of sparsity; None if that is not known.
         incomplete: number of models that lack some of the epochs that the zoo keeps.
         states: number of states.
         epochs: the first and the last epoch; None if there is no state.
@@ -128,12 +129,33 @@ def _of_directory(directory: ZooDirectory) -> Overview:
         kept = set().union(*models.values())
     return dataclasses.replace(
         _overview(directory.zoo.name, str(directory.path), models, splits),
-        specified=directory.zoo.model_count if directory.lists_models else None,
+        specified=_specified(directory),
         incomplete=sum(not kept <= states.keys() for states in models.values()),
         size=sum(stamp[0] for stamp in directory.stamps().values() if stamp),
         engine=f"import of {source['file']}" if "file" in source else info.get("engine"),
         left_out=tuple(map(str, faulty)),
     )
+
+
+def _specified(directory: ZooDirectory) -> int | None:
+    """Return the number of models that a zoo can have; None if that is not known."""
+    if not directory.lists_models:
+        return None
+    parent, root = directory.parent_zoo, directory.path.parent
+    if parent is None:
+        return directory.zoo.model_count
+    if not is_zoo(root, parent):
+        return None
+    return len(open_zoo(root, parent).files()) * max(1, len(twin_levels(directory)))
+
+
+def twin_levels(directory: ZooDirectory) -> list[str]:
+    """Return the levels of sparsity of twins, sorted; [] for those that have none, and others.
+
+    They stand behind `_sparse_` in the names of twins of magnitude pruning.
+    """
+    names = (name.rpartition("_sparse_")[2] for name in directory.splits() if "_sparse_" in name)
+    return sorted(set(names))
 
 
 def _overview(

@@ -57,5 +57,10 @@ def why_empty(counts: Mapping[str, int]) -> str:
     numbers = "/".join(str(counts.get(split, 0)) for split in SPLITS)
     return (
         f"{' and '.join(empty)} {'has' if len(empty) == 1 else 'have'} no model: models are split "
-        f"70/15/15, here {numbers}, and from {FEWEST_MODELS} models on each split has one"
+        f"70/15/15, here {numbers}, and "
+        + (
+            "twins are in the splits of their parents: more parents must have twins"
+            if sum(counts.values()) >= FEWEST_MODELS
+            else f"from {FEWEST_MODELS} models on each split has one"
+        )
     )

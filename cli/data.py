@@ -178,11 +178,17 @@ def _resume(part: Overview, data_dir: Path | None) -> str:
 
     Where only the first models were asked for, and some of these are missing, it trains these.
     """
+    from ..builders.overview import twin_levels
+
     directory = open_zoo(zoos_home(data_dir), part.zoo)
     parent, epochs = directory.parent_zoo, directory.zoo.epochs
     if parent is not None:
         where = _option("--data-dir", data_dir)
-        return f"model-zoos sparsify {parent}{where} --epochs {epochs}"
+        levels = "".join(f" {level}" for level in twin_levels(directory))
+        method = f" --method magnitude --sparsity{levels}" if levels else ""
+        missing = (part.specified or 0) - part.models or part.incomplete
+        command = f"model-zoos sparsify {parent}{where} --epochs {epochs}{method}"
+        return f"{command}  # trains {missing:,} more"
     where = _option("--out", data_dir)
     usual = ZOOS[part.zoo].epochs if part.zoo in ZOOS else None
     planned, limit, wanted = directory.splits(), "", part.specified or part.models

@@ -112,8 +112,7 @@ def benchmark(
         return
     _refuse(of_suite, "only --suite takes")
     chosen = epochs if epochs == LAST else parse_epochs("--epochs", epochs)
-    if out is not None:  # before the work, not after it
-        out.parent.mkdir(parents=True, exist_ok=True)
+    _prepare(out)  # before the work, not after it
     if any(":" in entry for entry in representation or ()):
         sys.path.insert(0, os.getcwd())  # where a user's own module is expected
     display.hide_dataset_bars(True)
@@ -135,6 +134,18 @@ def benchmark(
         )
     path = out or (None if as_json else Path(f"{result.zoo}-benchmark.json"))
     _write_result(result, path, quiet, as_json)
+
+
+def _prepare(out: Path | None) -> None:
+    """Make the folder of a JSON file that is to be written.
+
+    Raises:
+        InvalidArgument: `out` is a folder itself.
+    """
+    if out is not None and out.is_dir():
+        raise InvalidArgument(f"{out} is a folder: --out is the JSON file to write")
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
 
 
 def _refuse(given: Mapping[str, object], why: str) -> None:
@@ -161,8 +172,7 @@ def _suite(
     """Measure a zoo by the suite, and write and show the result."""
     from ..benchmarks.suite import PARTS, run_suite
 
-    if out is not None:  # before the work, not after it
-        out.parent.mkdir(parents=True, exist_ok=True)
+    _prepare(out)  # before the work, not after it
     display.hide_dataset_bars(True)
     with display.progress_bars(quiet or as_json) as bars:
         bars(name, text="reading")
@@ -238,6 +248,11 @@ def verify(
         rank = 0
     joined = ranks if rank is None else None
     share = find_rank(rank, ranks) if joined is None else Rank(0, joined)
+    if out is not None and share.count == 1 and joined is None:
+        raise InvalidArgument(
+            "--out is where ranks write what they find, and this is one process: the folder of "
+            f"zoo directories is --data-dir {out}"
+        )
     folder, audits, written = out or Path(f"{name}-verify"), [], []
     display.hide_dataset_bars(True)
     with display.progress_bars(quiet or as_json) as bars:

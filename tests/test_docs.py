@@ -83,6 +83,19 @@ def test_commands_that_are_not_run_have_known_options() -> None:
     assert checked > 20
 
 
+def test_a_block_that_loads_a_zoo_imports_what_registers_the_name() -> None:
+    """Each block can be run by itself."""
+    loads = [
+        block
+        for page in PAGES
+        for block in documents.blocks(page)
+        if re.search(r'load_dataset\(\s*"model_zoos"', block.text)
+    ]
+    assert len(loads) > 10
+    for block in loads:
+        assert re.search(r"^import model_zoos\b", block.text, re.MULTILINE), block.place
+
+
 def test_a_block_that_is_not_run_says_why() -> None:
     for page in PAGES:
         for block in documents.blocks(page):

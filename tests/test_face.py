@@ -35,10 +35,12 @@ def test_generate_and_sparsify_take_names(tmp_path: Path) -> None:
     assert model_zoos.generate(zoo, tmp_path, "digits", models=1).models == 1
     # The same images: else the zoo directory would be refused.
     assert model_zoos.generate(zoo, tmp_path, images, models=1).present == 1
+    assert model_zoos.generate(zoo, tmp_path, models=1).present == 1
     twins = TwinOptions(epochs=1)
     assert model_zoos.sparsify("digits_cnn_s", tmp_path, "digits", twins=twins).models == 1
     parents = model_zoos.open_zoo(tmp_path, "digits_cnn_s")
     assert model_zoos.sparsify(parents, tmp_path, images, twins=twins).present == 1
+    assert model_zoos.sparsify(parents, tmp_path, twins=twins).present == 1
 
 
 def test_generate_takes_a_zoo_of_ones_own_by_its_file_and_its_name(tmp_path: Path) -> None:
@@ -60,7 +62,7 @@ def test_generate_takes_a_zoo_of_ones_own_by_its_file_and_its_name(tmp_path: Pat
         ({"zoo": "digits_cnn_z"}, "did you mean digits_cnn_s"),
         ({"zoo": 3}, "zoo must be a name .*, found int"),
         ({"images": "digitz"}, "no image data set 'digitz'"),
-        ({"images": None}, "images must be a name .*, found NoneType"),
+        ({"images": 5}, "images must be a name .*, found int"),
         ({"images": (np.zeros(3), np.zeros(3))}, "images must be a name .*, found tuple"),
         ({"options": {"engine": "lanes"}}, "options must be .*TrainOptions, found dict"),
         ({"options": TwinOptions()}, "options must be .*TrainOptions, found TwinOptions"),

@@ -268,7 +268,10 @@ def read_run_table(
         if not found.ours:
             raise Unreadable(f"{path.name} has no row that can be read")
     if absent := sorted(rename.keys() - found.ours.keys()):
-        raise InvalidArgument(f"{path.name} has no column {absent[0]!r}, which is to be renamed")
+        raise InvalidArgument(
+            f"{path.name} has no column {absent[0]!r}, which is to be renamed; it has "
+            f"{', '.join(map(printable, [*found.ours][:20])) or 'none'}"
+        )
     if missing := [key for key in KEYS if key not in found.ours.values()]:
         raise Unreadable(
             f"{path.name} has no column {' and no '.join(missing)}; it has "

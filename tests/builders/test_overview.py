@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from datasets import load_dataset
+from typer.testing import CliRunner
 
+import model_zoos
 from model_zoos.builders.catalog import zoo_spec
-from model_zoos.builders.overview import overview
-from model_zoos.builders.zoo_directory import create_zoo
+from model_zoos.builders.overview import overview, twin_levels
+from model_zoos.builders.zoo_directory import create_zoo, open_zoo
+from model_zoos.cli import app
 from model_zoos.errors import ZooNotFound
+from model_zoos.generation.options import TwinOptions
 from tests.zoos import random_zoo
 
 
@@ -45,6 +50,23 @@ def test_what_is_missing_or_damaged_is_counted(tmp_path: Path) -> None:
     assert (found.models, found.specified, found.incomplete) == (5, 6, 1)
     assert len(found.left_out) == 1
     assert found.facts()["model files left out"] == "1"
+
+
+def test_twins_are_counted_beside_the_models_that_could_have_some(tmp_path: Path) -> None:
+    dense = dataclasses.replace(zoo_spec("digits_cnn_s"), epochs=1)
+    random_zoo(tmp_path, dense, 6)
+    twins = TwinOptions(method="magnitude", levels=(0.5, 0.8), epochs=1)
+    model_zoos.sparsify("digits_cnn_s", tmp_path, models=2, twins=twins)
+    name = "digits_cnn_s_sparse_magnitude"
+    [found] = overview(name, tmp_path)
+    assert (found.models, found.specified) == (4, 12)
+    assert twin_levels(open_zoo(tmp_path, name)) == ["0.5", "0.8"]
+    printed = CliRunner().invoke(app, ["info", name, "--data-dir", str(tmp_path)]).stdout
+    command = f"sparsify digits_cnn_s --data-dir {tmp_path} --epochs 1 --method magnitude"
+    assert f"{command} --sparsity 0.5 0.8 # trains 8 more" in " ".join(printed.split())
+    shutil.rmtree(tmp_path / "digits_cnn_s")
+    [found] = overview(name, tmp_path)
+    assert (found.models, found.specified) == (4, None)
 
 
 def test_a_zoo_of_one_model_without_metrics(tmp_path: Path) -> None:

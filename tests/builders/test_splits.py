@@ -56,6 +56,11 @@ def test_a_few_models_fill_all_splits(models: list[str]) -> None:
     counts = Counter(assign_splits({}, models).values())
     assert all(counts[split] for split in SPLITS) == (len(models) >= FEWEST_MODELS)
     assert (why_empty(counts) == "") == (not models or len(models) >= FEWEST_MODELS)
+    twins = why_empty({"train": 14, "test": 2})
+    assert twins.startswith("validation has no model: ")
+    assert twins.endswith(
+        "here 14/0/2, and twins are in the splits of their parents: more parents must have twins"
+    )
 
 
 def test_empty_splits_are_explained() -> None:

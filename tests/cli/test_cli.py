@@ -228,6 +228,16 @@ def test_what_is_there(digits_home: Path, tmp_path: Path) -> None:
     (tmp_path / "other" / "my_own" / "zoo.json").write_text(
         text.replace('"name": "digits_cnn_s"', '"name": "my_own"')
     )
+    below = error("verify", "my_own", "--data-dir", ".", cwd=tmp_path)
+    assert below.endswith(f"try: --data-dir {tmp_path / 'other'}")
+    for path in ("other/my_own", str(tmp_path / "other" / "my_own")):
+        assert "the name my_own with --data-dir" in error("verify", path, cwd=tmp_path)
+    assert "zoo directories is --data-dir other" in error(
+        "verify", "my_own", "--out", "other", cwd=tmp_path
+    )
+    assert "--out is the JSON file to write" in error(
+        "benchmark", "my_own", "--out", "other", cwd=tmp_path
+    )
     for command in (("verify", "my_owm"), ("evaluate", "x.npy", "--like", "my_owm")):
         message = error(*command, "--data-dir", "other", cwd=tmp_path)
         assert "did you mean my_own?" in message

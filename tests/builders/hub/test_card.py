@@ -478,7 +478,7 @@ def test_a_zoo_of_an_earlier_version_is_resumed_and_built(own_root: Path, tmp_pa
     assert generate(directory.zoo, tmp_path / "zoos", images).models == 1
     assert json.loads(path.read_text()) == info
     other = dataclasses.replace(images, mean=(0.5, 0.5, 0.5))
-    with pytest.raises(FaultyZoo, match=r"made with images\.sha256 = "):
+    with pytest.raises(FaultyZoo, match=r"trained on other images"):
         generate(directory.zoo, tmp_path / "zoos", other)
     build_folder(["my_pets"], tmp_path / "zoos", tmp_path / "out")
     assert "\n| `pets` | ? | | ? | ? | ? |\n" in (tmp_path / "out/README.md").read_text()
@@ -581,7 +581,7 @@ def test_the_licence_is_given_kept_or_refused(folder: Path, tmp_path: Path) -> N
     build_folder(["mnist_cnn_s"], home, out)
     assert licence() == ("apache-2.0",) * 3
     for wrong in ("", "CC BY 4.0", "mit\nx: 1", "-mit", "x" * 100):
-        with pytest.raises(InvalidArgument, match=r"such as mit or cc-by-4\.0; found"):
+        with pytest.raises(InvalidArgument, match=r"such as mit or cc-by-4\.0, which"):
             build_folder(names, home, out, licence=wrong)
         assert licence() == ("apache-2.0",) * 3
     card = (out / "README.md").read_text()
