@@ -11,6 +11,7 @@ import hashlib
 import itertools
 import json
 import math
+import os
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -418,8 +419,11 @@ zoo_from_json = Zoo.from_json
 
 
 def normalize_name(name: str) -> str:
-    """Spell a name as the catalog does: underscores for hyphens, and small letters."""
-    return name.strip().replace("-", "_").lower()
+    """Spell a name as the catalog does: underscores for hyphens, and small letters.
+
+    An absolute path, which is no name, stays as it is for the message that says so.
+    """
+    return name if os.path.isabs(name) else name.strip().replace("-", "_").lower()
 
 
 def is_zoo_name(name: str) -> bool:
