@@ -62,7 +62,6 @@ NOT_COMPARED = {
     "cifar10_cnn_s_seed": _NO_IMAGES,
     "stl10_cnn_s_seed": _NO_IMAGES,
     "cifar10_cnn_l_hyp_10_r": _NO_IMAGES,
-    "fashion_mnist_cnn_s_hyp_10_r": "the zoo has not been run whole: its whole grid, 50 epochs",
 }
 """Why a published figure has no result here."""
 
