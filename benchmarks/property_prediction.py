@@ -219,7 +219,7 @@ class Result:
         large = any(count and why.startswith(LARGE_WEIGHT) for why, count in self.left_out.items())
         notes = [
             f"Left out: {', '.join(left_out) or 'none'}.",
-            *([f"{WHY_LEFT_OUT} {KEEP_ALL}"] if large else []),
+            *([f"{WHY_LEFT_OUT} {KEEP_ALL.replace('NAME', self.zoo)}"] if large else []),
             f"Not scored: {', '.join(not_scored) or 'none'}.",
         ]
         counts = {"models": self.models, "states": self.states}

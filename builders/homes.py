@@ -75,7 +75,11 @@ def zoo_named(name: str, root: Path) -> Zoo:
         UnknownZoo: neither has this name.
     """
     own = normalize_name(name)
-    return open_zoo(root, own).zoo if is_zoo(root, own) else catalog.zoo_spec(name)
+    if is_zoo(root, own):
+        return open_zoo(root, own).zoo
+    if own in catalog.ZOOS or own in catalog.UNIONS:
+        return catalog.zoo_spec(name)
+    raise catalog.unknown_zoo(name, [*catalog.ZOOS, *list_zoo_directories(root)])
 
 
 def zoo_to_train(name: str, root: Path) -> Zoo:

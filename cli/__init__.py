@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Annotated
 
@@ -58,5 +59,8 @@ def _options(
 
 def main() -> None:
     """Run the command. Expected errors and warnings take a line or two, and are no traceback."""
+    # The threads of torch and LightGBM otherwise spin while they wait, which took ten times as long
+    # beside other work. It must be said before their OpenMP library is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with plain_errors():
         app(prog_name="model-zoos")

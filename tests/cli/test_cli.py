@@ -167,6 +167,19 @@ def test_verify_without_images_compares_nothing(tmp_path: Path) -> None:
     assert (audit["good"], audit["verdict"]) == (False, "not compared")
 
 
+@pytest.mark.parametrize(("given", "used"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_of_libraries_do_not_spin(
+    monkeypatch: pytest.MonkeyPatch, given: str | None, used: str
+) -> None:
+    monkeypatch.setenv("OMP_WAIT_POLICY", str(given))
+    if given is None:
+        monkeypatch.delenv("OMP_WAIT_POLICY")
+    monkeypatch.setattr("sys.argv", ["model-zoos", "--version"])
+    with pytest.raises(SystemExit):
+        main()
+    assert os.environ["OMP_WAIT_POLICY"] == used
+
+
 @pytest.mark.parametrize(
     ("command", "delay"),
     [*(("generate", delay) for delay in (0.05, 0.3, 0.6, 1.0, 1.8)), ("report", 1.8)],
@@ -238,6 +251,7 @@ def test_what_is_there(digits_home: Path, tmp_path: Path) -> None:
     assert "--out is the JSON file to write" in error(
         "benchmark", "my_own", "--out", "other", cwd=tmp_path
     )
+    assert "did you mean my_own?" in error("generate", "my_owm", "--out", "other", cwd=tmp_path)
     for command in (("verify", "my_owm"), ("evaluate", "x.npy", "--like", "my_owm")):
         message = error(*command, "--data-dir", "other", cwd=tmp_path)
         assert "did you mean my_own?" in message
