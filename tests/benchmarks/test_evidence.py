@@ -172,6 +172,8 @@ def test_a_new_result_moves_to_the_comparison(tmp_path: Path, median: float, agr
     assert row[:4] == (f"`{zoo}`", "median of test_acc", "50", "B")
     assert row[6] == f"[{median - 0.02:.3f}, {median + 0.02:.3f}]"
     assert row[9:11] == (row[9], agrees)
+    named = f"these do not: median of test_acc of `{zoo}` at epoch 50." in evidence.page(tmp_path)
+    assert named == (agrees == "NO")
     assert rows["highest of test_acc"][6] == "-"
     assert rows["highest of test_acc"][10] == "yes"
     assert f"`{zoo}`" not in [row[0] for row in evidence.not_compared(tmp_path).rows]
