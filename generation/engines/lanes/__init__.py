@@ -4,9 +4,9 @@ A small CNN cannot fill a processor core, and an array library that stacks model
 activations of all of them through memory at every operation. Here a *block* of models (16 with
 AVX-512, 8 with AVX2) shares a core's vector registers, one model in each lane, and the whole
 training step runs fused, sample by sample, with everything in the core's own cache. The sources are
-in this folder: vectors.hpp (arithmetic), layers.hpp (one template for each kind of layer),
+in this folder, vectors.hpp (what a vector is), layers.hpp (one template for each kind of layer),
 network.hpp (the network put together, its evaluation), dense.cpp and twins.cpp (training of dense
-models and of sparse twins, a library each).
+models and of sparse twins, a library each), and in ../kernels, which other engines share.
 
 A model's weights depend on its own specification alone: they are the same to the bit in any lane,
 beside any other models, for any number of threads, and in the AVX-512, AVX2 and portable builds on
@@ -24,8 +24,9 @@ from numpy.typing import ArrayLike
 
 from ....builders.layout import Layout
 from ....errors import LanesUnavailable
+from ..kernels import OPTIMIZERS
 from ..population import Scores
-from .blocks import OPTIMIZERS, Blocks, LanesWeights
+from .blocks import Blocks, LanesWeights
 from .library import ISAS, is_faster, load
 from .twins import LanesTwins
 

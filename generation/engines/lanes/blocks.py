@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import ClassVar
@@ -13,14 +12,16 @@ from numpy.typing import ArrayLike, NDArray
 from ....builders.layout import Layout
 from ....builders.machine import cores
 from ....builders.specification import Model
-from ....errors import InvalidArgument
-from ...schedules import schedule
-from ...streams import dropout_scale, dropout_threshold
-from ..population import Scores, check_models, check_weights
+from ..kernels import (
+    OPTIMIZERS,
+    check_orders,
+    check_samples,
+    pace_of_epoch,
+    rates_of,
+    weights_order,
+)
+from ..population import Scores, check_weights
 from .library import load
-
-OPTIMIZERS = {"sgd": 0, "adam": 1, "adamw": 2, "nesterov": 3, "rmsprop": 4}
-"""The kernel's number of each optimizer."""
 
 
 class LanesWeights:
@@ -65,7 +66,7 @@ class LanesWeights:
         # Lanes without a model repeat the last one; what they compute is dropped.
         members = np.arange(-(-self.models // lanes) * lanes).clip(max=self.models - 1)
         self._members = members.reshape(-1, lanes)
-        self._order = _kernel_order(layout)
+        self._order = weights_order(layout)
         # The kernel's `Parameters`: each with its moments.
         shape = (self.parameters, 1 + self.moments, layout.size, lanes)
         self._blocks = [aligned(shape) for _ in self._members]
@@ -143,17 +144,9 @@ class LanesWeights:
     def _samples(
         self, images: ArrayLike, labels: ArrayLike
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Checked and contiguous: the kernel looks at nothing before it reads."""
-        pixels = np.ascontiguousarray(images, np.float32)
-        side = self.layout.architecture.image_size
-        expected = (self.layout.channels, side, side)
-        if pixels.shape[1:] != expected or not len(pixels) or len(pixels) >= 2**31:
-            raise InvalidArgument(f"images must be {['n', *expected]}, found {list(pixels.shape)}")
-        targets = np.asarray(labels)
-        if targets.shape != (len(pixels),) or targets.dtype.kind not in "iu":
-            raise InvalidArgument(f"labels must be integers [{len(pixels)}], found {targets.shape}")
-        if targets.min() < 0 or targets.max() >= self.layout.classes:
-            raise InvalidArgument(f"labels must lie in [0, {self.layout.classes})")
+        """Checked and contiguous."""
+        pixels, targets = np.ascontiguousarray(images, np.float32), np.asarray(labels)
+        check_samples(self.layout, pixels, targets)
         return pixels, np.ascontiguousarray(targets, np.int64)
 
 
@@ -172,28 +165,11 @@ class Blocks(LanesWeights):
         isa: str = "auto",
     ) -> None:
         super().__init__(layout, models[0].activation, weights, threads=threads, isa=isa)
-        own = check_models(models, self.models, list(OPTIMIZERS))
+        rates = rates_of(models, self.models)
         self.optimizer, self.batch_size = models[0].optimizer, models[0].batch_size
-        self.dropout = bool((own.dropout > 0).any())
+        self.dropout = bool(rates["dropout_threshold"].any())
         self._scheduler, self._epochs = models[0].scheduler, models[0].epochs
         self._steps = 0
-        rates = np.zeros(
-            self.models,
-            [
-                ("learning_rate", "f8"),
-                ("seed", "u8"),
-                ("weight_decay", "f4"),
-                ("momentum", "f4"),
-                ("dropout_threshold", "u4"),
-                ("dropout_scale", "f4"),
-            ],
-        )
-        rates["seed"] = own.seeds.astype(np.uint64)
-        rates["learning_rate"] = own.learning_rate
-        rates["weight_decay"] = own.weight_decay
-        rates["momentum"] = own.momentum
-        rates["dropout_threshold"] = dropout_threshold(own.dropout)
-        rates["dropout_scale"] = dropout_scale(own.dropout)
         self._rates = [_by_field(rates[block]) for block in self._members]
 
     def _train(
@@ -201,15 +177,10 @@ class Blocks(LanesWeights):
     ) -> Scores:
         """Train one epoch. `more` are arguments of this kernel alone."""
         pixels, targets = self._samples(images, labels)
-        order = np.asarray(orders)
-        if order.ndim != 2 or len(order) != self.models or not order.size:
-            raise InvalidArgument(f"orders must be [{self.models}, m], found {list(order.shape)}")
-        if order.dtype.kind not in "iu" or order.min() < 0 or order.max() >= len(pixels):
-            raise InvalidArgument(f"orders must be integers in [0, {len(pixels)})")
+        order = check_orders(orders, self.models, len(pixels))
         samples = order.shape[1]
         steps = -(-samples // self.batch_size)
-        rates = schedule(self._scheduler, self._epochs, steps)
-        factors, momenta = (self._this_epoch(values, steps) for values in rates or (None, None))
+        factors, momenta = pace_of_epoch(self._scheduler, self._epochs, self._steps, steps)
 
         def train(number: int, totals: NDArray[np.void]) -> int:
             own = np.ascontiguousarray(order[self._members[number]], np.int32)
@@ -233,31 +204,6 @@ class Blocks(LanesWeights):
         result = self._run(train, samples)
         self._steps += steps
         return result
-
-    def _this_epoch(
-        self, values: NDArray[np.float64] | None, steps: int
-    ) -> NDArray[np.float64] | None:
-        """The values of the next steps; the last one stays behind the end."""
-        if values is None:
-            return None
-        return values[(self._steps + np.arange(steps)).clip(max=len(values) - 1)]
-
-
-def _kernel_order(layout: Layout) -> np.ndarray:
-    """Where each weight of the kernel lies in the layout's vector, int64 [N].
-
-    The kernel counts channels last: convolutions [row, column, in, out], linear weights [in, out],
-    where the first linear layer sees its image as [row, column, channel].
-    """
-    indices = np.arange(layout.size)
-    order, channels = [], layout.channels
-    for slots in layout.layers.values():
-        shape = slots["weight"].shape
-        side = math.isqrt(shape[1] // channels) if len(shape) == 2 else shape[2]
-        weight = indices[slots["weight"].slice].reshape(shape[0], channels, side, side)
-        order += [weight.transpose(2, 3, 1, 0).reshape(-1), indices[slots["bias"].slice]]
-        channels = shape[0]
-    return np.concatenate(order)
 
 
 def _by_field(records: NDArray[np.void]) -> NDArray[np.void]:

@@ -1,41 +1,39 @@
 """Compiles a kernel for one architecture and activation with the system's C++ compiler.
 
-A library is built at first use, in a few seconds, and kept in a cache folder under a digest of the
+A library is built at first use, in a few seconds, and kept (kernels/cache.py) under a digest of the
 sources, the generated header, the flags and everything the compiler says about itself and this
-processor. It is loaded only if it is whole and nobody else may write to it or to the folder; where
-there is no such folder, each process compiles its own. Environment: `CXX` (a compiler, may carry
-arguments), `MODEL_ZOOS_CACHE` (the folder), `MODEL_ZOOS_ISA` (avx512, avx2 or portable in place of
-the best one).
+processor. Environment: `CXX` (a compiler, may carry arguments), `MODEL_ZOOS_CACHE` (the folder),
+`MODEL_ZOOS_ISA` (avx512, avx2 or portable in place of the best one).
 """
 
 from __future__ import annotations
 
 import ctypes
-import glob
 import hashlib
 import math
 import os
 import platform
 import shlex
 import shutil
-import stat
 import subprocess
-import tempfile
 import threading
-from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ....builders.hyperparameters import check_activation
 from ....builders.layout import Layout
 from ....errors import InvalidArgument, LanesUnavailable
+from .. import kernels
+from ..kernels.cache import cache_root, cached
 
 FOLDER = Path(__file__).parent
 KERNELS = {"dense": "dense.cpp", "twins": "twins.cpp"}
 """What can be trained, and where the kernel is."""
 
-HEADERS = ("network.hpp", "layers.hpp", "vectors.hpp")
+HEADERS = (
+    *(FOLDER / name for name in ("network.hpp", "layers.hpp", "vectors.hpp")),
+    *kernels.HEADERS,
+)
 ISAS = {
     "avx512": ("AVX512F", "AVX512DQ", "AVX512BW", "AVX512VL", "AVX2", "FMA"),
     "avx2": ("AVX2", "FMA"),
@@ -65,7 +63,8 @@ def load(layout: Layout, activation: str, isa: str = "auto", kernel: str = "dens
         isa = os.environ.get("MODEL_ZOOS_ISA") or "auto"
     if isa != "auto" and isa not in ISAS:
         raise InvalidArgument(f"unknown instruction set {isa!r}; known: auto, {', '.join(ISAS)}")
-    header = architecture_header(layout, activation)
+    header = kernels.architecture_header(layout, activation)
+    _check_size(layout)
     compiler = _compiler()
     native, macros = _describe(compiler)
     if isa == "auto":
@@ -74,12 +73,12 @@ def load(layout: Layout, activation: str, isa: str = "auto", kernel: str = "dens
         raise LanesUnavailable(f"this processor has no {isa}")
     flags = (*FLAGS, "-ffp-contract=off", *_isa_flags(isa, native))
     source = FOLDER / KERNELS[kernel]
-    sources = [path.read_text() for path in (source, *(FOLDER / name for name in HEADERS))]
+    sources = [path.read_text() for path in (source, *HEADERS)]
     digest = hashlib.sha256("\0".join([*sources, header, *flags, *compiler, macros]).encode())
     shape = f"{layout.architecture.file_name}_{layout.channels}_{layout.classes}"
     name = f"{shape}_{activation}_{isa}_{kernel}-{digest.hexdigest()[:20]}"
     with _building:
-        library = _open(_cache(), name, header, (*compiler, *flags), source)
+        library = _open(cache_root(), name, header, (*compiler, *flags), source)
     _describe_functions(library, kernel)
     return library
 
@@ -93,40 +92,6 @@ def usable_isas() -> list[str]:
     _, macros = _describe(_compiler())
     defined = {line.split()[1].strip("_") for line in macros.splitlines() if line}
     return [name for name, needed in ISAS.items() if defined.issuperset(needed)]
-
-
-def architecture_header(layout: Layout, activation: str) -> str:
-    """architecture.hpp: the specification from which the kernel's templates are put together."""
-    spec = layout.architecture
-    if not spec.layers:
-        raise InvalidArgument(
-            f"the lane kernel trains sequences of layers, which {spec.title} is not"
-        )
-    check_activation(activation)
-    _check_size(layout)
-    rows, own = [], []
-    for number, layer in enumerate(spec.layers):
-        out = layout.layers[layer.name]["weight"].shape[0]
-        flags = [layer.pool, bool(layer.activation), layer.dropout]
-        values = ", ".join(str(flag).lower() for flag in flags)
-        if (layer.stride, layer.padding, layer.gap) != (1, 0, False):
-            values += f", {layer.stride}, {layer.padding}, {str(layer.gap).lower()}"
-        rows.append(f"    {{{out}, {layer.kernel or 0}, {values}}},  // {layer.name}")
-        if isinstance(layer.activation, str):
-            own.append(f"template <> struct Own<{number}> {{")
-            own.append(f"  using type = activations::{layer.activation};\n}};")
-    return "\n".join(
-        [
-            f"// {spec.title}, written by library.py.",
-            f"constexpr int kChannels = {layout.channels}, kSide = {spec.image_size};",
-            f"using Activation = activations::{activation};",
-            "constexpr Layer kLayers[] = {",
-            *rows,
-            "};",
-            *own,
-            "",
-        ]
-    )
 
 
 def is_faster(layout: Layout) -> bool:
@@ -230,74 +195,36 @@ def _describe(compiler: tuple[str, ...]) -> tuple[tuple[str, ...], str]:
     raise LanesUnavailable(f"{compiler[0]} does not work: {error}")
 
 
-def _cache() -> Path:
-    root = os.environ.get("MODEL_ZOOS_CACHE")
-    if root:
-        return Path(os.path.abspath(Path(root).expanduser())) / "lanes"
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return home / "model_zoos" / "lanes"
-
-
 @lru_cache
 def _open(
-    cache: Path, name: str, header: str, command: tuple[str, ...], source: Path
+    root: Path, name: str, header: str, command: tuple[str, ...], source: Path
 ) -> ctypes.CDLL:
     """Load a library from the cache, or compile it."""
     try:
-        return _open_in(_private(cache), name, header, command, source)
-    except OSError:  # no cache that is ours alone and can be written: compiled by every process
-        pass
-    try:
-        with tempfile.TemporaryDirectory(prefix="model-zoos-") as folder:  # loaded, then deleted
-            return _open_in(Path(folder), name, header, command, source)
+        return cached(
+            root / "lanes",
+            name,
+            ".so",
+            lambda folder: _build(folder, header, command, source),
+            lambda path: ctypes.CDLL(str(path)),
+        )
     except OSError as failure:
         raise LanesUnavailable(f"cannot build the kernel: {failure}") from None
 
 
-def _private(folder: Path) -> Path:
-    """Return the cache folder, which is made if it is missing.
-
-    Raises:
-        OSError: it cannot be made, is a link, or others own it or may write to it. Code from such a
-            folder is not loaded.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    folder.mkdir(mode=0o700, exist_ok=True)
-    if not _is_ours(folder.lstat(), stat.S_ISDIR):
-        raise PermissionError(f"{folder} is not a folder of this user alone")
-    return folder
-
-
-def _is_ours(found: os.stat_result, is_kind: Callable[[int], bool]) -> bool:
-    """Whether a file of this kind belongs to the user, and nobody else may write to it."""
-    return is_kind(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o022
-
-
-def _open_in(
-    folder: Path, name: str, header: str, command: tuple[str, ...], source: Path
-) -> ctypes.CDLL:
-    """As `_open`, with the folder. A library's own SHA-256 is a part of its file's name."""
-    for path in folder.glob(f"{glob.escape(name)}-*.so"):
-        if _is_ours(path.lstat(), stat.S_ISREG):
-            digest = hashlib.sha256(path.read_bytes()).hexdigest()
-            if path.stem.endswith(f"-{digest}"):
-                return ctypes.CDLL(str(path))
-        path.unlink()  # truncated, or put there by somebody else
-    with tempfile.TemporaryDirectory(dir=folder, prefix="building-") as building:
-        (Path(building) / "architecture.hpp").write_text(header)
-        built = Path(building) / "kernel.so"
-        done = subprocess.run(
-            [*command, f"-I{building}", str(source), "-o", str(built)],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode != 0:
-            raise LanesUnavailable(f"{command[0]} failed: {_first_line(done.stderr)}")
-        built.chmod(0o700)
-        digest = hashlib.sha256(built.read_bytes()).hexdigest()
-        path = built.replace(folder / f"{name}-{digest}.so")
-    return ctypes.CDLL(str(path))
+def _build(folder: Path, header: str, command: tuple[str, ...], source: Path) -> Path:
+    """Compile a library in a folder."""
+    (folder / "architecture.hpp").write_text(header)
+    built = folder / "kernel.so"
+    done = subprocess.run(
+        [*command, f"-I{folder}", f"-I{kernels.FOLDER}", str(source), "-o", str(built)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise LanesUnavailable(f"{command[0]} failed: {_first_line(done.stderr)}")
+    return built
 
 
 def _describe_functions(library: ctypes.CDLL, kernel: str) -> None:

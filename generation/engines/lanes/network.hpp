@@ -1,88 +1,22 @@
 // The network of one architecture put together from layers.hpp: a block of kLanes models, one in
 // each SIMD lane, forward, loss and backward; what dense.cpp and twins.cpp train and evaluate.
 //
-// architecture.hpp, which library.py writes from builders/layout.py, holds the specification: the
-// image, the layers, the activation. A training step runs fused, sample by sample: forward, loss
-// and backward of all layers, then the optimizer; so that weights, gradients and the activations
-// of one sample stay in the core's L2 cache. Linear layers that are larger than that take several
-// samples together, between the convolutions of these samples forward and backward. Each lane has
-// its own sample order, seed and rates.
+// kernels/places.hpp says where its numbers lie. A training step runs fused, sample by sample:
+// forward, loss and backward of all layers, then the optimizer; so that weights, gradients and the
+// activations of one sample stay in the core's L2 cache. Linear layers that are larger than that take
+// several samples together, between the convolutions of these samples forward and backward. Each
+// lane has its own sample order, seed and rates.
 
 #pragma once
 
 #include <algorithm>
-#include <array>
 #include <cstdlib>
 #include <memory>
 #include <type_traits>
 
 #include "layers.hpp"
 
-namespace lanes {
-
-struct Layer {
-  int out;
-  int kernel;  // 0: linear
-  bool pool, activation, dropout;
-  int stride = 1, padding = 0;
-  bool gap = false;  // the average over all places follows
-};
-
-// The activation of a layer that has its own; void: that of the model.
-template <int layer>
-struct Own {
-  using type = void;
-};
-
-#include "architecture.hpp"
-
-// Where a layer's numbers lie: its tensors among the weights, its input and output among the values
-// of one sample, the routes of its pooling, its dropout units, its normal numbers.
-struct Place {
-  int in, in_side, out, side;  // channels and side of the image; side 1 after a linear layer
-  int weights, biases, input, output, routes, units, normals;
-  int source;  // where the input comes from, if it must be padded or averaged first; else `input`
-  constexpr int outputs() const { return out * side * side; }
-};
-
-constexpr int kDepth = sizeof(kLayers) / sizeof(kLayers[0]);
-
-constexpr std::array<Place, kDepth + 1> place_layers() {
-  std::array<Place, kDepth + 1> places{};
-  Place at{kChannels, kSide, 0, 0, 0, 0, 0, kChannels * kSide * kSide, 0, 0, 0, 0};
-  for (int i = 0; i < kDepth; i++) {
-    const Layer& layer = kLayers[i];
-    at.out = layer.out;
-    at.source = at.input;
-    if (i > 0 && kLayers[i - 1].gap) at.in_side = 1;
-    at.in_side += 2 * layer.padding;
-    if (layer.padding || (i > 0 && kLayers[i - 1].gap)) {
-      at.input = at.output;
-      at.output += at.in * at.in_side * at.in_side;
-    }
-    const int sums = layer.kernel ? (at.in_side - layer.kernel) / layer.stride + 1 : 1;  // in a row
-    at.side = sums / (layer.pool ? 2 : 1);
-    const int window = layer.kernel ? layer.kernel : at.in_side;  // a linear layer sees the image
-    at.biases = at.weights + window * window * at.in * at.out;
-    places[i] = at;
-    at.weights = at.biases + at.out;
-    at.routes += layer.pool ? at.outputs() : 0;
-    at.units += layer.dropout ? at.outputs() : 0;
-    at.normals += sums * sums * at.out;
-    at.input = at.output;
-    at.output += at.outputs();
-    at.in = at.out;
-    at.in_side = at.side;
-  }
-  places[kDepth] = at;  // the ends of everything
-  return places;
-}
-
-constexpr auto kPlaces = place_layers();
-constexpr Place kEnd = kPlaces[kDepth];
-constexpr int kWeights = kEnd.weights, kPixels = kChannels * kSide * kSide;
-constexpr int kClasses = kLayers[kDepth - 1].out, kLogits = kEnd.input;
-constexpr int kSeenSide = kPlaces[0].in_side, kSeen = kChannels * kSeenSide * kSeenSide;
+namespace networks {
 
 // What a training step needs of one sample. `values` are the image and each layer's output, as the
 // next layer sees it; `slopes` those of the activations, `gradients` those of the loss.
@@ -93,14 +27,7 @@ struct Sample {
   Int routes[kEnd.routes + 1];
 };
 
-// The first linear layer, and how many samples take the linear layers together: one where the
-// weights stay in the cache anyway.
-constexpr int first_linear() {
-  int i = 0;
-  while (kLayers[i].kernel) i++;
-  return i;
-}
-constexpr int kFirstLinear = first_linear();
+// How many samples take the linear layers together: one where the weights stay in the cache anyway.
 constexpr int samples_together() {
   const long weights = kWeights - kPlaces[kFirstLinear].weights;
   if (weights * long(sizeof(Float)) <= 128 << 10) return 1;
@@ -143,10 +70,6 @@ struct VariationalWorkspace : Workspace {
 };
 
 template <int i>
-using Activated = std::conditional_t<
-    !kLayers[i].activation, activations::none,
-    std::conditional_t<std::is_void_v<typename Own<i>::type>, Activation, typename Own<i>::type>>;
-template <int i>
 using ConvolutionAt = Convolution<kPlaces[i].in, kPlaces[i].out, kLayers[i].kernel,
                                   kPlaces[i].in_side, kLayers[i].pool, kLayers[i].stride>;
 template <int i>
@@ -163,17 +86,6 @@ struct Pixels {
   Float operator()(int element) const { return all(first[element]); }
   Float operator[](int element) const { return all(first[element]); }
 };
-
-// A dropout unit's number: torch's order of a layer's outputs is channel, row, column.
-template <int i>
-inline int unit(int element) {
-  constexpr Place at = kPlaces[i];
-  return at.units + element % at.out * (at.side * at.side) + element / at.out;
-}
-
-// Whether slopes must be kept: what dropout has gone over no longer gives them.
-template <int i>
-constexpr bool kKeepsSlope = Activated<i>::keeps_slope || kLayers[i].dropout;
 
 template <class Activated>
 inline Float slope_of(const Activated& activated) {
@@ -211,12 +123,6 @@ inline void activate(Work& work, bool dropout) {
     work.values[at.output + element] = value;
   }
 }
-
-// Whether a layer's input must be made of what lies before it: padded, or averaged over all places.
-template <int i>
-constexpr bool kAdapted = kPlaces[i].source != kPlaces[i].input;
-template <int i>
-constexpr bool kAveraged = kAdapted<i> && kLayers[i].kernel == 0;
 
 // Calls body(element of the padded image, element of the image).
 template <int i, class Body>
@@ -539,14 +445,16 @@ struct Schedule {
 template <class Body>
 inline void optimize(const Rates& rates, int32_t optimizer, int64_t steps, const Schedule& schedule,
                      int64_t number, Body body) {
-  Pace pace{{}, 0.9, bits<Float>(rates.weight_decay), bits<Float>(rates.momentum), steps + 1};
+  const double beta1 = schedule.momenta ? schedule.momenta[number] : 0.9, step = double(steps + 1);
+  Pace pace{{},
+            beta1,
+            1 - __builtin_pow(beta1, step),
+            __builtin_sqrt(1 - __builtin_pow(0.999, step)),
+            bits<Float>(rates.weight_decay),
+            schedule.momenta ? all(float(beta1)) : bits<Float>(rates.momentum)};
   for (int lane = 0; lane < kLanes; lane++)
     pace.learning_rates[lane] =
         rates.learning_rate[lane] * (schedule.factors ? schedule.factors[number] : 1);
-  if (schedule.momenta) {
-    pace.beta1 = schedule.momenta[number];
-    pace.momentum = all(float(pace.beta1));
-  }
   const auto with = [&](const auto& step) {
     body([&](Parameters& at, int w, Float gradient) {
       step(at.values[w], gradient, at.moments[0][w], at.moments[1][w]);
@@ -619,9 +527,9 @@ inline void add_evaluated(const Float* weights, Workspace& work, const float* im
 
 using DenseWorkspace = std::conditional_t<kTogether == 1, Workspace, TogetherWorkspace>;
 
-}  // namespace lanes
+}  // namespace networks
 
-using namespace lanes;
+using namespace networks;
 
 extern "C" {
 

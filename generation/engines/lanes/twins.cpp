@@ -12,7 +12,7 @@
 
 #include "network.hpp"
 
-namespace lanes {
+namespace networks {
 
 constexpr float kThreshold = 3;  // a weight of at least this log_alpha is pruned
 constexpr float bound(const Layer& layer) { return layer.kernel ? 8 : 10; }
@@ -52,7 +52,7 @@ inline Float divergence_gradient(Float log_alpha, Float alpha) {
   return -fma(e * sigmoid * sigmoid, all(k1 * k3), 0.5f / (1.0f + alpha));
 }
 
-}  // namespace lanes
+}  // namespace networks
 
 extern "C" {
 

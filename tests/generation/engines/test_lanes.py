@@ -10,8 +10,9 @@ import pytest
 
 from model_zoos.builders.hyperparameters import ACTIVATIONS
 from model_zoos.builders.layout import make_layout
+from model_zoos.generation.engines.kernels import architecture_header
 from model_zoos.generation.engines.lanes import LanesPopulation, LanesUnavailable, lanes_count
-from model_zoos.generation.engines.lanes.library import architecture_header, load, usable_isas
+from model_zoos.generation.engines.lanes.library import load, usable_isas
 from model_zoos.generation.streams import dropout_masks
 from tests.generation.engines.oracle import (
     CNN_L,
