@@ -142,6 +142,10 @@ class LanesUnavailable(ModelZoosError, RuntimeError):
     """The kernel of the engine "lanes" cannot be built or run here. The message says why."""
 
 
+class CudaUnavailable(ModelZoosError, RuntimeError):
+    """The kernel of the engine "cuda" cannot be built or run here. The message says why."""
+
+
 class SlowEngineWarning(ModelZoosWarning):
     """The fastest engine cannot run here. The message says why, and which one is used instead."""
 

@@ -85,7 +85,7 @@ class Architecture:
     channels: int | None = None
     classes: int | None = None
     graph: tuple[Connection, ...] = ()
-    engines: tuple[str, ...] = ("lanes", "batched", "reference")
+    engines: tuple[str, ...] = ("lanes", "batched", "reference", "cuda")
     schedulers: tuple[str | None, ...] = SCHEDULERS
     original_class: str | None = None
     file_words: tuple[str, ...] = ()

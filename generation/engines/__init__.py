@@ -1,7 +1,8 @@
 """The engines: how models are trained and evaluated, and which engine does it.
 
     lanes         small networks, one in each SIMD lane of a CPU core: the fastest on a CPU
-    batched       small networks stacked in torch: for GPUs, and CPUs without a C++ compiler
+    cuda          small networks, each in one block of threads of a GPU
+    batched       small networks stacked in torch: what lanes and cuda cannot train or run
     reference     one small network at a time in plain torch, to the bit as the paper's code
     resnet        one large network at a time in torch, with a checkpoint after each epoch
 
@@ -25,13 +26,20 @@ from ...builders.layout import Layout
 from ...builders.machine import cores, counted
 from ...builders.specification import Model, Zoo
 from ...builders.zoo_directory import open_zoo
-from ...errors import InvalidArgument, LanesUnavailable, SlowEngineWarning, ZooNotFound
+from ...errors import (
+    CudaUnavailable,
+    InvalidArgument,
+    LanesUnavailable,
+    SlowEngineWarning,
+    ZooNotFound,
+)
 from ..job import Outcome, Work
 from ..networks import build
 from ..options import TrainOptions
 from . import checkpointed, reference
 from .batched import BatchedPopulation, BatchedWeights
 from .batched_twins import BatchedTwins
+from .cuda import CudaPopulation, CudaWeights, cuda_is_available
 from .epoch_loop import TOGETHER, group_models, train_blocks
 from .lanes import LanesPopulation, LanesTwins, LanesWeights, lanes_are_faster, lanes_count
 from .modules import ModulesPopulation
@@ -73,6 +81,13 @@ BATCHED: Mapping[str, Callable[..., Population]] = {
 }
 BATCHED_BLOCK = {"cpu": 64, "cuda": 1024}
 """Models that the batched engine stacks."""
+CUDA_BLOCK = 1056
+"""Models that one launch of the engine cuda trains: two at a time on each of 132 multiprocessors
+(H100, H200), four times."""
+
+
+SMALL = ("lanes", "cuda", "batched", "reference")
+"""The engines of sequences of layers."""
 
 
 def _lanes(zoo: Zoo, device: str) -> int:
@@ -109,10 +124,25 @@ def _train_batched(work: Work, models: Sequence[Model]) -> Iterator[Outcome]:
     yield from train_blocks(work, blocks, populate, threads=1, device=work.device)
 
 
+def _train_cuda(work: Work, models: Sequence[Model]) -> Iterator[Outcome]:
+    """A block of threads for each model: the GPU takes the next model when one is done."""
+    blocks = group_models(models, CUDA_BLOCK)
+    populate = partial(CudaPopulation, device=work.device)
+    yield from train_blocks(work, blocks, populate, threads=1, device=work.device)
+
+
 ENGINES: dict[str, Engine] = {
     engine.name: engine
     for engine in (
         Engine("lanes", "philox", _train_lanes, tuple(LANES), _lanes),
+        Engine(
+            "cuda",
+            "philox",
+            _train_cuda,
+            ("dense",),
+            lambda zoo, device: CUDA_BLOCK,
+            block_a_thread=False,
+        ),
         Engine("batched", "philox", _train_batched, tuple(BATCHED), _batch, block_a_thread=False),
         Engine("reference", "torch", train_in_processes, tuple(NETWORKS)),
         Engine("resnet", "philox", checkpointed.train, ("dense",)),
@@ -127,14 +157,16 @@ def choose_engine(
     """The engine and device that train a zoo.
 
     The engine is the one that is asked for; else that of a zoo that has been begun in `root`; else
-    batched on a GPU; else the first of the architecture's that can run here; but batched where
-    convolutions are so wide that lanes gain nothing (`lanes.library.is_faster`).
+    cuda on a GPU, or batched where cuda cannot train it; else the first of the architecture's that
+    can run here; but batched where convolutions are so wide that lanes gain nothing
+    (`lanes.library.is_faster`).
 
     Args:
         method: what is trained (`Job.method`).
 
     Raises:
         InvalidArgument: the engine that is asked for cannot train it.
+        CudaUnavailable: the engine cuda is asked for, or has begun the zoo, and there is no GPU.
     """
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     able = [name for name in zoo.layout.architecture.engines if method in ENGINES[name].methods]
@@ -144,15 +176,16 @@ def choose_engine(
                 f"the engine {options.engine} does not train {method} models of "
                 f"{zoo.layout.architecture.title}; those that do: {', '.join(able)}"
             )
-        return ENGINES[options.engine], device
+        return _at(ENGINES[options.engine], device)
     try:
         begun = open_zoo(root, zoo.name).info.get("engine")
     except ZooNotFound:
         begun = None
     if begun in able:
-        return ENGINES[begun], device
-    if device == "cuda" and "batched" in able:
-        return ENGINES["batched"], device
+        return _at(ENGINES[begun], device)
+    if torch.device(device).type == "cuda" and "batched" in able:
+        fused = "cuda" in able and cuda_is_available(zoo.layout)
+        return ENGINES["cuda" if fused else "batched"], device
     if able[0] == "lanes":
         try:
             if not lanes_are_faster(zoo.layout, dict(zoo.grid)["activation"][0]):
@@ -166,6 +199,17 @@ def choose_engine(
             )
             del able[0]
     return ENGINES[able[0]], device
+
+
+def _at(engine: Engine, device: str) -> tuple[Engine, str]:
+    """An engine with its device.
+
+    Raises:
+        CudaUnavailable: it is the one for GPUs, and the device is none.
+    """
+    if engine.name == "cuda" and torch.device(device).type != "cuda":
+        raise CudaUnavailable("the engine cuda needs a CUDA device, and torch finds none here")
+    return engine, device
 
 
 def evaluate(
@@ -187,10 +231,10 @@ def evaluate(
         activation: of the networks.
         images: float32 [n, channels, h, w], normalised as at training.
         labels: integers [n] in [0, classes).
-        engine: "lanes", "batched" or "reference"; "auto" takes batched on a GPU, else lanes where
-            the kernel can be built and is the faster one, else batched. Architectures that are no
-            sequence of layers are always evaluated as by "reference": one network at a time in
-            plain torch.
+        engine: "lanes", "cuda", "batched" or "reference"; "auto" takes cuda on a GPU, or batched
+            where cuda cannot run; on a CPU lanes where the kernel can be built and is the faster
+            one, else batched. Architectures that are no sequence of layers are always evaluated as
+            by "reference": one network at a time in plain torch.
         device: "cpu" or "cuda" for batched and reference; None for the CPU.
         threads: cores to use; None for all that this process may use.
 
@@ -199,7 +243,7 @@ def evaluate(
 
     Raises:
         InvalidArgument: arguments of a wrong shape or an unknown engine.
-        LanesUnavailable: lanes are asked for and cannot run here.
+        LanesUnavailable, CudaUnavailable: lanes or cuda are asked for and cannot run here.
     """
     if not layout.architecture.layers or engine == "reference":
         return _evaluate_modules(
@@ -208,12 +252,15 @@ def evaluate(
     engine = _engine_of(layout, activation, engine, device)
     if engine == "lanes":
         return LanesWeights(layout, activation, weights, threads=threads).evaluate(images, labels)
+    if engine == "cuda":
+        fused = CudaWeights(layout, activation, weights, device=device or "cuda")
+        return fused.evaluate(images, labels)
     if engine == "batched":
         population = BatchedWeights(
             layout, activation, weights, device=device or "cpu", threads=threads
         )
         return population.evaluate(images, labels)
-    raise InvalidArgument(f"unknown engine {engine!r}; known: auto, lanes, batched, reference")
+    raise InvalidArgument(f"unknown engine {engine!r}; known: auto, {', '.join(SMALL)}")
 
 
 def populate(
@@ -235,17 +282,19 @@ def populate(
 
     Raises:
         InvalidArgument: models that do not fit together, or an unknown engine.
-        LanesUnavailable: lanes are asked for and cannot run here.
+        LanesUnavailable, CudaUnavailable: lanes or cuda are asked for and cannot run here.
     """
     if layout.architecture.layers and engine != "reference":
         engine = _engine_of(layout, models[0].activation, engine, device)
         if engine == "lanes":
             return LanesPopulation(layout, models, weights, threads=threads)
+        if engine == "cuda":
+            return CudaPopulation(layout, models, weights, device=device or "cuda")
         if engine == "batched":
             return BatchedPopulation(
                 layout, models, weights, device=device or "cpu", threads=threads
             )
-        raise InvalidArgument(f"unknown engine {engine!r}; known: auto, lanes, batched, reference")
+        raise InvalidArgument(f"unknown engine {engine!r}; known: auto, {', '.join(SMALL)}")
     return ModulesPopulation(layout, models, weights, device=device, threads=threads)
 
 
@@ -254,7 +303,7 @@ def _engine_of(layout: Layout, activation: str, engine: str, device: str | None)
     if engine != "auto":
         return engine
     if device not in (None, "cpu"):
-        return "batched"
+        return "cuda" if cuda_is_available(layout) else "batched"
     try:
         return "lanes" if lanes_are_faster(layout, activation) else "batched"
     except LanesUnavailable:

@@ -1,4 +1,4 @@
-"""Train models side by side: the epoch loop of the lanes and batched engines.
+"""Train models side by side: the epoch loop of the engines lanes, cuda and batched.
 
 Models that share activation, optimizer, schedule, batch size and number of epochs, and either all
 or none of which use dropout, fill a *block*. A block is trained from its first to its last epoch by

@@ -1,0 +1,14 @@
+"""The GPU kernel: one block of threads trains one small network, epoch by epoch.
+
+kernel.cu has the network, for a GPU and, in tests, for a processor; library.py compiles it for a
+network with NVRTC; population.py keeps the models and launches it. The kernel makes each sum in the
+order of the lanes (../lanes) with the same arithmetic (../kernels). On a processor it gives their
+bits; whether a GPU does too has not been seen yet, and no speed has been measured.
+"""
+
+from __future__ import annotations
+
+from .library import cuda_is_available
+from .population import CudaPopulation, CudaWeights
+
+__all__ = ["CudaPopulation", "CudaWeights", "cuda_is_available"]
