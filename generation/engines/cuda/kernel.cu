@@ -50,13 +50,25 @@ constexpr int kSlopes = kSlopes<i - 1> + (kKeepsSlope<i - 1> ? kPlaces[i - 1].ou
 template <>
 constexpr int kSlopes<0> = 0;
 
+// The most outputs of a pooled layer, each channel's rounded up to a multiple of four.
+constexpr int most_pooled() {
+  int most = 0;
+  for (int i = 0; i < kDepth; i++)
+    if (kLayers[i].pool)
+      most = larger(most, kPlaces[i].out * up_to(4, kPlaces[i].side * kPlaces[i].side));
+  return most;
+}
+
 // What a step needs of one sample: the image and each layer's output, as the next layer sees it, and
-// later their gradients in the same places; slopes of activations; from which place of its window a
-// pooled output came; which units dropout keeps.
+// later their gradients in the same places; slopes of activations; the gradients of a pooled layer in
+// the order in which the weights' gradients take them, and where in the image each one's patch is;
+// from which place of its window a pooled output came; which units dropout keeps.
 struct alignas(16) Sample {
-  float values[kEnd.output];
-  float slopes[larger(1, kSlopes<kDepth>)];
-  uint8_t routes[larger(1, kEnd.routes)], kept[larger(1, kEnd.units)];
+  float values[up_to(4, kEnd.output)];
+  float slopes[up_to(4, kSlopes<kDepth>) + 4];
+  float sorted[most_pooled() + 4];
+  uint16_t patches[most_pooled() + 4];
+  uint8_t routes[kEnd.routes + 1], kept[kEnd.units + 1];
 };
 
 struct alignas(16) Weights {
@@ -153,10 +165,11 @@ inline void share(int items, Body body) {
 }
 
 // How many of `whole` columns an item takes: at most `most`, as equal as possible, and fewer where
-// there would be fewer items than threads.
+// there would not be items for three quarters of the threads.
 constexpr int columns_of(int items, int whole, int most) {
   int columns = parts(whole, parts(whole, most));
-  while (columns > 1 && items * parts(whole, columns) < kThreads) columns = parts(columns, 2);
+  while (columns > 1 && 4 * items * parts(whole, columns) < 3 * kThreads)
+    columns = parts(columns, 2);
   return columns;
 }
 
@@ -278,10 +291,38 @@ struct Convolution {
     });
   }
 
-  // Adds the gradients of the weights. An item is a few terms of a row in one channel. Of a pooling
-  // window's gradients only that of the maximum is not zero; those of the upper row of sums come
-  // first.
+  // Of a pooling window's gradients only that of the maximum is not zero. The weights' gradients take
+  // them in the order of all sums: in each row of windows first the maxima in the upper row of sums.
+  static constexpr int listed = up_to(4, output_side * output_side);  // for each channel
+
+  static inline void sort_gradients(const Block& block) {
+    share(out * block.count * output_side, [&](int item) {
+      const int y = item % output_side, more = item / output_side;
+      Sample& sample = block.samples[more / out];
+      const int channel = more % out, line = y * output_side * out + channel;
+      const float* gradients = sample.values + at.output + line;
+      const uint8_t* routes = sample.routes + at.routes + line;
+      int next = channel * listed + y * output_side;
+      for (int row = 0; row < 2; row++)
+        for (int x = 0; x < output_side; x++) {
+          const int route = routes[x * out];
+          if (route >> 1 != row) continue;
+          sample.sorted[next] = gradients[x * out];
+          sample.patches[next++] = uint16_t(stride * ((2 * y + row) * side + 2 * x + route % 2));
+        }
+    });
+  }
+
+  // Adds the gradients of the weights. An item is a few terms of a row in one channel, or a bias.
   static constexpr int terms = columns_of(kernel * out, row_terms, 8);
+
+  template <int size>
+  static inline void add_patch(float (&sum)[size], const float* patch, float gradient) {
+    float value[size];
+    load<smaller(alignment(at.input), smaller(alignment(in), alignment(terms)))>(patch, value);
+#pragma unroll
+    for (int t = 0; t < size; t++) sum[t] = fma(value[t], gradient, sum[t]);
+  }
 
   template <int size>
   static inline void add_weight_gradients(const Block& block, int row, int term, int channel) {
@@ -292,47 +333,47 @@ struct Convolution {
     for (int s = 0; s < block.count; s++) {
       const Sample& sample = block.samples[s];
       const float* input = sample.values + at.input + row * side * in + term;
-      for (int y = 0; y < sums; y++) {
-        const int line = y / window * output_side * out + channel;
-        const float* gradients = sample.values + at.output + line;
-        const uint8_t* routes = sample.routes + at.routes + line;
+      if constexpr (pool) {
+        constexpr int count = output_side * output_side;
+        const float* gradients = sample.sorted + channel * listed;
+        const uint16_t* patches = sample.patches + channel * listed;
+#pragma unroll(count < 8 ? count : 8)
+        for (int k = 0; k < count; k++) add_patch(sum, input + patches[k] * in, gradients[k]);
+      } else {
+        const float* gradients = sample.values + at.output + channel;
+        for (int y = 0; y < sums; y++)
 #pragma unroll 4
-        for (int x = 0; x < output_side; x++) {
-          int column = x;
-          if constexpr (pool) {
-            const int route = routes[x * out];
-            if (route >> 1 != y % 2) continue;
-            column = 2 * x + route % 2;
-          }
-          float value[size];
-          load<smaller(alignment(at.input), smaller(alignment(in), alignment(terms)))>(
-              input + stride * (y * side + column) * in, value);
-          const float gradient = gradients[x * out];
-#pragma unroll
-          for (int t = 0; t < size; t++) sum[t] = fma(value[t], gradient, sum[t]);
-        }
+          for (int x = 0; x < sums; x++)
+            add_patch(sum, input + stride * (y * side + x) * in, gradients[(y * sums + x) * out]);
       }
     }
 #pragma unroll
     for (int t = 0; t < size; t++) total[t * out] = sum[t];
   }
 
+  static inline void add_bias_gradient(const Block& block, int channel) {
+    float sum = block.gradients[biases_at + channel];
+    for (int s = 0; s < block.count; s++)
+      for (int place = 0; place < output_side * output_side; place++)
+        sum += block.samples[s].values[at.output + place * out + channel];
+    block.gradients[biases_at + channel] = sum;
+  }
+
   static inline void weight_gradients(const Block& block) {
     constexpr int tiles = parts(row_terms, terms), rest = row_terms % terms;
-    share(out * kernel * tiles, [&](int item) {
+    if constexpr (pool) {
+      sort_gradients(block);
+      __syncthreads();
+    }
+    share(out * (kernel * tiles + 1), [&](int item) {
       const int term = item % tiles * terms, row = item / tiles % kernel;
       const int channel = item / tiles / kernel;
-      if (rest == 0 || term + terms <= row_terms)
+      if (channel >= out)
+        add_bias_gradient(block, item - out * kernel * tiles);
+      else if (rest == 0 || term + terms <= row_terms)
         add_weight_gradients<terms>(block, row, term, channel);
       else if constexpr (rest > 0)
         add_weight_gradients<rest>(block, row, term, channel);
-    });
-    share(out, [&](int channel) {
-      float sum = block.gradients[biases_at + channel];
-      for (int s = 0; s < block.count; s++)
-        for (int place = 0; place < output_side * output_side; place++)
-          sum += block.samples[s].values[at.output + place * out + channel];
-      block.gradients[biases_at + channel] = sum;
     });
   }
 
@@ -478,17 +519,19 @@ struct Linear {
     for (int t = 0; t < size; t++) total[t * out] = sum[t];
   }
 
+  static inline void add_bias_gradient(const Block& block, int o) {
+    float sum = block.gradients[biases_at + o];
+    for (int s = 0; s < block.count; s++) sum += block.samples[s].values[at.output + o];
+    block.gradients[biases_at + o] = sum;
+  }
+
   static inline void weight_gradients(const Block& block) {
     constexpr int tiles = parts(in, terms), rest = in % terms;
-    share(tiles * out, [&](int item) {
+    share((tiles + 1) * out, [&](int item) {
       const int o = item % out, term = item / out * terms;
-      if (rest == 0 || term + terms <= in) add_weight_gradients<terms>(block, term, o);
+      if (term >= in) add_bias_gradient(block, o);
+      else if (rest == 0 || term + terms <= in) add_weight_gradients<terms>(block, term, o);
       else if constexpr (rest > 0) add_weight_gradients<rest>(block, term, o);
-    });
-    share(out, [&](int o) {
-      float sum = block.gradients[biases_at + o];
-      for (int s = 0; s < block.count; s++) sum += block.samples[s].values[at.output + o];
-      block.gradients[biases_at + o] = sum;
     });
   }
 
