@@ -112,6 +112,8 @@ constexpr int64_t kSharedBytes = int64_t(sizeof(Results)) + (kPlan.weights ? siz
 constexpr int64_t kScratchBytes =  // of global memory, for each block
     (kPlan.weights ? 0 : sizeof(float) * kSpan) + (kPlan.samples ? 0 : kSampleBytes);
 static_assert(kSharedBytes <= SHARED_BYTES, "the plan fits");
+// Blocks for which a multiprocessor has shared memory, and should have registers.
+constexpr int kBlocks = 2 * (kSharedBytes + 1024) <= SHARED_BYTES + 1024 ? 2 : 1;
 
 // These are passed from Python; population.py describes them with the same fields.
 
@@ -747,7 +749,7 @@ __device__ int64_t facts[] = {kSpan,        kPlan.together, kPlan.weights, kPlan
                               kSharedBytes, kScratchBytes,  kThreads,      kSliceImages};
 
 // One epoch of each model, grid [models].
-__global__ void __launch_bounds__(kThreads, 2) train(const Arguments with) {
+__global__ void __launch_bounds__(kThreads, kBlocks) train(const Arguments with) {
   const int64_t model = with.first + blockIdx.x;
   float* parameters = with.parameters + model * 3 * kSpan;
   const Rates rates = with.rates[model];
@@ -781,7 +783,7 @@ __global__ void __launch_bounds__(kThreads, 2) train(const Arguments with) {
 }
 
 // The losses of the same images for each model, grid [models][slices of kSliceImages images].
-__global__ void __launch_bounds__(kThreads, 2) evaluate(const Arguments with) {
+__global__ void __launch_bounds__(kThreads, kBlocks) evaluate(const Arguments with) {
   const int64_t model = with.first + blockIdx.x;
   Block block = make_block(with, with.parameters + model * 3 * kSpan);
   Totals totals{};
