@@ -273,6 +273,20 @@ def test_faulty_zoos_are_listed(digits_home: Path, tmp_path: Path) -> None:
     assert "matches 'mnist*'; there are another, cut, digits_cnn_s" in message
 
 
+def test_a_plan_without_readable_images_has_no_time(tmp_path: Path) -> None:
+    """Images that are not known, as of an imported zoo, and a folder that is not there."""
+    known = get_zoo("digits_cnn_s").to_json()
+    times = []
+    for images in ("unknown", "folder/mine"):
+        specification = {**known, "name": "my_digits", "images": images}
+        (tmp_path / "mine.json").write_text(json.dumps(specification))
+        lines = run("generate", "mine.json", "--plan", cwd=tmp_path).stdout.splitlines()
+        times += [line for line in lines if line.startswith("time: ")]
+    assert times[0].startswith("time: unknown; --seconds-per-epoch states")
+    assert times[1].startswith("time: unknown (images/mine/train is not there")
+    assert "--images-dir names another folder); --seconds-per-epoch states" in times[1]
+
+
 @pytest.mark.slow
 def test_from_a_specification_of_ones_own_to_benchmark_and_plot(tmp_path: Path) -> None:
     specification = {
