@@ -45,6 +45,7 @@ def test_classes_and_images_have_the_order_of_their_names(tmp_path: Path) -> Non
     assert len(images.validation) == 4
     assert images.augmentation == ("random_crop_16_2", "horizontal_flip")
     assert images.normalized("train").max() < 0
+    assert images.provenance()["sizes"] == [4, 4, 4]
 
 
 def test_what_macos_and_jupyter_leave_behind_is_no_image_and_no_class(tmp_path: Path) -> None:
@@ -95,6 +96,7 @@ def test_settings(tmp_path: Path) -> None:
     assert images.train.pixels.shape == (4, 1, 16, 16)
     assert images.test.pixels.shape == (4, 1, 16, 16)
     assert images.validation is None
+    assert images.provenance()["sizes"] == [4, None, 4]
     assert (images.mean, images.std, images.augmentation) == ((0.1,), (0.2,), ())
 
 
