@@ -336,7 +336,7 @@ def evaluate(
     blocks = read_vectors(file)
     first = next(blocks, None)  # a faulty file is found before the images are read
     if first is None or not len(first):
-        raise InvalidArgument(f"{file}: it has no rows")
+        raise InvalidArgument(f"{file}: it has no rows, expected one for each network")
     own = read_activations(file, zoo, activation)
     data = load_images(
         images or zoo.images,

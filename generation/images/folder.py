@@ -66,8 +66,8 @@ def load_folder(
         if not (folder / split).is_dir():
             raise MissingImagesError(
                 f"{folder / split} is not there: the images {name!r} are expected in "
-                f"{folder}/train/<class>/ and {folder}/test/<class>/; images_dir or the "
-                f"environment variable MODEL_ZOOS_IMAGES names another folder than {root}",
+                f"train/<class>/ and test/<class>/ of {folder}, a folder in {root} "
+                "(images_dir=, else MODEL_ZOOS_IMAGES, else ./images)",
                 hint="--images-dir names another folder",
             )
     settings = _settings(folder / SETTINGS)

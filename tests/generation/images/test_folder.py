@@ -119,8 +119,10 @@ def test_wrong_settings(tmp_path: Path, settings: Any, message: str) -> None:
 
 
 def test_what_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(MissingImagesError, match=r"mine/train is not there.*images_dir"):
+    with pytest.raises(MissingImagesError, match=r"mine/train is not there.*images_dir=") as found:
         load_images("folder/mine", tmp_path)
+    assert found.value.hint == "--images-dir names another folder"
+    assert "names another" not in str(found.value)  # that is for the hint
     for name in ("folder/", "folder/..", "folder/a/b"):
         with pytest.raises(ValueError, match="expected folder/NAME"):
             load_images(name, tmp_path)
