@@ -11,7 +11,7 @@
 // gives the bits of the lanes.
 //
 // The gradient of a sum takes the place of the output that it belongs to, as soon as that is no longer
-// needed: an image and all layers of a CNN-s sample are 9.7 kB.
+// needed. A sample of CNN-s takes 17 kB, its weights and their gradients 20 kB.
 
 #include "scalars.hpp"
 
@@ -19,9 +19,9 @@
 
 namespace networks {
 
-constexpr int kThreads = THREADS;    // of a block
-constexpr int kSliceImages = 512;    // that a block evaluates
-constexpr int kMostTogether = 32;    // samples in memory
+constexpr int kThreads = THREADS;  // of a block
+constexpr int kSliceImages = 512;  // that a block evaluates
+constexpr int kMostTogether = 32;  // samples in memory
 
 constexpr int up_to(int multiple, int a) { return (a + multiple - 1) / multiple * multiple; }
 constexpr int parts(int whole, int part) { return (whole + part - 1) / part; }
@@ -50,7 +50,8 @@ constexpr int kSlopes = kSlopes<i - 1> + (kKeepsSlope<i - 1> ? kPlaces[i - 1].ou
 template <>
 constexpr int kSlopes<0> = 0;
 
-// The most outputs of a pooled layer, each channel's rounded up to a multiple of four.
+// The most outputs of a pooled layer, each channel's rounded up to a multiple of four; and the most
+// pixels of a pooled layer's input in one channel.
 constexpr int most_pooled() {
   int most = 0;
   for (int i = 0; i < kDepth; i++)
@@ -58,16 +59,23 @@ constexpr int most_pooled() {
       most = larger(most, kPlaces[i].out * up_to(4, kPlaces[i].side * kPlaces[i].side));
   return most;
 }
+constexpr int most_patches() {
+  int most = 0;
+  for (int i = 0; i < kDepth; i++)
+    if (kLayers[i].pool) most = larger(most, kPlaces[i].in_side * kPlaces[i].in_side);
+  return most;
+}
+using Patch = typename Either<(most_patches() <= 65536)>::template type<uint16_t, uint32_t>;
 
 // What a step needs of one sample: the image and each layer's output, as the next layer sees it, and
 // later their gradients in the same places; slopes of activations; the gradients of a pooled layer in
-// the order in which the weights' gradients take them, and where in the image each one's patch is;
+// the order in which the weights' gradients take them, and at which pixel the patch of each begins;
 // from which place of its window a pooled output came; which units dropout keeps.
 struct alignas(16) Sample {
   float values[up_to(4, kEnd.output)];
   float slopes[up_to(4, kSlopes<kDepth>) + 4];
   float sorted[most_pooled() + 4];
-  uint16_t patches[most_pooled() + 4];
+  Patch patches[most_pooled() + 4];
   uint8_t routes[kEnd.routes + 1], kept[kEnd.units + 1];
 };
 
@@ -310,7 +318,7 @@ struct Convolution {
           const int route = routes[x * out];
           if (route >> 1 != row) continue;
           sample.sorted[next] = gradients[x * out];
-          sample.patches[next++] = uint16_t(stride * ((2 * y + row) * side + 2 * x + route % 2));
+          sample.patches[next++] = Patch(stride * ((2 * y + row) * side + 2 * x + route % 2));
         }
     });
   }
@@ -338,7 +346,7 @@ struct Convolution {
       if constexpr (pool) {
         constexpr int count = output_side * output_side;
         const float* gradients = sample.sorted + channel * listed;
-        const uint16_t* patches = sample.patches + channel * listed;
+        const Patch* patches = sample.patches + channel * listed;
 #pragma unroll(count < 8 ? count : 8)
         for (int k = 0; k < count; k++) add_patch(sum, input + patches[k] * in, gradients[k]);
       } else {

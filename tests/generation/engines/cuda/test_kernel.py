@@ -128,6 +128,7 @@ ANY = settings(deadline=None, derandomize=True, suppress_health_check=list(Healt
 @example("1x1x1 fc2")
 @example("3x5x5 conv3k2s2p1 pool drop fc2")
 @example("3x9x9 conv7k3s3p2:silu pool drop gap fc5")
+@example("1x280x280 conv2k3 pool gap fc2")  # more than 2^16 pixels
 def test_bits_of_any_network_are_those_of_the_lanes(text: str) -> None:
     number = sum(map(ord, text))
     check_the_lanes(
