@@ -27,7 +27,8 @@ class TrainOptions:
 
     Attributes:
         engine: name of an engine (engines.ENGINES), or "auto": that of a zoo that has been begun,
-            else batched on a GPU, else lanes, else (with a warning) batched.
+            else on a GPU cuda, or batched where cuda cannot run; on a CPU lanes, or (with a
+            warning) batched.
         threads: cores to use; None for all that this rank may use.
         device: "cpu" or "cuda"; None for CUDA where there is one. Lanes and reference always run on
             the CPU.

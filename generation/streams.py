@@ -15,8 +15,8 @@ can make any mask at any time, in any order. Word `unit % 4` of
 decides one unit: `sample` is the place within the batch, `step` counts optimizer steps from 0 over
 all epochs, and `unit` numbers the outputs of all dropout layers of the network in forward order,
 each in torch's order channel, row, column. A unit is kept if its word is at least
-floor(rate * 2^32), and then multiplied by float32(1) / float32(1 - rate); else it is 0. The lane
-kernel (engines/lanes) makes the same bits in C++.
+floor(rate * 2^32), and then multiplied by float32(1) / float32(1 - rate); else it is 0. The
+kernels of the engines lanes and cuda make the same bits in C++.
 
 The normal numbers of sparse twins (variational dropout) come from the same generator with another
 purpose; `gaussian_noise` has their order and formula.

@@ -81,9 +81,9 @@ BATCHED: Mapping[str, Callable[..., Population]] = {
 }
 BATCHED_BLOCK = {"cpu": 64, "cuda": 1024}
 """Models that the batched engine stacks."""
-CUDA_BLOCK = 1056
-"""Models that one launch of the engine cuda trains: two at a time on each of 132 multiprocessors
-(H100, H200), four times."""
+CUDA_BLOCK, CUDA_BYTES = 1056, 4 << 30
+"""Models that the engine cuda trains together, and bytes of their states until they are written. An
+H100 or H200 has 132 multiprocessors, each of which trains two CNN-s at a time: four rounds."""
 
 
 SMALL = ("lanes", "cuda", "batched", "reference")
@@ -98,6 +98,11 @@ def _lanes(zoo: Zoo, device: str) -> int:
 def _batch(zoo: Zoo, device: str) -> int:
     """How many models the batched engine stacks."""
     return BATCHED_BLOCK[torch.device(device).type]
+
+
+def _cuda_block(zoo: Zoo, device: str) -> int:
+    """How many models the engine cuda trains together."""
+    return max(1, min(CUDA_BLOCK, CUDA_BYTES // (4 * zoo.layout.size * (zoo.epochs + 1))))
 
 
 def _train_lanes(work: Work, models: Sequence[Model]) -> Iterator[Outcome]:
@@ -126,7 +131,7 @@ def _train_batched(work: Work, models: Sequence[Model]) -> Iterator[Outcome]:
 
 def _train_cuda(work: Work, models: Sequence[Model]) -> Iterator[Outcome]:
     """A block of threads for each model: the GPU takes the next model when one is done."""
-    blocks = group_models(models, CUDA_BLOCK)
+    blocks = group_models(models, _cuda_block(work.job.directory.zoo, work.device))
     populate = partial(CudaPopulation, device=work.device)
     yield from train_blocks(work, blocks, populate, threads=1, device=work.device)
 
@@ -140,7 +145,7 @@ ENGINES: dict[str, Engine] = {
             "philox",
             _train_cuda,
             ("dense",),
-            lambda zoo, device: CUDA_BLOCK,
+            _cuda_block,
             block_a_thread=False,
         ),
         Engine("batched", "philox", _train_batched, tuple(BATCHED), _batch, block_a_thread=False),
@@ -186,9 +191,10 @@ def choose_engine(
     if torch.device(device).type == "cuda" and "batched" in able:
         if "cuda" not in able:
             return ENGINES["batched"], device
-        return ENGINES[
-            _engine_of(zoo.layout, dict(zoo.grid)["activation"][0], "auto", device)
-        ], device
+        grid = dict(zoo.grid)
+        dropout = any((rate or 0) > 0 for rate in grid.get("dropout", ()))
+        found = _engine_of(zoo.layout, grid["activation"][0], "auto", device, dropout=dropout)
+        return ENGINES[found], device
     if able[0] == "lanes":
         try:
             if not lanes_are_faster(zoo.layout, dict(zoo.grid)["activation"][0]):
@@ -211,7 +217,7 @@ def _at(engine: Engine, device: str) -> tuple[Engine, str]:
         CudaUnavailable: it is the one for GPUs, and the device is none.
     """
     if engine.name == "cuda" and torch.device(device).type != "cuda":
-        raise CudaUnavailable("the engine cuda needs a CUDA device, and torch finds none here")
+        raise CudaUnavailable(f"the engine cuda needs a CUDA device, and this run is on {device!r}")
     return engine, device
 
 
@@ -238,7 +244,7 @@ def evaluate(
             where cuda cannot run; on a CPU lanes where the kernel can be built and is the faster
             one, else batched. Architectures that are no sequence of layers are always evaluated as
             by "reference": one network at a time in plain torch.
-        device: "cpu" or "cuda" for batched and reference; None for the CPU.
+        device: "cpu" or "cuda"; None for the CPU, for the engine cuda the GPU.
         threads: cores to use; None for all that this process may use.
 
     Returns:
@@ -301,13 +307,15 @@ def populate(
     return ModulesPopulation(layout, models, weights, device=device, threads=threads)
 
 
-def _engine_of(layout: Layout, activation: str, engine: str, device: str | None) -> str:
+def _engine_of(
+    layout: Layout, activation: str, engine: str, device: str | None, *, dropout: bool = False
+) -> str:
     """Return the engine that is asked for; in place of "auto" the fastest that can run here."""
     if engine != "auto":
         return engine
     if device is not None and torch.device(device).type == "cuda":
         try:
-            load_cuda(layout, activation, False, torch.device(device))
+            load_cuda(layout, activation, dropout, torch.device(device))
         except CudaUnavailable as error:
             warnings.warn(
                 SlowEngineWarning(f"{error}: using the engine batched, which is slower"),

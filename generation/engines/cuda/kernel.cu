@@ -23,8 +23,8 @@ constexpr int kThreads = THREADS;  // of a block
 constexpr int kSliceImages = 512;  // that a block evaluates
 constexpr int kMostTogether = 32;  // samples in memory
 
-constexpr int up_to(int multiple, int a) { return (a + multiple - 1) / multiple * multiple; }
-constexpr int parts(int whole, int part) { return (whole + part - 1) / part; }
+constexpr int round_up(int multiple, int a) { return (a + multiple - 1) / multiple * multiple; }
+constexpr int ceil_divide(int whole, int part) { return (whole + part - 1) / part; }
 constexpr int alignment(int a) { return a % 4 == 0 ? 4 : a % 2 == 0 ? 2 : 1; }
 
 // As kPlaces, with the tensors at multiples of four numbers.
@@ -35,8 +35,8 @@ constexpr Places align_tensors() {
     Place& at = places.at[i];
     const int weights = at.biases - at.weights;
     at.weights = next;
-    at.biases = next + up_to(4, weights);
-    next = at.biases + up_to(4, at.out);
+    at.biases = next + round_up(4, weights);
+    next = at.biases + round_up(4, at.out);
   }
   places.at[kDepth].weights = next;
   return places;
@@ -44,11 +44,11 @@ constexpr Places align_tensors() {
 constexpr Places kAligned = align_tensors();
 constexpr int kSpan = kAligned[kDepth].weights;
 
-// Where the slopes of the i-th layer lie among those that are kept.
+// How many slopes are kept of the layers before the i-th.
 template <int i>
-constexpr int kSlopes = kSlopes<i - 1> + (kKeepsSlope<i - 1> ? kPlaces[i - 1].outputs() : 0);
+constexpr int kSlopesBefore = kSlopesBefore<i - 1> + (kKeepsSlope<i - 1> ? kPlaces[i - 1].outputs() : 0);
 template <>
-constexpr int kSlopes<0> = 0;
+constexpr int kSlopesBefore<0> = 0;
 
 // The most outputs of a pooled layer, each channel's rounded up to a multiple of four; and the most
 // pixels of a pooled layer's input in one channel.
@@ -56,7 +56,7 @@ constexpr int most_pooled() {
   int most = 0;
   for (int i = 0; i < kDepth; i++)
     if (kLayers[i].pool)
-      most = larger(most, kPlaces[i].out * up_to(4, kPlaces[i].side * kPlaces[i].side));
+      most = larger(most, kPlaces[i].out * round_up(4, kPlaces[i].side * kPlaces[i].side));
   return most;
 }
 constexpr int most_patches() {
@@ -67,17 +67,23 @@ constexpr int most_patches() {
 }
 using Patch = typename Either<(most_patches() <= 65536)>::template type<uint16_t, uint32_t>;
 
-// What a step needs of one sample: the image and each layer's output, as the next layer sees it, and
-// later their gradients in the same places; slopes of activations; the gradients of a pooled layer in
-// the order in which the weights' gradients take them, and at which pixel the patch of each begins;
-// from which place of its window a pooled output came; which units dropout keeps.
-struct alignas(16) Sample {
-  float values[up_to(4, kEnd.output)];
-  float slopes[up_to(4, kSlopes<kDepth>) + 4];
+// What a step needs of one sample.
+struct alignas(16) SampleData {
+  // The image and each layer's output, as the next layer sees it; later the gradients of their sums.
+  float values[round_up(4, kEnd.output)];
+  float slopes[round_up(4, kSlopesBefore<kDepth>) + 4];  // of activations, where they are kept
+  // The gradients of a pooled layer in the order in which the weights' gradients take them, and the
+  // pixel at which the patch of each begins.
   float sorted[most_pooled() + 4];
   Patch patches[most_pooled() + 4];
-  uint8_t routes[kEnd.routes + 1], kept[kEnd.units + 1];
+  uint8_t routes[kEnd.routes + 1];  // from which place of its window a pooled output came
+  uint8_t kept[kEnd.units + 1];     // whether dropout keeps a unit
 };
+// The same number in neighbouring samples lies four banks of shared memory apart.
+struct Sample : SampleData {
+  float unused[32 + 4 - sizeof(SampleData) / 4 % 32];
+};
+static_assert(sizeof(Sample) / 4 % 32 == 4, "of 32 banks");
 
 struct alignas(16) Weights {
   float values[kSpan], gradients[kSpan];
@@ -98,17 +104,17 @@ struct Plan {
 constexpr Plan plan_memory() {
   constexpr int64_t whole = SHARED_BYTES, half = (whole + 1024) / 2 - 1024;
   constexpr int64_t results = sizeof(Results), sample = sizeof(Sample);
-  struct Wish {
+  struct Choice {
     bool weights;
     int64_t bytes;
     int least;  // samples
   };
-  constexpr Wish wishes[] = {{true, half, 4},   {true, whole, 4}, {false, half, 4},
+  constexpr Choice choices[] = {{true, half, 4},   {true, whole, 4}, {false, half, 4},
                              {false, whole, 4}, {true, whole, 1}, {false, whole, 1}};
-  for (const Wish& wish : wishes) {
-    const int64_t room = wish.bytes - results - (wish.weights ? sizeof(Weights) : 0);
-    if (room >= wish.least * sample)
-      return {wish.weights, true, smaller(kMostTogether, int(room / sample))};
+  for (const Choice& choice : choices) {
+    const int64_t room = choice.bytes - results - (choice.weights ? sizeof(Weights) : 0);
+    if (room >= choice.least * sample)
+      return {choice.weights, true, smaller(kMostTogether, int(room / sample))};
   }
   return {whole >= results + int64_t(sizeof(Weights)), false, 8};
 }
@@ -120,10 +126,11 @@ constexpr int64_t kSharedBytes = int64_t(sizeof(Results)) + (kPlan.weights ? siz
 constexpr int64_t kScratchBytes =  // of global memory, for each block
     (kPlan.weights ? 0 : sizeof(float) * kSpan) + (kPlan.samples ? 0 : kSampleBytes);
 static_assert(kSharedBytes <= SHARED_BYTES, "the plan fits");
-// Blocks for which a multiprocessor has shared memory, and should have registers.
+// Blocks that fit a multiprocessor's shared memory; the compiler limits registers accordingly.
 constexpr int kBlocks = 2 * (kSharedBytes + 1024) <= SHARED_BYTES + 1024 ? 2 : 1;
 
-// These are passed from Python; population.py describes them with the same fields.
+// These are passed from Python, which has the same fields: Rates in kernels/arguments.py, Arguments in
+// library.py, Totals and Step in population.py.
 
 struct Rates {
   double learning_rate;
@@ -151,11 +158,16 @@ struct Arguments {
   const int32_t* labels;
   const int32_t* orders;  // [model][n]; of an evaluation null
   const Step* steps;
-  Totals* totals;  // [model], of an evaluation [model][slice]
+  Totals* totals;  // [model]; of an evaluation [model][slice], the loss in the first one
   unsigned char* scratch;
-  int64_t n, batch_size, before;  // samples; steps of earlier epochs
-  int32_t optimizer, dropout, momenta, first;  // whether there is dropout, whether momenta change;
-                                               // the number of the first block's model
+  float* losses;  // [model][n], of an evaluation
+  int64_t n, batch_size;
+  int64_t before;                   // steps of earlier epochs
+  int32_t optimizer;                // its number in kernels/arguments.py
+  int32_t dropout;                  // whether there is any
+  int32_t momenta;                  // whether those of the steps replace the models' own
+  int32_t models;                   // of the population
+  int32_t first_model, first_slice;  // of this launch
 };
 
 // What one block works with.
@@ -174,27 +186,28 @@ inline void share(int items, Body body) {
   for (int item = threadIdx.x; item < items; item += kThreads) body(item);
 }
 
-// How many of `whole` columns an item takes: at most `most`, as equal as possible, and fewer where
-// there would not be items for three quarters of the threads.
-constexpr int columns_of(int items, int whole, int most) {
-  int columns = parts(whole, parts(whole, most));
-  while (columns > 1 && 4 * items * parts(whole, columns) < 3 * kThreads)
-    columns = parts(columns, 2);
-  return columns;
+// The number of columns of one item, where `whole` columns are cut for each of `rows` rows: at most
+// `most`, and all items about equally wide. Items are narrower where there would otherwise be work for
+// less than three quarters of the threads.
+constexpr int width_of(int rows, int whole, int most) {
+  int width = ceil_divide(whole, ceil_divide(whole, most));
+  while (width > 1 && 4 * rows * ceil_divide(whole, width) < 3 * kThreads)
+    width = ceil_divide(width, 2);
+  return width;
 }
 
 // What becomes of a layer's sum: the output, as the next layer sees it.
 template <int i, bool training>
-inline void finish(const Block& block, Sample& sample, int element, float sum) {
+inline void set_output(const Block& block, Sample& sample, int element, float sum) {
   static constexpr Place at = kPlaces[i];
   const Activated<i> activated(sum);
   float value = activated.value;
   if constexpr (training) {
     if constexpr (kKeepsSlope<i>) {
       if constexpr (Activated<i>::keeps_slope)
-        sample.slopes[kSlopes<i> + element] = activated.slope;
+        sample.slopes[kSlopesBefore<i> + element] = activated.slope;
       else
-        sample.slopes[kSlopes<i> + element] = Activated<i>::slope(value);
+        sample.slopes[kSlopesBefore<i> + element] = Activated<i>::slope(value);
     }
     if constexpr (kLayers[i].dropout)
       if (block.dropout) value *= sample.kept[unit<i>(element)] ? block.scale : 0.0f;
@@ -204,18 +217,21 @@ inline void finish(const Block& block, Sample& sample, int element, float sum) {
 
 // The way back: from the gradient of an output to that of its sum, which takes its place.
 template <int i>
-inline void finish_back(const Block& block, Sample& sample, int element, float gradient) {
+inline void set_sum_gradient(const Block& block, Sample& sample, int element, float gradient) {
   static constexpr Place at = kPlaces[i];
   if constexpr (kLayers[i].dropout)
     if (block.dropout) gradient *= sample.kept[unit<i>(element)] ? block.scale : 0.0f;
   float& value = sample.values[at.output + element];
   if constexpr (kKeepsSlope<i>)
-    value = Activated<i>::backward(gradient, sample.slopes[kSlopes<i> + element]);
+    value = Activated<i>::backward(gradient, sample.slopes[kSlopesBefore<i> + element]);
   else
     value = Activated<i>::backward(gradient, Activated<i>::slope(value));
 }
 
 // --- Convolutions -------------------------------------------------------------------------------
+
+constexpr int kExponent = 0x7f800000;  // all of its bits are set in infinite numbers and NaN
+constexpr uint8_t kNotFinite = 4;      // in a route: a sum of the window is one of these
 
 template <int i>
 struct Convolution {
@@ -227,11 +243,12 @@ struct Convolution {
   static constexpr int window = pool ? 2 : 1, sums = output_side * window;
   static constexpr int row_terms = kernel * in;
 
-  // Forward an item is a pooling window, or a few neighbouring sums, in a few channels.
+  // In the forward pass an item is one pooling window, or up to four neighbouring sums of a row, in a
+  // few channels.
   static constexpr int places = pool ? 4 : smaller(4, sums);
-  static constexpr int across = pool ? output_side : parts(sums, places);
+  static constexpr int across = pool ? output_side : ceil_divide(sums, places);
   static constexpr int spots = output_side * across;
-  static constexpr int group = columns_of(spots * kPlan.together, out, 8);
+  static constexpr int group = width_of(spots * kPlan.together, out, 8);
   static constexpr int step(int p) { return pool ? p / 2 * side + p % 2 : p; }
 
   template <int n, int size, bool training>
@@ -247,7 +264,7 @@ struct Convolution {
     }
 #pragma unroll 1
     for (int row = 0; row < kernel; row++) {
-#pragma unroll(row_terms <= 64 ? row_terms : 8)
+#pragma unroll(row_terms <= 40 ? row_terms : 8)
       for (int t = 0; t < row_terms; t++) {
         float weight[size];
         load<smaller(alignment(out), alignment(group))>(weights + (row * row_terms + t) * out, weight);
@@ -271,12 +288,17 @@ struct Convolution {
             best = sum[p][c];
             route = p;
           }
-        if constexpr (training) sample.routes[at.routes + element + c] = uint8_t(route);
-        finish<i, training>(block, sample, element + c, best);
+        if constexpr (training) {
+          bool finite = true;
+#pragma unroll
+          for (int p = 0; p < n; p++) finite &= (bits<Int>(sum[p][c]) & kExponent) != kExponent;
+          sample.routes[at.routes + element + c] = uint8_t(finite ? route : route | kNotFinite);
+        }
+        set_output<i, training>(block, sample, element + c, best);
       } else {
 #pragma unroll
         for (int p = 0; p < n; p++)
-          finish<i, training>(block, sample, element + p * out + c, sum[p][c]);
+          set_output<i, training>(block, sample, element + p * out + c, sum[p][c]);
       }
     }
   }
@@ -290,22 +312,25 @@ struct Convolution {
 
   template <bool training>
   static inline void forward(const Block& block) {
-    share(parts(out, group) * block.count * spots, [&](int item) {
-      const int spot = item % spots, more = item / spots;
+    constexpr int groups = ceil_divide(out, group);
+    share(spots * block.count * groups, [&](int item) {
+      const int channel = item % groups * group, more = item / groups;
       Sample& sample = block.samples[more % block.count];
+      const int spot = more / block.count;
       const int y = spot / across, x = spot % across * (pool ? 1 : places);
-      const int channel = more / block.count * group;
       constexpr int rest = pool ? 0 : sums % places;
       if (rest == 0 || x + places <= sums) tiles<places, training>(block, sample, y, x, channel);
       else if constexpr (rest > 0) tiles<rest, training>(block, sample, y, x, channel);
     });
   }
 
-  // Of a pooling window's gradients only that of the maximum is not zero. The weights' gradients take
-  // them in the order of all sums: in each row of windows first the maxima in the upper row of sums.
-  static constexpr int listed = up_to(4, output_side * output_side);  // for each channel
+  // In a pooling window only the largest sum has a gradient. The weights' gradients take these in the
+  // order in which the lanes take all sums: row of windows by row of windows, first those in the upper
+  // row of sums. Returns whether a thread has met a sum that is not finite.
+  static constexpr int listed = round_up(4, output_side * output_side);  // for each channel
 
-  static inline void sort_gradients(const Block& block) {
+  static inline bool sort_gradients(const Block& block) {
+    int seen = 0;
     share(out * block.count * output_side, [&](int item) {
       const int y = item % output_side, more = item / output_side;
       Sample& sample = block.samples[more / out];
@@ -316,15 +341,17 @@ struct Convolution {
       for (int row = 0; row < 2; row++)
         for (int x = 0; x < output_side; x++) {
           const int route = routes[x * out];
-          if (route >> 1 != row) continue;
+          seen |= route;
+          if (route / 2 % 2 != row) continue;
           sample.sorted[next] = gradients[x * out];
           sample.patches[next++] = Patch(stride * ((2 * y + row) * side + 2 * x + route % 2));
         }
     });
+    return seen & kNotFinite;
   }
 
   // Adds the gradients of the weights. An item is a few terms of a row in one channel, or a bias.
-  static constexpr int terms = columns_of(kernel * out, row_terms, 8);
+  static constexpr int terms = width_of(kernel * out, row_terms, 8);
 
   template <int size>
   static inline void add_patch(float (&sum)[size], const float* patch, float gradient) {
@@ -335,7 +362,8 @@ struct Convolution {
   }
 
   template <int size>
-  static inline void add_weight_gradients(const Block& block, int row, int term, int channel) {
+  static inline void add_weight_gradients(const Block& block, int row, int term, int channel,
+                                          bool finite) {
     float* total = block.gradients + weights_at + (row * row_terms + term) * out + channel;
     float sum[size];
 #pragma unroll
@@ -349,6 +377,14 @@ struct Convolution {
         const Patch* patches = sample.patches + channel * listed;
 #pragma unroll(count < 8 ? count : 8)
         for (int k = 0; k < count; k++) add_patch(sum, input + patches[k] * in, gradients[k]);
+        if (!finite)  // as in the lanes and in torch, zero times an infinite number is NaN
+          for (int place = 0; place < count; place++) {
+            const int route = sample.routes[at.routes + place * out + channel];
+            const int y = place / output_side * 2, x = place % output_side * 2;
+            for (int p = 0; p < 4 && route & kNotFinite; p++)
+              if (p != route % 4)
+                add_patch(sum, input + stride * ((y + p / 2) * side + x + p % 2) * in, 0.0f);
+          }
       } else {
         const float* gradients = sample.values + at.output + channel;
         for (int y = 0; y < sums; y++)
@@ -370,38 +406,36 @@ struct Convolution {
   }
 
   static inline void weight_gradients(const Block& block) {
-    constexpr int tiles = parts(row_terms, terms), rest = row_terms % terms;
-    if constexpr (pool) {
-      sort_gradients(block);
-      __syncthreads();
-    }
+    constexpr int tiles = ceil_divide(row_terms, terms), rest = row_terms % terms;
+    bool finite = true;
+    if constexpr (pool) finite = !__syncthreads_or(sort_gradients(block));
     share(out * (kernel * tiles + 1), [&](int item) {
       const int term = item % tiles * terms, row = item / tiles % kernel;
       const int channel = item / tiles / kernel;
       if (channel >= out)
         add_bias_gradient(block, item - out * kernel * tiles);
       else if (rest == 0 || term + terms <= row_terms)
-        add_weight_gradients<terms>(block, row, term, channel);
+        add_weight_gradients<terms>(block, row, term, channel, finite);
       else if constexpr (rest > 0)
-        add_weight_gradients<rest>(block, row, term, channel);
+        add_weight_gradients<rest>(block, row, term, channel, finite);
     });
   }
 
   // The gradients of the input. An item is the pixels of a row under a few strips of sums, in a few
-  // channels. A pixel takes its terms band by band, in a band from the lowest row of sums to the
-  // highest, then strip by strip, for each channel from right to left.
+  // channels. A pixel takes its terms band by band, within a band from the bottom row of sums to the
+  // top, then strip by strip, for each channel from right to left.
   static constexpr int band = band_rows(pool, sums, out), strip = strip_width(sums);
   static constexpr int strip_pixels = stride * strip;
-  static constexpr int strips = parts(parts(side, parts(side, 16)), strip_pixels);
-  static constexpr int pixels = strips * strip_pixels, stretches = parts(side, pixels);
+  static constexpr int strips = ceil_divide(ceil_divide(side, ceil_divide(side, 16)), strip_pixels);
+  static constexpr int pixels = strips * strip_pixels, stretches = ceil_divide(side, pixels);
   static constexpr int reach = (kernel - 1 + stride * (strip - 1)) / strip_pixels;  // strips before
-  static constexpr int channels = columns_of(side * stretches * kPlan.together, in, 4);
+  static constexpr int channels = width_of(side * stretches * kPlan.together, in, 4);
 
   static inline float gradient_of(const Sample& sample, int y, int x, int channel) {
     const int element = (y / window * output_side + x / window) * out + channel;
     const float gradient = sample.values[at.output + element];
     if constexpr (pool)
-      return sample.routes[at.routes + element] == y % 2 * 2 + x % 2 ? gradient : 0.0f;
+      return sample.routes[at.routes + element] % 4 == y % 2 * 2 + x % 2 ? gradient : 0.0f;
     return gradient;
   }
 
@@ -414,7 +448,7 @@ struct Convolution {
 #pragma unroll
       for (int c = 0; c < size; c++) sum[p][c] = 0.0f;
     const int last = smaller(row / stride, sums - 1);
-    const int first = larger(0, parts(row - kernel + 1, stride));
+    const int first = larger(0, ceil_divide(row - kernel + 1, stride));
     for (int start = first / band * band; start <= last; start += band)
       for (int y = smaller(last, start + band - 1); y >= larger(first, start); y--) {
         const float* weights =
@@ -452,17 +486,17 @@ struct Convolution {
       for (int c = 0; c < size; c++) {
         const int element = (row * side + x) * in + channel + c;
         if constexpr (kAdapted<i>) sample.values[at.input + element] = sum[p][c];
-        else finish_back<i - 1>(block, sample, element, sum[p][c]);
+        else set_sum_gradient<i - 1>(block, sample, element, sum[p][c]);
       }
     }
   }
 
   static inline void input_gradients(const Block& block) {
-    constexpr int groups = parts(in, channels), rest = in % channels;
+    constexpr int groups = ceil_divide(in, channels), rest = in % channels;
     share(side * stretches * block.count * groups, [&](int item) {
-      const int channel = item % groups * channels, more = item / groups;
-      Sample& sample = block.samples[more % block.count];
-      const int stretch = more / block.count % stretches, row = more / block.count / stretches;
+      Sample& sample = block.samples[item % block.count];
+      const int row = item / block.count % side, more = item / block.count / side;
+      const int stretch = more % stretches, channel = more / stretches * channels;
       if (rest == 0 || channel + channels <= in)
         make_input_gradients<channels>(block, sample, row, stretch, channel);
       else if constexpr (rest > 0)
@@ -478,7 +512,7 @@ struct Linear {
   static constexpr Place at = kPlaces[i];
   static constexpr int weights_at = kAligned[i].weights, biases_at = kAligned[i].biases;
   static constexpr int in = at.in * at.in_side * at.in_side, out = at.out;
-  static constexpr int group = columns_of(kPlan.together, out, 4);  // outputs of an item
+  static constexpr int group = width_of(kPlan.together, out, 4);  // outputs of an item
 
   template <int size, bool training>
   static inline void tile(const Block& block, Sample& sample, int first) {
@@ -495,12 +529,12 @@ struct Linear {
       for (int o = 0; o < size; o++) sum[o] = fma(value, weight[o], sum[o]);
     }
 #pragma unroll
-    for (int o = 0; o < size; o++) finish<i, training>(block, sample, first + o, sum[o]);
+    for (int o = 0; o < size; o++) set_output<i, training>(block, sample, first + o, sum[o]);
   }
 
   template <bool training>
   static inline void forward(const Block& block) {
-    constexpr int groups = parts(out, group), rest = out % group;
+    constexpr int groups = ceil_divide(out, group), rest = out % group;
     share(block.count * groups, [&](int item) {
       Sample& sample = block.samples[item / groups];
       const int first = item % groups * group;
@@ -509,7 +543,7 @@ struct Linear {
     });
   }
 
-  static constexpr int terms = columns_of(out, in, 4);
+  static constexpr int terms = width_of(out, in, 4);
 
   template <int size>
   static inline void add_weight_gradients(const Block& block, int term, int o) {
@@ -536,7 +570,7 @@ struct Linear {
   }
 
   static inline void weight_gradients(const Block& block) {
-    constexpr int tiles = parts(in, terms), rest = in % terms;
+    constexpr int tiles = ceil_divide(in, terms), rest = in % terms;
     share((tiles + 1) * out, [&](int item) {
       const int o = item % out, term = item / out * terms;
       if (term >= in) add_bias_gradient(block, o);
@@ -550,11 +584,18 @@ struct Linear {
       Sample& sample = block.samples[item / in];
       const int k = item % in;
       const float* weights = block.weights + weights_at + k * out;
+      constexpr int width = alignment(out);
       float sum = 0.0f;
 #pragma unroll 4
-      for (int o = 0; o < out; o++) sum = fma(weights[o], sample.values[at.output + o], sum);
+      for (int o = 0; o < out; o += width) {
+        float weight[width];
+        load<width>(weights + o, weight);
+#pragma unroll
+        for (int w = 0; w < width; w++)
+          sum = fma(weight[w], sample.values[at.output + o + w], sum);
+      }
       if constexpr (kAdapted<i>) sample.values[at.input + k] = sum;
-      else finish_back<i - 1>(block, sample, k, sum);
+      else set_sum_gradient<i - 1>(block, sample, k, sum);
     });
   }
 };
@@ -600,7 +641,7 @@ inline void adapt_back(const Block& block) {
     share(block.count * size, [&](int item) {
       Sample& sample = block.samples[item / size];
       const int element = item % size;
-      finish_back<i - 1>(block, sample, element,
+      set_sum_gradient<i - 1>(block, sample, element,
                          sample.values[at.input + element % at.in] / float(places));
     });
   } else {
@@ -610,7 +651,7 @@ inline void adapt_back(const Block& block) {
       Sample& sample = block.samples[item / size];
       const int element = item % size, y = element / at.in / inner, x = element / at.in % inner;
       const int padded = ((y + padding) * at.in_side + x + padding) * at.in + element % at.in;
-      finish_back<i - 1>(block, sample, element, sample.values[at.input + padded]);
+      set_sum_gradient<i - 1>(block, sample, element, sample.values[at.input + padded]);
     });
   }
 }
@@ -664,10 +705,12 @@ inline void load_samples(const Block& block, const Arguments& with, Index index)
 // Which units dropout keeps, see generation/streams.py. `place` is that of the first sample in the
 // batch.
 inline void draw_masks(const Block& block, const Rates& rates, int64_t step, int64_t place) {
-  constexpr int quarters = larger(1, parts(kEnd.units, 4));
+  constexpr uint32_t purpose = 1;
+  constexpr int quarters = larger(1, ceil_divide(kEnd.units, 4));
   share(block.count * quarters, [&](int item) {
     const int s = item / quarters, quarter = item % quarters;
-    Word word[4] = {Word(quarter), 1u << 24 | Word(place + s), Word(step), Word(uint64_t(step) >> 32)};
+    Word word[4] = {Word(quarter), purpose << 24 | Word(place + s), Word(step),
+                    Word(uint64_t(step) >> 32)};
     philox(word, Word(rates.seed), Word(rates.seed >> 32));
     for (int k = 0; k < 4 && 4 * quarter + k < kEnd.units; k++)
       block.samples[s].kept[4 * quarter + k] = word[k] >= rates.dropout_threshold;
@@ -675,7 +718,7 @@ inline void draw_masks(const Block& block, const Rates& rates, int64_t step, int
 }
 
 // The losses of block.count samples; the logits become their gradients times `share_of_one`.
-inline void losses(const Block& block, float share_of_one) {
+inline void score(const Block& block, float share_of_one) {
   share(block.count, [&](int s) {
     const LogSoftmaxNll<kClasses> result(block.samples[s].values + kLogits,
                                          block.results.labels[s], share_of_one);
@@ -693,7 +736,7 @@ inline void add_totals(const Block& block, Totals& totals) {
 }
 
 // How many of `size` samples are taken together, so that the parts are about equal.
-inline int together(int64_t size) {
+inline int samples_at_once(int64_t size) {
   const int64_t rounds = (size + kPlan.together - 1) / kPlan.together;
   return int((size + rounds - 1) / rounds);
 }
@@ -728,7 +771,7 @@ inline void optimize(const Block& block, float* parameters, const Pace& pace) {
   });
 }
 
-// One step of the optimizer; the numbers are those of kernels/arguments.py.
+// One step of the optimizer.
 inline void optimize(const Block& block, float* parameters, const Arguments& with,
                      const Rates& rates, const Step& step) {
   const Pace pace{{rates.learning_rate * step.factor},
@@ -758,7 +801,7 @@ __device__ int64_t facts[] = {kSpan,        kPlan.together, kPlan.weights, kPlan
 
 // One epoch of each model, grid [models].
 __global__ void __launch_bounds__(kThreads, kBlocks) train(const Arguments with) {
-  const int64_t model = with.first + blockIdx.x;
+  const int64_t model = with.first_model + blockIdx.x;
   float* parameters = with.parameters + model * 3 * kSpan;
   const Rates rates = with.rates[model];
   const int32_t* order = with.orders + model * with.n;
@@ -770,7 +813,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks) train(const Arguments with)
   for (int64_t start = 0; start < with.n; start += with.batch_size, number++) {
     const int64_t size = with.n - start < with.batch_size ? with.n - start : with.batch_size;
     share(kSpan, [&](int w) { block.gradients[w] = 0.0f; });
-    const int most = together(size);
+    const int most = samples_at_once(size);
     for (int64_t begun = 0; begun < size; begun += most) {
       block.count = int(size - begun < most ? size - begun : most);
       load_samples(block, with, [&](int s) { return int64_t(order[start + begun + s]); });
@@ -778,7 +821,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks) train(const Arguments with)
         if (block.dropout) draw_masks(block, rates, with.before + number, begun);
       __syncthreads();
       forward<0, true>(block);
-      losses(block, 1.0f / float(size));
+      score(block, 1.0f / float(size));
       __syncthreads();
       add_totals(block, totals);
       backward<kDepth - 1>(block);
@@ -792,23 +835,37 @@ __global__ void __launch_bounds__(kThreads, kBlocks) train(const Arguments with)
 
 // The losses of the same images for each model, grid [models][slices of kSliceImages images].
 __global__ void __launch_bounds__(kThreads, kBlocks) evaluate(const Arguments with) {
-  const int64_t model = with.first + blockIdx.x;
+  const int64_t model = with.first_model + blockIdx.x, slice = with.first_slice + blockIdx.y;
+  const int64_t slices = (with.n + kSliceImages - 1) / kSliceImages;
   Block block = make_block(with, with.parameters + model * 3 * kSpan);
   Totals totals{};
-  const int64_t start = int64_t(blockIdx.y) * kSliceImages;
+  const int64_t start = slice * kSliceImages;
   const int64_t size = with.n - start < kSliceImages ? with.n - start : kSliceImages;
-  const int most = together(size);
+  const int most = samples_at_once(size);
   for (int64_t begun = 0; begun < size; begun += most) {
     block.count = int(size - begun < most ? size - begun : most);
     load_samples(block, with, [&](int s) { return start + begun + s; });
     __syncthreads();
     forward<0, false>(block);
-    losses(block, 1.0f);
+    score(block, 1.0f);
     __syncthreads();
+    share(block.count, [&](int s) {
+      with.losses[model * with.n + start + begun + s] = block.results.losses[s];
+    });
     add_totals(block, totals);
     __syncthreads();
   }
-  if (threadIdx.x == 0) with.totals[model * gridDim.y + blockIdx.y] = totals;
+  totals.loss = 0;
+  if (threadIdx.x == 0) with.totals[model * slices + slice] = totals;
+}
+
+// Adds up the losses of each model in the order of the images, grid [models / kThreads].
+__global__ void add_losses(const Arguments with) {
+  const int64_t model = int64_t(blockIdx.x) * kThreads + threadIdx.x;
+  if (model >= with.models) return;
+  double sum = 0;
+  for (int64_t image = 0; image < with.n; image++) sum += double(with.losses[model * with.n + image]);
+  with.totals[model * ((with.n + kSliceImages - 1) / kSliceImages)].loss = sum;
 }
 
 }  // extern "C"

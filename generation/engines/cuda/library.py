@@ -1,8 +1,8 @@
 """Compiles the GPU kernel of one network with NVRTC, and launches it.
 
-The compiler and the driver are reached through cuda-bindings, which CUDA builds of torch bring
-along with NVRTC itself. A cubin is made at first use, in ten to twenty seconds, for the GPU at
-hand, and kept (kernels/cache.py).
+The compiler and the driver are reached through cuda-bindings, which recent CUDA builds of torch
+bring along with NVRTC itself. A cubin is made at first use for the GPU at hand, in ten seconds or,
+for networks of many layers, minutes, and kept (kernels/cache.py).
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ import torch
 
 from ....builders.layout import Layout
 from ....errors import CudaUnavailable
-from ..kernels import HEADERS, architecture_header
+from ..kernels import HEADERS, SizeLimits, architecture_header
 from ..kernels.cache import cache_root, cached
 
 FOLDER = Path(__file__).parent
 THREADS = 256
-"""Of a block: a choice from the arithmetic alone, to be measured."""
+"""Threads of a block. Chosen by arithmetic, not measured yet."""
 
 OPTIONS = (
     "--std=c++17",
@@ -36,11 +36,12 @@ OPTIONS = (
 )
 """No contraction but the kernel's own, as in the lanes: the bits depend on it."""
 
-MAX_WEIGHTS = 1_000_000
-"""Of a network that this engine trains: the gradients of larger ones fill the GPU's caches."""
+LIMITS = SizeLimits(layers=16, weights=1_000_000, outputs=1_000_000, row=16_384)
+"""Of the networks that this engine trains. NVRTC takes minutes for more layers; larger networks are
+read from global memory by every block, where stacked products are faster."""
 
 _building = threading.Lock()
-"""So that the threads of a process do not compile the same kernel side by side."""
+"""So that the threads of a process do not compile the same kernel at the same time."""
 
 
 class Facts(NamedTuple):
@@ -71,9 +72,10 @@ class Arguments(ctypes.Structure):
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("parameters", "rates", "images", "labels")),
-        *((name, ctypes.c_void_p) for name in ("orders", "steps", "totals", "scratch")),
+        *((name, ctypes.c_void_p) for name in ("orders", "steps", "totals", "scratch", "losses")),
         *((name, ctypes.c_int64) for name in ("n", "batch_size", "before")),
-        *((name, ctypes.c_int32) for name in ("optimizer", "dropout", "momenta", "first")),
+        *((name, ctypes.c_int32) for name in ("optimizer", "dropout", "momenta", "models")),
+        *((name, ctypes.c_int32) for name in ("first_model", "first_slice")),
     )
 
 
@@ -101,7 +103,7 @@ def compile_cubin(
     Raises:
         CudaUnavailable: there is no NVRTC, or it refuses.
     """
-    nvrtc, _ = _compiler()
+    nvrtc, version = _compiler()
     headers = {path.name: path.read_text() for path in (FOLDER / "scalars.hpp", *HEADERS)}
     headers["architecture.hpp"] = architecture_header(layout, activation, dropout=dropout)
     options = [
@@ -120,16 +122,19 @@ def compile_cubin(
     [result] = nvrtc.nvrtcCompileProgram(
         program, len(options), [option.encode() for option in options]
     )
-    log = b" " * _nvrtc(nvrtc.nvrtcGetProgramLogSize(program))
+    # A bytearray of its own: NVRTC writes into it.
+    log = bytearray(_nvrtc(nvrtc.nvrtcGetProgramLogSize(program)))
     _nvrtc(nvrtc.nvrtcGetProgramLog(program, log))
     text = log.decode(errors="replace").strip("\0 \n")
     if result != nvrtc.nvrtcResult.NVRTC_SUCCESS:
         lines = [line for line in text.splitlines() if "error" in line] or [text or str(result)]
-        raise CudaUnavailable(f"NVRTC cannot compile the kernel: {lines[0].strip()}")
-    cubin = b" " * _nvrtc(nvrtc.nvrtcGetCUBINSize(program))
+        raise CudaUnavailable(
+            f"NVRTC {version} cannot compile the kernel for {architecture}: {lines[0].strip()}"
+        )
+    cubin = bytearray(_nvrtc(nvrtc.nvrtcGetCUBINSize(program)))
     _nvrtc(nvrtc.nvrtcGetCUBIN(program, cubin))
     _nvrtc(nvrtc.nvrtcDestroyProgram(program))
-    return cubin, text
+    return bytes(cubin), text
 
 
 def load(layout: Layout, activation: str, dropout: bool, device: torch.device) -> CudaKernel:
@@ -140,11 +145,10 @@ def load(layout: Layout, activation: str, dropout: bool, device: torch.device) -
     """
     if not torch.cuda.is_available():
         raise CudaUnavailable("torch finds no CUDA device")
-    if layout.size > MAX_WEIGHTS:
-        raise CudaUnavailable(
-            f"the CUDA kernel trains networks of at most {MAX_WEIGHTS:,} weights; "
-            f"{layout.architecture.title:.100} has {layout.size:,}"
-        )
+    if device.type != "cuda":
+        raise CudaUnavailable(f"the engine cuda needs a CUDA device, not {str(device)!r}")
+    if (misfit := LIMITS.misfit(layout)) is not None:
+        raise CudaUnavailable(f"the CUDA kernel trains networks of at most {misfit}")
     index = torch.cuda.current_device() if device.index is None else device.index
     with _building:
         return _load(layout, activation, dropout, index)
@@ -159,7 +163,7 @@ def _load(layout: Layout, activation: str, dropout: bool, index: int) -> CudaKer
         major, minor = torch.cuda.get_device_capability(index)
         architecture = f"sm_{major}{minor}" + "a" * (major >= 9)
         opt_in = driver.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
-        shared_bytes = _driver(driver, driver.cuDeviceGetAttribute(opt_in, index))
+        shared_bytes = _driver(driver, driver.cuDeviceGetAttribute, opt_in, index)
         header = architecture_header(layout, activation, dropout=dropout)
         sources = [path.read_text() for path in (*sorted(FOLDER.glob("*.[ch]*")), *HEADERS)]
         facts = (*OPTIONS, str(THREADS), str(shared_bytes), version)
@@ -193,34 +197,33 @@ class CudaKernel:
 
     def __init__(self, driver: Any, cubin: bytes, index: int) -> None:  # noqa: ANN401
         self._driver, self._index = driver, index
-        self._module = _driver(driver, driver.cuModuleLoadData(cubin))
-        address, size = _driver(driver, driver.cuModuleGetGlobal(self._module, b"facts"))
+        self._module = _driver(driver, driver.cuModuleLoadData, cubin)
+        address, size = _driver(driver, driver.cuModuleGetGlobal, self._module, b"facts")
         numbers = (ctypes.c_int64 * (size // 8))()
-        _driver(driver, driver.cuMemcpyDtoH(ctypes.addressof(numbers), address, size))
+        _driver(driver, driver.cuMemcpyDtoH, ctypes.addressof(numbers), address, size)
         self.facts = Facts(*numbers)
         self._functions = {}
-        for name in ("train", "evaluate"):
-            function = _driver(driver, driver.cuModuleGetFunction(self._module, name.encode()))
+        for name in ("train", "evaluate", "add_losses"):
+            function = _driver(driver, driver.cuModuleGetFunction, self._module, name.encode())
             dynamic = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-            _driver(driver, driver.cuFuncSetAttribute(function, dynamic, self.facts.shared_bytes))
+            _driver(driver, driver.cuFuncSetAttribute, function, dynamic, self.facts.shared_bytes)
             self._functions[name] = function
 
     def launch(self, name: str, grid: tuple[int, int], arguments: Arguments) -> None:
-        """Start "train" or "evaluate" behind whatever torch has started on this device."""
+        """Start a function of the kernel behind whatever torch has started on this device."""
         pointers = (ctypes.c_void_p * 1)(ctypes.addressof(arguments))
         with torch.cuda.device(self._index):
             stream = torch.cuda.current_stream().cuda_stream
             _driver(
                 self._driver,
-                self._driver.cuLaunchKernel(
-                    self._functions[name],
-                    *(*grid, 1),
-                    *(self.facts.threads, 1, 1),
-                    self.facts.shared_bytes,
-                    stream,
-                    ctypes.addressof(pointers),
-                    0,
-                ),
+                self._driver.cuLaunchKernel,
+                self._functions[name],
+                *(*grid, 1),
+                *(self.facts.threads, 1, 1),
+                self.facts.shared_bytes,
+                stream,
+                ctypes.addressof(pointers),
+                0,
             )
 
 
@@ -248,9 +251,9 @@ def _compiler() -> tuple[Any, str]:
     try:
         _, major, minor = nvrtc.nvrtcVersion()
     except RuntimeError as error:  # cuda-bindings finds no library
+        package = "nvidia-cuda-nvrtc" + "-cu12" * (torch.version.cuda or "").startswith("12.")
         raise CudaUnavailable(
-            f"the engine cuda needs NVRTC ({str(error).splitlines()[0]}): "
-            "pip install nvidia-cuda-nvrtc"
+            f"the engine cuda needs NVRTC ({str(error).partition(':')[0]}): pip install {package}"
         ) from None
     return nvrtc, f"{major}.{minor}"
 
@@ -263,10 +266,14 @@ def _nvrtc(answer: tuple[Any, ...]) -> Any:  # noqa: ANN401
     return rest[0] if rest else None
 
 
-def _driver(driver: Any, answer: tuple[Any, ...]) -> Any:  # noqa: ANN401
+def _driver(driver: Any, call: Any, *given: object) -> Any:  # noqa: ANN401
     """What a call of the driver returns behind its result."""
-    result, *rest = answer
+    try:
+        result, *rest = call(*given)
+    except (RuntimeError, ValueError, KeyError) as error:  # a driver that cuda-bindings cannot use
+        raise CudaUnavailable(f"{call.__name__}: {error}") from None
     if result.value:
         _, text = driver.cuGetErrorString(result)
-        raise CudaUnavailable(f"CUDA: {(text or result.name.encode()).decode()}")
+        reason = (text or result.name.encode()).decode()
+        raise CudaUnavailable(f"{call.__name__}: {reason}")
     return rest[0] if len(rest) == 1 else tuple(rest) or None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -39,7 +41,7 @@ class Kernel(Protocol):
         """What it says of itself."""
 
     def launch(self, name: str, grid: tuple[int, int], arguments: Arguments) -> None:
-        """Start "train" or "evaluate" behind whatever torch has started on this device."""
+        """Start one of its functions behind whatever torch has started on this device."""
 
 
 Load = Callable[[Layout, str, bool, torch.device], Kernel]
@@ -103,10 +105,14 @@ class CudaWeights:
         """Score every model in evaluation mode. Arguments as in `Population.train_epoch`."""
         pixels, targets = self._samples(images, labels)
         slices = -(-len(pixels) // self._kernel.facts.slice_images)
+        losses = torch.empty((self.models, len(pixels)), device=self.device)
         arguments = Arguments(
-            images=pixels.data_ptr(), labels=targets.data_ptr(), n=len(pixels), batch_size=1
+            images=pixels.data_ptr(),
+            labels=targets.data_ptr(),
+            losses=losses.data_ptr(),
+            n=len(pixels),
         )
-        return self._run("evaluate", slices, len(pixels), arguments)
+        return self._run("evaluate", slices, arguments)
 
     def _put(self, values: NDArray[np.generic]) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(values)).to(self.device)
@@ -115,24 +121,38 @@ class CudaWeights:
         self, images: ArrayLike | torch.Tensor, labels: ArrayLike | torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Checked, contiguous and on the device."""
-        pixels = torch.as_tensor(images, dtype=torch.float32, device=self.device).contiguous()
-        targets = torch.as_tensor(labels, device=self.device)
-        check_samples(self.layout, pixels, targets)
-        return pixels, targets.to(torch.int32).contiguous()
-
-    def _run(self, name: str, slices: int, samples: int, arguments: Arguments) -> Scores:
-        """Launch the kernel for all models, and wait for the means over the samples."""
-        facts = self._kernel.facts
-        totals = torch.empty((self.models, slices, 2), dtype=torch.float64, device=self.device)
-        at_once = max(1, min(self.models, SCRATCH // max(1, facts.scratch_bytes * slices)))
-        scratch = torch.empty(
-            facts.scratch_bytes * slices * at_once, dtype=torch.uint8, device=self.device
+        # Arrays of numpy may be read-only, reversed or of another byte order.
+        pixels = (
+            images
+            if isinstance(images, torch.Tensor)
+            else torch.from_numpy(np.require(images, np.float32, ("C", "W")))
         )
-        arguments.parameters = self._parameters.data_ptr()
+        targets = labels if isinstance(labels, torch.Tensor) else np.asarray(labels)
+        check_samples(self.layout, pixels, targets)
+        if not isinstance(targets, torch.Tensor):
+            targets = torch.from_numpy(np.require(targets, np.int64, ("C", "W")))
+        pixels = pixels.to(self.device, torch.float32).contiguous()
+        return pixels, targets.to(self.device, torch.int32).contiguous()
+
+    def _run(self, name: str, slices: int, arguments: Arguments) -> Scores:
+        """Launch the kernel for all models, and wait for the means over the samples."""
+        facts, samples = self._kernel.facts, arguments.n
+        totals = torch.empty((self.models, slices, 2), dtype=torch.float64, device=self.device)
+        # As many blocks at a time as there is scratch memory for: slices first, then models.
+        room = max(1, SCRATCH // max(1, facts.scratch_bytes))
+        across = min(slices, room)
+        down = max(1, min(self.models, room // across))
+        scratch = torch.empty(
+            facts.scratch_bytes * across * down, dtype=torch.uint8, device=self.device
+        )
+        arguments.models, arguments.parameters = self.models, self._parameters.data_ptr()
         arguments.totals, arguments.scratch = totals.data_ptr(), scratch.data_ptr()
-        for first in range(0, self.models, at_once):
-            arguments.first = first
-            self._kernel.launch(name, (min(at_once, self.models - first), slices), arguments)
+        for model, part in itertools.product(range(0, self.models, down), range(0, slices, across)):
+            arguments.first_model, arguments.first_slice = model, part
+            grid = (min(down, self.models - model), min(across, slices - part))
+            self._kernel.launch(name, grid, arguments)
+        if name == "evaluate":
+            self._kernel.launch("add_losses", (-(-self.models // facts.threads), 1), arguments)
         found = totals.cpu().numpy().view(TOTALS)[..., 0]
         return found["loss"].sum(1) / samples, found["correct"].sum(1) / samples
 
@@ -149,7 +169,7 @@ class CudaPopulation(CudaWeights):
             Dropout masks are those of generation/streams.py.
         weights: initial weights, float32 [P, layout.size] in layout order.
         device: "cuda" or "cuda:1".
-        threads: for other engines' sake; not used.
+        threads: ignored; other engines have it.
         load: makes the kernel.
 
     Raises:
@@ -167,7 +187,7 @@ class CudaPopulation(CudaWeights):
         threads: int | None = None,
         load: Load = load,
     ) -> None:
-        rates = rates_of(models, len(np.asarray(weights)))
+        rates = rates_of(models, len(check_weights(layout, models[0].activation, weights)))
         self.dropout = bool(rates["dropout_threshold"].any())
         super().__init__(
             layout, models[0].activation, weights, device=device, dropout=self.dropout, load=load
@@ -204,7 +224,7 @@ class CudaPopulation(CudaWeights):
             dropout=self.dropout,
             momenta=momenta,
         )
-        scores = self._run("train", 1, samples, arguments)
+        scores = self._run("train", 1, arguments)
         self._steps += steps
         return scores
 
@@ -216,5 +236,5 @@ class CudaPopulation(CudaWeights):
         # Python's powers, which are those of the C library and of the lanes.
         numbers = [float(self._steps + number) for number in range(1, steps + 1)]
         mean = [1 - beta1**n for beta1, n in zip(momenta.tolist(), numbers, strict=True)]
-        root = [(1 - BETA2**n) ** 0.5 for n in numbers]
+        root = [math.sqrt(1 - BETA2**n) for n in numbers]
         return np.stack([factors, momenta, mean, root], 1), pace.momenta is not None

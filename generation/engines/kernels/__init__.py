@@ -13,6 +13,7 @@ from pathlib import Path
 
 from .arguments import (
     OPTIMIZERS,
+    SizeLimits,
     check_orders,
     check_samples,
     pace_of_epoch,
@@ -29,6 +30,7 @@ __all__ = [
     "FOLDER",
     "HEADERS",
     "OPTIMIZERS",
+    "SizeLimits",
     "architecture_header",
     "check_orders",
     "check_samples",

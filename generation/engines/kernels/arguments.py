@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -67,7 +68,7 @@ def check_samples(
     if tuple(images.shape[1:]) != expected or not 0 < len(images) < 2**31:
         raise InvalidArgument(f"images must be {['n', *expected]}, found {list(images.shape)}")
     if tuple(labels.shape) != (len(images),) or "int" not in str(labels.dtype):
-        found = tuple(labels.shape)
+        found = f"{labels.dtype} {list(labels.shape)}"
         raise InvalidArgument(f"labels must be integers [{len(images)}], found {found}")
     if labels.min() < 0 or labels.max() >= layout.classes:
         raise InvalidArgument(f"labels must lie in [0, {layout.classes})")
@@ -85,6 +86,40 @@ def check_orders(orders: ArrayLike, models: int, images: int) -> NDArray[np.inte
     if order.dtype.kind not in "iu" or order.min() < 0 or order.max() >= images:
         raise InvalidArgument(f"orders must be integers in [0, {images})")
     return order
+
+
+@dataclass(frozen=True)
+class SizeLimits:
+    """The largest networks that a kernel trains.
+
+    Attributes:
+        layers: number of layers.
+        weights: length of the weight vector.
+        outputs: of all layers for one image, before pooling.
+        row: outputs in a row of an image, in all channels.
+    """
+
+    layers: int
+    weights: int
+    outputs: int
+    row: int
+
+    def misfit(self, layout: Layout) -> str | None:
+        """Which limit a network exceeds, in words; None if it exceeds none."""
+        outputs = layout.outputs
+        found = {
+            "layers": (len(outputs), self.layers),
+            "weights": (layout.size, self.weights),
+            "outputs": (sum(math.prod(shape) for shape in outputs), self.outputs),
+            "outputs in a row of an image": (
+                max(shape[0] * shape[1] for shape in [*outputs, (0, 0)] if len(shape) > 1),
+                self.row,
+            ),
+        }
+        for what, (size, limit) in found.items():
+            if size > limit:
+                return f"{limit:,} {what}; {layout.architecture.title:.100} has {size:,}"
+        return None
 
 
 class EpochPace(NamedTuple):

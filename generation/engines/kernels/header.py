@@ -1,4 +1,4 @@
-"""The specification of one network as C++: the header from which every kernel is put together."""
+"""Writes one network as the C++ header that every kernel includes."""
 
 from __future__ import annotations
 

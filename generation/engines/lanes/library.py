@@ -45,8 +45,9 @@ FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared", "-fno-math-errno", "-fno-trapp
 """No -ffast-math, and no contraction but the kernel's own: the bits depend on both."""
 
 
-MAX_LAYERS, MAX_WEIGHTS, MAX_OUTPUTS, MAX_ROW = 32, 4_000_000, 1_000_000, 16_384
-"""Of the networks that the kernel trains; outputs are those of all layers for one image."""
+LIMITS = kernels.SizeLimits(layers=32, weights=4_000_000, outputs=1_000_000, row=16_384)
+"""Of the networks that the kernel trains: for larger ones a block takes gigabytes, its stack
+megabytes, or a build minutes."""
 
 _building = threading.Lock()
 """So that the threads of a process do not compile the same kernel side by side."""
@@ -64,7 +65,8 @@ def load(layout: Layout, activation: str, isa: str = "auto", kernel: str = "dens
     if isa != "auto" and isa not in ISAS:
         raise InvalidArgument(f"unknown instruction set {isa!r}; known: auto, {', '.join(ISAS)}")
     header = kernels.architecture_header(layout, activation)
-    _check_size(layout)
+    if (misfit := LIMITS.misfit(layout)) is not None:
+        raise LanesUnavailable(f"the lane kernel trains networks of at most {misfit}")
     compiler = _compiler()
     native, macros = _describe(compiler)
     if isa == "auto":
@@ -128,30 +130,6 @@ def _cache_of_a_core() -> int:
     except (AttributeError, ValueError, OSError):
         size = 0
     return size if size > 0 else 1 << 20
-
-
-def _check_size(layout: Layout) -> None:
-    """Refuse networks for which a block takes gigabytes, its stack megabytes, or a build minutes.
-
-    Raises:
-        LanesUnavailable: the network is one.
-    """
-    outputs = layout.outputs
-    found = {
-        "layers": (len(outputs), MAX_LAYERS),
-        "weights": (layout.size, MAX_WEIGHTS),
-        "outputs": (sum(math.prod(shape) for shape in outputs), MAX_OUTPUTS),
-        "outputs in a row of an image": (
-            max(shape[0] * shape[1] for shape in [*outputs, (0, 0)] if len(shape) > 1),
-            MAX_ROW,
-        ),
-    }
-    for what, (size, limit) in found.items():
-        if size > limit:
-            raise LanesUnavailable(
-                f"the lane kernel trains networks of at most {limit:,} {what}; "
-                f"{layout.architecture.title:.100} has {size:,}"
-            )
 
 
 def _isa_flags(isa: str, native: tuple[str, ...]) -> tuple[str, ...]:

@@ -291,7 +291,7 @@ std::unique_ptr<Work, Free> make_workspace() {
   return std::unique_ptr<Work, Free>(static_cast<Work*>(memory));
 }
 
-// These are passed from Python; blocks.py describes them with the same fields.
+// These are passed from Python; kernels/arguments.py and blocks.py have the same fields.
 
 struct Parameters {
   Float values[kWeights];
@@ -441,7 +441,7 @@ struct Schedule {
 
 // Calls body(update), where update(parameters, w, gradient) is the optimizer's step of one of them.
 // `steps` have been made before, `number` of them in this epoch. The numbers of the optimizers are
-// those of blocks.py.
+// those of kernels/arguments.py.
 template <class Body>
 inline void optimize(const Rates& rates, int32_t optimizer, int64_t steps, const Schedule& schedule,
                      int64_t number, Body body) {

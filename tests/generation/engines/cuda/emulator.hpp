@@ -3,6 +3,7 @@
 
 #pragma once
 
+#include <atomic>
 #include <barrier>
 #include <cmath>
 #include <cstdint>
@@ -28,6 +29,7 @@ inline Index gridDim;
 struct BlockOfThreads {
   std::barrier<> barrier;
   std::unique_ptr<double[]> memory;
+  std::atomic<int> any[2] = {0, 0};  // of __syncthreads_or, used in turn
 };
 inline thread_local BlockOfThreads* own_block;
 
@@ -36,6 +38,18 @@ inline void __syncthreads() {}
 #else
 inline void __syncthreads() { own_block->barrier.arrive_and_wait(); }
 #endif
+// Whether any thread of the block has passed true.
+inline int __syncthreads_or(int mine) {
+  thread_local unsigned turn = 0;
+  std::atomic<int>& now = own_block->any[turn++ % 2];
+  if (mine) now = 1;
+  __syncthreads();
+  const int result = now;
+  __syncthreads();
+  if (threadIdx.x == 0) now = 0;  // before its next turn, which is after another barrier
+  return result;
+}
+
 inline unsigned char* shared_memory() {
   return reinterpret_cast<unsigned char*>(own_block->memory.get());
 }

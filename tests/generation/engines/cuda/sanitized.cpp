@@ -24,10 +24,11 @@ int main() {
   std::vector<Step> pace(steps, Step{1, 0.9, 0.1, 0.03});
   std::vector<Totals> totals(models);
   std::vector<unsigned char> scratch(models * kScratchBytes + 1);
-  Arguments with{parameters.data(), rates.data(),  pixels.data(), labels.data(),
-                 orders.data(),     pace.data(),   totals.data(), scratch.data(),
-                 images,            batch,         0,             OPTIMIZER,
-                 1,                 0,             0};
+  std::vector<float> losses(models * images);
+  Arguments with{parameters.data(), rates.data(),  pixels.data(),  labels.data(), orders.data(),
+                 pace.data(),       totals.data(), scratch.data(), losses.data(), images,
+                 batch,             0,             OPTIMIZER,      1,             0,
+                 models,            0,             0};
   double sum = 0;
   for (int epoch = 0; epoch < 2; epoch++) {
     launch(train, {models, 1}, kThreads, kSharedBytes, with);
@@ -35,6 +36,7 @@ int main() {
   }
   for (const Totals& total : totals) sum += total.loss;
   launch(evaluate, {models, 1}, kThreads, kSharedBytes, with);
+  launch(add_losses, {1, 1}, kThreads, kSharedBytes, with);
   for (const Totals& total : totals) sum += total.loss;
   std::printf("%.6f\n", sum);
   return sum > 0 ? 0 : 1;

@@ -22,7 +22,7 @@ from model_zoos.builders.layout import Layout, make_layout
 from model_zoos.errors import CudaUnavailable
 from model_zoos.generation import engines
 from model_zoos.generation.engines import choose_engine
-from model_zoos.generation.engines.cuda import CudaPopulation
+from model_zoos.generation.engines.cuda import CudaPopulation, library
 from model_zoos.generation.engines.kernels import weights_order
 from model_zoos.generation.engines.lanes import LanesPopulation, LanesUnavailable, lanes_count
 from model_zoos.generation.generate import generate
@@ -177,6 +177,64 @@ def test_many_models_take_several_launches(monkeypatch: pytest.MonkeyPatch) -> N
     assert train(emulated(shared_bytes=600), layout) == expected
 
 
+def populations(text: str, **values: Any) -> tuple[CudaPopulation, LanesPopulation]:
+    """The same models in the emulation and in lanes."""
+    layout = layout_of(text)
+    options = {"activation": "relu", "optimizer": "sgd", "batch_size": 4, "learning_rate": 1e-2}
+    models = make_models(8, **{**options, **values, "seeds": range(8)})
+    weights = make_weights(layout, 8)
+    return emulated()(layout, models, weights), LanesPopulation(layout, models, weights)
+
+
+@on_x86
+@pytest.mark.parametrize(
+    ("text", "pixel", "values"),
+    [
+        ("1x6x6 conv2k1 pool fc3", np.inf, {}),
+        ("1x6x6 conv2k1 pool fc3", -np.inf, {}),
+        ("1x6x6 conv2k1 pool fc3", np.nan, {}),
+        ("1x8x8 conv2k1 pool conv1k1 pool fc2", 1.0,
+         {"optimizer": "nesterov", "learning_rate": 1e19, "momentum": 0.9}),
+        ("1x12x12 conv4k3 conv3k2 pool fc5", 1.0, {"learning_rate": 5.5e12}),
+    ],
+)  # fmt: skip
+def test_numbers_that_are_not_finite_are_those_of_the_lanes(
+    text: str, pixel: float, values: dict[str, Any]
+) -> None:
+    """What has no gradient counts: zero times an infinite number is NaN."""
+    layout = layout_of(text)
+    images, labels = make_images(layout, 12)
+    images[3, 0, 2, 3] = pixel
+    both = populations(text, **values)
+    for _ in range(3):
+        ours, theirs = (one.train_epoch(images, labels, make_orders(8, 12)) for one in both)
+        np.testing.assert_array_equal(ours, theirs)
+        np.testing.assert_array_equal(*(one.weights for one in both))
+    assert not np.isfinite(both[0].weights).all()
+
+
+@on_x86
+def test_losses_of_many_images_are_summed_in_their_order() -> None:
+    both = populations(SMALL)
+    images, labels = make_images(both[0].layout, 1200)
+    np.testing.assert_array_equal(*(one.evaluate(images * 30, labels) for one in both))
+
+
+def test_arrays_of_any_kind_are_read() -> None:
+    layout = layout_of(SMALL)
+    images, labels = make_images(layout, 12)
+    population = emulated()(layout, make_models(
+        1, activation="tanh", optimizer="sgd", batch_size=4, learning_rate=0.1
+    ), make_weights(layout, 1))  # fmt: skip
+    expected = population.evaluate(images, labels)
+    fixed = images.copy()
+    fixed.flags.writeable = False
+    for form in (images[::-1][::-1], images.astype(">f4"), fixed, torch.tensor(images)):
+        np.testing.assert_array_equal(population.evaluate(form, labels), expected)
+    for form in (labels.astype(np.uint16), labels[::-1][::-1], torch.tensor(labels)):
+        np.testing.assert_array_equal(population.evaluate(images, form), expected)
+
+
 SANITIZERS = {
     "threads": ("-fsanitize=thread",),
     "addresses": ("-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
@@ -272,6 +330,32 @@ def test_tensors_begin_at_multiples_of_the_alignment() -> None:
     np.testing.assert_array_equal(np.sort(plain), np.arange(CNN_S.size))
     # conv1: 200 weights, 8 biases; conv2: 1200 and 6, which are followed by two places for none.
     np.testing.assert_array_equal(aligned[200 + 8 + 1200 + 6 :][:2], -1)
+
+
+@pytest.mark.parametrize(
+    ("text", "limit"),
+    [
+        ("1x4x4 " + "fc3 " * 16 + "fc2", "at most 16 layers; .* has 17"),
+        ("1x28x28 fc1300 fc10", "at most 1,000,000 weights"),
+    ],
+)
+def test_large_networks_are_refused(text: str, limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(CudaUnavailable, match=limit):
+        library.load(layout_of(text), "tanh", False, torch.device("cuda"))
+    with pytest.raises(CudaUnavailable, match="needs a CUDA device, not 'cpu'"):
+        library.load(layout_of(SMALL), "tanh", False, torch.device("cpu"))
+
+
+def test_the_compiler_writes_into_memory_of_its_own() -> None:
+    """NVRTC once wrote over Python's shared object of one space."""
+    pytest.importorskip("cuda.bindings.nvrtc", reason="needs the packages of make gpu-check")
+    cubin, log = library.compile_cubin(
+        layout_of("1x4x4 fc2"), "tanh", False, architecture="sm_90", shared_bytes=WHOLE
+    )
+    assert cubin.startswith(b"\x7fELF")
+    assert log == ""
+    assert bytes([32])[0] == 32
 
 
 @pytest.mark.gpu
