@@ -182,15 +182,19 @@ class Result:
             title = f"{self.zoo}: {title} with 95 % intervals over the test models"
             if models < FEW_MODELS:  # above the numbers, where it is read
                 title += f". {counted(models, 'model')}: too few to compare with scores of papers"
-            less = tuple(c for c in columns if c.removeprefix("R2 ") in ("train", "validation"))
+            less = ("penalty", "R2 train", "train", "R2 validation", "validation")
+            shown = tuple(name for name in less if name in columns)
             notes = (NO_INTERVAL,) * unknown
-            tables.append(Table(title, columns, rows, notes, secondary=less))
+            tables.append(Table(title, columns, rows, notes, secondary=shown))
 
         if self.scores:
-            columns = (*names, *(f"R2 {s}" for s in SPLITS), "[95 %]", "tau test", "[95 %]")
+            columns = (
+                *(*names, "penalty"),
+                *(*(f"R2 {split}" for split in SPLITS), "[95 %]", "tau test", "[95 %]"),
+            )
             rows = tuple(
                 (
-                    *(score.target, score.representation, _method(score)),
+                    *(score.target, score.representation, _method(score), _penalty(score)),
                     *(number(score.r2[split]) for split in SPLITS),
                     interval(score.r2_interval),
                     number(score.tau["test"]),
@@ -232,10 +236,12 @@ class Result:
 
 
 def _method(score: Score | ClassScore) -> str:
-    if score.method == "boosting":
-        return "trees"
-    strength = getattr(score, "strength", None)
-    return score.method if strength is None else f"{score.method} {strength:g}"
+    return "trees" if score.method == "boosting" else score.method
+
+
+def _penalty(score: Score) -> str:
+    """Return the strength of the ridge penalty without an exponent, "-" for other methods."""
+    return "-" if score.strength is None else np.format_float_positional(score.strength, trim="-")
 
 
 # --- The benchmark --------------------------------------------------------------------------------

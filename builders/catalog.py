@@ -368,6 +368,9 @@ IMAGE_SETS = frozenset(
 IMAGE_FOLDER = "folder/"
 """Beginning of the key of a user's own images, which are read from a folder of image files."""
 
+UNKNOWN_IMAGES = "unknown"
+"""Key of the images of an imported zoo whose source does not say what they are."""
+
 
 def has_images(name: str) -> bool:
     """Whether a name is that of an image data set of the catalog, with its transforms or without.

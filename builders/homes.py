@@ -196,5 +196,8 @@ def absent(
 
 def _folder_below(root: Path, name: str) -> Path | None:
     """Return the folder in a folder that holds a zoo directory, if there is one."""
-    folders = sorted(root.iterdir()) if root.is_dir() else []
-    return next((folder for folder in folders if is_zoo(folder, name)), None)
+    if not root.is_dir() or Path(name).name != name:
+        return None
+    # os.path.exists passes over a folder that may not be looked into; Path.exists raises an error.
+    found = (f for f in sorted(root.iterdir()) if os.path.exists(f / name / "zoo.json"))
+    return next(found, None)

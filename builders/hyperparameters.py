@@ -1,9 +1,10 @@
 """The activations, initialisations, optimizers and schedules of models, by name.
 
-A new activation is one more entry here, and one struct in generation/engines/lanes/layers.hpp where
-speed matters. What torch calls each of them is found by generation/networks.py. Each engine has its
-own step of each optimizer, in generation/engines: reference.py, batched.py, lanes/blocks.py (its
-number) and lanes/layers.hpp; a test compares the tables.
+A new activation is one more entry here, and, where speed matters, one struct in
+generation/engines/kernels/elementwise.hpp. What torch calls each of them is found by
+generation/networks.py. The engines have their own step of each optimizer, in generation/engines:
+reference.py, batched.py, kernels/arguments.py (its number) and kernels/elementwise.hpp; a test
+compares the tables.
 
 Initialisations and schedules may carry numbers, as in `normal(std=0.1, bias=0)`: so a row describes
 itself without a column for each of them.

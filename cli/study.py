@@ -137,15 +137,16 @@ def benchmark(
 
 
 def _prepare(out: Path | None) -> None:
-    """Make the folder of a JSON file that is to be written.
+    """Make the folder of a JSON file that is to be written, if one is named.
 
     Raises:
         InvalidArgument: `out` is a folder itself.
     """
-    if out is not None and out.is_dir():
+    if out is None:
+        return
+    if out.is_dir():
         raise InvalidArgument(f"{out} is a folder: --out is the JSON file to write")
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
 
 
 def _refuse(given: Mapping[str, object], why: str) -> None:
@@ -335,7 +336,7 @@ def evaluate(
     blocks = read_vectors(file)
     first = next(blocks, None)  # a faulty file is found before the images are read
     if first is None or not len(first):
-        raise InvalidArgument(f"{file}: it has no rows")
+        raise InvalidArgument(f"{file}: it has no rows, expected one for each network")
     own = read_activations(file, zoo, activation)
     data = load_images(
         images or zoo.images,

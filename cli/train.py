@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from ..builders.catalog import TWIN_EPOCHS, ZOOS, parts_of
+from ..builders.catalog import IMAGE_FOLDER, TWIN_EPOCHS, ZOOS, parts_of
 from ..builders.homes import is_zoo, open_parts, zoo_to_train, zoos_home
 from ..builders.machine import byte_size, counted
 from ..builders.specification import normalize_name
@@ -99,7 +99,7 @@ def generate(
             "--free and --private are for --push ORG/NAME: they are about published models"
         )
     from ..generation import generate as generation
-    from ..generation.images import IMAGE_SOURCES, ImageFilesError, load_images
+    from ..generation.images import ImageFilesError, load_images
     from ..generation.options import TrainOptions
 
     options = TrainOptions(
@@ -118,7 +118,7 @@ def generate(
         publisher = HubPublisher(PublishOptions(push, free, private))
     root, hidden = zoos_home(out), quiet or as_json
     own_images, unread = None, ""  # which a plan needs to measure how long an epoch takes
-    if plan and seconds_per_epoch is None and specification.images not in IMAGE_SOURCES:
+    if plan and seconds_per_epoch is None and specification.images.startswith(IMAGE_FOLDER):
         try:
             own_images = load_images(
                 specification.images,
@@ -127,7 +127,7 @@ def generate(
                 progress=not quiet,
             )
         except ImageFilesError as error:
-            unread = str(error)
+            unread = "; ".join(filter(None, (str(error), error.hint)))
     # Also without --plan: wrong arguments are refused before images are read or downloaded.
     planned = generation.plan(
         specification,

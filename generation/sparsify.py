@@ -206,8 +206,9 @@ def image_name(parents: ZooDirectory) -> str:
         raise InvalidArgument(
             f"{parents.path / 'zoo.json'} does not say which images its models were trained on: "
             f"its zoo has images = {name!r}, known are {', '.join(IMAGE_SOURCES)}. A zoo imported "
-            "under a name of the catalog (--zoo) knows them; from Python, "
-            "model_zoos.generation.sparsify.sparsify takes any images"
+            "under a name of the catalog knows them; from Python, "
+            "model_zoos.generation.sparsify.sparsify takes any images",
+            hint="model-zoos import SOURCE --zoo NAME, with a name of the catalog",
         )
     return name
 

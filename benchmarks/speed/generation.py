@@ -12,6 +12,9 @@ twice.
 The share of peak compares the arithmetic of the networks (convolutions and products, forward and
 backward, 2 operations a multiply-add; a twin's layer is two, of means and of variances) with the
 best single-precision matrix product that torch reaches in the same run on as many threads.
+
+`--device cuda` measures dense models on a GPU: the loop with its module there, many models by
+torch.func.vmap, and the engines batched and cuda. It has not been run yet, as there was no GPU.
 """
 
 from __future__ import annotations
@@ -22,12 +25,15 @@ import statistics
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+import typer
 from numpy.typing import NDArray
 from torch import nn
+from torch.func import functional_call, grad, stack_module_state, vmap
+from torch.nn import functional
 
 from ...builders.architecture import find_architecture
 from ...builders.catalog import zoo_spec
@@ -36,6 +42,7 @@ from ...builders.specification import Model
 from ...builders.variational_dropout import LOG_SIGMA2_START
 from ...errors import LanesUnavailable
 from ...generation.engines.batched import BatchedPopulation
+from ...generation.engines.cuda import CudaPopulation
 from ...generation.engines.lanes import LanesPopulation, LanesTwins
 from ...generation.engines.reference import Network, make_optimizer, train_epoch
 from ...generation.engines.reference_twins import TwinLayer
@@ -51,26 +58,37 @@ PENALTY = 0.005
 """Weight of a twin's divergence in its loss."""
 
 
-def measure(rounds: Rounds = 5, samples: Samples = 1000) -> list[dict[str, Any]]:
-    """Return the figures of dense models, then of twins, for each of `LAYOUTS`."""
+GPU_MODELS = (1, 132, 264, 1000, 4000)
+"""Populations of the engine cuda: one, one and two for each multiprocessor of an H100, more."""
+
+Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+
+
+def measure(
+    rounds: Rounds = 5, samples: Samples = 1000, device: Device = "cpu"
+) -> list[dict[str, Any]]:
+    """Return the figures of dense models, then of twins (on a CPU), for each of `LAYOUTS`."""
     return [
-        measure_layout(layout, twins, rounds, samples)
-        for twins in (False, True)
+        measure_layout(layout, twins, rounds, samples, device)
+        for twins in ((False, True) if device == "cpu" else (False,))
         for layout in LAYOUTS
     ]
 
 
-def measure_layout(layout: Layout, twins: bool, rounds: int, samples: int) -> dict[str, Any]:
+def measure_layout(
+    layout: Layout, twins: bool, rounds: int, samples: int, device: str = "cpu"
+) -> dict[str, Any]:
     """Return the figures of one architecture; `samples` are the images of an epoch."""
     side = layout.architecture.image_size or 0
     generator = np.random.default_rng(0)
     images = generator.standard_normal((samples, layout.channels, side, side), np.float32)
     labels = generator.integers(0, layout.classes, samples)
-    engines = {engine.name: engine for engine in _engines(layout, twins)}
+    kinds = _engines(layout, twins) if device == "cpu" else _gpu_engines(layout, device)
+    engines = {engine.name: engine for engine in kinds}
     work = {name: engine.epoch(images, labels) for name, engine in engines.items()}
     peaks: dict[int, list[float]] = {1: [], 2: []}
     for threads, speeds in peaks.items():
-        work[f"sgemm {threads}"] = partial(_measure_sgemm, threads, speeds)
+        work[f"sgemm {threads}"] = partial(_measure_sgemm, threads, speeds, device)
     clock = interleave(work, rounds, warm_up=True)
     peak = {threads: statistics.median(speeds) for threads, speeds in peaks.items()}
     operations = training_operations(layout) * (2 if twins else 1)
@@ -88,6 +106,7 @@ def measure_layout(layout: Layout, twins: bool, rounds: int, samples: int) -> di
         "twins": twins,
         "batch_size": MODEL.batch_size,
         "optimizer": MODEL.optimizer,
+        "device": device if device == "cpu" else torch.cuda.get_device_name(device),
         "samples": samples,
         "rounds": rounds,
         "operations_per_model_sample": operations,
@@ -162,12 +181,18 @@ def _engines(layout: Layout, twins: bool) -> Iterator[_Engine]:
         yield _Engine(name, count, threads, partial(_train, population, PENALTY if twins else None))
     if twins:
         return
-    devices = [("cpu", 64, "1 thread"), ("cuda", 1024, "CUDA")]
-    for device, count, where in devices[: 1 + torch.cuda.is_available()]:
-        stacked = BatchedPopulation(layout, *_models(layout, count), device=device, threads=1)
-        yield _Engine(
-            f"batched (torch, {count} models), {where}", count, 1, partial(_train, stacked, None)
-        )
+    stacked = BatchedPopulation(layout, *_models(layout, 64), threads=1)
+    yield _Engine("batched (torch, 64 models), 1 thread", 64, 1, partial(_train, stacked, None))
+
+
+def _gpu_engines(layout: Layout, device: str) -> Iterator[_Engine]:
+    yield _Engine(LOOP, 1, 1, partial(_plain_loop, layout, False, device=device))
+    yield _Engine("torch.func.vmap, 64 models", 64, 1, partial(_vmapped, layout, 64, device=device))
+    stacked = BatchedPopulation(layout, *_models(layout, 1024), device=device)
+    yield _Engine("batched, 1024 models", 1024, 1, partial(_train, stacked, None))
+    for count in GPU_MODELS:
+        fused = CudaPopulation(layout, *_models(layout, count), device=device)
+        yield _Engine(f"cuda, {count} models", count, 1, partial(_train, fused, None))
 
 
 def _models(layout: Layout, count: int) -> tuple[list[Model], NDArray[np.float32]]:
@@ -177,7 +202,7 @@ def _models(layout: Layout, count: int) -> tuple[list[Model], NDArray[np.float32
 
 
 def _train(
-    population: LanesPopulation | LanesTwins | BatchedPopulation,
+    population: LanesPopulation | LanesTwins | BatchedPopulation | CudaPopulation,
     penalty: float | None,
     images: NDArray[np.float32],
     labels: NDArray[np.int64],
@@ -189,17 +214,54 @@ def _train(
 
 
 def _plain_loop(
-    layout: Layout, twin: bool, images: NDArray[np.float32], labels: NDArray[np.int64]
+    layout: Layout,
+    twin: bool,
+    images: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    device: str = "cpu",
 ) -> Callable[[], object]:
-    x, y = torch.from_numpy(images), torch.from_numpy(labels)
+    x, y = torch.from_numpy(images).to(device), torch.from_numpy(labels).to(device)
     module = build(layout, MODEL.activation)
     initialise(module, INIT)
+    module.to(device)
     network = (_Twin if twin else Network)(module, MODEL, layout, "torch")
     optimizer = make_optimizer(MODEL, module)
 
     def epoch() -> None:
         with torch_threads(1):
             train_epoch(network, optimizer, x, y, MODEL.batch_size, 1)
+
+    return epoch
+
+
+def _vmapped(
+    layout: Layout,
+    count: int,
+    images: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    device: str,
+) -> Callable[[], object]:
+    """Many models by torch.func.vmap, each with its own images; one optimizer for all of them."""
+    x, y = torch.from_numpy(images).to(device), torch.from_numpy(labels).to(device)
+    modules = [build(layout, MODEL.activation).to(device) for _ in range(count)]
+    parameters, buffers = stack_module_state(modules)
+    optimizer = torch.optim.Adam(parameters.values(), lr=MODEL.learning_rate)
+
+    def loss(
+        own: dict[str, torch.Tensor], batch: torch.Tensor, target: torch.Tensor
+    ) -> torch.Tensor:
+        return functional.cross_entropy(functional_call(modules[0], (own, buffers), batch), target)
+
+    gradients = vmap(grad(loss))
+
+    def epoch() -> None:
+        orders = torch.stack([torch.randperm(len(y), device=device) for _ in range(count)])
+        for batch in orders.split(MODEL.batch_size, dim=1):
+            for name, gradient in gradients(dict(parameters), x[batch], y[batch]).items():
+                parameters[name].grad = gradient
+            optimizer.step()
+        if device != "cpu":
+            torch.cuda.synchronize(device)
 
     return epoch
 
@@ -231,12 +293,15 @@ class _TwinLayer(TwinLayer):
         return self.known[id(mean)]
 
 
-def _measure_sgemm(threads: int, speeds: list[float], size: int = 1024, repeats: int = 8) -> None:
+def _measure_sgemm(threads: int, speeds: list[float], device: str, repeats: int = 8) -> None:
     """Append the best of some matrix products in GFLOP a second: the most this machine reaches."""
-    a, b = torch.randn(size, size), torch.randn(size, size)
+    size = 1024 if device == "cpu" else 8192
+    a, b = torch.randn(size, size, device=device), torch.randn(size, size, device=device)
     clock = Clock()
     with torch_threads(threads):
         for _ in range(repeats):
             with clock.time("sgemm"):
                 a @ b
+                if device != "cpu":
+                    torch.cuda.synchronize(device)
     speeds.append(2 * size**3 / min(clock.wall["sgemm"]) / 1e9)

@@ -164,10 +164,11 @@ def build_folder(
         )
     if not built_zoos(out):
         _refuse_others(out)
-    if licence is None:
+    if licence is not None:
+        licence = check_licence(licence)
+    else:
         card = out / CARD
         licence = card_licence(card.read_text("utf-8", errors="replace") if card.exists() else "")
-    licence = check_licence(licence)
     # All of them are checked before anything is written.
     directories = [open_zoo(root, name) for name in wanted]
     for directory in directories:

@@ -17,7 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import InvalidArgument
 from ..architecture import ARCHITECTURES
-from ..catalog import IMAGE_FOLDER, METRICS_NAME, ZOOS, dense_name, has_images
+from ..catalog import (
+    IMAGE_FOLDER,
+    METRICS_NAME,
+    UNKNOWN_IMAGES,
+    ZOOS,
+    dense_name,
+    has_images,
+)
 from ..machine import byte_size
 from ..schema import row_features
 from ..splits import SPLITS
@@ -31,9 +38,6 @@ if TYPE_CHECKING:
 
 TEMPLATE = Path(__file__).resolve().parents[2] / "dataset_card.md"
 """The template lies at the root, in a checkout as in a wheel."""
-
-UNKNOWN = "unknown"
-"""Name of the images of an imported zoo whose source does not say what they are."""
 
 PLACEHOLDER = "ORG/model_zoos"
 """Name of the repository where the real one is not known yet."""
@@ -148,7 +152,7 @@ def render_card(contents: Contents, repo_id: str = PLACEHOLDER, *, licence: str 
         catalog_images=any(map(_has_catalog_images, contents.zoos)),
         own_images=_own_images(contents.zoos),
         own_files=any(name.startswith(IMAGE_FOLDER) for name in image_names.values()),
-        unknown_images=_listed(zoo for zoo, name in image_names.items() if name == UNKNOWN),
+        unknown_images=_listed(zoo for zoo, name in image_names.items() if name == UNKNOWN_IMAGES),
         has_original=any(zoo.maker == "paper" for zoo in contents.zoos),
         anew=_listed(anew),
         added=_listed(name for name in catalog if name not in anew),
@@ -202,7 +206,7 @@ def _own_images(zoos: Sequence[ZooEntry]) -> list[tuple[str, str, str]]:
     found: dict[tuple[str, str], list[ZooEntry]] = {}
     for zoo in zoos:
         name = zoo.images["name"]
-        if name != UNKNOWN and not _has_catalog_images(zoo):
+        if name != UNKNOWN_IMAGES and not _has_catalog_images(zoo):
             found.setdefault((name, str(zoo.images.get("sha256"))), []).append(zoo)
     sets = []
     for (name, _), own in sorted(found.items()):

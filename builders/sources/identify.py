@@ -16,7 +16,15 @@ import numpy as np
 
 from ...errors import Unreadable
 from ..architecture import ARCHITECTURES, find_architecture
-from ..catalog import TWIN_DOIS, TWIN_EPOCHS, ZOOS, config_names, twin_name, zoo_spec
+from ..catalog import (
+    TWIN_DOIS,
+    TWIN_EPOCHS,
+    UNKNOWN_IMAGES,
+    ZOOS,
+    config_names,
+    twin_name,
+    zoo_spec,
+)
 from ..hyperparameters import ACTIVATIONS, INITS, MOMENTUM_OPTIMIZERS, OPTIMIZERS
 from ..specification import GRID_KEYS, MAX_EPOCHS, Zoo, is_zoo_name, normalize_name
 from .ray_tune import Description, Trial
@@ -161,7 +169,7 @@ def identify(
                 f"not those of {dense.name}"
             )
         run = _run_name(descriptions, twin)
-        if _image_dataset(run) not in ("unknown", dense.image_dataset):
+        if _image_dataset(run) not in (UNKNOWN_IMAGES, dense.image_dataset):
             raise Unreadable(
                 f"its run is named {run!r}, which is not trained on {dense.image_dataset} "
                 f"as {dense.name} is: give it another name",
@@ -313,7 +321,7 @@ def _run_name(descriptions: Sequence[Description], twin: bool) -> str:
 
 def _image_dataset(experiment: str) -> str:
     plain = normalize_name(experiment)
-    return next((images for part, images in _IMAGES.items() if part in plain), "unknown")
+    return next((images for part, images in _IMAGES.items() if part in plain), UNKNOWN_IMAGES)
 
 
 def _most_frequent(values: Iterable[_T]) -> _T:

@@ -31,7 +31,7 @@ import pyarrow.parquet as pq
 
 from ...errors import InvalidArgument, Unreadable
 from ..architecture import canonical_name, find_architecture
-from ..catalog import ELSEWHERE, config_names
+from ..catalog import ELSEWHERE, UNKNOWN_IMAGES, config_names
 from ..hyperparameters import ACTIVATIONS
 from ..layers import looks_like_text, parse_text
 from ..layout import Layout, find_layout, make_layout
@@ -209,7 +209,7 @@ class RunTable:
         """
         epochs = [entry.epoch for entries in self.models.values() for entry in entries]
         epochs += [model["epochs"] or 1 for model in self.hyperparameters.values()]
-        images = images or "unknown"
+        images = images or UNKNOWN_IMAGES
         return specify_drawn(
             [*self.hyperparameters.values()],
             {

@@ -39,7 +39,7 @@ from ..options import TrainOptions
 from . import checkpointed, reference
 from .batched import BatchedPopulation, BatchedWeights
 from .batched_twins import BatchedTwins
-from .cuda import CudaPopulation, CudaWeights, cuda_is_available
+from .cuda import CudaPopulation, CudaWeights, load_cuda
 from .epoch_loop import TOGETHER, group_models, train_blocks
 from .lanes import LanesPopulation, LanesTwins, LanesWeights, lanes_are_faster, lanes_count
 from .modules import ModulesPopulation
@@ -184,8 +184,11 @@ def choose_engine(
     if begun in able:
         return _at(ENGINES[begun], device)
     if torch.device(device).type == "cuda" and "batched" in able:
-        fused = "cuda" in able and cuda_is_available(zoo.layout)
-        return ENGINES["cuda" if fused else "batched"], device
+        if "cuda" not in able:
+            return ENGINES["batched"], device
+        return ENGINES[
+            _engine_of(zoo.layout, dict(zoo.grid)["activation"][0], "auto", device)
+        ], device
     if able[0] == "lanes":
         try:
             if not lanes_are_faster(zoo.layout, dict(zoo.grid)["activation"][0]):
@@ -302,8 +305,16 @@ def _engine_of(layout: Layout, activation: str, engine: str, device: str | None)
     """Return the engine that is asked for; in place of "auto" the fastest that can run here."""
     if engine != "auto":
         return engine
-    if device not in (None, "cpu"):
-        return "cuda" if cuda_is_available(layout) else "batched"
+    if device is not None and torch.device(device).type == "cuda":
+        try:
+            load_cuda(layout, activation, False, torch.device(device))
+        except CudaUnavailable as error:
+            warnings.warn(
+                SlowEngineWarning(f"{error}: using the engine batched, which is slower"),
+                stacklevel=3,
+            )
+            return "batched"
+        return "cuda"
     try:
         return "lanes" if lanes_are_faster(layout, activation) else "batched"
     except LanesUnavailable:

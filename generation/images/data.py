@@ -167,13 +167,12 @@ class ImageData:
         about = {"name": self.name, "sha256": self.digest(), "verified": self.verified}
         if self.name in IMAGE_SETS:
             return about
-        sizes = {split: len(images) for split, images in self._splits()}
         return {
             **about,
             "shape": list(self.train.pixels.shape[1:]),
             "mean": [float(x) for x in self.mean],
             "std": [float(x) for x in self.std],
-            "sizes": [sizes.get(split) for split in SPLITS],
+            "sizes": list(self.sizes),
             **({"grey": True} if self.grey else {}),
         }
 

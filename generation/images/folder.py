@@ -19,7 +19,8 @@ One mean and one std make the images grey.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +66,8 @@ def load_folder(
         if not (folder / split).is_dir():
             raise MissingImagesError(
                 f"{folder / split} is not there: the images {name!r} are expected in "
-                f"{folder}/train/<class>/ and {folder}/test/<class>/; images_dir or the "
-                f"environment variable MODEL_ZOOS_IMAGES names another folder than {root}",
+                f"train/<class>/ and test/<class>/ of {folder}, a folder in {root} "
+                "(images_dir=, else MODEL_ZOOS_IMAGES, else ./images)",
                 hint="--images-dir names another folder",
             )
     settings = _settings(folder / SETTINGS)
@@ -160,13 +161,24 @@ def _are_grey(folder: Path) -> bool:
     """Whether all images of a split are grey files, by their headers."""
     _, samples = _samples(folder)
     for path, _ in samples:
-        try:
-            with Image.open(path) as file:
-                if file.mode not in _GREY:
-                    return False
-        except _NO_IMAGE as error:
-            raise UnreadableImagesError(f"{path}: no readable image ({error})") from error
+        with _opened(path) as file:
+            if file.mode not in _GREY:
+                return False
     return True
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[Image.Image]:
+    """Open an image file.
+
+    Raises:
+        UnreadableImagesError: it cannot be read, here or while it is open.
+    """
+    try:
+        with Image.open(path) as file:
+            yield file
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise UnreadableImagesError(f"{path}: no readable image ({error})") from error
 
 
 def _samples(folder: Path) -> tuple[list[str], list[tuple[str, int]]]:
@@ -187,9 +199,6 @@ def _samples(folder: Path) -> tuple[list[str], list[tuple[str, int]]]:
         raise UnreadableImagesError(f"{folder}: {' '.join(str(error).split())}") from None
 
 
-_NO_IMAGE = (OSError, UnidentifiedImageError, Image.DecompressionBombError)
-
-
 def _read(
     folder: Path, channels: int, size: list[int] | None, progress: bool
 ) -> tuple[Images, list[str]]:
@@ -198,11 +207,8 @@ def _read(
     arrays: list[np.ndarray] = []
     bar = tqdm(samples, folder.name, unit=" images", delay=3, disable=not progress)
     for path, _ in bar:
-        try:
-            with Image.open(path) as file:
-                image = file.convert("RGB" if channels == 3 else "L")
-        except _NO_IMAGE as error:
-            raise UnreadableImagesError(f"{path}: no readable image ({error})") from error
+        with _opened(path) as file:
+            image = file.convert("RGB" if channels == 3 else "L")
         if size is not None and image.size != (size[1], size[0]):
             image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
         array = np.asarray(image).reshape(*image.size[::-1], channels)

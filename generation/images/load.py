@@ -207,8 +207,7 @@ def _files_folder(files: ImageFiles, root: Path, download: bool) -> Path:
     missing = min((_missing(files, folder) for folder in folders), key=len)
     raise MissingImagesError(
         f"the {files.title} images are not complete: {', '.join(missing)} not found in "
-        f"{' or '.join(map(str, folders))}; images_dir or the environment variable "
-        "MODEL_ZOOS_IMAGES names another folder",
+        f"{' or '.join(map(str, folders))} (images_dir=, else MODEL_ZOOS_IMAGES, else ./images)",
         hint="--download fetches them, --images-dir names another folder",
     )
 

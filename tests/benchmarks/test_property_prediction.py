@@ -567,7 +567,9 @@ def test_a_predictor_of_ones_own_has_the_scores_and_intervals_of_the_probe_that_
         assert np.isfinite(getattr(mine, field)).all()
         assert getattr(mine, field) == pytest.approx(getattr(ridge, field), abs=1e-6)
     assert mine.r2 == pytest.approx(ridge.r2, abs=1e-6)
-    assert [row[2] for row in result.tables()[0].rows] == [f"ridge {ridge.strength:g}", "mine"]
+    rows = [row[2:4] for row in result.tables()[0].rows]
+    assert [by for by, _ in rows] == ["ridge", "mine"]
+    assert (float(rows[0][1]), rows[1][1]) == (ridge.strength, "-")
     assert property_prediction.Result.from_json(dataclasses.asdict(result)) == result
     logistic, mine = scores("activation", True).class_scores
     assert dataclasses.replace(mine, method="logistic") == logistic

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import itertools
 import json
 import os
@@ -23,6 +24,7 @@ from torch.utils.data import DataLoader
 
 import model_zoos
 from model_zoos.builders.catalog import get_zoo
+from model_zoos.builders.homes import open_parts
 from model_zoos.builders.schema import COLUMNS
 from model_zoos.builders.zoo_directory import create_zoo, open_zoo
 from model_zoos.errors import FaultyFilesWarning, NoRowsLeft, UnknownZoo, ZooNotFound
@@ -664,6 +666,25 @@ def test_an_unreadable_folder(tmp_path: Path) -> None:
             load("digits_cnn_s", tmp_path)
     finally:
         directory.models_path.chmod(0o755)
+
+
+def test_a_folder_beside_that_may_not_be_looked_into(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root may look into every folder, so the system's answer is made here."""
+    zoo = dataclasses.replace(get_zoo("digits_cnn_s"), name="my_own", epochs=1)
+    random_zoo(tmp_path / "other", zoo, 1)
+    (tmp_path / "closed").mkdir()
+    answer = os.stat
+
+    def stat(path: Any, *arguments: Any, **options: Any) -> os.stat_result:
+        if not isinstance(path, int) and "closed/" in str(path):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return answer(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "stat", stat)
+    with pytest.raises(ZooNotFound, match=r"but in .*other"):
+        open_parts("my_own", tmp_path)
 
 
 @pytest.mark.parametrize("spoil", ["a file", "a loop of links"])

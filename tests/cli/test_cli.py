@@ -19,10 +19,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from model_zoos.benchmarks.property_prediction import Result
 from model_zoos.builders.catalog import get_zoo
 from model_zoos.builders.sources.report import LeftOut, Report
 from model_zoos.cli import app, data, display, main
 from tests.benchmarks.zoos import write_odd_zoos
+from tests.documents import ROOT
 from tests.zoos import random_zoo
 
 
@@ -273,6 +275,35 @@ def test_faulty_zoos_are_listed(digits_home: Path, tmp_path: Path) -> None:
     assert "matches 'mnist*'; there are another, cut, digits_cnn_s" in message
 
 
+def test_a_plan_without_readable_images_has_no_time(tmp_path: Path) -> None:
+    """Images that are not known, as of an imported zoo, and a folder that is not there."""
+    known = get_zoo("digits_cnn_s").to_json()
+    times = []
+    for images in ("unknown", "folder/mine"):
+        specification = {**known, "name": "my_digits", "images": images}
+        (tmp_path / "mine.json").write_text(json.dumps(specification))
+        lines = run("generate", "mine.json", "--plan", cwd=tmp_path).stdout.splitlines()
+        times += [line for line in lines if line.startswith("time: ")]
+    assert times[0].startswith("time: unknown; --seconds-per-epoch states")
+    assert times[1].startswith("time: unknown (images/mine/train is not there")
+    assert "--images-dir names another folder); --seconds-per-epoch states" in times[1]
+
+
+def test_scores_fit_into_80_columns(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = ROOT / "benchmarks" / "results" / "digits_cnn_s-benchmark.json"
+    table = Result.from_json(json.loads(path.read_text())).tables()[0]
+    for columns, kept in ((80, slice(6, None)), (100, slice(4, None)), (110, slice(3, None))):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        display.print_tables([table])
+        lines = capsys.readouterr().out.splitlines()
+        assert max(map(len, lines)) <= columns
+        shown = [" ".join(line.split()) for line in lines]
+        for row in table.rows:
+            assert " ".join((*row[:3], *row[kept])) in shown
+
+
 @pytest.mark.slow
 def test_from_a_specification_of_ones_own_to_benchmark_and_plot(tmp_path: Path) -> None:
     specification = {
@@ -389,7 +420,9 @@ def test_sparsify(tmp_path: Path) -> None:
     run(*command, "--out", "other", "--quiet", cwd=tmp_path)  # the dense zoo lies there too
     info = tmp_path / "other" / "digits_cnn_s" / "zoo.json"
     info.write_text(info.read_text().replace('"images": "digits"', '"images": "unknown"'))
-    assert "does not say which images" in error(*command, "--data-dir", "other", cwd=tmp_path)
+    message = error(*command, "--data-dir", "other", cwd=tmp_path)
+    assert "does not say which images" in message
+    assert "--zoo" in message.splitlines()[1]
 
 
 @pytest.mark.parametrize(

@@ -147,6 +147,9 @@ def write(kind: str, folder: Path, weights: np.ndarray) -> Path:
 @pytest.mark.parametrize("kind", ["npy", "safetensors", "parquet"])
 def test_the_command(rows: Any, tmp_path: Path, kind: str) -> None:
     weights = model_zoos.weights(rows).numpy()
+    empty = ["evaluate", str(write(kind, tmp_path, weights[:0])), "--like", "digits_cnn_s"]
+    with pytest.raises(InvalidArgument, match="no rows, expected one for each network"):
+        CliRunner().invoke(app, empty, catch_exceptions=False)
     path = write(kind, tmp_path, weights)
     assert np.concatenate(list(read_vectors(path))).tobytes() == weights.tobytes()
     options = ["evaluate", str(path), "--like", "digits_cnn_s", "--activation", "tanh"]

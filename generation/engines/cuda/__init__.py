@@ -8,7 +8,7 @@ bits; whether a GPU does too has not been seen yet, and no speed has been measur
 
 from __future__ import annotations
 
-from .library import cuda_is_available
+from .library import load as load_cuda
 from .population import CudaPopulation, CudaWeights
 
-__all__ = ["CudaPopulation", "CudaWeights", "cuda_is_available"]
+__all__ = ["CudaPopulation", "CudaWeights", "load_cuda"]

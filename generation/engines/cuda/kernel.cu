@@ -11,7 +11,7 @@
 // gives the bits of the lanes.
 //
 // The gradient of a sum takes the place of the output that it belongs to, as soon as that is no longer
-// needed: an image and all layers of a CNN-s sample are 9.7 kB.
+// needed. A sample of CNN-s takes 17 kB, its weights and their gradients 20 kB.
 
 #include "scalars.hpp"
 
@@ -19,9 +19,9 @@
 
 namespace networks {
 
-constexpr int kThreads = THREADS;    // of a block
-constexpr int kSliceImages = 512;    // that a block evaluates
-constexpr int kMostTogether = 32;    // samples in memory
+constexpr int kThreads = THREADS;  // of a block
+constexpr int kSliceImages = 512;  // that a block evaluates
+constexpr int kMostTogether = 32;  // samples in memory
 
 constexpr int up_to(int multiple, int a) { return (a + multiple - 1) / multiple * multiple; }
 constexpr int parts(int whole, int part) { return (whole + part - 1) / part; }
@@ -50,13 +50,33 @@ constexpr int kSlopes = kSlopes<i - 1> + (kKeepsSlope<i - 1> ? kPlaces[i - 1].ou
 template <>
 constexpr int kSlopes<0> = 0;
 
+// The most outputs of a pooled layer, each channel's rounded up to a multiple of four; and the most
+// pixels of a pooled layer's input in one channel.
+constexpr int most_pooled() {
+  int most = 0;
+  for (int i = 0; i < kDepth; i++)
+    if (kLayers[i].pool)
+      most = larger(most, kPlaces[i].out * up_to(4, kPlaces[i].side * kPlaces[i].side));
+  return most;
+}
+constexpr int most_patches() {
+  int most = 0;
+  for (int i = 0; i < kDepth; i++)
+    if (kLayers[i].pool) most = larger(most, kPlaces[i].in_side * kPlaces[i].in_side);
+  return most;
+}
+using Patch = typename Either<(most_patches() <= 65536)>::template type<uint16_t, uint32_t>;
+
 // What a step needs of one sample: the image and each layer's output, as the next layer sees it, and
-// later their gradients in the same places; slopes of activations; from which place of its window a
-// pooled output came; which units dropout keeps.
+// later their gradients in the same places; slopes of activations; the gradients of a pooled layer in
+// the order in which the weights' gradients take them, and at which pixel the patch of each begins;
+// from which place of its window a pooled output came; which units dropout keeps.
 struct alignas(16) Sample {
-  float values[kEnd.output];
-  float slopes[larger(1, kSlopes<kDepth>)];
-  uint8_t routes[larger(1, kEnd.routes)], kept[larger(1, kEnd.units)];
+  float values[up_to(4, kEnd.output)];
+  float slopes[up_to(4, kSlopes<kDepth>) + 4];
+  float sorted[most_pooled() + 4];
+  Patch patches[most_pooled() + 4];
+  uint8_t routes[kEnd.routes + 1], kept[kEnd.units + 1];
 };
 
 struct alignas(16) Weights {
@@ -100,6 +120,8 @@ constexpr int64_t kSharedBytes = int64_t(sizeof(Results)) + (kPlan.weights ? siz
 constexpr int64_t kScratchBytes =  // of global memory, for each block
     (kPlan.weights ? 0 : sizeof(float) * kSpan) + (kPlan.samples ? 0 : kSampleBytes);
 static_assert(kSharedBytes <= SHARED_BYTES, "the plan fits");
+// Blocks for which a multiprocessor has shared memory, and should have registers.
+constexpr int kBlocks = 2 * (kSharedBytes + 1024) <= SHARED_BYTES + 1024 ? 2 : 1;
 
 // These are passed from Python; population.py describes them with the same fields.
 
@@ -153,10 +175,11 @@ inline void share(int items, Body body) {
 }
 
 // How many of `whole` columns an item takes: at most `most`, as equal as possible, and fewer where
-// there would be fewer items than threads.
+// there would not be items for three quarters of the threads.
 constexpr int columns_of(int items, int whole, int most) {
   int columns = parts(whole, parts(whole, most));
-  while (columns > 1 && items * parts(whole, columns) < kThreads) columns = parts(columns, 2);
+  while (columns > 1 && 4 * items * parts(whole, columns) < 3 * kThreads)
+    columns = parts(columns, 2);
   return columns;
 }
 
@@ -278,10 +301,38 @@ struct Convolution {
     });
   }
 
-  // Adds the gradients of the weights. An item is a few terms of a row in one channel. Of a pooling
-  // window's gradients only that of the maximum is not zero; those of the upper row of sums come
-  // first.
+  // Of a pooling window's gradients only that of the maximum is not zero. The weights' gradients take
+  // them in the order of all sums: in each row of windows first the maxima in the upper row of sums.
+  static constexpr int listed = up_to(4, output_side * output_side);  // for each channel
+
+  static inline void sort_gradients(const Block& block) {
+    share(out * block.count * output_side, [&](int item) {
+      const int y = item % output_side, more = item / output_side;
+      Sample& sample = block.samples[more / out];
+      const int channel = more % out, line = y * output_side * out + channel;
+      const float* gradients = sample.values + at.output + line;
+      const uint8_t* routes = sample.routes + at.routes + line;
+      int next = channel * listed + y * output_side;
+      for (int row = 0; row < 2; row++)
+        for (int x = 0; x < output_side; x++) {
+          const int route = routes[x * out];
+          if (route >> 1 != row) continue;
+          sample.sorted[next] = gradients[x * out];
+          sample.patches[next++] = Patch(stride * ((2 * y + row) * side + 2 * x + route % 2));
+        }
+    });
+  }
+
+  // Adds the gradients of the weights. An item is a few terms of a row in one channel, or a bias.
   static constexpr int terms = columns_of(kernel * out, row_terms, 8);
+
+  template <int size>
+  static inline void add_patch(float (&sum)[size], const float* patch, float gradient) {
+    float value[size];
+    load<smaller(alignment(at.input), smaller(alignment(in), alignment(terms)))>(patch, value);
+#pragma unroll
+    for (int t = 0; t < size; t++) sum[t] = fma(value[t], gradient, sum[t]);
+  }
 
   template <int size>
   static inline void add_weight_gradients(const Block& block, int row, int term, int channel) {
@@ -292,47 +343,47 @@ struct Convolution {
     for (int s = 0; s < block.count; s++) {
       const Sample& sample = block.samples[s];
       const float* input = sample.values + at.input + row * side * in + term;
-      for (int y = 0; y < sums; y++) {
-        const int line = y / window * output_side * out + channel;
-        const float* gradients = sample.values + at.output + line;
-        const uint8_t* routes = sample.routes + at.routes + line;
+      if constexpr (pool) {
+        constexpr int count = output_side * output_side;
+        const float* gradients = sample.sorted + channel * listed;
+        const Patch* patches = sample.patches + channel * listed;
+#pragma unroll(count < 8 ? count : 8)
+        for (int k = 0; k < count; k++) add_patch(sum, input + patches[k] * in, gradients[k]);
+      } else {
+        const float* gradients = sample.values + at.output + channel;
+        for (int y = 0; y < sums; y++)
 #pragma unroll 4
-        for (int x = 0; x < output_side; x++) {
-          int column = x;
-          if constexpr (pool) {
-            const int route = routes[x * out];
-            if (route >> 1 != y % 2) continue;
-            column = 2 * x + route % 2;
-          }
-          float value[size];
-          load<smaller(alignment(at.input), smaller(alignment(in), alignment(terms)))>(
-              input + stride * (y * side + column) * in, value);
-          const float gradient = gradients[x * out];
-#pragma unroll
-          for (int t = 0; t < size; t++) sum[t] = fma(value[t], gradient, sum[t]);
-        }
+          for (int x = 0; x < sums; x++)
+            add_patch(sum, input + stride * (y * side + x) * in, gradients[(y * sums + x) * out]);
       }
     }
 #pragma unroll
     for (int t = 0; t < size; t++) total[t * out] = sum[t];
   }
 
+  static inline void add_bias_gradient(const Block& block, int channel) {
+    float sum = block.gradients[biases_at + channel];
+    for (int s = 0; s < block.count; s++)
+      for (int place = 0; place < output_side * output_side; place++)
+        sum += block.samples[s].values[at.output + place * out + channel];
+    block.gradients[biases_at + channel] = sum;
+  }
+
   static inline void weight_gradients(const Block& block) {
     constexpr int tiles = parts(row_terms, terms), rest = row_terms % terms;
-    share(out * kernel * tiles, [&](int item) {
+    if constexpr (pool) {
+      sort_gradients(block);
+      __syncthreads();
+    }
+    share(out * (kernel * tiles + 1), [&](int item) {
       const int term = item % tiles * terms, row = item / tiles % kernel;
       const int channel = item / tiles / kernel;
-      if (rest == 0 || term + terms <= row_terms)
+      if (channel >= out)
+        add_bias_gradient(block, item - out * kernel * tiles);
+      else if (rest == 0 || term + terms <= row_terms)
         add_weight_gradients<terms>(block, row, term, channel);
       else if constexpr (rest > 0)
         add_weight_gradients<rest>(block, row, term, channel);
-    });
-    share(out, [&](int channel) {
-      float sum = block.gradients[biases_at + channel];
-      for (int s = 0; s < block.count; s++)
-        for (int place = 0; place < output_side * output_side; place++)
-          sum += block.samples[s].values[at.output + place * out + channel];
-      block.gradients[biases_at + channel] = sum;
     });
   }
 
@@ -478,17 +529,19 @@ struct Linear {
     for (int t = 0; t < size; t++) total[t * out] = sum[t];
   }
 
+  static inline void add_bias_gradient(const Block& block, int o) {
+    float sum = block.gradients[biases_at + o];
+    for (int s = 0; s < block.count; s++) sum += block.samples[s].values[at.output + o];
+    block.gradients[biases_at + o] = sum;
+  }
+
   static inline void weight_gradients(const Block& block) {
     constexpr int tiles = parts(in, terms), rest = in % terms;
-    share(tiles * out, [&](int item) {
+    share((tiles + 1) * out, [&](int item) {
       const int o = item % out, term = item / out * terms;
-      if (rest == 0 || term + terms <= in) add_weight_gradients<terms>(block, term, o);
+      if (term >= in) add_bias_gradient(block, o);
+      else if (rest == 0 || term + terms <= in) add_weight_gradients<terms>(block, term, o);
       else if constexpr (rest > 0) add_weight_gradients<rest>(block, term, o);
-    });
-    share(out, [&](int o) {
-      float sum = block.gradients[biases_at + o];
-      for (int s = 0; s < block.count; s++) sum += block.samples[s].values[at.output + o];
-      block.gradients[biases_at + o] = sum;
     });
   }
 
@@ -704,7 +757,7 @@ __device__ int64_t facts[] = {kSpan,        kPlan.together, kPlan.weights, kPlan
                               kSharedBytes, kScratchBytes,  kThreads,      kSliceImages};
 
 // One epoch of each model, grid [models].
-__global__ void __launch_bounds__(kThreads, 2) train(const Arguments with) {
+__global__ void __launch_bounds__(kThreads, kBlocks) train(const Arguments with) {
   const int64_t model = with.first + blockIdx.x;
   float* parameters = with.parameters + model * 3 * kSpan;
   const Rates rates = with.rates[model];
@@ -738,7 +791,7 @@ __global__ void __launch_bounds__(kThreads, 2) train(const Arguments with) {
 }
 
 // The losses of the same images for each model, grid [models][slices of kSliceImages images].
-__global__ void __launch_bounds__(kThreads, 2) evaluate(const Arguments with) {
+__global__ void __launch_bounds__(kThreads, kBlocks) evaluate(const Arguments with) {
   const int64_t model = with.first + blockIdx.x;
   Block block = make_block(with, with.parameters + model * 3 * kSpan);
   Totals totals{};

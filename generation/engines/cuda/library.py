@@ -10,7 +10,6 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import importlib
-import importlib.util
 import threading
 from functools import lru_cache
 from pathlib import Path
@@ -78,16 +77,6 @@ class Arguments(ctypes.Structure):
     )
 
 
-def cuda_is_available(layout: Layout) -> bool:
-    """Whether this engine can train a network here, without compiling its kernel."""
-    return (
-        torch.cuda.is_available()
-        and importlib.util.find_spec("cuda") is not None
-        and importlib.util.find_spec("cuda.bindings") is not None
-        and layout.size <= MAX_WEIGHTS
-    )
-
-
 def compile_cubin(
     layout: Layout,
     activation: str,
@@ -112,7 +101,7 @@ def compile_cubin(
     Raises:
         CudaUnavailable: there is no NVRTC, or it refuses.
     """
-    nvrtc = _bindings("nvrtc")
+    nvrtc, _ = _compiler()
     headers = {path.name: path.read_text() for path in (FOLDER / "scalars.hpp", *HEADERS)}
     headers["architecture.hpp"] = architecture_header(layout, activation, dropout=dropout)
     options = [
@@ -163,7 +152,7 @@ def load(layout: Layout, activation: str, dropout: bool, device: torch.device) -
 
 @lru_cache
 def _load(layout: Layout, activation: str, dropout: bool, index: int) -> CudaKernel:
-    driver, nvrtc = _bindings("driver"), _bindings("nvrtc")
+    driver, (_, version) = _bindings("driver"), _compiler()
     torch.cuda.init()
     with torch.cuda.device(index):
         torch.cuda.current_stream().synchronize()  # this thread has torch's context now
@@ -173,7 +162,7 @@ def _load(layout: Layout, activation: str, dropout: bool, index: int) -> CudaKer
         shared_bytes = _driver(driver, driver.cuDeviceGetAttribute(opt_in, index))
         header = architecture_header(layout, activation, dropout=dropout)
         sources = [path.read_text() for path in (*sorted(FOLDER.glob("*.[ch]*")), *HEADERS)]
-        facts = (*OPTIONS, str(THREADS), str(shared_bytes), str(nvrtc.nvrtcVersion()))
+        facts = (*OPTIONS, str(THREADS), str(shared_bytes), version)
         digest = hashlib.sha256("\0".join([*sources, header, *facts]).encode()).hexdigest()
         name = f"{layout.architecture.file_name}_{activation}_{architecture}-{digest[:20]}"
 
@@ -247,6 +236,23 @@ def _bindings(name: str) -> Any:  # noqa: ANN401
         raise CudaUnavailable(
             f"the engine cuda needs the package cuda-bindings ({error}): pip install cuda-bindings"
         ) from None
+
+
+def _compiler() -> tuple[Any, str]:
+    """NVRTC and its version.
+
+    Raises:
+        CudaUnavailable: it is not installed.
+    """
+    nvrtc = _bindings("nvrtc")
+    try:
+        _, major, minor = nvrtc.nvrtcVersion()
+    except RuntimeError as error:  # cuda-bindings finds no library
+        raise CudaUnavailable(
+            f"the engine cuda needs NVRTC ({str(error).splitlines()[0]}): "
+            "pip install nvidia-cuda-nvrtc"
+        ) from None
+    return nvrtc, f"{major}.{minor}"
 
 
 def _nvrtc(answer: tuple[Any, ...]) -> Any:  # noqa: ANN401

@@ -1,4 +1,4 @@
-"""What every population engine must do, run on each of them: lanes, batched, batched on CUDA."""
+"""What every population engine must do, run on each of them; cuda/ has more about the kernel."""
 
 import itertools
 from functools import partial
@@ -11,6 +11,7 @@ from torch.nn import functional
 from model_zoos.builders.hyperparameters import ACTIVATIONS, INITS
 from model_zoos.builders.layout import make_layout
 from model_zoos.generation.engines.batched import BatchedPopulation
+from model_zoos.generation.engines.cuda import CudaPopulation
 from model_zoos.generation.engines.lanes import LanesPopulation, LanesUnavailable, lanes_count
 from model_zoos.generation.streams import SampleOrders, initial_weights, sample_orders
 from tests.generation.engines.oracle import (
@@ -26,16 +27,15 @@ from tests.generation.engines.oracle import (
 )
 from tests.shared import SEED_ZOO, needs_shared, raw_zoo, raw_zoo_images
 
+ON_GPU = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
 ENGINES = [
     "lanes",
     "batched",
-    pytest.param(
-        "batched-cuda",
-        marks=[
-            pytest.mark.gpu,
-            pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-        ],
-    ),
+    pytest.param("batched-cuda", marks=ON_GPU),
+    pytest.param("cuda", marks=ON_GPU),
 ]
 
 
@@ -56,6 +56,8 @@ def engine(request):
         yield partial(populate, LanesPopulation)
     elif request.param == "batched":
         yield partial(populate, BatchedPopulation)
+    elif request.param == "cuda":
+        yield partial(populate, CudaPopulation)
     else:
         # Where others allow TF32; a CUDA graph is captured in the first step and replayed in all.
         torch.set_float32_matmul_precision("high")

@@ -15,6 +15,7 @@ from model_zoos.builders.hyperparameters import ACTIVATIONS, INITS, OPTIMIZERS
 from model_zoos.builders.specification import Model
 from model_zoos.generation import networks
 from model_zoos.generation.engines import ENGINES, batched, reference
+from model_zoos.generation.engines.cuda import CudaPopulation
 from model_zoos.generation.engines.lanes import LanesPopulation, LanesUnavailable, lanes_count
 from model_zoos.generation.engines.lanes import blocks as lanes
 from model_zoos.generation.images import IMAGE_SOURCES, ImageData, load_images
@@ -94,7 +95,7 @@ UNKNOWN = {"activation": "cube", "optimizer": "lion", "scheduler": "warmup"}
 
 
 @pytest.mark.parametrize("key", UNKNOWN)
-@pytest.mark.parametrize("engine", ["reference", "batched", "lanes"])
+@pytest.mark.parametrize("engine", ["reference", "batched", "lanes", "cuda"])
 def test_an_unknown_name_is_refused_by_every_engine(
     key: str, engine: str, images: ImageData
 ) -> None:
@@ -111,6 +112,8 @@ def test_an_unknown_name_is_refused_by_every_engine(
             list(reference.train(model, LAYOUT, images))
         elif engine == "batched":
             batched.BatchedPopulation(LAYOUT, [model], weights)
+        elif engine == "cuda":
+            CudaPopulation(LAYOUT, [model], weights)
         else:
             LanesPopulation(LAYOUT, [model], weights)
 

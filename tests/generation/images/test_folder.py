@@ -45,6 +45,7 @@ def test_classes_and_images_have_the_order_of_their_names(tmp_path: Path) -> Non
     assert len(images.validation) == 4
     assert images.augmentation == ("random_crop_16_2", "horizontal_flip")
     assert images.normalized("train").max() < 0
+    assert images.provenance()["sizes"] == [4, 4, 4]
 
 
 def test_what_macos_and_jupyter_leave_behind_is_no_image_and_no_class(tmp_path: Path) -> None:
@@ -95,6 +96,7 @@ def test_settings(tmp_path: Path) -> None:
     assert images.train.pixels.shape == (4, 1, 16, 16)
     assert images.test.pixels.shape == (4, 1, 16, 16)
     assert images.validation is None
+    assert images.provenance()["sizes"] == [4, None, 4]
     assert (images.mean, images.std, images.augmentation) == ((0.1,), (0.2,), ())
 
 
@@ -117,8 +119,10 @@ def test_wrong_settings(tmp_path: Path, settings: Any, message: str) -> None:
 
 
 def test_what_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(MissingImagesError, match=r"mine/train is not there.*images_dir"):
+    with pytest.raises(MissingImagesError, match=r"mine/train is not there.*images_dir=") as found:
         load_images("folder/mine", tmp_path)
+    assert found.value.hint == "--images-dir names another folder"
+    assert "names another" not in str(found.value)  # that is for the hint
     for name in ("folder/", "folder/..", "folder/a/b"):
         with pytest.raises(ValueError, match="expected folder/NAME"):
             load_images(name, tmp_path)

@@ -682,6 +682,9 @@ def test_missing_files_are_one_sentence(name, tmp_path):
         assert word in sentence
     for word in ("--download", "--images-dir"):
         assert word in missing.value.hint
+    assert "images_dir" not in missing.value.hint
+    assert "--" not in sentence
+    assert "names another" not in sentence  # that is for the hint
     assert "\n" not in sentence
     assert ". " not in sentence
 
@@ -697,13 +700,13 @@ def test_only_the_missing_files_are_named(tmp_path):
 def test_images_folder_argument_then_environment_then_default(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MODEL_ZOOS_IMAGES", raising=False)
-    with pytest.raises(MissingImagesError, match="not found in images;"):
+    with pytest.raises(MissingImagesError, match=r"not found in images \(images_dir="):
         load_images("mnist")
     (tmp_path / "elsewhere").mkdir()
     write("mnist", tmp_path / "elsewhere")
     monkeypatch.setenv("MODEL_ZOOS_IMAGES", "elsewhere")
     assert len(load_images("mnist", allow_unverified=True).test) == 12
-    with pytest.raises(MissingImagesError, match="not found in nowhere;"):
+    with pytest.raises(MissingImagesError, match=r"not found in nowhere \(images_dir="):
         load_images("mnist", "nowhere", allow_unverified=True)
 
 
