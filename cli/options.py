@@ -51,7 +51,7 @@ JoinedRanks = Annotated[
         "found.",
     ),
 ]
-Engine = Annotated[str, typer.Option(help="auto; for CNNs also lanes, batched or reference.")]
+Engine = Annotated[str, typer.Option(help="auto; for CNNs also lanes, cuda, batched or reference.")]
 
 
 def _capped(threads: int | None) -> int | None:
