@@ -269,8 +269,8 @@ def table(figures: Mapping[str, Any]) -> str:
     titles = ("network", "multiply-adds", "model-samples / s at the fp32 peak of an H100 or H200")
     return "\n\n".join(
         [
-            f"NVRTC {figures['nvrtc']}. Registers a thread, blocks a multiprocessor, bytes of spills"
-            " and of code: of training / of evaluation. FFMA and LDS are counted in the code of"
+            f"NVRTC {figures['nvrtc']}. Registers a thread, blocks a multiprocessor, bytes of"
+            " spills and of code: of training / of evaluation. FFMA and LDS are counted in the code of"
             " training, each once, however often loops run it.",
             markdown((*columns, *more), 2, rows),
             "Multiply-adds of a model-sample, forward and backward. The bound is arithmetic, not a"
