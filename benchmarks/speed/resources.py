@@ -270,8 +270,8 @@ def table(figures: Mapping[str, Any]) -> str:
     return "\n\n".join(
         [
             f"NVRTC {figures['nvrtc']}. Registers a thread, blocks a multiprocessor, bytes of"
-            " spills and of code: of training / of evaluation. FFMA and LDS are counted in the code of"
-            " training, each once, however often loops run it.",
+            " spills and of code: of training / of evaluation. FFMA and LDS are counted in the code"
+            " of training, each once, however often loops run it.",
             markdown((*columns, *more), 2, rows),
             "Multiply-adds of a model-sample, forward and backward. The bound is arithmetic, not a"
             " measurement.",
