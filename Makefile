@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?= demo
 
-.PHONY: demo test test-all test-versions lint docs clean
+.PHONY: demo test test-all test-versions lint gpu-check docs clean
 
 # The main job on real images, without a download: a zoo is made, loaded, run and benchmarked.
 demo: $(VENV)/.ready
@@ -51,6 +51,11 @@ lint: $(VENV)/.ready
 	$(BIN)/mypy
 	cd typings && ../$(BIN)/lint-imports ../pyproject.toml
 
+# What the CUDA kernel takes of a GPU, read from its compiled code: no GPU is needed. It compiles 20
+# kernels, each on one core for seconds, and fails where one does not fit or has grown.
+gpu-check: $(VENV)/.gpu-check-ready
+	$(BIN)/python -m model_zoos.benchmarks.speed resources
+
 # The documentation as a web site, in site/: the pages of docs/ and the reference of all functions.
 docs: $(VENV)/.docs-ready
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
@@ -68,4 +73,8 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 
 $(VENV)/.docs-ready: $(VENV)/.ready
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	@touch $@
+
+$(VENV)/.gpu-check-ready: $(VENV)/.ready
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[gpu-check]'
 	@touch $@

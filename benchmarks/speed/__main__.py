@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, Optional, get_type_hints
 
@@ -24,6 +24,7 @@ from . import (
     networks,
     prediction,
     resnet,
+    resources,
     small_cnn_zoo,
     streaming,
     weight_space,
@@ -35,16 +36,28 @@ app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=F
 Out = Annotated[Optional[Path], typer.Option(help="JSON file to write.")]
 
 
-def _command(measure: Callable[..., Any], table: Callable[[Any], str]) -> Callable[..., None]:
-    """Return a command that measures, prints the table and writes the figures to `--out`."""
+def _command(
+    measure: Callable[..., Any],
+    table: Callable[[Any], str],
+    faults: Callable[[Any], Iterable[str]],
+) -> Callable[..., None]:
+    """Return a command that measures, prints the table and writes the figures to `--out`.
+
+    It fails where `faults` finds any in the figures.
+    """
 
     @functools.wraps(measure)
     def command(*, out: Path | None = None, **options: object) -> None:
         figures = measure(**options)
         print(table(figures))
+        found = list(faults(figures))  # which may compare them with those that `out` holds
         if out is not None:
             content = {"machine": machine(), "results": figures}
             out.write_text(json.dumps(content, indent=1) + "\n")
+        for fault in found:
+            typer.echo(f"Error: {fault}", err=True)
+        if found:
+            raise typer.Exit(1)
 
     hints = {**get_type_hints(measure, include_extras=True), "out": Out}
     parameters = [*inspect.signature(measure).parameters.values()]
@@ -68,11 +81,18 @@ _MODULES = (
     streaming,
     prediction,
     resnet,
+    resources,
     weight_space,
 )
 for module in _MODULES:
     summary = (module.__doc__ or "").split("\n\n")[0]
     name = module.__name__.rpartition(".")[2]
-    app.command(name, help=summary)(_command(module.measure, getattr(module, "table", listing)))
+    app.command(name, help=summary)(
+        _command(
+            module.measure,
+            getattr(module, "table", listing),
+            getattr(module, "faults", lambda figures: ()),
+        )
+    )
 
 app()
