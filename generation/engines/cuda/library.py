@@ -11,6 +11,7 @@ import ctypes
 import hashlib
 import importlib
 import threading
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -79,6 +80,79 @@ class Arguments(ctypes.Structure):
     )
 
 
+@dataclass(frozen=True)
+class Source:
+    """Everything that a kernel is compiled from.
+
+    Attributes:
+        kernel: kernel.cu.
+        headers: name and text of what it includes.
+        options: of the compiler.
+    """
+
+    kernel: str
+    headers: tuple[tuple[str, str], ...]
+    options: tuple[str, ...]
+
+    @classmethod
+    def read(
+        cls,
+        layout: Layout,
+        activation: str,
+        dropout: bool,
+        architecture: str,
+        shared_bytes: int,
+        more: tuple[str, ...] = (),
+    ) -> Source:
+        """The source for one network and one architecture; see `compile_cubin`."""
+        included = [(path.name, path.read_text()) for path in (FOLDER / "scalars.hpp", *HEADERS)]
+        header = architecture_header(layout, activation, dropout=dropout)
+        return cls(
+            kernel=(FOLDER / "kernel.cu").read_text(),
+            headers=(*included, ("architecture.hpp", header)),
+            options=(
+                *(f"--gpu-architecture={architecture}", *OPTIONS, *more),
+                *(f"-DTHREADS={THREADS}", f"-DSHARED_BYTES={shared_bytes}"),
+            ),
+        )
+
+    def compile(self) -> tuple[bytes, str]:
+        """The cubin, and what the compiler says.
+
+        Raises:
+            CudaUnavailable: there is no NVRTC, or it refuses.
+        """
+        nvrtc, version = _compiler()
+        names, texts = zip(*self.headers, strict=True)
+        program = _nvrtc(
+            nvrtc.nvrtcCreateProgram(
+                self.kernel.encode(),
+                b"kernel.cu",
+                len(names),
+                [text.encode() for text in texts],
+                [name.encode() for name in names],
+            )
+        )
+        try:
+            options = [option.encode() for option in self.options]
+            [result] = nvrtc.nvrtcCompileProgram(program, len(options), options)
+            # Bytearrays, since NVRTC writes into them: Python shares short bytes.
+            log = bytearray(_nvrtc(nvrtc.nvrtcGetProgramLogSize(program)))
+            _nvrtc(nvrtc.nvrtcGetProgramLog(program, log))
+            text = log.decode(errors="replace").strip("\0 \n")
+            if result != nvrtc.nvrtcResult.NVRTC_SUCCESS:
+                lines = [line for line in text.splitlines() if "error" in line] or [text, result]
+                raise CudaUnavailable(
+                    f"NVRTC {version} cannot compile the kernel with {self.options[0]}: "
+                    f"{str(lines[0]).strip()}"
+                )
+            cubin = bytearray(_nvrtc(nvrtc.nvrtcGetCUBINSize(program)))
+            _nvrtc(nvrtc.nvrtcGetCUBIN(program, cubin))
+        finally:
+            _nvrtc(nvrtc.nvrtcDestroyProgram(program))
+        return bytes(cubin), text
+
+
 def compile_cubin(
     layout: Layout,
     activation: str,
@@ -103,38 +177,7 @@ def compile_cubin(
     Raises:
         CudaUnavailable: there is no NVRTC, or it refuses.
     """
-    nvrtc, version = _compiler()
-    headers = {path.name: path.read_text() for path in (FOLDER / "scalars.hpp", *HEADERS)}
-    headers["architecture.hpp"] = architecture_header(layout, activation, dropout=dropout)
-    options = [
-        *(f"--gpu-architecture={architecture}", *OPTIONS, *more),
-        *(f"-DTHREADS={THREADS}", f"-DSHARED_BYTES={shared_bytes}"),
-    ]
-    program = _nvrtc(
-        nvrtc.nvrtcCreateProgram(
-            (FOLDER / "kernel.cu").read_bytes(),
-            b"kernel.cu",
-            len(headers),
-            [text.encode() for text in headers.values()],
-            [name.encode() for name in headers],
-        )
-    )
-    [result] = nvrtc.nvrtcCompileProgram(
-        program, len(options), [option.encode() for option in options]
-    )
-    # A bytearray of its own: NVRTC writes into it.
-    log = bytearray(_nvrtc(nvrtc.nvrtcGetProgramLogSize(program)))
-    _nvrtc(nvrtc.nvrtcGetProgramLog(program, log))
-    text = log.decode(errors="replace").strip("\0 \n")
-    if result != nvrtc.nvrtcResult.NVRTC_SUCCESS:
-        lines = [line for line in text.splitlines() if "error" in line] or [text or str(result)]
-        raise CudaUnavailable(
-            f"NVRTC {version} cannot compile the kernel for {architecture}: {lines[0].strip()}"
-        )
-    cubin = bytearray(_nvrtc(nvrtc.nvrtcGetCUBINSize(program)))
-    _nvrtc(nvrtc.nvrtcGetCUBIN(program, cubin))
-    _nvrtc(nvrtc.nvrtcDestroyProgram(program))
-    return bytes(cubin), text
+    return Source.read(layout, activation, dropout, architecture, shared_bytes, more).compile()
 
 
 def load(layout: Layout, activation: str, dropout: bool, device: torch.device) -> CudaKernel:
@@ -164,18 +207,12 @@ def _load(layout: Layout, activation: str, dropout: bool, index: int) -> CudaKer
         architecture = f"sm_{major}{minor}" + "a" * (major >= 9)
         opt_in = driver.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
         shared_bytes = _driver(driver, driver.cuDeviceGetAttribute, opt_in, index)
-        header = architecture_header(layout, activation, dropout=dropout)
-        sources = [path.read_text() for path in (*sorted(FOLDER.glob("*.[ch]*")), *HEADERS)]
-        facts = (*OPTIONS, str(THREADS), str(shared_bytes), version)
-        digest = hashlib.sha256("\0".join([*sources, header, *facts]).encode()).hexdigest()
+        source = Source.read(layout, activation, dropout, architecture, shared_bytes)
+        digest = hashlib.sha256(f"{version}\0{source}".encode()).hexdigest()
         name = f"{layout.architecture.file_name}_{activation}_{architecture}-{digest[:20]}"
 
         def build(folder: Path) -> Path:
-            cubin, _ = compile_cubin(
-                *(layout, activation, dropout),
-                architecture=architecture,
-                shared_bytes=shared_bytes,
-            )
+            cubin, _ = source.compile()
             (folder / "kernel.cubin").write_bytes(cubin)
             return folder / "kernel.cubin"
 
