@@ -7,8 +7,9 @@ more shared memory than a block can have or does not fit on a multiprocessor, an
 tenth more registers or code than the committed figures say.
 
 No speed is measured. Counts of instructions are those in the code, of which loops run some more
-often than others. The bound of model-samples a second is arithmetic alone: the multiply-adds of a
-sample at the single-precision peak of an H100 or H200, which no kernel reaches.
+often than others; what a sample takes is counted while the kernel runs on a processor. The bound of
+model-samples a second is arithmetic alone: the multiply-adds of a sample at the single-precision
+peak of an H100 or H200, which no kernel reaches.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import typer
+
+from tests.generation.engines.cuda.emulated import count_a_step
 
 from ...builders.layout import Layout, make_layout
 from ...errors import CudaUnavailable
@@ -66,6 +69,9 @@ GPUS = (
 )
 """A100; H100 and H200; B200; RTX 50."""
 
+COUNTED = ("multiply_adds", "loads", "stores")
+"""What is counted of a sample; see `count_sample`."""
+
 QUARTER = 16_384
 """Registers of a quarter of a multiprocessor; a warp runs in one quarter."""
 
@@ -99,7 +105,8 @@ def measure(
         int, typer.Option(help="Kernels compiled side by side. Each takes a core for seconds.")
     ] = os.cpu_count() or 1,
 ) -> dict[str, Any]:
-    """Return `nvrtc`, its version, and `kernels`, the figures of each network and architecture.
+    """Return `nvrtc`, its version, `kernels`, the figures of each network and architecture, and
+    `samples`, what a training sample of each network takes.
 
     Raises:
         CudaUnavailable: a package is missing, or the kernel cannot be compiled.
@@ -108,7 +115,14 @@ def measure(
     pairs = [(network, gpu) for network in NETWORKS for gpu in GPUS]
     with ThreadPoolExecutor(jobs) as threads:
         kernels = list(threads.map(lambda pair: measure_kernel(*pair), pairs))
-    return {"nvrtc": version, "kernels": kernels}
+        samples = list(threads.map(count_sample, NETWORKS))
+    return {"nvrtc": version, "kernels": kernels, "samples": samples}
+
+
+def count_sample(network: Network) -> dict[str, Any]:
+    """Return what a training sample takes, counted in the kernel as a processor runs it."""
+    counts = count_a_step(network.layout, network.activation, network.dropout)
+    return {"network": network.name, **counts._asdict()}
 
 
 def compiler_version() -> str:
@@ -259,22 +273,26 @@ def table(figures: Mapping[str, Any]) -> str:
         )
         for kernel in figures["kernels"]
     ]
+    counted = {sample["network"]: sample for sample in figures["samples"]}
     bounds = {
         kernel["network"]: (
             f"{kernel['multiply_adds_per_model_sample']:,}",
+            *(f"{counted[kernel['network']][name]:,}" for name in COUNTED),
             f"{kernel['model_samples_per_second_at_fp32_peak']:,}",
         )
         for kernel in figures["kernels"]
     }
-    titles = ("network", "multiply-adds", "model-samples / s at the fp32 peak of an H100 or H200")
+    titles = ("network", "multiply-adds", "run", "loads", "stores", "bound of model-samples / s")
     return "\n\n".join(
         [
             f"NVRTC {figures['nvrtc']}. Registers a thread, blocks a multiprocessor, bytes of"
             " spills and of code: of training / of evaluation. FFMA and LDS are counted in the code"
             " of training, each once, however often loops run it.",
             markdown((*columns, *more), 2, rows),
-            "Multiply-adds of a model-sample, forward and backward. The bound is arithmetic, not a"
-            " measurement.",
+            "A model-sample: multiply-adds, forward and backward; how many of them the kernel runs"
+            " (not those with zeros under a pool); its loads and stores of shared memory, as a"
+            " processor runs it. The bound is arithmetic, not a measurement: the multiply-adds at"
+            " the fp32 peak of an H100 or H200.",
             markdown(titles, 1, [(name, *bound) for name, bound in bounds.items()]),
         ]
     )

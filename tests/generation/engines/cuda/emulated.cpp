@@ -5,13 +5,13 @@
 #include "kernel.cu"
 
 extern "C" void launch_train(const Arguments* with, unsigned x, unsigned y) {
-  launch(train, {x, y}, kThreads, kSharedBytes, *with);
+  launch<train>(*with, {x, y}, kThreads, kSharedBytes);
 }
 
 extern "C" void launch_evaluate(const Arguments* with, unsigned x, unsigned y) {
-  launch(evaluate, {x, y}, kThreads, kSharedBytes, *with);
+  launch<evaluate>(*with, {x, y}, kThreads, kSharedBytes);
 }
 
 extern "C" void launch_add_losses(const Arguments* with, unsigned x, unsigned y) {
-  launch(add_losses, {x, y}, kThreads, kSharedBytes, *with);
+  launch<add_losses>(*with, {x, y}, kThreads, kSharedBytes);
 }

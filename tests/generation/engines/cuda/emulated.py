@@ -7,11 +7,13 @@ import subprocess
 import tempfile
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 from model_zoos.builders.layout import Layout
 from model_zoos.generation.engines import cuda, kernels
+from model_zoos.generation.engines.cuda import library
 from model_zoos.generation.engines.cuda.library import Arguments, Facts
 
 HERE = Path(__file__).parent
@@ -23,19 +25,54 @@ WHOLE = 232_448
 
 def compile_kernel(
     folder: Path, layout: Layout, activation: str, dropout: bool, source: str, *flags: str,
-    threads: int = 3, shared_bytes: int = WHOLE,
+    threads: int = 3, shared_bytes: int = WHOLE, counted: bool = False,
 ) -> Path:  # fmt: skip
-    """Compile `source` with the kernel in a folder of its own; `flags` are the compiler's."""
+    """Compile `source`, which includes the kernel, in a folder of its own.
+
+    Args:
+        flags: of the compiler.
+        threads: of a block.
+        shared_bytes: of shared memory that a block can have.
+        counted: count what the kernel does.
+    """
     header = kernels.architecture_header(layout, activation, dropout=dropout)
     (folder / "architecture.hpp").write_text(header)
-    result = folder / "kernel"
     includes = [f"-I{path}" for path in (folder, CUDA, kernels.FOLDER, HERE)]
     definitions = [f"-DTHREADS={threads}", f"-DSHARED_BYTES={shared_bytes}"]
-    subprocess.run(
-        ["c++", *FLAGS, *flags, *includes, *definitions, HERE / source, "-o", result],
-        check=True,
-    )
+    command = ["c++", *FLAGS, *flags, *includes, *definitions]
+    objects = [HERE / source]
+    more = [HERE / "emulator.cpp"]
+    if counted:
+        objects, more = [folder / "kernel.o"], [*more, HERE / "counts.cpp"]
+        hooked = ["-DCOUNTED", "-fsanitize=thread", "-c", HERE / source, "-o", *objects]
+        subprocess.run([*command, *hooked], check=True)
+    result = folder / "kernel"
+    subprocess.run([*command, *objects, *more, "-o", result], check=True)
     return result
+
+
+class StepCounts(NamedTuple):
+    """What the kernel does for a sample in a training step, by all threads of a block.
+
+    Attributes:
+        multiply_adds: fused ones.
+        loads, stores: of shared memory, one for each access of up to 16 bytes.
+    """
+
+    multiply_adds: int
+    loads: int
+    stores: int
+
+
+def count_a_step(layout: Layout, activation: str, dropout: bool) -> StepCounts:
+    """Count what a step of ten samples does, with the threads and the memory of an H100."""
+    with tempfile.TemporaryDirectory() as folder:
+        program = compile_kernel(
+            *(Path(folder), layout, activation, dropout, "program.cpp", "-O2", "-march=native"),
+            threads=library.THREADS, counted=True,
+        )  # fmt: skip
+        done = subprocess.run([program], capture_output=True, text=True, check=True)
+    return StepCounts(*map(int, done.stdout.split()))
 
 
 class EmulatedKernel:

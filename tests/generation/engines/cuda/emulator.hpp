@@ -1,20 +1,12 @@
 // Enough of CUDA to run the kernel on a processor: the threads of a block are threads, and
-// __syncthreads is a barrier; one block runs after the other.
+// __syncthreads is a barrier; one block runs after the other. emulator.cpp has the functions.
 
 #pragma once
 
-#include <atomic>
-#include <barrier>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <memory>
-#include <thread>
-#include <vector>
-
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
 
 #define __global__
 #define __device__
@@ -23,57 +15,30 @@
 struct Index {
   unsigned x, y;
 };
-inline thread_local Index threadIdx, blockIdx;
-inline Index gridDim;
+extern thread_local Index threadIdx, blockIdx;
+extern Index gridDim;
 
-struct BlockOfThreads {
-  std::barrier<> barrier;
-  std::unique_ptr<double[]> memory;
-  std::atomic<int> any[2] = {0, 0};  // of __syncthreads_or, used in turn
+void __syncthreads();
+int __syncthreads_or(int mine);  // whether any thread of the block has passed true
+unsigned char* shared_memory();
+
+// Calls kernel(with) in each thread of each block. The memory of a block has exactly so many bytes.
+void launch(void (*kernel)(const void*), const void* with, Index grid, int threads,
+            std::size_t shared_bytes);
+
+template <auto kernel, class Arguments>
+void launch(const Arguments& with, Index grid, int threads, std::size_t shared_bytes) {
+  launch([](const void* given) { kernel(*static_cast<const Arguments*>(given)); }, &with, grid,
+         threads, shared_bytes);
+}
+
+// What the threads of all blocks have done so far, where counts.cpp is linked.
+struct Counts {
+  long multiply_adds, loads, stores;  // loads and stores of shared memory
 };
-inline thread_local BlockOfThreads* own_block;
+Counts counts();
 
-#if defined(WITHOUT_BARRIERS)  // to see that a sanitizer misses them
-inline void __syncthreads() {}
-#else
-inline void __syncthreads() { own_block->barrier.arrive_and_wait(); }
+#if defined(COUNTED)
+float counted_fmaf(float a, float b, float c);
+#define fmaf counted_fmaf
 #endif
-// Whether any thread of the block has passed true.
-inline int __syncthreads_or(int mine) {
-  thread_local unsigned turn = 0;
-  std::atomic<int>& now = own_block->any[turn++ % 2];
-  if (mine) now = 1;
-  __syncthreads();
-  const int result = now;
-  __syncthreads();
-  if (threadIdx.x == 0) now = 0;  // before its next turn, which is after another barrier
-  return result;
-}
-
-inline unsigned char* shared_memory() {
-  return reinterpret_cast<unsigned char*>(own_block->memory.get());
-}
-
-template <class Arguments>
-void launch(void (*kernel)(const Arguments), Index grid, int threads, std::size_t shared_bytes,
-            const Arguments& with) {
-  gridDim = grid;
-  for (unsigned y = 0; y < grid.y; y++)
-    for (unsigned x = 0; x < grid.x; x++) {
-      // Exactly as large as asked for, and filled with NaN, as nothing is there before it is written.
-      BlockOfThreads block{std::barrier<>(threads), std::make_unique<double[]>(shared_bytes / 8)};
-      std::memset(block.memory.get(), 0xff, shared_bytes);
-      std::vector<std::thread> members;
-      for (int thread = 0; thread < threads; thread++)
-        members.emplace_back([&, thread, x, y] {
-#if defined(__x86_64__)
-          _mm_setcsr(_mm_getcsr() | 0x8040);  // subnormal numbers are zero
-#endif
-          threadIdx = {unsigned(thread), 0};
-          blockIdx = {x, y};
-          own_block = &block;
-          kernel(with);
-        });
-      for (std::thread& member : members) member.join();
-    }
-}

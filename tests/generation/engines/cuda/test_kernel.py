@@ -245,8 +245,8 @@ def sanitize(folder: Path, text: str, *flags: str, threads: int = 4, shared: int
     """The outcome of the kernel's run as a program with a sanitizer."""
     try:
         program = compile_kernel(
-            folder, layout_of(text), "tanh", True, "sanitized.cpp", "-O1", "-g",
-            "-DOPTIMIZER=1", *flags, threads=threads, shared_bytes=shared,
+            folder, layout_of(text), "tanh", True, "program.cpp", "-O1", "-g",
+            *flags, threads=threads, shared_bytes=shared,
         )  # fmt: skip
     except subprocess.CalledProcessError:
         pytest.skip("the compiler has no such sanitizer")
