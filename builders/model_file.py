@@ -27,13 +27,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from safetensors.numpy import save
 
 from ..errors import FaultyFile, InvalidArgument
 from .layout import Layout
 from .schema import HYPERPARAMETERS, METRICS
 from .specification import Zoo
-from .tensor_file import TensorFile
+from .tensor_file import TensorFile, encode_tensors
 from .untrusted import is_text, parse_json
 
 FORMAT = "model_zoos/1"
@@ -243,24 +242,28 @@ def encode_model(
 
     Arguments and errors as `ZooDirectory.write_model`.
     """
-    epochs = np.asarray(epochs, np.int32)
+    epochs = np.ascontiguousarray(epochs, np.int32)
     weights = np.ascontiguousarray(weights, np.float32)
-    names = [name for name in METRICS if name in metrics]
-    if unknown := set(metrics) - set(names):
+    if unknown := set(metrics).difference(METRICS):
         raise InvalidArgument(f"unknown metrics {sorted(unknown)}; known: {', '.join(METRICS)}")
-    table = np.empty((len(epochs), len(names)), np.float64)
-    measured = np.ones(table.shape, np.bool_)
-    for column, name in enumerate(names):
-        if np.shape(metrics[name]) != epochs.shape:
-            raise InvalidArgument(f"{name} of {model_id} must have one value for each epoch")
+    columns: dict[str, ArrayLike] = {}
+    absent: dict[str, NDArray[np.bool_]] = {}
+    for name in filter(metrics.__contains__, METRICS):
         values = metrics[name]
+        if np.shape(values) != epochs.shape:
+            raise InvalidArgument(f"{name} of {model_id} must have one value for each epoch")
         if isinstance(values, np.ma.MaskedArray):
-            measured[:, column] = ~np.ma.getmaskarray(values)
+            mask = np.ma.getmaskarray(values)
+            if mask.all():  # nowhere measured
+                continue
+            if mask.any():
+                absent[name] = mask
             values = np.ma.array(values, np.float64).filled(math.nan)
+        columns[name] = values
+    names = list(columns)
+    table = np.empty((len(epochs), len(names)), np.float64)
+    for column, values in enumerate(columns.values()):
         table[:, column] = values
-    anywhere = np.flatnonzero(measured.any(0))
-    names = [names[column] for column in anywhere]
-    table, measured = np.ascontiguousarray(table[:, anywhere]), measured[:, anywhere]
     header: dict[str, Any] = {
         "format": FORMAT,
         "zoo": zoo.name,
@@ -272,18 +275,14 @@ def encode_model(
         },
         "metrics": names,
     }
-    if not measured.all():
-        header["not_measured"] = {
-            name: epochs[~measured[:, column]].tolist()
-            for column, name in enumerate(names)
-            if not measured[:, column].all()
-        }
+    if absent:
+        header["not_measured"] = {name: epochs[mask].tolist() for name, mask in absent.items()}
     if original_name is not None:
         header["original_name"] = original_name
     if problem := _problem(header, epochs, table, weights.shape, zoo):
         raise InvalidArgument(f"model {model_id}: {problem}")
     tensors: dict[str, NDArray[Any]] = {
-        name: np.asarray(value, np.float32) for name, value in (extra or {}).items()
+        name: np.ascontiguousarray(value, np.float32) for name, value in (extra or {}).items()
     }
     if any(value.shape != weights.shape for value in tensors.values()):
         raise InvalidArgument(f"model {model_id}: extra tensors must have the shape of the weights")
@@ -294,11 +293,11 @@ def encode_model(
     def encode_states() -> Iterator[tuple[int, bytes]]:
         header.pop("not_measured", None)
         for row, (epoch, vector) in enumerate(zip(epochs.tolist(), weights, strict=True)):
-            found = table[row, measured[row]].tolist()
-            values = [None if math.isnan(value) else value for value in found]
-            header["metrics"] = [
-                n for n, was in zip(names, measured[row].tolist(), strict=True) if was
-            ]
+            found = dict(zip(names, table[row].tolist(), strict=True))
+            for name in [name for name, mask in absent.items() if mask[row]]:
+                del found[name]
+            values = [None if math.isnan(value) else value for value in found.values()]
+            header["metrics"] = list(found)
             state = {**header, "epoch": epoch, "values": values}
             named = zoo.layout.to_state_dict(vector)
             yield epoch, _encode({n: np.ascontiguousarray(v) for n, v in named.items()}, state)
@@ -306,9 +305,9 @@ def encode_model(
     return encode_states()
 
 
-def _encode(tensors: dict[str, NDArray[Any]], header: Mapping[str, object]) -> bytes:
+def _encode(tensors: Mapping[str, NDArray[Any]], header: Mapping[str, object]) -> bytes:
     text = json.dumps(header, separators=(",", ":"))  # a loss may be Infinity, which readers accept
-    return save(tensors, metadata={HEADER_KEY: text})
+    return encode_tensors(tensors, {HEADER_KEY: text})
 
 
 def _problem(

@@ -12,6 +12,7 @@ bytes. Large imports use several processes.
 from __future__ import annotations
 
 import hashlib
+import io
 import itertools
 import json
 import math
@@ -21,10 +22,10 @@ import re
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -417,20 +418,34 @@ def _map(
     """
     if workers is None:
         workers = cores() if size > _BYTES_FOR_PROCESSES else 1
-    workers = min(workers, len(tasks))
+    with _mapper(min(workers, len(tasks))) as mapper:
+        yield from mapper(work, tasks)
+
+
+@contextmanager
+def _mapper(workers: int) -> Iterator[Callable[..., Iterator[Any]]]:
+    """Yield a `map` that uses so many processes, or only this one if they are fewer than 2.
+
+    The processes start at once and load this module, whatever this one does before it calls `map`.
+    """
     if workers < 2:
-        yield from map(work, tasks)
+        yield map
         return
     # Spawned: forking a process whose libraries run threads can lock up.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, end_with_parent) as pool:
         try:
             with interrupts_held(), main_hidden():
-                outcomes = pool.map(work, tasks, chunksize=1)
-            yield from outcomes
+                for _ in range(workers):
+                    pool.submit(_nothing)  # which starts a process, as all others are busy
+            yield pool.map
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _nothing() -> None:
+    """The work of a process that is only to be started."""
 
 
 def _import_trial(task: _Task) -> _Outcome:
@@ -537,6 +552,16 @@ def _import_preprocessed(job: _Import) -> Report:
 
 
 def _import_small_cnn_zoo(job: _Import, folder: Path) -> Report:
+    size = (folder / "weights.npy").stat().st_size
+    large = size > _BYTES_FOR_PROCESSES
+    workers = job.workers or (min(cores(), _MOST_READERS) if large else 1)
+    with _mapper(workers) as mapper:  # whose processes start while this one reads the table
+        return _import_small_cnns(job, folder, mapper)
+
+
+def _import_small_cnns(
+    job: _Import, folder: Path, mapper: Callable[..., Iterator[list[_Outcome]]]
+) -> Report:
     data = small_cnn_zoo.read_small_cnn_zoo(folder)
     digest = hashlib.sha256()
     for name in ("metrics.csv.gz", "layout.csv"):
@@ -558,12 +583,8 @@ def _import_small_cnn_zoo(job: _Import, folder: Path) -> Report:
     small_cnn_zoo.write_source_columns(data, directory.path)
     directory.add_splits(data.models, given)
     found = sum(map(len, data.models.values())) + len(data.left_out)
-    size = 4 * zoo.layout.size * found
-    workers = job.workers
-    if workers is None and size > _BYTES_FOR_PROCESSES:
-        workers = min(cores(), _MOST_READERS)
     parts = _parts(directory, data, _CHUNK, job.max_weight)
-    outcomes = itertools.chain.from_iterable(_map(_import_small_cnns, parts, size, workers))
+    outcomes = itertools.chain.from_iterable(mapper(_import_small_cnn_part, parts))
     return job.report(directory, about, outcomes, len(data.models), found, data.left_out)
 
 
@@ -587,29 +608,30 @@ class _Part(Generic[_Data]):
 
 def _parts(
     directory: ZooDirectory, data: _Data, size: int, max_weight: float | None
-) -> list[_Part[_Data]]:
-    """Return the models of a source in parts of `size`."""
+) -> Iterator[_Part[_Data]]:
+    """Yield the models of a source in parts of `size`."""
     ids = sorted(data.models)
-    return [
-        _Part(directory, data.part(ids[start : start + size]), max_weight)
-        for start in range(0, len(ids), size)
-    ]
+    for start in range(0, len(ids), size):
+        yield _Part(directory, data.part(ids[start : start + size]), max_weight)
 
 
-def _import_small_cnns(part: _Part[small_cnn_zoo.SmallCnnZoo]) -> list[_Outcome]:
-    scratch = part.data.scratch()
-    return [_import_small_cnn(part, model_id, scratch) for model_id in part.data.models]
+def _import_small_cnn_part(part: _Part[small_cnn_zoo.SmallCnnZoo]) -> list[_Outcome]:
+    with part.data.opened() as opened:
+        return [_import_small_cnn(part, model_id, *opened) for model_id in part.data.models]
 
 
 def _import_small_cnn(
-    part: _Part[small_cnn_zoo.SmallCnnZoo], model_id: str, scratch: NDArray[np.float32]
+    part: _Part[small_cnn_zoo.SmallCnnZoo],
+    model_id: str,
+    file: io.FileIO,
+    scratch: NDArray[np.float32],
 ) -> _Outcome:
     data, directory = part.data, part.directory
     rows, name = data.models[model_id], data.names[model_id]
     epochs, hyperparameters = data.epochs[rows].tolist(), data.hyperparameters[model_id]
     if not directory.state_path(model_id, 0).exists():
         # Nearly every model is new and whole: state by state, it would take twice as long.
-        weights, faults = data.read(model_id, part.max_weight, scratch)
+        weights, faults = data.read(model_id, part.max_weight, file, scratch)
         metrics = {metric: column[rows] for metric, column in data.metrics.items()}
         if not any(faults):
             with suppress(InvalidArgument):  # which is reported below
@@ -694,7 +716,7 @@ def _import_table(job: _Import, table: _Table) -> Report:
         pq.write_table(others, directory.path / SOURCE_COLUMNS)
     directory.add_splits(data.models, given)
     expected = len(data.models)
-    parts = _parts(directory, data, max(1, min(20, expected // 64)), job.max_weight)
+    parts = list(_parts(directory, data, max(1, min(20, expected // 64)), job.max_weight))
     size = sum(size or 0 for _, size in sizes)
     outcomes = itertools.chain.from_iterable(_map(_import_of_table, parts, size, job.workers))
     return job.report(directory, about, outcomes, expected, data.count, data.left_out, data.remarks)

@@ -20,11 +20,12 @@ import csv
 import gzip
 import hashlib
 import io
+import itertools
 import math
-import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -129,11 +130,10 @@ class SmallCnnZoo:
         """Return some of the models, with no more than their rows: what another process needs."""
         some = {model: self.models[model] for model in ids}
         rows = np.concatenate([*some.values(), np.empty(0, np.int64)])
-        ends = np.cumsum([len(found) for found in some.values()])
-        places = np.split(np.arange(len(rows)), ends[:-1])
+        ends = list(itertools.accumulate(map(len, some.values()), initial=0))
         return replace(
             self,
-            models=dict(zip(some, places, strict=False)),
+            models=dict(zip(some, map(np.arange, ends, ends[1:]), strict=True)),
             rows=self.rows[rows],
             epochs=self.epochs[rows],
             metrics={name: column[rows] for name, column in self.metrics.items()},
@@ -143,54 +143,52 @@ class SmallCnnZoo:
             left_out=[],
         )
 
+    @contextmanager
+    def opened(self) -> Iterator[tuple[io.FileIO, NDArray[np.float32]]]:
+        """Open weights.npy for `read`, with memory for it."""
+        most = max(map(len, self.models.values()), default=0)
+        with open_plain(self.folder / "weights.npy") as file:
+            yield file, np.empty((2, most, len(self.order)), np.float32)
+
     def read(
-        self, model_id: str, max_weight: float | None, scratch: NDArray[np.float32] | None = None
+        self,
+        model_id: str,
+        max_weight: float | None,
+        file: io.FileIO,
+        scratch: NDArray[np.float32],
     ) -> tuple[NDArray[np.float32], list[str | None]]:
         """Read the states of one model by epoch: their weights [S, N], and what is wrong with each.
 
         Args:
             model_id: id of the model.
             max_weight: see `report.weights_fault`.
-            scratch: float32 [2, most rows, N], in which many models are read one after the other;
-                the result lies in it. New memory for each takes as long as reading it.
+            file, scratch: from `opened`, for many models one after the other; the result lies in
+                `scratch`. New memory for each takes as long as reading it.
         """
         rows = self.models[model_id]
-        raw, found = scratch if scratch is not None else self.scratch()
-        raw, found = raw[: len(rows)], found[: len(rows)]
-        path = os.path.join(self.folder, "weights.npy")  # as a Path takes as long as reading a row
-        with open_plain(path) as file:  # mapped, 5 GB would count as memory
-            for row, target in zip(self.rows[rows].tolist(), raw, strict=True):
-                file.seek(self.offset + row * target.nbytes)
-                file.readinto(target.data)
+        raw, found = scratch[:, : len(rows)]
+        for row, target in zip(self.rows[rows].tolist(), raw, strict=True):
+            file.seek(self.offset + row * target.nbytes)  # mapped, 5 GB would count as memory
+            file.readinto(target.data)
         raw.take(self.order, 1, out=found, mode="clip")  # "raise" would copy once more
-        largest = np.maximum(found.max(1), -found.min(1))  # NaN where a weight is
-        good = largest <= (np.finfo(np.float32).max if max_weight is None else max_weight)
-        faults = [
-            None if fine else weights_fault(w, max_weight)
-            for fine, w in zip(good, found, strict=True)
-        ]
-        for name, column in self.metrics.items():
-            values = column[rows]
-            if name.endswith("_acc") and not (good := (values >= 0) & (values <= 1)).all():
-                for number in np.flatnonzero(~good):
-                    faults[number] = "missing metrics: an accuracy is no share of 1"
-        return found, faults
-
-    def scratch(self) -> NDArray[np.float32]:
-        """Return memory for `read`."""
-        most = max(map(len, self.models.values()), default=0)
-        return np.empty((2, most, len(self.order)), np.float32)
+        limit = np.finfo(np.float32).max if max_weight is None else max_weight
+        if -limit <= found.min() and found.max() <= limit:  # not where one is NaN
+            return found, [None] * len(rows)
+        return found, [weights_fault(weights, max_weight) for weights in found]
 
     def states(self, model_id: str, max_weight: float | None) -> Iterator[State | LeftOut]:
         """Yield the states of one model by epoch."""
         rows = self.models[model_id]
-        found, faults = self.read(model_id, max_weight)
+        with self.opened() as (file, scratch):
+            found, faults = self.read(model_id, max_weight, file, scratch)
         epochs = self.epochs[rows].tolist()
         for row, epoch, weights, fault in zip(rows, epochs, found, faults, strict=True):
+            values = {name: float(column[row]) for name, column in self.metrics.items()}
+            if not all(0 <= value <= 1 for name, value in values.items() if name.endswith("_acc")):
+                fault = "missing metrics: an accuracy is no share of 1"
             if fault is not None:
                 yield LeftOut(self.names[model_id], epoch, fault)
             else:
-                values = {name: float(column[row]) for name, column in self.metrics.items()}
                 yield State(epoch, weights, values, {})
 
 

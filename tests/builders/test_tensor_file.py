@@ -1,4 +1,4 @@
-"""Our reading of safetensors files against the library's."""
+"""Our reading and writing of safetensors files against the library's."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hypothesis.extra import numpy as arrays
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from model_zoos.builders.tensor_file import DTYPES, TensorFile
+from model_zoos.builders.tensor_file import DTYPES, TensorFile, encode_tensors
 
 NAMES = st.text(min_size=1, max_size=8).filter(lambda name: name != "__metadata__")
 TENSORS = st.dictionaries(
@@ -54,6 +54,27 @@ def test_what_the_library_writes_is_read_back(
             assert (found.dtype, found.shape) == (value.dtype, value.shape)
             assert found.tobytes() == value.tobytes()
         assert read[name].flags.writeable
+
+
+@settings(deadline=None)
+@given(
+    tensors=st.dictionaries(
+        NAMES,
+        st.sampled_from(["F64", "F32", "I32"]).flatmap(
+            lambda kind: arrays.arrays(DTYPES[kind], arrays.array_shapes(min_dims=0, min_side=0))
+        ),
+    ),
+    text=st.text(),
+)
+def test_what_is_written_has_the_bytes_of_the_library(
+    tensors: dict[str, np.ndarray], text: str
+) -> None:
+    assert encode_tensors(tensors, {"key": text}) == save(tensors, {"key": text})
+
+
+def test_only_contiguous_tensors_are_written() -> None:
+    with pytest.raises(TypeError):
+        encode_tensors({"a": np.zeros((4, 4))[:, ::2]}, {})
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (3,), (4, 1, 5)])
