@@ -29,12 +29,12 @@ COMMANDS = [
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A working directory as `make demo` leaves it, and with the zoo that the first command of the
-    README makes, so that later ones can be tried alone."""
+    README makes, with a model in each split, so that later ones can be tried alone."""
     path = tmp_path_factory.mktemp("readme")
     digits = load_images("digits").subset(train=slice(20))
     generate(get_zoo("digits_cnn_s"), path / "demo" / "zoos", digits, models=16)
     zoo = dataclasses.replace(get_zoo("digits_cnn_s"), epochs=2)
-    generate(zoo, path / "zoos", load_images("digits"), models=4)
+    generate(zoo, path / "zoos", load_images("digits"), models=16)
     return path
 
 
