@@ -32,7 +32,7 @@ from tests.generation.engines.cuda.emulated import count_a_step
 
 from ...builders.layout import Layout, make_layout
 from ...errors import CudaUnavailable
-from ...generation.engines.cuda.library import Facts, compile_cubin
+from ...generation.engines.cuda.library import Facts, Source
 from .generation import training_operations
 from .measure import markdown
 
@@ -141,12 +141,13 @@ def compiler_version() -> str:
 
 def measure_kernel(network: Network, gpu: Gpu) -> dict[str, Any]:
     """Return the figures of one kernel."""
-    cubin, log = compile_cubin(
+    source = Source.read(
         *(network.layout, network.activation, network.dropout),
         architecture=gpu.architecture,
         shared_bytes=gpu.block_bytes,
         more=("--ptxas-options=-v",),
     )
+    cubin, log = source.compile()
     code = disassemble(cubin)
     facts, compiled, instructions = read_facts(code), read_log(log), read_instructions(code)
     multiply_adds = training_operations(network.layout) // 2

@@ -230,9 +230,6 @@ inline void set_sum_gradient(const Block& block, Sample& sample, int element, fl
 
 // --- Convolutions -------------------------------------------------------------------------------
 
-constexpr int kExponent = 0x7f800000;  // all of its bits are set in infinite numbers and NaN
-constexpr uint8_t kNotFinite = 4;      // in a route: a sum of the window is one of these
-
 template <int i>
 struct Convolution {
   static constexpr Place at = kPlaces[i];
@@ -242,6 +239,8 @@ struct Convolution {
   static constexpr int kernel = kLayers[i].kernel, stride = kLayers[i].stride;
   static constexpr int window = pool ? 2 : 1, sums = output_side * window;
   static constexpr int row_terms = kernel * in;
+  static constexpr int kExponent = 0x7f800000;  // its bits are set in infinite numbers and NaN
+  static constexpr uint8_t kNotFinite = 4;      // in a route: a sum of the window is one of these
 
   // In the forward pass an item is one pooling window, or up to four neighbouring sums of a row, in a
   // few channels.

@@ -104,7 +104,15 @@ class Source:
         shared_bytes: int,
         more: tuple[str, ...] = (),
     ) -> Source:
-        """The source for one network and one architecture; see `compile_cubin`."""
+        """The source for one network and one architecture of GPUs.
+
+        Args:
+            layout, activation: of the network.
+            dropout: whether units can be dropped.
+            architecture: of the GPU, such as "sm_90a".
+            shared_bytes: of shared memory that a block can have on it.
+            more: further options of NVRTC.
+        """
         included = [(path.name, path.read_text()) for path in (FOLDER / "scalars.hpp", *HEADERS)]
         header = architecture_header(layout, activation, dropout=dropout)
         return cls(
@@ -117,7 +125,7 @@ class Source:
         )
 
     def compile(self) -> tuple[bytes, str]:
-        """The cubin, and what the compiler says.
+        """The cubin, and what the compiler says. No GPU is needed.
 
         Raises:
             CudaUnavailable: there is no NVRTC, or it refuses.
@@ -151,33 +159,6 @@ class Source:
         finally:
             _nvrtc(nvrtc.nvrtcDestroyProgram(program))
         return bytes(cubin), text
-
-
-def compile_cubin(
-    layout: Layout,
-    activation: str,
-    dropout: bool,
-    *,
-    architecture: str,
-    shared_bytes: int,
-    more: tuple[str, ...] = (),
-) -> tuple[bytes, str]:
-    """Compile the kernel of one network. No GPU is needed.
-
-    Args:
-        layout, activation: of the network.
-        dropout: whether units can be dropped.
-        architecture: of the GPU, such as "sm_90a".
-        shared_bytes: of shared memory that a block can have on it.
-        more: further options of NVRTC.
-
-    Returns:
-        The cubin, and what the compiler says.
-
-    Raises:
-        CudaUnavailable: there is no NVRTC, or it refuses.
-    """
-    return Source.read(layout, activation, dropout, architecture, shared_bytes, more).compile()
 
 
 def load(layout: Layout, activation: str, dropout: bool, device: torch.device) -> CudaKernel:
@@ -228,7 +209,7 @@ class CudaKernel:
 
     Args:
         driver: cuda.bindings.driver.
-        cubin: of `compile_cubin`.
+        cubin: of `Source.compile`.
         index: of the device, whose context must be the current one.
     """
 

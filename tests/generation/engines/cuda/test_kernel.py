@@ -351,9 +351,10 @@ def test_large_networks_are_refused(text: str, limit: str, monkeypatch: pytest.M
 def test_the_compiler_writes_into_memory_of_its_own() -> None:
     """NVRTC once wrote over Python's shared object of one space."""
     pytest.importorskip("cuda.bindings.nvrtc", reason="needs the packages of make gpu-check")
-    cubin, log = library.compile_cubin(
+    source = library.Source.read(
         layout_of("1x4x4 fc2"), "tanh", False, architecture="sm_90", shared_bytes=WHOLE
     )
+    cubin, log = source.compile()
     assert cubin.startswith(b"\x7fELF")
     assert log == ""
     assert bytes([32])[0] == 32
