@@ -10,13 +10,13 @@ from pathlib import Path
 
 
 def write_atomically(
-    path: Path, content: bytes | memoryview, partial_in: Path | None = None
+    path: Path, *content: bytes | memoryview, partial_in: Path | None = None
 ) -> None:
     """Write a file under a temporary name, then rename it.
 
     Args:
         path: path of the file, which is replaced if it exists.
-        content: all its bytes.
+        content: all its bytes, in one piece or several.
         partial_in: folder of the unfinished file on the same disk, where a killed process leaves it
             as `.*.partial`; None for the folder of `path`.
 
@@ -26,7 +26,7 @@ def write_atomically(
     temporary = (partial_in or path.parent) / f".{secrets.token_hex(8)}.partial"
     try:
         with open(temporary, "xb") as file:  # with the permissions that the user's umask leaves
-            file.write(content)
+            file.writelines(content)
         os.replace(temporary, path)
     except BaseException:
         with suppress(FileNotFoundError):  # it has been renamed already

@@ -237,8 +237,8 @@ def encode_model(
     parent_model_id: str | None,
     extra: Mapping[str, ArrayLike] | None,
     original_name: str | None = None,
-) -> Iterator[tuple[int, bytes]]:
-    """Check a model, and return its files: the first epoch of each, with its content.
+) -> Iterator[tuple[int, list[bytes | memoryview]]]:
+    """Check a model, and return its files: the first epoch of each, with its content in pieces.
 
     Arguments and errors as `ZooDirectory.write_model`.
     """
@@ -290,7 +290,7 @@ def encode_model(
         tensors |= {"weights": weights, "epoch": epochs, "metrics": table}
         return iter([(int(epochs[0]), _encode(tensors, header))])
 
-    def encode_states() -> Iterator[tuple[int, bytes]]:
+    def encode_states() -> Iterator[tuple[int, list[bytes | memoryview]]]:
         header.pop("not_measured", None)
         for row, (epoch, vector) in enumerate(zip(epochs.tolist(), weights, strict=True)):
             found = dict(zip(names, table[row].tolist(), strict=True))
@@ -305,7 +305,9 @@ def encode_model(
     return encode_states()
 
 
-def _encode(tensors: Mapping[str, NDArray[Any]], header: Mapping[str, object]) -> bytes:
+def _encode(
+    tensors: Mapping[str, NDArray[Any]], header: Mapping[str, object]
+) -> list[bytes | memoryview]:
     text = json.dumps(header, separators=(",", ":"))  # a loss may be Infinity, which readers accept
     return encode_tensors(tensors, {HEADER_KEY: text})
 

@@ -130,8 +130,12 @@ class TensorFile:
         return np.frombuffer(buffer, dtype).reshape(tensor.shape)
 
 
-def encode_tensors(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> bytes:
-    """Return the content of a file, with the same bytes as safetensors.numpy.save.
+def encode_tensors(
+    tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]
+) -> list[bytes | memoryview]:
+    """Return the content of a file in pieces, with the same bytes as safetensors.numpy.save.
+
+    The pieces are the header and the arrays themselves, of which no copy is made.
 
     Args:
         tensors: contiguous arrays of float64, float32 or int32, by name.
@@ -143,11 +147,13 @@ def encode_tensors(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, s
     end = 0
     for name, array in ordered:
         begin, end = end, end + array.nbytes
+        if not array.flags.c_contiguous:
+            raise ValueError(f"{name} is not contiguous")
         dtype = _WRITTEN[array.dtype]
         entries[name] = {"dtype": dtype, "shape": array.shape, "data_offsets": (begin, end)}
     header = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
     header += b" " * (-len(header) % 8)
-    return b"".join([len(header).to_bytes(8, "little"), header, *(a.data for _, a in ordered)])
+    return [len(header).to_bytes(8, "little") + header, *(array.data for _, array in ordered)]
 
 
 def widened(bfloat16: NDArray[np.uint16]) -> NDArray[np.float32]:

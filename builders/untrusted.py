@@ -114,6 +114,8 @@ def printable(text: str, kept: str = "") -> str:
             U+FFFD.
         kept: characters that stay all the same.
     """
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() or c in kept else "\ufffd" for c in text)
 
 

@@ -313,7 +313,7 @@ class ZooDirectory:
             paths.append(self.state_path(model_id, epoch))
             if self.zoo.layout.architecture.file_per_state:
                 paths[-1].parent.mkdir(exist_ok=True)
-            write_atomically(paths[-1], content)
+            write_atomically(paths[-1], *content)
         return paths
 
 

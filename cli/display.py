@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 FIRST_SECONDS, REPORT_SECONDS = 3, 10
 """Time until the first line about work that has no terminal to draw a bar on, and between two."""
 
+BAR_SECONDS = 0.1
+"""Time between two estimates beside a bar."""
+
 LONGEST_WORD = 60
 """Characters of a word in a table; a longer one loses its middle."""
 
@@ -366,16 +369,21 @@ class Bars:
         """
         if name not in self._tasks:
             self._tasks[name] = self.progress.add_task(name, total=total, text="", left="")
-            self._due[name] = time.monotonic() + FIRST_SECONDS
+            self._due[name] = time.monotonic() + FIRST_SECONDS * self.lines
         number = self._tasks[name]
         self.progress.update(number, completed=done, total=total, text=text)
+        now = time.monotonic()
+        if now < self._due[name] and (self.lines or done != total):
+            return  # rich goes through the last 1,000 calls to estimate the time
         if seconds_left is None and total is not None:
             seconds_left = next(t for t in self.progress.tasks if t.id == number).time_remaining
         left = "" if seconds_left is None else f"{duration(seconds_left)} left"
-        self.progress.update(number, left=left)
-        if self.lines and time.monotonic() > self._due[name]:
-            self._due[name] = time.monotonic() + (REPORT_SECONDS if left else FIRST_SECONDS / 2)
+        if self.lines:
+            self._due[name] = now + (REPORT_SECONDS if left else FIRST_SECONDS / 2)
             self.say(f"{name}: {text}{', ' * bool(left)}{left}")
+        else:
+            self._due[name] = now + BAR_SECONDS
+            self.progress.update(number, left=left)
 
     def say(self, line: str) -> None:
         """Print a line above the bars."""

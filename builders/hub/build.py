@@ -392,4 +392,4 @@ def _write(out: Path, name: str, content: bytes, work: Path) -> None:
     if path.exists() and path.read_bytes() == content:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, content, work)
+    write_atomically(path, content, partial_in=work)

@@ -102,7 +102,7 @@ def recorded(out: Path, zoo: str) -> dict[str, Mark]:
 def write_record(out: Path, zoo: str, marks: Mapping[str, Mark], work: Path | None = None) -> None:
     """Write the record of all, or that of the rank whose folder is given."""
     folder = work or out / BUILD_FOLDER
-    write_atomically(folder / f"{zoo}.json", sorted_json(marks), folder)
+    write_atomically(folder / f"{zoo}.json", sorted_json(marks), partial_in=folder)
 
 
 def remove_records(out: Path, zoo: str, work: Path) -> None:

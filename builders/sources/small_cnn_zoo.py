@@ -325,7 +325,7 @@ def _table(path: Path, rows: int) -> pa.Table:
     if len(names) != len(set(names)) or len(names) > 1000:
         raise Unreadable("metrics.csv.gz repeats the name of a column, or has too many")
     return pacsv.read_csv(
-        io.BytesIO(content),
+        pa.BufferReader(content),
         convert_options=pacsv.ConvertOptions(
             column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=True
         ),
