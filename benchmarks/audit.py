@@ -278,8 +278,8 @@ def _refuse_strangers(directory: ZooDirectory, shares: Sequence[Share]) -> None:
             )
         if (share.states, share.seed) != (shares[0].states, shares[0].seed):
             raise InvalidArgument(
-                f"rank {share.rank} has chosen other states of {name} than rank 0: give all ranks "
-                "the same --states or --all",
+                f"rank {share.rank} has chosen other states of {name} than rank 0: all ranks must "
+                "be asked for the same states",
                 hint=again,
             )
 

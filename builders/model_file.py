@@ -32,7 +32,7 @@ from ..errors import FaultyFile, InvalidArgument
 from .layout import Layout
 from .schema import HYPERPARAMETERS, METRICS
 from .specification import Zoo
-from .tensor_file import TensorFile, encode_tensors
+from .tensor_file import Pieces, TensorFile, encode_tensors
 from .untrusted import is_text, parse_json
 
 FORMAT = "model_zoos/1"
@@ -234,13 +234,14 @@ def encode_model(
     epochs: ArrayLike,
     weights: NDArray[np.floating],
     metrics: Mapping[str, ArrayLike],
-    parent_model_id: str | None,
-    extra: Mapping[str, ArrayLike] | None,
+    parent_model_id: str | None = None,
+    extra: Mapping[str, ArrayLike] | None = None,
     original_name: str | None = None,
-) -> Iterator[tuple[int, list[bytes | memoryview]]]:
-    """Check a model, and return its files: the first epoch of each, with its content in pieces.
+) -> Iterator[tuple[int, Pieces]]:
+    """Check a model, and return its files: the first epoch of each, with its content.
 
-    Arguments and errors as `ZooDirectory.write_model`.
+    Arguments and errors as `ZooDirectory.write_model`. The values of the weights are not looked at,
+    and a content has no copy of them: those of a contiguous array can be filled in afterwards.
     """
     epochs = np.ascontiguousarray(epochs, np.int32)
     weights = np.ascontiguousarray(weights, np.float32)
@@ -290,7 +291,7 @@ def encode_model(
         tensors |= {"weights": weights, "epoch": epochs, "metrics": table}
         return iter([(int(epochs[0]), _encode(tensors, header))])
 
-    def encode_states() -> Iterator[tuple[int, list[bytes | memoryview]]]:
+    def encode_states() -> Iterator[tuple[int, Pieces]]:
         header.pop("not_measured", None)
         for row, (epoch, vector) in enumerate(zip(epochs.tolist(), weights, strict=True)):
             found = dict(zip(names, table[row].tolist(), strict=True))
@@ -305,9 +306,7 @@ def encode_model(
     return encode_states()
 
 
-def _encode(
-    tensors: Mapping[str, NDArray[Any]], header: Mapping[str, object]
-) -> list[bytes | memoryview]:
+def _encode(tensors: Mapping[str, NDArray[Any]], header: Mapping[str, object]) -> Pieces:
     text = json.dumps(header, separators=(",", ":"))  # a loss may be Infinity, which readers accept
     return encode_tensors(tensors, {HEADER_KEY: text})
 

@@ -63,7 +63,9 @@ def find_rank(index: int | None, count: int | None) -> Rank:
     if index is None and count is None:
         return launched_rank()
     if index is None or count is None:
-        raise InvalidArgument("--rank R and --ranks N go together")
+        raise InvalidArgument(
+            "a rank and the number of ranks go together", hint="--rank R --ranks N names both"
+        )
     return Rank(index, count)
 
 

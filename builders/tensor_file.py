@@ -47,6 +47,10 @@ _BUFFER = 1 << 14
 """Bytes of a read, which suffice for the header of a model file and the metrics behind it."""
 
 
+Pieces = list[bytes | memoryview]
+"""The content of a file, one piece behind the other."""
+
+
 @dataclass(frozen=True)
 class Tensor:
     """The place of a tensor: bytes [begin, end) of the file."""
@@ -130,12 +134,10 @@ class TensorFile:
         return np.frombuffer(buffer, dtype).reshape(tensor.shape)
 
 
-def encode_tensors(
-    tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]
-) -> list[bytes | memoryview]:
-    """Return the content of a file in pieces, with the same bytes as safetensors.numpy.save.
+def encode_tensors(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> Pieces:
+    """Return the content of a file, with the same bytes as safetensors.numpy.save.
 
-    The pieces are the header and the arrays themselves, of which no copy is made.
+    Its pieces are the header and the arrays themselves, of which no copy is made.
 
     Args:
         tensors: contiguous arrays of float64, float32 or int32, by name.

@@ -39,6 +39,7 @@ from .manifest import clock, nothing_recorded, read_manifest, settled, write_man
 from .model_file import FORMAT, ModelFile, encode_model, read_model_file
 from .specification import Zoo, is_zoo_name, normalize_name
 from .splits import SPLITS, assign_splits
+from .tensor_file import Pieces
 from .untrusted import read_json
 
 SOURCE_COLUMNS = "source.parquet"
@@ -305,7 +306,10 @@ class ZooDirectory:
             InvalidArgument: shapes, names or values that a reader would refuse.
         """
         given = (hyperparameters, epochs, weights, metrics, parent_model_id, extra, original_name)
-        files = encode_model(self.zoo, model_id, *given)
+        return self.write_files(model_id, encode_model(self.zoo, model_id, *given))
+
+    def write_files(self, model_id: str, files: Iterable[tuple[int, Pieces]]) -> list[Path]:
+        """Write the files of one model, as `encode_model` returns them; see `write_model`."""
         if model_id not in self._known_splits():
             self.add_splits([model_id])
         paths = []

@@ -210,7 +210,7 @@ def _refuse_others(out: Path) -> None:
         InvalidArgument: `out` is no folder, or holds other files than figures.
     """
     if out.exists() and not out.is_dir():
-        raise InvalidArgument(f"{out} is a file: --out is the folder to build into")
+        raise InvalidArgument(f"{out} is a file, expected the folder to build into")
     if (out / BUILD_FOLDER).exists() or not out.exists():  # an interrupted build, or a new folder
         return
     names = sorted(path.name for path in out.iterdir())

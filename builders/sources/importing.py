@@ -12,7 +12,6 @@ bytes. Large imports use several processes.
 from __future__ import annotations
 
 import hashlib
-import io
 import itertools
 import json
 import math
@@ -41,9 +40,9 @@ from ...errors import (
 )
 from ..catalog import ELSEWHERE, METRICS_NAME, ZOOS, twin_name
 from ..machine import cores, file_digest
-from ..model_file import ModelFile
+from ..model_file import ModelFile, encode_model
 from ..specification import Zoo, is_zoo_name, normalize_name
-from ..tensor_file import TensorFile
+from ..tensor_file import Pieces, TensorFile
 from ..workers import end_with_parent, interrupts_held, main_hidden
 from ..zoo_directory import SOURCE_COLUMNS, ZooDirectory, create_zoo, open_zoo, remove_if_empty
 from . import given_splits, preprocessed, ray_tune, run_table, small_cnn_zoo
@@ -617,34 +616,55 @@ def _parts(
 
 def _import_small_cnn_part(part: _Part[small_cnn_zoo.SmallCnnZoo]) -> list[_Outcome]:
     with part.data.opened() as opened:
-        return [_import_small_cnn(part, model_id, *opened) for model_id in part.data.models]
+        # All that is not weights comes first: beside them it falls out of the processor's cache.
+        files = [_new_files(part, model_id, opened) for model_id in part.data.models]
+        return [
+            _import_small_cnn(part, model_id, opened, found)
+            for model_id, found in zip(part.data.models, files, strict=True)
+        ]
+
+
+_Files = list[tuple[int, Pieces]]
+
+
+def _new_files(
+    part: _Part[small_cnn_zoo.SmallCnnZoo], model_id: str, opened: small_cnn_zoo.Weights
+) -> _Files:
+    """Return the files of a model, whose weights are to be read; none if it is not simply new."""
+    data, directory = part.data, part.directory
+    if directory.state_path(model_id, 0).exists():
+        return []
+    rows, name = data.models[model_id], data.names[model_id]
+    with suppress(InvalidArgument):  # which is reported later
+        files = encode_model(
+            directory.zoo,
+            model_id,
+            data.hyperparameters[model_id],
+            data.epochs[rows],
+            opened.memory(model_id),
+            {metric: column[rows] for metric, column in data.metrics.items()},
+            original_name=name if name != model_id else None,
+        )
+        return list(files)
+    return []
 
 
 def _import_small_cnn(
     part: _Part[small_cnn_zoo.SmallCnnZoo],
     model_id: str,
-    file: io.FileIO,
-    scratch: NDArray[np.float32],
+    opened: small_cnn_zoo.Weights,
+    files: _Files,
 ) -> _Outcome:
-    data, directory = part.data, part.directory
-    rows, name = data.models[model_id], data.names[model_id]
-    epochs, hyperparameters = data.epochs[rows].tolist(), data.hyperparameters[model_id]
-    if not directory.state_path(model_id, 0).exists():
-        # Nearly every model is new and whole: state by state, it would take twice as long.
-        weights, faults = data.read(model_id, part.max_weight, file, scratch)
-        metrics = {metric: column[rows] for metric, column in data.metrics.items()}
-        if not any(faults):
-            with suppress(InvalidArgument):  # which is reported below
-                original = name if name != model_id else None
-                directory.write_model(
-                    model_id, hyperparameters, epochs, weights, metrics, original_name=original
-                )
-                return _Outcome(len(epochs), [], [])
-    zoo = directory.zoo
+    data, directory, zoo = part.data, part.directory, part.directory.zoo
+    epochs = data.epochs[data.models[model_id]].tolist()
+    # Nearly every model is new and whole: state by state, it would take twice as long.
+    if files and not any(opened.read(model_id, part.max_weight)):
+        directory.write_files(model_id, files)
+        return _Outcome(len(epochs), [], [])
     shape = (zoo.architecture, zoo.channels, zoo.classes)
-    description = Description(shape, hyperparameters, data.dataset)
+    description = Description(shape, data.hyperparameters[model_id], data.dataset)
     states = data.states(model_id, part.max_weight)
-    return _write_model(directory, model_id, name, description, epochs, states)
+    return _write_model(directory, model_id, data.names[model_id], description, epochs, states)
 
 
 def _warn_of_images(images: str | None) -> None:

@@ -144,43 +144,17 @@ class SmallCnnZoo:
         )
 
     @contextmanager
-    def opened(self) -> Iterator[tuple[io.FileIO, NDArray[np.float32]]]:
-        """Open weights.npy for `read`, with memory for it."""
+    def opened(self) -> Iterator[Weights]:
+        """Open weights.npy."""
         most = max(map(len, self.models.values()), default=0)
         with open_plain(self.folder / "weights.npy") as file:
-            yield file, np.empty((2, most, len(self.order)), np.float32)
-
-    def read(
-        self,
-        model_id: str,
-        max_weight: float | None,
-        file: io.FileIO,
-        scratch: NDArray[np.float32],
-    ) -> tuple[NDArray[np.float32], list[str | None]]:
-        """Read the states of one model by epoch: their weights [S, N], and what is wrong with each.
-
-        Args:
-            model_id: id of the model.
-            max_weight: see `report.weights_fault`.
-            file, scratch: from `opened`, for many models one after the other; the result lies in
-                `scratch`. New memory for each takes as long as reading it.
-        """
-        rows = self.models[model_id]
-        raw, found = scratch[:, : len(rows)]
-        for row, target in zip(self.rows[rows].tolist(), raw, strict=True):
-            file.seek(self.offset + row * target.nbytes)  # mapped, 5 GB would count as memory
-            file.readinto(target.data)
-        raw.take(self.order, 1, out=found, mode="clip")  # "raise" would copy once more
-        limit = np.finfo(np.float32).max if max_weight is None else max_weight
-        if -limit <= found.min() and found.max() <= limit:  # not where one is NaN
-            return found, [None] * len(rows)
-        return found, [weights_fault(weights, max_weight) for weights in found]
+            yield Weights(self, file, np.empty((2, most, len(self.order)), np.float32))
 
     def states(self, model_id: str, max_weight: float | None) -> Iterator[State | LeftOut]:
         """Yield the states of one model by epoch."""
         rows = self.models[model_id]
-        with self.opened() as (file, scratch):
-            found, faults = self.read(model_id, max_weight, file, scratch)
+        with self.opened() as opened:
+            found, faults = opened.memory(model_id), opened.read(model_id, max_weight)
         epochs = self.epochs[rows].tolist()
         for row, epoch, weights, fault in zip(rows, epochs, found, faults, strict=True):
             values = {name: float(column[row]) for name, column in self.metrics.items()}
@@ -190,6 +164,40 @@ class SmallCnnZoo:
                 yield LeftOut(self.names[model_id], epoch, fault)
             else:
                 yield State(epoch, weights, values, {})
+
+
+@dataclass(frozen=True)
+class Weights:
+    """An open weights.npy, of which models are read one after the other into the same memory.
+
+    New memory for each would take as long as reading it.
+    """
+
+    zoo: SmallCnnZoo
+    file: io.FileIO
+    scratch: NDArray[np.float32]
+
+    def memory(self, model_id: str) -> NDArray[np.float32]:
+        """Return the memory [S, N] into which `read` puts the weights of a model by epoch."""
+        return self.scratch[1, : len(self.zoo.models[model_id])]
+
+    def read(self, model_id: str, max_weight: float | None) -> list[str | None]:
+        """Read the weights of one model into its memory; return what is wrong with each state.
+
+        Args:
+            model_id: id of the model.
+            max_weight: see `report.weights_fault`.
+        """
+        rows, found = self.zoo.models[model_id], self.memory(model_id)
+        raw = self.scratch[0, : len(rows)]
+        for row, target in zip(self.zoo.rows[rows].tolist(), raw, strict=True):
+            self.file.seek(self.zoo.offset + row * target.nbytes)
+            self.file.readinto(target.data)  # mapped, 5 GB would count as memory
+        raw.take(self.zoo.order, 1, out=found, mode="clip")  # "raise" would copy once more
+        limit = np.finfo(np.float32).max if max_weight is None else max_weight
+        if -limit <= found.min() and found.max() <= limit:  # not where one is NaN
+            return [None] * len(rows)
+        return [weights_fault(weights, max_weight) for weights in found]
 
 
 def is_small_cnn_zoo(folder: Path) -> bool:

@@ -561,7 +561,7 @@ def test_bad_requests_are_refused(home: Path, tmp_path: Path) -> None:
         build_folder(["digits_cnn_s"], home, home)
     with pytest.raises(InvalidArgument, match=r"holds other files .*zoo\.json"):
         build_folder(["digits_cnn_s"], home, home / "digits_cnn_s")
-    with pytest.raises(InvalidArgument, match="is a file: --out is the folder to build into"):
+    with pytest.raises(InvalidArgument, match="is a file, expected the folder to build into"):
         build_folder(["digits_cnn_s"], home, tmp_path / "notes" / "README.md")
     (tmp_path / "model_zoos.py").write_text("")
     with pytest.raises(ValueError, match=r"holds a model_zoos\.py"):
