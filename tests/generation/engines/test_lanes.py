@@ -29,12 +29,8 @@ except LanesUnavailable as reason:
     pytest.skip(str(reason), allow_module_level=True)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def own_cache(tmp_path_factory):
-    """Every kernel of these tests is built by these tests."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MODEL_ZOOS_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
+SMALL = make_layout("1x4x4 fc2", 1, 2)
+"""A network whose kernel is soon compiled."""
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -106,11 +102,13 @@ def test_bits_depend_on_the_model_alone(optimizer):
 @pytest.mark.parametrize(
     ("layout", "activation", "optimizer"),
     [
-        (CNN_S, "tanh", "adam"),
+        pytest.param(CNN_S, "tanh", "adam", marks=pytest.mark.slow),
         (CNN_S, "gelu", "adam"),
-        (CNN_S, "sigmoid", "sgd"),
+        pytest.param(CNN_S, "sigmoid", "sgd", marks=pytest.mark.slow),
         (CNN_L, "relu", "adam"),
-        (make_layout("cnn_s", channels=3, classes=7), "relu", "sgd"),
+        pytest.param(
+            make_layout("cnn_s", channels=3, classes=7), "relu", "sgd", marks=pytest.mark.slow
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else value.architecture,
 )
@@ -205,7 +203,7 @@ def test_failed_build(monkeypatch, tmp_path):
 def test_without_a_place_for_the_cache_the_kernel_is_built_all_the_same(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("MODEL_ZOOS_CACHE", str(tmp_path / "file"))
-    assert load(CNN_S, "tanh").weights_count() == CNN_S.size
+    assert load(SMALL, "tanh").weights_count() == SMALL.size
     assert (tmp_path / "file").read_text() == ""
 
 
@@ -214,7 +212,7 @@ def test_the_cache_is_where_a_shell_would_put_it(monkeypatch, tmp_path, folder):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("MODEL_ZOOS_CACHE", folder)
     monkeypatch.chdir(tmp_path)
-    assert load(CNN_S, "tanh").weights_count() == CNN_S.size
+    assert load(SMALL, "tanh").weights_count() == SMALL.size
     assert len(list((tmp_path / "kernels" / "lanes").iterdir())) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["kernels"]
 

@@ -30,14 +30,6 @@ except LanesUnavailable as reason:
     pytest.skip(str(reason), allow_module_level=True)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def own_cache(tmp_path_factory):
-    """Every kernel of these tests is built by these tests."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MODEL_ZOOS_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
 @pytest.fixture(autouse=True)
 def one_torch_thread():
     threads = torch.get_num_threads()
