@@ -280,7 +280,7 @@ def _refuse_strangers(directory: ZooDirectory, shares: Sequence[Share]) -> None:
             raise InvalidArgument(
                 f"rank {share.rank} has chosen other states of {name} than rank 0: all ranks must "
                 "be asked for the same states",
-                hint=again,
+                hint=f"{again}, with the same --states or --all as rank 0",
             )
 
 

@@ -121,6 +121,10 @@ class ModelFile:
             return file.map("weights", whole=True)
 
 
+Encoded = tuple[int, Pieces]
+"""The first epoch of a model file, and its content."""
+
+
 @contextmanager
 def _open(path: Path) -> Iterator[TensorFile]:
     """Open a file of tensors. Errors become `FaultyFile`, except those of the machine."""
@@ -237,11 +241,12 @@ def encode_model(
     parent_model_id: str | None = None,
     extra: Mapping[str, ArrayLike] | None = None,
     original_name: str | None = None,
-) -> Iterator[tuple[int, Pieces]]:
+) -> Iterator[Encoded]:
     """Check a model, and return its files: the first epoch of each, with its content.
 
-    Arguments and errors as `ZooDirectory.write_model`. The values of the weights are not looked at,
-    and a content has no copy of them: those of a contiguous array can be filled in afterwards.
+    Arguments and errors as `ZooDirectory.write_model`. The values of the weights are not looked at.
+    Where all states are in one file, its content refers to a contiguous float32 array without a
+    copy: the values may be filled in until the file is written.
     """
     epochs = np.ascontiguousarray(epochs, np.int32)
     weights = np.ascontiguousarray(weights, np.float32)
@@ -291,7 +296,7 @@ def encode_model(
         tensors |= {"weights": weights, "epoch": epochs, "metrics": table}
         return iter([(int(epochs[0]), _encode(tensors, header))])
 
-    def encode_states() -> Iterator[tuple[int, Pieces]]:
+    def encode_states() -> Iterator[Encoded]:
         header.pop("not_measured", None)
         for row, (epoch, vector) in enumerate(zip(epochs.tolist(), weights, strict=True)):
             found = dict(zip(names, table[row].tolist(), strict=True))

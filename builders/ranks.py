@@ -64,7 +64,7 @@ def find_rank(index: int | None, count: int | None) -> Rank:
         return launched_rank()
     if index is None or count is None:
         raise InvalidArgument(
-            "a rank and the number of ranks go together", hint="--rank R --ranks N names both"
+            "a rank and the number of ranks go together", hint="--rank R --ranks N"
         )
     return Rank(index, count)
 

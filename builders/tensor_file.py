@@ -3,8 +3,8 @@
 The format: 8 bytes of length (little-endian), a JSON header, and the tensors' bytes without a gap
 (https://github.com/huggingface/safetensors, "Format"). The library's reader maps every file and
 copies each tensor. A zoo has some ten thousand files; most readers want only the header, and builds
-want the weights without a copy. Its writer takes twice as long as `encode_tensors` for the file of
-a small model, which counts where ten thousands are written.
+want the weights without a copy. Its `save` copies all tensors, which counts where ten thousand
+files of small models are written.
 """
 
 from __future__ import annotations
@@ -142,6 +142,10 @@ def encode_tensors(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, s
     Args:
         tensors: contiguous arrays of float64, float32 or int32, by name.
         metadata: texts for the header.
+
+    Raises:
+        ValueError: a tensor is not contiguous.
+        KeyError: it has another type.
     """
     kinds = list(_WRITTEN)
     ordered = sorted(tensors.items(), key=lambda item: (kinds.index(item[1].dtype), item[0]))

@@ -36,10 +36,9 @@ from .catalog import dense_name
 from .ledger import LEDGER, NOTHING, Published, read_ledger, write_ledger
 from .machine import Stamp, file_stamp
 from .manifest import clock, nothing_recorded, read_manifest, settled, write_manifest
-from .model_file import FORMAT, ModelFile, encode_model, read_model_file
+from .model_file import FORMAT, Encoded, ModelFile, encode_model, read_model_file
 from .specification import Zoo, is_zoo_name, normalize_name
 from .splits import SPLITS, assign_splits
-from .tensor_file import Pieces
 from .untrusted import read_json
 
 SOURCE_COLUMNS = "source.parquet"
@@ -308,8 +307,12 @@ class ZooDirectory:
         given = (hyperparameters, epochs, weights, metrics, parent_model_id, extra, original_name)
         return self.write_files(model_id, encode_model(self.zoo, model_id, *given))
 
-    def write_files(self, model_id: str, files: Iterable[tuple[int, Pieces]]) -> list[Path]:
-        """Write the files of one model, as `encode_model` returns them; see `write_model`."""
+    def write_files(self, model_id: str, files: Iterable[Encoded]) -> list[Path]:
+        """Write the files that `encode_model` returns, each before the next is asked for.
+
+        Returns:
+            The paths written.
+        """
         if model_id not in self._known_splits():
             self.add_splits([model_id])
         paths = []

@@ -22,10 +22,13 @@ from rich.markup import escape
 from rich.progress import (
     BarColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TaskID,
     TextColumn,
 )
 from rich.table import Column, Table
+from rich.text import Text
 
 from ..builders.ranks import launched_rank
 from ..builders.untrusted import printable
@@ -37,9 +40,6 @@ if TYPE_CHECKING:
 
 FIRST_SECONDS, REPORT_SECONDS = 3, 10
 """Time until the first line about work that has no terminal to draw a bar on, and between two."""
-
-BAR_SECONDS = 0.1
-"""Time between two estimates beside a bar."""
 
 LONGEST_WORD = 60
 """Characters of a word in a table; a longer one loses its middle."""
@@ -330,6 +330,23 @@ def _finite(value: object) -> object:
 # --- Progress -------------------------------------------------------------------------------------
 
 
+class _TimeLeft(ProgressColumn):
+    """The time that a task still takes: as it says itself, else an estimate.
+
+    It is made when the bars are drawn, not with each call: rich goes through the last 1,000 calls.
+    """
+
+    def render(self, task: Task) -> Text:
+        return Text(_time_left(task))
+
+
+def _time_left(task: Task) -> str:
+    seconds = task.fields["seconds_left"]
+    if seconds is None:
+        seconds = task.time_remaining
+    return "" if seconds is None else f"{duration(seconds)} left"
+
+
 class Bars:
     """Bars on a terminal; in a log or a pipe a line for each, and then one now and then.
 
@@ -343,7 +360,7 @@ class Bars:
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
             TextColumn("{task.fields[text]}"),
-            TextColumn("{task.fields[left]}", table_column=Column(no_wrap=True, min_width=11)),
+            _TimeLeft(table_column=Column(no_wrap=True, min_width=11)),
             console=Console(stderr=True),
             disable=hidden or self.lines,
             expand=True,
@@ -368,22 +385,18 @@ class Bars:
             seconds_left: an estimate; None for that of the bar's speed.
         """
         if name not in self._tasks:
-            self._tasks[name] = self.progress.add_task(name, total=total, text="", left="")
-            self._due[name] = time.monotonic() + FIRST_SECONDS * self.lines
+            self._tasks[name] = self.progress.add_task(
+                name, total=total, text="", seconds_left=None
+            )
+            self._due[name] = time.monotonic() + FIRST_SECONDS
         number = self._tasks[name]
-        self.progress.update(number, completed=done, total=total, text=text)
-        now = time.monotonic()
-        if now < self._due[name] and (self.lines or done != total):
-            return  # rich goes through the last 1,000 calls to estimate the time
-        if seconds_left is None and total is not None:
-            seconds_left = next(t for t in self.progress.tasks if t.id == number).time_remaining
-        left = "" if seconds_left is None else f"{duration(seconds_left)} left"
-        if self.lines:
-            self._due[name] = now + (REPORT_SECONDS if left else FIRST_SECONDS / 2)
+        self.progress.update(
+            number, completed=done, total=total, text=text, seconds_left=seconds_left
+        )
+        if self.lines and time.monotonic() > self._due[name]:
+            left = _time_left(next(task for task in self.progress.tasks if task.id == number))
+            self._due[name] = time.monotonic() + (REPORT_SECONDS if left else FIRST_SECONDS / 2)
             self.say(f"{name}: {text}{', ' * bool(left)}{left}")
-        else:
-            self._due[name] = now + BAR_SECONDS
-            self.progress.update(number, left=left)
 
     def say(self, line: str) -> None:
         """Print a line above the bars."""

@@ -40,9 +40,9 @@ from ...errors import (
 )
 from ..catalog import ELSEWHERE, METRICS_NAME, ZOOS, twin_name
 from ..machine import cores, file_digest
-from ..model_file import ModelFile, encode_model
+from ..model_file import Encoded, ModelFile, encode_model
 from ..specification import Zoo, is_zoo_name, normalize_name
-from ..tensor_file import Pieces, TensorFile
+from ..tensor_file import TensorFile
 from ..workers import end_with_parent, interrupts_held, main_hidden
 from ..zoo_directory import SOURCE_COLUMNS, ZooDirectory, create_zoo, open_zoo, remove_if_empty
 from . import given_splits, preprocessed, ray_tune, run_table, small_cnn_zoo
@@ -616,7 +616,8 @@ def _parts(
 
 def _import_small_cnn_part(part: _Part[small_cnn_zoo.SmallCnnZoo]) -> list[_Outcome]:
     with part.data.opened() as opened:
-        # All that is not weights comes first: beside them it falls out of the processor's cache.
+        # The headers of all models first, the weights after: by turns, the weights would drive what
+        # makes the headers out of the processor's cache.
         files = [_new_files(part, model_id, opened) for model_id in part.data.models]
         return [
             _import_small_cnn(part, model_id, opened, found)
@@ -624,18 +625,21 @@ def _import_small_cnn_part(part: _Part[small_cnn_zoo.SmallCnnZoo]) -> list[_Outc
         ]
 
 
-_Files = list[tuple[int, Pieces]]
-
-
 def _new_files(
-    part: _Part[small_cnn_zoo.SmallCnnZoo], model_id: str, opened: small_cnn_zoo.Weights
-) -> _Files:
-    """Return the files of a model, whose weights are to be read; none if it is not simply new."""
+    part: _Part[small_cnn_zoo.SmallCnnZoo], model_id: str, opened: small_cnn_zoo.OpenWeights
+) -> list[Encoded]:
+    """Return the files of a new model, with `opened.memory` in place of its weights.
+
+    The weights of one model must be read and written before those of the next are read.
+
+    Returns:
+        The files; [] if the model has a file already, or cannot be written.
+    """
     data, directory = part.data, part.directory
     if directory.state_path(model_id, 0).exists():
         return []
     rows, name = data.models[model_id], data.names[model_id]
-    with suppress(InvalidArgument):  # which is reported later
+    with suppress(InvalidArgument):  # _write_model reports it
         files = encode_model(
             directory.zoo,
             model_id,
@@ -652,8 +656,8 @@ def _new_files(
 def _import_small_cnn(
     part: _Part[small_cnn_zoo.SmallCnnZoo],
     model_id: str,
-    opened: small_cnn_zoo.Weights,
-    files: _Files,
+    opened: small_cnn_zoo.OpenWeights,
+    files: list[Encoded],
 ) -> _Outcome:
     data, directory, zoo = part.data, part.directory, part.directory.zoo
     epochs = data.epochs[data.models[model_id]].tolist()

@@ -144,17 +144,18 @@ class SmallCnnZoo:
         )
 
     @contextmanager
-    def opened(self) -> Iterator[Weights]:
+    def opened(self) -> Iterator[OpenWeights]:
         """Open weights.npy."""
         most = max(map(len, self.models.values()), default=0)
         with open_plain(self.folder / "weights.npy") as file:
-            yield Weights(self, file, np.empty((2, most, len(self.order)), np.float32))
+            yield OpenWeights(self, file, np.empty((2, most, len(self.order)), np.float32))
 
     def states(self, model_id: str, max_weight: float | None) -> Iterator[State | LeftOut]:
         """Yield the states of one model by epoch."""
         rows = self.models[model_id]
         with self.opened() as opened:
-            found, faults = opened.memory(model_id), opened.read(model_id, max_weight)
+            faults = opened.read(model_id, max_weight)
+            found = opened.memory(model_id)
         epochs = self.epochs[rows].tolist()
         for row, epoch, weights, fault in zip(rows, epochs, found, faults, strict=True):
             values = {name: float(column[row]) for name, column in self.metrics.items()}
@@ -167,10 +168,15 @@ class SmallCnnZoo:
 
 
 @dataclass(frozen=True)
-class Weights:
+class OpenWeights:
     """An open weights.npy, of which models are read one after the other into the same memory.
 
     New memory for each would take as long as reading it.
+
+    Attributes:
+        zoo: whose weights they are.
+        file: weights.npy.
+        scratch: float32 [2, S, N] for the model with most states: its rows, and these in our order.
     """
 
     zoo: SmallCnnZoo
@@ -178,7 +184,10 @@ class Weights:
     scratch: NDArray[np.float32]
 
     def memory(self, model_id: str) -> NDArray[np.float32]:
-        """Return the memory [S, N] into which `read` puts the weights of a model by epoch."""
+        """Return the memory [S, N] into which `read` puts the weights of a model by epoch.
+
+        The next `read`, of whatever model, overwrites it.
+        """
         return self.scratch[1, : len(self.zoo.models[model_id])]
 
     def read(self, model_id: str, max_weight: float | None) -> list[str | None]:
@@ -187,12 +196,16 @@ class Weights:
         Args:
             model_id: id of the model.
             max_weight: see `report.weights_fault`.
+
+        Raises:
+            Unreadable: the file has become shorter.
         """
         rows, found = self.zoo.models[model_id], self.memory(model_id)
         raw = self.scratch[0, : len(rows)]
         for row, target in zip(self.zoo.rows[rows].tolist(), raw, strict=True):
             self.file.seek(self.zoo.offset + row * target.nbytes)
-            self.file.readinto(target.data)  # mapped, 5 GB would count as memory
+            if self.file.readinto(target.data) != target.nbytes:  # not mapped: 5 GB are too many
+                raise Unreadable("truncated: weights.npy has become shorter during the import")
         raw.take(self.zoo.order, 1, out=found, mode="clip")  # "raise" would copy once more
         limit = np.finfo(np.float32).max if max_weight is None else max_weight
         if -limit <= found.min() and found.max() <= limit:  # not where one is NaN
@@ -207,7 +220,7 @@ def is_small_cnn_zoo(folder: Path) -> bool:
 
 @blamed_on_the_file()
 def read_small_cnn_zoo(folder: Path) -> SmallCnnZoo:
-    """Read all but the weights, which are mapped.
+    """Read all but the weights, which are read model by model.
 
     Raises:
         Unreadable: a file is not what it should be, or they contradict each other.

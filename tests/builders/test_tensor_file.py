@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from hypothesis.extra import numpy as arrays
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
+from model_zoos.builders.atomic import write_atomically
 from model_zoos.builders.tensor_file import DTYPES, TensorFile, encode_tensors
 
 NAMES = st.text(min_size=1, max_size=8).filter(lambda name: name != "__metadata__")
@@ -69,7 +71,10 @@ def test_what_the_library_writes_is_read_back(
 def test_what_is_written_has_the_bytes_of_the_library(
     tensors: dict[str, np.ndarray], text: str
 ) -> None:
-    assert b"".join(encode_tensors(tensors, {"key": text})) == save(tensors, {"key": text})
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "file"
+        write_atomically(path, *encode_tensors(tensors, {"key": text}))
+        assert path.read_bytes() == save(tensors, {"key": text})
 
 
 def test_only_contiguous_tensors_are_written() -> None:

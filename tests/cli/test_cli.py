@@ -478,3 +478,24 @@ def test_left_out_states_take_a_line_for_each_trial_and_reason(
     monkeypatch.delenv("COLUMNS")
     display.print_some(lines, "")  # into a pipe
     assert capsys.readouterr().out.splitlines() == lines
+
+
+def test_the_time_left_is_that_of_what_a_bar_shows():
+    with display.progress_bars(hidden=True) as bars:
+
+        def shown():
+            column = bars.progress.columns[-1]
+            return [column.render(task).plain for task in bars.progress.tasks]
+
+        bars("phases", text="starting")
+        assert shown() == [""]
+        bars("phases", 1, 4, seconds_left=3600)
+        assert shown() == ["60 min left"]
+        time.sleep(0.01)
+        bars("phases", 2, 4)
+        bars("phases", 4, 4)
+        assert shown() == ["0 s left"]
+        bars("phases", text="the next phase")
+        bars("phases", 0, 100)
+        bars("others", 0, 5, seconds_left=7)
+        assert shown() == ["", "7 s left"]

@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +29,7 @@ from model_zoos.builders.overview import overview
 from model_zoos.builders.sources import importing
 from model_zoos.builders.sources.importing import import_zoo
 from model_zoos.builders.sources.report import REPORT
-from model_zoos.builders.sources.small_cnn_zoo import FILES
+from model_zoos.builders.sources.small_cnn_zoo import FILES, read_small_cnn_zoo
 from model_zoos.builders.zoo_directory import SOURCE_COLUMNS, open_zoo
 from model_zoos.errors import UnknownZoo, Unreadable
 from model_zoos.generation.images import ImageData, Images, load_images
@@ -267,6 +268,17 @@ def test_hostile_files_are_refused(tmp_path: Path, name: str) -> None:
     spoil(folder)
     with pytest.raises(Unreadable, match=message):
         import_zoo(folder, tmp_path, "own")
+
+
+def test_weights_that_become_shorter_are_no_other_models_weights(tmp_path: Path) -> None:
+    folder = write(tmp_path / "zoo", rows_of(2), some_weights(2 * len(STEPS)))
+    found = read_small_cnn_zoo(folder)
+    first, second = found.models
+    os.truncate(folder / "weights.npy", found.offset + 4 * 4970 * (len(STEPS) + 1) + 1)
+    with found.opened() as opened:
+        assert opened.read(first, None) == [None] * len(STEPS)
+        with pytest.raises(Unreadable, match="has become shorter"):
+            opened.read(second, None)
 
 
 def test_source_and_terms_stand_in_zoo_json_and_the_card(tmp_path: Path) -> None:
