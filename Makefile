@@ -16,7 +16,7 @@ demo: $(VENV)/.ready
 
 # A process for each core; torch's own threads would fight over the cores with them.
 test: $(VENV)/.ready
-	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
 # Everything, the long runs too, one after the other: some measure memory and speed.
 test-all: $(VENV)/.ready
