@@ -342,7 +342,7 @@ class _TimeLeft(ProgressColumn):
 
 def _time_left(task: Task) -> str:
     seconds = task.fields["seconds_left"]
-    if seconds is None:
+    if seconds is None and task.fields["counted"]:
         seconds = task.time_remaining
     return "" if seconds is None else f"{duration(seconds)} left"
 
@@ -386,12 +386,17 @@ class Bars:
         """
         if name not in self._tasks:
             self._tasks[name] = self.progress.add_task(
-                name, total=total, text="", seconds_left=None
+                name, total=total, text="", seconds_left=None, counted=False
             )
             self._due[name] = time.monotonic() + FIRST_SECONDS
         number = self._tasks[name]
         self.progress.update(
-            number, completed=done, total=total, text=text, seconds_left=seconds_left
+            number,
+            completed=done,
+            total=total,
+            text=text,
+            seconds_left=seconds_left,
+            counted=total is not None,
         )
         if self.lines and time.monotonic() > self._due[name]:
             left = _time_left(next(task for task in self.progress.tasks if task.id == number))

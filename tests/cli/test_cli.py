@@ -496,6 +496,7 @@ def test_the_time_left_is_that_of_what_a_bar_shows():
         bars("phases", 4, 4)
         assert shown() == ["0 s left"]
         bars("phases", text="the next phase")
+        assert shown() == [""]
         bars("phases", 0, 100)
         bars("others", 0, 5, seconds_left=7)
         assert shown() == ["", "7 s left"]
