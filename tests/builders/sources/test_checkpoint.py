@@ -416,7 +416,7 @@ MUTATIONS = {"checkpoint": mutated_checkpoint, "result.json": mutated_result}
 
 @needs_shared
 @pytest.mark.parametrize("what", MUTATIONS)
-@settings(max_examples=300, deadline=2000, suppress_health_check=list(HealthCheck))
+@settings(max_examples=300, deadline=20_000, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 @pytest.mark.filterwarnings("ignore::UserWarning")  # torch, of mutated texts
 def test_mutations(folder: Path, what: str, data: st.DataObject) -> None:
@@ -426,7 +426,7 @@ def test_mutations(folder: Path, what: str, data: st.DataObject) -> None:
 @needs_shared
 @pytest.mark.slow
 @pytest.mark.parametrize("what", MUTATIONS)
-@settings(max_examples=5000, deadline=2000, suppress_health_check=list(HealthCheck))
+@settings(max_examples=5000, deadline=20_000, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_5000_mutations(folder: Path, what: str, data: st.DataObject) -> None:
@@ -470,7 +470,7 @@ def test_large_zips(tmp_path: Path) -> None:
     assert [member.name for member in members] == [*map(str, range(66_000)), "large"]
 
 
-@settings(max_examples=300, deadline=2000)
+@settings(max_examples=300, deadline=20_000)
 @given(st.binary(max_size=200))
 def test_any_bytes(content: bytes) -> None:
     for candidate in (content, torch_zip(content), b"\x80\x02" + content):
