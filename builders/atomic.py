@@ -23,7 +23,8 @@ def write_atomically(
     Raises:
         OSError: the file cannot be written; one that was there before is unchanged.
     """
-    temporary = (partial_in or path.parent) / f".{secrets.token_hex(8)}.partial"
+    folder = os.fspath(partial_in) if partial_in else os.path.dirname(path)
+    temporary = os.path.join(folder, f".{secrets.token_hex(8)}.partial")
     try:
         with open(temporary, "xb") as file:  # with the permissions that the user's umask leaves
             file.writelines(content)

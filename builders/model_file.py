@@ -62,6 +62,9 @@ _KINDS = {name: str(kind) for name, kind in HYPERPARAMETERS.items()}
 _BOUNDS = {"int32": 2**31, "int64": 2**63}
 """Limits of the types that are whole numbers."""
 
+_JSON = json.JSONEncoder(separators=(",", ":"))
+"""How headers are written; a loss may be Infinity, which readers accept."""
+
 _NOT_THE_FILES_FAULT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 """Errors of this process or machine, whatever file is read."""
 
@@ -312,8 +315,7 @@ def encode_model(
 
 
 def _encode(tensors: Mapping[str, NDArray[Any]], header: Mapping[str, object]) -> Pieces:
-    text = json.dumps(header, separators=(",", ":"))  # a loss may be Infinity, which readers accept
-    return encode_tensors(tensors, {HEADER_KEY: text})
+    return encode_tensors(tensors, {HEADER_KEY: _JSON.encode(header)})
 
 
 def _problem(
@@ -350,14 +352,20 @@ def _problem(
         for name, found in absent.items()
     ):
         return f"not_measured must be lists of epochs by metric, found {absent!r:.60}"
-    for column, name in enumerate(names):
-        values = table[:, column]
-        if name in absent:
-            values = values[~np.isin(epochs, absent[name])]
-        # Losses of a diverged model are NaN; an accuracy is a count and never is.
-        if name in SHARES_OF_1 and not ((values >= 0) & (values <= 1)).all():
-            return f"{name} must lie in [0, 1] at every epoch, found {values.tolist()!r:.60}"
+    # Losses of a diverged model are NaN; an accuracy is a count and never is.
+    shares = [column for column, name in enumerate(names) if name in SHARES_OF_1]
+    if not _are_shares(table[:, shares]):  # a share that was not measured is none
+        for column in shares:
+            name, values = names[column], table[:, column]
+            if name in absent:
+                values = values[~np.isin(epochs, absent[name])]
+            if not _are_shares(values):
+                return f"{name} must lie in [0, 1] at every epoch, found {values.tolist()!r:.60}"
     return hyperparameters_problem(header.get("hyperparameters"))
+
+
+def _are_shares(values: NDArray[np.float64]) -> bool:
+    return bool(((values >= 0) & (values <= 1)).all())
 
 
 def names_problem(header: Mapping[str, Any]) -> str | None:

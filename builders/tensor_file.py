@@ -47,6 +47,8 @@ _BUFFER = 1 << 14
 """Bytes of a read, which suffice for the header of a model file and the metrics behind it."""
 
 
+_JSON = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
+
 Pieces = list[bytes | memoryview]
 """The content of a file, one piece behind the other."""
 
@@ -157,7 +159,7 @@ def encode_tensors(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, s
             raise ValueError(f"{name} is not contiguous")
         dtype = _WRITTEN[array.dtype]
         entries[name] = {"dtype": dtype, "shape": array.shape, "data_offsets": (begin, end)}
-    header = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    header = _JSON.encode(entries).encode()
     header += b" " * (-len(header) % 8)
     return [len(header).to_bytes(8, "little") + header, *(array.data for _, array in ordered)]
 

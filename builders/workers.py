@@ -9,6 +9,7 @@ Without it, workers of a parent that is killed wait for work for ever.
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -19,7 +20,11 @@ from contextlib import contextmanager
 
 
 def end_with_parent() -> None:
-    """Of this process, a worker: end it at once when its parent has ended, however that came."""
+    """Of this process, a worker: end it at once when its parent has ended, however that came.
+
+    What it has imported is there to stay, and the garbage collector looks through it no more.
+    """
+    gc.freeze()
     parent = multiprocessing.parent_process()
     assert parent is not None
 

@@ -116,7 +116,10 @@ class ZooDirectory:
     def _known_splits(self) -> Mapping[str, str]:
         """Return `splits` without a copy, which callers must not change."""
         path = self._splits_path
-        return _read_splits(path, *_stamp(path)) if os.path.lexists(path) else {}
+        stamp = _stamp_or_none(path)
+        if stamp is None and not os.path.lexists(path):
+            return {}
+        return _read_splits(path, *(stamp or _stamp(path)))
 
     @cached_property
     def _splits_path(self) -> Path:
@@ -305,26 +308,26 @@ class ZooDirectory:
             InvalidArgument: shapes, names or values that a reader would refuse.
         """
         given = (hyperparameters, epochs, weights, metrics, parent_model_id, extra, original_name)
-        return self.write_files(model_id, encode_model(self.zoo, model_id, *given))
-
-    def write_files(self, model_id: str, files: Iterable[Encoded]) -> list[Path]:
-        """Write the files that `encode_model` returns, each before the next is asked for.
-
-        Returns:
-            The paths written.
-        """
+        files = encode_model(self.zoo, model_id, *given)
         if model_id not in self._known_splits():
             self.add_splits([model_id])
-        paths = []
-        for epoch, content in files:
-            paths.append(self.state_path(model_id, epoch))
-            if self.zoo.layout.architecture.file_per_state:
-                paths[-1].parent.mkdir(exist_ok=True)
-            write_atomically(paths[-1], *content)
-        return paths
+        return [self.write_file(model_id, file) for file in files]
+
+    def write_file(self, model_id: str, file: Encoded) -> Path:
+        """Write a file that `encode_model` returned, of a model whose split is recorded.
+
+        Returns:
+            Its path.
+        """
+        epoch, content = file
+        path = self.state_path(model_id, epoch)
+        if self.zoo.layout.architecture.file_per_state:
+            path.parent.mkdir(exist_ok=True)
+        write_atomically(path, *content)
+        return path
 
 
-def _stamp_or_none(path: str) -> Stamp | None:
+def _stamp_or_none(path: str | Path) -> Stamp | None:
     """Return the stamp of a file; None if it has none, such as a link to nothing."""
     try:
         return file_stamp(path)

@@ -12,7 +12,6 @@ bytes. Large imports use several processes.
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import math
 import multiprocessing
@@ -111,28 +110,29 @@ class _Import:
         Args:
             directory: the zoo.
             about: what the report says of the source.
-            outcomes: outcome of each model.
-            expected: number of outcomes.
+            outcomes: outcomes of all models.
+            expected: number of models.
             found: number of states of the zoo in the source.
             left_out: states that belong to none of the models.
             remarks: remarks that belong to none of the models.
         """
-        name, models, kept = directory.zoo.name, 0, 0
+        name = directory.zoo.name
+        kept: list[int] = []
         faults, notes, others = list(left_out), list(remarks), set[str]()
-        for number, outcome in enumerate(outcomes, start=1):
+        for outcome in outcomes:
             kept += outcome.kept
-            models += outcome.kept > 0
             faults += outcome.left_out
             notes += outcome.remarks
             others |= outcome.others
             if self.on_progress is not None:
-                self.on_progress(name, number, expected)
+                self.on_progress(name, len(kept), expected)
         if others:
             names = ", ".join(map(printable, sorted(others)))
             notes.append(f"{len(others)} values in result.json that no row has: {names}")
         faults.sort()
         notes.sort()
-        report = Report(name, about, models, found, kept, tuple(faults), tuple(notes))
+        models = len(kept) - kept.count(0)
+        report = Report(name, about, models, found, sum(kept), tuple(faults), tuple(notes))
         report.write(directory.path)
         if not models:
             remove_if_empty(directory)
@@ -141,13 +141,29 @@ class _Import:
 
 @dataclass(frozen=True)
 class _Outcome:
-    """What became of the states of one model: the number of kept ones, the others, remarks, and
-    the names of measured values that no row has a column for."""
+    """What became of the states of some models, or of one.
 
-    kept: int
+    Attributes:
+        kept: number of kept states of each model.
+        left_out: the other states.
+        remarks: remarks on the models.
+        others: names of measured values that no row has a column for.
+    """
+
+    kept: list[int]
     left_out: list[LeftOut]
     remarks: list[str]
     others: frozenset[str] = frozenset()
+
+    @classmethod
+    def of_all(cls, outcomes: Sequence[_Outcome]) -> _Outcome:
+        """Return several outcomes as one, which goes from process to process in less time."""
+        return cls(
+            [kept for outcome in outcomes for kept in outcome.kept],
+            [state for outcome in outcomes for state in outcome.left_out],
+            [remark for outcome in outcomes for remark in outcome.remarks],
+            frozenset().union(*(outcome.others for outcome in outcomes)),
+        )
 
 
 def import_zoo(
@@ -454,7 +470,7 @@ def _import_trial(task: _Task) -> _Outcome:
         try:
             found, remarks = ray_tune.results(source, trial, others)
         except Unreadable as error:
-            return _Outcome(0, trial.without(str(error)), [])
+            return _Outcome([0], trial.without(str(error)), [])
         states = ray_tune.states(
             source,
             trial,
@@ -474,7 +490,7 @@ def _import_trial(task: _Task) -> _Outcome:
                 "refused: the zoo has a model of this name with other metrics, from another "
                 "source; import this one into another folder"
             )
-            return _Outcome(0, trial.without(reason), remarks)
+            return _Outcome([0], trial.without(reason), remarks)
         outcome = _write_model(
             directory, model_id, name, description, epochs, states, present, remarks
         )
@@ -559,7 +575,7 @@ def _import_small_cnn_zoo(job: _Import, folder: Path) -> Report:
 
 
 def _import_small_cnns(
-    job: _Import, folder: Path, mapper: Callable[..., Iterator[list[_Outcome]]]
+    job: _Import, folder: Path, mapper: Callable[..., Iterator[_Outcome]]
 ) -> Report:
     data = small_cnn_zoo.read_small_cnn_zoo(folder)
     digest = hashlib.sha256()
@@ -581,9 +597,10 @@ def _import_small_cnns(
     directory = job.create(zoo, about)
     small_cnn_zoo.write_source_columns(data, directory.path)
     directory.add_splits(data.models, given)
-    found = sum(map(len, data.models.values())) + len(data.left_out)
-    parts = _parts(directory, data, _CHUNK, job.max_weight)
-    outcomes = itertools.chain.from_iterable(mapper(_import_small_cnn_part, parts))
+    found = sum(map(data.count, data.models)) + len(data.left_out)
+    begun = {path.stem for path in directory.files()}
+    parts = _parts(directory, data, _CHUNK, job.max_weight, begun)
+    outcomes = mapper(_import_small_cnn_part, parts)
     return job.report(directory, about, outcomes, len(data.models), found, data.left_out)
 
 
@@ -598,31 +615,45 @@ _MOST_READERS = 4
 
 @dataclass(frozen=True)
 class _Part(Generic[_Data]):
-    """What a process needs to import some models of a source that has many."""
+    """What a process needs to import some models of a source that has many.
+
+    Attributes:
+        directory: the zoo.
+        data: what the source says of these models.
+        max_weight: see `import_zoo`.
+        begun: those that had a file when the import began.
+    """
 
     directory: ZooDirectory
     data: _Data
     max_weight: float | None
+    begun: frozenset[str]
 
 
 def _parts(
-    directory: ZooDirectory, data: _Data, size: int, max_weight: float | None
+    directory: ZooDirectory,
+    data: _Data,
+    size: int,
+    max_weight: float | None,
+    begun: Collection[str] = (),
 ) -> Iterator[_Part[_Data]]:
     """Yield the models of a source in parts of `size`."""
-    ids = sorted(data.models)
+    ids = list(data.models)
     for start in range(0, len(ids), size):
-        yield _Part(directory, data.part(ids[start : start + size]), max_weight)
+        some = ids[start : start + size]
+        yield _Part(directory, data.part(some), max_weight, frozenset(some).intersection(begun))
 
 
-def _import_small_cnn_part(part: _Part[small_cnn_zoo.SmallCnnZoo]) -> list[_Outcome]:
+def _import_small_cnn_part(part: _Part[small_cnn_zoo.SmallCnnZoo]) -> _Outcome:
     with part.data.opened() as opened:
         # The headers of all models first, the weights after: by turns, the weights would drive what
         # makes the headers out of the processor's cache.
         files = [_new_files(part, model_id, opened) for model_id in part.data.models]
-        return [
+        outcomes = [
             _import_small_cnn(part, model_id, opened, found)
             for model_id, found in zip(part.data.models, files, strict=True)
         ]
+    return _Outcome.of_all(outcomes)
 
 
 def _new_files(
@@ -636,7 +667,7 @@ def _new_files(
         The files; [] if the model has a file already, or cannot be written.
     """
     data, directory = part.data, part.directory
-    if directory.state_path(model_id, 0).exists():
+    if model_id in part.begun:
         return []
     rows, name = data.models[model_id], data.names[model_id]
     with suppress(InvalidArgument):  # _write_model reports it
@@ -663,8 +694,9 @@ def _import_small_cnn(
     epochs = data.epochs[data.models[model_id]].tolist()
     # Nearly every model is new and whole: state by state, it would take twice as long.
     if files and not any(opened.read(model_id, part.max_weight)):
-        directory.write_files(model_id, files)
-        return _Outcome(len(epochs), [], [])
+        for file in files:
+            directory.write_file(model_id, file)
+        return _Outcome([len(epochs)], [], [])
     shape = (zoo.architecture, zoo.channels, zoo.classes)
     description = Description(shape, data.hyperparameters[model_id], data.dataset)
     states = data.states(model_id, part.max_weight)
@@ -742,14 +774,14 @@ def _import_table(job: _Import, table: _Table) -> Report:
     expected = len(data.models)
     parts = list(_parts(directory, data, max(1, min(20, expected // 64)), job.max_weight))
     size = sum(size or 0 for _, size in sizes)
-    outcomes = itertools.chain.from_iterable(_map(_import_of_table, parts, size, job.workers))
+    outcomes = _map(_import_of_table, parts, size, job.workers)
     return job.report(directory, about, outcomes, expected, data.count, data.left_out, data.remarks)
 
 
-def _import_of_table(part: _Part[run_table.RunTable]) -> list[_Outcome]:
+def _import_of_table(part: _Part[run_table.RunTable]) -> _Outcome:
     directory, data, zoo = part.directory, part.data, part.directory.zoo
     shape = (zoo.architecture, zoo.channels, zoo.classes)
-    return [
+    outcomes = [
         _write_model(
             directory,
             model_id,
@@ -760,6 +792,7 @@ def _import_of_table(part: _Part[run_table.RunTable]) -> list[_Outcome]:
         )
         for model_id, entries in data.models.items()
     ]
+    return _Outcome.of_all(outcomes)
 
 
 # --- Writing --------------------------------------------------------------------------------------
@@ -789,7 +822,7 @@ def _write_model(
     """
     present = set(_present(directory, model_id) if present is None else present)
     if len(set(found)) == len(found) and set(found) == present:
-        return _Outcome(len(found), [], list(remarks))
+        return _Outcome([len(found)], [], list(remarks))
     left_out: list[LeftOut] = []
     pending: list[State] = []
     kept = 0
@@ -828,7 +861,7 @@ def _write_model(
             kept += write()
             pending.clear()
             del state  # while the next is read
-    return _Outcome(kept + write(), left_out, list(remarks))
+    return _Outcome([kept + write()], left_out, list(remarks))
 
 
 def _states_here(directory: ZooDirectory, model_id: str, without: set[int]) -> Iterator[State]:

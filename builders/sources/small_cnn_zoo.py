@@ -20,7 +20,6 @@ import csv
 import gzip
 import hashlib
 import io
-import itertools
 import math
 import re
 from collections import Counter
@@ -95,11 +94,11 @@ class SmallCnnZoo:
         folder: of the files.
         offset: of the first weight in weights.npy, which is float32 [rows, N].
         order: int64 [N], the place in the source of each weight in our order.
-        models: model id -> its rows in the columns below, by epoch.
+        models: model id -> its place in the columns below, where its states stand by epoch.
         names: model id -> name in the source.
         hyperparameters: model id -> hyperparameters of the row.
-        config: model id -> all `config.*` of the source.
-        rows: int64 [rows], the row of weights.npy.
+        config: all `config.*` of the source, a row for each model; in a `part` none.
+        rows: int64 [rows], the row of weights.npy; those that belong to no model stand last.
         epochs: int64 [rows].
         metrics: name of the row's column -> float64 [rows], NaN where absent.
         left_out: rows that belong to no model.
@@ -110,7 +109,7 @@ class SmallCnnZoo:
     folder: Path
     offset: int
     order: NDArray[np.int64]
-    models: Mapping[str, NDArray[np.int64]]
+    models: Mapping[str, slice]
     names: Mapping[str, str]
     hyperparameters: Mapping[str, Mapping[str, Any]]
     config: pa.Table
@@ -122,18 +121,29 @@ class SmallCnnZoo:
     def finals(self) -> dict[int, str | None]:
         """Return the model of each row of the last epoch; None for a row that is left out."""
         last = int(self.epochs.max(initial=0))
-        found: dict[int, str | None] = dict.fromkeys(np.flatnonzero(self.epochs == last).tolist())
-        ends = ((int(rows[-1]), model) for model, rows in self.models.items())
+        found: dict[int, str | None] = dict.fromkeys(self.rows[self.epochs == last].tolist())
+        ends = ((int(self.rows[rows.stop - 1]), model) for model, rows in self.models.items())
         return found | {row: model for row, model in ends if row in found}
 
+    def count(self, model_id: str) -> int:
+        """Return the number of states of a model."""
+        return self.models[model_id].stop - self.models[model_id].start
+
     def part(self, ids: Sequence[str]) -> SmallCnnZoo:
-        """Return some of the models, with no more than their rows: what another process needs."""
-        some = {model: self.models[model] for model in ids}
-        rows = np.concatenate([*some.values(), np.empty(0, np.int64)])
-        ends = list(itertools.accumulate(map(len, some.values()), initial=0))
+        """Return some of the models, with no more than their rows: what another process needs.
+
+        Args:
+            ids: ids of models that follow on each other in `models`.
+        """
+        places = [self.models[model] for model in ids]
+        start = places[0].start
+        rows = slice(start, places[-1].stop)
         return replace(
             self,
-            models=dict(zip(some, map(np.arange, ends, ends[1:]), strict=True)),
+            models={
+                model: slice(place.start - start, place.stop - start)
+                for model, place in zip(ids, places, strict=True)
+            },
             rows=self.rows[rows],
             epochs=self.epochs[rows],
             metrics={name: column[rows] for name, column in self.metrics.items()},
@@ -146,9 +156,10 @@ class SmallCnnZoo:
     @contextmanager
     def opened(self) -> Iterator[OpenWeights]:
         """Open weights.npy."""
-        most = max(map(len, self.models.values()), default=0)
+        most = max(map(self.count, self.models), default=0)
+        scratch = np.empty((2, most, len(self.order)), np.float32)
         with open_plain(self.folder / "weights.npy") as file:
-            yield OpenWeights(self, file, np.empty((2, most, len(self.order)), np.float32))
+            yield OpenWeights(self, file, scratch, [row.data for row in scratch[0]])
 
     def states(self, model_id: str, max_weight: float | None) -> Iterator[State | LeftOut]:
         """Yield the states of one model by epoch."""
@@ -157,8 +168,9 @@ class SmallCnnZoo:
             faults = opened.read(model_id, max_weight)
             found = opened.memory(model_id)
         epochs = self.epochs[rows].tolist()
-        for row, epoch, weights, fault in zip(rows, epochs, found, faults, strict=True):
-            values = {name: float(column[row]) for name, column in self.metrics.items()}
+        metrics = [column[rows].tolist() for column in self.metrics.values()]
+        for epoch, weights, fault, *row in zip(epochs, found, faults, *metrics, strict=True):
+            values = dict(zip(self.metrics, row, strict=True))
             if not all(0 <= value <= 1 for name, value in values.items() if name.endswith("_acc")):
                 fault = "missing metrics: an accuracy is no share of 1"
             if fault is not None:
@@ -177,18 +189,20 @@ class OpenWeights:
         zoo: whose weights they are.
         file: weights.npy.
         scratch: float32 [2, S, N] for the model with most states: its rows, and these in our order.
+        lines: the memory of each of its rows.
     """
 
     zoo: SmallCnnZoo
     file: io.FileIO
     scratch: NDArray[np.float32]
+    lines: list[memoryview]
 
     def memory(self, model_id: str) -> NDArray[np.float32]:
         """Return the memory [S, N] into which `read` puts the weights of a model by epoch.
 
         The next `read`, of whatever model, overwrites it.
         """
-        return self.scratch[1, : len(self.zoo.models[model_id])]
+        return self.scratch[1, : self.zoo.count(model_id)]
 
     def read(self, model_id: str, max_weight: float | None) -> list[str | None]:
         """Read the weights of one model into its memory; return what is wrong with each state.
@@ -200,12 +214,13 @@ class OpenWeights:
         Raises:
             Unreadable: the file has become shorter.
         """
-        rows, found = self.zoo.models[model_id], self.memory(model_id)
-        raw = self.scratch[0, : len(rows)]
-        for row, target in zip(self.zoo.rows[rows].tolist(), raw, strict=True):
-            self.file.seek(self.zoo.offset + row * target.nbytes)
-            if self.file.readinto(target.data) != target.nbytes:  # not mapped: 5 GB are too many
+        rows = self.zoo.rows[self.zoo.models[model_id]].tolist()
+        size = 4 * len(self.zoo.order)
+        for row, target in zip(rows, self.lines, strict=False):
+            self.file.seek(self.zoo.offset + row * size)
+            if self.file.readinto(target) != size:  # not mapped: 5 GB are too many
                 raise Unreadable("truncated: weights.npy has become shorter during the import")
+        raw, found = self.scratch[:, : len(rows)]
         raw.take(self.zoo.order, 1, out=found, mode="clip")  # "raise" would copy once more
         limit = np.finfo(np.float32).max if max_weight is None else max_weight
         if -limit <= found.min() and found.max() <= limit:  # not where one is NaN
@@ -248,7 +263,7 @@ def read_small_cnn_zoo(folder: Path) -> SmallCnnZoo:
         LeftOut(names[numbers[row]], -1, "wrong epoch: its step is no whole number")
         for row in np.flatnonzero(~good)
     ]
-    by_model = np.lexsort((np.arange(len(epochs)), epochs, numbers))
+    by_model = np.lexsort((epochs, numbers))
     by_model = by_model[good[by_model]]
     same = (np.diff(numbers[by_model]) == 0) & (np.diff(epochs[by_model]) == 0)
     repeated = by_model[1:][same]
@@ -257,12 +272,15 @@ def read_small_cnn_zoo(folder: Path) -> SmallCnnZoo:
         for row in repeated
     ]
     kept = np.delete(by_model, np.flatnonzero(same) + 1)
-    cuts = np.flatnonzero(np.diff(numbers[kept])) + 1
-    groups = {int(numbers[rows[0]]): rows for rows in np.split(kept, cuts) if len(rows)}
-    ids = {number: model_id_of(names[number]) for number in groups}
-    firsts = np.array([rows[0] for rows in groups.values()], np.int64)
+    starts = np.flatnonzero(np.diff(numbers[kept], prepend=-1))
+    firsts = kept[starts]
+    names = [names[number] for number in numbers[firsts].tolist()]
+    ids = [model_id_of(name) for name in names]
+    places = map(slice, starts.tolist(), [*starts[1:].tolist(), len(kept)])
     of_model = config.take(firsts)
-    identities = pa.array([ids[number] for number in groups])
+    rest = np.ones(len(epochs), np.bool_)
+    rest[kept] = False
+    rows = np.concatenate([kept, np.flatnonzero(rest)])
     side = IMAGE_SETS[dataset]
     return SmallCnnZoo(
         dataset=dataset,
@@ -270,13 +288,13 @@ def read_small_cnn_zoo(folder: Path) -> SmallCnnZoo:
         folder=folder,
         offset=offset,
         order=order,
-        models={ids[number]: rows for number, rows in groups.items()},
-        names={ids[number]: names[number] for number in groups},
-        hyperparameters=dict(zip(identities.to_pylist(), _hyperparameters(of_model), strict=True)),
-        config=of_model.add_column(0, "model_id", identities),
-        rows=np.arange(len(epochs)),
-        epochs=epochs,
-        metrics={ours: _numbers(table, theirs) for theirs, ours in METRICS.items()},
+        models=dict(zip(ids, places, strict=False)),
+        names=dict(zip(ids, names, strict=True)),
+        hyperparameters=dict(zip(ids, _hyperparameters(of_model), strict=True)),
+        config=of_model.add_column(0, "model_id", pa.array(ids)),
+        rows=rows,
+        epochs=epochs[rows],
+        metrics={ours: _numbers(table, theirs)[rows] for theirs, ours in METRICS.items()},
         left_out=left_out,
     )
 
