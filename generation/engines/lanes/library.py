@@ -49,8 +49,8 @@ LIMITS = kernels.SizeLimits(layers=32, weights=4_000_000, outputs=1_000_000, row
 """Of the networks that the kernel trains: for larger ones a block takes gigabytes, its stack
 megabytes, or a build minutes."""
 
-_building = threading.Lock()
-"""So that the threads of a process do not compile the same kernel side by side."""
+_building: dict[str, threading.Lock] = {}
+"""Name of a kernel -> its lock: threads of a process compile several at a time, but none twice."""
 
 
 def load(layout: Layout, activation: str, isa: str = "auto", kernel: str = "dense") -> ctypes.CDLL:
@@ -79,7 +79,7 @@ def load(layout: Layout, activation: str, isa: str = "auto", kernel: str = "dens
     digest = hashlib.sha256("\0".join([*sources, header, *flags, *compiler, macros]).encode())
     shape = f"{layout.architecture.file_name}_{layout.channels}_{layout.classes}"
     name = f"{shape}_{activation}_{isa}_{kernel}-{digest.hexdigest()[:20]}"
-    with _building:
+    with _building.setdefault(name, threading.Lock()):
         library = _open(cache_root(), name, header, (*compiler, *flags), source)
     _describe_functions(library, kernel)
     return library

@@ -20,15 +20,15 @@ try:
 except LanesUnavailable as reason:
     pytest.skip(str(reason), allow_module_level=True)
 
-LOAD = (
+IMPORTS = (
     "from model_zoos.builders.layout import make_layout\n"
-    "from model_zoos.generation.engines.lanes.library import load\n"
-    "print(load(make_layout('cnn_s', 1), 'tanh').weights_count())"
+    "from model_zoos.generation.engines.lanes.library import load"
 )
+LOAD = f"{IMPORTS}\nprint(load(make_layout('cnn_s', 1), 'tanh').weights_count())"
 SIZE = make_layout("cnn_s", 1).size
 
 
-def load_in_a_process(cache: Path, compiler: str | None = None) -> str:
+def load_in_a_process(cache: Path, compiler: str | None = None, code: str = LOAD) -> str:
     """Load the kernel of CNN-s in a fresh process, which may have another compiler."""
     environment = os.environ | {
         "MODEL_ZOOS_CACHE": str(cache),
@@ -37,7 +37,7 @@ def load_in_a_process(cache: Path, compiler: str | None = None) -> str:
     if compiler is not None:
         environment["CXX"] = compiler
     done = subprocess.run(
-        [sys.executable, "-c", LOAD], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
     )
     return done.stdout.strip() or done.stderr.strip().splitlines()[-1]
 
@@ -151,3 +151,35 @@ def test_nothing_is_loaded_from_a_folder_of_others(
         assert load_in_a_process(tmp_path, str(filled / "compiler")) == str(SIZE)
     assert builds(filled) == before + 1
     assert not list(temporary.iterdir())
+
+
+def test_threads_compile_several_kernels_side_by_side_and_none_twice(
+    filled: Path, tmp_path: Path
+) -> None:
+    compiler = tmp_path / "compiler"
+    compiler.write_text(
+        f"""#!/bin/sh
+        for out; do :; done  # the last argument
+        case "$out" in
+        *kernel.so)
+            echo built >> "{tmp_path}/builds"
+            for _ in $(seq 200); do  # until the other one is here, for at most 20 s
+                [ "$(wc -l < "{tmp_path}/builds")" -ge 2 ] && break
+                sleep 0.1
+            done
+            [ "$(wc -l < "{tmp_path}/builds")" -ge 2 ] && cp "{filled}/first.so" "$out";;
+        *) exec {os.environ.get("CXX", "c++")} "$@";;
+        esac
+        """
+    )
+    compiler.chmod(0o755)
+    code = (
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        f"{IMPORTS}\n"
+        "layout = make_layout('cnn_s', 1)\n"
+        "with ThreadPoolExecutor(4) as pool:\n"
+        "    found = pool.map(lambda name: load(layout, name), ['tanh', 'tanh', 'relu', 'relu'])\n"
+        "print(*(library.weights_count() for library in found))"
+    )
+    assert load_in_a_process(tmp_path, str(compiler), code) == " ".join([str(SIZE)] * 4)
+    assert builds(tmp_path) == 2
