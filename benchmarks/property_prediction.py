@@ -33,6 +33,7 @@ from scipy.stats import kendalltau
 from ..builders.access import check_kind
 from ..builders.layout import find_layout
 from ..builders.machine import counted
+from ..builders.schema import HYPERPARAMETERS
 from ..builders.splits import SPLITS, why_empty
 from ..errors import InvalidArgument, NoRowsLeft, TooFewModels
 from .bootstrap import FEWEST_MODELS, Floats, Interval, number_intervals, r2, share_interval
@@ -56,6 +57,7 @@ from .rows import (
     Rows,
     read_rows,
     refuse_leakage,
+    split_by_value,
     weights_length,
 )
 from .stored import StoredMatrix, in_memory
@@ -153,7 +155,7 @@ class Result:
         not_scored: target -> why: it is constant or absent.
         scores: scores of numbers, one for each representation, method and target.
         class_scores: scores of classes.
-        settings: offset, max_weight and epochs as given.
+        settings: offset, max_weight and epochs as given, and split_by if it was.
     """
 
     zoo: str
@@ -227,8 +229,9 @@ class Result:
             f"Not scored: {', '.join(not_scored) or 'none'}.",
         ]
         counts = {"models": self.models, "states": self.states}
+        by = self.settings.get("split_by")
         return Table(
-            f"{self.zoo}: rows that were used",
+            f"{self.zoo}: rows that were used" + (f", split by {by}" if by else ""),
             ("number of", *SPLITS),
             tuple((what, *(f"{n[split]:,}" for split in SPLITS)) for what, n in counts.items()),
             tuple(notes),
@@ -260,6 +263,7 @@ def predict_properties(
     epochs: Sequence[int] | str | None = None,
     max_weight: float = MAX_WEIGHT,
     offset: str = "free",
+    split_by: str | None = None,
     boosting: bool = False,
     predictors: Mapping[str, Predictor] | None = None,
     standardised: bool = True,
@@ -277,6 +281,8 @@ def predict_properties(
         max_weight: states with a larger weight (in absolute value) are left out; math.inf keeps
             all that are finite.
         offset: one of `probes.OFFSETS`.
+        split_by: hyperparameter, such as "seed", of which all models with the same value are put
+            into one split; the weights are then held in memory. None for the splits of the zoo.
         boosting: whether to fit gradient-boosted trees too, which takes minutes on weights.
         predictors: name -> a predictor of one's own, `fit(x, y, validation_x, validation_y)` which
             returns `predict(x)`; see `probes.Predictor`. Each is fitted for each representation and
@@ -290,11 +296,12 @@ def predict_properties(
             a step of trees also with the number of trees in its name.
 
     Raises:
-        TooFewModels: one of the three splits has fewer than two usable states.
+        TooFewModels: one of the three splits has fewer than two usable states, or `split_by` has
+            fewer than five values.
         Leakage: a model, or twins of one parent, in two splits.
         BoostingUnavailable: boosting was asked for without LightGBM.
-        InvalidArgument: unknown representation, target or offset; a predictor that has the name of
-            a probe, or does not return finite numbers.
+        InvalidArgument: unknown representation, target, offset or hyperparameter; a predictor that
+            has the name of a probe, or does not return finite numbers.
     """
     check_kind(predictors, (Mapping, NoneType), "predictors must be {name: function}")
     own = dict(predictors or {})
@@ -316,11 +323,17 @@ def predict_properties(
         raise InvalidArgument(f"epochs are a list of numbers or {LAST!r}, found {epochs!r}")
     final = epochs == LAST
     chosen = None if epochs is None or final else [int(epoch) for epoch in epochs]
-    splits = _load(name, data_dir, targets, chosen, final)
+    if split_by is not None and split_by not in HYPERPARAMETERS:
+        raise InvalidArgument(
+            f"unknown hyperparameter {split_by!r:.60} to split by; known: "
+            f"{', '.join(HYPERPARAMETERS)}"
+        )
+    splits = _load(name, data_dir, targets, chosen, final, split_by)
     refuse_leakage(splits)
     not_scored: dict[str, str] = {}
     for target in targets:
-        absent = [s for s in SPLITS if splits[s].data.column(target).null_count == len(splits[s])]
+        columns = {split: splits[split].with_format("arrow")[target] for split in SPLITS}
+        absent = [split for split in SPLITS if columns[split].null_count == len(splits[split])]
         if absent:
             where = "" if len(absent) == len(SPLITS) else f" in {', '.join(absent)}"
             not_scored[target] = f"absent{where}"
@@ -331,9 +344,8 @@ def predict_properties(
     left_out: dict[str, int] = {}
     kinds = (scored("number"), scored("class"))
     size = sum(4 * len(split) * weights_length(split) for split in splits.values())
-    rows = {
-        s: read_rows(splits[s], *kinds, max_weight, left_out, stored=size > memory) for s in SPLITS
-    }
+    stored = size > memory and split_by is None
+    rows = {s: read_rows(splits[s], *kinds, max_weight, left_out, stored=stored) for s in SPLITS}
     layout = find_layout(splits["train"][0]["architecture"], rows["train"].weights.shape[1])
     del splits  # frees the memory-mapped rows
     for split in SPLITS:
@@ -420,6 +432,7 @@ def predict_properties(
             "offset": offset,
             "max_weight": float(max_weight),
             "epochs": LAST if final else chosen,
+            **({} if split_by is None else {"split_by": split_by}),
         },
     )
 
@@ -430,15 +443,17 @@ def _load(
     targets: Sequence[str],
     epochs: Sequence[int] | None,
     final: bool,
+    split_by: str | None,
 ) -> DatasetDict:
     """Load the three splits of a zoo, or raise TooFewModels."""
+    wanted = [*targets, *([] if split_by is None else [split_by])]
     columns = ("zoo", "model_id", "parent_model_id", "epoch", "architecture", "weights")
     try:
         splits = load_dataset(
             "model_zoos",
             name,
             data_dir=None if data_dir is None else str(data_dir),
-            columns=list(dict.fromkeys([*columns, *targets])),
+            columns=list(dict.fromkeys([*columns, *wanted])),
             filters=None if epochs is None else [("epoch", "in", list(epochs))],
             final=final,
         )
@@ -450,6 +465,8 @@ def _load(
     found = set().union(*(split.unique("epoch") for split in splits.values()))
     if absent := sorted(set(epochs or ()) - found):
         raise TooFewModels(f"{name} has no state of epoch {', '.join(map(str, absent))}")
+    if split_by is not None:
+        splits = split_by_value(splits, split_by)
     models = {split: len(rows.unique("model_id")) for split, rows in splits.items()}
     if why := why_empty(models):
         raise TooFewModels(f"{name} cannot be benchmarked: {why}")

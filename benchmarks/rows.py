@@ -6,12 +6,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from datasets import Dataset
+from datasets import Dataset, DatasetDict, concatenate_datasets
 from numpy.typing import NDArray
 
 from ..builders.access import weights
 from ..builders.catalog import dense_name
-from ..errors import Leakage
+from ..builders.machine import counted
+from ..builders.splits import FEWEST_MODELS, SPLITS, assign_splits
+from ..errors import Leakage, TooFewModels
 from .states import Column, number_models, objects
 from .stored import BLOCK_BYTES, Matrix, StoredMatrix
 
@@ -144,3 +146,28 @@ def refuse_leakage(splits: Mapping[str, Dataset]) -> None:
                     f"{found[family]}, so scores would be those of models seen in training. "
                     "Splits are by model, and a twin lies in its parent's split (splits.json)"
                 )
+
+
+def split_by_value(splits: Mapping[str, Dataset], column: str) -> DatasetDict:
+    """Return the rows in other splits: all models with the same value of a column lie in one.
+
+    Values are shared out as models are (builders/splits.py): 70 % of them are in train, however
+    many models each of them has.
+
+    Args:
+        splits: split -> rows with the column.
+        column: name of a hyperparameter, such as "seed".
+
+    Raises:
+        TooFewModels: there are fewer values than splits need.
+    """
+    rows = concatenate_datasets([splits[split] for split in SPLITS])
+    names = np.array([str(value) for value in objects(rows.with_format("arrow")[column])])
+    found = assign_splits({}, names.tolist())
+    if len(found) < FEWEST_MODELS:
+        raise TooFewModels(
+            f"its models have {counted(len(found), 'value')} of {column}, and a split by {column} "
+            f"needs {FEWEST_MODELS} or more"
+        )
+    splits_of_rows = np.array([found[name] for name in names])
+    return DatasetDict({s: rows.select(np.flatnonzero(splits_of_rows == s)) for s in SPLITS})

@@ -59,6 +59,10 @@ def benchmark(
     offset: Annotated[
         str, typer.Option(help="Of the ridge: free, or regularised as in the paper's code.")
     ] = "free",
+    split_by: Annotated[
+        Optional[str],
+        typer.Option(help="Put models with the same value, such as of seed, into one split."),
+    ] = None,
     boosting: Annotated[
         bool, flag("--boosting", help="Gradient-boosted trees too (needs LightGBM).")
     ] = False,
@@ -97,7 +101,7 @@ def benchmark(
     of_suite["--download"] = download
     of_prediction: dict[str, object] = {"--representation": representation, "--epochs": epochs}
     of_prediction |= {"--max-weight": max_weight != 5, "--offset": offset != "free"}
-    of_prediction["--boosting"] = boosting
+    of_prediction |= {"--split-by": split_by, "--boosting": boosting}
     if compare is not None:
         given = {"a zoo": name, "--suite": suite, "--out": out, **of_suite, **of_prediction}
         _refuse(given, "--compare takes two files, and not")
@@ -129,6 +133,7 @@ def benchmark(
             epochs=chosen,
             max_weight=max_weight,
             offset=offset,
+            split_by=split_by,
             boosting=boosting,
             on_progress=show,
         )

@@ -21,12 +21,13 @@ from model_zoos.benchmarks import bootstrap, probes, property_prediction
 from model_zoos.benchmarks import rows as rows_module
 from model_zoos.benchmarks.logistic import STEPS, C, logistic
 from model_zoos.benchmarks.probes import STRENGTHS, ridge
-from model_zoos.benchmarks.property_prediction import predict_properties
-from model_zoos.benchmarks.rows import refuse_leakage
+from model_zoos.benchmarks.property_prediction import Result, predict_properties
+from model_zoos.benchmarks.rows import refuse_leakage, split_by_value
 from model_zoos.builders.catalog import get_zoo
 from model_zoos.builders.sources.importing import import_zoo
 from model_zoos.builders.zoo_directory import create_zoo, open_zoo
 from model_zoos.errors import BoostingUnavailable, InvalidArgument, Leakage, TooFewModels
+from tests.documents import ROOT
 from tests.shared import SEED_ZOO, SHARED, needs_shared
 from tests.zoos import random_zoo
 
@@ -38,6 +39,78 @@ def test_the_17_strengths_of_the_original() -> None:
     assert len(STRENGTHS) == 17
     assert STRENGTHS[:4] == (1e3, 3e2, 1e2, 3e1)
     assert STRENGTHS[-2:] == (3e-5, 1e-5)
+
+
+# --- Splits by a hyperparameter -------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def starts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A zoo in which nothing but the start, which models of a seed share, tells the accuracy."""
+    zoo = get_zoo("digits_cnn_s")
+    root = tmp_path_factory.mktemp("starts")
+    directory = create_zoo(root, zoo, engine="made")
+    generator = np.random.default_rng(0)
+    for seed in range(20):
+        start = generator.standard_normal(zoo.layout.size)
+        accuracy = generator.random()
+        for number in range(10):
+            noise = generator.standard_normal(zoo.layout.size) / 10
+            directory.write_model(
+                f"{seed}_{number}",
+                {"seed": seed, "activation": "tanh"},
+                [1],
+                (start + noise)[None].astype(np.float32),
+                {"test_acc": [accuracy]},
+            )
+    return root
+
+
+def test_a_split_by_seed_takes_away_what_a_shared_start_tells(starts: Path) -> None:
+    [shared], [apart] = (
+        predict_properties(
+            "digits_cnn_s",
+            starts,
+            representations=["weights"],
+            targets=["test_acc", "sparsity"],  # which is absent
+            split_by=by,
+        ).scores
+        for by in (None, "seed")
+    )
+    assert shared.r2["test"] > 0.9
+    assert apart.r2["test"] < 0.2
+
+
+def test_all_rows_of_a_value_are_in_one_split(starts: Path) -> None:
+    loaded = datasets.load_dataset("model_zoos", "digits_cnn_s", data_dir=str(starts))
+    found = split_by_value(loaded, "seed")
+    seeds = {split: set(found[split]["seed"]) for split in SPLITS}
+    assert [len(seeds[split]) for split in SPLITS] == [14, 3, 3]
+    assert not seeds["train"] & seeds["validation"]
+    assert not (seeds["train"] | seeds["validation"]) & seeds["test"]
+    rows = [(row["model_id"], row["weights"]) for s in SPLITS for row in found[s]]
+    assert sorted(rows) == sorted((r["model_id"], r["weights"]) for s in SPLITS for r in loaded[s])
+
+
+def test_the_page_has_the_numbers_of_models_that_share_a_start() -> None:
+    page = (ROOT / "benchmarks" / "README.md").read_text()
+    for split, name in (("the zoo's own, by model", "shared"), ("by seed", "apart")):
+        path = ROOT / "benchmarks" / "results" / f"usps_cnn_s_starts-{name}.json"
+        found = Result.from_json(json.loads(path.read_text()))
+        for score in found.scores:
+            if score.target == "test_acc":
+                low, high = score.r2_interval
+                numbers = (
+                    f"{score.r2['test']:.3f} | [{low:.3f}, {high:.3f}] | {score.tau['test']:.3f}"
+                )
+                assert f"| {split} | {score.representation} | {numbers} |" in page
+
+
+def test_a_split_that_cannot_be(starts: Path) -> None:
+    with pytest.raises(TooFewModels, match="1 value of activation"):
+        predict_properties("digits_cnn_s", starts, targets=["test_acc"], split_by="activation")
+    with pytest.raises(InvalidArgument, match="unknown hyperparameter 'test_acc'"):
+        predict_properties("digits_cnn_s", starts, targets=["test_acc"], split_by="test_acc")
 
 
 # --- Ridge ----------------------------------------------------------------------------------------
