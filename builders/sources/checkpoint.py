@@ -3,9 +3,10 @@
 torch.save writes a zip with `data.pkl`, a pickle whose tensors refer to storages, and one raw file
 for each storage (torch >= 1.6), or one stream of pickles and storages (before). Python's unpickler
 calls what a pickle names, and even when restricted to a list it lets a file exhaust memory (indices
-of its memo) or time (hashes of nested tuples). This machine knows 40 instructions and calls nothing
+of its memo) or time (hashes of nested tuples). This machine knows 45 instructions and calls nothing
 but the functions in `_CALLS`. Tensors are plain records, which become arrays only after their sizes
-were checked against the bytes that exist.
+were checked against the bytes that exist. Of all other objects, such as those of numpy or of one's
+own configuration, nothing but the name of their class or function remains.
 
 Sources: Lib/pickletools.py for the instructions, torch/serialization.py (`_save`, `_legacy_save`)
 and torch/_utils.py (`_rebuild_tensor_v2`) for the rest.
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import math
 import struct
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sized
 from dataclasses import dataclass
 from functools import lru_cache
@@ -26,7 +28,7 @@ from numpy.typing import NDArray
 
 from ...errors import Unreadable
 from ..tensor_file import widened
-from .archive import Read, read_member, shown, zip_members
+from .archive import Read, printable, read_member, shown, zip_members
 
 STORAGES = {
     "torch.FloatStorage": "<f4",
@@ -54,8 +56,9 @@ _LEGACY = (0x1950A86A20F9469CFC6C, 1001)
 
 _MOST_ELEMENTS = 1 << 40
 _LONGEST_PATH = 4096
-_LARGEST_PICKLE = 1 << 18
-"""Limit of a checkpoint's pickle in bytes. That of ResNet-18 has 20 kB, with an optimizer 60 kB."""
+_LARGEST_PICKLE = 1 << 21
+"""Limit of a checkpoint's pickle in bytes. That of ResNet-18 has 20 kB, with an optimizer 60 kB;
+a list of 100,000 losses takes 1 MB."""
 _BYTES_OF_CONTAINER = 8
 _FEWEST_CONTAINERS = 50_000
 """A pickle may hold a list, dictionary or tuple for so many of its bytes, and so many in any case.
@@ -96,7 +99,11 @@ class Record(dict[Any, Any]):
 
 
 class _Name(str):
-    """The name of a global that a pickle may use, as opposed to an ordinary text."""
+    """The name of a global in a pickle, as opposed to an ordinary text."""
+
+
+class Unread(str):
+    """An object of which only the name of its class, or of the function that makes it, is kept."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +125,8 @@ class TorchFile:
             Unreadable: it is no tensor, or it claims more than its storage holds.
         """
         if not isinstance(tensor, Tensor):
-            raise Unreadable(f"unreadable: expected a tensor, found {type(tensor).__name__}")
+            kind = printable(tensor) if isinstance(tensor, Unread) else type(tensor).__name__
+            raise Unreadable(f"unreadable: expected a tensor, found {kind}")
         (kind, _, count), offset, shape, stride = tensor
         elements = math.prod(shape)
         last = offset + sum((n - 1) * step for n, step in zip(shape, stride, strict=True))
@@ -167,7 +175,13 @@ def read_torch(read: Read, total: int, largest_pickle: int) -> TorchFile:
     order = members.get(f"{prefix}byteorder")
     if order and read_member(read, order, 16) != b"little":
         raise Unreadable("unreadable: not in little-endian byte order")
-    pickled = bytes(read_member(read, members[f"{prefix}data.pkl"], largest_pickle))
+    found = members[f"{prefix}data.pkl"]
+    if found.size > largest_pickle:
+        raise Unreadable(
+            f"too large: what it holds beside its tensors (data.pkl) has {found.size:,} bytes, "
+            f"expected at most {largest_pickle:,}"
+        )
+    pickled = bytes(read_member(read, found, largest_pickle))
     tree = _unpickle_cached(pickled) if len(pickled) < 65536 else unpickle(pickled)[0]
 
     def storage(wanted: Storage) -> bytes | memoryview:
@@ -202,6 +216,11 @@ def read_state_dict(content: bytes) -> dict[str, NDArray[Any]]:
 
 def _state_dict(tree: object) -> dict[str, Any]:
     """Return the state_dict of a model in what a checkpoint holds."""
+    if isinstance(tree, Unread):
+        raise Unreadable(
+            f"unreadable: it holds an object of {printable(tree)}, expected a state_dict: "
+            "torch.save(model.state_dict(), ...) writes one"
+        )
     for _ in range(3):  # Lightning and others wrap once, some twice
         if not isinstance(tree, dict) or len(tree) > 1000:  # ResNet-18 has 122 tensors
             raise Unreadable("unreadable: not the state_dict of a known architecture")
@@ -271,10 +290,12 @@ def unpickle(
 
     Returns:
         The object that it describes and the position after its end. The object is made of dict,
-        list, tuple, str, bytes, int, float, bool, None, `Tensor` and `Record`; paths are texts.
+        list, tuple, str, bytes, int, float, bool, None, `Tensor`, `Record` and `Unread`; paths are
+        texts.
 
     Raises:
-        Unreadable: it has an unknown instruction or name, or is malformed.
+        Unreadable: it has an unknown instruction, names a function of Python's library that
+            makes no data, or is malformed.
     """
     try:
         return _run(data, position, {} if storages is None else storages)
@@ -310,6 +331,8 @@ _VALUES: Mapping[int, Callable[[Take], object]] = {
     0x29: lambda take: (),  # EMPTY_TUPLE
     0x5D: lambda take: [],  # EMPTY_LIST
     0x7D: lambda take: {},  # EMPTY_DICT
+    0x8F: lambda take: Unread("builtins.set"),  # EMPTY_SET
+    0x8B: lambda take: _number(take, _number(take, 4), signed=True),  # LONG4
     0x89: lambda take: False,  # NEWFALSE
     0x88: lambda take: True,  # NEWTRUE
     0x4E: lambda take: None,  # NONE
@@ -395,9 +418,12 @@ def _run(data: bytes, at: int, storages: dict[str, Storage]) -> tuple[object, in
             stack.append(_storage(stack.pop(), storages))
         elif code == 0x52:  # REDUCE
             arguments, name = stack.pop(), stack.pop()
-            if type(name) is not _Name or type(arguments) is not tuple:
+            if type(name) not in (_Name, Unread) or type(arguments) is not tuple:
                 raise Unreadable("unreadable: a pickle that calls what is no function")
             pay(arguments)
+            if name not in _CALLS:
+                stack.append(Unread(name))
+                continue
             if arguments and isinstance(arguments[0], list | tuple | dict):
                 pay(arguments[0])
             stack.append(_CALLS[name](*arguments))
@@ -405,10 +431,17 @@ def _run(data: bytes, at: int, storages: dict[str, Storage]) -> tuple[object, in
                 pay(stack[-1])
         elif code == 0x61:  # APPEND
             value = stack.pop()
-            _list(stack[-1]).append(value)
+            _extend(stack[-1], [value])
         elif code == 0x65:  # APPENDS
             items, stack = stack, below.pop()
-            _list(stack[-1]).extend(items)
+            _extend(stack[-1], items)
+        elif code == 0x90:  # ADDITEMS
+            items, stack = stack, below.pop()
+            if type(stack[-1]) is not Unread:
+                raise _malformed("pickle (set)")
+        elif code == 0x91:  # FROZENSET
+            items, stack = stack, below.pop()
+            stack.append(Unread("builtins.frozenset"))
         elif code == 0x73:  # SETITEM
             value, key = stack.pop(), stack.pop()
             _set_items(stack[-1], [(key, value)])
@@ -427,15 +460,16 @@ def _run(data: bytes, at: int, storages: dict[str, Storage]) -> tuple[object, in
             stack.append(_name(module, name))
         elif code == 0x81:  # NEWOBJ
             arguments, name = stack.pop(), stack.pop()
-            if type(name) is not _Name or name != _DATASET or arguments != ():
+            if type(name) is not _Name or name in _CALLS or type(arguments) is not tuple:
                 raise Unreadable("unreadable: a pickle that makes an unknown object")
-            stack.append(Record())
+            stack.append(Record() if name == _DATASET and not arguments else Unread(name))
         elif code == 0x62:  # BUILD
             state = stack.pop()
             if type(stack[-1]) is Record and type(state) is dict:
                 pay(state)
                 _set_items(stack[-1], state.items())
-            elif type(stack[-1]) is not dict:  # attributes of a state_dict (_metadata): not needed
+            # Not needed: attributes of a state_dict (_metadata), or of what is not read.
+            elif type(stack[-1]) not in (dict, Unread):
                 raise Unreadable("unreadable: a pickle that changes an unknown object")
         elif code == 0x30:  # POP
             stack.pop()
@@ -447,18 +481,21 @@ def _run(data: bytes, at: int, storages: dict[str, Storage]) -> tuple[object, in
             raise Unreadable(f"unreadable: the pickle instruction {code:#x} is not known here")
 
 
-def _list(value: object) -> list[Any]:
-    if type(value) is not list:
+def _extend(target: object, items: list[Any]) -> None:
+    if type(target) is list:
+        target.extend(items)
+    elif type(target) is not Unread:
         raise _malformed("pickle (list)")
-    return value
 
 
 def _set_items(target: object, items: Iterable[tuple[Any, Any]]) -> None:
+    if type(target) is Unread:
+        return
     if type(target) is not dict and type(target) is not Record:
         raise _malformed("pickle (dict)")
     for key, value in items:
         # The hash of nested tuples can take for ever.
-        if type(key) is not str and type(key) is not int:
+        if type(key) not in _KEYS:
             raise Unreadable(f"unreadable: a {type(key).__name__} as key of a dictionary")
         target[key] = value
 
@@ -468,10 +505,12 @@ def _malformed(what: str) -> Unreadable:
 
 
 def _name(module: str, name: str) -> _Name:
+    module = {"__builtin__": "builtins", "copy_reg": "copyreg"}.get(module, module)  # protocol 2
     full = f"{module}.{name}"
-    if full not in _CALLS and full not in STORAGES and full != _DATASET:
+    of_python = module.partition(".")[0] in sys.stdlib_module_names
+    if of_python and full not in _CALLS and full not in _DATA:
         raise Unreadable(
-            f"unreadable: its pickle names {full[:80]!r}, which no checkpoint needs; refused"
+            f"unreadable: its pickle names {full[:80]!r}, which makes no data; refused"
         )
     return _Name(full)
 
@@ -511,9 +550,10 @@ def _parameter(tensor: object, *_: object) -> Tensor:
     return tensor
 
 
-def _dictionary(*arguments: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
+def _dictionary(*arguments: dict[Any, Any] | Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
     result: dict[Any, Any] = {}
-    _set_items(result, arguments[0] if arguments else ())
+    for items in arguments[:1]:
+        _set_items(result, items.items() if isinstance(items, dict) else items)
     return result
 
 
@@ -531,11 +571,30 @@ def _short(shape: tuple[int, ...]) -> str:
     return text if len(text) < 60 else f"{text[:60]}..."
 
 
+_KEYS = (str, int, float, bool, type(None))
+"""Types of the keys of a dictionary."""
+
+_DATA = frozenset(
+    {
+        *(f"builtins.{n}" for n in ("set", "frozenset", "complex", "bytearray", "range", "slice")),
+        *(f"builtins.{n}" for n in ("object", "int", "float", "str", "list", "dict", "tuple")),
+        *(f"builtins.{n}" for n in ("bool", "bytes", "type")),
+        *(f"datetime.{n}" for n in ("datetime", "date", "time", "timedelta", "timezone")),
+        *("collections.deque", "argparse.Namespace", "types.SimpleNamespace", "uuid.UUID"),
+        *("decimal.Decimal", "fractions.Fraction", "_codecs.encode", "copyreg._reconstructor"),
+    }
+)
+"""What a pickle may name of Python's library and is not read. Whatever else it names of that, such
+as os.system, is a sign of an attack."""
+
 _DATASET = "checkpoints_to_datasets.dataset_base.ModelDatasetBase"
 _CALLS: Mapping[str, Callable[..., object]] = {
     "collections.OrderedDict": _dictionary,
+    "collections.Counter": _dictionary,
+    "collections.defaultdict": lambda *_: {},
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch._utils._rebuild_parameter": _parameter,
+    "torch._utils._rebuild_parameter_with_state": _parameter,
     "torch.Size": lambda sizes: _sizes(sizes),
     **{
         f"pathlib.{kind}": _path

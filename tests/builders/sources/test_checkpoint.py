@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
+import datetime
 import errno
 import io
 import json
@@ -14,7 +16,7 @@ import struct
 import time
 import zipfile
 import zlib
-from collections import OrderedDict
+from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -29,7 +31,7 @@ from safetensors.numpy import load_file
 
 from model_zoos.builders.sources import ray_tune
 from model_zoos.builders.sources.archive import Source
-from model_zoos.builders.sources.checkpoint import Record, read_state_dict, unpickle
+from model_zoos.builders.sources.checkpoint import Record, Unread, read_state_dict, unpickle
 from model_zoos.builders.sources.importing import import_zoo
 from model_zoos.builders.sources.report import LeftOut
 from model_zoos.builders.zoo_directory import open_zoo
@@ -196,12 +198,77 @@ def test_hostile_checkpoints_are_refused(
     assert list(tmp_path.iterdir()) == []
 
 
+class Settings:
+    """The configuration of somebody's script, which only its own package can unpickle."""
+
+    def __init__(self) -> None:
+        self.rates = [0.1, 0.2]
+
+
+BESIDE: dict[str, Callable[[], object]] = {
+    "a counter": lambda: Counter({3: 1}),
+    "a dictionary of lists": lambda: defaultdict(list, {"loss": [0.5]}),
+    "a number of numpy": lambda: np.float64(0.5),
+    "an array of numpy": lambda: np.arange(5.0),
+    "an array of texts": lambda: np.array(["a", "b"]),
+    "the state of random numbers": lambda: np.random.RandomState(0).get_state(),
+    "arguments of a command line": lambda: argparse.Namespace(lr=0.1, layers=[1, 2]),
+    "a device": lambda: torch.device("cpu"),
+    "a type": lambda: torch.float32,
+    "a set": lambda: {"a", "b"},
+    "a frozen set": lambda: frozenset({1}),
+    "bytes": lambda: b"abc",
+    "a complex number": lambda: 1 + 2j,
+    "a date": lambda: datetime.datetime(2024, 1, 2, tzinfo=datetime.timezone.utc),
+    "other keys": lambda: {0.5: 1, None: 2, True: 3},
+    "a queue": lambda: deque([1, 2], maxlen=5),
+    "a path": lambda: Path("a") / "b",
+    "an object of a script": Settings,
+    "a class of a script": lambda: Settings,
+    "objects in objects": lambda: [{"a": (Settings(), Counter("aab"))}],
+    "a schedule": lambda: torch.optim.lr_scheduler.MultiStepLR(
+        torch.optim.SGD([torch.zeros(1, requires_grad=True)], 0.1), [1, 2]
+    ).state_dict(),
+    "a history of 50,000 losses": lambda: [n / 7 for n in range(50_000)],
+    "a number of 300 digits": lambda: 10**300,
+}
+
+
+@pytest.mark.parametrize(
+    "form", [{}, {"pickle_protocol": 4}, {"_use_new_zipfile_serialization": 0}]
+)
+@pytest.mark.parametrize("name", BESIDE)
+def test_what_lies_beside_a_state_dict_does_not_matter(name: str, form: dict[str, Any]) -> None:
+    weights = state_dict(1)
+    content = saved({"extra": BESIDE[name](), "model": weights, "after": BESIDE[name]()}, **form)
+    found = read_state_dict(content)
+    assert list(found) == list(weights)
+    assert all((found[key] == weights[key].numpy()).all() for key in weights)
+
+
+def test_an_object_in_place_of_a_state_dict_is_named() -> None:
+    for content, message in (
+        (saved(Settings()), "holds an object of .*Settings.*expected a state_dict"),
+        (
+            saved({"model": {"w": torch.zeros(2), "b": Settings()}}),
+            "expected a tensor, found .*Set",
+        ),
+        (saved({"model": {"w": np.zeros(2)}}), "expected a tensor, found numpy"),
+    ):
+        with pytest.raises(Unreadable, match=message):
+            read_state_dict(content)
+
+
 def test_a_pickle_can_build_records_only_of_the_one_known_class() -> None:
     known = b"\x80\x02ccheckpoints_to_datasets.dataset_base\nModelDatasetBase\n)\x81"
     known += b"}X\x01\x00\x00\x00aK\x01sb."
     assert unpickle(known)[0] == Record(a=1)
+    other = unpickle(known.replace(b"Base\n", b"Evil\n"))[0]
+    assert (type(other), other) == (
+        Unread,
+        "checkpoints_to_datasets.dataset_base.ModelDatasetEvil",
+    )
     for pickled, message in (
-        (known.replace(b"Base\n", b"Evil\n"), "names"),
         (b"\x80\x02ccollections\nOrderedDict\n}b.", "changes an unknown object"),
         (b"\x80\x02ccollections\nOrderedDict\n)\x81.", "makes an unknown object"),
         (b"\x80\x02X\x04\x00\x00\x00evil)R.", "calls what is no function"),
