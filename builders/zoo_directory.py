@@ -401,6 +401,12 @@ def create_zoo(root: str | os.PathLike[str], zoo: Zoo, **provenance: object) -> 
             continue
         if key == "source" and old and new:
             if old.get("sha256") == new.get("sha256"):
+                for term in ("licence", "cite"):  # which somebody gave for this source
+                    if old.get(term) and new.get(term) not in (None, old[term]):
+                        raise FaultyZoo(
+                            f"{path / 'zoo.json'} has another {term}, {old[term]!r:.100}: change "
+                            "it in this file, or import without it"
+                        )
                 continue
             differ = _differences(old, new) - {"sha256", "file"}
             differ = differ or _differences(found["zoo"], info["zoo"]) - {"grid"}
@@ -412,8 +418,8 @@ def create_zoo(root: str | os.PathLike[str], zoo: Zoo, **provenance: object) -> 
                     if old.get("file") == new.get("file")
                     else f"which is another source than {new.get('file')}, as they differ in "
                 )
-                + f"{', '.join(sorted(differ)) or 'files or renamed columns'}. Give this one "
-                "another name or folder, or delete that one first",
+                + f"{', '.join(sorted(differ)) or 'files, renamed columns or constants'}. Give "
+                "this one another name or folder, or delete that one first",
                 hint="--zoo names it, --out is the folder",
             )
         if isinstance(old, dict) and isinstance(new, dict):  # name the entry, not all of it

@@ -60,8 +60,8 @@ def read_splits(path: Path) -> Mapping[str, str] | Sequence[int]:
         )
     splits: dict[str, str] = {}
     for row in rows:
-        values = dict(zip(head, row, strict=False))
-        model, split = values[name], values.get("split", "").strip().lower()
+        values = {key: value.strip() for key, value in zip(head, row, strict=False)}
+        model, split = values.get(name, ""), values.get("split", "").lower()
         if split not in SPLITS:
             raise Unreadable(f"{path.name}: {shown(split)} is none of {', '.join(SPLITS)}")
         if splits.setdefault(model, SPLITS[split]) != SPLITS[split]:

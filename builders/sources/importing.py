@@ -38,7 +38,7 @@ from ...errors import (
     did_you_mean,
 )
 from ..catalog import ELSEWHERE, METRICS_NAME, ZOOS, twin_name
-from ..machine import cores, file_digest
+from ..machine import cores, counted, file_digest
 from ..model_file import Encoded, ModelFile, encode_model
 from ..specification import Zoo, is_zoo_name, normalize_name
 from ..tensor_file import TensorFile
@@ -581,7 +581,7 @@ def _import_small_cnns(
     digest = hashlib.sha256()
     for name in ("metrics.csv.gz", "layout.csv"):
         digest.update((folder / name).read_bytes())
-    given, facts = _read_splits(job.splits, data.names, data.finals)
+    given, facts, remarks = _read_splits(job.splits, data.names, data.finals)
     digest.update("".join(facts.values()).encode())
     about = {
         "file": job.path.resolve().name,
@@ -601,7 +601,7 @@ def _import_small_cnns(
     begun = {path.stem for path in directory.files()}
     parts = _parts(directory, data, _CHUNK, job.max_weight, begun)
     outcomes = mapper(_import_small_cnn_part, parts)
-    return job.report(directory, about, outcomes, len(data.models), found, data.left_out)
+    return job.report(directory, about, outcomes, len(data.models), found, data.left_out, remarks)
 
 
 _Data = TypeVar("_Data", small_cnn_zoo.SmallCnnZoo, run_table.RunTable)
@@ -721,28 +721,37 @@ def _read_splits(
     path: Path | None,
     names: Mapping[str, str],
     finals: Callable[[], Mapping[int, str | None]] | None,
-) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the split of each model that a file names, and what zoo.json says of the file.
+) -> tuple[dict[str, str], dict[str, str], list[str]]:
+    """Return the split of each model that a file names, what zoo.json says of it, and remarks.
 
     Args:
         path: the file; None if there is none.
         names: model id -> name in the source.
         finals: returns the argument of `given_splits.by_order`; None where rows have no numbers.
     """
+    remarks: list[str] = []
     if path is None:
-        return {}, {}
+        return {}, {}, remarks
     if not path.exists():
         raise SourceNotFound(f"{path}: there is no such file of splits")
     found = given_splits.read_splits(path)
     if isinstance(found, Mapping):
         splits = given_splits.by_name(found, names)
+        if others := found.keys() - {*names, *names.values()}:
+            some = ", ".join(map(printable, sorted(others)[:3])) + ", ..." * (len(others) > 3)
+            remarks.append(f"{path.name} names {counted(len(others), 'unknown model')}: {some}")
+        if splits and len(splits) < len(names):
+            remarks.append(
+                f"{path.name} does not name {len(names) - len(splits)} of {len(names)} models, "
+                "which were assigned 70/15/15"
+            )
     elif finals is not None:
         splits = given_splits.by_order(found, finals())
     else:
         raise Unreadable(f"{path.name} has numbers of rows, expected models by name")
     if not splits:
         raise Unreadable(f"{path.name} names none of its models")
-    return splits, {"splits": file_digest(path, "sha256")}
+    return splits, {"splits": file_digest(path, "sha256")}, remarks
 
 
 # --- Checkpoints with a table ---------------------------------------------------------------------
@@ -750,12 +759,17 @@ def _read_splits(
 
 def _import_table(job: _Import, table: _Table) -> Report:
     name = job.name or re.sub(r"[^a-z0-9]+", "_", normalize_name(job.path.resolve().name))
-    name = run_table.check_name(name.strip("_")[:100])
+    name = name.strip("_")[:100]
+    if not name:
+        raise InvalidArgument(
+            f"{job.path.resolve().name} cannot be a zoo's name: give another", hint="--zoo NAME"
+        )
+    name = run_table.check_name(name)
     data = run_table.read_run_table(table.path, job.path, table.rename, table.constants)
     layout = data.layout(table.architecture)
     sizes = data.sizes()
     columns = [sorted(table.rename.items()), sorted(table.constants.items())]
-    given, facts = _read_splits(job.splits, data.names, None)
+    given, facts, remarks = _read_splits(job.splits, data.names, None)
     of_source = json.dumps([file_digest(table.path, "sha256"), columns, sizes, facts])
     about = {
         "file": job.path.resolve().name,
@@ -775,7 +789,8 @@ def _import_table(job: _Import, table: _Table) -> Report:
     parts = list(_parts(directory, data, max(1, min(20, expected // 64)), job.max_weight))
     size = sum(size or 0 for _, size in sizes)
     outcomes = _map(_import_of_table, parts, size, job.workers)
-    return job.report(directory, about, outcomes, expected, data.count, data.left_out, data.remarks)
+    remarks += data.remarks
+    return job.report(directory, about, outcomes, expected, data.count, data.left_out, remarks)
 
 
 def _import_of_table(part: _Part[run_table.RunTable]) -> _Outcome:

@@ -21,6 +21,7 @@ import math
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -59,6 +60,15 @@ _MAX_CELLS = 5_000_000
 _MAX_CELL = 100_000
 _MAX_LINE = 1 << 20
 """Limits of a table: bytes of the file, columns, cells, characters of a cell, bytes of a line."""
+
+_BETWEEN = (",", ";", "\t")
+"""Signs that separate the cells of a line: the first of them that the first line has."""
+
+_ROUNDED = 1e-6
+"""By so much a share that was averaged in float32 may exceed 1."""
+
+_NO_VALUE = ("none", "null", "nan")
+"""Texts that stand for no value, in small letters."""
 
 _CLASSES = {kind.lower(): name for name, kind in ACTIVATIONS.items()}
 """Activation by its class in torch.nn, in small letters."""
@@ -266,7 +276,8 @@ def read_run_table(
         found = _Rows(rename)
         found.read(path)
         if not found.ours:
-            raise Unreadable(f"{path.name} has no row that can be read")
+            reason = min(found.left_out).reason if found.left_out else "it is empty"
+            raise Unreadable(f"{path.name} has no row that can be read: {reason}")
     if absent := sorted(rename.keys() - found.ours.keys()):
         raise InvalidArgument(
             f"{path.name} has no column {absent[0]!r}, which is to be renamed; it has "
@@ -407,6 +418,8 @@ def _entry(values: Row, epoch: int) -> tuple[Entry, dict[str, Any]]:
         number = _number(name, values.get(name), "metrics")
         if number is None:
             continue
+        if name in SHARES_OF_1 and 1 < number <= 1 + _ROUNDED:
+            number = 1.0
         if math.isnan(number) or (name in SHARES_OF_1 and not 0 <= number <= 1):
             good = "a share of 1" if name in SHARES_OF_1 else "a number"
             raise Unreadable(f"wrong metrics: {name} is {number:g}, not {good}")
@@ -428,13 +441,15 @@ def _hyperparameters(values: Row) -> dict[str, Any]:
         value: Any
         if kind is str:
             value = _text(values[name])
+            if _stands_for_none(value):
+                value = None
             if value is not None and not possible(value):
                 plain = value.lower().rstrip("_")  # as torch.nn.init has it
                 value = _CLASSES.get(plain, plain) if name == "activation" else plain
         else:
             value = _number(name, values[name], "hyperparameters")
             if kind is int and value is not None:
-                value = whole(value)
+                value = _exactly(values[name], value)
                 if value is None:
                     raise Unreadable(f"wrong hyperparameters: {name} is no whole number")
         if value is not None and not possible(value):
@@ -455,7 +470,7 @@ def _number(name: str, value: object, kind: str) -> float | None:
     """Return a cell as a number; None if it is empty."""
     if isinstance(value, str):
         value = value.strip()
-    if value is None or value == "":
+    if value is None or value == "" or (kind == "hyperparameters" and _stands_for_none(value)):
         return None
     try:
         if isinstance(value, bool | list | dict):
@@ -463,6 +478,18 @@ def _number(name: str, value: object, kind: str) -> float | None:
         return float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError):
         raise Unreadable(f"wrong {kind}: {name} is {shown(value)}, no number") from None
+
+
+def _stands_for_none(value: object) -> bool:
+    return isinstance(value, str) and value.lower() in _NO_VALUE
+
+
+def _exactly(value: object, number: float) -> int | None:
+    """Return a cell that is this number as a whole one, to the last digit; None if it has none."""
+    if isinstance(value, str | int):
+        with suppress(ValueError):  # a text such as 1.0 or 1e3
+            return int(value)
+    return whole(number)
 
 
 def _text(value: object) -> str | None:
@@ -506,11 +533,15 @@ def _counted(rows: Iterable[Row | Unreadable], width: Callable[[], int]) -> Iter
 
 
 def _csv_rows(content: bytes, dropped: list[str]) -> Iterator[Row | Unreadable]:
-    text = io.StringIO(content.decode("utf-8-sig"), newline="")
+    try:
+        text = io.StringIO(content.decode("utf-8-sig"), newline="")
+    except UnicodeDecodeError:
+        raise Unreadable("the table is not in UTF-8: save it as UTF-8") from None
     head = text.readline(_MAX_CELL)
-    _check_width(head.count(","))
+    between = next((sign for sign in _BETWEEN if sign in head), ",")
+    _check_width(head.count(between))
     text.seek(0)
-    rows = csv.reader(text)
+    rows = csv.reader(text, delimiter=between)
     names = [name.strip() for name in next(rows, [])]
     _check_width(len(names))
     _check_unique(names)
@@ -587,6 +618,7 @@ def _parquet_rows(content: bytes, dropped: list[str]) -> Iterator[Row | Unreadab
 
 _READERS: Mapping[str, Callable[[bytes, list[str]], Iterator[Row | Unreadable]]] = {
     ".csv": _csv_rows,
+    ".tsv": _csv_rows,
     ".jsonl": _json_rows,
     ".parquet": _parquet_rows,
 }

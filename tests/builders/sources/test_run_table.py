@@ -470,10 +470,12 @@ def test_tensors_that_are_sorted_by_name(tmp_path: Path) -> None:
 
 BAD_TABLES: dict[str, tuple[str, str]] = {
     "no path": ("model_id,epoch\n1,1\n", "has no column path; it has model_id, epoch"),
-    "semicolons": ("path;model_id;epoch\na;1;1\n", "has no column path and no model_id"),
+    "spaces": ("path model_id epoch\na 1 1\n", "has no column path and no model_id"),
     "a name twice": ("path,model_id,epoch,epoch\na,1,1,1\n", "two columns .* 'epoch'"),
     "nothing": ("", "no row that can be read"),
-    "no rows": ("path,model_id,epoch\n", "no row that can be read"),
+    "no rows": ("path,model_id,epoch\n", "no row that can be read: it is empty"),
+    "a line of its own": (
+        "# runs\npath,model_id,epoch\n", "can be read: malformed: 3 values, expected 1"),
     "a million columns": (
         "path,model_id,epoch," + ",".join(map(str, range(10**6))) + "\n",
         "more than 1,000 columns",
@@ -481,7 +483,7 @@ BAD_TABLES: dict[str, tuple[str, str]] = {
     "a huge name": ("path,model_id,epoch," + "x" * (1 << 20) + "\n", "unreadable"),
     "too many cells": ("path,model_id,epoch" + ",".join(map(str, range(900))) + "\n" + (
         "," * 899 + "\n") * 6000, "more than 5,000,000 cells"),
-    "another encoding": ("path,model_id,epoch\n\udcff,1,1\n", "unreadable: UnicodeDecodeError"),
+    "another encoding": ("path,model_id,epoch\n\udcff,1,1\n", "not in UTF-8: save it as UTF-8"),
 }  # fmt: skip
 
 
@@ -493,6 +495,75 @@ def test_bad_tables_are_refused(name: str, runs: tuple[Path, Rows], tmp_path: Pa
     with pytest.raises(Unreadable, match=message):
         import_zoo(runs[0], tmp_path, "own", table=table, **IMAGES)
     assert not (tmp_path / "own").exists()
+
+
+@pytest.mark.parametrize(("sign", "suffix"), [(";", ".csv"), ("\t", ".csv"), ("\t", ".tsv")])
+def test_cells_may_be_separated_by_other_signs(
+    runs: tuple[Path, Rows], tmp_path: Path, sign: str, suffix: str
+) -> None:
+    folder, rows = runs
+    plain = write_csv(tmp_path / "plain.csv", rows[:6])
+    other = tmp_path / f"other{suffix}"
+    other.write_text(plain.read_text().replace(",", sign))
+    for name, table in (("plain", plain), ("other", other)):
+        [report] = import_zoo(folder, tmp_path, name, table=table, **IMAGES)
+        assert (report.kept, report.left_out) == (6, ())
+    files = [contents(tmp_path / name / "models") for name in ("plain", "other")]
+    assert {n: c.replace(b"other", b"plain") for n, c in files[1].items()} == files[0]
+
+
+def test_values_as_trackers_write_them(runs: tuple[Path, Rows], tmp_path: Path) -> None:
+    """Seeds of 63 bits, None and nan for no value, a mean of float32 above 1."""
+
+    def change(some: Rows) -> None:
+        for row in some:
+            row |= {"scheduler": "None", "weight_decay": "nan", "seed": 2**62 + 1}
+        some[0]["test_acc"] = 1.0000001192092896
+        some[1]["test_acc"] = 1.01
+
+    report = take(runs, tmp_path / "runs.csv", change)
+    assert report.kept == 5
+    [left_out] = report.left_out
+    assert "test_acc is 1.01, not a share of 1" in left_out.reason
+    directory = open_zoo(tmp_path / "zoos", "own")
+    files, _ = directory.scan()
+    for file in files:
+        found = file.hyperparameters
+        assert (found["scheduler"], found["weight_decay"], found["seed"]) == (None, None, 2**62 + 1)
+    assert max(file.metrics["test_acc"].max() for file in files) == 1
+
+
+def test_splits_that_name_some_models(runs: tuple[Path, Rows], tmp_path: Path) -> None:
+    folder, rows = runs
+    table = write_csv(tmp_path / "runs.csv", rows[:12])
+    (tmp_path / "splits.csv").write_text("model_id,split\n run/0 , test\nrun/77,train\n")
+    [report] = import_zoo(
+        folder, tmp_path, "own", table=table, splits=tmp_path / "splits.csv", **IMAGES
+    )
+    names = [remark for remark in report.remarks if "splits.csv" in remark]
+    assert names == [
+        "splits.csv does not name 3 of 4 models, which were assigned 70/15/15",
+        "splits.csv names 1 unknown model: run/77",
+    ]
+    splits = open_zoo(tmp_path, "own").splits()
+    assert [split for model, split in splits.items() if model.startswith("run_0")] == ["test"]
+
+
+def test_other_terms_for_the_same_files(runs: tuple[Path, Rows], tmp_path: Path) -> None:
+    table = write_csv(tmp_path / "runs.csv", runs[1][:3])
+    given = {"table": table, **IMAGES}
+    import_zoo(runs[0], tmp_path, "own", licence="CC0 1.0", **given)
+    import_zoo(runs[0], tmp_path, "own", **given)
+    with pytest.raises(FaultyZoo, match=r"has another licence, 'CC0 1\.0': change it"):
+        import_zoo(runs[0], tmp_path, "own", licence="CC BY 4.0", **given)
+
+
+def test_a_folder_whose_name_no_zoo_can_have(runs: tuple[Path, Rows], tmp_path: Path) -> None:
+    table = write_csv(tmp_path / "runs.csv", runs[1][:3])
+    (tmp_path / "ä").mkdir()
+    with pytest.raises(InvalidArgument, match="cannot be a zoo's name") as raised:
+        import_zoo(tmp_path / "ä", tmp_path, table=table, **IMAGES)
+    assert raised.value.hint == "--zoo NAME"
 
 
 def test_malformed_rows_cost_themselves(runs: tuple[Path, Rows], tmp_path: Path) -> None:
