@@ -23,6 +23,9 @@ if sys.argv[0].endswith(("/model-zoos", "-m", "model_zoos.py")):
         else sys.__excepthook__(kind, error, trace)
     )
 
+import importlib
+import os
+import warnings
 from collections.abc import Mapping
 from numbers import Integral
 from pathlib import Path
@@ -260,6 +263,20 @@ if not TYPE_CHECKING:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
+def _import_extensions() -> None:
+    """Import the modules that MODEL_ZOOS_EXTENSIONS names: those of a user, with entries for our
+    tables (docs/extend.md), in each process and in the command."""
+    names = os.environ.get("MODEL_ZOOS_EXTENSIONS", "").replace(",", " ").split()
+    if names and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # where a user's module is expected
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            text = f"MODEL_ZOOS_EXTENSIONS names {name!r}, which cannot be imported: {error}"
+            warnings.warn(errors.ModelZoosWarning(text), stacklevel=2)
+
+
 def main() -> None:
     """Run the command `model-zoos`."""
     from model_zoos import cli
@@ -268,6 +285,7 @@ def main() -> None:
 
 
 register(__version__)
+_import_extensions()
 
 if __name__ == "__main__":
     main()

@@ -367,6 +367,7 @@ class Bars:
         )
         self._tasks: dict[str, TaskID] = {}
         self._due: dict[str, float] = {}
+        self._said: dict[str, str] = {}
 
     def __call__(
         self,
@@ -400,8 +401,14 @@ class Bars:
         )
         if self.lines and time.monotonic() > self._due[name]:
             left = _time_left(next(task for task in self.progress.tasks if task.id == number))
-            self._due[name] = time.monotonic() + (REPORT_SECONDS if left else FIRST_SECONDS / 2)
-            self.say(f"{name}: {text}{', ' * bool(left)}{left}")
+            line = f"{name}: {text}{', ' * bool(left)}{left}"
+            same = line == self._said.get(name)
+            self._due[name] = time.monotonic() + (
+                REPORT_SECONDS if left or same else FIRST_SECONDS / 2
+            )
+            self._said[name] = "" if same else line
+            if not same:  # what does not change is said every ten seconds
+                self.say(line)
 
     def say(self, line: str) -> None:
         """Print a line above the bars."""

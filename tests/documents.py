@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -128,6 +129,12 @@ def _checked_print(block: Block) -> Callable[..., None]:
 
 
 def _run_command(command: list[str]) -> None:
+    settings = [word for word in command if re.fullmatch(r"[A-Z_]+=.*", word)]
+    if settings and command[len(settings)] == "model-zoos":  # read when a process begins
+        program = [sys.executable, "-m", "model_zoos", *command[len(settings) + 1 :]]
+        variables = dict(setting.split("=", 1) for setting in settings)
+        subprocess.run(program, env={**os.environ, **variables}, check=True)
+        return
     assert command[0] == "model-zoos", f"not a command of ours: {shlex.join(command)}"
     sys.argv = command
     status: object = None

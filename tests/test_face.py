@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -369,3 +370,22 @@ print([n for n in sys.modules if n.startswith(("model_zoos.generation", "model_z
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout.splitlines()
     assert output == ["[]", "[]"]
+
+
+def test_an_extension_that_cannot_be_imported_is_a_warning(tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text("import no_such_module\n")
+    (tmp_path / "mine.py").write_text("print('imported')\n")
+    done = subprocess.run(
+        [sys.executable, "-c", "import model_zoos; print(len(model_zoos.list_zoos()) > 0)"],
+        cwd=tmp_path,
+        env={
+            **os.environ,
+            "MODEL_ZOOS_EXTENSIONS": "broken, mine",
+            "PYTHONPATH": os.pathsep.join(sys.path),
+        },
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == ["imported", "True"]
+    assert "MODEL_ZOOS_EXTENSIONS names 'broken', which cannot be imported" in done.stderr

@@ -158,7 +158,8 @@ def find_images(
     images = networks.images if images is None else images
     if images is None:
         raise InvalidArgument(
-            "no catalogued zoo says which images: give the argument `images`",
+            "the networks are of no zoo in the catalog, which would say what images they saw: give "
+            "the argument `images`, as images='mnist'",
             hint="--images names them",
         )
     if not isinstance(images, tuple | list):
