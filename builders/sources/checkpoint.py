@@ -494,8 +494,11 @@ def _set_items(target: object, items: Iterable[tuple[Any, Any]]) -> None:
     if type(target) is not dict and type(target) is not Record:
         raise _malformed("pickle (dict)")
     for key, value in items:
-        # The hash of nested tuples can take for ever.
-        if type(key) not in _KEYS:
+        if isinstance(key, Unread | _Name):
+            continue
+        # The hash of nested or long tuples can take for ever.
+        flat = key if type(key) is tuple and len(key) <= _LONGEST_KEY else (key,)
+        if any(type(part) not in _KEYS for part in flat):
             raise Unreadable(f"unreadable: a {type(key).__name__} as key of a dictionary")
         target[key] = value
 
@@ -572,7 +575,9 @@ def _short(shape: tuple[int, ...]) -> str:
 
 
 _KEYS = (str, int, float, bool, type(None))
-"""Types of the keys of a dictionary."""
+"""Types of the keys of a dictionary, or of the parts of a key that is a tuple."""
+_LONGEST_KEY = 8
+"""Parts of a key that is a tuple."""
 
 _DATA = frozenset(
     {

@@ -46,6 +46,7 @@ from .identify import specify_drawn
 from .names import model_id_of
 from .ray_tune import HYPERPARAMETERS, State
 from .report import LeftOut, weights_fault, whole
+from .small_cnn_zoo import INITS
 from .state_files import floats, largest_file, read_tensors, weights_of
 
 FORM = "table"
@@ -70,8 +71,14 @@ _ROUNDED = 1e-6
 _NO_VALUE = ("none", "null", "nan")
 """Texts that stand for no value, in small letters."""
 
-_CLASSES = {kind.lower(): name for name, kind in ACTIVATIONS.items()}
-"""Activation by its class in torch.nn, in small letters."""
+_OUR_WORDS: Mapping[str, Mapping[str, str]] = {
+    "activation": {kind.lower(): name for name, kind in ACTIVATIONS.items()} | {"swish": "silu"},
+    "init": {theirs.lower(): ours for theirs, ours in INITS.items()},
+}
+"""Hyperparameter -> word of torch.nn or of TensorFlow, in small letters -> ours."""
+
+_CAN_BE_NULL = ("optimizer", "init")
+"""Hyperparameters with which a model runs, whatever they are: rows have null for unknown ones."""
 
 Row = Mapping[str, object]
 
@@ -295,6 +302,15 @@ def read_run_table(
     hyperparameters, remarks = _agree(found.hyperparameters, shared)
     models = {model: [of[e] for e in sorted(of)] for model, of in sorted(found.entries.items())}
     others = dict.fromkeys(n for rows in models.values() for entry in rows for n in entry.others)
+    for name in _CAN_BE_NULL:
+        if name in others:
+            del others[name]
+            entries = (entry for of in models.values() for entry in of)
+            texts = {entry.others[name] for entry in entries if name in entry.others}
+            some = ", ".join(shown(text) for text in sorted(texts)[:3])
+            remarks.append(
+                f"{name} is null where it is none of ours ({some}); {SOURCE_COLUMNS} has it"
+            )
     if others:
         remarks.append(
             f"columns that no row has, kept in {SOURCE_COLUMNS} ({len(others)}): "
@@ -430,11 +446,17 @@ def _entry(values: Row, epoch: int) -> tuple[Entry, dict[str, Any]]:
         if name not in KEYS and name not in METRICS and name not in HYPERPARAMETERS
         if (text := _as_written(value)) is not None
     }
-    return Entry(epoch, path, metrics, others), _hyperparameters(values)
+    hyperparameters = _hyperparameters(values, others)
+    return Entry(epoch, path, metrics, others), hyperparameters
 
 
-def _hyperparameters(values: Row) -> dict[str, Any]:
-    """Return the hyperparameters among some values; those of a cell without any are None."""
+def _hyperparameters(values: Row, others: dict[str, str] | None = None) -> dict[str, Any]:
+    """Return the hyperparameters among some values; those of a cell without any are None.
+
+    Args:
+        values: of a row.
+        others: receives the values of `_CAN_BE_NULL` that rows cannot have; None to refuse them.
+    """
     found: dict[str, Any] = {}
     for name in HYPERPARAMETERS.keys() & values.keys():
         _, kind, possible = HYPERPARAMETERS[name]
@@ -444,8 +466,7 @@ def _hyperparameters(values: Row) -> dict[str, Any]:
             if _stands_for_none(value):
                 value = None
             if value is not None and not possible(value):
-                plain = value.lower().rstrip("_")  # as torch.nn.init has it
-                value = _CLASSES.get(plain, plain) if name == "activation" else plain
+                value = _our_word(name, value)
         else:
             value = _number(name, values[name], "hyperparameters")
             if kind is int and value is not None:
@@ -453,10 +474,22 @@ def _hyperparameters(values: Row) -> dict[str, Any]:
                 if value is None:
                     raise Unreadable(f"wrong hyperparameters: {name} is no whole number")
         if value is not None and not possible(value):
+            if name in _CAN_BE_NULL and others is not None:
+                others[name] = str(values[name])
+                found[name] = None
+                continue
             _, expected = HYPERPARAMETER_CHECKS.get(name, (None, "in the range of its column"))
             raise Unreadable(f"wrong hyperparameters: {name} is {shown(value)}, not {expected}")
         found[name] = value
     return found
+
+
+def _our_word(name: str, text: str) -> str:
+    """Return our word for a text such as "torch.optim.SGD", "nn.ReLU()" or "kaiming_normal_"."""
+    plain = text.lower().removesuffix("()").rstrip("_").replace("-", "_")
+    if "(" not in plain:
+        plain = plain.rpartition(".")[2]
+    return _OUR_WORDS.get(name, {}).get(plain, plain)
 
 
 def _epoch(value: object) -> int:

@@ -59,7 +59,10 @@ def read_tensors(path: Path, limit: int) -> dict[str, NDArray[Any]]:
             f"unreadable: {printable(path.name)} is none of {', '.join(READERS)}, by its name"
         )
     if (size := os.stat(path).st_size) > limit:
-        raise Unreadable(f"too large: {size:,} bytes, expected at most {limit:,}")
+        raise Unreadable(
+            f"too large: {size:,} bytes, expected at most {limit:,} (of a view, torch.save writes "
+            "the whole tensor: save tensor.clone())"
+        )
     if size == 0:
         raise Unreadable("empty file")
     return reader(path, limit)

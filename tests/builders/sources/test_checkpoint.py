@@ -220,7 +220,7 @@ BESIDE: dict[str, Callable[[], object]] = {
     "bytes": lambda: b"abc",
     "a complex number": lambda: 1 + 2j,
     "a date": lambda: datetime.datetime(2024, 1, 2, tzinfo=datetime.timezone.utc),
-    "other keys": lambda: {0.5: 1, None: 2, True: 3},
+    "other keys": lambda: {0.5: 1, None: 2, (1, "a"): 3, torch.float32: 4, torch.device("cpu"): 5},
     "a queue": lambda: deque([1, 2], maxlen=5),
     "a path": lambda: Path("a") / "b",
     "an object of a script": Settings,
@@ -621,6 +621,11 @@ EXPENSIVE: dict[str, bytes] = {
     "a path that doubles": b"\x80\x02X\x04\x00\x00\x00abcdq\x00cpathlib\nPosixPath\nq\x01"
     + b"h\x01h\x00h\x00\x86Rq\x00" * 40
     + b".",
+    "a long key hashed again and again": b"\x80\x02("
+    + b"N" * 60_000
+    + b"tq\x000}("
+    + b"h\x00N" * 60_000
+    + b"u.",
     "a million lists": b"\x80\x02](" + b"]" * 2_000_000 + b"e.",
 }
 

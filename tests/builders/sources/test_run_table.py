@@ -533,6 +533,42 @@ def test_values_as_trackers_write_them(runs: tuple[Path, Rows], tmp_path: Path) 
     assert max(file.metrics["test_acc"].max() for file in files) == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "theirs", "ours"),
+    [
+        ("optimizer", "torch.optim.SGD", "sgd"),
+        ("optimizer", "AdamW", "adamw"),
+        ("activation", "nn.ReLU()", "relu"),
+        ("activation", "leaky-relu", "leaky_relu"),
+        ("activation", "torch.nn.SiLU", "silu"),
+        ("activation", "swish", "silu"),
+        ("init", "nn.init.kaiming_normal_", "kaiming_normal"),
+        ("init", "glorot_uniform", "xavier_uniform"),
+        ("init", "normal(std=0.1)", "normal(std=0.1)"),
+        ("optimizer", "lion", None),
+        ("init", "my_init(3.5)", None),
+    ],
+)
+def test_words_of_other_libraries(
+    runs: tuple[Path, Rows], tmp_path: Path, name: str, theirs: str, ours: str | None
+) -> None:
+    report = take(
+        runs, tmp_path / "runs.csv", lambda some: [row.update({name: theirs}) for row in some]
+    )
+    assert (report.kept, report.left_out) == (6, ())
+    directory = open_zoo(tmp_path / "zoos", "own")
+    assert {file.hyperparameters[name] for file in directory.scan()[0]} == {ours}
+    remarks = [remark for remark in report.remarks if f"{name} is null" in remark]
+    assert remarks == (
+        []
+        if ours
+        else [f"{name} is null where it is none of ours ({theirs!r}); {SOURCE_COLUMNS} has it"]
+    )
+    if ours is None:
+        kept = pq.read_table(directory.path / SOURCE_COLUMNS)
+        assert kept[name].to_pylist() == [theirs] * 6
+
+
 def test_splits_that_name_some_models(runs: tuple[Path, Rows], tmp_path: Path) -> None:
     folder, rows = runs
     table = write_csv(tmp_path / "runs.csv", rows[:12])
