@@ -351,7 +351,7 @@ def _run(data: bytes, at: int, storages: dict[str, Storage]) -> tuple[object, in
     below: list[list[Any]] = []  # the stacks under each mark
     memo: list[Any] = []  # picklers number its entries 0, 1, 2, ...
     end = len(data)
-    budget = 8 * end + 1000  # what a pickle describes in its own bytes needs at most one of each
+    budget = 2 * end + 1000  # what a pickle describes in its own bytes needs at most one of each
     containers = end // _BYTES_OF_CONTAINER + _FEWEST_CONTAINERS
 
     def pay(values: Sized) -> None:
