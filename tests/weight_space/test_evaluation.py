@@ -116,7 +116,7 @@ def test_refusals(rows: Any) -> None:
     for arguments, message in (
         ((weights, unknown, images), "activation is not known"),
         ((weights, rows[0], "cifar100"), "no image data set 'cifar100'"),
-        ((weights, {**unknown, "activation": "tanh"}), "which images"),
+        ((weights, {**unknown, "activation": "tanh"}), "what images"),
         ((weights[:, 1:], "digits_cnn_s"), "2,464 weights a model, found 2,463"),
         ((weights[None], "digits_cnn_s"), r"must be \[P, N\]"),
         ((weights, rows[0], (images[0], torch.tensor([0, 10]))), "labels are not all"),
