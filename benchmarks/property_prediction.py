@@ -314,7 +314,11 @@ def predict_properties(
         if isinstance(names, str):
             raise InvalidArgument(f"{what} is a list of names: {what}=[{names!r}]")
     functions = {key: find_representation(key) for key in representations}
-    for what, given, known in (("target", targets, TARGETS), ("offset", [offset], OFFSETS)):
+    for what, given, known in (
+        ("target", targets, TARGETS),
+        ("offset", [offset], OFFSETS),
+        ("hyperparameter", filter(None, [split_by]), HYPERPARAMETERS),
+    ):
         if unknown := [value for value in given if value not in known]:
             raise InvalidArgument(f"unknown {what} {unknown[0]!r}; known: {', '.join(known)}")
     if boosting:
@@ -323,11 +327,6 @@ def predict_properties(
         raise InvalidArgument(f"epochs are a list of numbers or {LAST!r}, found {epochs!r}")
     final = epochs == LAST
     chosen = None if epochs is None or final else [int(epoch) for epoch in epochs]
-    if split_by is not None and split_by not in HYPERPARAMETERS:
-        raise InvalidArgument(
-            f"unknown hyperparameter {split_by!r:.60} to split by; known: "
-            f"{', '.join(HYPERPARAMETERS)}"
-        )
     splits = _load(name, data_dir, targets, chosen, final, split_by)
     refuse_leakage(splits)
     not_scored: dict[str, str] = {}
@@ -445,15 +444,14 @@ def _load(
     final: bool,
     split_by: str | None,
 ) -> DatasetDict:
-    """Load the three splits of a zoo, or raise TooFewModels."""
-    wanted = [*targets, *([] if split_by is None else [split_by])]
+    """Load the three splits of a zoo, or those by a hyperparameter, or raise TooFewModels."""
     columns = ("zoo", "model_id", "parent_model_id", "epoch", "architecture", "weights")
     try:
         splits = load_dataset(
             "model_zoos",
             name,
             data_dir=None if data_dir is None else str(data_dir),
-            columns=list(dict.fromkeys([*columns, *wanted])),
+            columns=list(dict.fromkeys([*columns, *targets, *filter(None, [split_by])])),
             filters=None if epochs is None else [("epoch", "in", list(epochs))],
             final=final,
         )

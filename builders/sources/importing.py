@@ -323,10 +323,10 @@ def _import_trials(job: _Import) -> list[Report]:
         trials = ray_tune.find_trials(source.members(), stem)
         remarks = []
         if count := len(source.skipped):
-            some = ", ".join(map(printable, source.skipped[:3])) + ", ..." * (count > 3)
             remarks.append(
                 f"{count} links or folders were not followed, as they lead out of the source, "
-                f"cannot be read, or lead to a folder that is read where it lies: {some}"
+                "cannot be read, or lead to a folder that is read where it lies: "
+                f"{_first_of(source.skipped)}"
             )
         if not trials:
             raise Unreadable(
@@ -418,6 +418,11 @@ def _import_zoo_of_trials(
     size = 4 * zoo.layout.size * sum(len(task.trial.checkpoints) for task in tasks.values())
     outcomes = _map(_import_trial, list(tasks.values()), size, job.workers)
     return job.report(directory, about, outcomes, len(tasks), states, left_out, remarks)
+
+
+def _first_of(names: Sequence[str]) -> str:
+    """Return the first names, for a remark."""
+    return ", ".join(map(printable, names[:3])) + ", ..." * (len(names) > 3)
 
 
 def _map(
@@ -738,8 +743,8 @@ def _read_splits(
     if isinstance(found, Mapping):
         splits = given_splits.by_name(found, names)
         if others := found.keys() - {*names, *names.values()}:
-            some = ", ".join(map(printable, sorted(others)[:3])) + ", ..." * (len(others) > 3)
-            remarks.append(f"{path.name} names {counted(len(others), 'unknown model')}: {some}")
+            unknown = counted(len(others), "unknown model")
+            remarks.append(f"{path.name} names {unknown}: {_first_of(sorted(others))}")
         if splits and len(splits) < len(names):
             remarks.append(
                 f"{path.name} does not name {len(names) - len(splits)} of {len(names)} models, "

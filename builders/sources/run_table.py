@@ -260,7 +260,7 @@ def read_run_table(
     """Read a table, and check all that it says without opening a checkpoint.
 
     Args:
-        path: a file that ends in .csv, .jsonl or .parquet.
+        path: a file that ends in .csv, .tsv, .jsonl or .parquet.
         folder: in which its paths lie.
         rename: name of a column in the table -> name here.
         constants: hyperparameters that all models share, for which the table has no column.
@@ -460,22 +460,21 @@ def _hyperparameters(values: Row, others: dict[str, str] | None = None) -> dict[
     found: dict[str, Any] = {}
     for name in HYPERPARAMETERS.keys() & values.keys():
         _, kind, possible = HYPERPARAMETERS[name]
+        cell = None if _stands_for_none(values[name]) else values[name]
         value: Any
         if kind is str:
-            value = _text(values[name])
-            if _stands_for_none(value):
-                value = None
+            value = _text(cell)
             if value is not None and not possible(value):
                 value = _our_word(name, value)
         else:
-            value = _number(name, values[name], "hyperparameters")
+            value = _number(name, cell, "hyperparameters")
             if kind is int and value is not None:
-                value = _exactly(values[name], value)
+                value = _exactly(cell, value)
                 if value is None:
                     raise Unreadable(f"wrong hyperparameters: {name} is no whole number")
         if value is not None and not possible(value):
             if name in _CAN_BE_NULL and others is not None:
-                others[name] = str(values[name])
+                others[name] = str(cell)
                 found[name] = None
                 continue
             _, expected = HYPERPARAMETER_CHECKS.get(name, (None, "in the range of its column"))
@@ -503,7 +502,7 @@ def _number(name: str, value: object, kind: str) -> float | None:
     """Return a cell as a number; None if it is empty."""
     if isinstance(value, str):
         value = value.strip()
-    if value is None or value == "" or (kind == "hyperparameters" and _stands_for_none(value)):
+    if value is None or value == "":
         return None
     try:
         if isinstance(value, bool | list | dict):
@@ -514,7 +513,7 @@ def _number(name: str, value: object, kind: str) -> float | None:
 
 
 def _stands_for_none(value: object) -> bool:
-    return isinstance(value, str) and value.lower() in _NO_VALUE
+    return isinstance(value, str) and value.strip().lower() in _NO_VALUE
 
 
 def _exactly(value: object, number: float) -> int | None:
