@@ -9,6 +9,7 @@ other columns are kept as texts in source.parquet beside zoo.json, a row for eac
 
 A fault in a row costs this row: a missing file, tensors of another network, a second row of the
 same epoch, a metric that is NaN. An empty cell is a value that was not measured or is not known.
+Two rows of one file and epoch are one state if they have different metrics, as loggers write them.
 """
 
 from __future__ import annotations
@@ -91,12 +92,14 @@ class Entry(NamedTuple):
         path: of its checkpoint, as the table has it.
         metrics: under the names of our rows; those that were measured.
         others: columns that no row of ours has.
+        row: its number in the table, from 1 on.
     """
 
     epoch: int
     path: str
     metrics: Mapping[str, float]
     others: Mapping[str, str]
+    row: int
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,7 @@ class RunTable:
         hyperparameters: model id -> hyperparameters of our rows; None where not known.
         left_out: rows that are no state.
         remarks: what a user must know of the columns.
-        count: number of rows.
+        count: number of states that the rows describe.
     """
 
     folder: Path
@@ -275,6 +278,9 @@ def read_run_table(
         for name in names:
             if name not in allowed:
                 raise InvalidArgument(f"unknown column {name!r}; known: {', '.join(allowed)}")
+    for name, count in Counter(rename.values()).items():
+        if count > 1:
+            raise InvalidArgument(f"{count} columns are renamed to {name}, expected one")
     try:
         shared = _hyperparameters(constants)
     except Unreadable as error:
@@ -296,6 +302,8 @@ def read_run_table(
             f"{', '.join(map(printable, [*found.ours][:20])) or 'none'}",
             hint=" ".join(f"--rename THEIRS={key}" for key in missing),
         )
+    found.refuse_percents()
+    found.leave_out_shared_files()
     if not found.entries:
         reason = min(found.left_out).reason if found.left_out else "it is empty"
         raise Unreadable(f"{path.name} has no row that can be used: {reason}")
@@ -321,12 +329,28 @@ def read_run_table(
             "no column is a metric, so that nothing can be benchmarked or verified: "
             "--rename THEIRS=test_acc (rename=) names one"
         )
+    if found.joined:
+        remarks.append(
+            f"{found.joined} rows have further metrics of a state that another row has, and were "
+            "joined with it"
+        )
     if found.dropped:
         listed = ", ".join(map(printable, found.dropped))
         remarks.append(f"nested columns that are not kept ({len(found.dropped)}): {listed}")
-    return RunTable(
-        folder, models, found.names, hyperparameters, found.left_out, remarks, found.count
-    )
+    states = found.count - found.joined
+    return RunTable(folder, models, found.names, hyperparameters, found.left_out, remarks, states)
+
+
+class _AboveOne(Unreadable):
+    """A metric that is a share of 1 is above 1.
+
+    Attributes:
+        metric: its name.
+    """
+
+    def __init__(self, metric: str, number: float) -> None:
+        super().__init__(f"wrong metrics: {metric} is {number:g}, not a share of 1")
+        self.metric = metric
 
 
 class _Rows:
@@ -344,7 +368,8 @@ class _Rows:
         self.names: dict[str, str] = {}
         self.left_out: list[LeftOut] = []
         self.dropped: list[str] = []
-        self.count = 0
+        self.count = self.joined = 0
+        self._above_one: Counter[str] = Counter()
 
     def read(self, path: Path) -> None:
         """Read all rows."""
@@ -354,14 +379,38 @@ class _Rows:
         for row in reader(read_plain(path, _MAX_BYTES), self.dropped):
             self.count += 1
             if isinstance(row, Unreadable):
-                self._leave_out(f"row {self.count}", -1, row)
+                self._leave_out(f"row {self.count}", -1, row, self.count)
             else:
                 self._add(self._renamed(row))
+
+    def refuse_percents(self) -> None:
+        """Raise Unreadable if a metric is above 1 in most rows: its small values are percents too,
+        though they could be shares."""
+        for name, above in self._above_one.items():
+            good = sum(name in e.metrics for of in self.entries.values() for e in of.values())
+            if above > good:
+                raise Unreadable(
+                    f"{name} is above 1 in {above} of {above + good} rows, expected a share of 1: "
+                    "if it is in percent, divide the column by 100"
+                )
+
+    def leave_out_shared_files(self) -> None:
+        """Leave out the epochs of a model that have one file, which can be only one of them."""
+        for model, entries in [*self.entries.items()]:
+            counts = Counter(entry.path for entry in entries.values())
+            for entry in [*entries.values()]:
+                if (count := counts[entry.path]) > 1:
+                    reason = f"ambiguous: {shown(entry.path)} is the file of {count} epochs"
+                    self._leave_out(self.names[model], entry.epoch, reason, entry.row)
+                    del entries[entry.epoch], self.hyperparameters[model][entry.epoch]
+            if not entries:
+                del self.entries[model], self.hyperparameters[model], self.names[model]
 
     def _renamed(self, row: Row) -> Row:
         for name in row:
             if name not in self.ours:
-                self.ours[name] = self._rename.get(name, name)
+                taken = name in self._rename.values()
+                self.ours[name] = self._rename.get(name, f"{name}_in_table" if taken else name)
         _check_unique(self.ours[name] for name in row)
         return {self.ours[name]: value for name, value in row.items()}
 
@@ -373,19 +422,39 @@ class _Rows:
                 raise Unreadable("wrong model_id: it is empty")
             trial = printable(name)
             epoch = _epoch(values.get("epoch"))
-            entry, hyperparameters = _entry(values, epoch)
+            entry, hyperparameters = _entry(values, epoch, self.count)
             model = model_id_of(name)
-            if epoch in self.entries.get(model, ()):
-                raise Unreadable("repeated: another row is this epoch")
+            if earlier := self.entries.get(model, {}).get(epoch):
+                entry = _joined(earlier, entry)
+                known = self.hyperparameters[model][epoch]
+                hyperparameters |= {n: v for n, v in known.items() if v is not None}
+                self.joined += 1
         except Unreadable as error:
-            self._leave_out(trial, epoch, error)
+            if isinstance(error, _AboveOne):
+                self._above_one[error.metric] += 1
+            self._leave_out(trial, epoch, error, self.count)
             return
         self.names[model] = trial
         self.entries.setdefault(model, {})[epoch] = entry
         self.hyperparameters.setdefault(model, {})[epoch] = hyperparameters
 
-    def _leave_out(self, trial: str, epoch: int, error: Unreadable) -> None:
-        self.left_out.append(LeftOut(trial, epoch, f"{error} (row {self.count})"))
+    def _leave_out(self, trial: str, epoch: int, reason: object, row: int) -> None:
+        self.left_out.append(LeftOut(trial, epoch, f"{reason} (row {row})"))
+
+
+def _joined(first: Entry, second: Entry) -> Entry:
+    """Return the state of two rows of one file, of which each has metrics that the other lacks.
+
+    Raises:
+        Unreadable: they are not such rows.
+    """
+    both = [*first.metrics.keys() & second.metrics.keys()]
+    differ = any(second.others.get(name, text) != text for name, text in first.others.items())
+    if first.path != second.path or not first.metrics or not second.metrics or both or differ:
+        raise Unreadable("repeated: another row is this epoch")
+    return first._replace(
+        metrics={**first.metrics, **second.metrics}, others={**second.others, **first.others}
+    )
 
 
 def _agree(
@@ -424,7 +493,7 @@ def _agree(
     return agreed, remarks
 
 
-def _entry(values: Row, epoch: int) -> tuple[Entry, dict[str, Any]]:
+def _entry(values: Row, epoch: int, row: int) -> tuple[Entry, dict[str, Any]]:
     """Return a row as a state, and the hyperparameters of its model."""
     path = _text(values.get("path"))
     if path is None:
@@ -436,7 +505,9 @@ def _entry(values: Row, epoch: int) -> tuple[Entry, dict[str, Any]]:
             continue
         if name in SHARES_OF_1 and 1 < number <= 1 + _ROUNDED:
             number = 1.0
-        if math.isnan(number) or (name in SHARES_OF_1 and not 0 <= number <= 1):
+        if name in SHARES_OF_1 and number > 1:
+            raise _AboveOne(name, number)
+        if math.isnan(number) or (name in SHARES_OF_1 and number < 0):
             good = "a share of 1" if name in SHARES_OF_1 else "a number"
             raise Unreadable(f"wrong metrics: {name} is {number:g}, not {good}")
         metrics[name] = number
@@ -447,7 +518,7 @@ def _entry(values: Row, epoch: int) -> tuple[Entry, dict[str, Any]]:
         if (text := _as_written(value)) is not None
     }
     hyperparameters = _hyperparameters(values, others)
-    return Entry(epoch, path, metrics, others), hyperparameters
+    return Entry(epoch, path, metrics, others, row), hyperparameters
 
 
 def _hyperparameters(values: Row, others: dict[str, str] | None = None) -> dict[str, Any]:

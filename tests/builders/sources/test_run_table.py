@@ -665,6 +665,85 @@ def test_a_parquet_bomb_is_refused(runs: tuple[Path, Rows], tmp_path: Path) -> N
         import_zoo(runs[0], tmp_path, "own", table=table, **IMAGES)
 
 
+def test_a_column_of_percents_is_refused(runs: tuple[Path, Rows], tmp_path: Path) -> None:
+    """The accuracy .9 % of a diverged model would be taken for 90 %."""
+
+    def change(rows: Rows) -> None:
+        for row, percents in zip(rows, (97.5, 0.9, 11.0, 98.1, 0.4, 55.0), strict=True):
+            row["test_acc"] = percents
+
+    with pytest.raises(Unreadable, match=r"test_acc is above 1 in 4 of 6 rows, .* in percent"):
+        take(runs, tmp_path / "runs.csv", change)
+    assert not (tmp_path / "zoos" / "own").exists()
+
+
+def test_rows_with_different_metrics_of_one_state_are_joined(
+    runs: tuple[Path, Rows], tmp_path: Path
+) -> None:
+    """Loggers write a row for training and one for the test."""
+
+    def change(rows: Rows) -> None:
+        for row in [*rows]:
+            row["note"] = "first"
+            changes = {"test_acc": "", "test_loss": "", "seed": "", "train_acc": 0.5, "note": ""}
+            rows.append({**row, **changes})
+            row["train_acc"] = ""
+        rows[-1]["note"] = "another"
+        rows[-2]["path"] = rows[0]["path"]
+
+    report = take(runs, tmp_path / "runs.csv", change)
+    assert (report.found, report.kept) == (12 - 4, 6)
+    assert {entry.reason for entry in report.left_out} == {
+        f"repeated: another row is this epoch (row {row})" for row in (11, 12)
+    }
+    assert any(remark.startswith("4 rows have further metrics") for remark in report.remarks)
+    directory = open_zoo(tmp_path / "zoos", "own")
+    files = {file.model_id: file for file in directory.scan()[0]}
+    expected = {(row["model_id"], row["epoch"]): row for row in runs[1][:6]}
+    for file in files.values():
+        for number, epoch in enumerate(file.epochs.tolist()):
+            row = expected[file.original_name or file.model_id, epoch]
+            assert file.metrics["test_acc"][number] == pytest.approx(row["test_acc"])
+            assert file.hyperparameters["seed"] == row["seed"]
+    metrics = [value for file in files.values() for value in file.metrics["train_acc"].tolist()]
+    assert sorted(metrics, key=str) == [0.5] * 4 + [None] * 2
+
+
+def test_epochs_with_one_file_are_left_out(runs: tuple[Path, Rows], tmp_path: Path) -> None:
+    def change(rows: Rows) -> None:
+        rows[1]["path"] = rows[2]["path"]
+        for row in rows[3:]:
+            row["path"] = rows[3]["path"]
+
+    report = take(runs, tmp_path / "runs.csv", change)
+    assert (report.found, report.kept, report.models) == (6, 1, 1)
+    assert {(entry.epoch, entry.reason) for entry in report.left_out} == {
+        (row["epoch"], f"ambiguous: {row['path']!r} is the file of {count} epochs (row {number})")
+        for number, row, count in (
+            (2, {**runs[1][1], "path": runs[1][2]["path"]}, 2),
+            (3, runs[1][2], 2),
+            *((n, {**runs[1][n - 1], "path": runs[1][3]["path"]}, 3) for n in (4, 5, 6)),
+        )
+    }
+
+
+def test_a_file_of_several_models_is_theirs(runs: tuple[Path, Rows], tmp_path: Path) -> None:
+    """Models may begin with the same weights."""
+    report = take(runs, tmp_path / "runs.csv", lambda rows: rows[3].update(path=rows[0]["path"]))
+    assert report.kept == 6
+
+
+def test_a_renamed_column_beside_one_of_that_name(runs: tuple[Path, Rows], tmp_path: Path) -> None:
+    folder, rows = runs
+    some = [{**row, "step": row["epoch"], "epoch": 77} for row in rows[:3]]
+    table = write_csv(tmp_path / "runs.csv", some)
+    [report] = import_zoo(folder, tmp_path, "own", table=table, rename={"step": "epoch"}, **IMAGES)
+    assert report.kept == 3
+    others = pq.read_table(tmp_path / "own" / SOURCE_COLUMNS)
+    assert others["epoch"].to_pylist() == list(EPOCHS)
+    assert others["epoch_in_table"].to_pylist() == ["77"] * 3
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -673,6 +752,7 @@ def test_a_parquet_bomb_is_refused(runs: tuple[Path, Rows], tmp_path: Path) -> N
         ({"architecture": "resnet9"}, "unknown architecture"),
         ({"rename": {"acc": "accuracy"}}, "unknown column 'accuracy'"),
         ({"rename": {"acc": "test_acc"}}, "has no column 'acc'"),
+        ({"rename": {"a": "seed", "b": "seed"}}, "2 columns are renamed to seed"),
         ({"constants": {"activation": "swash"}}, "activation is 'swash'"),
         ({"constants": {"l2": "1"}}, "unknown column 'l2'"),
         ({"name": "mnist_cnn_s"}, "a zoo of the catalog"),
