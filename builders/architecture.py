@@ -1,8 +1,8 @@
 """The architectures: their layers, the images they see, and what can be done with them.
 
 An `Architecture` is data. Code that treats architectures differently asks for one of its fields,
-never for its name. A plain sequence of layers needs no entry of `ARCHITECTURES`: its text form
-(layers.py) is its name.
+never for its name. A new one is one more entry of `_ALL`. A plain sequence of layers needs none:
+its text form (layers.py) is its name.
 
 The entries are those of the paper's code (code/model_definitions/def_net.py): CNN-s is its class
 CNN, CNN-l its class CNN3, ResNet-18 is torchvision's with a 3x3 stem and no max-pool. Zoos can be
@@ -287,12 +287,11 @@ def canonical_name(architecture: str | Architecture | Sequence[object]) -> str:
 
 @lru_cache(maxsize=256)
 def _of_layers(found: Sequential) -> Architecture:
-    for known in (ARCHITECTURES["cnn_s"], ARCHITECTURES["cnn_l"]):
-        size = known.image_size or 0
-        if found.channels in (1, 3) and found.text == format_text(
-            known.layers, found.channels, size, found.classes
-        ):
-            return known
+    for known in _ALL:
+        if known.layers and known.image_size and found.channels in (1, 3):
+            shape = (found.channels, known.image_size, found.classes)
+            if found.text == format_text(known.layers, *shape):
+                return known
     return Architecture(
         name=found.text,
         title=found.text,

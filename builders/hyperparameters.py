@@ -3,8 +3,8 @@
 A new activation is one more entry here, and, where speed matters, one struct in
 generation/engines/kernels/elementwise.hpp. What torch calls each of them is found by
 generation/networks.py. The engines have their own step of each optimizer, in generation/engines:
-reference.py, batched.py, kernels/arguments.py (its number) and kernels/elementwise.hpp; a test
-compares the tables.
+reference.py, batched.py, kernels/arguments.py (its number), kernels/elementwise.hpp and the
+switches in lanes/network.hpp and cuda/kernel.cu; tests compare the tables and the steps.
 
 Initialisations and schedules may carry numbers, as in `normal(std=0.1, bias=0)`: so a row describes
 itself without a column for each of them.

@@ -10,9 +10,10 @@ The text names the input (channels x rows x columns, square) and then, in forwar
     drop           dropout at the model's rate, behind the activation of the layer before it
     gap            global average pooling of the last convolution, behind activation and dropout
 
-Each layer but the last is followed by the model's activation. A suffix gives a layer its own:
-`fc32:tanh`, and `fc32:identity` none. The last layer is linear and gives the logits. A text may
-come from anywhere, so its length, its layers and their sizes are bounded.
+Each layer but the last is followed by the model's activation (`ACTIVATIONS` in hyperparameters.py
+lists them). A suffix gives a layer its own: `fc32:tanh`, and `fc32:identity` none. The last layer
+is linear and gives the logits. A text may come from anywhere, so its length, its layers and their
+sizes are bounded.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The ranks of a command: processes that share its work and never wait for each other."""
+"""The ranks of a command: processes that share its work and never wait for each other.
+
+Training, whose processes join their results, has generation/ranks.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Model files as Arrow tables: the rows of a data set, in the order of the files."""
+"""Model files as Arrow tables: the rows of a data set, in the order of the files.
+
+Their columns are listed in schema.py.
+"""
 
 from __future__ import annotations
 

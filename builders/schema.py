@@ -1,5 +1,6 @@
 """The columns of a row, which is a state of a model, as Arrow schema and as datasets Features.
 
+A new column is one more entry of `COLUMNS`; rows.py gets its value, dataset_card.md describes it.
 Every config of the data set has these columns. Only the length of `weights` differs, and `metrics`
 has no weights. Absent values are null. As in the paper's code, train_loss and train_acc of epoch 1
 and later are running means over the epoch in training mode.

@@ -1,4 +1,7 @@
-"""The processes of one run: how they meet and join their results."""
+"""The processes of one run of training: how they meet, share the models and join their results.
+
+Commands whose processes never meet (`--rank`, SLURM arrays) share their work in builders/ranks.py.
+"""
 
 from __future__ import annotations
 

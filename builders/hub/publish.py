@@ -1,4 +1,4 @@
-"""Publish a built repository folder to the Hugging Face Hub.
+"""Publish a built repository folder to the Hugging Face Hub; incremental.py publishes by model.
 
 Only what differs from the repository is sent: a file is compared by the SHA-256 (LFS) or the git
 blob id that the Hub lists for it; `digests` keeps the SHA-256 of unchanged files. The large files

@@ -1,5 +1,7 @@
 """A repository on the Hub at one commit: what it has, how files are uploaded and committed.
 
+read.py reads its rows.
+
 Whatever can go wrong between this machine and the Hub becomes a HubFailed with one line.
 """
 

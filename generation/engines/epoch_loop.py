@@ -1,5 +1,7 @@
 """Train models side by side: the epoch loop of the engines lanes, cuda and batched.
 
+reference.py has its own, checkpointed.py that of ResNets.
+
 Models that share activation, optimizer, schedule, batch size and number of epochs, and either all
 or none of which use dropout, fill a *block*. A block is trained from its first to its last epoch by
 one thread, then the files of its models are written.
