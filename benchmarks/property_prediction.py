@@ -8,6 +8,7 @@ model, and data in which a model or its twins lie in two splits are refused. Sta
 above 5 in absolute value are left out, as in the paper's data sets: one model that explodes would
 outweigh all others in a linear fit. Gradient-boosted trees (LightGBM) are the strong baseline of
 Unterthiner et al. 2020. Predictors of one's own are fitted and scored on the same rows and splits.
+A new target is one more entry of `TARGETS`.
 
 Additions are Kendall's tau, the accuracy of always answering the most frequent class, and 95 %
 bootstrap intervals over the models of the test split. Differences are that the offset is not

@@ -1,4 +1,7 @@
-"""Files that somebody else wrote: only plain files are read, and only as far as a limit allows."""
+"""Files that somebody else wrote: only plain files are read, and only as far as a limit allows.
+
+sources/checkpoint.py reads what torch has pickled.
+"""
 
 from __future__ import annotations
 

@@ -468,6 +468,8 @@ def training_progress(name: str, hidden: bool) -> Iterator[Callable[[Training], 
             )
             if done.samples and (bars.lines or bars.progress.console.width >= 110):
                 text += f", {speed:,.0f} samples/s"
+            if done.compiling:
+                text += ", compiling"
             if done.published is not None:
                 text += f", {done.published} published"
             bars(name, done.states, done.states_total, text, done.seconds_left)

@@ -45,6 +45,7 @@ class Progress:
         samples: model-samples trained.
         published: models that this run has published; None if it publishes none.
         seconds_left: an estimate from the work that is done; None before there is any.
+        compiling: whether no model can begin before a kernel is compiled or loaded.
         remark: what a user should know about this run; said once.
         stopping: the run was interrupted and ends soon; `remark` says when and what is kept.
     """
@@ -56,6 +57,7 @@ class Progress:
     samples: int
     published: int | None = None
     seconds_left: float | None = field(default=None, compare=False)
+    compiling: bool = False
     remark: str = ""
     stopping: bool = False
 

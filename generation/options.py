@@ -1,4 +1,7 @@
-"""How models are trained, as one record that is checked where it is made."""
+"""How a run trains, as one record that is checked where it is made: engine, threads, device, ...
+
+Optimizers, schedules and rates are the models' own: builders/hyperparameters.py.
+"""
 
 from __future__ import annotations
 

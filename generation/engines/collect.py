@@ -27,11 +27,13 @@ class Done:
         states: of models, that are there.
         epochs: of models, trained in this run.
         seconds_left: until they are ready, as far as is known.
+        compiling: whether no model can begin before a kernel is compiled or loaded.
     """
 
     states: float
     epochs: float
     seconds_left: float | None
+    compiling: bool = False
 
 
 class StopEvent(Protocol):
@@ -78,6 +80,7 @@ def collect(
                 *(models, total, seen.states, total * kept),
                 samples=round(seen.epochs * len(work.job.images.train)),
                 seconds_left=None if left is None else max(0.0, left - (now - changed)),
+                compiling=seen.compiling,
                 remark=remark,
                 stopping=stopping,
             )
