@@ -1,6 +1,10 @@
-"""Readers of the forms in which zoos were published: zips of pickles become zoo directories.
+"""Readers of the forms in which zoos were published, which become zoo directories.
 
 `importing.import_zoo` turns a source into zoo directories; `zenodo.download` fetches one first.
+Each form of sources has a module that reads it (`ray_tune`, `preprocessed`, `small_cnn_zoo`,
+`run_table`) and one that imports what was read (`import_trials`, ...). What the latter share is in
+`import_job`, `processes` and `write_model`.
+
 Nothing from a file is ever executed: `archive` reads zips in place, `checkpoint` reads torch's
 files without torch, with a closed list of names, and `tarball` unpacks a few files for as long as
 they are read. `run_table` describes checkpoints of any training code by a table.

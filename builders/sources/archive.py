@@ -15,7 +15,7 @@ import re
 import stat
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -54,6 +54,11 @@ def shown(value: object) -> str:
     if isinstance(value, str | int | float | None):
         return printable(repr(value[:40] if isinstance(value, str) else value)[:40])
     return f"a {type(value).__name__}"
+
+
+def first_of(names: Sequence[str]) -> str:
+    """Return the first names, for a remark."""
+    return ", ".join(map(printable, names[:3])) + ", ..." * (len(names) > 3)
 
 
 @contextmanager

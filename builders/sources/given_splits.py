@@ -14,12 +14,13 @@ from __future__ import annotations
 import csv
 import io
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from ...errors import Unreadable
+from ...errors import SourceNotFound, Unreadable
+from ..machine import counted, file_digest
 from ..untrusted import read_plain
-from .archive import blamed_on_the_file, shown
+from .archive import blamed_on_the_file, first_of, shown
 
 SPLITS = {
     "train": "train",
@@ -36,8 +37,45 @@ _MAX_BYTES = 1 << 26
 _NAMES = ("model_id", "modeldir")
 
 
+def splits_of_file(
+    path: Path | None,
+    names: Mapping[str, str],
+    finals: Callable[[], Mapping[int, str | None]] | None,
+) -> tuple[dict[str, str], dict[str, str], list[str]]:
+    """Return the split of each model that a file names, what zoo.json says of it, and remarks.
+
+    Args:
+        path: the file; None if there is none.
+        names: model id -> name in the source.
+        finals: returns the argument of `_by_order`; None where rows have no numbers.
+    """
+    remarks: list[str] = []
+    if path is None:
+        return {}, {}, remarks
+    if not path.exists():
+        raise SourceNotFound(f"{path}: there is no such file of splits")
+    found = _read_splits(path)
+    if isinstance(found, Mapping):
+        splits = _by_name(found, names)
+        if others := found.keys() - {*names, *names.values()}:
+            unknown = counted(len(others), "unknown model")
+            remarks.append(f"{path.name} names {unknown}: {first_of(sorted(others))}")
+        if splits and len(splits) < len(names):
+            remarks.append(
+                f"{path.name} does not name {len(names) - len(splits)} of {len(names)} models, "
+                "which were assigned 70/15/15"
+            )
+    elif finals is not None:
+        splits = _by_order(found, finals())
+    else:
+        raise Unreadable(f"{path.name} has numbers of rows, expected models by name")
+    if not splits:
+        raise Unreadable(f"{path.name} names none of its models")
+    return splits, {"splits": file_digest(path, "sha256")}, remarks
+
+
 @blamed_on_the_file()
-def read_splits(path: Path) -> Mapping[str, str] | Sequence[int]:
+def _read_splits(path: Path) -> Mapping[str, str] | Sequence[int]:
     """Return the split of each model by its name, or the order of all rows of the source.
 
     Raises:
@@ -69,22 +107,22 @@ def read_splits(path: Path) -> Mapping[str, str] | Sequence[int]:
     return splits
 
 
-def by_name(splits: Mapping[str, str], names: Mapping[str, str]) -> dict[str, str]:
+def _by_name(splits: Mapping[str, str], names: Mapping[str, str]) -> dict[str, str]:
     """Return model id -> split.
 
     Args:
-        splits: from `read_splits`; models are named by their ids or as the source names them.
+        splits: from `_read_splits`; models are named by their ids or as the source names them.
         names: model id -> name in the source.
     """
     found = {model: splits.get(model, splits.get(name)) for model, name in names.items()}
     return {model: split for model, split in found.items() if split is not None}
 
 
-def by_order(order: Sequence[int], finals: Mapping[int, str | None]) -> dict[str, str]:
+def _by_order(order: Sequence[int], finals: Mapping[int, str | None]) -> dict[str, str]:
     """Return model id -> split, as published work assigns them.
 
     Args:
-        order: rows of the source, from `read_splits`.
+        order: rows of the source, from `_read_splits`.
         finals: row of each final state -> id of its model; None where it is left out.
     """
     rows = [row for row in order if row in finals]

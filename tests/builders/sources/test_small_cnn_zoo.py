@@ -26,7 +26,7 @@ from model_zoos.benchmarks.speed.small_cnn_zoo import write_source
 from model_zoos.builders.catalog import ELSEWHERE
 from model_zoos.builders.hub.build import build_folder
 from model_zoos.builders.overview import overview
-from model_zoos.builders.sources import importing
+from model_zoos.builders.sources import import_small_cnn
 from model_zoos.builders.sources.importing import import_zoo
 from model_zoos.builders.sources.report import REPORT
 from model_zoos.builders.sources.small_cnn_zoo import FILES, read_small_cnn_zoo
@@ -158,7 +158,7 @@ def test_several_processes_write_the_same_zoo(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also after an interruption, which leaves some models."""
-    monkeypatch.setattr(importing, "_CHUNK", 2)
+    monkeypatch.setattr(import_small_cnn, "CHUNK", 2)
     source = write(tmp_path / "zoo", rows_of(5), some_weights(5 * len(STEPS)))
     import_zoo(source, tmp_path / "one", "own")
     import_zoo(source, tmp_path / "two", "own", workers=2)
