@@ -14,22 +14,18 @@ Two rows of one file and epoch are one state if they have different metrics, as 
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
 import json
 import math
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from ...errors import InvalidArgument, Unreadable
 from ..architecture import canonical_name, find_architecture
@@ -40,7 +36,6 @@ from ..layout import Layout, find_layout, make_layout
 from ..model_file import SHARES_OF_1
 from ..schema import METRICS
 from ..specification import HYPERPARAMETER_CHECKS, Zoo
-from ..untrusted import parse_json, read_plain
 from ..zoo_directory import SOURCE_COLUMNS
 from .archive import blamed_on_the_file, printable, shown
 from .identify import specify_drawn
@@ -49,22 +44,13 @@ from .ray_tune import HYPERPARAMETERS, State
 from .report import LeftOut, weights_fault, whole
 from .small_cnn_zoo import INITS
 from .state_files import floats, largest_file, read_tensors, weights_of
+from .table_files import Row, check_unique, read_rows
 
 FORM = "table"
 """What zoo.json says of the source's form."""
 
 KEYS = ("path", "model_id", "epoch")
 """The columns that a table must have."""
-
-_MAX_BYTES = 1 << 26
-_MAX_COLUMNS = 1000
-_MAX_CELLS = 5_000_000
-_MAX_CELL = 100_000
-_MAX_LINE = 1 << 20
-"""Limits of a table: bytes of the file, columns, cells, characters of a cell, bytes of a line."""
-
-_BETWEEN = (",", ";", "\t")
-"""Signs that separate the cells of a line: the first of them that the first line has."""
 
 _ROUNDED = 1e-6
 """By so much a share that was averaged in float32 may exceed 1."""
@@ -80,8 +66,6 @@ _OUR_WORDS: Mapping[str, Mapping[str, str]] = {
 
 _CAN_BE_NULL = ("optimizer", "init")
 """Hyperparameters with which a model runs, whatever they are: rows have null for unknown ones."""
-
-Row = Mapping[str, object]
 
 
 class Entry(NamedTuple):
@@ -373,10 +357,7 @@ class _Rows:
 
     def read(self, path: Path) -> None:
         """Read all rows."""
-        reader = _READERS.get(path.suffix.lower())
-        if reader is None:
-            raise Unreadable(f"{path.name} is no table: expected {', '.join(_READERS)}")
-        for row in reader(read_plain(path, _MAX_BYTES), self.dropped):
+        for row in read_rows(path, self.dropped):
             self.count += 1
             if isinstance(row, Unreadable):
                 self._leave_out(f"row {self.count}", -1, row, self.count)
@@ -411,7 +392,7 @@ class _Rows:
             if name not in self.ours:
                 taken = name in self._rename.values()
                 self.ours[name] = self._rename.get(name, f"{name}_in_table" if taken else name)
-        _check_unique(self.ours[name] for name in row)
+        check_unique(self.ours[name] for name in row)
         return {self.ours[name]: value for name, value in row.items()}
 
     def _add(self, values: Row) -> None:
@@ -611,119 +592,3 @@ def _as_written(value: object) -> str | None:
     if isinstance(value, list | dict | bool):
         return json.dumps(value, allow_nan=True)
     return None if value is None or value == "" else str(value)
-
-
-# --- The three forms ------------------------------------------------------------------------------
-
-
-def _check_width(columns: int) -> None:
-    if columns > _MAX_COLUMNS:
-        raise Unreadable(f"too large: the table has more than {_MAX_COLUMNS:,} columns")
-
-
-def _check_unique(names: Iterable[str]) -> None:
-    if twice := [name for name, count in Counter(names).items() if count > 1 and name]:
-        raise Unreadable(f"two columns of the table are named {shown(twice[0])}")
-
-
-def _counted(rows: Iterable[Row | Unreadable], width: Callable[[], int]) -> Iterator[Any]:
-    cells = 0
-    for row in rows:
-        cells += max(1, width())
-        if cells > _MAX_CELLS:
-            raise Unreadable(f"too large: the table has more than {_MAX_CELLS:,} cells")
-        yield row
-
-
-def _csv_rows(content: bytes, dropped: list[str]) -> Iterator[Row | Unreadable]:
-    try:
-        text = io.StringIO(content.decode("utf-8-sig"), newline="")
-    except UnicodeDecodeError:
-        raise Unreadable("the table is not in UTF-8: save it as UTF-8") from None
-    head = text.readline(_MAX_CELL)
-    between = next((sign for sign in _BETWEEN if sign in head), ",")
-    _check_width(head.count(between))
-    text.seek(0)
-    rows = csv.reader(text, delimiter=between)
-    names = [name.strip() for name in next(rows, [])]
-    _check_width(len(names))
-    _check_unique(names)
-
-    def checked() -> Iterator[Row | Unreadable]:
-        while True:
-            try:
-                row = next(rows)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                yield Unreadable(f"malformed: {error}")
-                continue
-            if len(row) == len(names):
-                yield {name: value for name, value in zip(names, row, strict=True) if name}
-            elif row:
-                yield Unreadable(f"malformed: {len(row)} values, expected {len(names)}")
-
-    return _counted(checked(), lambda: len(names))
-
-
-def _json_rows(content: bytes, dropped: list[str]) -> Iterator[Row | Unreadable]:
-    names: set[str] = set()
-
-    def checked() -> Iterator[Row | Unreadable]:
-        for line in io.BytesIO(content):
-            if line.isspace():
-                continue
-            try:
-                if len(line) > _MAX_LINE:
-                    raise ValueError(f"more than {_MAX_LINE:,} bytes")
-                row = parse_json(line)
-                if not isinstance(row, dict):
-                    raise ValueError("no JSON object")
-            except ValueError as error:
-                yield Unreadable(f"malformed: {error!s:.100}")
-                continue
-            names.update(row)
-            _check_width(len(names))
-            yield row
-
-    return _counted(checked(), lambda: len(names))
-
-
-def _parquet_rows(content: bytes, dropped: list[str]) -> Iterator[Row | Unreadable]:
-    file = pq.ParquetFile(pa.BufferReader(content))
-    about = file.metadata
-    _check_width(about.num_columns)
-    schema = file.schema_arrow
-    flat = [field for field in schema if not pa.types.is_nested(field.type)]
-    names = [field.name for field in flat]
-    _check_unique(schema.names)
-    dropped += [name for name in schema.names if name not in names]
-    if about.num_rows * len(schema) > _MAX_CELLS:
-        raise Unreadable(f"too large: the table has more than {_MAX_CELLS:,} cells")
-    groups = [about.row_group(number) for number in range(about.num_row_groups)]
-    if any(group.total_byte_size > 4 * _MAX_BYTES for group in groups):
-        raise Unreadable("too large: a row group of the table does not fit into memory")
-    # Texts stay in dictionaries until their lengths are known: a few bytes can repeat a long one.
-    texts = [f.name for f in flat if pa.types.is_string(f.type) or pa.types.is_binary(f.type)]
-    file = pq.ParquetFile(pa.BufferReader(content), read_dictionary=texts)
-
-    def checked() -> Iterator[Row | Unreadable]:
-        for batch in file.iter_batches(1024, columns=names, use_threads=False):
-            for column in batch.columns:
-                if pa.types.is_dictionary(column.type):
-                    longest = pc.max(pc.binary_length(column.dictionary)).as_py() or 0
-                    if longest > _MAX_CELL:
-                        raise Unreadable(f"too large: a cell has more than {_MAX_CELL:,} bytes")
-            yield from batch.to_pylist()
-
-    return _counted(checked(), lambda: len(names))
-
-
-_READERS: Mapping[str, Callable[[bytes, list[str]], Iterator[Row | Unreadable]]] = {
-    ".csv": _csv_rows,
-    ".tsv": _csv_rows,
-    ".jsonl": _json_rows,
-    ".parquet": _parquet_rows,
-}
-"""Suffix of a table -> function from its content to its rows, name of a column -> value. It adds
-the columns that it does not read to a list."""
