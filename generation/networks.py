@@ -98,10 +98,16 @@ def make_activation(name: str) -> nn.Module:
     """Make the module of an activation of hyperparameters.ACTIVATIONS.
 
     Raises:
-        InvalidArgument: an unknown activation.
+        InvalidArgument: an unknown activation, or its entry names no class of torch.nn.
     """
     hyperparameters.check_activation(name)
-    module: nn.Module = getattr(nn, hyperparameters.ACTIVATIONS[name])()
+    kind = getattr(nn, hyperparameters.ACTIVATIONS[name], None)
+    if kind is None:
+        raise InvalidArgument(
+            f"ACTIVATIONS[{name!r}] is {hyperparameters.ACTIVATIONS[name]!r}, expected the name of "
+            "a class of torch.nn, such as 'Softsign'"
+        )
+    module: nn.Module = kind()
     return module
 
 

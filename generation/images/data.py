@@ -100,8 +100,12 @@ class ImageData:
                 raise InvalidArgument(
                     f"{split} images are {_kind(images.pixels)}, not {list(shape)}"
                 )
-            if len(images) and not 0 <= images.labels.min() <= images.labels.max() < self.classes:
-                raise InvalidArgument(f"{split} labels are not all from 0 to {self.classes - 1}")
+            labels = images.labels
+            if len(images) and not 0 <= labels.min() <= labels.max() < self.classes:
+                raise InvalidArgument(
+                    f"{split} labels are not all from 0 to {self.classes - 1}: "
+                    f"found {labels.min()} to {labels.max()}"
+                )
 
     def _splits(self) -> Iterator[tuple[str, Images]]:
         return ((s, getattr(self, s)) for s in SPLITS if getattr(self, s) is not None)

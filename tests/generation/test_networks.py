@@ -8,7 +8,8 @@ from torch.nn import functional
 
 from model_zoos.builders.hyperparameters import ACTIVATIONS
 from model_zoos.builders.layout import make_layout
-from model_zoos.generation.networks import INITS, build, initialise
+from model_zoos.errors import InvalidArgument
+from model_zoos.generation.networks import INITS, build, initialise, make_activation
 
 FUNCTIONS = {
     "tanh": torch.tanh,
@@ -80,3 +81,9 @@ def test_bad_arguments() -> None:
         build(layout, "relu", 1.0)
     with pytest.raises(ValueError, match="unknown init"):
         initialise(build(layout, "relu"), "ones")
+
+
+def test_an_entry_that_names_no_class_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ACTIVATIONS, "softsign", "SoftSign")
+    with pytest.raises(InvalidArgument, match=r"\['softsign'\] is 'SoftSign', expected the name"):
+        make_activation("softsign")

@@ -892,7 +892,7 @@ def test_wrong_arrays_are_refused():
         ImageData("a", images, None, images, (0.5,), (0.0,))
     with pytest.raises(ValueError, match="test images are"):
         ImageData("a", images, None, Images(pixels[..., 1:], labels), (0.5,), (0.5,))
-    with pytest.raises(ValueError, match="test labels are not all from 0 to 9"):
+    with pytest.raises(ValueError, match="test labels are not all from 0 to 9: found 1"):
         ImageData("a", images, None, Images(pixels, labels + 10), (0.5,), (0.5,))
     data = ImageData("a", images, None, images, (0.5,), (0.5,))
     with pytest.raises(ValueError, match="no split 'validation', it has train, test"):
