@@ -200,13 +200,13 @@ def comparison(folder: Path = RESULTS) -> Table:
     notes = [f"Source {LETTERS[name]}: {text}." for name, text in SOURCES.items()]
     notes.append(
         "Means stand with the standard deviation over models (± in the columns theirs and ours). "
-        "Brackets: 95 % intervals from the number of our models, if they are drawn independently; "
-        "for medians of twins they are unknown. A figure agrees if theirs lies in our brackets, "
-        "or at our value where there are none, within what reading leaves open: "
+        "Brackets are 95 % intervals for our number of models, if they are drawn independently; "
+        "medians of twins have none. A published figure agrees if it lies in our interval, or "
+        "equals our value where there is none, up to the error of reading it: "
         f"{READING['BOX_PLOTS']:g} by eye, {READING['SEED_ZOOS']:g} by rounding. The highest "
-        "accuracy depends on the number of models. The error of theirs is not counted, since the "
-        "number of their models is not known, and of 20 figures one lies outside 95 % intervals by "
-        "chance. A second table of source A gives "
+        "accuracy depends on the number of models. The error of the published figures is not "
+        "counted, since their number of models is not known. One figure in 20 lies outside a 95 % "
+        "interval by chance. A second table of source A gives "
         f"± {number(literature.MNIST_SECOND_STD)} for MNIST seed at epoch 50. The readings are "
         "older than the runs; the rule was set after a first look at both."
     )
