@@ -99,7 +99,8 @@ def instantiate(row: Mapping[str, object]) -> torch.nn.Module:
     """Make the network that a row describes, in evaluation mode.
 
     Args:
-        row: a row with the columns architecture, weights, activation and dropout.
+        row: a row with the columns architecture, weights and activation; dropout is 0 where it has
+            no such column.
 
     Returns:
         A module from images float32 [n, c, h, w], normalised as at training, to logits
@@ -131,7 +132,8 @@ def load_images(
     Args:
         name: key of an image data set, such as `zoo.images`, or a source of one's own.
         images_dir: folder of image files; MODEL_ZOOS_IMAGES, else ./images by default.
-        channels: 1 or 3, of a folder of image files; None for what its images.json says.
+        channels: for a folder of image files, 1 to read them in grey or 3 in colour. None: as many
+            as images.json has means, else 1 if all training images are grey, else 3.
         download: whether to download files that are missing.
         allow_unverified: whether to use files that are not the original ones.
         progress: whether to show progress.
@@ -172,11 +174,19 @@ def generate(
         models: number of models, the first of the zoo; all by default.
         options: engine, threads, device and more (generation.options); automatic by default.
         publisher: uploads finished models while others train.
-        on_progress: called after each piece of work.
+        on_progress: called about five times a second, with a generation.job.Progress.
+
+    Returns:
+        What was trained (generation.job.Summary).
 
     Raises:
         UnknownZoo: there is no zoo of this name.
         InvalidArgument: arguments of another type, or that do not fit together.
+        ValueError: models is below 1 or above the number of the zoo.
+        ImageFilesError: the images are missing, damaged, or not the original ones.
+        FaultyZoo: the folder holds a zoo of this name that was made in another way.
+        NotEnoughSpace, HubFailed, AlreadyRunning, TrainingFailed, LanesUnavailable,
+            CudaUnavailable: as for `generation.generate.generate`.
 
     Example:
         >>> model_zoos.generate("digits_cnn_s", "zoos", "digits")  # doctest: +SKIP
@@ -222,9 +232,14 @@ def sparsify(
         twins: method, levels, epochs and seed (generation.options); variational dropout by default.
         options, on_progress: as in `generate`.
 
+    Returns:
+        What was trained (generation.job.Summary).
+
     Raises:
         ZooNotFound: there is no zoo of this name in `root`.
         InvalidArgument: arguments of another type, or that do not fit together.
+        ValueError, ImageFilesError, FaultyZoo, NotEnoughSpace, AlreadyRunning, TrainingFailed,
+            LanesUnavailable: as for `generate`.
     """
     from model_zoos.builders.zoo_directory import ZooDirectory
     from model_zoos.generation import sparsify as training

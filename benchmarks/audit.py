@@ -90,7 +90,7 @@ class Audit:
             if check.wrong > len(check.offenders):
                 notes.append(f"{check.name}: and {check.wrong - len(check.offenders):,} more")
         title = f"{self.zoo}: {self.models:,} models, {self.states:,} states"
-        notes.append("Looked at are models, states or single values, whichever a check is of.")
+        notes.append('"looked at" counts models, states or single values, depending on the check.')
         columns = ("check", "looked at", "wrong", "note")
         undone = [check.name for check in self.checks if check.undone]
         notes.append(
@@ -132,7 +132,7 @@ def audit_zoo(
     Raises:
         ZooNotFound: there is no such zoo directory.
         FaultyZoo: none of its files can be read at all.
-        ValueError: the images do not fit the architecture, or a negative number of states.
+        InvalidArgument: a negative number of states.
     """
     _check_number(states)
     zoo, asked = _open(name, data_dir), (states, images, images_dir, download, threads, seed)
@@ -163,7 +163,7 @@ def audit_share(
     Raises:
         ZooNotFound: there is no such zoo directory.
         FaultyZoo: none of its files can be read at all.
-        ValueError: the images do not fit the architecture, or a negative number of states.
+        InvalidArgument: a negative number of states.
     """
     _check_number(states)
     asked = (states, images, images_dir, download, threads, seed)
@@ -226,7 +226,7 @@ def _join(zoo: ZooOnDisk, shares: Sequence[Share]) -> Audit:
     if not len(choose_states(states, shares[0].states, shares[0].seed)):
         accuracy.remark("not asked for (0 states)")
     elif zoo.penalised:
-        loss.remark("not compared: those of imported twins hold the divergence too")
+        loss.remark("not compared: the losses of imported twins include the KL divergence")
     reasons = dict.fromkeys(share.not_checked for share in shares if share.not_checked is not None)
     for reason in reasons:
         accuracy.remark(f"not checked: {reason}", undone=True)

@@ -288,8 +288,8 @@ def predict_properties(
         predictors: name -> a predictor of one's own, `fit(x, y, validation_x, validation_y)` which
             returns `predict(x)`; see `probes.Predictor`. Each is fitted for each representation and
             target, and never sees the values of the test split.
-        standardised: whether these predictors see float32 features less their mean in train, over
-            their deviation there, or else those of the representation.
+        standardised: whether these predictors see float32 features that are standardised by their
+            mean and standard deviation in train, or else those of the representation.
         memory: bytes of weights up to which they are held in memory. Of larger zoos a
             representation sees some rows at a time; predictors of one's own and trees still get all
             of the features at once.
@@ -297,8 +297,8 @@ def predict_properties(
             a step of trees also with the number of trees in its name.
 
     Raises:
-        TooFewModels: one of the three splits has fewer than two usable states, or `split_by` has
-            fewer than five values.
+        TooFewModels: one of the three splits has fewer than two usable states, there is no state
+            of an epoch, or `split_by` has fewer than five values.
         Leakage: a model, or twins of one parent, in two splits.
         BoostingUnavailable: boosting was asked for without LightGBM.
         InvalidArgument: unknown representation, target, offset or hyperparameter; a predictor that
@@ -459,7 +459,8 @@ def _load(
     except NoRowsLeft as error:
         chosen = ", ".join(map(str, epochs or ()))
         raise TooFewModels(
-            f"{name} has no state of epoch {chosen} in one of {', '.join(SPLITS)}, or none at all"
+            f"{name} has no state of the epochs {chosen} in at least one of the splits "
+            f"{', '.join(SPLITS)}: choose others"
         ) from error
     found = set().union(*(split.unique("epoch") for split in splits.values()))
     if absent := sorted(set(epochs or ()) - found):

@@ -269,7 +269,7 @@ def read_shares(folder: Path, zoo: str, count: int) -> list[Share]:
         str(rank.index) for rank, path in zip(ranks, paths, strict=True) if not path.exists()
     ]:
         raise InvalidArgument(
-            f"{folder} lacks what {len(absent)} of {count} ranks find of {zoo}: "
+            f"{folder} lacks the results of {len(absent)} of {count} ranks for {zoo}: ranks "
             + ", ".join(absent[:20])
             + ", ..." * (len(absent) > 20),
             hint=f"model-zoos verify {zoo} --rank {absent[0]} --ranks {count}",

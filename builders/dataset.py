@@ -88,7 +88,7 @@ class ModelZoosConfig(datasets.BuilderConfig):  # type: ignore[misc]  # datasets
             numbers are rounded to float32 where the column is.
         final: read only the last state of each model, at the last epoch that it has. Filters then
             choose among these.
-        max_weight: leave out states with a weight above it in magnitude, or one that is not finite:
+        max_weight: leave out states with a weight above it in magnitude, or with a NaN:
             5, as in the paper's data sets, leaves out unstable training. Whether a state is the
             last of its model does not depend on it. All weights count, also with `tensors`, and are
             read.
@@ -344,7 +344,7 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
         self._warn_left_out()
         try:
             return super().as_dataset(*args, **kwargs)
-        except ValueError as error:
+        except ValueError:
             splits = (self.info.splits or {}).items()
             empty = [name for name, split in splits if not split.num_examples]
             chosen = self.config.filters is not None or self.config.max_weight is not None
@@ -353,8 +353,8 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
             if len(empty) == len(splits):
                 raise NoRowsLeft(f"{self._choices()} no row in any split{self._there()}") from None
             raise NoRowsLeft(
-                f"{error} {self._choices()} no row in {', '.join(empty)}: name a split that has "
-                "some (split=...)"
+                f"{self._choices()} no row in {', '.join(empty)}: name a split that has some "
+                "(split=...)"
             ) from None
 
     def _choices(self) -> str:

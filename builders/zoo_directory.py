@@ -384,6 +384,7 @@ def create_zoo(root: str | os.PathLike[str], zoo: Zoo, **provenance: object) -> 
 
     Raises:
         FaultyZoo: the directory holds a zoo that was made in another way.
+        ZooNotFound: root is itself a zoo directory, or a folder that `build` wrote.
     """
     refuse_zoo_as_root(root)
     path = Path(root) / zoo.name
@@ -418,8 +419,9 @@ def create_zoo(root: str | os.PathLike[str], zoo: Zoo, **provenance: object) -> 
                     if old.get("file") == new.get("file")
                     else f"which is another source than {new.get('file')}, as they differ in "
                 )
-                + f"{', '.join(sorted(differ)) or 'files, renamed columns or constants'}. Give "
-                "this one another name or folder, or delete that one first",
+                + f"{', '.join(sorted(differ)) or 'files, renamed columns or constants'}. "
+                f"Import {new.get('file')} under another name or into another folder, or delete "
+                f"{path} first",
                 hint="--zoo names it, --out is the folder",
             )
         if isinstance(old, dict) and isinstance(new, dict):  # name the entry, not all of it

@@ -371,7 +371,7 @@ def build(
     """Write zoos as Parquet files with a card. Run the same command again to resume.
 
     Ranks on one file system share the files, and the last to end writes the card.
-    A rank that was killed is started again.
+    Start a rank again if it was killed.
     """
     from ..builders.hub.build import build_folder
 

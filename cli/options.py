@@ -21,7 +21,11 @@ def flag(*names: str, help: str, **more: Any) -> Any:  # noqa: ANN401
 Quiet = Annotated[bool, flag("--quiet", help="Show neither progress nor results.")]
 AsJson = Annotated[bool, flag("--json", help="Print the result as JSON.")]
 OutDir = Annotated[
-    Optional[Path], typer.Option(help="Folder for zoo directories (--data-dir of other commands).")
+    Optional[Path],
+    typer.Option(
+        help="Folder for zoo directories (else MODEL_ZOOS_HOME, else ./zoos), --data-dir of other "
+        "commands."
+    ),
 ]
 DataDir = Annotated[
     Optional[Path],
@@ -47,7 +51,7 @@ JoinedRanks = Annotated[
     Optional[int],
     typer.Option(
         "--ranks",
-        help="With --rank: how many ranks share the work. Without it: join what so many ranks have "
+        help="With --rank: how many ranks share the work. Without it: join what that many ranks "
         "found.",
     ),
 ]

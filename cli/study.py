@@ -57,7 +57,8 @@ def benchmark(
         float, typer.Option(help="Leave out states with a larger weight; inf keeps all.")
     ] = 5.0,
     offset: Annotated[
-        str, typer.Option(help="Of the ridge: free, or regularised as in the paper's code.")
+        str,
+        typer.Option(help="Intercept of the ridge: free, or regularised as in the paper's code."),
     ] = "free",
     split_by: Annotated[
         Optional[str],
@@ -244,7 +245,7 @@ def verify(
     The exit status is 1 if something is wrong, and 2 if something could not be compared.
 
     A rank checks some models, writes what it finds into a folder, and ends with 0.
-    When all have ended, --ranks without --rank joins it to the result of one process.
+    When all have ended, --ranks without --rank joins what they found: the result of one process.
     """
     from ..benchmarks.audit import audit_share, audit_zoo, join_shares
     from ..benchmarks.shares import read_shares, share_path, write_share

@@ -44,7 +44,9 @@ def generate(
     zoo: Annotated[str, typer.Argument(help="A zoo's name, or a JSON file that specifies one.")],
     out: OutDir = None,
     models: Annotated[Optional[int], typer.Option(help="Only the first so many models.")] = None,
-    epochs: Annotated[Optional[int], typer.Option(help="In place of the zoo's own.")] = None,
+    epochs: Annotated[
+        Optional[int], typer.Option(help="Epochs to train; those of the zoo by default.")
+    ] = None,
     engine: Engine = "auto",
     threads: ThreadCount = None,
     device: Device = None,
@@ -282,12 +284,12 @@ def _print_summary(summary: Summary) -> None:
         "already there": summary.present,
         "states written": f"{summary.states:,}",
         "diverged (kept)": summary.diverged,
-        "their mean test accuracy, last epoch": (
+        "mean test accuracy at the last epoch": (
             "-" if summary.test_acc is None else f"{summary.test_acc:.3f}"
         ),
     }
     if summary.sparsity is not None:
-        values["their mean sparsity, last epoch"] = f"{summary.sparsity:.3f}"
+        values["mean sparsity at the last epoch"] = f"{summary.sparsity:.3f}"
     if summary.published is not None:
         values["published, then deleted here"] = f"{summary.published}, {summary.freed}"
     if summary.left_out:

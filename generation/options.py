@@ -29,9 +29,9 @@ class TrainOptions:
     """How models are trained, whatever they are.
 
     Attributes:
-        engine: name of an engine (engines.ENGINES), or "auto": that of a zoo that has been begun,
-            else on a GPU cuda, or batched where cuda cannot run; on a CPU lanes, or (with a
-            warning) batched.
+        engine: name of an engine (engines.ENGINES), or "auto": the one with which the zoo was
+            begun; else, on a GPU, cuda, or batched where cuda cannot run; on a CPU lanes, or
+            batched where lanes are not faster or, with a warning, cannot run.
         threads: cores to use; None for all that this rank may use.
         device: "cpu" or "cuda"; None for CUDA where there is one. Lanes and reference always run on
             the CPU.

@@ -122,8 +122,9 @@ def sparsify(
     if not good:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in [*left_out.items()][:3])
         raise InvalidArgument(
-            f"{parents.path} has no model that could have a twin ({reasons})",
-            hint="of a table, `model-zoos import` takes what it lacks by --constant NAME=VALUE",
+            f"{parents.path} has no model that can have a twin: {reasons or 'it holds no model'}",
+            hint="if the zoo comes from a table, import it again with --constant NAME=VALUE for "
+            "what it does not say",
         )
     specifications = [
         _twin(states, zoo, seed if isinstance(seed, int) else states.hyperparameters["seed"], level)
@@ -207,7 +208,7 @@ def image_name(parents: ZooDirectory) -> str:
             f"{parents.path / 'zoo.json'} does not say which images its models were trained on: "
             f"its zoo has images = {name!r}, known are {', '.join(IMAGE_SOURCES)}. A zoo imported "
             "under a name of the catalog knows them; from Python, "
-            "model_zoos.generation.sparsify.sparsify takes any images",
+            "model_zoos.sparsify(..., images=...) takes any images",
             hint="model-zoos import SOURCE --zoo NAME, with a name of the catalog",
         )
     return name

@@ -50,14 +50,16 @@ def evaluate(
         weights: [P, N] or [N], numpy array (also memory-mapped), torch tensor or lists.
         like: says what networks they are: a row with the columns architecture and activation,
             which are those of all vectors; a data set with one row for each vector, or with rows
-            that are all alike; a zoo, or its name in the catalog.
+            that are all alike; a zoo, or its name: that of a zoo directory in MODEL_ZOOS_HOME
+            (else ./zoos), or else of the catalog.
         images: name of an image data set, such as "mnist" or "cifar10"; a source; ImageData; or a
             pair of normalised images, float32 [n, c, h, w], and labels, integers [n]. By default
             those of the zoo that `like` is or that its rows name.
         split: "train", "validation" or "test", of the images.
         images_dir, download: as for `model_zoos.load_images`.
         activation: of all networks, or one for each; by default that of `like`.
-        engine, device, threads: as for `generation.engines.evaluate`.
+        engine, device, threads: as for `generation.engines.evaluate`, which uses the CPU unless
+            a device or the engine cuda is named.
         on_progress: called with the vectors that are done and all of them.
 
     Returns:
@@ -76,7 +78,9 @@ def evaluate(
     for name in dict.fromkeys(activations.tolist()):
         if not isinstance(name, str):
             raise InvalidArgument(
-                "the activation is not known: give it as the argument `activation`",
+                "the activation of a weight vector is not known: `like` does not say it, or is a "
+                "zoo with several. Give the argument `activation`, one for all vectors or one for "
+                "each",
                 hint="--activation names it",
             )
         rows = np.flatnonzero(activations == name)

@@ -93,7 +93,7 @@ def weight_matching(
 
 
 def canonical_order(weights: ArrayLike | torch.Tensor, layout: Layout) -> Permutation:
-    """Return the orders in which the norms of the weights that enter the units ascend.
+    """Sort the units of each group by the norm of the weights that enter them, ascending.
 
     Permuted copies of a model become equal, as long as no two units of a group have the same norm.
 

@@ -158,8 +158,8 @@ def find_images(
     images = networks.images if images is None else images
     if images is None:
         raise InvalidArgument(
-            "the networks are of no zoo in the catalog, which would say what images they saw: give "
-            "the argument `images`, as images='mnist'",
+            "it is not known which images the networks saw: `like` names no zoo of the catalog, or "
+            "several. Give the argument `images`, such as images='mnist'",
             hint="--images names them",
         )
     if not isinstance(images, tuple | list):

@@ -114,7 +114,7 @@ class Standardizer:
         return cast("Array", (cast(Any, weights) - mean) / scale)
 
     def inverse(self, weights: Array) -> Array:
-        """Return weights * scale + mean: what `__call__` undoes, up to rounding."""
+        """Undo `__call__`, up to rounding: return weights * scale + mean, [..., N]."""
         mean, scale = self._like(weights)
         return cast("Array", cast(Any, weights) * scale + mean)
 
@@ -141,6 +141,7 @@ class Standardizer:
 
         Raises:
             InvalidArgument: the file is something else.
+            OSError: the file cannot be read.
         """
         try:
             with TensorFile(path) as file:
@@ -155,7 +156,10 @@ class Standardizer:
                 mean, scale = file.read("mean"), file.read("scale")
             rows, left_out = int(about["rows"]), int(about["left_out"])
         except (KeyError, TypeError, ValueError) as error:
-            raise InvalidArgument(f"{path} is no file of Standardizer.save: {error}") from None
+            lacks = "it has no " if isinstance(error, KeyError) else ""
+            raise InvalidArgument(
+                f"{path} was not written by Standardizer.save: {lacks}{error}"
+            ) from None
         return cls(layout, about["per"], mean, scale, rows, left_out)
 
     def _like(self, weights: Array) -> tuple[Array, Array]:

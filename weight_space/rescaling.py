@@ -150,7 +150,9 @@ def _check(layout: Layout, factors: Factors, activation: Activations) -> dict[st
         odd, homogeneous = _allowed(groups[name], activation)
         if not (((factor > 0) | odd) & ((np.abs(factor) == 1) | homogeneous) & (factor != 0)).all():
             raise InvalidArgument(
-                f"{name}: these factors change the function of networks with this activation"
+                f"{name}: these factors change the function of the network. None may be 0, a "
+                "negative one needs an odd activation (tanh) without max-pooling, and one that is "
+                "not 1 or -1 a homogeneous activation (relu, leaky_relu)"
             )
         given[name] = factor
     return given

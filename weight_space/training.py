@@ -188,7 +188,8 @@ def _models(
             column = [_FALL_BACK[name] if one is None else one for one in column]
         elif None in column:
             raise InvalidArgument(
-                f"the {name} is not known, or NaN: give it as the argument `{name}`"
+                f"the {name} of a weight vector is not known: `like` does not say it, or is a zoo "
+                f"with several. Give the argument `{name}`, one for all vectors or one for each"
             )
         if name in ("learning_rate", "weight_decay", "dropout"):
             column = [float(one) for one in column]

@@ -45,7 +45,8 @@ def read_vectors(path: str | os.PathLike[str]) -> Blocks:
         for block in _READERS[file.suffix](file):
             if block.ndim not in (1, 2) or not np.issubdtype(block.dtype, np.floating):
                 raise ValueError(
-                    f"expected numbers [rows, N], found {block.dtype} {list(block.shape)}"
+                    "expected floating-point weights [rows, N] or [N], found "
+                    f"{block.dtype} {list(block.shape)}"
                 )
             yield np.atleast_2d(block)
     except (ValueError, EOFError, KeyError, pa.ArrowException) as error:
@@ -120,7 +121,10 @@ def _unique(texts: Sequence[str | None]) -> list[str]:
 
 
 def _npy(path: Path) -> Blocks:
-    yield np.load(path, mmap_mode="r", allow_pickle=False)
+    try:
+        yield np.lib.format.open_memmap(path, mode="r")
+    except ValueError:
+        raise ValueError("no .npy file of numbers; numpy.save(path, weights) writes one") from None
 
 
 def _safetensors(path: Path) -> Blocks:

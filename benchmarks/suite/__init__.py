@@ -79,8 +79,8 @@ def run_suite(
         against: other zoos of the same layout, for generalisation.
         images_dir, download: as for `model_zoos.load_images`. Without the images, generation and
             fine-tuning are not obtained.
-        settings: seed and sizes; results of other settings than the default ones are those of
-            another protocol, and a comparison says so.
+        settings: seed and sizes. Results of other settings than the default ones cannot be compared
+            with theirs, and a comparison says so.
         on_progress: called with the next step, the parts that are done and all of them.
 
     Raises:

@@ -86,7 +86,7 @@ def property_prediction(zoo: OpenZoo, say: Say) -> Part:
             try:
                 predicted = fit(features, values, partial(_say_more, say, doing))
             except BoostingUnavailable as error:
-                not_obtained[method] = f"LightGBM is not installed ({error})"
+                not_obtained[method] = f"{error}; {error.hint}"
             else:
                 add(representation, method, predicted)
         if representation == WEIGHTS:
@@ -149,7 +149,7 @@ def generalisation(zoo: OpenZoo, others: Sequence[OpenZoo], say: Say) -> Part:
                 try:
                     predicted = fit(features, values, partial(_say_more, say, doing))
                 except BoostingUnavailable as error:
-                    not_obtained[method] = f"LightGBM is not installed ({error})"
+                    not_obtained[method] = f"{error}; {error.hint}"
                     continue
                 for number, target in enumerate(targets):
                     of = (other.name, target, method)

@@ -161,12 +161,17 @@ def read_result(path: Path) -> SuiteResult:
     except FaultyZoo as error:
         raise InvalidArgument(str(error)) from error
     if not str(values.get("protocol")).startswith(PROTOCOL.rpartition(" ")[0]):
-        raise InvalidArgument(f"{path}: not a result of the suite (it names no protocol)")
+        raise InvalidArgument(
+            f"{path}: not a result of the suite: its protocol is {values.get('protocol')!r:.60}"
+        )
     try:
         result = SuiteResult.from_json(values)
         result.tables()  # which looks at all values
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-        raise InvalidArgument(f"{path}: not a result of the suite ({error!r:.80})") from error
+        raise InvalidArgument(
+            f"{path}: not a whole result of the suite: an entry is missing or malformed "
+            f"({error!r:.80})"
+        ) from error
     return result
 
 

@@ -1,16 +1,16 @@
 """A network that reads weights as sets of units: its predictions do not depend on their order.
 
-A unit is a vector, first of its bias, and each pair of units that weights connect sends a message
-both ways, computed from the kernel between them and the vectors at both ends. A unit takes the mean
-of its messages, so that hidden units can be permuted, and so does the prediction, from the means of
-the layers (Zaheer et al. 2017, "Deep Sets"; on networks Navon et al. 2023, "Equivariant
-Architectures for Learning in Deep Weight Spaces", and Kofinas et al. 2024, "Graph Neural Networks
-for Learning Equivariant Representations of Neural Networks").
+Each unit has a vector, which is first computed from its bias. Two units that weights connect send
+messages to each other, computed from the kernel between them and from both vectors. A unit takes
+the mean of its messages, and the prediction is made from the mean vector of each layer, so neither
+depends on the order of hidden units (Zaheer et al. 2017, "Deep Sets"; on networks Navon et al.
+2023, "Equivariant Architectures for Learning in Deep Weight Spaces", and Kofinas et al. 2024,
+"Graph Neural Networks for Learning Equivariant Representations of Neural Networks").
 
     predict = fit(weights, values, validation_weights, validation_values, layout)
     predict(weights)                        # float64 [rows, targets]
 
-Draws are seeded: the same numbers of threads give the same predictions.
+Draws are seeded: the same number of threads gives the same predictions.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Epochs that new weights save, compared with training from the initialisation.
 
-New weights and fresh initialisations are trained alike, for some epochs. A new vector saves the
-epochs between the one in which it first reaches the mean accuracy that the fresh models have at the
-end, and that end.
+New weights and fresh initialisations are trained alike, for some epochs. The goal is the mean
+accuracy of the fresh models after the last epoch. A new vector saves the epochs from the first one
+in which it reaches this goal to the last.
 """
 
 from __future__ import annotations

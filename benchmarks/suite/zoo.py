@@ -152,7 +152,10 @@ class OpenZoo:
         counts = {split: int((states["split"][used.rows] == split).sum()) for split in SPLITS}
         for split, count in counts.items():
             if count < 2:
-                raise TooFewModels(f"{self.name} has {count} usable states in {split}: too few")
+                raise TooFewModels(
+                    f"{self.name} has {count} usable states in {split}, expected 2 or more: make "
+                    "more models"
+                )
         return used
 
     @cached_property
@@ -186,7 +189,8 @@ class OpenZoo:
             else:
                 targets.append(target)
         if not targets:
-            raise TooFewModels(f"{self.name} has no number that could be predicted: {why}")
+            reasons = ", ".join(f"{target} ({reason})" for target, reason in why.items())
+            raise TooFewModels(f"{self.name} has no number that varies: {reasons}")
         return targets, why
 
     def _refuse_leakage(self) -> None:

@@ -85,7 +85,7 @@ def _read_splits(path: Path) -> Mapping[str, str] | Sequence[int]:
     rows = (row for row in csv.reader(text) if row)
     first = next(rows, [])
     if len(first) == 1 and first[0].strip().isdecimal():
-        order = [int(first[0]), *(int(row[0]) for row in rows)]
+        order = [_row_number(path, row[0]) for row in (first, *rows)]
         if len(set(order)) < len(order):
             raise Unreadable(f"{path.name}: its index list names a row twice")
         return order
@@ -105,6 +105,15 @@ def _read_splits(path: Path) -> Mapping[str, str] | Sequence[int]:
         if splits.setdefault(model, SPLITS[split]) != SPLITS[split]:
             raise Unreadable(f"{path.name}: the model {shown(model)} is in two splits")
     return splits
+
+
+def _row_number(path: Path, text: str) -> int:
+    if not text.strip().isdecimal():
+        raise Unreadable(
+            f"{path.name}: {shown(text)} is no number of a row, of which an index list has one in "
+            "each line"
+        )
+    return int(text)
 
 
 def _by_name(splits: Mapping[str, str], names: Mapping[str, str]) -> dict[str, str]:

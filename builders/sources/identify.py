@@ -26,6 +26,7 @@ from ..catalog import (
     zoo_spec,
 )
 from ..hyperparameters import ACTIVATIONS, INITS, MOMENTUM_OPTIMIZERS, OPTIMIZERS
+from ..machine import counted
 from ..specification import GRID_KEYS, MAX_EPOCHS, Zoo, is_zoo_name, normalize_name
 from .ray_tune import Description, Trial
 
@@ -305,8 +306,13 @@ def misfit(description: Description, zoo: Zoo) -> str | None:
     expected = (zoo.architecture, zoo.channels, zoo.classes, zoo.name.endswith("_sparse"))
     found = (*description.shape, description.twin)
     if found != expected:
-        return f"wrong shape: params.json says {found}, the zoo has {expected}"
+        return f"wrong shape: params.json says {_told(*found)}; the zoo has {_told(*expected)}"
     return None
+
+
+def _told(architecture: str, channels: int, classes: int, twin: bool) -> str:
+    kind = "sparse twins" if twin else "dense"
+    return f"{architecture}, {counted(channels, 'channel')}, {classes} classes, {kind}"
 
 
 def in_grid(description: Description, zoo: Zoo) -> bool:

@@ -139,7 +139,10 @@ def import_zoo(
         refuse_zoo_directory(path)
         form = next(form for form in FORMS if form.fits(path))
         if job.splits is not None and not form.has_splits:
-            raise InvalidArgument(f"{path} is no source whose splits can be given")
+            raise InvalidArgument(
+                f"{path}: splits can be given for the Small CNN Zoo and for checkpoints with a "
+                "table alone, leave them out"
+            )
         return form.run(job)
     except Unreadable as error:
         raise Unreadable(f"{path}: {error}", hint=error.hint) from None

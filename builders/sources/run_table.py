@@ -258,10 +258,16 @@ def read_run_table(
     """
     rename, constants = dict(rename or {}), dict(constants or {})
     known = (*KEYS, *METRICS, *HYPERPARAMETERS)
-    for names, allowed in ((rename.values(), known), (constants, HYPERPARAMETERS)):
-        for name in names:
-            if name not in allowed:
-                raise InvalidArgument(f"unknown column {name!r}; known: {', '.join(allowed)}")
+    for name in rename.values():
+        if name not in known:
+            raise InvalidArgument(
+                f"a column cannot be renamed to {name!r}, expected one of {', '.join(known)}"
+            )
+    for name in constants:
+        if name not in HYPERPARAMETERS:
+            raise InvalidArgument(
+                f"a constant cannot be {name!r}, expected one of {', '.join(HYPERPARAMETERS)}"
+            )
     for name, count in Counter(rename.values()).items():
         if count > 1:
             raise InvalidArgument(f"{count} columns are renamed to {name}, expected one")

@@ -76,6 +76,8 @@ INITS = {
 """Initialisation of the source -> torch's name of the same variance. The normal ones of TensorFlow
 are truncated."""
 
+_LAYOUT_COLUMNS = ("varname", "start_idx", "end_idx", "shape")
+
 METRICS = {
     "train_loss": "train_loss",
     "train_accuracy": "train_acc",
@@ -246,8 +248,9 @@ def read_small_cnn_zoo(folder: Path) -> SmallCnnZoo:
     table = _table(folder / "metrics.csv.gz", shape[0] if shape else 0)
     offset = _offset(folder / "weights.npy", (len(table), len(order)))
     config = table.select([name for name in table.column_names if name.startswith("config.")])
-    if "step" not in table.column_names or not config.column_names:
-        raise Unreadable("metrics.csv.gz lacks the columns step and config.*")
+    for name in ("step", "config.dataset"):
+        if name not in table.column_names:
+            raise Unreadable(f"metrics.csv.gz has no column {name}")
     datasets = config["config.dataset"].unique().to_pylist()
     if len(datasets) != 1 or datasets[0] not in IMAGE_SETS:
         raise Unreadable(
@@ -301,7 +304,12 @@ def read_small_cnn_zoo(folder: Path) -> SmallCnnZoo:
 
 def _layout(path: Path) -> tuple[str, NDArray[np.int64]]:
     """Return the text of the network without its input, and the order of the weights."""
-    rows = list(csv.DictReader(io.StringIO(read_plain(path, _MAX_LAYOUT).decode())))
+    rows = csv.DictReader(io.StringIO(read_plain(path, _MAX_LAYOUT).decode()))
+    for column in _LAYOUT_COLUMNS:
+        if column not in (rows.fieldnames or ()):
+            raise Unreadable(
+                f"layout.csv has no column {column}, expected {', '.join(_LAYOUT_COLUMNS)}"
+            )
     layers: dict[str, dict[str, NDArray[np.int64]]] = {}
     end = 0
     for row in rows:

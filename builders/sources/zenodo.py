@@ -206,10 +206,10 @@ def choose(
         return matching[0]
     listing = "".join(f"\n  {f.name}  {f.size / 1e9:.3f} GB" for f in files)
     found = f"{len(matching)} files" if matching else "no file"
-    raise InvalidArgument(
-        f"{found} of the record {doi} can be recognised as {name}. Its files:{listing}",
-        hint="choose one with --file",
-    )
+    text = f"{found} of the record {doi} can be recognised as {name}"
+    if file is not None:
+        text = f"the record {doi} has no file {file!r:.100}"
+    raise InvalidArgument(f"{text}. Its files:{listing}", hint="choose one with --file")
 
 
 def fetch(

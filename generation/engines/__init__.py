@@ -240,10 +240,10 @@ def evaluate(
         activation: of the networks.
         images: float32 [n, channels, h, w], normalised as at training.
         labels: integers [n] in [0, classes).
-        engine: "lanes", "cuda", "batched" or "reference"; "auto" takes cuda on a GPU, or batched
-            where cuda cannot run; on a CPU lanes where the kernel can be built and is the faster
-            one, else batched. Architectures that are no sequence of layers are always evaluated as
-            by "reference": one network at a time in plain torch.
+        engine: "lanes", "cuda", "batched" or "reference". "auto": with device="cuda", cuda, or
+            batched where cuda cannot run; otherwise, on the CPU, lanes where the kernel can be
+            built and is faster, else batched. Architectures that are no sequence of layers are
+            always evaluated as by "reference": one network at a time in plain torch.
         device: "cpu" or "cuda"; None for the CPU, for the engine cuda the GPU.
         threads: cores to use; None for all that this process may use.
 

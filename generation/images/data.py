@@ -91,10 +91,11 @@ class ImageData:
         shape = self.train.pixels.shape[1:]
         if not len(self.mean) == len(self.std) == shape[0]:
             raise InvalidArgument(
-                f"{len(self.mean)} means, {len(self.std)} stds, {shape[0]} channels"
+                f"expected a mean and a std for each of {shape[0]} channels, found "
+                f"{len(self.mean)} means and {len(self.std)} stds"
             )
         if any(deviation == 0 for deviation in self.std):
-            raise InvalidArgument("std is 0")
+            raise InvalidArgument(f"std must not be 0, found {self.std}")
         for split, images in self._splits():
             if images.pixels.shape[1:] != shape:
                 raise InvalidArgument(

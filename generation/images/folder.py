@@ -131,18 +131,20 @@ def _settings(path: Path) -> Mapping[str, Any]:
             + (f"; {wrong_keys(values, known, ())}" if isinstance(values, dict) else "")
         )
 
-    def numbers(key: str, counts: tuple[int, ...], kinds: tuple[type, ...], low: float) -> None:
+    def numbers(
+        key: str, counts: tuple[int, ...], kinds: tuple[type, ...], low: float, expected: str
+    ) -> None:
         entries = values.get(key)
         if key in values and not (
             isinstance(entries, list)
             and len(entries) in counts
             and all(type(x) in kinds and low <= x < 10_000 for x in entries)
         ):
-            raise InvalidArgument(f"{path}: {key} is {entries!r:.60}, expected {counts[0]} numbers")
+            raise InvalidArgument(f"{path}: {key} is {entries!r:.60}, expected {expected}")
 
-    numbers("size", (2,), (int,), 1)
-    numbers("mean", (3, 1), (int, float), 0)
-    numbers("std", (3, 1), (int, float), 1e-6)
+    numbers("size", (2,), (int,), 1, "2 whole numbers from 1 to 9,999")
+    numbers("mean", (3, 1), (int, float), 0, "3 numbers from 0 on, or 1 for grey images")
+    numbers("std", (3, 1), (int, float), 1e-6, "3 numbers above 0, or 1 for grey images")
     if ("mean" in values) != ("std" in values) or len(values.get("mean", ())) != len(
         values.get("std", ())
     ):

@@ -124,7 +124,9 @@ def test_what_does_not_belong_together_is_refused(digits_home: Path, tmp_path: P
     ):
         with pytest.raises(InvalidArgument, match=message):
             join_shares(NAME, given, root)
-    with pytest.raises(InvalidArgument, match="lacks what 3 of 3 ranks find of digits_cnn_s: 0, 1"):
+    with pytest.raises(
+        InvalidArgument, match="lacks the results of 3 of 3 ranks for digits_cnn_s: ranks 0, 1"
+    ):
         read_shares(parts, NAME, 3)
     with pytest.raises(InvalidArgument, match="must be 0 or more"):
         audit_share(NAME, Rank(0, 2), root, states=-1)
@@ -207,7 +209,7 @@ def test_a_killed_rank_is_started_again(spoilt: Path, tmp_path: Path) -> None:
     process.send_signal(signal.SIGKILL)
     process.communicate()
     write_share(tmp_path, audit_share("odd", Rank(0, 2), spoilt, states=None))
-    with pytest.raises(InvalidArgument, match="lacks what 1 of 2 ranks find of odd: 1"):
+    with pytest.raises(InvalidArgument, match="lacks the results of 1 of 2 ranks for odd: ranks 1"):
         read_shares(tmp_path, "odd", 2)
     joined = on_ranks("odd", spoilt, 2, tmp_path, lambda _: [1])
     assert joined == audit_zoo("odd", spoilt, states=None)

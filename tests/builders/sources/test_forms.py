@@ -402,7 +402,7 @@ def test_nested_checkpoints(tmp_path: Path, form: str) -> None:
         ({"epoch": 3, "optimizer": {"state": {}}}, "expected a tensor or one state_dict, found"),
         ({"a": DENSE, "b": DENSE}, "expected a tensor or one state_dict, found 'a', 'b'"),
         ({"epoch": 3}, "expected a tensor, found int"),
-        ([DENSE], "not the state_dict of a known"),
+        ([DENSE], "expected a state_dict of at most 1,000 entries"),
     ],
 )
 def test_what_is_no_checkpoint(value: Any, reason: str) -> None:

@@ -886,9 +886,9 @@ def test_wrong_arrays_are_refused():
     with pytest.raises(ValueError, match="not 2 whole numbers"):
         Images(pixels, labels.float())
     images = Images(pixels, labels)
-    with pytest.raises(ValueError, match="3 means, 1 stds, 1 channels"):
+    with pytest.raises(ValueError, match="each of 1 channels, found 3 means and 1 stds"):
         ImageData("a", images, None, images, (0.5,) * 3, (0.5,))
-    with pytest.raises(ValueError, match="std is 0"):
+    with pytest.raises(ValueError, match="std must not be 0"):
         ImageData("a", images, None, images, (0.5,), (0.0,))
     with pytest.raises(ValueError, match="test images are"):
         ImageData("a", images, None, Images(pixels[..., 1:], labels), (0.5,), (0.5,))
