@@ -114,9 +114,9 @@ def test_refusals(rows: Any) -> None:
     unknown = {"architecture": "cnn_s", "activation": None}
     images = torch.zeros(2, 1, 28, 28), torch.tensor([0, 1])
     for arguments, message in (
-        ((weights, unknown, images), "activation is not known"),
+        ((weights, unknown, images), "activation of a weight vector is not known"),
         ((weights, rows[0], "cifar100"), "no image data set 'cifar100'"),
-        ((weights, {**unknown, "activation": "tanh"}), "what images"),
+        ((weights, {**unknown, "activation": "tanh"}), "which images the networks saw"),
         ((weights[:, 1:], "digits_cnn_s"), "2,464 weights a model, found 2,463"),
         ((weights[None], "digits_cnn_s"), r"must be \[P, N\]"),
         ((weights, rows[0], (images[0], torch.tensor([0, 10]))), "labels are not all"),

@@ -197,7 +197,7 @@ def test_without_lightgbm_the_trees_are_not_obtained(
 ) -> None:
     monkeypatch.setitem(sys.modules, "lightgbm", None)
     (part,) = run_suite("digits_cnn_s", good_home, parts=list(PARTS)[:1], settings=SMALL).parts
-    assert part.not_obtained["trees"].startswith("LightGBM is not installed")
+    assert part.not_obtained["trees"].startswith("boosted trees need LightGBM")
     assert {measure.of[2] for measure in part.measures} >= {"ridge", "set network"}
 
 

@@ -166,7 +166,10 @@ HOSTILE: dict[str, tuple[str, bytes]] = {
     "a text of 4 GB": ("truncated", torch_zip(b"\x80\x02X\xff\xff\xff\xff.")),
     "hash without end": ("as key", torch_zip(nested_key())),
     "unknown instruction": ("instruction", torch_zip(b"\x80\x02}2.")),
-    "a cycle": ("not the state_dict", torch_zip(b"\x80\x02]q\x00h\x00a.")),
+    "a cycle": (
+        "expected a state_dict of at most 1,000 entries: list",
+        torch_zip(b"\x80\x02]q\x00h\x00a."),
+    ),
     "a cycle in a dict": (
         "expected a tensor",
         torch_zip(b"\x80\x02}q\x00X\x01\x00\x00\x00wh\x00s."),

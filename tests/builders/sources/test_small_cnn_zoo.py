@@ -249,7 +249,10 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
         _spoil("layout.csv", lambda content: content.replace(b",16,160,", b",17,160,")),
         "is not where its shape says",
     ),
-    "a layout of nothing": (_spoil("layout.csv", lambda content: b"varname\n"), "unreadable"),
+    "a layout of nothing": (
+        _spoil("layout.csv", lambda content: b"varname\n"),
+        "has no column start_idx",
+    ),
     "a huge layout": (_spoil("layout.csv", lambda content: content * 1000), "unreadable"),
     "other images": (
         _spoil(

@@ -197,7 +197,7 @@ def test_a_table_of_splits(zoo: Path, tmp_path: Path) -> None:
     ("content", "message"),
     [
         ("1\n2\n1\n", "names a row twice"),
-        ("1\ntwo\n", "unreadable: ValueError"),
+        ("1\ntwo\n", "split.csv: 'two' is no number of a row"),
         ("4000\n", "names none of its models"),
         ("model,split\n1,train\n", "neither a list of row numbers nor a table"),
         ("model_id,split\n1,half\n", "'half' is none of train"),
@@ -217,5 +217,5 @@ def test_bad_splits_are_refused(zoo: Path, tmp_path: Path, content: str, message
 def test_splits_are_for_some_sources(zoo: Path, tmp_path: Path) -> None:
     with pytest.raises(SourceNotFound, match="no such file of splits"):
         import_zoo(zoo, tmp_path, "own", splits=tmp_path / "none.csv")
-    with pytest.raises(InvalidArgument, match="no source whose splits"):
+    with pytest.raises(InvalidArgument, match="splits can be given for the Small CNN Zoo"):
         import_zoo(tmp_path, tmp_path, "own", splits=tmp_path / "none.csv")

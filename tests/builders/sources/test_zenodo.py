@@ -317,9 +317,13 @@ def test_which_file() -> None:
     assert chosen("cifar10_resnet18", "whatever.zip", "readme.md") == "whatever.zip"
     assert chosen("mnist_cnn_s_seed_sparse", "cnn_small_mnist_ard.zip") == "cnn_small_mnist_ard.zip"
     assert chosen("mnist_cnn_s_seed", *names, file=names[1]) == names[1]
-    for options in ({}, {"file": "nosuch"}, {"preprocessed": True}):
+    for options, text in (
+        ({}, "no file of the record .* can be recognised as mnist_cnn_s_seed"),
+        ({"file": "nosuch"}, "the record .* has no file 'nosuch'"),
+        ({"preprocessed": True}, "no file of the record"),
+    ):
         with pytest.raises(
-            InvalidArgument, match=r"no file of the record .*files:\n  a\.zip  1\.000"
+            InvalidArgument, match=rf"{text}.* Its files:\n  a\.zip  1\.000"
         ) as error:
             chosen("mnist_cnn_s_seed", "a.zip", "b.zip", **options)
         assert "--file" in str(error.value.hint)
