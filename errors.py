@@ -71,10 +71,10 @@ class ZooNotFound(ModelZoosError, FileNotFoundError):
 
 
 class FaultyZoo(ModelZoosError, ValueError):
-    """A zoo is incomplete, or one of its files is damaged: of a zoo directory zoo.json, splits.json
-    or published.json, of a repository or a built folder a Parquet file.
+    """A zoo is incomplete, has a damaged file, or was made in another way than asked for.
 
-    The message names the file and what is wrong with it.
+    The file is zoo.json, splits.json or published.json of a zoo directory, or a Parquet file of a
+    repository or a built folder. The message names it and what is wrong with it.
     """
 
 
@@ -105,8 +105,8 @@ class SourceNotFound(ModelZoosError, FileNotFoundError):
 class Unreadable(ModelZoosError, ValueError):
     """The source of an import, or a part of it, cannot be read.
 
-    The message names the source where all of it is meant. Of a single state, trial or checkpoint it
-    is the reason alone, as import_report.json has it.
+    If all of the source is meant, the message names it. For a single state, trial or checkpoint it
+    is only the reason, as import_report.json has it.
     """
 
 

@@ -54,7 +54,7 @@ def number_intervals(
 
     Args:
         truth, prediction: [rows].
-        model: number of each row's model, [rows]: 0, 1, ... in this order.
+        model: number of each row's model, int64 [rows], ascending from 0 without gaps.
     """
     if (models := int(model[-1]) + 1) < FEWEST_MODELS:
         return UNKNOWN, UNKNOWN
@@ -86,9 +86,10 @@ def share_interval(hits: NDArray[np.bool_], model: NDArray[np.int64]) -> Interva
 
 
 def resamples(models: int) -> Iterator[Floats]:
-    """Yield how often each sample holds each model, [samples, models]: always the same draws.
+    """Yield how often each bootstrap sample contains each model, float64 [samples, models].
 
-    They are RESAMPLES in all, and some at a time where there are many models.
+    There are RESAMPLES samples in all, yielded in blocks where there are many models. The draws are
+    always the same.
     """
     generator = np.random.default_rng(0)
     step = max(1, _COUNTS // models)

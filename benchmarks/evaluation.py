@@ -22,15 +22,15 @@ from ..generation.images import ImageData, load_images
 from .checks import Tally, ZooOnDisk
 
 LOSS_TOLERANCE = 1e-3
-"""Relative difference of losses that another engine than the recording one may have. Measured on
-the states of three imported zoos, diverged models among them: 1e-5 at most."""
+"""Tolerated relative difference of losses if another engine evaluates than the one that recorded
+them. On the states of three imported zoos, diverged models included, it was 1e-5 at most."""
 
 _BLOCK = 64
 """States that are evaluated together."""
 
 Kind = tuple[str, ...]
-"""What states have in common that are evaluated together: their activation, then the sets of images
-that they have metrics of ("test", "val", "train")."""
+"""Key that states evaluated together share: their activation, then the sets of images for which
+they have metrics ("test", "val", "train")."""
 
 
 def blocks(zoo: ZooOnDisk, rows: NDArray[np.int64]) -> list[tuple[Kind, list[int]]]:

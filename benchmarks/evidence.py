@@ -244,7 +244,10 @@ def curves(compared: Table) -> Table:
 
 
 def agrees(published: Published, ours: Measured) -> bool:
-    """Whether a published figure lies where our number of models and its reading leave it."""
+    """Whether a published figure lies in our interval, up to the error of reading it.
+
+    Where there is no interval, it must equal our value up to that error.
+    """
     low, high = ours.interval or (ours.value, ours.value)
     reading = READING[published.source] + 1e-9
     return low - reading <= published.value <= high + reading

@@ -481,7 +481,13 @@ def _save(figure: Figure, kind: str, omitted: Iterable[str]) -> bytes:
 
 
 def panel_grid(count: int, height: float, label: str) -> tuple[Figure, list[Axes]]:
-    """Return a figure of panels in full rows of up to three, of a height in inches, with one y."""
+    """Return a figure and its panels, which share the y axis and fill rows of up to three.
+
+    Args:
+        count: number of panels.
+        height: height of a row in inches.
+        label: label of the y axis.
+    """
     down = -(-count // 3)
     figure = new_figure(0.4 + height * down)
     cells = figure.add_gridspec(down, 6)

@@ -2,8 +2,8 @@
 
 A probe is fitted on the train split, what it selects is selected on validation, and it predicts all
 three splits. Features and values are given by split, as `represent` and `read_rows` make them.
-Of features that stay on disk the ridge reads some rows at a time; logistic.py has the logistic
-regression, and all other predictors get them in memory.
+Ridge and logistic regression (logistic.py) read features that stay on disk some rows at a time; all
+other predictors get them in memory.
 """
 
 from __future__ import annotations
@@ -176,7 +176,11 @@ def ridge(
 
 
 def standardise(features: Matrices) -> dict[str, Matrix]:
-    """Return each feature less its mean in train, over its deviation there; float32."""
+    """Standardise each feature by its mean and standard deviation in train, as float32.
+
+    A constant feature becomes 0. Features on disk stay there and are standardised when they are
+    read.
+    """
     train = features["train"]
     mean = _mean(train)
     blocks = _row_blocks(train, mean, free=True)

@@ -140,7 +140,8 @@ def represent(
 ) -> stored.Matrix:
     """Return the features of some rows, after checking that they can be used.
 
-    Of weights on disk the function sees some rows at a time. The weights themselves stay there.
+    The function sees weights on disk some rows at a time. The representation `weights` leaves them
+    on disk.
 
     Args:
         name: name of the representation, for messages.

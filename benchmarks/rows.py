@@ -28,7 +28,7 @@ WHY_LEFT_OUT = (
 """What is said wherever such states are left out."""
 
 LARGE_WEIGHT = "a weight above"
-"""How the reason begins for which they are left out."""
+"""Beginning of the reason given for states that are left out because of a large weight."""
 
 
 @dataclass(frozen=True)

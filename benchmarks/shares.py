@@ -1,4 +1,4 @@
-"""A share of an audit: what needs the weights of some of a zoo's models, on one of several ranks.
+"""Shares of an audit: the checks that need weights, divided by model among several ranks.
 
 A share is a function of the zoo and of the rank alone. All shares together are joined to the audit
 that one process makes, which is one share of everything (audit.py).
@@ -33,7 +33,7 @@ BY_WEIGHTS = ("accuracy", "loss", "finite", "first weights", "sparsity")
 """The checks that look at the weights of one state at a time."""
 
 DIGEST_BYTES = 16
-"""Of the digest of a state's weights."""
+"""Size in bytes of the digest of a state's weights."""
 
 _BATCH_BYTES = 32 << 20
 """Weights that are read at a time."""
@@ -84,7 +84,9 @@ def fingerprint(directory: ZooDirectory) -> str:
 
 
 def owners(states: States, count: int) -> NDArray[np.int64]:
-    """Return the rank that looks at each row, [rows]: runs of models with as many states.
+    """Return the rank that checks each row, int64 [rows].
+
+    Each rank has a run of consecutive models, all ranks about the same number of states.
 
     Args:
         states: all states of the zoo.

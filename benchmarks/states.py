@@ -117,7 +117,7 @@ def read_table(streams: Mapping[str, IterableDataset]) -> tuple[pa.Table, Column
 
 
 def objects(column: pa.ChunkedArray) -> Column:
-    """Return a column as Python objects, None where absent, of which equal ones are one object."""
+    """Return a column as Python objects, None where absent; equal values are one object."""
     encoded = column.combine_chunks().dictionary_encode()
     values = np.array([*encoded.dictionary.to_pylist(), None], object)
     return values[encoded.indices.fill_null(-1).to_numpy()]

@@ -48,7 +48,7 @@ class StoredMatrix:
         """Return the weights of a data set as load_dataset returns it.
 
         Raises:
-            InvalidArgument: the data set is not one of files alone, or rows of it were selected.
+            InvalidArgument: not all rows of the data set are in its files, or rows were selected.
         """
         files = tuple(str(file["filename"]) for file in dataset.cache_files)
         counts, pieces = [], []
@@ -129,7 +129,7 @@ Matrix: TypeAlias = "NDArray[Any] | StoredMatrix"
 
 
 def row_blocks(x: Matrix, step: int) -> Iterator[NDArray[Any]]:
-    """Yield `step` rows at a time of a matrix, which must be used before the next are asked for."""
+    """Yield `step` rows of a matrix at a time. Use a block before you ask for the next one."""
     if isinstance(x, StoredMatrix):
         yield from x.blocks(step)
     else:

@@ -20,8 +20,8 @@ class Connection:
         name: of its tensors.
         source, target: the groups. What several connections write to one target is summed.
         out: units of the target; None for the classes.
-        kernel: side of a convolution's square kernel; None for a linear layer, whose weights of a
-            flattened image are those of all places of a channel.
+        kernel: side of a convolution's square kernel; None for a linear layer. Where a linear layer
+            reads a flattened image, each channel has one weight for each of its positions.
         norm: name of the batch-norm layer that follows. The layer has no bias then.
         activation: what follows in the target: True for the model's activation, the name of
             another, False for none.

@@ -29,12 +29,18 @@ def open_parts(name: str, root: Path) -> list[ZooDirectory]:
 
     Raises:
         ZooNotFound: one of them is not in `root`.
+        UnknownZoo: no zoo has this name.
+        FaultyZoo: the zoo.json of one of them cannot be used.
     """
     return [part for part in open_all(name, root, None) if isinstance(part, ZooDirectory)]
 
 
 def open_all(name: str, root: Path, repository: Snapshot | None) -> list[ZooDirectory | str]:
-    """Return what a name stands for: zoo directories, and names of zoos of the repository."""
+    """Return what a name stands for: zoo directories, and names of zoos of the repository.
+
+    Raises:
+        ZooNotFound, UnknownZoo, FaultyZoo: as `open_parts`, for `root` and the repository together.
+    """
     parts = zoos_of(name, root)
     published = repository.zoos() if repository else []
     if not parts and published:

@@ -53,7 +53,8 @@ HOMOGENEOUS = {"relu", "leaky_relu", "identity"}
 """Activations with f(cx) = c f(x) for every c > 0."""
 
 BIAS = 0.01
-"""Every bias starts here (def_net.py of the paper's code, `initialize_weights`)."""
+"""Start of all biases, unless the initialisation names another `bias` (def_net.py of the paper's
+code, `initialize_weights`)."""
 
 INITS: dict[str, tuple[str, ...]] = {
     "uniform": ("bias",),

@@ -65,7 +65,7 @@ class Layer:
         return model if self.activation is True else self.activation or None
 
     def text(self, out: int) -> str:
-        """This layer in the text form, with so many outputs and the model's activation."""
+        """This layer in the text form with `out` outputs; the model's activation is not named."""
         suffix = "" if self.activation is True else f":{self.activation or 'identity'}"
         if self.kernel is None:
             head = f"fc{out}"

@@ -177,7 +177,7 @@ def clock(folder: Path) -> int:
 
 
 def settled(stamp: Stamp | None, now: int) -> bool:
-    """Whether a file cannot change any more and keep its stamp, which can be written.
+    """Whether any later change of a file must change its stamp, and the stamp fits into int64.
 
     Args:
         stamp: its stamp.

@@ -102,6 +102,9 @@ class ModelFile:
         Args:
             rows: numbers of the rows; None for all.
             chosen: the tensors to read, chosen from the zoo's layout; None for all.
+
+        Raises:
+            FaultyFile: the file is missing, unreadable or truncated.
         """
         with _open(self.path) as file:
             if self.zoo.layout.architecture.file_per_state:
@@ -116,7 +119,7 @@ class ModelFile:
     def mapped_weights(self) -> NDArray[np.float32]:
         """Return the weights of all states, float32 [S, N] and read-only, mapped where possible.
 
-        Whoever copies them on reads every byte once. The file must not be truncated meanwhile.
+        Copying the result reads every byte once. The file must not be truncated meanwhile.
         """
         if self.zoo.layout.architecture.file_per_state:
             return self.weights()

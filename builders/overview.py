@@ -1,4 +1,4 @@
-"""What is there of a zoo: its models, states and accuracies, from a folder or a repository."""
+"""Overview of a zoo: its models, states and accuracies, from a folder or a repository."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _QUANTILES = (0, 0.25, 0.5, 0.75, 1)
 
 @dataclass(frozen=True)
 class Overview:
-    """What is there of one zoo.
+    """Counts, accuracies and origin of one zoo.
 
     Attributes:
         zoo: its name.
         where: its folder, or its repository.
         models: number of models.
-        specified: number of models that its specification lists; of twins, how many the dense zoo
-            beside them would have with their levels of sparsity; None if that is not known.
+        specified: number of models that its specification lists; for twins, the number of model
+            files of the dense zoo beside them times that of sparsity levels; None if not known.
         incomplete: number of models that lack some of the epochs that the zoo keeps.
         states: number of states.
         epochs: the first and the last epoch; None if there is no state.
@@ -150,9 +150,9 @@ def _specified(directory: ZooDirectory) -> int | None:
 
 
 def twin_levels(directory: ZooDirectory) -> list[str]:
-    """Return the levels of sparsity of twins, sorted; [] for those that have none, and others.
+    """Return the sparsity levels of a zoo's twins, sorted; [] if its model ids name none.
 
-    They stand behind `_sparse_` in the names of twins of magnitude pruning.
+    The model id of a twin made by magnitude pruning ends in `_sparse_` and the level.
     """
     names = (name.rpartition("_sparse_")[2] for name in directory.splits() if "_sparse_" in name)
     return sorted(set(names))

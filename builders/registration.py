@@ -53,7 +53,7 @@ class _WhenImported(importlib.abc.MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Return what the other finders find; of this module with the action behind its code."""
+        """Return what other finders find; loading the awaited module also calls the action."""
         if fullname != self.name or self._searching:
             return None
         self._searching = True

@@ -27,7 +27,7 @@ Filter: TypeAlias = tuple[str, str, object]
 """A column, one of `OPERATORS`, and a value."""
 
 Filters: TypeAlias = "list[Filter] | list[list[Filter]] | pads.Expression"
-"""Filters of one list must all hold, and those of at least one list of several lists."""
+"""All filters of a list must hold; of several lists, all filters of at least one list."""
 
 
 def filter_expression(filters: Filters | None) -> pads.Expression | None:
@@ -202,7 +202,7 @@ def weights_column(
     kept: NDArray[np.int64] | None = None,
     chosen: Layout | None = None,
 ) -> pa.ChunkedArray:
-    """Return the weights that belong to `states_table`; they are copied at most by reading.
+    """Return the weights of the rows of `states_table`, without a copy beyond that of reading.
 
     Args:
         files: model files, in the same order.

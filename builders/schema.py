@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import datasets
 
 METRICS = ("train_loss", "train_acc", "val_loss", "val_acc", "test_loss", "test_acc", "sparsity")
-"""The metrics of a state: losses in nats, accuracies and sparsity as shares of 1."""
+"""The metrics of a state: losses in nats, accuracies and sparsity as fractions in [0, 1]."""
 
 HYPERPARAMETERS: dict[str, pa.DataType] = {
     "seed": pa.int64(),
@@ -59,8 +59,8 @@ COLUMNS: dict[str, pa.DataType | None] = {
 
 
 CHOICE: dict[str, pa.DataType] = {"tensors": pa.list_(pa.string()), "layout_size": pa.int64()}
-"""The columns behind the others in rows whose weights hold only some tensors: their names, in the
-order of the weights, and the length of the whole weight vector."""
+"""Columns at the end of rows whose weights hold only some tensors: the names of these tensors, in
+the order of the weights, and the length of the whole weight vector."""
 
 
 def row_schema(
@@ -71,7 +71,8 @@ def row_schema(
     Args:
         weights: length of the weight vector; None for a data set without weights.
         columns: the columns to keep, which stay in the schema's own order; None for all.
-        chosen: whether the weights hold only some tensors. The columns that say which are kept.
+        chosen: whether the weights hold only some tensors. The columns of `CHOICE`, which say which
+            tensors, are then always included.
 
     Raises:
         InvalidArgument: no row has one of the columns.

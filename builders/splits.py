@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 SPLITS: tuple[str, ...] = ("train", "validation", "test")
 SHARES = {"train": 0.70, "validation": 0.15, "test": 0.15}
 FEWEST_MODELS = 5
-"""Models from which on each split has one, if none of them has a split already."""
+"""Smallest number of models with which every split has one, if none has a split already."""
 
 METRIC_OF_SPLIT = {"train": "train", "validation": "val", "test": "test"}
 """Split of the images -> prefix of its metrics, as in "val_loss"."""

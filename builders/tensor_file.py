@@ -102,7 +102,11 @@ class TensorFile:
         return widened(array) if tensor.dtype == "BF16" else array
 
     def read_into(self, name: str, target: NDArray[Any]) -> None:
-        """Read the bytes of a tensor into a contiguous array of as many."""
+        """Read a tensor into a contiguous array of the same number of bytes.
+
+        Raises:
+            ValueError: the array has another size, or the file ends too early.
+        """
         tensor = self.tensors[name]
         if target.nbytes == 0:
             return

@@ -107,10 +107,10 @@ def kl_divergence(mean: np.ndarray, log_sigma2: np.ndarray, layout: Layout) -> n
 
 
 def kl_weight(epoch: int, epochs: int) -> float:
-    """What the divergence counts in the loss of an epoch (from 1 on): min(1, 0.01 e / epochs).
+    """Return the weight of the KL divergence in an epoch's loss: min(1, 0.01 e / epochs).
 
-    e is the iteration of the paper's code, which is 0 in the first epoch of training: that one has
-    no divergence at all. (The evaluation before it in the paper's code has e = -1 and reports a
-    loss of -16.)
+    e = epoch - 1 is the iteration of the paper's code. In the first epoch of training (1), e is 0
+    and the loss has no divergence. (The evaluation before it in the paper's code has e = -1 and
+    reports a loss of -16.)
     """
     return min(1.0, KL_WEIGHT_SLOPE * (epoch - 1) / epochs)

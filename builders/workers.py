@@ -4,7 +4,7 @@
     with interrupts_held():
         futures = [pool.submit(...) for ...]       # the processes are started here
 
-Without it, workers of a parent that is killed wait for work for ever.
+Without `end_with_parent`, the workers of a killed parent wait for work forever.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from contextlib import contextmanager
 
 
 def end_with_parent() -> None:
-    """Of this process, a worker: end it at once when its parent has ended, however that came.
+    """End this worker process as soon as its parent has ended, for whatever reason.
 
-    What it has imported is there to stay, and the garbage collector looks through it no more.
+    The garbage collector no longer scans what has been imported so far, which is kept anyway.
     """
     gc.freeze()
     parent = multiprocessing.parent_process()
@@ -37,8 +37,10 @@ def end_with_parent() -> None:
 
 @contextmanager
 def interrupts_held() -> Iterator[None]:
-    """Ctrl-C waits until the end. Processes that are started meanwhile never hear it, from their
-    first line on: they inherit the mask."""
+    """Hold Ctrl-C back until the context ends.
+
+    Processes that are started meanwhile inherit the signal mask, so Ctrl-C never reaches them.
+    """
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return

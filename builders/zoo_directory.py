@@ -49,7 +49,7 @@ FINE_TUNING = "fine_tuning"
 """The engine in zoo.json of a zoo whose models began with given weights."""
 
 MAX_SOURCE_COLUMNS = 1 << 28
-"""Limit of its bytes."""
+"""Limit of the size of `SOURCE_COLUMNS` in bytes."""
 
 
 @dataclass(frozen=True)

@@ -38,16 +38,21 @@ def fine_tune(
 
     Args:
         weights: float32 [P, N].
-        layout: of the vectors.
-        models: hyperparameters and seed of each vector, an object each, with as many epochs.
-        sets: normalised images and labels by name of the metrics: train, and perhaps val and test.
+        layout: layout of the vectors.
+        models: hyperparameters and seed of each vector, [P]: a separate object for each, all with
+            the same number of epochs.
+        sets: name in the metrics (train, and perhaps val and test) -> normalised images, float32
+            [n, channels, h, w], and labels, integers [n].
         engine, device, threads: as for `engines.populate`.
-        on_progress: called with the epochs of models that are done and all of them.
+        on_progress: called with the number of epochs done, over all models, and of all epochs.
 
     Returns:
-        Weights [P, epochs + 1, N], and metrics such as test_acc, [P, epochs + 1]. State 0 is what
-        was given, its training metrics are measured in evaluation mode; later ones are running
-        means over the epoch.
+        Weights, float32 [P, epochs + 1, N], and metrics such as test_acc, float64 [P, epochs + 1].
+        State 0 is what was given; its training metrics are measured in evaluation mode. Those of
+        later states are running means over the epoch.
+
+    Raises:
+        InvalidArgument, LanesUnavailable, CudaUnavailable: as `engines.populate`.
     """
     epochs = models[0].epochs
     states = np.empty((len(models), epochs + 1, layout.size), np.float32)

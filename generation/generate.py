@@ -104,10 +104,11 @@ def generate(
 
     Raises:
         InvalidArgument: the images or the options do not fit the zoo.
-        HubFailed: the repository may not be written, or was out of reach at the end.
-        RuntimeError: another process publishes this zoo.
-        FaultyZoo: the folder holds a zoo of this name that was made otherwise.
-        LanesUnavailable: lanes were asked for and cannot run here.
+        HubFailed: the repository may not be written to, or was out of reach at the end.
+        AlreadyRunning: another process publishes this zoo.
+        FaultyZoo: the folder holds a zoo of this name that was made in another way.
+        LanesUnavailable, CudaUnavailable: the engine lanes or cuda was asked for, or has begun the
+            zoo, and cannot run here.
         TrainingFailed: a worker was killed or could not write.
         NotEnoughSpace: the models that are missing do not fit on the disk.
     """

@@ -22,10 +22,11 @@ class Outcome:
     """A model that was trained and written.
 
     Attributes:
-        test_acc: of its last state.
-        diverged: the weights of its last state are not finite.
-        states, epochs: written and trained now; some may have been there before.
-        sparsity: of a twin's last state; None for a dense model.
+        test_acc: test accuracy of its last state.
+        diverged: whether the weights of its last state are not finite.
+        states, epochs: number of states written and epochs trained in this run, without those that
+            were there before.
+        sparsity: sparsity of a twin's last state; None for a dense model.
     """
 
     test_acc: float
@@ -67,11 +68,11 @@ class Summary:
     """What one run of `generate` or `sparsify` did, all ranks together.
 
     Attributes:
-        zoo, path: name and folder.
-        engine: that trained.
-        ranks: processes that shared the work.
-        models: trained in this run; `present`: models that were there before.
-        states: written in this run.
+        zoo, path: name and folder of the zoo.
+        engine: name of the engine that trained.
+        ranks: number of processes that shared the work.
+        models, present: number of models trained in this run, and of those that were there before.
+        states: number of states written in this run.
         diverged: models of this run whose last weights are not finite. They are kept, as the
             paper's code keeps them.
         test_acc: mean over this run's models at the last epoch; None if there are none.

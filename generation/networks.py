@@ -21,7 +21,7 @@ from ..errors import InvalidArgument
 
 
 def _trunc_normal(tensor: torch.Tensor, std: float = 1.0) -> torch.Tensor:
-    """torch's, cut at two deviations; torch itself cuts at 2, whatever the deviation."""
+    """Draw torch's truncated normal, cut at 2 `std`; torch's default cuts at the value 2."""
     return nn.init.trunc_normal_(tensor, std=std, a=-2 * std, b=2 * std)
 
 
@@ -116,7 +116,7 @@ def initialise(module: nn.Module, init: str) -> None:
     or to the constant that the initialisation names: "normal(std=0.1, bias=0)".
 
     It draws from torch's global stream, layer by layer. In the paper's code torch's default
-    initialisation has drawn before, so `build` belongs to the order of draws.
+    initialisation draws first, so the draws are the same only after those of `build`.
 
     Args:
         module: changed in place.

@@ -41,12 +41,12 @@ class Share:
     """What one rank does.
 
     Attributes:
-        rank: from 0.
-        model_ids, seeds: of all models that are its part.
+        rank: number of the rank, from 0.
+        model_ids, seeds: ids and seeds of all its models.
         missing: how many of them are to be trained, those that were begun included.
-        states: to be written.
-        bytes: of these states.
-        seconds: of training, evaluating and writing; None if the speed is not known.
+        states: number of states to write.
+        bytes: size of these states.
+        seconds: time to train, evaluate and write; None if the speed is not known.
     """
 
     rank: int
@@ -64,15 +64,16 @@ class Plan:
 
     Attributes:
         zoo, path: name and folder.
-        models, missing, states: in all, to be trained, to be written.
-        epochs: that each model is trained for: up to the last that is kept.
-        kept_epochs: that are written of each model.
-        freeing: each model is published and deleted when it is finished.
-        bytes_needed: free space that it takes, checkpoints of models in training included; with
-            `freeing`, what it takes at least.
-        bytes_free: where the zoo lies or will lie.
-        seconds_per_epoch: of one model, and whether it was "stated", "measured" or "unknown".
-        shares: of the ranks.
+        models, missing, states: numbers of all models, of models to train, of states to write.
+        epochs: number of epochs that each model is trained for, up to the last that is kept.
+        kept_epochs: epochs that are written of each model.
+        freeing: whether each model is published and deleted when it is finished.
+        bytes_needed: disk space needed, checkpoints of models in training included; with `freeing`,
+            the least that is needed.
+        bytes_free: free disk space where the zoo lies or will lie.
+        seconds_per_epoch: time of one epoch of one model; None if it is not known.
+        source_of_seconds: where that time is from: "stated", "measured" or "unknown".
+        shares: the share of each rank.
     """
 
     zoo: str

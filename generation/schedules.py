@@ -3,7 +3,8 @@
     OneCycleLR            torch's, over all steps, with its cycle of the momentum (beta1 of adam)
     cosine                torch's CosineAnnealingLR, over all steps, down to 0
     step(epochs=10, factor=0.1)
-                          torch's StepLR: times `factor` after so many epochs (0.1; a third)
+                          torch's StepLR: times `factor` (default 0.1) after every `epochs` epochs
+                          (default: a third of all, rounded up)
 
 `make_scheduler` makes torch's own; `schedule` has the same numbers for engines that step by
 themselves, and a test compares the two.

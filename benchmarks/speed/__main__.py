@@ -1,6 +1,6 @@
 """python -m model_zoos.benchmarks.speed COMMAND
 
-Measure the project's speed. Ratios hold, absolute figures are those of this machine.
+Measure the project's speed. Compare ratios: absolute figures are those of this machine.
 """
 
 from __future__ import annotations

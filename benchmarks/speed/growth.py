@@ -1,4 +1,4 @@
-"""Cost beside the number of models: exponents near 1, and near 0 where one model changes.
+"""Growth of costs with the number of models: exponents near 1, or near 0 if one model changes.
 
 Zoos of random values, CNN-s with 3 states a model. Each cost is that of a user's call, in the order
 of a zoo's life. Publication goes to a Hub on loopback, whose own work is counted too. Files opened
@@ -51,7 +51,8 @@ def measure(
         "100,1000,4320,20000"
     ),
 ) -> dict[str, Any]:
-    """Return `seconds`, `files`, `bytes`, `exponents`: cost -> one figure for each of `models`."""
+    """Return `models`; `seconds`, `files` and `bytes`: cost -> a figure for each zoo; and
+    `exponents`: cost -> one exponent, or None."""
     datasets.disable_progress_bars()
     sys.addaudithook(_count)
     sizes = [int(size) for size in models.split(",")]

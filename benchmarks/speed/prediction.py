@@ -3,10 +3,10 @@
 The rows are random: 1,000 models of a hyperparameter grid with 51 states each, so that no target is
 constant. A run is what the command does: the zoo is loaded (once from its directory, then from the
 cache), represented, fitted and scored with bootstrap intervals. On random rows a logistic
-regression ends after a few steps; on real ones it takes up to its 100, which must be added. The
-baseline is RidgeCV with the same 17 strengths on the same rows for the three numbers alone. It
-chooses by leave-one-out on train, ours by the validation split. Memory is that of a process that
-does nothing else.
+regression ends after a few steps. On real ones it takes up to 100 steps, whose time must be added.
+The baseline is RidgeCV with the same 17 strengths on the same rows, for the three numbers alone. It
+selects the strength by leave-one-out on train, ours on the validation split. Memory is that of a
+process that does nothing else.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ from .measure import markdown
 
 BASELINE = Path(__file__).parents[1] / "results" / "cuda-resources.json"
 GROWTH = 1.1
-"""Times the registers and the code of the baseline that a kernel may have."""
+"""Limit of a kernel's registers and code bytes, as a multiple of the baseline's."""
 
 FUNCTIONS = ("train", "evaluate")
 PEAK = 132 * 128 * 1.98e9
@@ -105,8 +105,8 @@ def measure(
         int, typer.Option(help="Kernels compiled side by side. Each takes a core for seconds.")
     ] = os.cpu_count() or 1,
 ) -> dict[str, Any]:
-    """Return `nvrtc`, its version, `kernels`, the figures of each network and architecture, and
-    `samples`, what a training sample of each network takes.
+    """Return the version of NVRTC (`nvrtc`), the figures of each network and GPU architecture
+    (`kernels`), and what a training sample of each network takes (`samples`).
 
     Raises:
         CudaUnavailable: a package is missing, or the kernel cannot be compiled.

@@ -3,7 +3,7 @@
 The ways to and from it:
 
     build.py        zoo directories to the folder of a repository: Parquet files and the card
-    publish.py      such a folder to the Hub, in one commit
+    publish.py      such a folder to the Hub, in one commit (several for very many files)
     incremental.py  a large zoo to the Hub model by model; publisher.py does it during training
     read.py         the rows of a repository or of such a folder
 

@@ -145,8 +145,10 @@ def build_folder(
     Raises:
         ZooNotFound: a zoo has no directory, or no finished model.
         FaultyZoo: none of a zoo's files can be used.
-        InvalidArgument: no or unusable names, a licence that is no id, fewer than one worker, or a
-            zoo some of whose models are only on the Hub.
+        InvalidArgument: no or unusable names, a licence that is no id, fewer than one worker, a zoo
+            some of whose models are only on the Hub, or a folder that cannot be built into: `out`
+            is a file, holds a model_zoos.py, holds other files but no build, or has a card without
+            usable metadata.
         AlreadyRunning: another build is running in the folder, other than a rank of the same
             number of ranks.
     """

@@ -75,7 +75,7 @@ def gate(out: Path) -> Iterator[None]:
 
 
 def valid_marks(out: Path, zoo: str, digests: Mapping[str, str]) -> dict[str, Mark]:
-    """Return the marks of those shards that some build has written as they must be now.
+    """Return the marks of the shards on disk that some build has recorded with the wanted digest.
 
     Args:
         out: the repository folder.
@@ -90,9 +90,10 @@ def valid_marks(out: Path, zoo: str, digests: Mapping[str, str]) -> dict[str, Ma
 
 
 def recorded(out: Path, zoo: str) -> dict[str, Mark]:
-    """Return the marks of the shards that builds of a zoo have written, of which some may be gone.
+    """Return the marks of all shards that builds of a zoo have recorded; some shards may be gone.
 
-    What the record of all says counts more than that of a rank, which may be older.
+    Where records differ, the record of all takes precedence over that of a rank, which may be
+    older.
     """
     return {
         shard: mark for path in _records(out, zoo) for shard, mark in _read_record(path).items()
@@ -106,7 +107,7 @@ def write_record(out: Path, zoo: str, marks: Mapping[str, Mark], work: Path | No
 
 
 def remove_records(out: Path, zoo: str, work: Path) -> None:
-    """Delete the records of a rank and of those that do not run, which the record of all has."""
+    """Delete the records of this rank and of those not running: the record of all has them."""
     for path in _records(out, zoo)[:-1]:
         if path.parent == work or not _held(path.parent):
             path.unlink(missing_ok=True)

@@ -53,7 +53,10 @@ def naming(name: object) -> Iterator[None]:
 
 
 class Bounded:
-    """A file for pyarrow, which asks for as many bytes as the file itself says."""
+    """A file for pyarrow that refuses to read more than `limit` bytes at once.
+
+    pyarrow asks for as many bytes as the file itself says.
+    """
 
     closed = False
 

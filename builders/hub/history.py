@@ -58,7 +58,8 @@ def read_held(out: Path, zoo: str, known: Mapping[str, object]) -> Held:
     Args:
         out: the repository folder.
         zoo: name of the zoo.
-        known: the marks. Of a folder without a record of models, the shards that have one are read.
+        known: the marks by shard. In a folder without a record of models, the shards that have a
+            mark are read instead.
     """
     with suppress(OSError, ValueError):
         found = parse_json(read_plain(out / models_file(zoo), MAX_JSON))

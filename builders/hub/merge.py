@@ -26,10 +26,11 @@ _MAX_BRACKETS = 200
 def merge_cards(ours: str, theirs: str) -> tuple[str, tuple[str, ...]]:
     """Merge two READMEs into one.
 
-    Our configs and dataset_info replace those of the same name; all their others stay as they are,
-    also as the default. Tags, task categories and languages are united. Of all other keys our value
-    counts, and a key that only theirs has stays. The text is ours; what theirs says and we did not
-    write follows it.
+    If theirs has no config that ours lacks, the header is ours alone. Otherwise our configs and
+    dataset_info replace theirs of the same name, and their others stay unchanged, a default
+    included; tags, task categories and languages are united; for every other key our value takes
+    precedence, and a key that only theirs has stays. The text is ours, followed by the part of
+    theirs that we did not write.
 
     Args:
         ours, theirs: whole files; an empty text stands for no file.

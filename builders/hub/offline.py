@@ -1,8 +1,8 @@
-"""Which cached rows answer a load while the Hub cannot be reached: those of the last one that did.
+"""Find the cached rows that answer a load while the Hub cannot be reached.
 
 datasets finds cached rows by the commit of the repository, which only the Hub knows. Therefore a
-small file in its cache says, for each question (repository, revision, zoo, columns, tensors,
-filters), which rows were prepared last.
+small file in the cache of datasets says, for each question (repository, revision, zoo, columns,
+tensors, filters), which rows were prepared last.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
 Only what differs from the repository is sent: a file is compared by the SHA-256 (LFS) or the git
 blob id that the Hub lists for it; `digests` keeps the SHA-256 of unchanged files. The large files
-are uploaded first. Then one commit names them all, on top of the very commit that they were
-compared with: it succeeds as a whole or not at all, and what an interrupted run had uploaded is not
-sent again. Everything that is not the folder's stays: other zoos, layouts and other people's files,
-and every config of the card that the folder does not have.
+are uploaded first. Then a commit adds them all, on top of the commit that they were compared with,
+and succeeds as a whole or not at all. More than `remote.FILES_PER_COMMIT` files take several
+commits, each on top of the one before. What an interrupted run had uploaded is not sent again.
+Other zoos and layouts, other people's files, and configs that the folder's card lacks all stay.
 
 `Dataset.push_to_hub` cannot be used: it would encode the weights anew, at 1.3 times their size.
 """

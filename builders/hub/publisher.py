@@ -26,7 +26,8 @@ from .incremental import (
 )
 
 PUSH_SECONDS = 60.0
-"""Between two looks for models to publish: the Hub limits commits to some hundred an hour."""
+"""Seconds between two searches for models to publish: the Hub limits the commits of an hour to a
+few hundred."""
 
 
 @dataclass
@@ -60,19 +61,20 @@ class HubPublisher:
         prepare_push(directory, self.options)
 
     def make_room(self, directory: ZooDirectory) -> None:
-        """Publish what is finished, and delete it here; see `push_models`."""
+        """Publish finished models and, with `options.free`, delete them here; see `push_models`."""
         self._add(push_models(directory, self.options))
 
     @contextmanager
     def while_training(self, directory: ZooDirectory) -> Iterator[dict[str, Any]]:
-        """Publish finished models every minute while something else is done, and all others then.
+        """Publish finished models every minute during the context, and the rest at its end.
 
         Yields:
             `published`, `freed` and `left_out` of a Summary, which grow meanwhile.
 
         Raises:
-            HubFailed, InvalidArgument, RuntimeError: of `push_models`, at the end. Meanwhile errors
-                are warnings; what may have another outcome in a minute is tried again.
+            HubFailed, InvalidArgument, FaultyZoo, AlreadyRunning: from `push_models` at the end.
+                Earlier errors become warnings. After an InvalidArgument nothing more is published
+                until then; after any other error, publishing is retried in a minute.
         """
         ended, cancelled = threading.Event(), threading.Event()
 

@@ -209,7 +209,9 @@ class Remote:
         message: str,
         branch: str | None = constants.DEFAULT_REVISION,
     ) -> tuple[str, str]:
-        """Commit uploaded files (small ones are sent along) on top of `head`.
+        """Commit uploaded files on top of `head`; small files are sent with the commit.
+
+        More than `FILES_PER_COMMIT` files take several commits, each on top of the one before.
 
         Args:
             additions: new and changed files, README.md as the last.
@@ -218,7 +220,7 @@ class Remote:
             branch: branch to commit to; None opens a pull request.
 
         Returns:
-            Id and address of the commit (of the pull request).
+            Id of the last commit, and its address or that of the pull request.
         """
         # The card comes with the last files. Files of a zoo are deleted in the commit of its first
         # new ones, so that no commit has its rows twice.

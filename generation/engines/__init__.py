@@ -171,7 +171,8 @@ def choose_engine(
 
     Raises:
         InvalidArgument: the engine that is asked for cannot train it.
-        CudaUnavailable: the engine cuda is asked for, or has begun the zoo, and there is no GPU.
+        CudaUnavailable: the engine cuda is asked for, or has begun the zoo, and the device of this
+            run is not a GPU.
     """
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     able = [name for name in zoo.layout.architecture.engines if method in ENGINES[name].methods]

@@ -269,7 +269,7 @@ class BatchedPopulation(BatchedWeights):
 
 
 class BlockRates(NamedTuple):
-    """What each model of a block has for itself, one row for each, torch tensors on the device."""
+    """Values that may differ between models of a block: a row a model, tensors on the device."""
 
     learning_rate: Any  # float64 [p, 1]
     weight_decay: Any  # float32 [p, 1]
@@ -484,7 +484,10 @@ class TrainingBlock(Block):
         return dropout_masks(self.layout, self.rates, self.steps, batch_size)
 
     def gradient(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """That of the mean cross entropy by the logits [p, classes, b], which are counted."""
+        """Return the gradient of the mean cross entropy with respect to the logits [p, classes, b].
+
+        Their losses and correct answers are added to the totals.
+        """
         log_probabilities = self.add_to_totals(logits, labels)
         classes = torch.arange(self.layout.classes, device=labels.device)
         truth = (labels[:, None] == classes[:, None]).float()
@@ -493,7 +496,7 @@ class TrainingBlock(Block):
     def backward(
         self, g: torch.Tensor, tape: list[Saved], masks: list[torch.Tensor] | None
     ) -> torch.Tensor:
-        """The gradient by the weights [p, N] from that by the logits."""
+        """Return the gradient with respect to the weights, [p, N], from that of the logits."""
         remaining, parts = list(masks or ()), []
         layers = self.layers()
         for (layer, weight, _), saved in zip(reversed(layers), reversed(tape), strict=True):
@@ -512,7 +515,10 @@ class TrainingBlock(Block):
     def before_activation(
         g: torch.Tensor, layer: Layer, saved: Recorded, masks: list[torch.Tensor]
     ) -> torch.Tensor:
-        """The gradient by z from that by the layer's output; takes the last mask."""
+        """Return the gradient with respect to z from that of the layer's output.
+
+        If the layer has dropout, the last of the masks is removed from the list.
+        """
         if layer.gap:
             places = saved.a.shape[2] * saved.a.shape[3]
             g = (g.flatten(2) / places).view(*g.shape[:2], 1, 1, -1).expand(saved.a.shape)
@@ -524,7 +530,7 @@ class TrainingBlock(Block):
         return g
 
     def learning_rate(self) -> torch.Tensor:
-        """Of this step, float64 [p, 1]; to be called before the step is counted."""
+        """Return this step's learning rates, float64 [p, 1]. Call it before the step is counted."""
         rate: torch.Tensor = self.rates.learning_rate
         return rate if self.schedule is None else rate * self._now(self.schedule.factor)
 

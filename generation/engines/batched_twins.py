@@ -250,7 +250,7 @@ class TwinBlock(TrainingBlock):
         variances: torch.Tensor,
         masks: list[torch.Tensor] | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The gradients by means and by variances, [p, N] each, from that by the logits."""
+        """Return the gradients of means and variances, [p, N] each, from that of the logits."""
         remaining, by_mean, by_variance = list(masks or ()), [], []
         layers = list(zip(self.layers(self.means), self.layers(variances), tape, strict=True))
         for (layer, weight, _), (_, variance, _), saved in reversed(layers):

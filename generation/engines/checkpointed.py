@@ -1,10 +1,10 @@
 """Train large models state by state: each state is written while the next epoch trains.
 
 A ResNet-18 trains for minutes or hours and has 45 MB a state. So every state that the zoo keeps is
-written as soon as it is there, in the background. Beside the states lies a checkpoint of the last
-epoch with all that is needed to resume training (`<model_id>/checkpoint.pt`, 90 MB). After an
-interruption at most one epoch is trained again, to the same bits. The checkpoint is deleted when
-the model is finished.
+written as soon as it is there, in the background. Beside the states lies a checkpoint with all that
+is needed to resume training (`<model_id>/checkpoint.pt`, 90 MB). After an interruption, training
+resumes after the last epoch whose checkpoint was written, with the same bits (on a CPU, if the
+number of threads is the same). The checkpoint is deleted when the model is finished.
 """
 
 from __future__ import annotations

@@ -24,9 +24,9 @@ class Done:
     """How far the workers are.
 
     Attributes:
-        states: of models, that are there.
-        epochs: of models, trained in this run.
-        seconds_left: until they are ready, as far as is known.
+        states: number of states that exist, over all models.
+        epochs: number of epochs trained in this run, over all models.
+        seconds_left: estimated time until all models are finished; None if it is not known.
         compiling: whether no model can begin before a kernel is compiled or loaded.
     """
 
@@ -51,16 +51,19 @@ def collect(
     remark: str = "",
     stopping: str = AFTER_THE_EPOCH,
 ) -> Iterator[Outcome]:
-    """Outcomes as they come; on an error or interruption the workers stop, and are waited for.
+    """Yield outcomes as they arrive; after an error or interruption, stop the workers and wait.
 
     Args:
-        work: of the run.
-        pool: of the workers.
-        futures: of what they do, with the models of each.
-        done: says how far they are.
-        stop: tells the workers to stop.
-        remark: for `Progress`.
-        stopping: what is said after an interruption.
+        work: the work of the run.
+        pool: executor that runs the workers.
+        futures: future of each task -> the models that it trains.
+        done: returns how far the workers are.
+        stop: event that tells the workers to stop.
+        remark: remark of the first `Progress`.
+        stopping: remark after an interruption.
+
+    Raises:
+        TrainingFailed: a worker was killed, or a model could not be written.
     """
     total = sum(len(models) for models in futures.values())
     directory = work.job.directory

@@ -15,7 +15,7 @@ from ...builders.specification import Model
 from ...errors import InvalidArgument
 
 Scores = tuple[NDArray[np.float64], NDArray[np.float64]]
-"""Loss in nats and accuracy as a share of 1 of each model, [P] each."""
+"""Loss in nats and accuracy in [0, 1] of each model, float64 [P] each."""
 
 
 class Population(Protocol):
@@ -27,7 +27,10 @@ class Population(Protocol):
 
     @property
     def epoch_share(self) -> float:
-        """Share of the running epoch or evaluation that is done, for another thread, else 0."""
+        """Fraction of the running epoch or evaluation that is done, 0 if none runs.
+
+        Another thread may read it.
+        """
 
     def train_epoch(
         self, images: ArrayLike, labels: ArrayLike, orders: ArrayLike, *more: float
@@ -50,7 +53,7 @@ class Population(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Rates:
-    """What each model of a population has for itself, [P] each.
+    """Hyperparameters that may differ between the models of a population, [P] each.
 
     Attributes:
         seeds: of dropout masks and noise.

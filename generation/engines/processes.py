@@ -34,8 +34,8 @@ NETWORKS: dict[str, Callable[[Start], Callable[..., Network]]] = {
 """What is trained by each method (`Job.method`), from what `Job.start` says."""
 
 _worker: dict[str, Any] = {}
-"""What a worker process works with, set when it starts. `states` are the numbers of untrained and
-of trained states of all of them, then the seconds that each of the two have taken."""
+"""What a worker process works with, set when it starts: `job`, `states` and `stop`. All workers
+share `states`: the number of untrained and of trained states, then the seconds for each kind."""
 
 
 def train_in_processes(work: Work, models: Sequence[Model]) -> Iterator[Outcome]:

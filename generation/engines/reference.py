@@ -107,7 +107,7 @@ def train(
     Args:
         model: hyperparameters and seed.
         layout: of the architecture.
-        images: see generation/images.py; without a validation set there are no val_ metrics.
+        images: see generation/images/data.py; without a validation set, no val_ metrics.
         stream: of the dropout masks: "torch" as the paper's code, "philox" as the other engines.
         network: makes what is trained of an initialised module: a model of its own, or a twin.
 

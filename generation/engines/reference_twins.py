@@ -64,11 +64,11 @@ class TwinLayer(nn.Module):
         self.noise: torch.Tensor | None = None
 
     def log_alpha(self) -> torch.Tensor:
-        """Of the weight, a new node of the graph at each call."""
+        """Return log alpha of the weight, a new node of the graph at each call."""
         return self._log_alpha(self.weight, self.log_sigma2)
 
     def log_alpha_bias(self) -> torch.Tensor:
-        """Of a convolution's bias."""
+        """Return log alpha of a convolution's bias."""
         assert self.log_sigma2_bias is not None
         return self._log_alpha(self.bias, self.log_sigma2_bias)
 
@@ -84,7 +84,7 @@ class TwinLayer(nn.Module):
         return weight, torch.where(self.log_alpha_bias() >= PRUNE_LOG_ALPHA, 0.0, self.bias)
 
     def divergence(self) -> torch.Tensor:
-        """From the prior, in nats."""
+        """Return the KL divergence from the prior, in nats."""
         if not self.convolution:
             return _divergence(self.log_alpha(), self.log_alpha())
         weight, bias = self.log_alpha(), self.log_alpha_bias()

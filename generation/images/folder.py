@@ -9,7 +9,7 @@ Classes are numbered in the order of their names, and images are ordered by clas
 torchvision's ImageFolder. Without images.json all images must have one size. A zoo of one channel
 sees them in grey, one of three in colour; without a zoo, they are grey if all training images are.
 They are normalised with mean and deviation 0.5. ResNet-18 augments them by a crop, padded by an
-eighth of the size, and a flip. Each key of images.json changes one of these:
+eighth of the size (square images only), and a flip. Each key of images.json changes one of these:
 
     {"size": [32, 32], "mean": [0.49, 0.48, 0.45], "std": [0.25, 0.24, 0.26],
      "augmentation": ["random_crop_32_4", "horizontal_flip"]}

@@ -35,7 +35,7 @@ RATES = np.dtype(
         ("dropout_scale", "f4"),
     ]
 )
-"""What each model has for itself: the kernels' `Rates`."""
+"""Values that may differ between models that train together: the kernels' `Rates`."""
 
 
 def rates_of(models: Sequence[Model], count: int) -> NDArray[np.void]:
@@ -126,8 +126,8 @@ class EpochPace(NamedTuple):
     """What changes from step to step of an epoch, float64 [steps] or None where nothing does.
 
     Attributes:
-        factors: that the learning rate is multiplied with.
-        momenta: in place of the model's own; of Adam, its beta1.
+        factors: multipliers of the learning rate.
+        momenta: values that replace the model's momentum (for Adam, beta1).
     """
 
     factors: NDArray[np.float64] | None
@@ -135,7 +135,7 @@ class EpochPace(NamedTuple):
 
 
 def pace_of_epoch(scheduler: str | None, epochs: int, before: int, steps: int) -> EpochPace:
-    """The pace of an epoch of `steps` steps, `before` of which have been made in earlier ones."""
+    """Return the pace of an epoch of `steps` steps, after `before` steps in earlier epochs."""
     found = schedule(scheduler, epochs, steps)
 
     def these(values: NDArray[np.float64] | None) -> NDArray[np.float64] | None:

@@ -43,7 +43,7 @@ __all__ = [
 
 
 def lanes_count(layout: Layout, activation: str = "tanh", isa: str = "auto") -> int:
-    """How many models fill a block on this machine; the kernel is built to find out that it can be.
+    """Return how many models fill a block on this machine, after building or loading the kernel.
 
     Raises:
         LanesUnavailable: no C++ compiler, or it cannot build the kernel for this machine.
@@ -52,7 +52,7 @@ def lanes_count(layout: Layout, activation: str = "tanh", isa: str = "auto") -> 
 
 
 def lanes_are_faster(layout: Layout, activation: str = "tanh") -> bool:
-    """Whether lanes are worth choosing over the batched engine: if so, they can be built too.
+    """Whether lanes are faster than the batched engine; if so, their kernel has been built too.
 
     `is_faster` has the rule.
 
