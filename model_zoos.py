@@ -186,7 +186,7 @@ def generate(
         ImageFilesError: the images are missing, damaged, or not the original ones.
         FaultyZoo: the folder holds a zoo of this name that was made in another way.
         NotEnoughSpace, HubFailed, AlreadyRunning, TrainingFailed, LanesUnavailable,
-            CudaUnavailable: as for `generation.generate.generate`.
+            CudaUnavailable: see `generation.generate.generate`.
 
     Example:
         >>> model_zoos.generate("digits_cnn_s", "zoos", "digits")  # doctest: +SKIP
@@ -238,8 +238,8 @@ def sparsify(
     Raises:
         ZooNotFound: there is no zoo of this name in `root`.
         InvalidArgument: arguments of another type, or that do not fit together.
-        ValueError, ImageFilesError, FaultyZoo, NotEnoughSpace, AlreadyRunning, TrainingFailed,
-            LanesUnavailable: as for `generate`.
+        ValueError, ImageFilesError, FaultyZoo, TrainingFailed, LanesUnavailable, CudaUnavailable:
+            as for `generate`.
     """
     from model_zoos.builders.zoo_directory import ZooDirectory
     from model_zoos.generation import sparsify as training

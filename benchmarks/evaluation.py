@@ -198,7 +198,7 @@ def zoo_images(
 
     Raises:
         ImageFilesError: the image files are missing or cannot be used.
-        ValueError: they are other images than zoo.json names.
+        InvalidArgument: they are other images than zoo.json names.
     """
     images, recorded = given, recorded_digest(directory)
     if images is None:

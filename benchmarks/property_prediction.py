@@ -459,8 +459,8 @@ def _load(
     except NoRowsLeft as error:
         chosen = ", ".join(map(str, epochs or ()))
         raise TooFewModels(
-            f"{name} has no state of the epochs {chosen} in at least one of the splits "
-            f"{', '.join(SPLITS)}: choose others"
+            f"{name} has no state of epoch {chosen} in at least one of the splits "
+            f"{', '.join(SPLITS)}: choose other epochs"
         ) from error
     found = set().union(*(split.unique("epoch") for split in splits.values()))
     if absent := sorted(set(epochs or ()) - found):

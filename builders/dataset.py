@@ -344,11 +344,11 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
         self._warn_left_out()
         try:
             return super().as_dataset(*args, **kwargs)
-        except ValueError:
+        except ValueError as error:
             splits = (self.info.splits or {}).items()
             empty = [name for name, split in splits if not split.num_examples]
             chosen = self.config.filters is not None or self.config.max_weight is not None
-            if not chosen or not empty:
+            if not chosen or not empty or str(error).startswith("Unknown split"):
                 raise
             if len(empty) == len(splits):
                 raise NoRowsLeft(f"{self._choices()} no row in any split{self._there()}") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import os
 import re
 import shutil
@@ -418,6 +419,17 @@ class Bars:
             self.progress.console.print(line, markup=False, highlight=False)
 
 
+class _Remarks(logging.Handler):
+    """Prints what the package logs, such as that it compiles a kernel, above the bars."""
+
+    def __init__(self, bars: Bars) -> None:
+        super().__init__(logging.INFO)
+        self._bars = bars
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._bars.say(_harmless(record.getMessage()))
+
+
 def duration(seconds: float) -> str:
     """Return a time as "45 s", "12 min" or "3.2 h"."""
     if seconds < 100:
@@ -429,6 +441,11 @@ def duration(seconds: float) -> str:
 def progress_bars(hidden: bool) -> Iterator[Bars]:
     """Show bars while something runs."""
     bars = Bars(hidden)
+    log, remarks = logging.getLogger("model_zoos"), _Remarks(bars)
+    level = log.level
+    if not hidden:
+        log.addHandler(remarks)
+        log.setLevel(logging.INFO)
     # rich 13 ends a progress display with an empty line even where it is disabled.
     with nullcontext() if bars.progress.disable else bars.progress:
         try:
@@ -436,6 +453,9 @@ def progress_bars(hidden: bool) -> Iterator[Bars]:
         except Exception:
             bars.progress.live.transient = True  # nothing stays of a bar above an error
             raise
+        finally:
+            log.removeHandler(remarks)
+            log.setLevel(level)
 
 
 def counting(bars: Bars, unit: str) -> Callable[[str, int, int], None]:
@@ -468,8 +488,6 @@ def training_progress(name: str, hidden: bool) -> Iterator[Callable[[Training], 
             )
             if done.samples and (bars.lines or bars.progress.console.width >= 110):
                 text += f", {speed:,.0f} samples/s"
-            if done.compiling:
-                text += ", compiling"
             if done.published is not None:
                 text += f", {done.published} published"
             bars(name, done.states, done.states_total, text, done.seconds_left)

@@ -46,7 +46,6 @@ class Progress:
         samples: model-samples trained.
         published: models that this run has published; None if it publishes none.
         seconds_left: an estimate from the work that is done; None before there is any.
-        compiling: whether no model can begin before a kernel is compiled or loaded.
         remark: what a user should know about this run; said once.
         stopping: the run was interrupted and ends soon; `remark` says when and what is kept.
     """
@@ -58,7 +57,6 @@ class Progress:
     samples: int
     published: int | None = None
     seconds_left: float | None = field(default=None, compare=False)
-    compiling: bool = False
     remark: str = ""
     stopping: bool = False
 

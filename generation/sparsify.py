@@ -123,8 +123,10 @@ def sparsify(
         reasons = "; ".join(f"{name}: {reason}" for name, reason in [*left_out.items()][:3])
         raise InvalidArgument(
             f"{parents.path} has no model that can have a twin: {reasons or 'it holds no model'}",
-            hint="if the zoo comes from a table, import it again with --constant NAME=VALUE for "
-            "what it does not say",
+            hint="if a table lacks hyperparameters, delete the zoo and import it again with "
+            "--constant NAME=VALUE"
+            if left_out
+            else None,
         )
     specifications = [
         _twin(states, zoo, seed if isinstance(seed, int) else states.hyperparameters["seed"], level)

@@ -78,9 +78,8 @@ def evaluate(
     for name in dict.fromkeys(activations.tolist()):
         if not isinstance(name, str):
             raise InvalidArgument(
-                "the activation of a weight vector is not known: `like` does not say it, or is a "
-                "zoo with several. Give the argument `activation`, one for all vectors or one for "
-                "each",
+                "a weight vector has no activation: give the argument `activation`, one for all "
+                "vectors or one for each. A zoo as `like` says it only if it has a single one",
                 hint="--activation names it",
             )
         rows = np.flatnonzero(activations == name)

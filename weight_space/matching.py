@@ -93,7 +93,7 @@ def weight_matching(
 
 
 def canonical_order(weights: ArrayLike | torch.Tensor, layout: Layout) -> Permutation:
-    """Sort the units of each group by the norm of the weights that enter them, ascending.
+    """Return the order of the units of each group by the norm of the weights that enter them.
 
     Permuted copies of a model become equal, as long as no two units of a group have the same norm.
 

@@ -150,9 +150,10 @@ def _check(layout: Layout, factors: Factors, activation: Activations) -> dict[st
         odd, homogeneous = _allowed(groups[name], activation)
         if not (((factor > 0) | odd) & ((np.abs(factor) == 1) | homogeneous) & (factor != 0)).all():
             raise InvalidArgument(
-                f"{name}: these factors change the function of the network. None may be 0, a "
-                "negative one needs an odd activation (tanh) without max-pooling, and one that is "
-                "not 1 or -1 a homogeneous activation (relu, leaky_relu)"
+                f"{name}: these factors change the function of the network. None may be 0; a "
+                f"negative one needs an odd activation ({', '.join(sorted(ODD))}) without "
+                "max-pooling; one that is not 1 or -1 needs a homogeneous activation "
+                f"({', '.join(sorted(HOMOGENEOUS))})"
             )
         given[name] = factor
     return given

@@ -188,8 +188,8 @@ def _models(
             column = [_FALL_BACK[name] if one is None else one for one in column]
         elif None in column:
             raise InvalidArgument(
-                f"the {name} of a weight vector is not known: `like` does not say it, or is a zoo "
-                f"with several. Give the argument `{name}`, one for all vectors or one for each"
+                f"a weight vector has no {name}, or NaN: give the argument `{name}`, one value for "
+                "all vectors or one for each. A zoo as `like` says it only if it has a single one"
             )
         if name in ("learning_rate", "weight_decay", "dropout"):
             column = [float(one) for one in column]

@@ -123,8 +123,8 @@ def _unique(texts: Sequence[str | None]) -> list[str]:
 def _npy(path: Path) -> Blocks:
     try:
         yield np.lib.format.open_memmap(path, mode="r")
-    except ValueError:
-        raise ValueError("no .npy file of numbers; numpy.save(path, weights) writes one") from None
+    except ValueError as error:
+        raise ValueError(f"no whole .npy file of numbers ({error})") from None
 
 
 def _safetensors(path: Path) -> Blocks:

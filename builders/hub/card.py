@@ -227,11 +227,13 @@ def _image_row(title: str, images: Mapping[str, Any]) -> str:
             return []
         return found if all(type(value) in (int, float, type(None)) for value in found) else []
 
-    size = "x".join(map(str, values("shape"))) or "?"
+    grey = images.get("grey") is True
+    shape = [1, *values("shape")[1:]] if grey and values("shape") else values("shape")
+    size = "x".join(map(str, shape)) or "?"
     sizes = " / ".join("-" if x is None else f"{x:,}" for x in values("sizes")) or "?"
     mean, std = (
         ", ".join(map(str, found[:1] if len(set(found)) == 1 else found)) or "?"
         for found in (values("mean"), values("std"))
     )
-    transform = "mean of the channels " if images.get("grey") is True else ""
+    transform = "mean of the channels " if grey else ""
     return f"| {title} | {size} | {transform}| {mean} | {std} | {sizes} |"

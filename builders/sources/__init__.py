@@ -1,4 +1,4 @@
-"""Readers of the forms in which zoos were published, which become zoo directories.
+"""Import of published zoos and of other people's checkpoints into zoo directories.
 
 `importing.import_zoo` turns a source into zoo directories; `zenodo.download` fetches one first.
 Each form of sources has a module that reads it (`ray_tune`, `preprocessed`, `small_cnn_zoo`,

@@ -223,8 +223,10 @@ def _state_dict(tree: object) -> dict[str, Any]:
         )
     for _ in range(3):  # Lightning and others wrap once, some twice
         if not isinstance(tree, dict) or len(tree) > 1000:  # ResNet-18 has 122 tensors
-            kind = f"one of {len(tree):,}" if isinstance(tree, dict) else type(tree).__name__
-            raise Unreadable(f"unreadable: expected a state_dict of at most 1,000 entries: {kind}")
+            kind = f"{len(tree):,}" if isinstance(tree, dict) else f"a {type(tree).__name__}"
+            raise Unreadable(
+                f"unreadable: expected a state_dict of at most 1,000 entries, found {kind}"
+            )
         inner = {str(key): value for key, value in tree.items() if isinstance(value, dict)}
         names = [name for name in _STATE_DICTS if name in inner]
         if not names and any(type(value) is Tensor for value in tree.values()):

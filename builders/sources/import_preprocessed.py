@@ -20,7 +20,11 @@ def is_preprocessed(path: Path) -> bool:
 
 
 def import_preprocessed(job: ImportJob) -> list[Report]:
-    """Import the states of a file with their published splits."""
+    """Import the states of a file with their published splits.
+
+    Raises:
+        Unreadable: the file cannot be read, or is of no architecture of the catalog.
+    """
     data = preprocessed.read_datasets(job.path)
     size = data.size()
     shapes = {z.layout.size: (z.architecture, z.channels, z.classes) for z in ZOOS.values()}

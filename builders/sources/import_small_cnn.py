@@ -30,13 +30,21 @@ _MOST_READERS = 4
 
 
 def import_tarball(job: ImportJob) -> list[Report]:
-    """Import a Small CNN Zoo from an archive, which is unpacked for as long as it is read."""
+    """Import a Small CNN Zoo from an archive, which is unpacked for as long as it is read.
+
+    Raises:
+        Unreadable: the archive cannot be read, or lacks a file; else as `import_small_cnn_zoo`.
+    """
     with unpacked(job.path, small_cnn_zoo.FILES, job.root) as folder:
         return [_import_folder(job, folder)]
 
 
 def import_small_cnn_zoo(job: ImportJob) -> list[Report]:
-    """Import a Small CNN Zoo from the folder of its files."""
+    """Import a Small CNN Zoo from the folder of its files.
+
+    Raises:
+        Unreadable: a file is not what it should be, or they contradict each other.
+    """
     return [_import_folder(job, job.path)]
 
 

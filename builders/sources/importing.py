@@ -8,7 +8,8 @@ A model is written once all its states have been read. A model that has every st
 skipped, so that an interrupted import can be resumed, and the same source always gives the same
 bytes. Large imports use several processes.
 
-A new form of sources is one more entry of `FORMS`.
+A new form of sources is one more entry of `FORMS`, before the last. A table of checkpoints, which
+its caller names, is imported by import_table.py.
 """
 
 from __future__ import annotations

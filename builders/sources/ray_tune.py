@@ -254,10 +254,14 @@ def describe(source: Source, trial: Trial) -> Description:
     channels = params.get("model::channels_in")
     # The CNN classes ignore model::o_dim. It is wrong in some zoos, which `true_shape` finds.
     classes = 10 if architecture.layers else whole(params.get("model::o_dim"))
-    if channels not in (1, 3) or classes is None or not 1 <= classes <= _MOST_CLASSES:
+    if channels not in (1, 3):
         raise Unreadable(
-            f"wrong params.json: model::channels_in is {shown(channels)}, expected 1 or 3; "
-            f"model::o_dim is {shown(params.get('model::o_dim'))}, expected 1 to {_MOST_CLASSES:,}"
+            f"wrong params.json: model::channels_in is {shown(channels)}, expected 1 or 3"
+        )
+    if classes is None or not 1 <= classes <= _MOST_CLASSES:
+        raise Unreadable(
+            f"wrong params.json: model::o_dim is {shown(params.get('model::o_dim'))}, expected a "
+            f"whole number from 1 to {_MOST_CLASSES:,}"
         )
     run, _ = last_folders(params.get("dataset::dump"))
     parent_experiment, parent = last_folders(params.get("training::init_checkpoint_path"))

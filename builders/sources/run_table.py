@@ -9,7 +9,7 @@ other columns are kept as texts in source.parquet beside zoo.json, a row for eac
 
 A fault in a row costs this row: a missing file, tensors of another network, a second row of the
 same epoch, a metric that is NaN. An empty cell is a value that was not measured or is not known.
-Two rows of one file and epoch are one state if they have different metrics, as loggers write them.
+Two rows of one file and epoch are joined if each has a metric that the other lacks.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from ..catalog import ELSEWHERE, UNKNOWN_IMAGES, config_names
 from ..hyperparameters import ACTIVATIONS
 from ..layers import looks_like_text, parse_text
 from ..layout import Layout, find_layout, make_layout
+from ..machine import counted
 from ..model_file import SHARES_OF_1
 from ..schema import METRICS
 from ..specification import HYPERPARAMETER_CHECKS, Zoo
@@ -44,7 +45,7 @@ from .ray_tune import HYPERPARAMETERS, State
 from .report import LeftOut, weights_fault, whole
 from .small_cnn_zoo import INITS
 from .state_files import floats, largest_file, read_tensors, weights_of
-from .table_files import Row, check_unique, read_rows
+from .table_files import Row, read_rows
 
 FORM = "table"
 """What zoo.json says of the source's form."""
@@ -54,6 +55,9 @@ KEYS = ("path", "model_id", "epoch")
 
 _ROUNDED = 1e-6
 """By so much a share that was averaged in float32 may exceed 1."""
+
+_FEWEST_PERCENTS = 2
+"""Values above 1 that make a column of shares suspect; a single one is a fault of its row."""
 
 _NO_VALUE = ("none", "null", "nan")
 """Texts that stand for no value, in small letters."""
@@ -292,7 +296,7 @@ def read_run_table(
             f"{', '.join(map(printable, [*found.ours][:20])) or 'none'}",
             hint=" ".join(f"--rename THEIRS={key}" for key in missing),
         )
-    found.refuse_percents()
+    found.refuse_percents(path.name)
     found.leave_out_shared_files()
     if not found.entries:
         reason = min(found.left_out).reason if found.left_out else "it is empty"
@@ -321,26 +325,14 @@ def read_run_table(
         )
     if found.joined:
         remarks.append(
-            f"{found.joined} rows have further metrics of a state that another row has, and were "
-            "joined with it"
+            f"{counted(found.joined, 'row')} with further metrics of a state joined with the first "
+            "row of this state"
         )
     if found.dropped:
         listed = ", ".join(map(printable, found.dropped))
         remarks.append(f"nested columns that are not kept ({len(found.dropped)}): {listed}")
     states = found.count - found.joined
     return RunTable(folder, models, found.names, hyperparameters, found.left_out, remarks, states)
-
-
-class _AboveOne(Unreadable):
-    """A metric that is a share of 1 is above 1.
-
-    Attributes:
-        metric: its name.
-    """
-
-    def __init__(self, metric: str, number: float) -> None:
-        super().__init__(f"wrong metrics: {metric} is {number:g}, not a share of 1")
-        self.metric = metric
 
 
 class _Rows:
@@ -359,7 +351,8 @@ class _Rows:
         self.left_out: list[LeftOut] = []
         self.dropped: list[str] = []
         self.count = self.joined = 0
-        self._above_one: Counter[str] = Counter()
+        self._shares: dict[str, list[int]] = {name: [0, 0] for name in SHARES_OF_1}
+        self._epochs: dict[tuple[str, str], set[int]] = defaultdict(set)
 
     def read(self, path: Path) -> None:
         """Read all rows."""
@@ -370,36 +363,41 @@ class _Rows:
             else:
                 self._add(self._renamed(row))
 
-    def refuse_percents(self) -> None:
-        """Raise Unreadable if a metric is above 1 in most rows: its small values are percents too,
-        though they could be shares."""
-        for name, above in self._above_one.items():
-            good = sum(name in e.metrics for of in self.entries.values() for e in of.values())
-            if above > good:
+    def refuse_percents(self, table: str) -> None:
+        """Raise Unreadable if a share is above 1 in several rows and in a tenth of all: if it is in
+        percent, its small values look like shares."""
+        for name, (above, count) in self._shares.items():
+            if above >= max(_FEWEST_PERCENTS, count / 10):
                 raise Unreadable(
-                    f"{name} is above 1 in {above} of {above + good} rows, expected a share of 1: "
-                    "if it is in percent, divide the column by 100"
+                    f"{table}: {name} is above 1 in {above} of {count} rows, expected a share of "
+                    "1: if it is in percent, divide the column by 100"
                 )
 
     def leave_out_shared_files(self) -> None:
         """Leave out the epochs of a model that have one file, which can be only one of them."""
         for model, entries in [*self.entries.items()]:
-            counts = Counter(entry.path for entry in entries.values())
-            for entry in [*entries.values()]:
-                if (count := counts[entry.path]) > 1:
-                    reason = f"ambiguous: {shown(entry.path)} is the file of {count} epochs"
-                    self._leave_out(self.names[model], entry.epoch, reason, entry.row)
-                    del entries[entry.epoch], self.hyperparameters[model][entry.epoch]
+            for epoch, entry in [*entries.items()]:
+                count = len(self._epochs[model, os.path.normpath(entry.path)])
+                if count > 1:
+                    reason = (
+                        f"ambiguous: {shown(entry.path)} is the file of {count} epochs, keep the "
+                        "row of the one that it is of"
+                    )
+                    self._leave_out(self.names[model], epoch, reason, entry.row)
+                    del entries[epoch]
             if not entries:
                 del self.entries[model], self.hyperparameters[model], self.names[model]
 
     def _renamed(self, row: Row) -> Row:
-        for name in row:
-            if name not in self.ours:
-                taken = name in self._rename.values()
-                self.ours[name] = self._rename.get(name, f"{name}_in_table" if taken else name)
-        check_unique(self.ours[name] for name in row)
-        return {self.ours[name]: value for name, value in row.items()}
+        ours = {name: self._rename.get(name, name) for name in row}
+        for theirs, name in self._rename.items():
+            if theirs in row and name in row and name not in self._rename:
+                # A column that has this name already gets another one.
+                ours[name] = f"{name}_in_table"
+                while ours[name] in row:
+                    ours[name] += "_"
+        self.ours |= ours
+        return {ours[name]: value for name, value in row.items()}
 
     def _add(self, values: Row) -> None:
         trial, epoch = f"row {self.count}", -1
@@ -409,39 +407,64 @@ class _Rows:
                 raise Unreadable("wrong model_id: it is empty")
             trial = printable(name)
             epoch = _epoch(values.get("epoch"))
-            entry, hyperparameters = _entry(values, epoch, self.count)
             model = model_id_of(name)
+            self._count(values, model, epoch)
+            entry, hyperparameters = _entry(values, epoch, self.count)
             if earlier := self.entries.get(model, {}).get(epoch):
-                entry = _joined(earlier, entry)
                 known = self.hyperparameters[model][epoch]
+                entry = _joined(earlier, entry, known, hyperparameters)
                 hyperparameters |= {n: v for n, v in known.items() if v is not None}
                 self.joined += 1
         except Unreadable as error:
-            if isinstance(error, _AboveOne):
-                self._above_one[error.metric] += 1
             self._leave_out(trial, epoch, error, self.count)
             return
         self.names[model] = trial
         self.entries.setdefault(model, {})[epoch] = entry
         self.hyperparameters.setdefault(model, {})[epoch] = hyperparameters
 
+    def _count(self, values: Row, model: str, epoch: int) -> None:
+        """Count what is looked at when all rows are known, also of rows that are left out."""
+        if path := _text(values.get("path")):
+            self._epochs[model, os.path.normpath(path)].add(epoch)
+        for name, counts in self._shares.items():
+            with suppress(Unreadable):
+                number = _number(name, values.get(name), "metrics")
+                if number is not None and not math.isnan(number):
+                    counts[0] += number > 1 + _ROUNDED
+                    counts[1] += 1
+
     def _leave_out(self, trial: str, epoch: int, reason: object, row: int) -> None:
         self.left_out.append(LeftOut(trial, epoch, f"{reason} (row {row})"))
 
 
-def _joined(first: Entry, second: Entry) -> Entry:
-    """Return the state of two rows of one file, of which each has metrics that the other lacks.
+def _joined(first: Entry, second: Entry, known: Mapping[str, Any], new: Mapping[str, Any]) -> Entry:
+    """Return the state of two rows of one file, of which each has a metric that the other lacks.
+
+    Columns that no row of ours has may differ: both texts are kept.
+
+    Args:
+        first, second: the two rows.
+        known, new: their hyperparameters.
 
     Raises:
-        Unreadable: they are not such rows.
+        Unreadable: they are not such rows, or disagree on a value.
     """
-    both = [*first.metrics.keys() & second.metrics.keys()]
-    differ = any(second.others.get(name, text) != text for name, text in first.others.items())
-    if first.path != second.path or not first.metrics or not second.metrics or both or differ:
+
+    def values(entry: Entry, hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
+        texts = {name: entry.others[name] for name in _CAN_BE_NULL if name in entry.others}
+        return {**entry.metrics, **hyperparameters, **texts}
+
+    one, two = values(first, known), values(second, new)
+    agree = all(None in (value, two.get(name)) or two[name] == value for name, value in one.items())
+    same_file = os.path.normpath(first.path) == os.path.normpath(second.path)
+    differ = first.metrics.keys() - second.metrics and second.metrics.keys() - first.metrics
+    if not (agree and same_file and differ):
         raise Unreadable("repeated: another row is this epoch")
-    return first._replace(
-        metrics={**first.metrics, **second.metrics}, others={**second.others, **first.others}
-    )
+    others = {**second.others, **first.others}
+    for name in first.others.keys() & second.others.keys():
+        if first.others[name] != second.others[name]:
+            others[name] = f"{first.others[name]}; {second.others[name]}"
+    return first._replace(metrics={**first.metrics, **second.metrics}, others=others)
 
 
 def _agree(
@@ -492,9 +515,7 @@ def _entry(values: Row, epoch: int, row: int) -> tuple[Entry, dict[str, Any]]:
             continue
         if name in SHARES_OF_1 and 1 < number <= 1 + _ROUNDED:
             number = 1.0
-        if name in SHARES_OF_1 and number > 1:
-            raise _AboveOne(name, number)
-        if math.isnan(number) or (name in SHARES_OF_1 and number < 0):
+        if math.isnan(number) or (name in SHARES_OF_1 and not 0 <= number <= 1):
             good = "a share of 1" if name in SHARES_OF_1 else "a number"
             raise Unreadable(f"wrong metrics: {name} is {number:g}, not {good}")
         metrics[name] = number

@@ -56,7 +56,7 @@ def _check_width(columns: int) -> None:
         raise Unreadable(f"too large: the table has more than {_MAX_COLUMNS:,} columns")
 
 
-def check_unique(names: Iterable[str]) -> None:
+def _check_unique(names: Iterable[str]) -> None:
     """Raise Unreadable if two columns have one name."""
     if twice := [name for name, count in Counter(names).items() if count > 1 and name]:
         raise Unreadable(f"two columns of the table are named {shown(twice[0])}")
@@ -83,7 +83,7 @@ def _csv_rows(content: bytes, dropped: list[str]) -> Iterator[Row | Unreadable]:
     rows = csv.reader(text, delimiter=between)
     names = [name.strip() for name in next(rows, [])]
     _check_width(len(names))
-    check_unique(names)
+    _check_unique(names)
 
     def checked() -> Iterator[Row | Unreadable]:
         while True:
@@ -132,7 +132,7 @@ def _parquet_rows(content: bytes, dropped: list[str]) -> Iterator[Row | Unreadab
     schema = file.schema_arrow
     flat = [field for field in schema if not pa.types.is_nested(field.type)]
     names = [field.name for field in flat]
-    check_unique(schema.names)
+    _check_unique(schema.names)
     dropped += [name for name in schema.names if name not in names]
     if about.num_rows * len(schema) > _MAX_CELLS:
         raise Unreadable(f"too large: the table has more than {_MAX_CELLS:,} cells")

@@ -27,13 +27,11 @@ class Done:
         states: number of states that exist, over all models.
         epochs: number of epochs trained in this run, over all models.
         seconds_left: estimated time until all models are finished; None if it is not known.
-        compiling: whether no model can begin before a kernel is compiled or loaded.
     """
 
     states: float
     epochs: float
     seconds_left: float | None
-    compiling: bool = False
 
 
 class StopEvent(Protocol):
@@ -83,7 +81,6 @@ def collect(
                 *(models, total, seen.states, total * kept),
                 samples=round(seen.epochs * len(work.job.images.train)),
                 seconds_left=None if left is None else max(0.0, left - (now - changed)),
-                compiling=seen.compiling,
                 remark=remark,
                 stopping=stopping,
             )

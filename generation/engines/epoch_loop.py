@@ -105,8 +105,7 @@ def train_blocks(
             states += track.states * len(block)
             if not track.skipped:
                 epochs += max(0.0, track.states - 1) * len(block)
-        compiling = not any(track.begun for track in tracks)
-        return Done(states, epochs, seconds_left(tracks, threads), compiling)
+        return Done(states, epochs, seconds_left(tracks, threads))
 
     pool = ThreadPoolExecutor(min(threads, len(blocks)) or 1)
     futures = {pool.submit(train, number): blocks[number] for number in range(len(blocks))}

@@ -48,11 +48,6 @@ class Track:
         self._finished[self._kind] += self._size
         self._size = 0
 
-    @property
-    def begun(self) -> bool:
-        """Whether the models have been made, or were there already."""
-        return self._size > 0 or bool(self._finished.any())
-
     def skip(self) -> None:
         """The models of the block are there already."""
         self._finished[:], self.skipped = self.total, True

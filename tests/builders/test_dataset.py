@@ -358,6 +358,17 @@ def test_states_with_large_weights_are_left_out(
         load(zoo.name, tmp_path, filters=[("epoch", "==", 25)], cache_dir=str(tmp_path / "cache"))
 
 
+def test_a_split_that_has_no_rows_and_one_that_is_none(tmp_path: Path) -> None:
+    directory = random_zoo(tmp_path, dataclasses.replace(get_zoo("digits_cnn_s"), epochs=1), 9)
+    model = next(name for name, split in directory.splits().items() if split == "train")
+    filters = [("model_id", "==", model)]
+    assert len(load("digits_cnn_s", tmp_path, split="train", filters=filters)) == 2
+    with pytest.raises(NoRowsLeft, match=r"^filters=.* leaves no row in validation, test: name a"):
+        load("digits_cnn_s", tmp_path, split="test", filters=filters)
+    with pytest.raises(ValueError, match='Unknown split "tests"'):
+        load("digits_cnn_s", tmp_path, split="tests", filters=filters)
+
+
 def test_a_zoo_of_the_same_sizes_and_times_is_another(tmp_path: Path) -> None:
     zoo = dataclasses.replace(get_zoo("digits_cnn_s"), epochs=1)
     directory = random_zoo(tmp_path, zoo, 9)

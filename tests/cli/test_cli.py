@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import io
 import json
+import logging
 import os
 import re
 import signal
@@ -500,3 +501,13 @@ def test_the_time_left_is_that_of_what_a_bar_shows():
         bars("phases", 0, 100)
         bars("others", 0, 5, seconds_left=7)
         assert shown() == ["", "7 s left"]
+
+
+def test_what_the_package_logs_is_shown_beside_the_bars(capsys):
+    log = logging.getLogger("model_zoos.generation")
+    for hidden in (False, True):
+        with display.progress_bars(hidden):
+            log.info("compiling %s", "a kernel")
+            log.debug("no remark")
+    log.info("later")
+    assert capsys.readouterr().err == "compiling a kernel\n"

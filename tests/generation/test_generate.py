@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -531,18 +530,3 @@ def test_bad_arguments(tmp_path: Path, digits: ImageData) -> None:
     with pytest.raises(ValueError, match="unknown engine 'resnet' for CNN-s"):
         generate(ZOO, tmp_path, digits, options=TrainOptions(engine="resnet"))
     assert list(tmp_path.iterdir()) == []
-
-
-def test_it_says_that_a_kernel_is_compiled(tmp_path: Path) -> None:
-    compiler = tmp_path / "slow-compiler"
-    compiler.write_text('#!/bin/sh\ncase "$*" in *kernel.so*) sleep 5;; esac\nexec c++ "$@"\n')
-    compiler.chmod(0o755)
-    environment = {**os.environ, "CXX": str(compiler), "MODEL_ZOOS_CACHE": str(tmp_path / "cache")}
-    command = (sys.executable, "-m", "model_zoos", "generate", "digits_cnn_s")
-    options = ("--models", "1", "--epochs", "1", "--engine", "lanes", "--out", str(tmp_path))
-    for shown in (True, False):  # the second time it is in the cache
-        done = subprocess.run(
-            [*command, *options], env=environment, capture_output=True, text=True, check=True
-        )
-        assert ("0/1 models, 0/2 states, compiling" in done.stderr) == shown
-        shutil.rmtree(tmp_path / "digits_cnn_s")

@@ -114,7 +114,7 @@ def test_refusals(rows: Any) -> None:
     unknown = {"architecture": "cnn_s", "activation": None}
     images = torch.zeros(2, 1, 28, 28), torch.tensor([0, 1])
     for arguments, message in (
-        ((weights, unknown, images), "activation of a weight vector is not known"),
+        ((weights, unknown, images), "a weight vector has no activation"),
         ((weights, rows[0], "cifar100"), "no image data set 'cifar100'"),
         ((weights, {**unknown, "activation": "tanh"}), "which images the networks saw"),
         ((weights[:, 1:], "digits_cnn_s"), "2,464 weights a model, found 2,463"),

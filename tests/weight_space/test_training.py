@@ -169,11 +169,11 @@ def test_refusals(tmp_path: Path) -> None:
     weights, images = random_weights(layout, 2), samples(layout)
     row = {"architecture": "cnn_s", "activation": "relu", "optimizer": "adam", "batch_size": 8}
     for like, change, message in (
-        (row, {}, "the learning_rate of a weight vector is not known"),
+        (row, {}, "a weight vector has no learning_rate, or NaN"),
         (
             {"architecture": "cnn_s"},
             {"learning_rate": 0.1},
-            "the activation of a weight vector is not known",
+            "a weight vector has no activation",
         ),
         (row, {"learning_rate": [0.1] * 3}, "learning_rate: 3 values, but 2 weight vectors"),
         (row, {"learning_rate": 0.1, "seed": [1]}, "seed: 1 values, but 2 weight vectors"),
@@ -182,7 +182,7 @@ def test_refusals(tmp_path: Path) -> None:
         (row, {"learning_rate": 0.1, "optimizer": "none"}, "optimizer must be one of adam, sgd"),
         (row, {"learning_rate": -1}, "learning_rate must be a finite number >= 0, found -1"),
         (row, {"learning_rate": [0.1, float("inf")]}, "learning_rate must be a finite number"),
-        (row, {"learning_rate": float("nan")}, "learning_rate of a weight vector is not known"),
+        (row, {"learning_rate": float("nan")}, "has no learning_rate, or NaN"),
         (row, {"learning_rate": 0.1, "weight_decay": -3.0}, "weight_decay must be a finite"),
         (row, {"learning_rate": 0.1, "dropout": 1.0}, r"dropout must be a number in \[0, 1\)"),
         (row, {"learning_rate": 0.1, "batch_size": 0}, "batch_size must be a whole number from 1"),

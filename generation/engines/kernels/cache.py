@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import logging
 import os
 import stat
 import tempfile
@@ -17,6 +18,8 @@ from pathlib import Path
 from typing import TypeVar
 
 Used = TypeVar("Used")
+
+_log = logging.getLogger(__name__)
 
 
 def cached(
@@ -83,6 +86,7 @@ def _use_in(
             if path.stem.endswith(f"-{digest}"):
                 return use(path)
         path.unlink()  # truncated, or put there by somebody else
+    _log.info("compiling the kernel %s, which is kept for later runs", name.rpartition("-")[0])
     with tempfile.TemporaryDirectory(dir=folder, prefix="building-") as building:
         built = build(Path(building))
         built.chmod(0o700)

@@ -167,7 +167,7 @@ HOSTILE: dict[str, tuple[str, bytes]] = {
     "hash without end": ("as key", torch_zip(nested_key())),
     "unknown instruction": ("instruction", torch_zip(b"\x80\x02}2.")),
     "a cycle": (
-        "expected a state_dict of at most 1,000 entries: list",
+        "expected a state_dict of at most 1,000 entries, found a list",
         torch_zip(b"\x80\x02]q\x00h\x00a."),
     ),
     "a cycle in a dict": (

@@ -665,66 +665,100 @@ def test_a_parquet_bomb_is_refused(runs: tuple[Path, Rows], tmp_path: Path) -> N
         import_zoo(runs[0], tmp_path, "own", table=table, **IMAGES)
 
 
-def test_a_column_of_percents_is_refused(runs: tuple[Path, Rows], tmp_path: Path) -> None:
-    """The accuracy .9 % of a diverged model would be taken for 90 %."""
+@pytest.mark.parametrize("above", [(97.5, 98.1), (97.5, 98.1, 55.0, 11.0)])
+def test_a_column_of_percents_is_refused(
+    runs: tuple[Path, Rows], tmp_path: Path, above: tuple[float, ...]
+) -> None:
+    """The accuracy .9 % of a diverged model would be taken for 90 %.
+
+    It is this column that is named, though another one has a fault in the same rows.
+    """
 
     def change(rows: Rows) -> None:
-        for row, percents in zip(rows, (97.5, 0.9, 11.0, 98.1, 0.4, 55.0), strict=True):
-            row["test_acc"] = percents
+        for number, row in enumerate(rows):
+            row["test_acc"] = above[number] if number < len(above) else 0.9
+            row["train_acc"] = 1.2 if number == 0 else 0.5
+            row["learning_rate"] = -1
 
-    with pytest.raises(Unreadable, match=r"test_acc is above 1 in 4 of 6 rows, .* in percent"):
+    with pytest.raises(Unreadable, match=rf"test_acc is above 1 in {len(above)} of 6 rows, .*perc"):
         take(runs, tmp_path / "runs.csv", change)
     assert not (tmp_path / "zoos" / "own").exists()
+
+
+def split_rows(rows: Rows, **changes: object) -> None:
+    """Add for each row a second one with train_acc in place of the test metrics, as loggers do."""
+    for row in [*rows]:
+        rows.append({**row, "test_acc": "", "test_loss": "", "train_acc": 0.5, **changes})
+        row["train_acc"] = ""
 
 
 def test_rows_with_different_metrics_of_one_state_are_joined(
     runs: tuple[Path, Rows], tmp_path: Path
 ) -> None:
-    """Loggers write a row for training and one for the test."""
+    """Equal values may stand in both, and columns that no row has may differ."""
 
     def change(rows: Rows) -> None:
-        for row in [*rows]:
-            row["note"] = "first"
-            changes = {"test_acc": "", "test_loss": "", "seed": "", "train_acc": 0.5, "note": ""}
-            rows.append({**row, **changes})
-            row["train_acc"] = ""
-        rows[-1]["note"] = "another"
-        rows[-2]["path"] = rows[0]["path"]
+        for row in rows:
+            row |= {"step": 49, "val_loss": 0.25}
+        split_rows(rows, seed="", step=99)
+        for row in rows[6:]:
+            row["path"] = f"./{row['path']}"
 
     report = take(runs, tmp_path / "runs.csv", change)
-    assert (report.found, report.kept) == (12 - 4, 6)
-    assert {entry.reason for entry in report.left_out} == {
-        f"repeated: another row is this epoch (row {row})" for row in (11, 12)
-    }
-    assert any(remark.startswith("4 rows have further metrics") for remark in report.remarks)
+    assert (report.found, report.kept, report.left_out) == (6, 6, ())
+    assert any(remark.startswith("6 rows with further metrics") for remark in report.remarks)
     directory = open_zoo(tmp_path / "zoos", "own")
-    files = {file.model_id: file for file in directory.scan()[0]}
     expected = {(row["model_id"], row["epoch"]): row for row in runs[1][:6]}
-    for file in files.values():
+    for file in directory.scan()[0]:
+        assert file.metrics["train_acc"].tolist() == [0.5] * 3
+        assert file.metrics["val_loss"].tolist() == [0.25] * 3
         for number, epoch in enumerate(file.epochs.tolist()):
             row = expected[file.original_name or file.model_id, epoch]
             assert file.metrics["test_acc"][number] == pytest.approx(row["test_acc"])
             assert file.hyperparameters["seed"] == row["seed"]
-    metrics = [value for file in files.values() for value in file.metrics["train_acc"].tolist()]
-    assert sorted(metrics, key=str) == [0.5] * 4 + [None] * 2
+    others = pq.read_table(directory.path / SOURCE_COLUMNS)
+    assert others["step"].to_pylist() == ["49; 99"] * 6
+
+
+@pytest.mark.parametrize(
+    "contradiction",
+    [
+        {"learning_rate": 0.7},
+        {"activation": "selu"},
+        {"optimizer": "lion"},
+        {"path": "runs/0/none.pt"},
+        {"test_acc": 0.25},
+        {"train_acc": ""},
+    ],
+)
+def test_rows_that_contradict_each_other_are_not_joined(
+    runs: tuple[Path, Rows], tmp_path: Path, contradiction: dict[str, object]
+) -> None:
+    report = take(runs, tmp_path / "runs.csv", lambda rows: split_rows(rows, **contradiction))
+    assert (report.found, report.kept) == (12, 6)
+    assert {entry.reason for entry in report.left_out} == {
+        f"repeated: another row is this epoch (row {row})" for row in range(7, 13)
+    }
 
 
 def test_epochs_with_one_file_are_left_out(runs: tuple[Path, Rows], tmp_path: Path) -> None:
+    """Also if one of them has another fault, or the path is written in another way. What such rows
+    say of the model stays."""
+
     def change(rows: Rows) -> None:
-        rows[1]["path"] = rows[2]["path"]
+        rows[0]["path"], rows[0]["test_acc"] = rows[1]["path"], "nan"
+        for row in rows[:3]:
+            row["seed"] = 5 if row is rows[1] else ""
         for row in rows[3:]:
-            row["path"] = rows[3]["path"]
+            row["path"] = "./" * row["epoch"] + rows[3]["path"]
 
     report = take(runs, tmp_path / "runs.csv", change)
     assert (report.found, report.kept, report.models) == (6, 1, 1)
-    assert {(entry.epoch, entry.reason) for entry in report.left_out} == {
-        (row["epoch"], f"ambiguous: {row['path']!r} is the file of {count} epochs (row {number})")
-        for number, row, count in (
-            (2, {**runs[1][1], "path": runs[1][2]["path"]}, 2),
-            (3, runs[1][2], 2),
-            *((n, {**runs[1][n - 1], "path": runs[1][3]["path"]}, 3) for n in (4, 5, 6)),
-        )
-    }
+    reasons = {entry.epoch: entry.reason for entry in report.left_out if "(row 2)" in entry.reason}
+    assert reasons[EPOCHS[1]].startswith(f"ambiguous: {runs[1][1]['path']!r} is the file of 2 ep")
+    assert sum("is the file of 3 epochs" in entry.reason for entry in report.left_out) == 3
+    [file] = open_zoo(tmp_path / "zoos", "own").scan()[0]
+    assert file.hyperparameters["seed"] == 5
 
 
 def test_a_file_of_several_models_is_theirs(runs: tuple[Path, Rows], tmp_path: Path) -> None:
@@ -734,14 +768,28 @@ def test_a_file_of_several_models_is_theirs(runs: tuple[Path, Rows], tmp_path: P
 
 
 def test_a_renamed_column_beside_one_of_that_name(runs: tuple[Path, Rows], tmp_path: Path) -> None:
+    """In JSON lines, only some rows may have both."""
     folder, rows = runs
-    some = [{**row, "step": row["epoch"], "epoch": 77} for row in rows[:3]]
-    table = write_csv(tmp_path / "runs.csv", some)
-    [report] = import_zoo(folder, tmp_path, "own", table=table, rename={"step": "epoch"}, **IMAGES)
+    lines: Rows = [{**row, "step": row["epoch"], "epoch": 77} for row in rows[:3]]
+    lines[0]["epoch_in_table"] = "own"
+    del lines[1]["step"]
+    lines[1]["epoch"] = rows[1]["epoch"]
+    table = tmp_path / "runs.jsonl"
+    table.write_text("\n".join(map(json.dumps, lines)))
+    [report] = import_zoo(
+        folder,
+        tmp_path,
+        "own",
+        table=table,
+        rename={"step": "epoch"},
+        constants={"scheduler": "cosine"},
+        **IMAGES,
+    )
     assert report.kept == 3
-    others = pq.read_table(tmp_path / "own" / SOURCE_COLUMNS)
-    assert others["epoch"].to_pylist() == list(EPOCHS)
-    assert others["epoch_in_table"].to_pylist() == ["77"] * 3
+    others = pq.read_table(tmp_path / "own" / SOURCE_COLUMNS).sort_by("epoch").to_pydict()
+    assert others["epoch"] == list(EPOCHS)
+    assert others["epoch_in_table"] == ["own", None, "77"]
+    assert others["epoch_in_table_"] == ["77", None, None]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The cache of compiled kernels: what is loaded from it, and what is compiled anew."""
 
+import logging
 import os
 import shutil
 import stat
@@ -13,6 +14,7 @@ import pytest
 
 from model_zoos.builders.layout import make_layout
 from model_zoos.errors import LanesUnavailable
+from model_zoos.generation.engines.kernels.cache import cached
 from model_zoos.generation.engines.lanes.library import usable_isas
 
 try:
@@ -183,3 +185,18 @@ def test_threads_compile_several_kernels_side_by_side_and_none_twice(
     )
     assert load_in_a_process(tmp_path, str(compiler), code) == " ".join([str(SIZE)] * 4)
     assert builds(tmp_path) == 2
+
+
+def test_that_a_kernel_is_compiled_is_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def build(folder: Path) -> Path:
+        (folder / "kernel.so").write_bytes(b"kernel")
+        return folder / "kernel.so"
+
+    caplog.set_level(logging.INFO, "model_zoos")
+    for _ in range(2):
+        assert cached(tmp_path / "own", "cnn_s-0123", ".so", build, Path.read_bytes) == b"kernel"
+    assert [record.getMessage() for record in caplog.records] == [
+        "compiling the kernel cnn_s, which is kept for later runs"
+    ]
