@@ -198,7 +198,8 @@ def zoo_images(
 
     Raises:
         ImageFilesError: the image files are missing or cannot be used.
-        InvalidArgument: they are other images than zoo.json names.
+        InvalidArgument: they are other images than zoo.json names, or have another shape than the
+            models take.
     """
     images, recorded = given, recorded_digest(directory)
     if images is None:
@@ -218,6 +219,13 @@ def zoo_images(
         raise InvalidArgument(
             f"zoo.json names other images (sha256 {recorded:.12}...) than these {images.name} "
             f"({images.digest():.12}...); give those that the models saw"
+        )
+    layout = directory.zoo.layout
+    size = layout.architecture.image_size
+    if size is not None and images.shape != (layout.channels, size, size):
+        raise InvalidArgument(
+            f"the models take images [{layout.channels}, {size}, {size}], {images.name} has "
+            f"{list(images.shape)}: zoo.json names others than those that the models saw"
         )
     return images
 

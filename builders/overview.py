@@ -121,7 +121,8 @@ def _of_directory(directory: ZooDirectory) -> Overview:
     for split, found in files.items():
         for file in found:
             accuracy = file.metrics.get("test_acc", np.full(len(file.epochs), np.nan))
-            states = zip(file.epochs.tolist(), accuracy.tolist(), strict=True)
+            measured = np.ma.filled(accuracy, np.nan)
+            states = zip(file.epochs.tolist(), measured.tolist(), strict=True)
             models.setdefault(file.model_id, {}).update(states)
             splits[file.model_id] = split
     source = info.get("source") or {}

@@ -49,10 +49,17 @@ def printable(text: str) -> str:
     return untrusted.printable(text[:200])
 
 
-def shown(value: object) -> str:
-    """Return a value of a file for a message; nested values, which can be endless, by type."""
-    if isinstance(value, str | int | float | None):
-        return printable(repr(value[:40] if isinstance(value, str) else value)[:40])
+def shown(value: object, most: int = 40) -> str:
+    """Return a value of a file for a message; nested values, which can be endless, by type.
+
+    Args:
+        value: the value.
+        most: characters of a text that are shown.
+    """
+    if isinstance(value, str):
+        return untrusted.printable(repr(value if len(value) <= most else f"{value[:most]}..."))
+    if isinstance(value, int | float | None):
+        return printable(repr(value)[:40])
     return f"a {type(value).__name__}"
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from ...errors import InvalidArgument, ModelZoosWarning, SourceNotFound, did_you_mean
-from ..catalog import ZOOS
+from ..catalog import IMAGE_FOLDER, ZOOS
 from ..machine import file_digest
 from ..specification import normalize_name
 from ..zoo_directory import SOURCE_COLUMNS
@@ -80,12 +80,15 @@ def table_options(
 def _warn_of_images(images: str | None) -> None:
     """Warn if no images are named, or none that `verify` can load."""
     names = list(dict.fromkeys(zoo.images for zoo in ZOOS.values()))
-    known = {name.partition("/")[0] for name in (*names, "folder")}
+    known = {name.partition("/")[0] for name in (*names, IMAGE_FOLDER)}
     if images is None:
         text = "the images that the models saw are not named, so that nothing can be verified"
     elif images.replace("-", "_").partition("/")[0] not in known:
-        advice = did_you_mean(images, names) or f"known: {', '.join(names)}, folder/<folder>"
-        text = f"no image data set {images!r} is known, so that nothing can be verified; {advice}"
+        advice = did_you_mean(images, names) or f"known: {', '.join(names)}"
+        text = (
+            f"no image data set {images!r} is known, so that nothing can be verified; {advice}. A "
+            f"folder of images of your own is {IMAGE_FOLDER}{images}"
+        )
     else:
         return
     warnings.warn(ModelZoosWarning(text, hint="--images NAME"), stacklevel=4)

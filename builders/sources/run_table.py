@@ -9,7 +9,8 @@ other columns are kept as texts in source.parquet beside zoo.json, a row for eac
 
 A fault in a row costs this row: a missing file, tensors of another network, a second row of the
 same epoch, a metric that is NaN. An empty cell is a value that was not measured or is not known.
-Two rows of one file and epoch are joined if each has a metric that the other lacks.
+Two rows of one file and epoch are joined if they have different metrics and do not contradict each
+other.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ import itertools
 import json
 import math
 import os
+import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,7 +31,7 @@ import pyarrow as pa
 
 from ...errors import InvalidArgument, Unreadable
 from ..architecture import canonical_name, find_architecture
-from ..catalog import ELSEWHERE, UNKNOWN_IMAGES, config_names
+from ..catalog import ELSEWHERE, IMAGE_FOLDER, UNKNOWN_IMAGES, config_names
 from ..hyperparameters import ACTIVATIONS
 from ..layers import looks_like_text, parse_text
 from ..layout import Layout, find_layout, make_layout
@@ -55,6 +57,18 @@ KEYS = ("path", "model_id", "epoch")
 
 _ROUNDED = 1e-6
 """By so much a share that was averaged in float32 may exceed 1."""
+
+_SHORT = {
+    "lr": "learning_rate",
+    "wd": "weight_decay",
+    "bs": "batch_size",
+    "act": "activation",
+    "nonlinearity": "activation",
+    "opt": "optimizer",
+    "optim": "optimizer",
+    "sched": "scheduler",
+}
+"""Short names of hyperparameters, for which a name of ours is suggested."""
 
 _FEWEST_PERCENTS = 2
 """Values above 1 that make a column of shares suspect; a single one is a fault of its row."""
@@ -145,9 +159,11 @@ class RunTable:
         root = os.path.realpath(self.folder)
         path = os.path.realpath(os.path.join(root, entry.path))
         if os.path.commonpath((root, path)) != root:
-            raise Unreadable(f"refused: the path {shown(entry.path)} leaves the folder")
+            raise Unreadable(f"refused: the path {shown(entry.path, 200)} leaves the folder")
         if not os.path.isfile(path):
-            raise Unreadable(f"missing file: there is no {shown(entry.path)}")
+            raise Unreadable(
+                f"missing file: there is no {shown(entry.path, 200)} in {self.folder.name}"
+            )
         return Path(path)
 
     def sizes(self) -> list[tuple[str, int | None]]:
@@ -222,7 +238,7 @@ class RunTable:
             [*self.hyperparameters.values()],
             {
                 "name": name,
-                "image_dataset": images.partition("/")[0],
+                "image_dataset": images.removeprefix(IMAGE_FOLDER).partition("/")[0],
                 "images": images,
                 "architecture": layout.architecture.name,
                 "channels": layout.channels,
@@ -318,6 +334,11 @@ def read_run_table(
             f"columns that no row has, kept in {SOURCE_COLUMNS} ({len(others)}): "
             f"{', '.join(map(printable, others))}"
         )
+    if options := _suggested(others, {*found.ours.values(), *constants}):
+        remarks.append(f"columns that may be ours: {' '.join(map(printable, options))}")
+    if changed := [model for model, text in sorted(found.names.items()) if model != text]:
+        text = f"{shown(found.names[changed[0]], 60)} is {changed[0]}"
+        remarks.append(f"the ids of {counted(len(changed), 'model')} are not their names: {text}")
     if not set(found.ours.values()) & set(METRICS):
         remarks.append(
             "no column is a metric, so that nothing can be benchmarked or verified: "
@@ -333,6 +354,25 @@ def read_run_table(
         remarks.append(f"nested columns that are not kept ({len(found.dropped)}): {listed}")
     states = found.count - found.joined
     return RunTable(folder, models, found.names, hyperparameters, found.left_out, remarks, states)
+
+
+def _suggested(others: Iterable[str], taken: Iterable[str]) -> list[str]:
+    """Return the options that rename columns whose names resemble ours.
+
+    Args:
+        others: columns that no row of ours has.
+        taken: our names that have a column or a constant.
+    """
+    missing = {*METRICS, *HYPERPARAMETERS}.difference(taken)
+    options = []
+    for name in others:
+        for part in (name, name.rpartition(".")[2]):
+            plain = re.sub(r"[^a-z0-9]+", "_", part.lower()).replace("accuracy", "acc")
+            plain = re.sub(r"^valid(ation)?_", "val_", plain)
+            if (ours := _SHORT.get(plain, plain)) in missing:
+                missing.remove(ours)
+                options.append(f"--rename {name}={ours}")
+    return options
 
 
 class _Rows:
@@ -366,12 +406,16 @@ class _Rows:
     def refuse_percents(self, table: str) -> None:
         """Raise Unreadable if a share is above 1 in several rows and in a tenth of all: if it is in
         percent, its small values look like shares."""
-        for name, (above, count) in self._shares.items():
-            if above >= max(_FEWEST_PERCENTS, count / 10):
-                raise Unreadable(
-                    f"{table}: {name} is above 1 in {above} of {count} rows, expected a share of "
-                    "1: if it is in percent, divide the column by 100"
-                )
+        suspect = [
+            f"{name} is above 1 in {above} of {count} rows"
+            for name, (above, count) in self._shares.items()
+            if above >= max(_FEWEST_PERCENTS, count / 10)
+        ]
+        if suspect:
+            raise Unreadable(
+                f"{table}: {'; '.join(suspect)}; expected shares of 1: if they are in percent, "
+                "divide these columns by 100"
+            )
 
     def leave_out_shared_files(self) -> None:
         """Leave out the epochs of a model that have one file, which can be only one of them."""
@@ -380,8 +424,8 @@ class _Rows:
                 count = len(self._epochs[model, os.path.normpath(entry.path)])
                 if count > 1:
                     reason = (
-                        f"ambiguous: {shown(entry.path)} is the file of {count} epochs, keep the "
-                        "row of the one that it is of"
+                        f"ambiguous: {shown(entry.path, 200)} is the file of {count} epochs, keep "
+                        "the row of the one that it is of"
                     )
                     self._leave_out(self.names[model], epoch, reason, entry.row)
                     del entries[epoch]
@@ -438,7 +482,7 @@ class _Rows:
 
 
 def _joined(first: Entry, second: Entry, known: Mapping[str, Any], new: Mapping[str, Any]) -> Entry:
-    """Return the state of two rows of one file, of which each has a metric that the other lacks.
+    """Return the state of two rows of one file that have different metrics, or one of them none.
 
     Columns that no row of ours has may differ: both texts are kept.
 
@@ -457,8 +501,7 @@ def _joined(first: Entry, second: Entry, known: Mapping[str, Any], new: Mapping[
     one, two = values(first, known), values(second, new)
     agree = all(None in (value, two.get(name)) or two[name] == value for name, value in one.items())
     same_file = os.path.normpath(first.path) == os.path.normpath(second.path)
-    differ = first.metrics.keys() - second.metrics and second.metrics.keys() - first.metrics
-    if not (agree and same_file and differ):
+    if not (agree and same_file and first.metrics.keys() != second.metrics.keys()):
         raise Unreadable("repeated: another row is this epoch")
     others = {**second.others, **first.others}
     for name in first.others.keys() & second.others.keys():

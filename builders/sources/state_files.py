@@ -11,7 +11,7 @@ import io
 import math
 import os
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -145,13 +145,29 @@ def weights_of(tensors: Arrays, layout: Layout) -> NDArray[np.float32]:
     found = floats(tensors)
     placed = _by_name(found, layout) or _by_order(found, layout) or _by_shape(found, layout)
     if placed is None:
-        shapes = ", ".join(f"{printable(name)} {array.shape}" for name, array in found.items())
-        raise Unreadable(f"wrong shape: not a {layout}: {shapes:.300}" + ", ..." * bool(found))
+        raise Unreadable(f"wrong shape: not a {layout}: {_difference(found, layout)}")
     vector = np.empty(layout.size, np.float32)
     with np.errstate(over="ignore"):  # an infinite weight is found by those who check them
         for slot, array in placed:
             vector[slot.slice] = array.reshape(-1)
     return vector
+
+
+def _difference(found: Arrays, layout: Layout) -> str:
+    """Return in what shapes the tensors of a checkpoint differ from those of a layout."""
+    lacking = Counter(slot.shape for slot in layout.slots)
+    besides = []
+    for name, array in found.items():
+        if lacking[array.shape]:
+            lacking[array.shape] -= 1
+        else:
+            besides.append(f"{printable(name)} {array.shape}")
+    parts = []
+    if lacks := [str(shape) for shape in lacking.elements()]:
+        parts.append(f"it lacks tensors of the shapes {', '.join(lacks)}"[:300])
+    if besides:
+        parts.append(f"it has besides {', '.join(besides)}"[:300])
+    return "; ".join(parts) or "its tensors cannot be told apart or stand in another order"
 
 
 Placed = list[tuple[Slot, NDArray[Any]]]

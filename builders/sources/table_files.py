@@ -118,11 +118,24 @@ def _json_rows(content: bytes, dropped: list[str]) -> Iterator[Row | Unreadable]
             except ValueError as error:
                 yield Unreadable(f"malformed: {error!s:.100}")
                 continue
+            row = _flat(row)
             names.update(row)
             _check_width(len(names))
             yield row
 
     return _counted(checked(), lambda: len(names))
+
+
+def _flat(row: Mapping[str, Any], depth: int = 5) -> dict[str, Any]:
+    """Return a row whose nested objects are columns such as config.lr; deeper ones stay as they
+    are."""
+    flat: dict[str, Any] = {}
+    for name, value in row.items():
+        if isinstance(value, dict) and value and depth:
+            flat |= {f"{name}.{inner}": v for inner, v in _flat(value, depth - 1).items()}
+        else:
+            flat[name] = value
+    return flat
 
 
 def _parquet_rows(content: bytes, dropped: list[str]) -> Iterator[Row | Unreadable]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import os
 import warnings
@@ -26,6 +27,7 @@ import model_zoos
 from model_zoos.benchmarks.audit import audit_zoo
 from model_zoos.benchmarks.property_prediction import predict_properties
 from model_zoos.builders.hub.build import build_folder
+from model_zoos.builders.overview import overview
 from model_zoos.builders.sources.importing import import_zoo
 from model_zoos.builders.sources.report import Report
 from model_zoos.builders.zoo_directory import SOURCE_COLUMNS, open_zoo
@@ -38,6 +40,7 @@ from model_zoos.errors import (
     Unreadable,
 )
 from model_zoos.generation.images import ImageData, load_images
+from model_zoos.generation.images.data import Images
 from tests.builders.hub.folders import PUBLISH
 from tests.hub_server import Client, Hub
 from tests.shared import contents
@@ -128,13 +131,15 @@ def write_csv(path: Path, rows: Rows) -> Path:
     return path
 
 
-def take(runs: tuple[Path, Rows], table: Path, change: Callable[[Rows], object]) -> Report:
+def take(
+    runs: tuple[Path, Rows], table: Path, change: Callable[[Rows], object], name: str = "own"
+) -> Report:
     """Import the first two models with a changed table."""
     folder, rows = runs
     some = [dict(row) for row in rows[:6]]
     change(some)
     [report] = import_zoo(
-        folder, table.parent / "zoos", "own", table=write_csv(table, some), **IMAGES
+        folder, table.parent / "zoos", name, table=write_csv(table, some), **IMAGES
     )
     return report
 
@@ -145,7 +150,9 @@ def home(tmp_path_factory: pytest.TempPathFactory, runs: tuple[Path, Rows]) -> P
     table = write_csv(root / "runs.csv", runs[1])
     [report] = import_zoo(runs[0], root, "perceptrons", table=table, **IMAGES, **TERMS)
     assert (report.models, report.found, report.kept, report.left_out) == (50, 150, 150, ())
-    assert report.remarks == (f"columns that no row has, kept in {SOURCE_COLUMNS} (2): l2, host",)
+    columns, ids = report.remarks
+    assert columns == f"columns that no row has, kept in {SOURCE_COLUMNS} (2): l2, host"
+    assert ids.startswith("the ids of 50 models are not their names: 'run/0' is run_0,sha=")
     return root
 
 
@@ -388,7 +395,10 @@ def test_a_constant_beside_a_column_is_remarked(runs: tuple[Path, Rows], tmp_pat
     [
         (None, "the images that the models saw are not named"),
         ("minst", "no image data set 'minst' is known, .* did you mean mnist"),
-        ("celeba", "no image data set 'celeba' is known, .* known: mnist, .*folder/<folder>$"),
+        (
+            "celeba",
+            "no image data set 'celeba' is known, .* known: mnist, .*your own is folder/celeba$",
+        ),
     ],
 )
 def test_images_that_nothing_can_be_verified_with_are_warned_of(
@@ -618,8 +628,8 @@ def test_malformed_rows_cost_themselves(runs: tuple[Path, Rows], tmp_path: Path)
     table.write_text("\n".join([*lines, "[1]", "{", "", nested, "[" * 100_000]))
     [report] = import_zoo(folder, tmp_path, "two", table=table, **IMAGES)
     assert (report.kept, len(report.left_out)) == (4, 3)
-    [depth] = pq.read_table(tmp_path / "two" / SOURCE_COLUMNS)["config"].drop_null().to_pylist()
-    assert json.loads(depth) == {"depth": 2}
+    others = pq.read_table(tmp_path / "two" / SOURCE_COLUMNS)
+    assert others["config.depth"].drop_null().to_pylist() == ["2"]
 
 
 def test_columns_of_other_types(runs: tuple[Path, Rows], tmp_path: Path) -> None:
@@ -680,7 +690,7 @@ def test_a_column_of_percents_is_refused(
             row["train_acc"] = 1.2 if number == 0 else 0.5
             row["learning_rate"] = -1
 
-    with pytest.raises(Unreadable, match=rf"test_acc is above 1 in {len(above)} of 6 rows, .*perc"):
+    with pytest.raises(Unreadable, match=rf"test_acc is above 1 in {len(above)} of 6 rows; .*perc"):
         take(runs, tmp_path / "runs.csv", change)
     assert not (tmp_path / "zoos" / "own").exists()
 
@@ -695,7 +705,8 @@ def split_rows(rows: Rows, **changes: object) -> None:
 def test_rows_with_different_metrics_of_one_state_are_joined(
     runs: tuple[Path, Rows], tmp_path: Path
 ) -> None:
-    """Equal values may stand in both, and columns that no row has may differ."""
+    """Equal values may stand in both, and columns that no row has may differ. Rows without any
+    metric, which loggers write for steps, add nothing, wherever they stand."""
 
     def change(rows: Rows) -> None:
         for row in rows:
@@ -703,10 +714,13 @@ def test_rows_with_different_metrics_of_one_state_are_joined(
         split_rows(rows, seed="", step=99)
         for row in rows[6:]:
             row["path"] = f"./{row['path']}"
+        nothing = dict.fromkeys(("test_acc", "test_loss", "train_acc", "val_loss"), "")
+        rows.insert(0, {**rows[0], **nothing, "step": ""})
+        rows.append({**rows[1], **nothing, "step": ""})
 
     report = take(runs, tmp_path / "runs.csv", change)
     assert (report.found, report.kept, report.left_out) == (6, 6, ())
-    assert any(remark.startswith("6 rows with further metrics") for remark in report.remarks)
+    assert any(remark.startswith("8 rows with further metrics") for remark in report.remarks)
     directory = open_zoo(tmp_path / "zoos", "own")
     expected = {(row["model_id"], row["epoch"]): row for row in runs[1][:6]}
     for file in directory.scan()[0]:
@@ -728,7 +742,7 @@ def test_rows_with_different_metrics_of_one_state_are_joined(
         {"optimizer": "lion"},
         {"path": "runs/0/none.pt"},
         {"test_acc": 0.25},
-        {"train_acc": ""},
+        {"test_acc": 0.25, "train_acc": ""},
     ],
 )
 def test_rows_that_contradict_each_other_are_not_joined(
@@ -765,6 +779,89 @@ def test_a_file_of_several_models_is_theirs(runs: tuple[Path, Rows], tmp_path: P
     """Models may begin with the same weights."""
     report = take(runs, tmp_path / "runs.csv", lambda rows: rows[3].update(path=rows[0]["path"]))
     assert report.kept == 6
+
+
+def test_names_that_resemble_ours_are_suggested(runs: tuple[Path, Rows], tmp_path: Path) -> None:
+    """Also in nested objects of JSON lines, whose names are joined by dots."""
+    folder, rows = runs
+    lines = []
+    for row in rows[:3]:
+        rate = row["learning_rate"]
+        line = {
+            k: v for k, v in row.items() if k not in ("test_acc", "learning_rate", "activation")
+        }
+        line |= {"test/accuracy": row["test_acc"], "model_id": "a b", "width": 8, "val.loss": 1.5}
+        lines.append({**line, "config": {"lr": rate, "net": {"act": "relu"}}})
+    table = tmp_path / "runs.jsonl"
+    table.write_text("\n".join(map(json.dumps, lines)))
+    [report] = import_zoo(folder, tmp_path, "one", table=table, **IMAGES)
+    remarks = "\n".join(report.remarks)
+    options = {
+        "config.lr": "learning_rate",
+        "config.net.act": "activation",
+        "test/accuracy": "test_acc",
+        "val.loss": "val_loss",
+    }
+    for theirs, ours in options.items():
+        assert f"--rename {theirs}={ours}" in remarks
+    assert remarks.count("--rename") == len(options)
+    assert "the ids of 1 model are not their names: 'a b' is a_b,sha=" in remarks
+    [report] = import_zoo(folder, tmp_path, "two", table=table, rename=options, **IMAGES)
+    [file] = open_zoo(tmp_path, "two").scan()[0]
+    assert file.hyperparameters["learning_rate"] == rows[0]["learning_rate"]
+    assert file.metrics["test_acc"].tolist() == [row["test_acc"] for row in rows[:3]]
+    assert not any("--rename" in remark for remark in report.remarks)
+
+
+def test_metrics_that_some_states_lack(
+    runs: tuple[Path, Rows], tmp_path: Path, digits: ImageData
+) -> None:
+    """The overview counts what there is; an audit that can compare nothing is not good."""
+    report = take(runs, tmp_path / "runs.csv", lambda rows: rows[2].update(test_acc=""))
+    assert report.kept == 6
+    home = tmp_path / "zoos"
+    [found] = overview("own", home)
+    assert found.accuracies is not None
+    assert found.accuracies == pytest.approx([runs[1][5]["test_acc"]] * len(found.accuracies))
+    take(
+        runs,
+        tmp_path / "runs.csv",
+        lambda rows: [row.update(test_acc="", test_loss="") for row in rows],
+        name="none",
+    )
+    [found] = overview("none", home)
+    assert found.accuracies is None
+    audit = audit_zoo("none", home, images=digits)
+    assert (audit.evaluated, audit.verdict) == (6, "not compared")
+    assert "no accuracy or loss" in next(c.note for c in audit.checks if c.name == "accuracy")
+
+
+def test_images_of_another_size(runs: tuple[Path, Rows], tmp_path: Path) -> None:
+    report = take(runs, tmp_path / "runs.csv", lambda rows: None)
+    assert report.kept == 6
+    small = load_images("digits")
+    cut = [Images(part.pixels[..., 4:, 4:], part.labels) for part in (small.train, small.test)]
+    other = dataclasses.replace(small, train=cut[0], validation=None, test=cut[1])
+    audit = audit_zoo("own", tmp_path / "zoos", images=other)
+    assert audit.verdict == "not compared"
+    [note] = [check.note for check in audit.checks if check.name == "accuracy"]
+    assert "the models take images [1, 28, 28], digits has [1, 24, 24]" in note
+
+
+def test_tensors_that_lack_or_are_too_many(tmp_path: Path) -> None:
+    state = network(nn.ReLU()).state_dict()
+    torch.save({**state, "4.running_mean": torch.zeros(8)}, tmp_path / "more.pt")
+    del state["3.bias"]
+    torch.save(state, tmp_path / "less.pt")
+    torch.save(network(nn.ReLU()).state_dict(), tmp_path / "whole.pt")
+    rows = [
+        {"path": f"{name}.pt", "model_id": name, "epoch": 1} for name in ("whole", "more", "less")
+    ]
+    table = write_csv(tmp_path / "t.csv", rows)
+    [report] = import_zoo(tmp_path, tmp_path / "zoos", "own", table=table, **IMAGES)
+    reasons = {entry.trial: entry.reason for entry in report.left_out}
+    assert "): it lacks tensors of the shapes (10,)" in reasons["less"]
+    assert "it has besides 4.running_mean (8,)" in reasons["more"]
 
 
 def test_a_renamed_column_beside_one_of_that_name(runs: tuple[Path, Rows], tmp_path: Path) -> None:
