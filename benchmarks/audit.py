@@ -244,9 +244,7 @@ def _join(zoo: ZooOnDisk, shares: Sequence[Share]) -> Audit:
         if any(tally.checked for tally in tallies):
             findings[name].add(tallies)
     if engines and not accuracy.checked and not loss.checked:
-        accuracy.remark(
-            "not compared: no accuracy or loss on these images is recorded", undone=True
-        )
+        accuracy.remark("not compared: no evaluated state has a recorded accuracy", undone=True)
     if diverged := sum(share.diverged for share in shares):
         findings["finite"].remark(f"{diverged} states of diverged models, whose loss is NaN too")
     if unknown := sum(share.unknown for share in shares):

@@ -225,7 +225,7 @@ def zoo_images(
     if size is not None and images.shape != (layout.channels, size, size):
         raise InvalidArgument(
             f"the models take images [{layout.channels}, {size}, {size}], {images.name} has "
-            f"{list(images.shape)}: zoo.json names others than those that the models saw"
+            f"{list(images.shape)}: these are not the images that the models saw"
         )
     return images
 

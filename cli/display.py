@@ -442,10 +442,11 @@ def progress_bars(hidden: bool) -> Iterator[Bars]:
     """Show bars while something runs."""
     bars = Bars(hidden)
     log, remarks = logging.getLogger("model_zoos"), _Remarks(bars)
-    level = log.level
+    level, propagate = log.level, log.propagate
     if not hidden:
         log.addHandler(remarks)
-        log.setLevel(logging.INFO)
+        log.setLevel(min(level or logging.INFO, logging.INFO))
+        log.propagate = False  # a handler of the root logger would say it once more
     # rich 13 ends a progress display with an empty line even where it is disabled.
     with nullcontext() if bars.progress.disable else bars.progress:
         try:
@@ -456,6 +457,7 @@ def progress_bars(hidden: bool) -> Iterator[Bars]:
         finally:
             log.removeHandler(remarks)
             log.setLevel(level)
+            log.propagate = propagate
 
 
 def counting(bars: Bars, unit: str) -> Callable[[str, int, int], None]:

@@ -84,11 +84,10 @@ def _warn_of_images(images: str | None) -> None:
     if images is None:
         text = "the images that the models saw are not named, so that nothing can be verified"
     elif images.replace("-", "_").partition("/")[0] not in known:
-        advice = did_you_mean(images, names) or f"known: {', '.join(names)}"
-        text = (
-            f"no image data set {images!r} is known, so that nothing can be verified; {advice}. A "
-            f"folder of images of your own is {IMAGE_FOLDER}{images}"
+        advice = did_you_mean(images, names) or (
+            f"known: {', '.join(names)}. A folder of images of your own is {IMAGE_FOLDER}{images}"
         )
+        text = f"no image data set {images!r} is known, so that nothing can be verified; {advice}"
     else:
         return
     warnings.warn(ModelZoosWarning(text, hint="--images NAME"), stacklevel=4)

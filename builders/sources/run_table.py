@@ -20,6 +20,7 @@ import json
 import math
 import os
 import re
+import shlex
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -31,7 +32,7 @@ import pyarrow as pa
 
 from ...errors import InvalidArgument, Unreadable
 from ..architecture import canonical_name, find_architecture
-from ..catalog import ELSEWHERE, IMAGE_FOLDER, UNKNOWN_IMAGES, config_names
+from ..catalog import ELSEWHERE, UNKNOWN_IMAGES, config_names
 from ..hyperparameters import ACTIVATIONS
 from ..layers import looks_like_text, parse_text
 from ..layout import Layout, find_layout, make_layout
@@ -238,7 +239,7 @@ class RunTable:
             [*self.hyperparameters.values()],
             {
                 "name": name,
-                "image_dataset": images.removeprefix(IMAGE_FOLDER).partition("/")[0],
+                "image_dataset": images.partition("/")[0],
                 "images": images,
                 "architecture": layout.architecture.name,
                 "channels": layout.channels,
@@ -334,7 +335,8 @@ def read_run_table(
             f"columns that no row has, kept in {SOURCE_COLUMNS} ({len(others)}): "
             f"{', '.join(map(printable, others))}"
         )
-    if options := _suggested(others, {*found.ours.values(), *constants}):
+    taken = {*found.ours.values(), *constants}
+    if options := _suggested([e for of in models.values() for e in of], others, taken):
         remarks.append(f"columns that may be ours: {' '.join(map(printable, options))}")
     if changed := [model for model, text in sorted(found.names.items()) if model != text]:
         text = f"{shown(found.names[changed[0]], 60)} is {changed[0]}"
@@ -345,10 +347,7 @@ def read_run_table(
             "--rename THEIRS=test_acc (rename=) names one"
         )
     if found.joined:
-        remarks.append(
-            f"{counted(found.joined, 'row')} with further metrics of a state joined with the first "
-            "row of this state"
-        )
+        remarks.append(f"{counted(found.joined, 'row')} joined with another row of the same state")
     if found.dropped:
         listed = ", ".join(map(printable, found.dropped))
         remarks.append(f"nested columns that are not kept ({len(found.dropped)}): {listed}")
@@ -356,10 +355,11 @@ def read_run_table(
     return RunTable(folder, models, found.names, hyperparameters, found.left_out, remarks, states)
 
 
-def _suggested(others: Iterable[str], taken: Iterable[str]) -> list[str]:
-    """Return the options that rename columns whose names resemble ours.
+def _suggested(entries: Sequence[Entry], others: Iterable[str], taken: Iterable[str]) -> list[str]:
+    """Return the options that rename columns whose names resemble ours, and whose values fit.
 
     Args:
+        entries: all states.
         others: columns that no row of ours has.
         taken: our names that have a column or a constant.
     """
@@ -369,10 +369,23 @@ def _suggested(others: Iterable[str], taken: Iterable[str]) -> list[str]:
         for part in (name, name.rpartition(".")[2]):
             plain = re.sub(r"[^a-z0-9]+", "_", part.lower()).replace("accuracy", "acc")
             plain = re.sub(r"^valid(ation)?_", "val_", plain)
-            if (ours := _SHORT.get(plain, plain)) in missing:
+            ours = _SHORT.get(plain, plain)
+            if ours in missing and all(_fits(ours, entry.others.get(name)) for entry in entries):
                 missing.remove(ours)
-                options.append(f"--rename {name}={ours}")
+                options.append(f"--rename {shlex.quote(f'{name}={ours}')}")
     return options
+
+
+def _fits(name: str, cell: str | None) -> bool:
+    """Return whether a column of ours can have a value."""
+    try:
+        if name in METRICS:
+            number = _number(name, cell, "metrics")
+            return number is None or name not in SHARES_OF_1 or 0 <= number <= 1
+        _hyperparameters({name: cell})
+    except Unreadable:
+        return False
+    return True
 
 
 class _Rows:
@@ -484,7 +497,8 @@ class _Rows:
 def _joined(first: Entry, second: Entry, known: Mapping[str, Any], new: Mapping[str, Any]) -> Entry:
     """Return the state of two rows of one file that have different metrics, or one of them none.
 
-    Columns that no row of ours has may differ: both texts are kept.
+    Columns that no row of ours has may differ: both texts are kept, or of a row without metrics
+    none.
 
     Args:
         first, second: the two rows.
@@ -503,6 +517,10 @@ def _joined(first: Entry, second: Entry, known: Mapping[str, Any], new: Mapping[
     same_file = os.path.normpath(first.path) == os.path.normpath(second.path)
     if not (agree and same_file and first.metrics.keys() != second.metrics.keys()):
         raise Unreadable("repeated: another row is this epoch")
+    if not second.metrics:
+        return first
+    if not first.metrics:
+        return second
     others = {**second.others, **first.others}
     for name in first.others.keys() & second.others.keys():
         if first.others[name] != second.others[name]:
@@ -560,6 +578,7 @@ def _entry(values: Row, epoch: int, row: int) -> tuple[Entry, dict[str, Any]]:
             number = 1.0
         if math.isnan(number) or (name in SHARES_OF_1 and not 0 <= number <= 1):
             good = "a share of 1" if name in SHARES_OF_1 else "a number"
+            good += " (in percent? divide the column by 100)" * (1 < number <= 100)
             raise Unreadable(f"wrong metrics: {name} is {number:g}, not {good}")
         metrics[name] = number
     others = {

@@ -12,7 +12,7 @@ import math
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -164,10 +164,14 @@ def _difference(found: Arrays, layout: Layout) -> str:
             besides.append(f"{printable(name)} {array.shape}")
     parts = []
     if lacks := [str(shape) for shape in lacking.elements()]:
-        parts.append(f"it lacks tensors of the shapes {', '.join(lacks)}"[:300])
+        parts.append(f"it lacks tensors of the shapes {_few(lacks)}")
     if besides:
-        parts.append(f"it has besides {', '.join(besides)}"[:300])
-    return "; ".join(parts) or "its tensors cannot be told apart or stand in another order"
+        parts.append(f"it has besides {_few(besides)}")
+    return "; ".join(parts) or "save its tensors in the order of the layers"
+
+
+def _few(texts: Sequence[str]) -> str:
+    return ", ".join(texts[:12]) + f" and {len(texts) - 12} more" * (len(texts) > 12)
 
 
 Placed = list[tuple[Slot, NDArray[Any]]]

@@ -29,7 +29,9 @@ _MAX_COLUMNS = 1000
 _MAX_CELLS = 5_000_000
 _MAX_CELL = 100_000
 _MAX_LINE = 1 << 20
-"""Limits of a table: bytes of the file, columns, cells, characters of a cell, bytes of a line."""
+_MOST_NESTED = 64
+"""Limits of a table: bytes of the file, columns, cells, characters of a cell, bytes of a line, keys
+of an object that become columns."""
 
 _BETWEEN = (",", ";", "\t")
 """Signs that separate the cells of a line: the first of them that the first line has."""
@@ -127,12 +129,17 @@ def _json_rows(content: bytes, dropped: list[str]) -> Iterator[Row | Unreadable]
 
 
 def _flat(row: Mapping[str, Any], depth: int = 5) -> dict[str, Any]:
-    """Return a row whose nested objects are columns such as config.lr; deeper ones stay as they
-    are."""
+    """Return a row whose nested objects are columns such as config.lr.
+
+    Objects stay as they are if they are deeper, have many keys, or one that a column has already.
+    """
     flat: dict[str, Any] = {}
     for name, value in row.items():
-        if isinstance(value, dict) and value and depth:
-            flat |= {f"{name}.{inner}": v for inner, v in _flat(value, depth - 1).items()}
+        nested: dict[str, Any] = {}
+        if isinstance(value, dict) and depth:
+            nested = {f"{name}.{inner}": v for inner, v in _flat(value, depth - 1).items()}
+        if nested and len(nested) <= _MOST_NESTED and not nested.keys() & row.keys():
+            flat |= nested
         else:
             flat[name] = value
     return flat

@@ -86,7 +86,7 @@ def _use_in(
             if path.stem.endswith(f"-{digest}"):
                 return use(path)
         path.unlink()  # truncated, or put there by somebody else
-    _log.info("compiling the kernel %s, which is kept for later runs", name.rpartition("-")[0])
+    _log.info("compiling the kernel %s for this machine", name.rpartition("-")[0])
     with tempfile.TemporaryDirectory(dir=folder, prefix="building-") as building:
         built = build(Path(building))
         built.chmod(0o700)

@@ -720,7 +720,7 @@ def test_rows_with_different_metrics_of_one_state_are_joined(
 
     report = take(runs, tmp_path / "runs.csv", change)
     assert (report.found, report.kept, report.left_out) == (6, 6, ())
-    assert any(remark.startswith("8 rows with further metrics") for remark in report.remarks)
+    assert "8 rows joined with another row of the same state" in report.remarks
     directory = open_zoo(tmp_path / "zoos", "own")
     expected = {(row["model_id"], row["epoch"]): row for row in runs[1][:6]}
     for file in directory.scan()[0]:
@@ -790,7 +790,12 @@ def test_names_that_resemble_ours_are_suggested(runs: tuple[Path, Rows], tmp_pat
         line = {
             k: v for k, v in row.items() if k not in ("test_acc", "learning_rate", "activation")
         }
-        line |= {"test/accuracy": row["test_acc"], "model_id": "a b", "width": 8, "val.loss": 1.5}
+        line |= {
+            "test/accuracy": row["test_acc"],
+            "model_id": "a b",
+            "wd": "1e-3 cosine",
+            "val.loss": 1.5,
+        }
         lines.append({**line, "config": {"lr": rate, "net": {"act": "relu"}}})
     table = tmp_path / "runs.jsonl"
     table.write_text("\n".join(map(json.dumps, lines)))
@@ -801,7 +806,7 @@ def test_names_that_resemble_ours_are_suggested(runs: tuple[Path, Rows], tmp_pat
         "config.net.act": "activation",
         "test/accuracy": "test_acc",
         "val.loss": "val_loss",
-    }
+    }  # "wd" is no number, so that it cannot be weight_decay
     for theirs, ours in options.items():
         assert f"--rename {theirs}={ours}" in remarks
     assert remarks.count("--rename") == len(options)
@@ -833,7 +838,9 @@ def test_metrics_that_some_states_lack(
     assert found.accuracies is None
     audit = audit_zoo("none", home, images=digits)
     assert (audit.evaluated, audit.verdict) == (6, "not compared")
-    assert "no accuracy or loss" in next(c.note for c in audit.checks if c.name == "accuracy")
+    assert "no evaluated state has a recorded accuracy" in next(
+        c.note for c in audit.checks if c.name == "accuracy"
+    )
 
 
 def test_images_of_another_size(runs: tuple[Path, Rows], tmp_path: Path) -> None:

@@ -198,5 +198,5 @@ def test_that_a_kernel_is_compiled_is_logged(
     for _ in range(2):
         assert cached(tmp_path / "own", "cnn_s-0123", ".so", build, Path.read_bytes) == b"kernel"
     assert [record.getMessage() for record in caplog.records] == [
-        "compiling the kernel cnn_s, which is kept for later runs"
+        "compiling the kernel cnn_s for this machine"
     ]
