@@ -85,7 +85,7 @@ def test_each_row_of_the_comparison_by_plain_arithmetic() -> None:
             published, spread = TWINS[metric][int(epoch)], std
         assert float(theirs.split(" ± ")[0]) == pytest.approx(published, abs=6e-4)
         assert float(ours.split(" ± ")[0]) == pytest.approx(value, abs=6e-4)
-        assert int(models) == count
+        assert int(models.replace(",", "")) == count
         assert float(difference) == pytest.approx(value - published, abs=6e-4)
         assert float(units.split(" of ")[0]) == pytest.approx(
             (value - published) / spread, abs=6e-3
