@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -36,6 +37,11 @@ def file_digest(path: Path, algorithm: str) -> str:
 def counted(number: int, thing: str) -> str:
     """Return a number of things in words: "1 model", "2,000 models"."""
     return f"{number:,} {thing}{'s' * (number != 1)}"
+
+
+def few(texts: Sequence[str], most: int) -> str:
+    """Return the first texts, and how many more there are: "a, b and 3 more"."""
+    return ", ".join(texts[:most]) + f" and {len(texts) - most} more" * (len(texts) > most)
 
 
 def byte_size(count: float, smallest: str = "kB") -> str:

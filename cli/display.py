@@ -430,6 +430,22 @@ class _Remarks(logging.Handler):
         self._bars.say(_harmless(record.getMessage()))
 
 
+@contextmanager
+def _log_shown(bars: Bars) -> Iterator[None]:
+    """Show above the bars what the package logs."""
+    log, remarks = logging.getLogger("model_zoos"), _Remarks(bars)
+    level, propagate = log.level, log.propagate
+    log.addHandler(remarks)
+    log.setLevel(min(level or logging.INFO, logging.INFO))
+    log.propagate = False  # a handler of the root logger would say it once more
+    try:
+        yield
+    finally:
+        log.removeHandler(remarks)
+        log.setLevel(level)
+        log.propagate = propagate
+
+
 def duration(seconds: float) -> str:
     """Return a time as "45 s", "12 min" or "3.2 h"."""
     if seconds < 100:
@@ -441,23 +457,16 @@ def duration(seconds: float) -> str:
 def progress_bars(hidden: bool) -> Iterator[Bars]:
     """Show bars while something runs."""
     bars = Bars(hidden)
-    log, remarks = logging.getLogger("model_zoos"), _Remarks(bars)
-    level, propagate = log.level, log.propagate
-    if not hidden:
-        log.addHandler(remarks)
-        log.setLevel(min(level or logging.INFO, logging.INFO))
-        log.propagate = False  # a handler of the root logger would say it once more
     # rich 13 ends a progress display with an empty line even where it is disabled.
-    with nullcontext() if bars.progress.disable else bars.progress:
+    with (
+        nullcontext() if bars.progress.disable else bars.progress,
+        nullcontext() if hidden else _log_shown(bars),
+    ):
         try:
             yield bars
         except Exception:
             bars.progress.live.transient = True  # nothing stays of a bar above an error
             raise
-        finally:
-            log.removeHandler(remarks)
-            log.setLevel(level)
-            log.propagate = propagate
 
 
 def counting(bars: Bars, unit: str) -> Callable[[str, int, int], None]:

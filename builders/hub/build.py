@@ -29,6 +29,7 @@ import pyarrow as pa
 from ...errors import Cancelled, FaultyFile, InvalidArgument
 from ..atomic import write_atomically
 from ..catalog import METRICS_NAME, parts_of
+from ..machine import few
 from ..model_file import ModelFile
 from ..ranks import ALONE, Rank, deal, rank_cores
 from ..specification import normalize_name
@@ -219,9 +220,8 @@ def _refuse_others(out: Path) -> None:
     beside = [name for name in names if not name.startswith(".") and name != "figures"]
     if beside:
         what = "zoo directories" if list_zoo_directories(out) else "other files"
-        more = f" and {len(beside) - 3} more" if len(beside) > 3 else ""
         raise InvalidArgument(
-            f"{out} holds {what} ({', '.join(beside[:3])}{more}): build into a folder of its own, "
+            f"{out} holds {what} ({few(beside, 3)}): build into a folder of its own, "
             "as a repository holds nothing else",
             hint="--out names it",
         )

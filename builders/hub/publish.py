@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from huggingface_hub import CommitOperationAdd, HfApi, constants
 
 from ...errors import FaultyZoo, InvalidArgument
+from ..machine import few
 from ..zoo_directory import list_zoo_directories
 from .card import published_card, render_card
 from .contents import describe_contents, read_contents
@@ -152,8 +153,7 @@ def publish(
             order = sorted(changed, key=lambda path: path == CARD)  # it comes last
             additions = [CommitOperationAdd(path, contents[path]) for path in order]
             _upload(remote, additions, branch, on_progress)
-            more = f" and {len(zoos) - 3} more" if len(zoos) > 3 else ""
-            message = f"Publish {', '.join(zoos[:3])}{more}"
+            message = f"Publish {few(zoos, 3)}"
             commit, url = remote.commit(additions, stale, message, branch)
     return PublishSummary(
         repo_id=repo_id,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...errors import Unreadable
+from ..machine import few
 from ..zoo_directory import built_zoos, list_zoo_directories
 
 
@@ -32,17 +33,13 @@ def refuse_own_folder(path: Path) -> None:
     path = path.resolve()
     if zoos := list_zoo_directories(path):
         raise Unreadable(
-            f"it holds zoo directories already, so there is nothing to import: {_few(zoos)}. "
+            f"it holds zoo directories already, so there is nothing to import: {few(zoos, 5)}. "
             f'load_dataset("model_zoos", "{zoos[0]}", data_dir="{path}") reads one',
             hint=f"model-zoos list --data-dir {path}",
         )
     if built := built_zoos(path):
         raise Unreadable(
             "`model-zoos build` wrote this folder, so there is nothing to import: "
-            f'{_few(built)}. load_dataset("{path}", "{built[0]}") reads it without model_zoos',
+            f'{few(built, 5)}. load_dataset("{path}", "{built[0]}") reads it without model_zoos',
             hint=f"model-zoos publish ORG/NAME --from {path}",
         )
-
-
-def _few(names: list[str]) -> str:
-    return ", ".join(names[:5]) + f" and {len(names) - 5} more" * (len(names) > 5)

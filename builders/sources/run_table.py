@@ -320,11 +320,27 @@ def read_run_table(
         raise Unreadable(f"{path.name} has no row that can be used: {reason}")
     hyperparameters, remarks = _agree(found.hyperparameters, shared)
     models = {model: [of[e] for e in sorted(of)] for model, of in sorted(found.entries.items())}
-    others = dict.fromkeys(n for rows in models.values() for entry in rows for n in entry.others)
+    remarks += _remarks(found, models, constants)
+    states = found.count - found.joined
+    return RunTable(folder, models, found.names, hyperparameters, found.left_out, remarks, states)
+
+
+def _remarks(
+    found: _Rows, models: Mapping[str, Sequence[Entry]], constants: Iterable[str]
+) -> list[str]:
+    """Return what a user must know of the columns of a table.
+
+    Args:
+        found: its rows.
+        models: model id -> its states.
+        constants: names of the hyperparameters that all models share.
+    """
+    entries = [entry for of in models.values() for entry in of]
+    others = dict.fromkeys(name for entry in entries for name in entry.others)
+    remarks = []
     for name in _CAN_BE_NULL:
         if name in others:
             del others[name]
-            entries = (entry for of in models.values() for entry in of)
             texts = {entry.others[name] for entry in entries if name in entry.others}
             some = ", ".join(shown(text) for text in sorted(texts)[:3])
             remarks.append(
@@ -336,7 +352,7 @@ def read_run_table(
             f"{', '.join(map(printable, others))}"
         )
     taken = {*found.ours.values(), *constants}
-    if options := _suggested([e for of in models.values() for e in of], others, taken):
+    if options := _suggested(entries, others, taken):
         remarks.append(f"columns that may be ours: {' '.join(map(printable, options))}")
     if changed := [model for model, text in sorted(found.names.items()) if model != text]:
         text = f"{shown(found.names[changed[0]], 60)} is {changed[0]}"
@@ -351,8 +367,7 @@ def read_run_table(
     if found.dropped:
         listed = ", ".join(map(printable, found.dropped))
         remarks.append(f"nested columns that are not kept ({len(found.dropped)}): {listed}")
-    states = found.count - found.joined
-    return RunTable(folder, models, found.names, hyperparameters, found.left_out, remarks, states)
+    return remarks
 
 
 def _suggested(entries: Sequence[Entry], others: Iterable[str], taken: Iterable[str]) -> list[str]:

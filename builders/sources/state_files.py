@@ -12,7 +12,7 @@ import math
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from ...errors import Unreadable
 from ..layout import Layout, Slot
+from ..machine import few
 from ..tensor_file import TensorFile
 from ..untrusted import read_plain
 from .archive import printable, read_member, zip_members
@@ -153,6 +154,10 @@ def weights_of(tensors: Arrays, layout: Layout) -> NDArray[np.float32]:
     return vector
 
 
+_SHOWN = 12
+"""Tensors that a message lists."""
+
+
 def _difference(found: Arrays, layout: Layout) -> str:
     """Return in what shapes the tensors of a checkpoint differ from those of a layout."""
     lacking = Counter(slot.shape for slot in layout.slots)
@@ -164,14 +169,10 @@ def _difference(found: Arrays, layout: Layout) -> str:
             besides.append(f"{printable(name)} {array.shape}")
     parts = []
     if lacks := [str(shape) for shape in lacking.elements()]:
-        parts.append(f"it lacks tensors of the shapes {_few(lacks)}")
+        parts.append(f"it lacks tensors of the shapes {few(lacks, _SHOWN)}")
     if besides:
-        parts.append(f"it has besides {_few(besides)}")
+        parts.append(f"it has besides {few(besides, _SHOWN)}")
     return "; ".join(parts) or "save its tensors in the order of the layers"
-
-
-def _few(texts: Sequence[str]) -> str:
-    return ", ".join(texts[:12]) + f" and {len(texts) - 12} more" * (len(texts) > 12)
 
 
 Placed = list[tuple[Slot, NDArray[Any]]]
