@@ -114,7 +114,7 @@ def generate(
     """
     specifications = _specifications(zoo, models, options, publisher)
     check_images(zoo, images)
-    engine, device = choose_engine(zoo, root, options)
+    engine, device = choose_engine(zoo, root, options, specifications[0].activation)
     provenance = _provenance(zoo, root, device, options)
     if provenance:  # images of the same digest can be augmented otherwise
         provenance["augmentation"] = list(images.augmentation)
@@ -200,7 +200,7 @@ def plan(
     shares = share_models(zoo, specifications, ranks)
     if like is not None and not provenance:
         source = "measured"
-        engine, device = choose_engine(zoo, root, options)
+        engine, device = choose_engine(zoo, root, options, specifications[0].activation)
         seconds_per_epoch = measure_population(
             zoo, like, shares[0], engine, device, options.threads or cores()
         )

@@ -116,7 +116,6 @@ def sparsify(
     _compare_images(parents, images)
     check_images(zoo, images)
     kind = _VariationalTwins if twins.method == "variational" else _MagnitudeTwins
-    engine, device = choose_engine(zoo, root, options, kind.method)
     seed = parents.zoo.models(1)[0].seed if twins.seed == "first" else twins.seed
     good, left_out = usable_parents(parents, models)
     if not good:
@@ -128,6 +127,8 @@ def sparsify(
             if left_out
             else None,
         )
+    activation = good[0].hyperparameters["activation"]
+    engine, device = choose_engine(zoo, root, options, activation, kind.method)
     specifications = [
         _twin(states, zoo, seed if isinstance(seed, int) else states.hyperparameters["seed"], level)
         for level in (map(float, twins.levels) if twins.method == "magnitude" else [None])

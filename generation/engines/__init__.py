@@ -41,7 +41,7 @@ from .batched import BatchedPopulation, BatchedWeights
 from .batched_twins import BatchedTwins
 from .cuda import CudaPopulation, CudaWeights, load_cuda
 from .epoch_loop import TOGETHER, group_models, train_blocks
-from .lanes import LanesPopulation, LanesTwins, LanesWeights, lanes_are_faster, lanes_count
+from .lanes import LanesPopulation, LanesTwins, LanesWeights, block_size, lanes_are_faster
 from .modules import ModulesPopulation
 from .population import Population, Scores
 from .processes import NETWORKS, train_in_processes
@@ -70,7 +70,7 @@ class Engine:
     block_a_thread: bool = True
 
 
-LANES: Mapping[str, Callable[..., Population]] = {
+LANES: Mapping[str, type[LanesPopulation] | type[LanesTwins]] = {
     "dense": LanesPopulation,
     "variational": LanesTwins,
 }
@@ -92,7 +92,7 @@ SMALL = ("lanes", "cuda", "batched", "reference")
 
 def _lanes(zoo: Zoo, device: str) -> int:
     """How many models one vector holds."""
-    return lanes_count(zoo.layout, dict(zoo.grid)["activation"][0])
+    return block_size()
 
 
 def _batch(zoo: Zoo, device: str) -> int:
@@ -157,7 +157,11 @@ ENGINES: dict[str, Engine] = {
 
 
 def choose_engine(
-    zoo: Zoo, root: str | os.PathLike[str], options: TrainOptions, method: str = "dense"
+    zoo: Zoo,
+    root: str | os.PathLike[str],
+    options: TrainOptions,
+    activation: str,
+    method: str = "dense",
 ) -> tuple[Engine, str]:
     """The engine and device that train a zoo.
 
@@ -167,6 +171,11 @@ def choose_engine(
     (`lanes.library.is_faster`).
 
     Args:
+        zoo: specification of the zoo.
+        root: folder of all zoos.
+        options: the engine and device that are asked for.
+        activation: of the models that are trained first: whether their kernel can be built decides
+            whether the engine can run here.
         method: what is trained (`Job.method`).
 
     Raises:
@@ -192,13 +201,12 @@ def choose_engine(
     if torch.device(device).type == "cuda" and "batched" in able:
         if "cuda" not in able:
             return ENGINES["batched"], device
-        grid = dict(zoo.grid)
-        dropout = any((rate or 0) > 0 for rate in grid.get("dropout", ()))
-        found = _engine_of(zoo.layout, grid["activation"][0], "auto", device, dropout=dropout)
+        dropout = any((rate or 0) > 0 for rate in dict(zoo.grid).get("dropout", ()))
+        found = _engine_of(zoo.layout, activation, "auto", device, dropout=dropout)
         return ENGINES[found], device
     if able[0] == "lanes":
         try:
-            if not lanes_are_faster(zoo.layout, dict(zoo.grid)["activation"][0]):
+            if not lanes_are_faster(zoo.layout, activation, LANES[method].kernel):
                 del able[0]
         except LanesUnavailable as error:
             warnings.warn(

@@ -273,6 +273,19 @@ def test_other_instruction_sets(
     }
 
 
+def test_only_the_kernels_of_the_models_are_built(
+    tmp_path: Path, digits: ImageData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [model] = ZOO.models(1)
+    assert model.activation != dict(ZOO.grid)["activation"][0]
+    monkeypatch.setenv("MODEL_ZOOS_CACHE", str(tmp_path / "cache"))
+    generate(ZOO, tmp_path, digits, models=1, options=TrainOptions(engine="auto"))
+    if open_zoo(tmp_path, ZOO.name).info["engine"] != "lanes":
+        pytest.skip("there is no C++ compiler")
+    [kernel] = (tmp_path / "cache" / "lanes").glob("*.so")
+    assert f"_{model.activation}_" in kernel.name
+
+
 def _command(root: Path, *more: str) -> list[str]:
     return [
         *("generate", "digits_cnn_s", "--models", "48", "--epochs", "3", "--engine", "lanes"),

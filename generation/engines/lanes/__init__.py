@@ -27,7 +27,7 @@ from ....errors import LanesUnavailable
 from ..kernels import OPTIMIZERS
 from ..population import Scores
 from .blocks import Blocks, LanesWeights
-from .library import ISAS, is_faster, load
+from .library import ISAS, LANES, chosen_isa, is_faster, load
 from .twins import LanesTwins
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "LanesTwins",
     "LanesUnavailable",
     "LanesWeights",
+    "block_size",
     "lanes_are_faster",
     "lanes_count",
 ]
@@ -51,15 +52,29 @@ def lanes_count(layout: Layout, activation: str = "tanh", isa: str = "auto") -> 
     return load(layout, activation, isa).lanes_count()
 
 
-def lanes_are_faster(layout: Layout, activation: str = "tanh") -> bool:
+def block_size() -> int:
+    """Return how many models fill a block on this machine. No kernel is built.
+
+    Raises:
+        LanesUnavailable: no C++ compiler.
+    """
+    return LANES[chosen_isa()]
+
+
+def lanes_are_faster(layout: Layout, activation: str = "tanh", kernel: str = "dense") -> bool:
     """Whether lanes are faster than the batched engine; if so, their kernel has been built too.
 
     `is_faster` has the rule.
 
+    Args:
+        layout: of an architecture with `layers`.
+        activation: of the models that are trained first.
+        kernel: what trains them, one of `library.KERNELS`.
+
     Raises:
         LanesUnavailable: as `lanes_count`.
     """
-    return is_faster(layout) and lanes_count(layout, activation) > 0
+    return is_faster(layout) and load(layout, activation, kernel=kernel).weights_count() > 0
 
 
 class LanesPopulation(Blocks):

@@ -60,19 +60,12 @@ def load(layout: Layout, activation: str, isa: str = "auto", kernel: str = "dens
         LanesUnavailable: no compiler, an instruction set that this machine lacks, a failed build.
         ValueError: an unknown instruction set or activation, or an architecture without lanes.
     """
-    if isa == "auto":
-        isa = os.environ.get("MODEL_ZOOS_ISA") or "auto"
-    if isa != "auto" and isa not in ISAS:
-        raise InvalidArgument(f"unknown instruction set {isa!r}; known: auto, {', '.join(ISAS)}")
     header = kernels.architecture_header(layout, activation)
     if (misfit := LIMITS.misfit(layout)) is not None:
         raise LanesUnavailable(f"the lane kernel trains networks of at most {misfit}")
     compiler = _compiler()
     native, macros = _describe(compiler)
-    if isa == "auto":
-        isa = usable_isas()[0]
-    elif isa not in usable_isas():
-        raise LanesUnavailable(f"this processor has no {isa}")
+    isa = chosen_isa(isa)
     flags = (*FLAGS, "-ffp-contract=off", *_isa_flags(isa, native))
     source = FOLDER / KERNELS[kernel]
     sources = [path.read_text() for path in (source, *HEADERS)]
@@ -96,6 +89,25 @@ def usable_isas() -> list[str]:
     return [name for name, needed in ISAS.items() if defined.issuperset(needed)]
 
 
+def chosen_isa(isa: str = "auto") -> str:
+    """The instruction set that is asked for, here or by `MODEL_ZOOS_ISA`; else the best one.
+
+    Raises:
+        InvalidArgument: it is unknown.
+        LanesUnavailable: no compiler, or this machine lacks it.
+    """
+    if isa == "auto":
+        isa = os.environ.get("MODEL_ZOOS_ISA") or "auto"
+    if isa != "auto" and isa not in ISAS:
+        raise InvalidArgument(f"unknown instruction set {isa!r}; known: auto, {', '.join(ISAS)}")
+    usable = usable_isas()
+    if isa == "auto":
+        return usable[0]
+    if isa not in usable:
+        raise LanesUnavailable(f"this processor has no {isa}")
+    return isa
+
+
 def is_faster(layout: Layout) -> bool:
     """Whether lanes train a network faster than the batched engine on this processor.
 
@@ -108,7 +120,7 @@ def is_faster(layout: Layout) -> bool:
     Raises:
         LanesUnavailable: no compiler.
     """
-    lanes = LANES.get(os.environ.get("MODEL_ZOOS_ISA") or usable_isas()[0], 16)
+    lanes = LANES[chosen_isa()]
     convolutions = [
         math.prod(slots["weight"].shape)
         for slots in layout.layers.values()
