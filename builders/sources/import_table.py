@@ -8,16 +8,24 @@ import os
 import re
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from ...errors import InvalidArgument, ModelZoosWarning, SourceNotFound, did_you_mean
+from ...errors import (
+    FaultyZoo,
+    InvalidArgument,
+    ModelZoosWarning,
+    SourceNotFound,
+    ZooNotFound,
+    did_you_mean,
+)
 from ..catalog import IMAGE_FOLDER, ZOOS
 from ..machine import file_digest
 from ..specification import normalize_name
-from ..zoo_directory import SOURCE_COLUMNS
+from ..zoo_directory import SOURCE_COLUMNS, open_zoo
 from . import run_table
 from .given_splits import splits_of_file
 from .import_job import ImportJob, Outcome
@@ -122,6 +130,10 @@ def import_table(job: ImportJob, table: TableOptions) -> Report:
         **table.facts,
     }
     zoo = data.specify(layout, name, table.images)
+    with suppress(ZooNotFound, FaultyZoo):  # create_zoo raises it
+        begun = open_zoo(job.root, name).zoo
+        if zoo == replace(begun, image_dataset=zoo.image_dataset):
+            zoo = begun  # earlier versions called all folders of images "folder"
     epochs = {entry.epoch for entries in data.models.values() for entry in entries}
     directory = job.create(zoo, about, keep_epochs=sorted(epochs))
     if (others := data.columns()) is not None:

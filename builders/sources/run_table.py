@@ -32,7 +32,7 @@ import pyarrow as pa
 
 from ...errors import InvalidArgument, Unreadable
 from ..architecture import canonical_name, find_architecture
-from ..catalog import ELSEWHERE, UNKNOWN_IMAGES, config_names
+from ..catalog import ELSEWHERE, IMAGE_FOLDER, UNKNOWN_IMAGES, config_names
 from ..hyperparameters import ACTIVATIONS
 from ..layers import looks_like_text, parse_text
 from ..layout import Layout, find_layout, make_layout
@@ -235,11 +235,12 @@ class RunTable:
         epochs = [entry.epoch for entries in self.models.values() for entry in entries]
         epochs += [model["epochs"] or 1 for model in self.hyperparameters.values()]
         images = images or UNKNOWN_IMAGES
+        own = images.startswith(IMAGE_FOLDER)
         return specify_drawn(
             [*self.hyperparameters.values()],
             {
                 "name": name,
-                "image_dataset": images.partition("/")[0],
+                "image_dataset": Path(images).name if own else images.partition("/")[0],
                 "images": images,
                 "architecture": layout.architecture.name,
                 "channels": layout.channels,

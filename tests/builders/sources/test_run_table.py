@@ -415,6 +415,25 @@ def test_images_that_nothing_can_be_verified_with_are_warned_of(
             import_zoo(folder, tmp_path, f"known_{number}", images=known, **arguments)
 
 
+def test_a_folder_of_images_names_the_image_data_set(
+    runs: tuple[Path, Rows], tmp_path: Path
+) -> None:
+    folder, rows = runs
+    arguments = {
+        "table": write_csv(tmp_path / "runs.csv", rows[:3]),
+        "architecture": TEXT,
+        "images": "folder/lab/counting",
+    }
+    import_zoo(folder, tmp_path, "own", **arguments)
+    zoo = open_zoo(tmp_path, "own").zoo
+    assert (zoo.image_dataset, zoo.images) == ("counting", "folder/lab/counting")
+    # An import that an earlier version began, which called all such folders "folder".
+    info = tmp_path / "own" / "zoo.json"
+    info.write_text(info.read_text().replace('"counting"', '"folder"'))
+    import_zoo(folder, tmp_path, "own", **arguments)
+    assert open_zoo(tmp_path, "own").zoo.image_dataset == "folder"
+
+
 def test_the_command_ends_with_an_error_if_nothing_is_kept(
     runs: tuple[Path, Rows], tmp_path: Path
 ) -> None:
