@@ -102,6 +102,11 @@ class Architecture:
         if bool(self.layers) == bool(self.graph):
             raise ValueError(f"architecture {self.name!r} needs either layers or a graph")
         if not self.layers:
+            if self.engines != ("resnet",) or not self.file_per_state or self.keeps_epoch_0:
+                raise ValueError(
+                    f"architecture {self.name!r} has a graph, whose engine is resnet alone: it "
+                    'needs engines=("resnet",), file_per_state=True and keeps_epoch_0=False'
+                )
             return
         if self.image_size is None:
             raise ValueError(f"architecture {self.name!r} has layers, which need an image_size")
@@ -112,14 +117,8 @@ class Architecture:
         """Names and shapes of all weights: layer by layer, weight before bias.
 
         Raises:
-            ValueError: this architecture is for images with other channels, or other classes.
+            ValueError: the channels or classes are not those of the network's text.
         """
-        for what, found, own in (
-            ("channels", channels, self.channels),
-            ("classes", classes, self.classes),
-        ):
-            if own not in (None, found):
-                raise InvalidArgument(f"the network {self.name} has {own} {what}, not {found}")
         if self.graph:
             return connection_shapes(self.graph, channels, classes)
         shapes: Shapes = []
@@ -275,14 +274,52 @@ def canonical_name(architecture: str | Architecture | Sequence[object]) -> str:
     """
     if isinstance(architecture, Architecture):
         return architecture.name
-    if not isinstance(architecture, str):
-        if not isinstance(architecture, Sequence) or isinstance(architecture, bytes):
+    return find_architecture(_text_of(architecture)).name
+
+
+def image_facts(architecture: str | Architecture | Sequence[object]) -> dict[str, int | None]:
+    """Return the channels and classes that an architecture says; None where it says none.
+
+    A text may be that of CNN-s, whose name says neither.
+
+    Args:
+        architecture: as for `canonical_name`.
+
+    Raises:
+        ValueError: as `find_architecture`.
+    """
+    text = _text_of(architecture)
+    found = find_architecture(text)
+    said = found if text in ARCHITECTURES else parse_text(text)
+    return {"channels": said.channels, "classes": said.classes}
+
+
+def check_image_facts(
+    architecture: str | Architecture | Sequence[object], channels: int, classes: int
+) -> None:
+    """Refuse channels or classes that an architecture contradicts.
+
+    Raises:
+        ValueError: as `find_architecture`, or it is for others.
+    """
+    found = {"channels": channels, "classes": classes}
+    for what, said in image_facts(architecture).items():
+        if said not in (None, found[what]):
             raise InvalidArgument(
-                f"an architecture is a name, a text or a list of layers, found "
-                f"{type(architecture).__name__}"
+                f"the network {_text_of(architecture):.200} has {said} {what}, not {found[what]}"
             )
-        architecture = text_of_list(architecture)
-    return find_architecture(architecture).name
+
+
+def _text_of(architecture: str | Architecture | Sequence[object]) -> str:
+    """Return the name or the text of an architecture as it is given, without looking it up."""
+    if isinstance(architecture, str | Architecture):
+        return str(architecture)
+    if not isinstance(architecture, Sequence) or isinstance(architecture, bytes):
+        raise InvalidArgument(
+            "an architecture is a name, a text or a list of layers, found "
+            f"{type(architecture).__name__}"
+        )
+    return text_of_list(architecture)
 
 
 @lru_cache(maxsize=256)

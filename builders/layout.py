@@ -11,18 +11,30 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import InvalidArgument, did_you_mean
-from .architecture import Architecture, Shape, find_architecture
+from .architecture import Architecture, Shape, check_image_facts, find_architecture
 
 if TYPE_CHECKING:
     import torch
 
     Array = TypeVar("Array", NDArray[np.generic], torch.Tensor)
+
+
+def as_numpy(values: ArrayLike | torch.Tensor) -> NDArray[Any]:
+    """Return values as a numpy array: of a tensor a copy on the CPU, without its gradients.
+
+    bfloat16, which numpy lacks, becomes float32.
+    """
+    tensor: Any = values
+    if not hasattr(tensor, "detach"):
+        return np.asarray(values)
+    tensor = tensor.detach().cpu()
+    return np.asarray(tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor)
 
 
 @dataclass(frozen=True)
@@ -149,7 +161,7 @@ class Layout:
         Raises:
             ValueError: the shapes are not those of this architecture.
         """
-        arrays = [np.asarray(tensor) for tensor in state_dict.values()]
+        arrays = [as_numpy(tensor) for tensor in state_dict.values()]
         arrays = [array for array in arrays if np.issubdtype(array.dtype, np.floating)]
         found = [array.shape for array in arrays]
         expected = [slot.shape for slot in self.slots]
@@ -239,12 +251,13 @@ def make_layout(architecture: str, channels: int, classes: int = 10) -> Layout:
     """Return the layout of an architecture, given the channels of its images and its classes.
 
     Raises:
-        ValueError: unknown architecture.
+        ValueError: unknown architecture, or its text is for other channels or classes.
 
     Example:
         >>> make_layout("cnn_s", channels=1).size
         2464
     """
+    check_image_facts(architecture, channels, classes)
     return _layout(find_architecture(architecture), channels, classes)
 
 
@@ -274,11 +287,11 @@ def find_layout(architecture: str, size: int) -> Layout:
         return layout
     for channels in (1, 3):
         # A vector grows by the same number of elements with every class.
-        one, two = (make_layout(architecture, channels, classes).size for classes in (1, 2))
+        one, two = (_layout(known, channels, classes).size for classes in (1, 2))
         classes, rest = divmod(size - one, two - one)
         if rest == 0 and classes >= 0:
-            return make_layout(architecture, channels, classes + 1)
-    usual = (make_layout(architecture, channels, 10).size for channels in (1, 3))
+            return _layout(known, channels, classes + 1)
+    usual = (_layout(known, channels, 10).size for channels in (1, 3))
     grey, colour = (f"{size:,}" for size in usual)
     raise ValueError(
         f"no {known.title} has {size:,} weights: for 10 classes of grey images it has {grey}, of "

@@ -18,7 +18,12 @@ from functools import cached_property
 from typing import Any
 
 from ..errors import InvalidArgument, did_you_mean
-from .architecture import canonical_name, find_architecture
+from .architecture import (
+    canonical_name,
+    check_image_facts,
+    find_architecture,
+    image_facts,
+)
 from .hyperparameters import (
     ACTIVATIONS,
     INITS,
@@ -236,8 +241,10 @@ class Zoo:
 
     def __post_init__(self) -> None:
         try:
-            object.__setattr__(self, "architecture", canonical_name(self.architecture))
+            given = self.architecture
+            object.__setattr__(self, "architecture", canonical_name(given))
             self._check()
+            check_image_facts(given, self.channels, self.classes)
         except ValueError as error:
             raise ValueError(f"zoo {self.name!r}: {error}") from None
 
@@ -245,12 +252,6 @@ class Zoo:
         for name, check in _FIELD_CHECKS.items():
             require(name, getattr(self, name), check)
         architecture = find_architecture(self.architecture)
-        for what in ("channels", "classes"):
-            if getattr(architecture, what) not in (None, getattr(self, what)):
-                raise ValueError(
-                    f"the network {architecture} is for {getattr(architecture, what)} {what}, the "
-                    f"zoo has {getattr(self, what)}"
-                )
         schedule = self.scheduler
         if isinstance(schedule, str) and "(" in schedule:
             schedule = parse_scheduler(schedule)[0]
@@ -408,10 +409,8 @@ def _with_image_facts(values: Mapping[str, object]) -> Mapping[str, object]:
     given = values.get("architecture")
     if {"channels", "classes"} <= values.keys() or not isinstance(given, str | list | tuple):
         return values
-    found = find_architecture(canonical_name(given))
-    if found.channels is None or found.classes is None:
-        return values
-    return {"channels": found.channels, "classes": found.classes, **values}
+    said = {what: count for what, count in image_facts(given).items() if count is not None}
+    return {**said, **values}
 
 
 zoo_from_json = Zoo.from_json

@@ -9,7 +9,7 @@ It follows from the connections of an architecture (connections.py) and the slot
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from .connections import CLASSES, IMAGES
@@ -18,10 +18,17 @@ from .layout import Layout, Slot
 
 @dataclass(frozen=True)
 class Group:
-    """Units that are permuted together, and what is done to them; fields as in `Connection`."""
+    """Units that are permuted together, and what is done to them.
+
+    Attributes:
+        units: how many.
+        activations: those of all connections that write to the group, as in `Connection`. A stream
+            has several activations if it passes one after each of its blocks.
+        pool: whether the units are max-pooled after one of them.
+    """
 
     units: int
-    activation: bool | str
+    activations: frozenset[bool | str]
     pool: bool
 
 
@@ -72,13 +79,16 @@ def wiring(layout: Layout) -> Wiring:
     """
     layout.require_all()
     connections = layout.architecture.connections
-    groups = {IMAGES: Group(layout.channels, False, False)}
+    groups = {IMAGES: Group(layout.channels, frozenset([False]), False)}
     wires = {}
     for one in connections:
         weight, *vectors = (
             slot for slot in layout.slots if slot.name.rpartition(".")[0] in (one.name, one.norm)
         )
-        groups.setdefault(one.target, Group(weight.shape[0], one.activation, one.pool))
+        group = groups.get(one.target, Group(weight.shape[0], frozenset(), False))
+        groups[one.target] = replace(
+            group, activations=group.activations | {one.activation}, pool=group.pool or one.pool
+        )
         wires[weight] = Wire(weight, one.target, one.source, scales=one.norm is None)
         for slot in vectors:
             buffer = slot.name.rpartition(".")[2].startswith("running_")

@@ -7,8 +7,11 @@ ResNet-18 is torchvision's with a 3x3 stem and no max-pool. Layers have readable
 
 from __future__ import annotations
 
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import lru_cache
+from itertools import zip_longest
 
 import numpy as np
 import torch
@@ -43,13 +46,14 @@ def build(layout: Layout, activation: str, dropout: float = 0.0) -> nn.Module:
         A module from images float32 [n, channels, h, w] to logits [n, classes].
 
     Raises:
-        InvalidArgument: an unknown activation, or a dropout rate outside [0, 1).
+        InvalidArgument: an unknown activation, a dropout rate outside [0, 1), or an entry of
+            `MODULES` whose module has other tensors than the layout.
     """
     make_activation(activation)  # refuses an unknown one
     if not 0 <= dropout < 1:
         raise InvalidArgument(f"dropout must lie in [0, 1), found {dropout}")
     if not layout.architecture.layers:
-        return MODULES[layout.architecture.name](layout.channels, layout.classes)
+        return _own_module(layout)
     modules: OrderedDict[str, nn.Module] = OrderedDict()
     for number, layer in enumerate(layout.architecture.layers, start=1):
         out, features, *_ = layout.layers[layer.name]["weight"].shape
@@ -70,6 +74,30 @@ def build(layout: Layout, activation: str, dropout: float = 0.0) -> nn.Module:
         if layer.gap:
             modules[f"gap{number}"] = nn.AdaptiveAvgPool2d(1)
     return nn.Sequential(modules)
+
+
+def _own_module(layout: Layout) -> nn.Module:
+    """Make the module of an architecture with a graph, if its tensors are those of the graph.
+
+    Vectors are read by the order of the tensors and loaded by their names: both must agree.
+    """
+    name = layout.architecture.name
+    if name not in MODULES:
+        raise InvalidArgument(
+            f"there is no module of the network {name}: its graph names the tensors, and "
+            "model_zoos.generation.networks.MODULES must have a function that makes it"
+        )
+    module = MODULES[name](layout.channels, layout.classes)
+    tensors = module.state_dict().items()
+    found = [(key, tuple(t.shape)) for key, t in tensors if t.is_floating_point()]
+    for has, expected in zip_longest(found, ((s.name, s.shape) for s in layout.slots)):
+        if has != expected:
+            theirs, ours = (f"{t[0]} {t[1]}" if t else "no more tensors" for t in (has, expected))
+            raise InvalidArgument(
+                f"the module of the network {name} has {theirs} where its graph has {ours}: both "
+                "must have the same tensors in the same order, that of the module's state_dict"
+            )
+    return module
 
 
 def instantiate(
@@ -98,17 +126,39 @@ def make_activation(name: str) -> nn.Module:
     """Make the module of an activation of hyperparameters.ACTIVATIONS.
 
     Raises:
-        InvalidArgument: an unknown activation, or its entry names no class of torch.nn.
+        InvalidArgument: an unknown activation, or its entry names no class of torch.nn that maps
+            each number by itself, always in the same way.
     """
     hyperparameters.check_activation(name)
-    kind = getattr(nn, hyperparameters.ACTIVATIONS[name], None)
-    if kind is None:
+    kind = hyperparameters.ACTIVATIONS[name]
+    if not _maps_numbers(kind):
         raise InvalidArgument(
-            f"ACTIVATIONS[{name!r}] is {hyperparameters.ACTIVATIONS[name]!r}, expected the name of "
-            "a class of torch.nn, such as 'Softsign'"
+            f"ACTIVATIONS[{name!r}] is {kind!r}, expected the name of a class of torch.nn, such as "
+            "'Softsign', that maps each number by itself, without parameters and without chance"
         )
-    module: nn.Module = kind()
+    module: nn.Module = getattr(nn, kind)()
     return module
+
+
+@lru_cache
+def _maps_numbers(kind: str) -> bool:
+    """Whether a class of torch.nn is a function of each number alone, in training and after it."""
+    numbers = torch.linspace(-3, 3, 24)
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            module: nn.Module = getattr(nn, kind)()
+            results = [
+                module.train(training)(numbers.reshape(shape)).flatten()
+                for training in (True, True, False)
+                for shape in ((24,), (2, 3, 4))
+            ]
+        except Exception:
+            return False
+    same = all(
+        result.shape == numbers.shape and torch.allclose(result, results[0]) for result in results
+    )
+    return same and not module.state_dict()
 
 
 def initialise(module: nn.Module, init: str) -> None:

@@ -141,6 +141,11 @@ class TwinOptions:
             self.levels and all(0 < level < 1 for level in self.levels)
         ):
             raise InvalidArgument(f"sparsity must lie between 0 and 1, found {list(self.levels)}")
+        names = [f"{level:g}" for level in self.levels if self.method == "magnitude"]
+        if len(set(names)) < len(names):  # they are in the ids of the twins
+            raise InvalidArgument(
+                f"levels of sparsity must differ in six digits, found {list(self.levels)}"
+            )
         if not (isinstance(self.epochs, Integral) and self.epochs >= 1):
             raise InvalidArgument(f"the number of epochs must be at least 1, found {self.epochs!r}")
         if self.seed not in ("first", "parent") and not (

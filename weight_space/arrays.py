@@ -58,6 +58,13 @@ def check_vectors(weights: Array, layout: Layout) -> None:
         )
 
 
+def is_floating(array: Array) -> bool:
+    """Whether the numbers of an array or tensor are floating-point numbers."""
+    if isinstance(array, np.ndarray):
+        return np.issubdtype(array.dtype, np.floating)
+    return bool(cast(Any, array).is_floating_point())
+
+
 def concatenate(parts: Sequence[Array]) -> Array:
     """Join arrays of one kind at their last axis."""
     if isinstance(parts[0], np.ndarray):

@@ -54,6 +54,8 @@ class PermuteUnits:
         weights = batch["weights"]
         if not isinstance(weights, torch.Tensor):
             weights = np.asarray(weights, np.float32)
+        if not weights.shape[0]:  # a batch without rows has lost their length
+            weights = weights.reshape(0, self.layout.size)
         rows = None if weights.ndim == 1 else len(weights)
         weights = permute(weights, self.layout, random_permutation(self.layout, generator, rows))
         if self.flips or self.scales != 1:

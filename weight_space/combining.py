@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from ..builders.layout import Layout
+from ..builders.layout import Layout, as_numpy
 from ..errors import InvalidArgument
 from ..generation.networks import instantiate
 
@@ -33,7 +33,7 @@ _IMAGES = 1000
 
 
 def sample_kernel_density(
-    weights: ArrayLike,
+    weights: ArrayLike | torch.Tensor,
     count: int,
     *,
     bandwidth: float = BANDWIDTH,
@@ -56,7 +56,7 @@ def sample_kernel_density(
     Raises:
         InvalidArgument: weights that are not finite or not a matrix, or bandwidth not above 0.
     """
-    models = np.asarray(weights)
+    models = as_numpy(weights)
     if models.ndim != 2 or not len(models) or not np.isfinite(models).all():
         raise InvalidArgument("weights must be a matrix [models, N] of finite numbers")
     if not bandwidth > 0:
@@ -70,9 +70,9 @@ def sample_kernel_density(
     return new
 
 
-def uniform_soup(weights: ArrayLike) -> NDArray[np.float32]:
+def uniform_soup(weights: ArrayLike | torch.Tensor) -> NDArray[np.float32]:
     """Return the mean of models' weights, float32 [N], of [models, N]."""
-    return np.asarray(weights).mean(axis=0, dtype=np.float64).astype(np.float32)
+    return as_numpy(weights).mean(axis=0, dtype=np.float64).astype(np.float32)
 
 
 def ensemble_probabilities(

@@ -71,7 +71,8 @@ class Graphs:
         """Return a torch_geometric.data.Data for each row.
 
         It has x, edge_index, edge_attr, node_type, edge_type, pos [V, 2] (group and unit),
-        node_mask and edge_mask; a DataLoader of torch_geometric makes batches of them.
+        node_mask and edge_mask; a DataLoader of torch_geometric makes batches of them. What is the
+        same for all rows is one tensor: replace it rather than change it in place.
 
         Raises:
             InvalidArgument: torch_geometric is not installed.
@@ -131,9 +132,8 @@ def to_graphs(weights: Array, layout: Layout) -> Graphs:
         else:
             shape = (*lead, rows.stop - rows.start, columns.stop)
             edges[..., rows, columns] = part.reshape(shape)
-    return Graphs(
-        layout, nodes, edges, **{name: constant(array, weights) for name, array in frame.items()}
-    )
+    own = {name: constant(array.copy(), weights) for name, array in frame.items()}
+    return Graphs(layout, nodes, edges, **own)
 
 
 def from_graphs(graphs: Graphs) -> NDArray[np.generic] | torch.Tensor:

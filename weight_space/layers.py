@@ -96,6 +96,6 @@ def stacked_state_dict(
     """
     import torch
 
-    given: Any = weights if isinstance(weights, torch.Tensor) else np.asarray(weights)
+    given: Any = weights if isinstance(weights, torch.Tensor) else np.ascontiguousarray(weights)
     check_vectors(given, layout)
-    return layout.to_state_dict(torch.as_tensor(weights))
+    return layout.to_state_dict(torch.as_tensor(given))

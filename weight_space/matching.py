@@ -24,7 +24,7 @@ from ..builders.access import layout_of
 from ..builders.access import weights as weights_of
 from ..builders.catalog import dense_name
 from ..builders.connections import IMAGES
-from ..builders.layout import Layout
+from ..builders.layout import Layout, as_numpy
 from ..builders.wiring import Wire, Wiring, wiring
 from ..errors import InvalidArgument
 from .arrays import check_vectors
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     import torch
 
 _BLOCK_BYTES = 64 << 20
-"""Limit of the weights that are copied at a time."""
+"""Limit of the weights that are copied at a time, and of the products of units."""
 
 Orders = dict[str, NDArray[np.int64]]
 Ends = list[tuple[int, Wire, str | None]]
@@ -69,7 +69,7 @@ def weight_matching(
     Raises:
         InvalidArgument: other shapes, or weights that are not finite.
     """
-    models, target = (np.asarray(values) for values in (weights, reference))
+    models, target = (as_numpy(values) for values in (weights, reference))
     for name, values in (("weights", models), ("reference", target)):
         check_vectors(values, layout)
         if values.ndim > 2 or not np.isfinite(values).all():
@@ -104,7 +104,7 @@ def canonical_order(weights: ArrayLike | torch.Tensor, layout: Layout) -> Permut
     Returns:
         Orders [rows, units], or [units].
     """
-    models = np.asarray(weights)
+    models = as_numpy(weights)
     check_vectors(models, layout)
     net = wiring(layout)
 
@@ -142,9 +142,11 @@ def match_models(
         Orders [rows, units] for `permute(model_zoos.weights(dataset), layout, orders)`.
 
     Raises:
-        InvalidArgument: a column is missing, or as `weight_matching`.
+        InvalidArgument: a column is missing, there are no rows, or as `weight_matching`.
     """
     ids, models, epochs = state_keys(dataset)
+    if not ids:
+        raise InvalidArgument("this data set has no rows: there is no model to match")
     last = np.full(len(ids), -1)
     for row in np.argsort(epochs, kind="stable"):
         last[models[row]] = row
@@ -256,7 +258,8 @@ def _in_blocks(
 ) -> Permutation:
     """Return the orders of models [rows, N] or [N], of which a function gives those of a block."""
     rows = len(np.atleast_2d(models))
-    size = max(1, _BLOCK_BYTES // (8 * layout.size))
+    products = max((units**2 for units in hidden_units(layout).values()), default=0)
+    size = max(1, _BLOCK_BYTES // (8 * max(layout.size, products)))
     blocks = [orders_of(slice(start, start + size)) for start in range(0, rows, size)]
     return {
         name: np.concatenate(

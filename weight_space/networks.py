@@ -116,6 +116,8 @@ def _read(
     columns = [c for c in ("zoo", "architecture", *wanted) if c in like.column_names]
     table = like.with_format("arrow", columns=columns)[:]
     unique = {column: table[column].unique().to_pylist() for column in columns}
+    if not len(like):
+        raise InvalidArgument("`like` is a data set without rows: give one with a row at least")
     if len(unique["architecture"]) != 1:
         raise InvalidArgument(f"`like` has rows of several architectures: {unique['architecture']}")
     values = {}
@@ -166,7 +168,10 @@ def find_images(
         return named_images(images, networks.layout, images_dir, download=download)
     if len(images) != 2:
         raise InvalidArgument(f"give a pair of images and labels, found {len(images)} values")
-    pixels, labels = (torch.as_tensor(part) for part in images)
+    pixels, labels = (
+        part if isinstance(part, torch.Tensor) else torch.from_numpy(np.ascontiguousarray(part))
+        for part in images
+    )
     return pixels, labels
 
 

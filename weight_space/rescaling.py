@@ -21,11 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..builders.access import check_kind
-from ..builders.hyperparameters import HOMOGENEOUS, ODD
+from ..builders.hyperparameters import HOMOGENEOUS, ODD, check_activation
 from ..builders.layout import Layout
 from ..builders.wiring import Group, wiring
 from ..errors import InvalidArgument
-from .arrays import as_generator, check_layout, check_vectors, constant
+from .arrays import as_generator, check_layout, check_vectors, constant, is_floating
 
 if TYPE_CHECKING:
     from .arrays import Array
@@ -62,13 +62,14 @@ def random_factors(
         A factor of each hidden unit, 1 where nothing is allowed.
 
     Raises:
-        InvalidArgument: scales below 1.
+        InvalidArgument: scales below 1, an unknown activation, or not one for each row.
     """
     check_scales(scales)
     check_layout(layout)
     generator, factors = as_generator(generator), {}
+    activations = _activations(activation, rows)
     for name, group in wiring(layout).hidden.items():
-        odd, homogeneous = _allowed(group, activation)
+        odd, homogeneous = _allowed(group, activations)
         shape = (group.units,) if rows is None else (rows, group.units)
         signs = np.where(odd & flips, generator.choice([-1.0, 1.0], shape), 1.0)
         sizes = np.exp(generator.uniform(-1, 1, shape) * np.log(scales))
@@ -90,7 +91,8 @@ def rescale(weights: Array, layout: Layout, factors: Factors, activation: Activa
     """Return weights of the same function whose hidden units are multiplied by factors.
 
     Args:
-        weights: [..., N], numpy array or torch tensor; [rows, N] if each row has its own factors.
+        weights: [..., N], numpy array or torch tensor of floating-point numbers; [rows, N] if each
+            row has factors or an activation of its own.
         layout: layout of the weights.
         factors: of groups of units; units of others keep their scale and sign.
         activation: of all networks, or one for each row.
@@ -103,7 +105,13 @@ def rescale(weights: Array, layout: Layout, factors: Factors, activation: Activa
             activation.
     """
     check_vectors(weights, layout)
-    given = _check(layout, factors, activation)
+    if not is_floating(weights):
+        raise InvalidArgument(
+            f"weights must be floating-point numbers, found {weights.dtype}: factors would be "
+            "rounded to integers"
+        )
+    activations = _activations(activation, len(weights) if weights.ndim == 2 else None)
+    given = _check(layout, factors, activations)
     rows = {len(factor) for factor in given.values() if factor.ndim == 2}
     if rows and (weights.ndim != 2 or rows != {len(weights)}):
         raise InvalidArgument(
@@ -122,17 +130,34 @@ def rescale(weights: Array, layout: Layout, factors: Factors, activation: Activa
     return cast("Array", result)
 
 
-def _allowed(group: Group, activation: Activations) -> tuple[Any, Any]:
+def _activations(activation: Activations, rows: int | None) -> NDArray[np.str_]:
+    """Return the activations, [] or [rows, 1].
+
+    Raises:
+        InvalidArgument: one is unknown, or there is not one for each row.
+    """
+    names = np.array(activation, dtype=str)
+    for name in np.unique(names).tolist():
+        check_activation(name)
+    if names.ndim and names.shape != (rows,):
+        raise InvalidArgument(
+            f"expected one activation, or one for each of {rows or 'several'} rows, found "
+            f"{len(names)}"
+        )
+    return names[:, None] if names.ndim else names
+
+
+def _allowed(group: Group, activations: NDArray[np.str_]) -> tuple[Any, Any]:
     """Return whether signs, and whether scales keep the function: bool [] or [rows, 1]."""
-    names = np.array(activation, dtype=object)
-    if group.activation is not True:
-        names = np.full(names.shape, group.activation or "identity", dtype=object)
-    names = names[:, None] if names.ndim else names
-    odd, homogeneous = (np.isin(names.astype(str), sorted(kind)) for kind in (ODD, HOMOGENEOUS))
+    odd = homogeneous = np.ones(activations.shape, bool)
+    for own in group.activations:
+        functions = activations if own is True else own or "identity"
+        odd = odd & np.isin(functions, sorted(ODD))
+        homogeneous = homogeneous & np.isin(functions, sorted(HOMOGENEOUS))
     return odd & (not group.pool), homogeneous
 
 
-def _check(layout: Layout, factors: Factors, activation: Activations) -> dict[str, Any]:
+def _check(layout: Layout, factors: Factors, activations: NDArray[np.str_]) -> dict[str, Any]:
     """Return the factors as float64 arrays [units] or [rows, units].
 
     Raises:
@@ -147,7 +172,7 @@ def _check(layout: Layout, factors: Factors, activation: Activations) -> dict[st
         units = groups[name].units
         if factor.ndim not in (1, 2) or factor.shape[-1] != units or not np.isfinite(factor).all():
             raise InvalidArgument(f"{name}: expected a finite factor for each of its {units} units")
-        odd, homogeneous = _allowed(groups[name], activation)
+        odd, homogeneous = _allowed(groups[name], activations)
         if not (((factor > 0) | odd) & ((np.abs(factor) == 1) | homogeneous) & (factor != 0)).all():
             raise InvalidArgument(
                 f"{name}: these factors change the function of the network. None may be 0; a "

@@ -77,7 +77,7 @@ def to_tokens(weights: Array, layout: Layout, width: int | None = None) -> Token
             )
             column += size
         start = stop
-    return Tokens(tokens, constant(mask, weights), constant(positions, weights))
+    return Tokens(tokens, constant(mask.copy(), weights), constant(positions.copy(), weights))
 
 
 def from_tokens(tokens: Array | Tokens, layout: Layout) -> Array:
@@ -106,7 +106,7 @@ def from_tokens(tokens: Array | Tokens, layout: Layout) -> Array:
     for slots in layout.layers.values():
         channels, length = _size(slots)
         stop = start + channels * -(-length // width)
-        rows = tokens[..., start:stop, :].reshape((*lead, channels, -1))
+        rows = tokens[..., start:stop, :].reshape((*lead, channels, -(-length // width) * width))
         column = 0
         for slot in slots.values():
             size = slot.size // channels
@@ -120,7 +120,7 @@ def token_windows(tokens: Tokens, length: int, start: int | ArrayLike) -> Tokens
     """Return windows of consecutive tokens.
 
     Args:
-        tokens: of `to_tokens`.
+        tokens: of `to_tokens`, or windows of them.
         length: tokens of a window.
         start: first token of the window; or integers [B], one for each row of tokens [B, T, width].
 
@@ -145,7 +145,7 @@ def token_windows(tokens: Tokens, length: int, start: int | ArrayLike) -> Tokens
     starts = starts.astype(np.int64)
     if not starts.ndim:
         window = slice(int(starts), int(starts) + length)
-        return Tokens(tokens.tokens[..., window, :], tokens.mask[window], tokens.positions[window])
+        return Tokens(*(cast(Any, part)[..., window, :] for part in tokens))
     if tokens.tokens.shape[:-2] != starts.shape:
         raise InvalidArgument(
             f"expected a start for each of {tuple(tokens.tokens.shape[:-2])} rows, "
@@ -153,10 +153,8 @@ def token_windows(tokens: Tokens, length: int, start: int | ArrayLike) -> Tokens
         )
     places = constant(starts[:, None] + np.arange(length), cast(Any, tokens.tokens))
     rows = constant(np.arange(len(starts))[:, None], cast(Any, tokens.tokens))
-    chosen = cast(Any, places)
-    return Tokens(
-        cast(Any, tokens.tokens)[rows, chosen], tokens.mask[chosen], tokens.positions[chosen]
-    )
+    parts: list[Any] = list(tokens)  # of windows, each row has a mask and positions of its own
+    return Tokens(*(part[rows, places] if part.ndim > 2 else part[places] for part in parts))
 
 
 def longest_channel(layout: Layout) -> int:

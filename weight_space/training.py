@@ -194,7 +194,7 @@ def _models(
         if name in ("learning_rate", "weight_decay", "dropout"):
             column = [float(one) for one in column]
         elif name == "batch_size":
-            column = [int(one) for one in column]
+            column = [int(one) if one == int(one) else one for one in column]
         for one in set(column) - {None} if name in HYPERPARAMETER_CHECKS else ():
             require(name, one, HYPERPARAMETER_CHECKS[name])
         columns[name] = column

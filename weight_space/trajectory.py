@@ -133,6 +133,8 @@ def epoch_windows(dataset: datasets.Dataset, length: int, step: int = 1) -> Wind
     if not len(rows):
         raise InvalidArgument(
             f"no model has {length} states that are {step} epochs apart: load more epochs"
+            if len(keys)
+            else "this data set has no rows"
         )
     return Windows(dataset, rows, epoch[rows], [model_ids[model] for model in models[rows[:, 0]]])
 

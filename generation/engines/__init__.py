@@ -263,6 +263,7 @@ def evaluate(
         InvalidArgument: arguments of a wrong shape or an unknown engine.
         LanesUnavailable, CudaUnavailable: lanes or cuda are asked for and cannot run here.
     """
+    _check_device(device)
     if not layout.architecture.layers or engine == "reference":
         return _evaluate_modules(
             np.asarray(weights, np.float32), layout, activation, images, labels, device, threads
@@ -302,6 +303,7 @@ def populate(
         InvalidArgument: models that do not fit together, or an unknown engine.
         LanesUnavailable, CudaUnavailable: lanes or cuda are asked for and cannot run here.
     """
+    _check_device(device)
     if layout.architecture.layers and engine != "reference":
         engine = _engine_of(layout, models[0].activation, engine, device)
         if engine == "lanes":
@@ -314,6 +316,16 @@ def populate(
             )
         raise InvalidArgument(f"unknown engine {engine!r}; known: auto, {', '.join(SMALL)}")
     return ModulesPopulation(layout, models, weights, device=device, threads=threads)
+
+
+def _check_device(device: str | None) -> None:
+    """Refuse a device that torch does not know, or a GPU where there is none."""
+    try:
+        kind = torch.device(device or "cpu").type
+    except RuntimeError:
+        raise InvalidArgument(f"device must be 'cpu' or 'cuda', found {device!r:.60}") from None
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise CudaUnavailable("the device 'cuda' was asked for, and torch finds no CUDA device")
 
 
 def _engine_of(

@@ -230,10 +230,17 @@ def test_a_zoo_takes_channels_and_classes_from_the_text() -> None:
     zoo = Zoo.from_json({**ZOO, "architecture": ["1x28x28", {"linear": 7}]})
     assert (zoo.architecture, zoo.channels, zoo.classes) == ("1x28x28 fc7", 1, 7)
     assert Zoo.from_json(json.loads(json.dumps(zoo.to_json()))) == zoo
-    with pytest.raises(ValueError, match="is for 7 classes, the zoo has 10"):
+    with pytest.raises(ValueError, match="has 7 classes, not 10"):
         dataclasses.replace(zoo, classes=10)
-    with pytest.raises(ValueError, match="is for 1 channels, the zoo has 3"):
+    with pytest.raises(ValueError, match="has 1 channels, not 3"):
         dataclasses.replace(zoo, channels=3)
+    text = "3x28x28 conv8k5 pool drop conv6k5 pool drop conv4k2 fc20 drop fc10"  # that of CNN-s
+    colour = Zoo.from_json({**ZOO, "architecture": text})
+    assert (colour.architecture, colour.channels, colour.classes) == ("cnn_s", 3, 10)
+    with pytest.raises(ValueError, match="drop fc10 has 3 channels, not 1"):
+        Zoo.from_json({**ZOO, "architecture": text, "channels": 1})
+    with pytest.raises(ValueError, match="drop fc10 has 3 channels, not 1"):
+        make_layout(text, 1)
     with pytest.raises(ValueError, match="zoo 'own': network '1x28x28 fc', at character 9"):
         Zoo.from_json({**ZOO, "architecture": "1x28x28 fc", "channels": 1, "classes": 10})
 

@@ -87,3 +87,22 @@ def test_an_entry_that_names_no_class_of_torch(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(ACTIVATIONS, "softsign", "SoftSign")
     with pytest.raises(InvalidArgument, match=r"\['softsign'\] is 'SoftSign', expected the name"):
         make_activation("softsign")
+
+
+@pytest.mark.parametrize("kind", ["RReLU", "Softmax", "PReLU", "GLU", "Dropout", "Linear"])
+def test_a_class_that_is_no_function_of_each_number(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(ACTIVATIONS, "own", kind)
+    with pytest.raises(InvalidArgument, match="maps each number by itself"):
+        make_activation("own")
+
+
+@pytest.mark.parametrize("kind", ["Softsign", "Mish", "Hardswish", "LogSigmoid", "CELU", "ReLU6"])
+def test_the_other_functions_of_torch_can_be_activations(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(ACTIVATIONS, "own", kind)
+    state = torch.random.get_rng_state()
+    assert type(make_activation("own")) is getattr(torch.nn, kind)
+    assert torch.equal(torch.random.get_rng_state(), state)

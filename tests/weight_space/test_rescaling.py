@@ -120,8 +120,17 @@ def test_refusals() -> None:
         ({"fc1": two[1:]}, "relu", "a finite factor for each of its 20 units"),
         ({"fc2": np.ones(10)}, "relu", "'fc2' is no hidden group"),
         ({"fc1": np.ones((3, 20))}, "relu", "factors for 3 rows do not fit"),
+        ({"fc1": two}, "ReLU", "unknown activation 'ReLU'"),
+        ({"fc1": two}, ["relu"] * 3, "one for each of 2 rows, found 3"),
     ):
         with pytest.raises(ValueError, match=message):
             rescale(weights, layout, factors, activation)
+    for integers in (np.ones((2, layout.size), np.int8), torch.ones(2, layout.size).long()):
+        with pytest.raises(ValueError, match="must be floating-point numbers, found .*int"):
+            rescale(integers, layout, {"fc1": two}, "relu")
+    with pytest.raises(ValueError, match="unknown activation 'Tanh'"):
+        random_factors(layout, "Tanh", 0)
+    with pytest.raises(ValueError, match="one for each of 5 rows, found 3"):
+        random_factors(layout, ["tanh"] * 3, 0, rows=5)
     with pytest.raises(ValueError, match="at least 1"):
         random_factors(layout, "relu", np.random.default_rng(0), scales=0.5)
