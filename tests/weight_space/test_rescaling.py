@@ -126,7 +126,7 @@ def test_refusals() -> None:
         with pytest.raises(ValueError, match=message):
             rescale(weights, layout, factors, activation)
     for integers in (np.ones((2, layout.size), np.int8), torch.ones(2, layout.size).long()):
-        with pytest.raises(ValueError, match="must be floating-point numbers, found .*int"):
+        with pytest.raises(ValueError, match=r"must be floating-point numbers, found .*int"):
             rescale(integers, layout, {"fc1": two}, "relu")
     with pytest.raises(ValueError, match="unknown activation 'Tanh'"):
         random_factors(layout, "Tanh", 0)
