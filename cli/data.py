@@ -424,6 +424,10 @@ def publish(
     create_pr: Annotated[
         bool, flag("--create-pr", help="Open a pull request in place of a commit.")
     ] = False,
+    drop_models: Annotated[
+        bool,
+        flag("--drop-models", help="Delete models there that the folder lacks, of its zoos."),
+    ] = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -443,6 +447,7 @@ def publish(
             private=private,
             revision=revision,
             create_pr=create_pr,
+            drop_models=drop_models,
             on_progress=display.gigabytes(bars, repository),
         )
     if as_json:

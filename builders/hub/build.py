@@ -6,7 +6,7 @@ never published. In a new folder, the same zoo gives the same bytes, whatever th
 An interrupted build can be resumed. A shard appears by rename when it is complete. Shards whose
 model files have not changed are not written again (history.py), and all others are deleted before
 the first one is written: an interrupted build leaves a folder that lacks shards, never one that
-repeats rows.
+repeats rows. Until the build is finished, the card lets `datasets` load nothing of the zoo.
 
 Ranks share the shards with weights. Each plans all of them and writes its own, and the last one to
 end writes the card.
@@ -53,7 +53,7 @@ from .build_ranks import (
     valid_marks,
     write_record,
 )
-from .card import render_card
+from .card import render_card, unfinished_card
 from .contents import read_contents
 from .croissant import render_croissant
 from .history import (
@@ -66,6 +66,7 @@ from .history import (
     waiting_file,
 )
 from .licence import card_licence, check_licence
+from .merge import with_text_of
 from .names import (
     BUILD_FOLDER,
     CARD,
@@ -167,11 +168,7 @@ def build_folder(
         )
     if not built_zoos(out):
         _refuse_others(out)
-    if licence is not None:
-        licence = check_licence(licence)
-    else:
-        card = out / CARD
-        licence = card_licence(card.read_text("utf-8", errors="replace") if card.exists() else "")
+    licence = card_licence(_card_of(out)) if licence is None else check_licence(licence)
     # All of them are checked before anything is written.
     directories = [open_zoo(root, name) for name in wanted]
     for directory in directories:
@@ -200,10 +197,17 @@ def build_folder(
                 for name, valid in marks.items():
                     write_record(out, name, valid)
                 contents = read_contents(out)
-                _write(out, CARD, render_card(contents, licence=licence).encode(), work)
+                card = with_text_of(render_card(contents, licence=licence), _card_of(out))
+                _write(out, CARD, card.encode(), work)
                 _write(out, CROISSANT, render_croissant(contents, out, licence), work)
                 remove_ranks(out, rank)
     return summaries
+
+
+def _card_of(out: Path) -> str:
+    """Return the card that a folder has; an empty text for none."""
+    path = out / CARD
+    return path.read_text("utf-8", errors="replace") if path.exists() else ""
 
 
 def _refuse_others(out: Path) -> None:
@@ -337,6 +341,10 @@ def _arranged(
     if not any(digests[shard.name] in there for shard in shards if shard.has_weights):
         shards, digests = _plan(directory, files, {})  # all are written, as into a new folder
     marks = {shard: known[there[d]] for shard, d in digests.items() if d in there}
+    names = {path.relative_to(out).as_posix() for path in present}
+    changes = names - digests.keys() or any(there.get(d) != s for s, d in digests.items())
+    if changes and (card := _card_of(out)):
+        _write(out, CARD, unfinished_card(card, name).encode(), work)
     # Shards that get another name wait under the name of their digest: at every moment, the record
     # is right about each file, and a name is never that of two shards.
     moved = {there[d]: d for shard, d in digests.items() if d in there and there[d] != shard}

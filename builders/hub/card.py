@@ -2,9 +2,10 @@
 
     Path("out/README.md").write_text(render_card(read_contents("out"), "me/model_zoos"))
 
-Everything in the card but the licence follows from the files, so that the same files give the same
-card. The YAML at its top makes `load_dataset(repository, name)` work: for each zoo, each union
-whose parts are all there, and `metrics`, it says which files are which split.
+Everything in the card follows from the files, but for the licence and what somebody has written
+below its end: the same files give the same card. The YAML at its top makes
+`load_dataset(repository, name)` work: for each zoo, each union whose parts are all there, and
+`metrics`, it says which files are which split.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from ..splits import SPLITS
 from ..untrusted import printable
 from .contents import Contents, ZooEntry
 from .licence import LICENCE, licence_text
+from .merge import parse_card, patterns_of
 from .names import layout_file
 
 if TYPE_CHECKING:
@@ -38,6 +40,10 @@ if TYPE_CHECKING:
 
 TEMPLATE = Path(__file__).resolve().parents[2] / "dataset_card.md"
 """The template lies at the root, in a checkout as in a wheel."""
+
+UNFINISHED = "a build was interrupted here: run it again to finish it"
+"""The file pattern in the card of a folder whose only zoo is being built anew: `datasets` says that it
+finds no such files."""
 
 PLACEHOLDER = "ORG/model_zoos"
 """Name of the repository where the real one is not known yet."""
@@ -98,6 +104,36 @@ def card_data(
     MetadataConfigs(configs).to_dataset_card_data(data)
     DatasetInfosDict(infos).to_dataset_card_data(data)
     return data
+
+
+def unfinished_card(text: str, zoo: str) -> str:
+    """Return a card by which `datasets` loads nothing that has rows of a zoo.
+
+    While a zoo is built anew, some of its files are missing. What `datasets` loaded then would also
+    stay in its cache, for the same files later.
+
+    Args:
+        text: the card of the folder.
+        zoo: the zoo that is built.
+
+    Raises:
+        InvalidArgument: its header is not the metadata of a card.
+    """
+    from huggingface_hub import DatasetCardData
+
+    data, rest = parse_card(text)
+    kept = [
+        config
+        for config in data.get("configs", ())
+        if not any(p.startswith(("metrics/", f"data/{zoo}/")) for p in patterns_of(config))
+    ]
+    # A card without configs would let datasets find files by itself.
+    data["configs"] = kept or [{"config_name": METRICS_NAME, "data_files": UNFINISHED}]
+    names = [config.get("config_name") for config in kept]
+    infos = data.pop("dataset_info", ())
+    if found := [info for info in infos if info.get("config_name") in names]:
+        data["dataset_info"] = found
+    return f"---\n{DatasetCardData(**data).to_yaml(original_order=list(data))}\n---\n{rest}"
 
 
 def size_category(rows: int) -> str:

@@ -29,8 +29,8 @@ def merge_cards(ours: str, theirs: str) -> tuple[str, tuple[str, ...]]:
     If theirs has no config that ours lacks, the header is ours alone. Otherwise our configs and
     dataset_info replace theirs of the same name, and their others stay unchanged, a default
     included; tags, task categories and languages are united; for every other key our value takes
-    precedence, and a key that only theirs has stays. The text is ours, followed by the part of
-    theirs that we did not write.
+    precedence, and a key that only theirs has stays. The text is ours, followed by the parts of
+    both that we did not write: those below the line that ends our text.
 
     Args:
         ours, theirs: whole files; an empty text stands for no file.
@@ -42,22 +42,22 @@ def merge_cards(ours: str, theirs: str) -> tuple[str, tuple[str, ...]]:
         InvalidArgument: a header that is not the metadata of a card, see `unusable_card`, or a
             config that is kept and reads other files than Parquet.
     """
+    ours, own = _cut(ours)
     our, our_text = parse_card(ours)
     their, their_text = parse_card(theirs)
     configs, their_configs = _by_name(our.get("configs")), _by_name(their.get("configs"))
     kept = {name: config for name, config in their_configs.items() if name not in configs}
     for name, config in kept.items():
-        if formats := {Path(path).suffix for path in _patterns(config)} - {".parquet", ""}:
+        if formats := {Path(path).suffix for path in patterns_of(config)} - {".parquet", ""}:
             raise InvalidArgument(
                 f"the repository's config {name!r} reads {', '.join(sorted(formats))} files: "
                 "datasets loads all configs of a repository in one format, so that either it or "
                 "ours could not be loaded: publish to another repository"
             )
     before, end, after = their_text.partition(_END)
-    below = (after if end else before).strip()
-    below = f"\n\n{_END}\n" + (f"\n{below}\n" if below else "")
+    below = _below((after if end else before).strip(), own)
     if not kept:
-        return ours.rstrip() + below, ()
+        return ours + below, ()
     if any(config.get("default") or name == "default" for name, config in kept.items()):
         for config in configs.values():
             config.pop("default", None)
@@ -75,7 +75,36 @@ def merge_cards(ours: str, theirs: str) -> tuple[str, tuple[str, ...]]:
         header.encode()
     except UnicodeEncodeError:
         raise unusable_card("it has a text that is not valid Unicode") from None
-    return f"---\n{header}\n---\n{our_text.rstrip()}{below}", tuple(kept)
+    return f"---\n{header}\n---\n{our_text}{below}", tuple(kept)
+
+
+def with_text_of(card: str, earlier: str) -> str:
+    """Return a card of ours, ended by the line that says so and what an earlier one has below it.
+
+    Args:
+        card: a whole README that we made.
+        earlier: the README in its place; an empty text stands for no file.
+    """
+    return _cut(card)[0] + _below("", _cut(earlier)[1])
+
+
+def _cut(ours: str) -> tuple[str, str]:
+    """Return a README that we made, and what somebody has written below the end of our text."""
+    before, _, below = ours.partition(_END)
+    return before.rstrip(), below.strip()
+
+
+def _below(theirs: str, ours: str) -> str:
+    """Return the end of a card: texts of somebody else, the same one once."""
+    texts = [theirs] if ours in theirs else [ours] if theirs in ours else [theirs, ours]
+    return "".join([f"\n\n{_END}\n", *(f"\n{text}\n" for text in texts if text)])
+
+
+def patterns_of(config: dict[str, Any]) -> list[str]:
+    """Return the file patterns of a config, in any of the forms that data_files may have."""
+    entries = _listed(config.get("data_files"))
+    paths = [entry.get("path") if isinstance(entry, dict) else entry for entry in entries]
+    return [str(pattern) for path in paths for pattern in _listed(path)]
 
 
 def unusable_card(reason: str) -> InvalidArgument:
@@ -158,13 +187,6 @@ def _by_name(
     if isinstance(entries, dict):
         entries = [entries]
     return {entry.get("config_name", "default"): entry for entry in entries or ()}
-
-
-def _patterns(config: dict[str, Any]) -> list[str]:
-    """Return the file patterns of a config, in any of the forms that data_files may have."""
-    entries = _listed(config.get("data_files"))
-    paths = [entry.get("path") if isinstance(entry, dict) else entry for entry in entries]
-    return [str(pattern) for path in paths for pattern in _listed(path)]
 
 
 def _listed(value: object) -> list[Any]:

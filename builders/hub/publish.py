@@ -13,7 +13,8 @@ Other zoos and layouts, other people's files, and configs that the folder's card
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,20 +24,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from huggingface_hub import CommitOperationAdd, HfApi, constants
 
-from ...errors import FaultyZoo, InvalidArgument
-from ..machine import few
+from ...errors import FaultyZoo, InvalidArgument, ModelZoosWarning
+from ..machine import counted, few
 from ..zoo_directory import list_zoo_directories
 from .card import published_card, render_card
 from .contents import describe_contents, read_contents
 from .digests import Digests
-from .licence import card_licence
-from .merge import merge_cards
+from .licence import LICENCE, card_licence, check_licence
+from .merge import merge_cards, parse_card, with_text_of
 from .names import (
     CARD,
     CROISSANT,
     DATA_FILE,
     FILES,
+    METRICS_FILE,
     data_files,
+    matches,
     metrics_file,
     model_of,
     zoo_of,
@@ -97,6 +100,7 @@ def publish(
     private: bool = False,
     revision: str | None = None,
     create_pr: bool = False,
+    drop_models: bool = False,
     on_progress: Progress | None = None,
 ) -> PublishSummary:
     """Bring a repository on the Hub up to date with a folder; create it if it does not exist.
@@ -109,11 +113,13 @@ def publish(
         revision: branch to commit to, created if it does not exist; None for main. "refs/pr/1" adds
             to a pull request.
         create_pr: open a pull request instead of committing to a branch.
+        drop_models: delete the models that the repository has of the folder's zoos and the folder
+            lacks.
         on_progress: called after each file that was compared, and each few that were uploaded.
 
     Raises:
         InvalidArgument: `repo_id` is not ORG/NAME; the folder is not a built repository, or lacks
-            whole models that the repository has of a ResNet-18 zoo; `private` for a repository that
+            models that the repository has, without `drop_models`; `private` for a repository that
             is public; a branch together with a pull request; a licence that is no id of the Hub.
         FaultyZoo: the build of the folder was interrupted.
         HubFailed: no token, not allowed, no such repository (for a pull request), out of reach, or
@@ -133,15 +139,17 @@ def publish(
         remote = Remote.at(api, repo_id, open_head(api, repo_id, branch, private))
         contents: dict[str, Content] = {path: folder / path for path in files}
         stale = [p for p in sorted(remote.files) if p not in contents and zoo_of(p) in zoos]
-        _check_stale(repo_id, stale, files)
+        if not drop_models:
+            _check_models(remote, folder, stale, files)
         text = (folder / CARD).read_text("utf-8")
         ours = published_card(text, repo_id)
         if any(zoo_of(path) not in (None, *zoos) for path in remote.files):
+            licence = _licence_of_all(remote, card_licence(text))
             sizes = {path: entry.size for path, entry in remote.files.items() if path not in stale}
             sizes |= {path: size_of(content) for path, content in contents.items()}
             # A faulty zoo is half a publication in several commits, whose next run fixes the card.
             with suppress(FaultyZoo):
-                ours = future_card(remote, sizes, contents, card_licence(text))
+                ours = with_text_of(future_card(remote, sizes, contents, licence), text)
         card, kept = merge_cards(ours, remote.card())
         contents[CARD] = card.encode()
         digests = Digests(folder)
@@ -229,19 +237,63 @@ def folder_files(folder: Path) -> list[str]:
     return paths
 
 
-def _check_stale(repo_id: str, stale: Sequence[str], files: Sequence[str]) -> None:
+def _check_models(remote: Remote, folder: Path, stale: Sequence[str], files: Sequence[str]) -> None:
     """Refuse to delete models that the folder lacks: they may be nowhere else.
 
+    Args:
+        remote: the repository.
+        folder: the built folder.
+        stale: files that are to be deleted in the repository.
+        files: files of the folder.
+
     Raises:
-        InvalidArgument: some files to delete are of such models.
+        InvalidArgument: the repository has such models.
     """
     lost = {model for path in stale if (model := model_of(path)) is not None}
     lost -= {model_of(path) for path in files}
+    for zoo in sorted({match["zoo"] for match in matches(METRICS_FILE, files)}):
+        there = [m.string for m in matches(METRICS_FILE, remote.files) if m["zoo"] == zoo]
+        here = [m.string for m in matches(METRICS_FILE, files) if m["zoo"] == zoo]
+        if any(path not in here or not remote.has(path, folder / path) for path in there):
+            ours = _models_in(here, lambda path: open_content(folder / path))
+            lost |= _models_in(there, remote.open) - ours
     if lost:
         raise InvalidArgument(
-            f"{repo_id} has {len(lost)} models of these zoos that the folder lacks, first "
-            f"{min(lost)}: delete them there first if you mean to, or publish to another repository"
+            f"{remote.repo_id} has {counted(len(lost), 'model')} of these zoos that the folder "
+            f"lacks, first {min(lost)}: publish to another repository",
+            hint="--drop-models deletes them there",
         )
+
+
+def _models_in(paths: Iterable[str], open_file: Callable[[str], IO[bytes]]) -> set[str]:
+    """Return the models of which files have rows without weights; none of what is no such file."""
+    found: set[str] = set()
+    for path in paths:
+        with open_file(path) as file, suppress(pa.ArrowInvalid, KeyError):
+            found.update(pq.read_table(file, columns=["model_id"])["model_id"].to_pylist())
+    return found
+
+
+def _licence_of_all(remote: Remote, ours: str) -> str:
+    """Return the licence of a repository that has other zoos too; warn if theirs is another one.
+
+    Args:
+        remote: the repository.
+        ours: the licence of the folder, which is `LICENCE` if none was chosen.
+    """
+    theirs = parse_card(remote.card())[0].get("license")
+    if not isinstance(theirs, str) or theirs == ours:
+        return ours
+    if ours == LICENCE:
+        text = (
+            f"the licence of {remote.repo_id} stays {theirs}, also for the zoos of this folder, "
+            f"for which none was chosen ({LICENCE})"
+        )
+        warnings.warn(ModelZoosWarning(text), stacklevel=3)
+        return check_licence(theirs, "license in README.md: ")
+    text = f"the licence of {remote.repo_id}, of all its zoos, was {theirs} and is now {ours}"
+    warnings.warn(ModelZoosWarning(text), stacklevel=3)
+    return ours
 
 
 def future_card(

@@ -10,6 +10,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +210,57 @@ def test_datasets_sees_that_a_folder_has_changed(tmp_path: Path) -> None:
     directory.write_model(model.model_id, model.hyperparameters(), [0, 1], weights, losses)
     for name in (zoo.name, "metrics"):
         assert loaded(name)[model.model_id, 1] == 8
+
+
+@contextmanager
+def broken_shards(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A disk on which no shard can be written."""
+
+    def fail(*_: object) -> None:
+        raise OSError("full")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(build, "write_shard", fail)
+        yield
+
+
+def test_nothing_is_loaded_of_a_zoo_that_is_being_built_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be a part of the rows, which the cache of datasets would keep for later, too."""
+    zoo = dataclasses.replace(zoo_spec("digits_cnn_s"), epochs=1)
+    other = dataclasses.replace(zoo, name="other_digits")
+    root, out = tmp_path / "zoos", tmp_path / "out"
+    random_zoo(root, other, 6)
+    directory = random_zoo(root, zoo, 9)
+    build_folder([zoo.name, other.name], root, out, licence="mit")
+    notes = "## Notes\n\nOurs.\n"
+    (out / "README.md").open("a").write(notes)
+
+    def rows(name: str) -> int:
+        loaded = load_dataset(str(out), name, cache_dir=str(tmp_path / "cache"))
+        return sum(map(len, loaded.values()))
+
+    for path in directory.files():  # as after a copy of the zoo: the bytes will be the same
+        path.touch()
+    with broken_shards(monkeypatch), pytest.raises(OSError, match="full"):
+        build_folder([zoo.name], root, out)
+    for name in (zoo.name, "metrics"):
+        with pytest.raises(ValueError, match=r"not found. Available: .'other_digits'."):
+            rows(name)
+    assert rows(other.name) == 12
+    for path in open_zoo(root, other.name).files():
+        path.touch()
+    with broken_shards(monkeypatch), pytest.raises(OSError, match="full"):
+        build_folder([other.name], root, out)
+    with pytest.raises(FileNotFoundError, match="a build was interrupted here"):
+        rows("metrics")
+    build_folder([zoo.name, other.name], root, out)
+    assert (rows(zoo.name), rows("metrics")) == (18, 30)
+    card = (out / "README.md").read_text()
+    assert card.endswith(notes)
+    assert card.count("Ours.") == 1
+    assert "\nlicense: mit\n" in card
 
 
 @pytest.fixture(scope="module")

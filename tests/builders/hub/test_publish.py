@@ -30,6 +30,7 @@ from datasets import load_dataset
 from model_zoos.builders.hub.build import build_folder
 from model_zoos.builders.hub.names import DATA_FILE
 from model_zoos.builders.hub.publish import folder_files, publish
+from model_zoos.builders.zoo_directory import open_zoo
 from model_zoos.errors import InvalidArgument
 from tests.builders.hub.folders import ME, PUBLISH, bits, write_folder
 from tests.hub_server import READER, WRITER, Client, ClientError, Hub, Request
@@ -251,6 +252,60 @@ def test_the_licence_is_that_of_the_folder(
         assert yaml.safe_load(card.split("---")[1])["license"] == licence
         assert f"license of this data set is {licence}." in card
     assert "config_name: digits_cnn_s\n" in card
+
+
+def test_a_licence_that_nobody_chose_changes_none(
+    hub: Hub, writer: Client, home: Path, tmp_path: Path
+) -> None:
+    told = "import warnings\nwith warnings.catch_warnings(record=True) as caught:\n    "
+    told += PUBLISH.strip().replace("\n", "\n    ") + "\nresult = [str(c.message) for c in caught]"
+    for zoo, licence, said in (
+        ("digits_cnn_s", "mit", []),
+        ("mnist_cnn_s_seed", None, ["stays mit, also for the zoos of this folder"]),
+        ("mnist_cnn_s_seed", "apache-2.0", ["was mit and is now apache-2.0"]),
+    ):
+        out = tmp_path / f"{zoo}-{licence}"
+        build_folder([zoo], home, out, licence=licence)
+        found = writer.run(told, folder=str(out), repo_id="me/chosen", arguments={})
+        assert len(found) == len(said)
+        assert all(text in message for text, message in zip(said, found, strict=True))
+        card = hub.read("me/chosen", "README.md").decode()
+        assert yaml.safe_load(card.split("---")[1])["license"] == (licence or "mit")
+
+
+def test_models_are_deleted_only_if_that_is_said(
+    hub: Hub, writer: Client, home: Path, tmp_path: Path
+) -> None:
+    """A folder that lacks models, as after a build beside a damaged file."""
+    arguments = {"repo_id": "me/fewer", "folder": str(tmp_path / "out")}
+    shutil.copytree(home / "digits_cnn_s", tmp_path / "zoos" / "digits_cnn_s")
+    build_folder(["digits_cnn_s"], tmp_path / "zoos", tmp_path / "out")
+    writer.run(PUBLISH, **arguments, arguments={})
+    before = hub.content("me/fewer")
+    first, second, *_ = open_zoo(tmp_path / "zoos", "digits_cnn_s").files()
+    for path in (first, second):
+        path.write_bytes(b"")
+    build_folder(["digits_cnn_s"], tmp_path / "zoos", tmp_path / "out")
+    with pytest.raises(ClientError, match=f"has 2 models .* lacks, first {first.stem}"):
+        writer.run(PUBLISH, **arguments, arguments={})
+    assert hub.content("me/fewer") == before
+    writer.run(PUBLISH, **arguments, arguments={"drop_models": True})
+    assert set(hub.content("me/fewer")) == {".gitattributes", *folder_files(tmp_path / "out")}
+
+
+def test_notes_below_the_card_stay(hub: Hub, writer: Client, home: Path, tmp_path: Path) -> None:
+    notes = {zoo: f"## Notes on {zoo}" for zoo in ("digits_cnn_s", "mnist_cnn_s_seed")}
+    for _ in range(2):
+        for zoo, text in notes.items():
+            build_folder([zoo], home, tmp_path / zoo)
+            card = (tmp_path / zoo / "README.md").read_text()
+            if text not in card:
+                (tmp_path / zoo / "README.md").write_text(f"{card}\n{text}\n")
+            arguments = {"folder": str(tmp_path / zoo), "repo_id": "me/notes", "arguments": {}}
+            writer.run(PUBLISH, **arguments)
+    card = hub.read("me/notes", "README.md").decode()
+    assert [card.count(text) for text in notes.values()] == [1, 1]
+    assert card.index("end of the card made by") < min(map(card.index, notes.values()))
 
 
 def test_a_zoo_that_is_half_there_does_not_hinder(
