@@ -42,8 +42,8 @@ TEMPLATE = Path(__file__).resolve().parents[2] / "dataset_card.md"
 """The template lies at the root, in a checkout as in a wheel."""
 
 UNFINISHED = "a build was interrupted here: run it again to finish it"
-"""The file pattern in the card of a folder whose only zoo is being built anew: `datasets` says that it
-finds no such files."""
+"""The file pattern in the card of a folder whose only zoo is being built anew. `datasets` says that
+it finds no such files."""
 
 PLACEHOLDER = "ORG/model_zoos"
 """Name of the repository where the real one is not known yet."""
