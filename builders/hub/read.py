@@ -1,14 +1,15 @@
 """Read a repository, on the Hub or a built folder: the same rows as from zoo directories.
 
 No file is read whole. Each read of pyarrow becomes one request for exactly its bytes: the footer,
-then the wanted columns of the row groups that can have matching rows by their statistics.
+then the wanted columns of the row groups that can have matching rows by their statistics. These
+leave NaN out: where NaN can pass the filter, the columns without weights decide instead.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import reduce
@@ -16,6 +17,7 @@ from operator import or_
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as pads
 from huggingface_hub import HfApi, HfFileSystem
@@ -40,6 +42,7 @@ from .checked import (
 )
 from .names import DATA_FILE, METRICS_FILE, faults, matches, metrics_file, zoo_of
 from .remote import explained
+from .statistics import nan_can_pass
 
 
 @dataclass(frozen=True)
@@ -226,7 +229,8 @@ def read_tables(
     Args:
         shard: the file.
         schema: wanted columns; nothing else is read.
-        filters: keep only matching rows; row groups without any are not read.
+        filters: keep only matching rows. Row groups without any are not read, or without weights
+            where NaN can pass the filter.
         token: of the Hub.
         options: arguments of huggingface_hub.HfFileSystem.
         seen: rows of the other files that are read, none of which this one may repeat.
@@ -240,16 +244,36 @@ def read_tables(
     with _fragment(shard, token, options) as fragment:
         kind = weights_type(schema) or weights_type(fragment.physical_schema)
         check_columns(fragment.physical_schema, kind and kind.list_size)
-        if filters is not None:
+        trusted = filters is None or not nan_can_pass(filters)
+        if filters is not None and trusted:
             fragment = fragment.subset(filter=filters)
         for group in fragment.row_groups:
             part = fragment.subset(row_group_ids=[group.id])
-            table = part.to_table(columns=schema.names, filter=filters)
+            if trusted:
+                table = part.to_table(columns=schema.names, filter=filters)
+            else:
+                table = _matching(part, schema.names, filters)
             if len(table):
                 table = table.cast(schema)
                 rows.check(zoo_of(shard.path), table)
                 yield table
             del table  # 45 MB of ResNet-18, while the next is read
+
+
+def _matching(
+    group: pads.ParquetFileFragment, names: Sequence[str], filters: pads.Expression
+) -> pa.Table:
+    """Return the rows of a row group that match, whatever its statistics say.
+
+    Its weights are read only if there is such a row.
+    """
+    plain = [name for name in group.physical_schema.names if name != "weights"]
+    table = group.to_table(columns=plain)
+    table = table.append_column("_row", pa.array(np.arange(len(table)))).filter(filters)
+    if len(table) and "weights" in names:
+        weights = group.to_table(columns=["weights"])["weights"]
+        table = table.append_column("weights", weights.take(table["_row"]))
+    return table.select([name for name in names if name in table.column_names])
 
 
 class LastStates:

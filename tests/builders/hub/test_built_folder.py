@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from datasets import load_dataset
 from datasets.exceptions import DatasetGenerationError
 
 from model_zoos.benchmarks.property_prediction import predict_properties
+from model_zoos.builders.catalog import zoo_spec
 from model_zoos.builders.overview import overview
 from model_zoos.builders.splits import SPLITS
-from model_zoos.errors import FaultyZoo, InvalidArgument, ZooNotFound
+from model_zoos.errors import FaultyZoo, InvalidArgument, NoRowsLeft, ZooNotFound
 from tests.builders.hub.folders import UNION, bits, write_folder
 from tests.builders.hub.test_read import QUESTIONS
+from tests.zoos import random_zoo
 
 
 def table(rows: Any) -> pa.Table:
@@ -46,6 +51,64 @@ def test_it_gives_the_rows_of_the_zoo_directories(
         assert found.features == expected.features
         assert len(expected) > 0
         assert bits(table(found)) == bits(expected.with_format("arrow")[:])
+
+
+@pytest.fixture(scope="module")
+def diverged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A zoo half of whose models end with a loss of NaN; folder of zoos and repository.
+
+    The repository's statistics leave NaN out, as those of every file that is published already.
+    """
+    root = tmp_path_factory.mktemp("diverged")
+    zoo = dataclasses.replace(zoo_spec("digits_cnn_s"), epochs=2)
+    directory = random_zoo(root / "zoos", zoo, 20)
+    for number, model in enumerate(zoo.models(20)):
+        losses = np.array([0.1, 0.2, np.nan if number % 2 else 0.3])
+        weights = np.full((3, zoo.layout.size), number, np.float32)
+        metrics = {"test_loss": losses, "test_acc": np.array([0.1, 0.2, 0.3])}
+        directory.write_model(
+            model.model_id, model.hyperparameters(), np.arange(3), weights, metrics
+        )
+    return root / "zoos", write_folder(root / "folder", root / "zoos", [zoo.name], group=6)
+
+
+NEGATED = ~(pc.field("test_loss") < 5)
+
+
+@pytest.mark.parametrize(
+    ("filters", "more"),
+    [
+        (NEGATED, {}),
+        (NEGATED, {"final": True}),
+        (NEGATED & (pc.field("epoch") == 2), {"columns": ["weights", "epoch"]}),
+        (~(pc.field("test_loss") >= 0), {"columns": ["test_acc"]}),
+        ((pc.field("epoch") == 1) | ~(pc.field("test_loss") < pc.field("test_acc") + 5), {}),
+        (pc.field("test_loss").is_null(nan_is_null=True), {}),
+        ([("test_loss", "not in", [0.1, 0.3])], {"final": True}),
+        ([[("test_loss", ">", 0.25)], [("test_acc", "<", 0.15)]], {}),
+    ],
+)
+def test_filters_choose_the_same_rows_with_nan(
+    diverged: tuple[Path, Path], tmp_path: Path, filters: Any, more: dict[str, Any]
+) -> None:
+    home, folder = diverged
+
+    def found(zoos: Path) -> dict[str, Any] | None:
+        try:
+            rows = load_dataset(
+                "model_zoos",
+                "digits_cnn_s",
+                split="train",
+                data_dir=str(zoos),
+                repo=str(folder),
+                filters=filters,
+                **more,
+            )
+        except NoRowsLeft:
+            return None
+        return bits(rows.with_format("arrow")[:])
+
+    assert found(tmp_path) == found(home)
 
 
 def test_everything_that_loads_rows_reads_it(
