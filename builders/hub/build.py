@@ -382,7 +382,7 @@ def _digest(directory: ZooDirectory, shard: PlannedShard) -> str:
         files.append(
             [(str(p.relative_to(directory.path)), s.st_size, s.st_mtime_ns) for p, s in stats]
         )
-    form = [_FORMAT, ZSTD_LEVEL, pa.__version__]
+    form = [_FORMAT, ZSTD_LEVEL, pa.__version__, *shard.nan_columns]
     digest = hashlib.sha256(json.dumps([form, files]).encode())
     digest.update(shard.schema.serialize())
     return digest.hexdigest()

@@ -1,18 +1,23 @@
 """NaN and the statistics of Parquet files.
 
 The minimum and the maximum of a column leave NaN out. Where a row passes a filter because it holds
-NaN, such as `~(field("test_loss") < 5)`, they must not choose the row groups to read.
+NaN, such as `~(field("test_loss") < 5)`, they must not choose the row groups to read. Columns with
+NaN are written without them, since datasets alone goes by those that there are.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import cache
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
+from ..model_file import ModelFile
+from ..rows import states_table
 from ..schema import row_schema
 
 _PLAIN = row_schema(None)
@@ -50,3 +55,14 @@ def _without_statistics(column: pa.Field) -> pads.ParquetFileFragment:
     return pads.ParquetFileFormat().make_fragment(
         pa.BufferReader(sink.getvalue()), partition_expression=known
     )
+
+
+def columns_with_nan(table: pa.Table) -> list[str]:
+    """Return the names of the columns of rows that hold NaN somewhere."""
+    names = [name for name in _FLOATS.names if name in table.column_names]
+    return [name for name in names if pc.any(pc.is_nan(table[name])).as_py()]
+
+
+def nan_columns_of(files: Sequence[ModelFile]) -> list[str]:
+    """Return the names of the columns that hold NaN at some state of some model files."""
+    return columns_with_nan(states_table(files, _FLOATS))
