@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ..errors import FaultyFilesWarning, FaultyZoo, InvalidArgument, UnknownZoo, ZooNotFound
 from . import catalog
 from .catalog import METRICS_NAME, dense_name
-from .specification import Zoo, normalize_name
+from .specification import Zoo, normalize_name, refuse_reserved
 from .untrusted import MAX_JSON, parse_json, read_plain
 from .zoo_directory import ZooDirectory, list_zoo_directories, open_zoo, refuse_zoo_as_root
 
@@ -97,7 +97,8 @@ def zoo_to_train(name: str, root: Path) -> Zoo:
         root: folder of zoo directories.
 
     Raises:
-        InvalidArgument: the file cannot be read, or its zoo has a name of the catalog.
+        InvalidArgument: the file cannot be read, or its zoo has a name of the catalog or a
+            reserved one.
         UnknownZoo: there is none of this name.
     """
     path = Path(name)
@@ -117,6 +118,7 @@ def zoo_to_train(name: str, root: Path) -> Zoo:
         values = {key: v for key, v in values[0].items() if key not in ("models", "states")}
     try:
         zoo = Zoo.from_json(values)
+        refuse_reserved(zoo.name)
     except ValueError as error:
         raise InvalidArgument(f"{path}: {error}") from error
     if zoo.name in catalog.config_names():

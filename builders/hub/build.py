@@ -32,7 +32,7 @@ from ..catalog import METRICS_NAME, parts_of
 from ..machine import few
 from ..model_file import ModelFile
 from ..ranks import ALONE, Rank, deal, rank_cores
-from ..specification import normalize_name
+from ..specification import normalize_name, refuse_reserved
 from ..splits import SPLITS
 from ..untrusted import read_plain
 from ..zoo_directory import (
@@ -160,6 +160,8 @@ def build_folder(
         raise InvalidArgument("name at least one zoo")
     if METRICS_NAME in wanted:
         raise InvalidArgument("metrics is built along with every zoo: name the zoos")
+    for name in wanted:
+        refuse_reserved(name)
     out = Path(out)
     if (out / "model_zoos.py").exists():
         raise InvalidArgument(

@@ -388,6 +388,10 @@ def test_expected_errors_are_one_line(tmp_path: Path) -> None:
     assert "bad.json: not readable as JSON" in error("generate", "bad.json", cwd=tmp_path)
     (tmp_path / "taken.json").write_text(json.dumps(get_zoo("digits_cnn_s").to_json()))
     assert "choose another name" in error("generate", "taken.json", cwd=tmp_path)
+    values = get_zoo("digits_cnn_s").to_json() | {"name": "default"}
+    (tmp_path / "reserved.json").write_text(json.dumps(values))
+    message = error("generate", "reserved.json", "--models", "2", cwd=tmp_path)
+    assert "reserved.json: a zoo cannot be named 'default': datasets takes the config" in message
     assert not (tmp_path / "zoos").exists()
 
 

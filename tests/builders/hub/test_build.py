@@ -569,6 +569,8 @@ def test_bad_requests_are_refused(home: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "a").exists()
     with pytest.raises(ValueError, match="metrics is built along"):
         build_folder(["metrics"], home, tmp_path / "a")
+    with pytest.raises(InvalidArgument, match="a zoo cannot be named 'default'"):
+        build_folder(["default"], home, tmp_path / "a")
     with pytest.raises(ValueError, match="at least 1"):
         build_folder(["digits_cnn_s"], home, tmp_path / "a", workers=0)
     with pytest.raises(ValueError, match="at least one zoo"):
