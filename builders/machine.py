@@ -1,4 +1,4 @@
-"""The cores of this machine, stamps and digests of its files, and sizes in words."""
+"""The cores of this machine, lists, stamps and digests of its files, and sizes in words."""
 
 from __future__ import annotations
 
@@ -23,6 +23,26 @@ def file_stamp(path: str | os.PathLike[str]) -> Stamp:
     """Return the stamp of a file, which changes whenever the file is replaced."""
     found = os.stat(path)
     return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
+
+
+def files_below(folder: Path) -> dict[str, Path]:
+    """Return name with slashes -> path of all files in a folder, also behind links to folders.
+
+    A link to a folder on the way to it is not followed, so that no loop is without end.
+    """
+    found: dict[str, Path] = {}
+    passed = {os.fspath(folder): {os.path.realpath(folder)}}  # folder -> those on the way to it
+    for parent, below, files in os.walk(folder, followlinks=True):
+        for name in tuple(below):
+            path = os.path.join(parent, name)
+            real = os.path.realpath(path)
+            if real in passed[parent]:
+                below.remove(name)
+            else:
+                passed[path] = passed[parent] | {real}
+        paths = (Path(parent, name) for name in files)
+        found |= {path.relative_to(folder).as_posix(): path for path in paths}
+    return found
 
 
 def file_digest(path: Path, algorithm: str) -> str:

@@ -27,7 +27,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from ...errors import Cancelled, FaultyFile, InvalidArgument
-from ..atomic import write_atomically
+from ..atomic import move, write_atomically
 from ..catalog import METRICS_NAME, parts_of
 from ..machine import few
 from ..model_file import ModelFile
@@ -278,7 +278,7 @@ def _build_zoo(
                 marks[shard.name] = (digests[shard.name], partial.stat().st_size)
                 write_record(out, name, marks, work)
             path.parent.mkdir(parents=True, exist_ok=True)
-            partial.replace(path)
+            move(partial, path)
         except BaseException:
             cancelled.set()  # here, before this thread takes the next shard
             raise
@@ -348,7 +348,7 @@ def _arranged(
     for path in present:
         file = path.relative_to(out).as_posix()
         if file in moved:
-            path.rename(out / waiting_file(moved[file]))
+            move(path, out / waiting_file(moved[file]))
         elif (DATA_FILE.fullmatch(file) or METRICS_FILE.fullmatch(file)) and (
             file not in marks or there[digests[file]] != file
         ):
@@ -356,7 +356,7 @@ def _arranged(
     write_record(out, name, {**marks, **waiting})
     for shard in marks:
         if (path := out / waiting_file(digests[shard])).exists():
-            path.rename(out / shard)
+            move(path, out / shard)
     for match in matches(WAITING_FILE, known):  # of an interrupted build of other models
         (out / match.string).unlink(missing_ok=True)
     write_record(out, name, marks)

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from huggingface_hub import CommitOperationAdd, HfApi, constants
 
 from ...errors import FaultyZoo, InvalidArgument
-from ..machine import few
+from ..machine import few, files_below
 from ..zoo_directory import list_zoo_directories
 from .card import published_card, render_card
 from .contents import describe_contents, read_contents
@@ -188,9 +188,7 @@ def folder_files(folder: Path) -> list[str]:
 
     if not folder.is_dir():
         raise refused(f"{folder}: there is no such folder; `model-zoos build` makes one")
-    paths = sorted(
-        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
-    )
+    paths = sorted(name for name, path in files_below(folder).items() if path.is_file())
     paths = [path for path in paths if not path.startswith(".") and "/." not in path]
     paths = [path for path in paths if path != CROISSANT]
     shards = [path for path in paths if DATA_FILE.fullmatch(path)]

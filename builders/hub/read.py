@@ -25,7 +25,7 @@ from huggingface_hub import HfApi, HfFileSystem
 from ...errors import FaultyZoo, InvalidArgument, ZooNotFound
 from ..catalog import METRICS_NAME
 from ..layout import Layout
-from ..machine import file_stamp
+from ..machine import file_stamp, files_below
 from ..schema import row_schema
 from ..specification import Zoo, is_zoo_name
 from ..untrusted import open_plain
@@ -172,9 +172,8 @@ def open_snapshot(
 
 
 def _built_folder(folder: Path) -> Snapshot:
-    stamps = {
-        path.relative_to(folder).as_posix(): file_stamp(path) for path in folder.rglob("*.parquet")
-    }
+    files = files_below(folder).items()
+    stamps = {name: file_stamp(path) for name, path in files if name.endswith(".parquet")}
     paths = sorted(stamps)
     digest = hashlib.sha256(repr([(path, stamps[path]) for path in paths]).encode())
     return Snapshot(str(folder), digest.hexdigest()[:40], tuple(paths))

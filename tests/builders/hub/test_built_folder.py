@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -16,8 +19,11 @@ from datasets.exceptions import DatasetGenerationError
 
 from model_zoos.benchmarks.property_prediction import predict_properties
 from model_zoos.builders.catalog import zoo_spec
+from model_zoos.builders.hub.build import build_folder
+from model_zoos.builders.hub.publish import folder_files
 from model_zoos.builders.overview import overview
 from model_zoos.builders.splits import SPLITS
+from model_zoos.builders.zoo_directory import open_zoo
 from model_zoos.errors import FaultyZoo, InvalidArgument, NoRowsLeft, ZooNotFound
 from tests.builders.hub.folders import UNION, bits, write_folder
 from tests.builders.hub.test_read import QUESTIONS
@@ -120,6 +126,34 @@ def test_everything_that_loads_rows_reads_it(
     assert predict_properties("digits_cnn_s", targets=["test_acc"]).scores == expected.scores
     (found,), (own,) = overview("digits_cnn_s", repo=str(folder)), overview("digits_cnn_s", home)
     assert (found.models, found.states, found.splits) == (own.models, own.states, own.splits)
+
+
+@pytest.fixture(params=["same", "other"])
+def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """A folder on the disk of `tmp_path`, and one on another."""
+    memory = "/dev/shm"
+    if request.param == "other" and not os.access(memory, os.W_OK):
+        pytest.skip("needs a second file system")
+    with TemporaryDirectory(dir=tmp_path if request.param == "same" else memory) as folder:
+        yield Path(folder)
+
+
+def test_the_data_can_lie_behind_a_link(digits_home: Path, tmp_path: Path, disk: Path) -> None:
+    """On a larger disk, for example; links that make a loop are harmless."""
+    out, data, root = tmp_path / "out", disk / "data", tmp_path / "zoos"
+    shutil.copytree(digits_home / "digits_cnn_s", root / "digits_cnn_s")
+    build_folder(["digits_cnn_s"], root, out)
+    expected = folder_files(out)
+    shutil.move(out / "data", data)
+    (out / "data").symlink_to(data)
+    (data / "digits_cnn_s" / ".again").symlink_to(data)
+    for path in open_zoo(root, "digits_cnn_s").files():
+        os.utime(path)  # so that each shard is written again
+    [summary] = build_folder(["digits_cnn_s"], root, out)
+    assert summary.written == summary.shards
+    assert folder_files(out) == expected
+    given = {"data_dir": str(tmp_path / "none"), "repo": str(out), "split": "train"}
+    assert len(load_dataset("model_zoos", "digits_cnn_s", **given)) == 84
 
 
 def test_a_folder_that_was_built_again_gives_its_new_rows(
