@@ -101,7 +101,7 @@ def zoo_to_train(name: str, root: Path) -> Zoo:
             reserved one.
         UnknownZoo: there is none of this name.
     """
-    path = Path(name)
+    path = Path(name).expanduser()
     if not name.endswith(".json"):
         if path.suffix and path.is_file():
             raise InvalidArgument(f"{path}: a zoo is specified by a file that ends in .json")

@@ -162,7 +162,7 @@ def build_folder(
         raise InvalidArgument("metrics is built along with every zoo: name the zoos")
     for name in wanted:
         refuse_reserved(name)
-    out = Path(out)
+    out = Path(out).expanduser()
     if (out / "model_zoos.py").exists():
         raise InvalidArgument(
             f"{out} holds a model_zoos.py, and datasets loads no folder with such a file"

@@ -122,7 +122,7 @@ def publish(
     if create_pr and revision is not None:
         raise InvalidArgument("a pull request goes to main: give a revision or create_pr, not both")
     check_repo_id(repo_id)
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     files = folder_files(folder)
     read_contents(folder)  # refuses the folder of an interrupted build
     zoos = tuple(sorted({zoo for zoo, _ in data_files(files)[0]}))

@@ -215,6 +215,26 @@ def test_the_licence_of_a_built_folder(digits_home: Path, tmp_path: Path) -> Non
     assert "such as mit or cc-by-4.0" in error(*build, "--licence", "CC BY", cwd=tmp_path)
 
 
+def test_paths_in_ones_own_home(
+    digits_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """bash expands `~` at the beginning of a word, but not in `--out=~/built`."""
+    here, home = tmp_path / "here", tmp_path / "home"
+    here.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    run("build", "digits_cnn_s", f"--data-dir={digits_home}", "--out=~/built", cwd=here)
+    assert (home / "built/README.md").exists()
+    for command in (
+        ("publish", "me/zoos", "--from=~/none"),
+        ("import", "~/none"),
+        ("import", str(digits_home), "--table=~/none/runs.csv", "--architecture", "cnn_s"),
+        ("benchmark", "--compare", "~/none", "~/none"),
+        ("generate", "~/none.json"),
+    ):
+        assert f"{home}/none" in error(*command, cwd=here)
+    assert not list(here.iterdir())
+
+
 def test_what_is_there(digits_home: Path, tmp_path: Path) -> None:
     done = run("info", "digits-cnn-s", "--data-dir", str(digits_home), cwd=tmp_path).stdout
     assert "20 of 320" in done
