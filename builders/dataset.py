@@ -168,6 +168,8 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
                 if argument in COLUMNS:
                     advice = f'filters=[("{argument}", "==", value)] chooses rows by this column'
                 raise InvalidArgument(f"load_dataset has no argument {argument!r}; {advice}")
+        if isinstance(path := arguments.get("repo"), os.PathLike):
+            arguments["repo"] = os.fspath(path)
         name = normalize_name(config_name)
         fields: dict[str, Any] = {**arguments, "name": name, "version": self.VERSION}
         config = ModelZoosConfig(**fields)

@@ -30,6 +30,14 @@ from tests.builders.hub.test_read import QUESTIONS
 from tests.zoos import random_zoo
 
 
+def test_it_can_be_given_as_a_path(folder: Path, tmp_path: Path) -> None:
+    given = {"split": "train", "data_dir": str(tmp_path)}
+    rows = load_dataset("model_zoos", "digits_cnn_s", repo=folder, **given)
+    same = load_dataset("model_zoos", "digits_cnn_s", repo=str(folder), **given)
+    assert len(rows) == 84
+    assert rows.cache_files == same.cache_files
+
+
 def table(rows: Any) -> pa.Table:
     return pa.concat_tables(rows.with_format("arrow").iter(50))
 
