@@ -77,7 +77,8 @@ class ModelZoosConfig(datasets.BuilderConfig):  # type: ignore[misc]  # datasets
         repo: repository on the Hub, ORG/NAME, or a folder that `build` wrote, else MODEL_ZOOS_REPO.
             Zoos that have no directory are read from there (`metrics` only if there is no
             directory at all).
-        revision: branch, tag or commit of the repository; main by default.
+        revision: branch, tag or commit of the repository; main by default. It cannot be given
+            where all rows come from zoo directories.
         columns: columns to read, None for all. Weights that are not among them are not read.
         tensors: names of the tensors to read, as `layer` takes them; None for all. The weights of a
             row are then these tensors in the order of the layout, whatever the order of the list,
@@ -181,6 +182,12 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
         root = zoos_home(config.data_dir)
         parts = zoos_of(name, root)
         present = [part for part in parts if is_zoo(root, part)]
+        if config.revision and present and len(present) == len(parts):
+            raise InvalidArgument(
+                f"revision={config.revision!r}: the rows of {name} come from the folder of zoos "
+                f"{root}, which has no revisions and takes precedence over the repository {repo}. "
+                "Give data_dir= of a folder without this zoo, or leave revision= out"
+            )
         # The cache of datasets is found by an id, which must change whenever the zoo does.
         state: list[object] = [(part, open_zoo(root, part).fingerprint()) for part in present]
 
