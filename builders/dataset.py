@@ -243,7 +243,7 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
                 size, self.config.columns, chosen=self.config.tensors is not None
             ),
             homepage="https://arxiv.org/abs/2209.14764",
-            license=_licence(directory),
+            license=_licence(directory, self._repository),
         )
 
     def _weights_size(self, first: str, directory: ZooDirectory | None) -> int | None:
@@ -455,8 +455,18 @@ def _last_files(files: list[ModelFile]) -> list[ModelFile]:
     return [file for file in files if file is last[file.model_id]]
 
 
-def _licence(directory: ZooDirectory | None) -> str:
-    """Return the licence that an imported zoo came with, or that of the paper's zoos; else ""."""
+def _licence(directory: ZooDirectory | None, repository: Snapshot | None) -> str:
+    """Return the licence of rows; "" if it is not known.
+
+    It is that with which an imported zoo came, that of the repository's card, or that of the
+    paper's zoos.
+
+    Args:
+        directory: that of the first zoo, if there is one.
+        repository: where zoos without a directory are.
+    """
+    if directory is None and repository is not None:
+        return repository.licence
     source = directory.info.get("source") if directory is not None else None
     given = (source or {}).get("licence")
     if isinstance(given, str):

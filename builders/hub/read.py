@@ -40,7 +40,8 @@ from .checked import (
     open_fragment,
     weights_type,
 )
-from .names import DATA_FILE, METRICS_FILE, faults, matches, metrics_file, zoo_of
+from .merge import parse_card
+from .names import CARD, DATA_FILE, METRICS_FILE, faults, matches, metrics_file, zoo_of
 from .remote import explained
 from .statistics import nan_can_pass
 
@@ -71,13 +72,16 @@ class Snapshot:
 
     Attributes:
         repo_id: `ORG/NAME`, or the absolute path of a built folder.
-        commit: 40 hexadecimal digits; of a folder, a digest that changes with its Parquet files.
+        commit: 40 hexadecimal digits; of a folder, a digest that changes with its Parquet files
+            and its licence.
         paths: names of all files, sorted.
+        licence: that of its card; "" if the card names none.
     """
 
     repo_id: str
     commit: str
     paths: tuple[str, ...]
+    licence: str = ""
 
     def __str__(self) -> str:
         return self.repo_id if is_folder(self.repo_id) else f"{self.repo_id}@{self.commit[:8]}"
@@ -168,15 +172,27 @@ def open_snapshot(
     with explained(repo_id, token):
         info = HfApi(token=token).dataset_info(repo_id, revision=revision)
     paths = sorted(sibling.rfilename for sibling in info.siblings or ())
-    return Snapshot(repo_id, str(info.sha), tuple(paths))
+    licence = info.card_data.get("license") if info.card_data else None
+    named = licence if isinstance(licence, str) else ""
+    return Snapshot(repo_id, str(info.sha), tuple(paths), named)
 
 
 def _built_folder(folder: Path) -> Snapshot:
     files = files_below(folder).items()
     stamps = {name: file_stamp(path) for name, path in files if name.endswith(".parquet")}
     paths = sorted(stamps)
-    digest = hashlib.sha256(repr([(path, stamps[path]) for path in paths]).encode())
-    return Snapshot(str(folder), digest.hexdigest()[:40], tuple(paths))
+    licence = _licence_of(folder / CARD)
+    digest = hashlib.sha256(repr([licence, *((path, stamps[path]) for path in paths)]).encode())
+    return Snapshot(str(folder), digest.hexdigest()[:40], tuple(paths), licence)
+
+
+def _licence_of(card: Path) -> str:
+    """Return the licence that a card names; "" without a readable one, which rows do not need."""
+    try:
+        named = parse_card(card.read_text("utf-8"))[0].get("license")
+    except (OSError, ValueError):
+        return ""
+    return named if isinstance(named, str) else ""
 
 
 def weights_size(

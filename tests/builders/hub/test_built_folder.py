@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from datasets import load_dataset
+from datasets import load_dataset, load_dataset_builder
 from datasets.exceptions import DatasetGenerationError
 
 from model_zoos.benchmarks.property_prediction import predict_properties
@@ -36,6 +36,25 @@ def test_it_can_be_given_as_a_path(folder: Path, tmp_path: Path) -> None:
     same = load_dataset("model_zoos", "digits_cnn_s", repo=str(folder), **given)
     assert len(rows) == 84
     assert rows.cache_files == same.cache_files
+
+
+@pytest.mark.parametrize(
+    ("header", "licence"),
+    [("license: mit", "mit"), ("tags: [a]", ""), ("license: [mit, x]", ""), ("license: {", "")],
+)
+def test_the_licence_is_that_of_the_card(
+    folder: Path, tmp_path: Path, header: str, licence: str
+) -> None:
+    def found() -> str:
+        given = {"repo": str(copy), "data_dir": str(tmp_path)}
+        return str(load_dataset_builder("model_zoos", "digits_cnn_s", **given).info.license)
+
+    shutil.copytree(folder, copy := tmp_path / "copy")
+    assert found() == "cc-by-4.0"
+    (copy / "README.md").write_text(f"---\n{header}\n---\n# Zoos\n")
+    assert found() == licence
+    (copy / "README.md").unlink()
+    assert found() == ""
 
 
 def table(rows: Any) -> pa.Table:

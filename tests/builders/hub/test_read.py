@@ -109,6 +109,9 @@ def test_zoo_directories_come_first(
         load_dataset(
             "model_zoos", UNION[0], data_dir=str(tmp_path), repo=published, revision="main"
         )
+    licence = "datasets.load_dataset_builder('model_zoos', name, repo=repo).info.license"
+    code = f"import model_zoos, datasets; result = {licence}"
+    assert writer.run(code, name=UNION[1], repo=published) == "cc-by-4.0"
     # One zoo lies here, the union takes its other two from the Hub; metrics are the folder's.
     assert (alone, union, everything) == (27, 72, 27)
     read = " ".join(request.path for request in hub.requests[before:])
