@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ..errors import FaultyFilesWarning, FaultyZoo, InvalidArgument, UnknownZoo, ZooNotFound
 from . import catalog
 from .catalog import METRICS_NAME, dense_name
+from .machine import typed
 from .specification import Zoo, normalize_name, refuse_reserved
 from .untrusted import MAX_JSON, parse_json, read_plain
 from .zoo_directory import ZooDirectory, list_zoo_directories, open_zoo, refuse_zoo_as_root
@@ -146,13 +147,13 @@ def absent(
         return UnknownZoo(
             f"{name} is the folder of a zoo: its name is {path.name}, and {path.parent} is the "
             "folder of zoo directories (data_dir=)",
-            hint=f"the name {path.name} with --data-dir {path.parent}",
+            hint=f"the name {path.name} with --data-dir {typed(path.parent)}",
         )
     folder = f"{root} (data_dir=, else MODEL_ZOOS_HOME, else ./zoos)"
     below = _folder_below(root, missing[0] if missing else normalize_name(name))
     if below is not None:
         message = f"{name} is not in {folder}, but in {below}"
-        return ZooNotFound(message, hint=f"--data-dir {below}")
+        return ZooNotFound(message, hint=f"--data-dir {typed(below)}")
     there = ", ".join(own) or "no zoo"
     if not root.exists():
         folder, there = f"{folder}, a folder that does not exist", ""
@@ -181,19 +182,20 @@ def absent(
         dense = dense_name(part)
         zoo = catalog.ZOOS.get(dense)
         if part == dense and zoo:
-            commands.append(f"model-zoos generate {part} --out {root}")
+            commands.append(f"model-zoos generate {part} --out {typed(root)}")
         elif part != dense and (zoo is None or zoo.layout.architecture.layers):
             method = " --method magnitude" if part.endswith("_magnitude") else ""
-            commands.append(f"model-zoos sparsify {dense} --data-dir {root}{method}")
+            commands.append(f"model-zoos sparsify {dense} --data-dir {typed(root)}{method}")
         if other := catalog.ELSEWHERE.get(part):
             sources.append(f"The {other.title} has it: {other.url}.")
-            commands.append(f"model-zoos import {other.url.rpartition('/')[2]} --out {root}")
+            file = other.url.rpartition("/")[2]
+            commands.append(f"model-zoos import {file} --out {typed(root)}")
         doi = zoo.doi if zoo and part == dense else None
         if zoo and part == catalog.twin_name(dense):
             doi = catalog.TWIN_DOIS.get(dense)
         if doi:
             sources.append(f"Original files of {part}: https://doi.org/{doi}.")
-            commands.append(f"model-zoos download {part} --out {root}")
+            commands.append(f"model-zoos download {part} --out {typed(root)}")
     lacks = ", ".join(missing)
     lacks = f"the zoo {name!r}" if lacks == name else f"{lacks} of {name!r}"
     hint = "; ".join(commands) if commands else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
@@ -62,6 +63,11 @@ def counted(number: int, thing: str) -> str:
 def few(texts: Sequence[str], most: int) -> str:
     """Return the first texts, and how many more there are: "a, b and 3 more"."""
     return ", ".join(texts[:most]) + f" and {len(texts) - most} more" * (len(texts) > most)
+
+
+def typed(path: str | os.PathLike[str]) -> str:
+    """Return a path as it is typed in a shell: in quotation marks where it needs them."""
+    return shlex.quote(os.fspath(path))
 
 
 def byte_size(count: float, smallest: str = "kB") -> str:

@@ -34,7 +34,7 @@ from ..errors import FaultyFile, FaultyZoo, ZooNotFound
 from .atomic import json_bytes, write_atomically
 from .catalog import dense_name
 from .ledger import LEDGER, NOTHING, Published, read_ledger, write_ledger
-from .machine import Stamp, file_stamp
+from .machine import Stamp, file_stamp, typed
 from .manifest import clock, nothing_recorded, read_manifest, settled, write_manifest
 from .model_file import FORMAT, Encoded, ModelFile, encode_model, read_model_file
 from .specification import Zoo, is_zoo_name, normalize_name, refuse_reserved
@@ -503,7 +503,7 @@ def refuse_zoo_as_root(root: str | os.PathLike[str]) -> None:
             f'load_dataset("{root}", "{built[0]}") loads one. data_dir is a folder of zoo '
             "directories, as `model-zoos generate` and `import` write them; repo= or the variable "
             "MODEL_ZOOS_REPO names such a repository folder",
-            hint=f"MODEL_ZOOS_REPO={root} model-zoos benchmark {built[0]}",
+            hint=f"MODEL_ZOOS_REPO={typed(root)} model-zoos benchmark {built[0]}",
         )
 
 

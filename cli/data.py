@@ -13,7 +13,7 @@ import typer
 from ..builders.architecture import ARCHITECTURES
 from ..builders.catalog import ELSEWHERE, ZOOS, list_zoos
 from ..builders.homes import open_parts, zoos_home
-from ..builders.machine import byte_size, counted
+from ..builders.machine import byte_size, counted, typed
 from ..builders.ranks import find_rank
 from ..builders.specification import Zoo, normalize_name
 from ..builders.splits import why_empty
@@ -170,7 +170,7 @@ def info(
 
 def _option(name: str, value: Path | None) -> str:
     """Return an option as it is typed behind other words; "" if it is not given."""
-    return "" if value is None else f" {name} {value}"
+    return "" if value is None else f" {name} {typed(value)}"
 
 
 def _resume(part: Overview, data_dir: Path | None) -> str:

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from huggingface_hub import CommitOperationAdd, HfApi, constants
 
 from ...errors import FaultyZoo, InvalidArgument
-from ..machine import few, files_below
+from ..machine import few, files_below, typed
 from ..zoo_directory import list_zoo_directories
 from .card import published_card, render_card
 from .contents import describe_contents, read_contents
@@ -178,12 +178,13 @@ def folder_files(folder: Path) -> list[str]:
     """
 
     def refused(reason: str) -> InvalidArgument:
-        return InvalidArgument(reason, hint=f"model-zoos build NAME --out {folder}")
+        return InvalidArgument(reason, hint=f"model-zoos build NAME --out {typed(folder)}")
 
     if (folder / "zoo.json").exists():
         raise InvalidArgument(
             f"{folder} is a zoo directory, and a repository is what `build` makes of it",
-            hint=f"model-zoos build {folder.name} --data-dir {folder.parent} --out repository",
+            hint=f"model-zoos build {typed(folder.name)} --data-dir {typed(folder.parent)} "
+            "--out repository",
         )
 
     if not folder.is_dir():

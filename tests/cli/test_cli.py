@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import re
+import shlex
 import signal
 import struct
 import subprocess
@@ -279,6 +280,18 @@ def test_what_is_there(digits_home: Path, tmp_path: Path) -> None:
         message = error(*command, "--data-dir", "other", cwd=tmp_path)
         assert "did you mean my_own?" in message
     assert not list(tmp_path.glob("repository"))
+    spaced = tmp_path / "my zoos"
+    spaced.symlink_to(digits_home)
+    for command in (
+        ("info", "digits_cnn_s", "--data-dir", str(spaced)),
+        ("build", "digits_cnn_s", "--data-dir", str(spaced), "--out", str(tmp_path / "my built")),
+    ):
+        suggested = run(*command, cwd=tmp_path).stdout.partition("next:")[2].strip().splitlines()
+        for line in suggested:
+            path = shlex.split(line, comments=True)[4]
+            assert path in (str(spaced), str(tmp_path / "my built"))
+    hint = error("info", "usps_cnn_s_seed", "--data-dir", str(spaced), cwd=tmp_path)
+    assert f"--out '{spaced}'" in hint
     assert "model-zoos generate" in error("info", "digits_cnn_s", cwd=tmp_path)
 
 
