@@ -119,6 +119,29 @@ def test_list(tmp_path: Path) -> None:
     assert "no zoo has variant" in error("list", "--variant", "random", cwd=tmp_path)
 
 
+def test_the_zoos_of_a_folder_are_chosen_as_those_of_the_catalog(tmp_path: Path) -> None:
+    for name in ("digits_cnn_s", "mnist_cnn_s_seed"):
+        random_zoo(tmp_path, dataclasses.replace(get_zoo(name), epochs=1), 7)
+
+    def listed(*arguments: str) -> list[str]:
+        command = ("list", *arguments, "--data-dir", ".", "--json")
+        return [entry["zoo"] for entry in json.loads(run(*command, cwd=tmp_path).stdout)]
+
+    assert listed() == listed("--architecture", "cnn-s") == ["digits_cnn_s", "mnist_cnn_s_seed"]
+    assert listed("--variant", "seed") == listed("MNIST-cnn-*") == ["mnist_cnn_s_seed"]
+    assert listed("--image-dataset", "digits") == ["digits_cnn_s"]
+    none = error("list", "--data-dir", ".", "--architecture", "resnet18", cwd=tmp_path)
+    assert "matches '*' with architecture 'resnet18'; there are digits_cnn_s, mnist" in none
+
+
+def test_only_a_finished_build_suggests_to_publish(digits_home: Path, tmp_path: Path) -> None:
+    command = ("build", "digits_cnn_s", "--data-dir", str(digits_home), "--ranks", "2", "--rank")
+    assert "publish" not in run(*command, "0", cwd=tmp_path).stdout
+    assert not (tmp_path / "repository/README.md").exists()
+    assert "next:\n  model-zoos publish ORG/NAME\n" in run(*command, "1", cwd=tmp_path).stdout
+    assert (tmp_path / "repository/README.md").exists()
+
+
 def test_a_table_has_the_width_of_the_terminal(tmp_path: Path) -> None:
     """Names and numbers are never cut: lines go first, then columns, then each row is a list."""
     narrow = run_alone("list", "mnist*", cwd=tmp_path, columns=80).stdout.splitlines()
