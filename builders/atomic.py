@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
+import shutil
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,8 +19,8 @@ def write_atomically(
     Args:
         path: path of the file, which is replaced if it exists.
         content: all its bytes, in one piece or several.
-        partial_in: folder of the unfinished file on the same disk, where a killed process leaves it
-            as `.*.partial`; None for the folder of `path`.
+        partial_in: folder of the unfinished file, where a killed process leaves it as
+            `.*.partial`; None for the folder of `path`.
 
     Raises:
         OSError: the file cannot be written; one that was there before is unchanged.
@@ -28,11 +30,27 @@ def write_atomically(
     try:
         with open(temporary, "xb") as file:  # with the permissions that the user's umask leaves
             file.writelines(content)
-        os.replace(temporary, path)
+        move(temporary, path)
     except BaseException:
         with suppress(FileNotFoundError):  # it has been renamed already
             os.unlink(temporary)
         raise
+
+
+def move(partial: str | Path, path: Path) -> None:
+    """Give a finished file its name; on another disk, it appears there when it is whole."""
+    try:
+        os.replace(partial, path)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        beside = path.with_name(f".{secrets.token_hex(8)}.partial")
+        try:
+            shutil.copyfile(partial, beside)
+            os.replace(beside, path)
+        finally:
+            beside.unlink(missing_ok=True)
+        os.unlink(partial)
 
 
 def json_bytes(value: object) -> bytes:

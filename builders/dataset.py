@@ -77,7 +77,8 @@ class ModelZoosConfig(datasets.BuilderConfig):  # type: ignore[misc]  # datasets
         repo: repository on the Hub, ORG/NAME, or a folder that `build` wrote, else MODEL_ZOOS_REPO.
             Zoos that have no directory are read from there (`metrics` only if there is no
             directory at all).
-        revision: branch, tag or commit of the repository; main by default.
+        revision: branch, tag or commit of the repository; main by default. It cannot be given
+            where all rows come from zoo directories.
         columns: columns to read, None for all. Weights that are not among them are not read.
         tensors: names of the tensors to read, as `layer` takes them; None for all. The weights of a
             row are then these tensors in the order of the layout, whatever the order of the list,
@@ -168,6 +169,8 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
                 if argument in COLUMNS:
                     advice = f'filters=[("{argument}", "==", value)] chooses rows by this column'
                 raise InvalidArgument(f"load_dataset has no argument {argument!r}; {advice}")
+        if isinstance(path := arguments.get("repo"), os.PathLike):
+            arguments["repo"] = os.fspath(path)
         name = normalize_name(config_name)
         fields: dict[str, Any] = {**arguments, "name": name, "version": self.VERSION}
         config = ModelZoosConfig(**fields)
@@ -179,6 +182,12 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
         root = zoos_home(config.data_dir)
         parts = zoos_of(name, root)
         present = [part for part in parts if is_zoo(root, part)]
+        if config.revision and present and len(present) == len(parts):
+            raise InvalidArgument(
+                f"revision={config.revision!r}: the rows of {name} come from the folder of zoos "
+                f"{root}, which has no revisions and takes precedence over the repository {repo}. "
+                "Give data_dir= of a folder without this zoo, or leave revision= out"
+            )
         # The cache of datasets is found by an id, which must change whenever the zoo does.
         state: list[object] = [(part, open_zoo(root, part).fingerprint()) for part in present]
 
@@ -234,7 +243,7 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
                 size, self.config.columns, chosen=self.config.tensors is not None
             ),
             homepage="https://arxiv.org/abs/2209.14764",
-            license=_licence(directory),
+            license=_licence(directory, self._repository),
         )
 
     def _weights_size(self, first: str, directory: ZooDirectory | None) -> int | None:
@@ -446,8 +455,18 @@ def _last_files(files: list[ModelFile]) -> list[ModelFile]:
     return [file for file in files if file is last[file.model_id]]
 
 
-def _licence(directory: ZooDirectory | None) -> str:
-    """Return the licence that an imported zoo came with, or that of the paper's zoos; else ""."""
+def _licence(directory: ZooDirectory | None, repository: Snapshot | None) -> str:
+    """Return the licence of rows; "" if it is not known.
+
+    It is that with which an imported zoo came, that of the repository's card, or that of the
+    paper's zoos.
+
+    Args:
+        directory: that of the first zoo, if there is one.
+        repository: where zoos without a directory are.
+    """
+    if directory is None and repository is not None:
+        return repository.licence
     source = directory.info.get("source") if directory is not None else None
     given = (source or {}).get("licence")
     if isinstance(given, str):

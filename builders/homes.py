@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from ..errors import FaultyFilesWarning, FaultyZoo, InvalidArgument, UnknownZoo, ZooNotFound
 from . import catalog
 from .catalog import METRICS_NAME, dense_name
-from .specification import Zoo, normalize_name
+from .machine import typed
+from .specification import Zoo, normalize_name, refuse_reserved
 from .untrusted import MAX_JSON, parse_json, read_plain
 from .zoo_directory import ZooDirectory, list_zoo_directories, open_zoo, refuse_zoo_as_root
 
@@ -97,10 +98,11 @@ def zoo_to_train(name: str, root: Path) -> Zoo:
         root: folder of zoo directories.
 
     Raises:
-        InvalidArgument: the file cannot be read, or its zoo has a name of the catalog.
+        InvalidArgument: the file cannot be read, or its zoo has a name of the catalog or a
+            reserved one.
         UnknownZoo: there is none of this name.
     """
-    path = Path(name)
+    path = Path(name).expanduser()
     if not name.endswith(".json"):
         if path.suffix and path.is_file():
             raise InvalidArgument(f"{path}: a zoo is specified by a file that ends in .json")
@@ -117,6 +119,7 @@ def zoo_to_train(name: str, root: Path) -> Zoo:
         values = {key: v for key, v in values[0].items() if key not in ("models", "states")}
     try:
         zoo = Zoo.from_json(values)
+        refuse_reserved(zoo.name)
     except ValueError as error:
         raise InvalidArgument(f"{path}: {error}") from error
     if zoo.name in catalog.config_names():
@@ -144,13 +147,13 @@ def absent(
         return UnknownZoo(
             f"{name} is the folder of a zoo: its name is {path.name}, and {path.parent} is the "
             "folder of zoo directories (data_dir=)",
-            hint=f"the name {path.name} with --data-dir {path.parent}",
+            hint=f"the name {path.name} with --data-dir {typed(path.parent)}",
         )
     folder = f"{root} (data_dir=, else MODEL_ZOOS_HOME, else ./zoos)"
     below = _folder_below(root, missing[0] if missing else normalize_name(name))
     if below is not None:
         message = f"{name} is not in {folder}, but in {below}"
-        return ZooNotFound(message, hint=f"--data-dir {below}")
+        return ZooNotFound(message, hint=f"--data-dir {typed(below)}")
     there = ", ".join(own) or "no zoo"
     if not root.exists():
         folder, there = f"{folder}, a folder that does not exist", ""
@@ -179,19 +182,20 @@ def absent(
         dense = dense_name(part)
         zoo = catalog.ZOOS.get(dense)
         if part == dense and zoo:
-            commands.append(f"model-zoos generate {part} --out {root}")
+            commands.append(f"model-zoos generate {part} --out {typed(root)}")
         elif part != dense and (zoo is None or zoo.layout.architecture.layers):
             method = " --method magnitude" if part.endswith("_magnitude") else ""
-            commands.append(f"model-zoos sparsify {dense} --data-dir {root}{method}")
+            commands.append(f"model-zoos sparsify {dense} --data-dir {typed(root)}{method}")
         if other := catalog.ELSEWHERE.get(part):
             sources.append(f"The {other.title} has it: {other.url}.")
-            commands.append(f"model-zoos import {other.url.rpartition('/')[2]} --out {root}")
+            file = other.url.rpartition("/")[2]
+            commands.append(f"model-zoos import {file} --out {typed(root)}")
         doi = zoo.doi if zoo and part == dense else None
         if zoo and part == catalog.twin_name(dense):
             doi = catalog.TWIN_DOIS.get(dense)
         if doi:
             sources.append(f"Original files of {part}: https://doi.org/{doi}.")
-            commands.append(f"model-zoos download {part} --out {root}")
+            commands.append(f"model-zoos download {part} --out {typed(root)}")
     lacks = ", ".join(missing)
     lacks = f"the zoo {name!r}" if lacks == name else f"{lacks} of {name!r}"
     hint = "; ".join(commands) if commands else None

@@ -1,9 +1,10 @@
-"""The cores of this machine, stamps and digests of its files, and sizes in words."""
+"""The cores of this machine, lists, stamps and digests of its files, and sizes in words."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
@@ -25,6 +26,26 @@ def file_stamp(path: str | os.PathLike[str]) -> Stamp:
     return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
 
 
+def files_below(folder: Path) -> dict[str, Path]:
+    """Return name with slashes -> path of all files in a folder, also behind links to folders.
+
+    A link to a folder on the way to it is not followed, so that no loop is without end.
+    """
+    found: dict[str, Path] = {}
+    passed = {os.fspath(folder): {os.path.realpath(folder)}}  # folder -> those on the way to it
+    for parent, below, files in os.walk(folder, followlinks=True):
+        for name in tuple(below):
+            path = os.path.join(parent, name)
+            real = os.path.realpath(path)
+            if real in passed[parent]:
+                below.remove(name)
+            else:
+                passed[path] = passed[parent] | {real}
+        paths = (Path(parent, name) for name in files)
+        found |= {path.relative_to(folder).as_posix(): path for path in paths}
+    return found
+
+
 def file_digest(path: Path, algorithm: str) -> str:
     """Return the digest of a file in hexadecimal; `algorithm` is "md5" or "sha256"."""
     digest = hashlib.new(algorithm, usedforsecurity=False)
@@ -42,6 +63,11 @@ def counted(number: int, thing: str) -> str:
 def few(texts: Sequence[str], most: int) -> str:
     """Return the first texts, and how many more there are: "a, b and 3 more"."""
     return ", ".join(texts[:most]) + f" and {len(texts) - most} more" * (len(texts) > most)
+
+
+def typed(path: str | os.PathLike[str]) -> str:
+    """Return a path as it is typed in a shell: in quotation marks where it needs them."""
+    return shlex.quote(os.fspath(path))
 
 
 def byte_size(count: float, smallest: str = "kB") -> str:

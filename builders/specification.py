@@ -431,6 +431,25 @@ def is_zoo_name(name: str) -> bool:
     return name == normalize_name(name) and plain.isalnum() and plain.isascii()
 
 
+RESERVED_NAMES = {
+    "default": "datasets takes the config of this name for the one that is loaded without a name",
+    "metrics": "in every repository, the config of this name has the states of all zoos",
+}
+"""Names that no new zoo can have, and why."""
+
+
+def refuse_reserved(name: str) -> None:
+    """Refuse a reserved name for a new zoo; a zoo on disk that has one can still be read.
+
+    Raises:
+        InvalidArgument: with the reason.
+    """
+    if name in RESERVED_NAMES:
+        raise InvalidArgument(
+            f"a zoo cannot be named {name!r}: {RESERVED_NAMES[name]}. Choose another name"
+        )
+
+
 def _digest(values: Mapping[str, Any]) -> str:
     """48 bits of SHA-256 over canonical JSON."""
     text = json.dumps(values, sort_keys=True, separators=(",", ":"))

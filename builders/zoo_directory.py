@@ -34,10 +34,10 @@ from ..errors import FaultyFile, FaultyZoo, ZooNotFound
 from .atomic import json_bytes, write_atomically
 from .catalog import dense_name
 from .ledger import LEDGER, NOTHING, Published, read_ledger, write_ledger
-from .machine import Stamp, file_stamp
+from .machine import Stamp, file_stamp, typed
 from .manifest import clock, nothing_recorded, read_manifest, settled, write_manifest
 from .model_file import FORMAT, Encoded, ModelFile, encode_model, read_model_file
-from .specification import Zoo, is_zoo_name, normalize_name
+from .specification import Zoo, is_zoo_name, normalize_name, refuse_reserved
 from .splits import SPLITS, assign_splits
 from .untrusted import read_json
 
@@ -385,9 +385,12 @@ def create_zoo(root: str | os.PathLike[str], zoo: Zoo, **provenance: object) -> 
     Raises:
         FaultyZoo: the directory holds a zoo that was made in another way.
         ZooNotFound: root is itself a zoo directory, or a folder that `build` wrote.
+        InvalidArgument: a new zoo has a reserved name.
     """
     refuse_zoo_as_root(root)
     path = Path(root) / zoo.name
+    if not (path / "zoo.json").exists():
+        refuse_reserved(zoo.name)
     (path / "models").mkdir(parents=True, exist_ok=True)
     _remove_leftovers(path)
     made = {"format": FORMAT, "zoo": zoo.to_json(), "layout": zoo.layout.to_json(), **provenance}
@@ -500,7 +503,7 @@ def refuse_zoo_as_root(root: str | os.PathLike[str]) -> None:
             f'load_dataset("{root}", "{built[0]}") loads one. data_dir is a folder of zoo '
             "directories, as `model-zoos generate` and `import` write them; repo= or the variable "
             "MODEL_ZOOS_REPO names such a repository folder",
-            hint=f"MODEL_ZOOS_REPO={root} model-zoos benchmark {built[0]}",
+            hint=f"MODEL_ZOOS_REPO={typed(root)} model-zoos benchmark {built[0]}",
         )
 
 

@@ -10,7 +10,7 @@ import typer
 
 from . import data, study, train
 from .display import interruptible, plain_errors
-from .options import flag
+from .options import flag, home_expanded
 
 app = typer.Typer(
     help="Load, make and benchmark populations of neural networks.",
@@ -36,7 +36,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
 }
 for _name, _command in _COMMANDS.items():
     _words = {"allow_extra_args": _command is train.sparsify}  # `--sparsity 0.5 0.8`
-    app.command(_name, context_settings=_words)(interruptible(_command))
+    app.command(_name, context_settings=_words)(interruptible(home_expanded(_command)))
 
 
 def _print_version(wanted: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import itertools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -13,7 +14,7 @@ import typer
 from ..builders.architecture import ARCHITECTURES
 from ..builders.catalog import ELSEWHERE, ZOOS, list_zoos
 from ..builders.homes import open_parts, zoos_home
-from ..builders.machine import byte_size, counted
+from ..builders.machine import byte_size, counted, typed
 from ..builders.ranks import find_rank
 from ..builders.specification import Zoo, normalize_name
 from ..builders.splits import why_empty
@@ -57,13 +58,12 @@ def list_command(
     as_json: AsJson = False,
 ) -> None:
     """List the zoos of the catalog, or those of a folder."""
+    wanted = {"image_dataset": image_dataset, "architecture": architecture, "variant": variant}
     if local or data_dir is not None:
-        _list_local(pattern, zoos_home(data_dir), as_json)
+        _list_local(pattern, wanted, zoos_home(data_dir), as_json)
         return
     try:
-        zoos = list_zoos(
-            pattern, image_dataset=image_dataset, architecture=architecture, variant=variant
-        )
+        zoos = list_zoos(pattern, **wanted)
     except UnknownZoo:
         others = fnmatch.filter(ELSEWHERE, normalize_name(pattern))
         if not others or as_json:
@@ -95,20 +95,32 @@ def _title(zoo: Zoo) -> str:
     return title if len(title) <= LONGEST_TITLE else f"{title[: LONGEST_TITLE - 3]}..."
 
 
-def _list_local(pattern: str, root: Path, as_json: bool) -> None:
-    """Print what is there of each zoo in a folder."""
+def _list_local(pattern: str, wanted: Mapping[str, str | None], root: Path, as_json: bool) -> None:
+    """Print what is there of each zoo in a folder.
+
+    Args:
+        pattern: of the names.
+        wanted: attribute of a zoo -> the value that it must have; None for any.
+        root: folder of zoo directories.
+        as_json: print it as JSON.
+    """
     from ..builders.overview import overview
 
+    given = {key: normalize_name(value) for key, value in wanted.items() if value is not None}
     found, unusable = [], {}
-    for name in fnmatch.filter(list_zoo_directories(root), pattern):
+    for name in fnmatch.filter(list_zoo_directories(root), normalize_name(pattern)):
         try:
-            found += overview(name, root)
+            zoo = open_zoo(root, name).zoo
+            if all(normalize_name(getattr(zoo, key)) == value for key, value in given.items()):
+                found += overview(name, root)
         except (ZooNotFound, FaultyZoo) as error:  # one that has no model yet, for example
             unusable[name] = str(error)
     if not found and not unusable:
         here = ", ".join(list_zoo_directories(root))
         if here:
-            raise ZooNotFound(f"no zoo in {root} matches {pattern!r}; there are {here}")
+            values = ", ".join(f"{key} {value!r}" for key, value in given.items())
+            what = f"{pattern!r}" + f" with {values}" * bool(given)
+            raise ZooNotFound(f"no zoo in {root} matches {what}; there are {here}")
         refuse_zoo_as_root(root)
         raise ZooNotFound(
             f"there is no zoo in {root}" + ", a folder that does not exist" * (not root.exists()),
@@ -170,7 +182,7 @@ def info(
 
 def _option(name: str, value: Path | None) -> str:
     """Return an option as it is typed behind other words; "" if it is not given."""
-    return "" if value is None else f" {name} {value}"
+    return "" if value is None else f" {name} {typed(value)}"
 
 
 def _resume(part: Overview, data_dir: Path | None) -> str:
@@ -405,8 +417,9 @@ def build(
                 },
             )
             display.print_some(summary.left_out, "--json lists them all")
-        folder = _option("--from", None if out == BUILT_FOLDER else out)
-        display.print_next(f"model-zoos publish ORG/NAME{folder}")
+        if not any(summary.missing for summary in summaries):  # else there is no card yet
+            folder = _option("--from", None if out == BUILT_FOLDER else out)
+            display.print_next(f"model-zoos publish ORG/NAME{folder}")
 
 
 def publish(

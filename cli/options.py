@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
@@ -16,6 +17,22 @@ from ..errors import InvalidArgument
 def flag(*names: str, help: str, **more: Any) -> Any:  # noqa: ANN401
     """Return an option that takes no value; in the help nothing stands in the place of one."""
     return typer.Option(*names, help=help, metavar="", **more)
+
+
+def home_expanded(command: Callable[..., None]) -> Callable[..., None]:
+    """Return a command whose paths can begin with `~`, which no shell expands in `--out=~/zoos`."""
+
+    @functools.wraps(command)
+    def run(*args: object, **options: object) -> None:
+        command(*args, **{name: _expanded(value) for name, value in options.items()})
+
+    return run
+
+
+def _expanded(value: object) -> object:
+    if isinstance(value, tuple):
+        return tuple(map(_expanded, value))
+    return value.expanduser() if isinstance(value, Path) else value
 
 
 Quiet = Annotated[bool, flag("--quiet", help="Show neither progress nor results.")]

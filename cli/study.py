@@ -15,6 +15,7 @@ import typer
 
 from ..builders.catalog import dense_name, parts_of, zoo_spec
 from ..builders.homes import open_parts, zoo_to_train, zoos_home
+from ..builders.machine import typed
 from ..builders.ranks import Rank, find_rank, rank_cores
 from ..builders.specification import Zoo, normalize_name
 from ..errors import InvalidArgument, ZooNotFound
@@ -258,7 +259,7 @@ def verify(
     if out is not None and share.count == 1 and joined is None:
         raise InvalidArgument(
             "--out is where ranks write what they find, and this is one process: the folder of "
-            f"zoo directories is --data-dir {out}"
+            f"zoo directories is --data-dir {typed(out)}"
         )
     folder, audits, written = out or Path(f"{name}-verify"), [], []
     display.hide_dataset_bars(True)
@@ -406,7 +407,9 @@ def plot(
     display.hide_dataset_bars(quiet)
     if out is not None:
         if out.suffix != ".png":
-            raise InvalidArgument(f"--out is the PNG to write: --out {out.with_suffix('.png')}")
+            raise InvalidArgument(
+                f"--out is the PNG to write: --out {typed(out.with_suffix('.png'))}"
+            )
         out.parent.mkdir(parents=True, exist_ok=True)
     path = plot_accuracy_by_epoch(name, out or Path(f"{name}-accuracy.png"), data_dir)
     if not quiet:
@@ -435,7 +438,7 @@ def report(
         raise InvalidArgument("give --out for the page with its figures or --figures, not both")
     if out is not None and out.suffix == ".html":
         raise InvalidArgument(
-            f"--out is the folder for a page and its figures: --out {out.with_suffix('')}"
+            f"--out is the folder for a page and its figures: --out {typed(out.with_suffix(''))}"
         )
     name = normalize_name(name)
     display.hide_dataset_bars(True)

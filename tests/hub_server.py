@@ -412,6 +412,11 @@ class _Handler(BaseHTTPRequestHandler):
         oid = self._revision(repo, "/".join(rest) or "main")
         siblings = [{"rfilename": path} for path in sorted(repo.commits[oid])]
         values = {"id": name, "sha": oid, "private": repo.private, "siblings": siblings}
+        card = repo.commits[oid].get("README.md")
+        if licence := re.search(
+            rb"\A---\n(?:.*\n)*?license: (.*)\n", (card and card.content) or b""
+        ):
+            values["cardData"] = {"license": licence[1].decode()}
         return _as_json({**values, "tags": [], "downloads": 0, "likes": 0, "disabled": False})
 
     def _api_refs(self, name: str, repo: Repo, rest: list[str]) -> Reply:

@@ -27,12 +27,12 @@ from pathlib import Path
 import pyarrow as pa
 
 from ...errors import Cancelled, FaultyFile, InvalidArgument
-from ..atomic import write_atomically
+from ..atomic import move, write_atomically
 from ..catalog import METRICS_NAME, parts_of
 from ..machine import few
 from ..model_file import ModelFile
 from ..ranks import ALONE, Rank, deal, rank_cores
-from ..specification import normalize_name
+from ..specification import normalize_name, refuse_reserved
 from ..splits import SPLITS
 from ..untrusted import read_plain
 from ..zoo_directory import (
@@ -161,7 +161,9 @@ def build_folder(
         raise InvalidArgument("name at least one zoo")
     if METRICS_NAME in wanted:
         raise InvalidArgument("metrics is built along with every zoo: name the zoos")
-    out = Path(out)
+    for name in wanted:
+        refuse_reserved(name)
+    out = Path(out).expanduser()
     if (out / "model_zoos.py").exists():
         raise InvalidArgument(
             f"{out} holds a model_zoos.py, and datasets loads no folder with such a file"
@@ -280,7 +282,7 @@ def _build_zoo(
                 marks[shard.name] = (digests[shard.name], partial.stat().st_size)
                 write_record(out, name, marks, work)
             path.parent.mkdir(parents=True, exist_ok=True)
-            partial.replace(path)
+            move(partial, path)
         except BaseException:
             cancelled.set()  # here, before this thread takes the next shard
             raise
@@ -354,7 +356,7 @@ def _arranged(
     for path in present:
         file = path.relative_to(out).as_posix()
         if file in moved:
-            path.rename(out / waiting_file(moved[file]))
+            move(path, out / waiting_file(moved[file]))
         elif (DATA_FILE.fullmatch(file) or METRICS_FILE.fullmatch(file)) and (
             file not in marks or there[digests[file]] != file
         ):
@@ -362,7 +364,7 @@ def _arranged(
     write_record(out, name, {**marks, **waiting})
     for shard in marks:
         if (path := out / waiting_file(digests[shard])).exists():
-            path.rename(out / shard)
+            move(path, out / shard)
     for match in matches(WAITING_FILE, known):  # of an interrupted build of other models
         (out / match.string).unlink(missing_ok=True)
     write_record(out, name, marks)
@@ -390,7 +392,7 @@ def _digest(directory: ZooDirectory, shard: PlannedShard) -> str:
         files.append(
             [(str(p.relative_to(directory.path)), s.st_size, s.st_mtime_ns) for p, s in stats]
         )
-    form = [_FORMAT, ZSTD_LEVEL, pa.__version__]
+    form = [_FORMAT, ZSTD_LEVEL, pa.__version__, *shard.nan_columns]
     digest = hashlib.sha256(json.dumps([form, files]).encode())
     digest.update(shard.schema.serialize())
     return digest.hexdigest()

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from ...errors import FaultyZoo
 from ..catalog import METRICS_NAME, UNIONS, ZOOS, dense_name, parts_of, twin_name
+from ..machine import files_below
 from ..specification import Zoo, zoo_from_json
 from ..splits import SPLITS
 from ..untrusted import printable
@@ -135,7 +136,7 @@ def read_contents(folder: str | os.PathLike[str]) -> Contents:
         FaultyZoo: a zoo lacks some of its files: its build was interrupted.
     """
     folder = Path(folder)
-    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")}
+    files = files_below(folder)
     sizes = {name: path.stat().st_size for name, path in files.items() if path.is_file()}
     contents = describe_contents(sizes, lambda name: files[name].open("rb"), str(folder))
     zoos = tuple(replace(zoo, digest=_digest(zoo.name, files, sizes)) for zoo in contents.zoos)

@@ -7,7 +7,7 @@ each file names).
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,12 +19,15 @@ from ..model_file import ModelFile
 from ..rows import states_table, weights_column
 from .checked import MAX_GROUP_BYTES, weights_type
 from .shards import METRICS_GROUP_ROWS, PlannedShard
+from .statistics import columns_with_nan
 
 ZSTD_LEVEL = 1
 """Dense weights do not shrink further at level 3 (mantissas are noise), and take longer."""
 
 
-def writer_options(schema: pa.Schema, *, twin: bool = False) -> dict[str, object]:
+def writer_options(
+    schema: pa.Schema, *, twin: bool = False, nan_columns: Collection[str] = ()
+) -> dict[str, object]:
     """Return the encoding of a file as arguments of pyarrow.parquet.ParquetWriter.
 
     Dense weights are split into four streams of bytes, of which only the one with signs and
@@ -33,6 +36,7 @@ def writer_options(schema: pa.Schema, *, twin: bool = False) -> dict[str, object
     Args:
         schema: of the file.
         twin: whether its weights are pruned.
+        nan_columns: those that hold NaN, which get no statistics.
     """
     plain = [name for name in schema.names if name != "weights"]
     split = "weights" in schema.names and not twin
@@ -40,7 +44,7 @@ def writer_options(schema: pa.Schema, *, twin: bool = False) -> dict[str, object
         "compression": "zstd",
         "compression_level": ZSTD_LEVEL,
         "use_dictionary": plain,
-        "write_statistics": plain,
+        "write_statistics": [name for name in plain if name not in nan_columns],
         "use_byte_stream_split": ["weights.list.element"] if split else False,
         "write_page_index": True,
         "write_batch_size": 1 << 16,  # pyarrow's default of 1024 costs a third of the speed
@@ -76,7 +80,8 @@ def write_shard(
         position = schema.get_field_index("weights")
         return table.add_column(position, "weights", weights_column(group, kind))
 
-    options, size = writer_options(schema, twin=shard.twin), weights_type(schema)
+    options = writer_options(schema, twin=shard.twin, nan_columns=shard.nan_columns)
+    size = weights_type(schema)
     room = MAX_GROUP_BYTES * 2 // 3  # the rest is for the other columns, read along with them
     most = max(1, room // (4 * size.list_size)) if size else METRICS_GROUP_ROWS
     # A row group is read while the previous one is encoded, which saves an eighth of the time.
@@ -100,7 +105,8 @@ def metrics_bytes(table: pa.Table) -> bytes:
         table: the rows, sorted by model and epoch, with the schema of the file.
     """
     table, sink = table.combine_chunks(), pa.BufferOutputStream()
-    with pq.ParquetWriter(sink, table.schema, **writer_options(table.schema)) as writer:
+    options = writer_options(table.schema, nan_columns=columns_with_nan(table))
+    with pq.ParquetWriter(sink, table.schema, **options) as writer:
         for start in range(0, len(table), METRICS_GROUP_ROWS):
             part = table.slice(start, METRICS_GROUP_ROWS)
             writer.write_table(part, row_group_size=len(part))

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from huggingface_hub import CommitOperationAdd, HfApi, constants
 
 from ...errors import FaultyZoo, InvalidArgument, ModelZoosWarning
-from ..machine import counted, few
+from ..machine import counted, few, files_below, typed
 from ..zoo_directory import list_zoo_directories
 from .card import published_card, render_card
 from .contents import describe_contents, read_contents
@@ -128,7 +128,7 @@ def publish(
     if create_pr and revision is not None:
         raise InvalidArgument("a pull request goes to main: give a revision or create_pr, not both")
     check_repo_id(repo_id)
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     files = folder_files(folder)
     read_contents(folder)  # refuses the folder of an interrupted build
     zoos = tuple(sorted({zoo for zoo, _ in data_files(files)[0]}))
@@ -186,19 +186,18 @@ def folder_files(folder: Path) -> list[str]:
     """
 
     def refused(reason: str) -> InvalidArgument:
-        return InvalidArgument(reason, hint=f"model-zoos build NAME --out {folder}")
+        return InvalidArgument(reason, hint=f"model-zoos build NAME --out {typed(folder)}")
 
     if (folder / "zoo.json").exists():
         raise InvalidArgument(
             f"{folder} is a zoo directory, and a repository is what `build` makes of it",
-            hint=f"model-zoos build {folder.name} --data-dir {folder.parent} --out repository",
+            hint=f"model-zoos build {typed(folder.name)} --data-dir {typed(folder.parent)} "
+            "--out repository",
         )
 
     if not folder.is_dir():
         raise refused(f"{folder}: there is no such folder; `model-zoos build` makes one")
-    paths = sorted(
-        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
-    )
+    paths = sorted(name for name, path in files_below(folder).items() if path.is_file())
     paths = [path for path in paths if not path.startswith(".") and "/." not in path]
     paths = [path for path in paths if path != CROISSANT]
     shards = [path for path in paths if DATA_FILE.fullmatch(path)]

@@ -1,14 +1,15 @@
 """Read a repository, on the Hub or a built folder: the same rows as from zoo directories.
 
 No file is read whole. Each read of pyarrow becomes one request for exactly its bytes: the footer,
-then the wanted columns of the row groups that can have matching rows by their statistics.
+then the wanted columns of the row groups that can have matching rows by their statistics. These
+leave NaN out: where NaN can pass the filter, the columns without weights decide instead.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import reduce
@@ -16,6 +17,7 @@ from operator import or_
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as pads
 from huggingface_hub import HfApi, HfFileSystem
@@ -23,7 +25,7 @@ from huggingface_hub import HfApi, HfFileSystem
 from ...errors import FaultyZoo, InvalidArgument, ZooNotFound
 from ..catalog import METRICS_NAME
 from ..layout import Layout
-from ..machine import file_stamp
+from ..machine import file_stamp, files_below
 from ..schema import row_schema
 from ..specification import Zoo, is_zoo_name
 from ..untrusted import open_plain
@@ -38,8 +40,10 @@ from .checked import (
     open_fragment,
     weights_type,
 )
-from .names import DATA_FILE, METRICS_FILE, faults, matches, metrics_file, zoo_of
+from .merge import parse_card
+from .names import CARD, DATA_FILE, METRICS_FILE, faults, matches, metrics_file, zoo_of
 from .remote import explained
+from .statistics import nan_can_pass
 
 
 @dataclass(frozen=True)
@@ -68,13 +72,16 @@ class Snapshot:
 
     Attributes:
         repo_id: `ORG/NAME`, or the absolute path of a built folder.
-        commit: 40 hexadecimal digits; of a folder, a digest that changes with its Parquet files.
+        commit: 40 hexadecimal digits; of a folder, a digest that changes with its Parquet files
+            and its licence.
         paths: names of all files, sorted.
+        licence: that of its card; "" if the card names none.
     """
 
     repo_id: str
     commit: str
     paths: tuple[str, ...]
+    licence: str = ""
 
     def __str__(self) -> str:
         return self.repo_id if is_folder(self.repo_id) else f"{self.repo_id}@{self.commit[:8]}"
@@ -165,16 +172,27 @@ def open_snapshot(
     with explained(repo_id, token):
         info = HfApi(token=token).dataset_info(repo_id, revision=revision)
     paths = sorted(sibling.rfilename for sibling in info.siblings or ())
-    return Snapshot(repo_id, str(info.sha), tuple(paths))
+    licence = info.card_data.get("license") if info.card_data else None
+    named = licence if isinstance(licence, str) else ""
+    return Snapshot(repo_id, str(info.sha), tuple(paths), named)
 
 
 def _built_folder(folder: Path) -> Snapshot:
-    stamps = {
-        path.relative_to(folder).as_posix(): file_stamp(path) for path in folder.rglob("*.parquet")
-    }
+    files = files_below(folder).items()
+    stamps = {name: file_stamp(path) for name, path in files if name.endswith(".parquet")}
     paths = sorted(stamps)
-    digest = hashlib.sha256(repr([(path, stamps[path]) for path in paths]).encode())
-    return Snapshot(str(folder), digest.hexdigest()[:40], tuple(paths))
+    licence = _licence_of(folder / CARD)
+    digest = hashlib.sha256(repr([licence, *((path, stamps[path]) for path in paths)]).encode())
+    return Snapshot(str(folder), digest.hexdigest()[:40], tuple(paths), licence)
+
+
+def _licence_of(card: Path) -> str:
+    """Return the licence that a card names; "" without a readable one, which rows do not need."""
+    try:
+        named = parse_card(card.read_text("utf-8"))[0].get("license")
+    except (OSError, ValueError):
+        return ""
+    return named if isinstance(named, str) else ""
 
 
 def weights_size(
@@ -226,7 +244,8 @@ def read_tables(
     Args:
         shard: the file.
         schema: wanted columns; nothing else is read.
-        filters: keep only matching rows; row groups without any are not read.
+        filters: keep only matching rows. Row groups without any are not read, or without weights
+            where NaN can pass the filter.
         token: of the Hub.
         options: arguments of huggingface_hub.HfFileSystem.
         seen: rows of the other files that are read, none of which this one may repeat.
@@ -240,16 +259,36 @@ def read_tables(
     with _fragment(shard, token, options) as fragment:
         kind = weights_type(schema) or weights_type(fragment.physical_schema)
         check_columns(fragment.physical_schema, kind and kind.list_size)
-        if filters is not None:
+        trusted = filters is None or not nan_can_pass(filters)
+        if filters is not None and trusted:
             fragment = fragment.subset(filter=filters)
         for group in fragment.row_groups:
             part = fragment.subset(row_group_ids=[group.id])
-            table = part.to_table(columns=schema.names, filter=filters)
+            if trusted:
+                table = part.to_table(columns=schema.names, filter=filters)
+            else:
+                table = _matching(part, schema.names, filters)
             if len(table):
                 table = table.cast(schema)
                 rows.check(zoo_of(shard.path), table)
                 yield table
             del table  # 45 MB of ResNet-18, while the next is read
+
+
+def _matching(
+    group: pads.ParquetFileFragment, names: Sequence[str], filters: pads.Expression
+) -> pa.Table:
+    """Return the rows of a row group that match, whatever its statistics say.
+
+    Its weights are read only if there is such a row.
+    """
+    plain = [name for name in group.physical_schema.names if name != "weights"]
+    table = group.to_table(columns=plain)
+    table = table.append_column("_row", pa.array(np.arange(len(table)))).filter(filters)
+    if len(table) and "weights" in names:
+        weights = group.to_table(columns=["weights"])["weights"]
+        table = table.append_column("weights", weights.take(table["_row"]))
+    return table.select([name for name in names if name in table.column_names])
 
 
 class LastStates:

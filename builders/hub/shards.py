@@ -17,6 +17,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +28,7 @@ from ..model_file import ModelFile
 from ..schema import row_features
 from ..zoo_directory import ZooDirectory
 from .names import data_file, metrics_file
+from .statistics import nan_columns_of
 
 METRICS_GROUP_ROWS = 1 << 16
 """Maximum of the rows in a row group without weights."""
@@ -52,6 +54,11 @@ class PlannedShard:
     def rows(self) -> int:
         """Number of rows."""
         return sum(len(file.epochs) for group in self.groups for file in group)
+
+    @cached_property
+    def nan_columns(self) -> list[str]:
+        """Names of the columns that hold NaN in some row."""
+        return nan_columns_of([file for group in self.groups for file in group])
 
     @property
     def has_weights(self) -> bool:

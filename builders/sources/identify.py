@@ -27,7 +27,14 @@ from ..catalog import (
 )
 from ..hyperparameters import ACTIVATIONS, INITS, MOMENTUM_OPTIMIZERS, OPTIMIZERS
 from ..machine import counted
-from ..specification import GRID_KEYS, MAX_EPOCHS, Zoo, is_zoo_name, normalize_name
+from ..specification import (
+    GRID_KEYS,
+    MAX_EPOCHS,
+    RESERVED_NAMES,
+    Zoo,
+    is_zoo_name,
+    normalize_name,
+)
 from .ray_tune import Description, Trial
 
 _T = TypeVar("_T")
@@ -222,7 +229,7 @@ def _specify(
     trained_on = (image_dataset, architecture)
     images = {z.images for z in ZOOS.values() if (z.image_dataset, z.architecture) == trained_on}
     name = name or re.sub(r"[^a-z0-9]+", "_", normalize_name(experiment)).strip("_")[:100]
-    if name in config_names() or not is_zoo_name(name):
+    if name in config_names() or name in RESERVED_NAMES or not is_zoo_name(name):
         raise Unreadable(
             f"its run is called {experiment!r:.100}: give the zoo a name", hint="--zoo NAME"
         )

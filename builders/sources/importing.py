@@ -21,8 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import InvalidArgument, SourceNotFound, Unreadable
-from ..catalog import METRICS_NAME
-from ..specification import is_zoo_name, normalize_name
+from ..specification import is_zoo_name, normalize_name, refuse_reserved
 from .import_job import ImportJob
 from .import_preprocessed import import_preprocessed, is_preprocessed
 from .import_small_cnn import import_small_cnn_zoo, import_tarball
@@ -114,11 +113,11 @@ def import_zoo(
         )
     if name is not None:
         name = normalize_name(name)
-        if not is_zoo_name(name) or name == METRICS_NAME:
+        if not is_zoo_name(name):
             raise InvalidArgument(
-                f"a zoo's name consists of small letters, digits and underscores, and is not "
-                f"{METRICS_NAME!r}, found {name!r}"
+                f"a zoo's name consists of small letters, digits and underscores, found {name!r}"
             )
+        refuse_reserved(name)
     if max_weight is not None and not 0 < max_weight < math.inf:
         raise InvalidArgument(f"the largest weight must be a number above 0, found {max_weight}")
     if workers is not None and workers < 1:

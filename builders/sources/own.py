@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...errors import Unreadable
-from ..machine import few
+from ..machine import few, typed
 from ..zoo_directory import built_zoos, list_zoo_directories
 
 
@@ -20,7 +20,7 @@ def refuse_zoo_directory(path: Path) -> None:
         raise Unreadable(
             "it is a zoo directory already, so there is nothing to import. "
             f'load_dataset("model_zoos", "{path.name}", data_dir="{path.parent}") reads it',
-            hint=f"model-zoos info {path.name} --data-dir {path.parent}",
+            hint=f"model-zoos info {path.name} --data-dir {typed(path.parent)}",
         )
 
 
@@ -35,11 +35,11 @@ def refuse_own_folder(path: Path) -> None:
         raise Unreadable(
             f"it holds zoo directories already, so there is nothing to import: {few(zoos, 5)}. "
             f'load_dataset("model_zoos", "{zoos[0]}", data_dir="{path}") reads one',
-            hint=f"model-zoos list --data-dir {path}",
+            hint=f"model-zoos list --data-dir {typed(path)}",
         )
     if built := built_zoos(path):
         raise Unreadable(
             "`model-zoos build` wrote this folder, so there is nothing to import: "
             f'{few(built, 5)}. load_dataset("{path}", "{built[0]}") reads it without model_zoos',
-            hint=f"model-zoos publish ORG/NAME --from {path}",
+            hint=f"model-zoos publish ORG/NAME --from {typed(path)}",
         )

@@ -589,6 +589,15 @@ def test_a_killed_writer_leaves_only_whole_files(tmp_path: Path) -> None:
     assert faulty == []
 
 
+@pytest.mark.parametrize("name", ["default", "metrics"])
+def test_a_new_zoo_has_no_reserved_name(tmp_path: Path, name: str) -> None:
+    """A repository with a config `default` of its own could not be loaded by datasets."""
+    zoo = dataclasses.replace(DIGITS, name=name)
+    with pytest.raises(InvalidArgument, match=f"a zoo cannot be named '{name}': .* Choose anothe"):
+        create_zoo(tmp_path, zoo)
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_attempt_without_models_does_not_block_another(tmp_path: Path) -> None:
     zoo = get_zoo("digits_cnn_s")
     empty = create_zoo(tmp_path, zoo, engine="lanes")

@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import re
+import shlex
 import signal
 import struct
 import subprocess
@@ -118,6 +119,29 @@ def test_list(tmp_path: Path) -> None:
     assert "no zoo has variant" in error("list", "--variant", "random", cwd=tmp_path)
 
 
+def test_the_zoos_of_a_folder_are_chosen_as_those_of_the_catalog(tmp_path: Path) -> None:
+    for name in ("digits_cnn_s", "mnist_cnn_s_seed"):
+        random_zoo(tmp_path, dataclasses.replace(get_zoo(name), epochs=1), 7)
+
+    def listed(*arguments: str) -> list[str]:
+        command = ("list", *arguments, "--data-dir", ".", "--json")
+        return [entry["zoo"] for entry in json.loads(run(*command, cwd=tmp_path).stdout)]
+
+    assert listed() == listed("--architecture", "cnn-s") == ["digits_cnn_s", "mnist_cnn_s_seed"]
+    assert listed("--variant", "seed") == listed("MNIST-cnn-*") == ["mnist_cnn_s_seed"]
+    assert listed("--image-dataset", "digits") == ["digits_cnn_s"]
+    none = error("list", "--data-dir", ".", "--architecture", "resnet18", cwd=tmp_path)
+    assert "matches '*' with architecture 'resnet18'; there are digits_cnn_s, mnist" in none
+
+
+def test_only_a_finished_build_suggests_to_publish(digits_home: Path, tmp_path: Path) -> None:
+    command = ("build", "digits_cnn_s", "--data-dir", str(digits_home), "--ranks", "2", "--rank")
+    assert "publish" not in run(*command, "0", cwd=tmp_path).stdout
+    assert not (tmp_path / "repository/README.md").exists()
+    assert "next:\n  model-zoos publish ORG/NAME\n" in run(*command, "1", cwd=tmp_path).stdout
+    assert (tmp_path / "repository/README.md").exists()
+
+
 def test_a_table_has_the_width_of_the_terminal(tmp_path: Path) -> None:
     """Names and numbers are never cut: lines go first, then columns, then each row is a list."""
     narrow = run_alone("list", "mnist*", cwd=tmp_path, columns=80).stdout.splitlines()
@@ -215,6 +239,26 @@ def test_the_licence_of_a_built_folder(digits_home: Path, tmp_path: Path) -> Non
     assert "such as mit or cc-by-4.0" in error(*build, "--licence", "CC BY", cwd=tmp_path)
 
 
+def test_paths_in_ones_own_home(
+    digits_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """bash expands `~` at the beginning of a word, but not in `--out=~/built`."""
+    here, home = tmp_path / "here", tmp_path / "home"
+    here.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    run("build", "digits_cnn_s", f"--data-dir={digits_home}", "--out=~/built", cwd=here)
+    assert (home / "built/README.md").exists()
+    for command in (
+        ("publish", "me/zoos", "--from=~/none"),
+        ("import", "~/none"),
+        ("import", str(digits_home), "--table=~/none/runs.csv", "--architecture", "cnn_s"),
+        ("benchmark", "--compare", "~/none", "~/none"),
+        ("generate", "~/none.json"),
+    ):
+        assert f"{home}/none" in error(*command, cwd=here)
+    assert not list(here.iterdir())
+
+
 def test_what_is_there(digits_home: Path, tmp_path: Path) -> None:
     done = run("info", "digits-cnn-s", "--data-dir", str(digits_home), cwd=tmp_path).stdout
     assert "20 of 320" in done
@@ -259,6 +303,18 @@ def test_what_is_there(digits_home: Path, tmp_path: Path) -> None:
         message = error(*command, "--data-dir", "other", cwd=tmp_path)
         assert "did you mean my_own?" in message
     assert not list(tmp_path.glob("repository"))
+    spaced = tmp_path / "my zoos"
+    spaced.symlink_to(digits_home)
+    for command in (
+        ("info", "digits_cnn_s", "--data-dir", str(spaced)),
+        ("build", "digits_cnn_s", "--data-dir", str(spaced), "--out", str(tmp_path / "my built")),
+    ):
+        suggested = run(*command, cwd=tmp_path).stdout.partition("next:")[2].strip().splitlines()
+        for line in suggested:
+            path = shlex.split(line, comments=True)[4]
+            assert path in (str(spaced), str(tmp_path / "my built"))
+    hint = error("info", "usps_cnn_s_seed", "--data-dir", str(spaced), cwd=tmp_path)
+    assert f"--out '{spaced}'" in hint
     assert "model-zoos generate" in error("info", "digits_cnn_s", cwd=tmp_path)
 
 
@@ -388,6 +444,10 @@ def test_expected_errors_are_one_line(tmp_path: Path) -> None:
     assert "bad.json: not readable as JSON" in error("generate", "bad.json", cwd=tmp_path)
     (tmp_path / "taken.json").write_text(json.dumps(get_zoo("digits_cnn_s").to_json()))
     assert "choose another name" in error("generate", "taken.json", cwd=tmp_path)
+    values = get_zoo("digits_cnn_s").to_json() | {"name": "default"}
+    (tmp_path / "reserved.json").write_text(json.dumps(values))
+    message = error("generate", "reserved.json", "--models", "2", cwd=tmp_path)
+    assert "reserved.json: a zoo cannot be named 'default': datasets takes the config" in message
     assert not (tmp_path / "zoos").exists()
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
@@ -181,6 +182,29 @@ def test_filters_and_columns_work_on_a_folder(folder: Path) -> None:
     )
     assert rows.column_names == ["epoch", "weights", "test_acc"]
     assert (len(rows), set(rows["epoch"])) == (14, {5})
+
+
+def test_filters_find_nan_in_a_folder(tmp_path: Path) -> None:
+    """The statistics of a column leave NaN out, and datasets passes over row groups by them."""
+    root, out = tmp_path / "zoos", tmp_path / "out"
+    zoo = dataclasses.replace(zoo_spec("digits_cnn_s"), epochs=1)
+    directory = random_zoo(root, zoo, 9)
+    model = zoo.models(1)[0]
+    weights = np.zeros((2, zoo.layout.size), np.float32)
+    metrics = {"test_loss": np.array([1.0, np.nan]), "test_acc": np.array([0.1, 0.2])}
+    directory.write_model(model.model_id, model.hyperparameters(), [0, 1], weights, metrics)
+    split = directory.splits()[model.model_id]
+    build_folder([zoo.name], root, out)
+    for name in (zoo.name, "metrics"):
+        not_small = ~(pc.field("test_loss") < 5)
+        rows = load_dataset(str(out), name, split=split, filters=not_small)
+        assert rows["model_id"] == [model.model_id]
+    for path in out.rglob("*.parquet"):
+        lacking = {"test_loss"} if path.name.removeprefix(f"{zoo.name}-").startswith(split) else ()
+        group = pq.read_metadata(path).row_group(0)
+        columns = [group.column(number) for number in range(group.num_columns)]
+        plain = [column for column in columns if not column.path_in_schema.startswith("weights")]
+        assert {c.path_in_schema for c in plain if not c.is_stats_set} == set(lacking)
 
 
 # --- What is in the files -------------------------------------------------------------------------
@@ -598,6 +622,8 @@ def test_bad_requests_are_refused(home: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "a").exists()
     with pytest.raises(ValueError, match="metrics is built along"):
         build_folder(["metrics"], home, tmp_path / "a")
+    with pytest.raises(InvalidArgument, match="a zoo cannot be named 'default'"):
+        build_folder(["default"], home, tmp_path / "a")
     with pytest.raises(ValueError, match="at least 1"):
         build_folder(["digits_cnn_s"], home, tmp_path / "a", workers=0)
     with pytest.raises(ValueError, match="at least one zoo"):

@@ -22,6 +22,7 @@ from datasets import load_dataset
 from model_zoos.benchmarks.speed import streaming as streaming_cost
 from model_zoos.builders.catalog import zoo_spec
 from model_zoos.builders.overview import overview
+from model_zoos.errors import InvalidArgument
 from tests.builders.hub.folders import PUBLISH, UNION, bits, write_folder
 from tests.hub_server import Client, ClientError, Hub
 from tests.zoos import random_zoo
@@ -104,6 +105,13 @@ def test_zoo_directories_come_first(
         repo=published,
         home=str(tmp_path),
     )
+    with pytest.raises(InvalidArgument, match=r"folder of zoos .*, which has no revisions"):
+        load_dataset(
+            "model_zoos", UNION[0], data_dir=str(tmp_path), repo=published, revision="main"
+        )
+    licence = "datasets.load_dataset_builder('model_zoos', name, repo=repo).info.license"
+    code = f"import model_zoos, datasets; result = {licence}"
+    assert writer.run(code, name=UNION[1], repo=published) == "cc-by-4.0"
     # One zoo lies here, the union takes its other two from the Hub; metrics are the folder's.
     assert (alone, union, everything) == (27, 72, 27)
     read = " ".join(request.path for request in hub.requests[before:])

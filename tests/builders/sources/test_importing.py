@@ -25,7 +25,7 @@ from model_zoos.builders.model_file import ModelFile
 from model_zoos.builders.sources.importing import import_zoo
 from model_zoos.builders.sources.report import Report
 from model_zoos.builders.zoo_directory import open_zoo
-from model_zoos.errors import FaultyZoo, SourceNotFound
+from model_zoos.errors import FaultyZoo, InvalidArgument, SourceNotFound
 from tests.builders.sources.raw import (
     LINE,
     RAW,
@@ -539,8 +539,9 @@ def test_a_name_does_not_turn_one_zoo_into_another(tmp_path: Path) -> None:
     for wrong in ("usps_cnn_s_seed", "digits_cnn_s"):
         with pytest.raises(ValueError, match=f"not trained on .* as {wrong} is"):
             import_zoo(source, tmp_path, wrong)
-    with pytest.raises(ValueError, match="is not 'metrics'"):
-        import_zoo(source, tmp_path, "metrics")
+    for reserved in ("metrics", "default"):
+        with pytest.raises(InvalidArgument, match=f"a zoo cannot be named '{reserved}': "):
+            import_zoo(source, tmp_path, reserved)
     for weight in (float("nan"), -1.0, 0.0):
         with pytest.raises(ValueError, match="largest weight must be"):
             import_zoo(source, tmp_path, max_weight=weight)
