@@ -398,7 +398,7 @@ def test_a_build_does_not_delete_models_that_it_lacks(
     hide(home, ids(home)[:1], tmp_path / "elsewhere")
     build_folder([NAME], home, tmp_path / "out")
     before = hub.content("me/built")
-    with pytest.raises(ClientError, match="InvalidArgument: me/built has 1 models of these zoos"):
+    with pytest.raises(ClientError, match="InvalidArgument: me/built has 1 model of these zoos"):
         writer.run(PUBLISH, folder=str(tmp_path / "out"), repo_id="me/built")
     assert hub.content("me/built") == before
 
