@@ -195,7 +195,7 @@ def generate(
     from model_zoos.generation.images import named_images
     from model_zoos.generation.options import TrainOptions
 
-    zoo = zoo_to_train(zoo, Path(root)) if isinstance(zoo, str) else zoo
+    zoo = zoo_to_train(zoo, Path(root).expanduser()) if isinstance(zoo, str) else zoo
     check_kind(zoo, Zoo, "zoo must be a name or a model_zoos.Zoo")
     options = options or TrainOptions()
     check_kind(models, (Integral, NoneType), "models must be a whole number or None")

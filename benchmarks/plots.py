@@ -133,7 +133,7 @@ def plot_accuracy_by_epoch(
         path: the PNG to write.
         data_dir: folder of zoo directories, else MODEL_ZOOS_HOME, else ./zoos.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     path.write_bytes(accuracy_by_epoch(read_states(name, data_dir)).png)
     return path
 

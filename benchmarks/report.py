@@ -150,7 +150,7 @@ def make_report(
 
 def write_figures(zoo: str, plots: Iterable[Plot], folder: str | os.PathLike[str]) -> list[Path]:
     """Write figures as `<zoo>-<figure>.png` into a folder, which is created if it is missing."""
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for plot in plots:
@@ -166,7 +166,7 @@ def write_report(report: ZooReport, folder: str | os.PathLike[str]) -> list[Path
         The files, the page first.
     """
     figures = write_figures(report.zoo, report.plots, folder)
-    page = Path(folder) / f"{report.zoo}.html"
+    page = Path(folder).expanduser() / f"{report.zoo}.html"
     page.write_text(render(report), encoding="utf-8")
     return [page, *figures]
 

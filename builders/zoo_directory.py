@@ -388,7 +388,7 @@ def create_zoo(root: str | os.PathLike[str], zoo: Zoo, **provenance: object) -> 
         InvalidArgument: a new zoo has a reserved name.
     """
     refuse_zoo_as_root(root)
-    path = Path(root) / zoo.name
+    path = Path(root).expanduser() / zoo.name
     if not (path / "zoo.json").exists():
         refuse_reserved(zoo.name)
     (path / "models").mkdir(parents=True, exist_ok=True)
@@ -494,7 +494,7 @@ def refuse_zoo_as_root(root: str | os.PathLike[str]) -> None:
     Raises:
         ZooNotFound: `root` is a zoo directory, or a repository folder that was built.
     """
-    root = Path(root)
+    root = Path(root).expanduser()
     if (root / "zoo.json").exists():
         raise ZooNotFound(f"{root} is itself a zoo: give the folder above it as data_dir")
     if (built := built_zoos(root)) and not list_zoo_directories(root):
@@ -514,13 +514,14 @@ def open_zoo(root: str | os.PathLike[str], name: str) -> ZooDirectory:
         ZooNotFound: there is no such directory.
         FaultyZoo: its zoo.json cannot be used.
     """
-    path = Path(root) / normalize_name(name)
+    root = Path(root).expanduser()
+    path = root / normalize_name(name)
     if not (path / "zoo.json").exists():
         refuse_zoo_as_root(root)
         found = ", ".join(list_zoo_directories(root)) or "no zoo"
-        has = f"which has {found}" if Path(root).exists() else "a folder that does not exist"
+        has = f"which has {found}" if root.exists() else "a folder that does not exist"
         raise ZooNotFound(
-            f"there is no zoo {normalize_name(name)!r} in {Path(root)}, {has}",
+            f"there is no zoo {normalize_name(name)!r} in {root}, {has}",
             hint="--data-dir or MODEL_ZOOS_HOME names another folder; `model-zoos generate` makes "
             "zoos, `model-zoos download` fetches original ones",
         )
@@ -566,5 +567,5 @@ def _check_info(info: Mapping[str, Any]) -> Zoo:
 
 def list_zoo_directories(root: str | os.PathLike[str]) -> list[str]:
     """Return the names of all zoos in a folder, sorted; folders with other names are no zoos."""
-    found = (path.parent.name for path in Path(root).glob("*/zoo.json"))
+    found = (path.parent.name for path in Path(root).expanduser().glob("*/zoo.json"))
     return sorted(name for name in found if is_zoo_name(name))

@@ -120,7 +120,7 @@ def generate(
         provenance["augmentation"] = list(images.augmentation)
     shares = share_models(zoo, specifications, launched_rank().count)
     if publisher is None:  # before there is a folder
-        check_space(ZooDirectory(Path(root) / zoo.name, zoo, provenance), shares)
+        check_space(ZooDirectory(Path(root).expanduser() / zoo.name, zoo, provenance), shares)
     directory = begin(root, zoo, engine, images, **provenance)
     ranks, work = join_ranks(device), Work(Job(directory, images), 0, device, on_progress)
     if ranks.index == 0:  # for all of them
@@ -205,7 +205,7 @@ def plan(
             zoo, like, shares[0], engine, device, options.threads or cores()
         )
     return make_plan(
-        ZooDirectory(Path(root) / zoo.name, zoo, provenance),
+        ZooDirectory(Path(root).expanduser() / zoo.name, zoo, provenance),
         shares,
         seconds_per_epoch,
         source,

@@ -75,7 +75,7 @@ def table_options(
         )
     if not source.is_dir():
         raise InvalidArgument(f"{source}: a table describes a folder of checkpoints")
-    path = Path(table)
+    path = Path(table).expanduser()
     if not path.exists():
         path = source / path
     if not path.exists():

@@ -105,7 +105,7 @@ def import_zoo(
         Unreadable: the source cannot be read at all, holds no zoo, or not the one of this name.
         FaultyZoo: the directory holds a zoo that was made in another way.
     """
-    path = Path(source)
+    path = Path(source).expanduser()
     if not path.exists():
         raise SourceNotFound(
             f"{path}: there is no such file or folder",
@@ -126,7 +126,7 @@ def import_zoo(
     options = table_options(path, table, architecture, images, rename, constants, facts)
     job = ImportJob(
         path,
-        Path(root),
+        Path(root).expanduser(),
         name,
         max_weight,
         workers,

@@ -24,6 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
+import model_zoos
 from model_zoos.builders.catalog import get_zoo
 from model_zoos.builders.hub.build import build_folder
 from model_zoos.builders.hub.publish import folder_files
@@ -596,6 +597,18 @@ def test_a_new_zoo_has_no_reserved_name(tmp_path: Path, name: str) -> None:
     with pytest.raises(InvalidArgument, match=f"a zoo cannot be named '{name}': .* Choose anothe"):
         create_zoo(tmp_path, zoo)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_folder_of_zoos_can_be_in_ones_own_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    zoo = dataclasses.replace(get_zoo("digits_cnn_s"), epochs=1)
+    model_zoos.generate(zoo, "~/zoos", "digits", models=1)
+    assert open_zoo("~/zoos", "digits_cnn_s").path == tmp_path / "zoos" / "digits_cnn_s"
+    assert list_zoo_directories("~/zoos") == ["digits_cnn_s"]
+    assert not (tmp_path / "~").exists()
 
 
 def test_an_attempt_without_models_does_not_block_another(tmp_path: Path) -> None:
