@@ -114,11 +114,7 @@ class Architecture:
             raise ValueError(f"architecture {self.name!r}: {found[1]}")
 
     def shapes(self, channels: int, classes: int) -> Shapes:
-        """Names and shapes of all weights: layer by layer, weight before bias.
-
-        Raises:
-            ValueError: the channels or classes are not those of the network's text.
-        """
+        """Names and shapes of all weights: layer by layer, weight before bias."""
         if self.graph:
             return connection_shapes(self.graph, channels, classes)
         shapes: Shapes = []

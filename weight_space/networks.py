@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from ..builders.access import check_row, layout_of_columns
 from ..builders.catalog import zoo_spec
 from ..builders.homes import zoo_named, zoos_home
-from ..builders.layout import Layout
+from ..builders.layout import Layout, as_numpy
 from ..builders.schema import CHOICE
 from ..builders.specification import Zoo
 from ..errors import InvalidArgument, UnknownZoo
@@ -59,9 +59,7 @@ def as_block(vectors: Vectors, rows: NDArray[np.int64]) -> NDArray[np.float32]:
     block: Any = vectors[rows[0] : rows[-1] + 1]
     if len(block) > len(rows):
         block = vectors[rows]
-    if isinstance(block, torch.Tensor):
-        block = block.detach().cpu().float().numpy()
-    return np.ascontiguousarray(block, np.float32)
+    return np.ascontiguousarray(as_numpy(block), np.float32)
 
 
 def read_networks(

@@ -139,20 +139,21 @@ def publish(
         remote = Remote.at(api, repo_id, open_head(api, repo_id, branch, private))
         contents: dict[str, Content] = {path: folder / path for path in files}
         stale = [p for p in sorted(remote.files) if p not in contents and zoo_of(p) in zoos]
+        digests = Digests(folder)
         if not drop_models:
-            _check_models(remote, folder, stale, files)
+            _check_models(remote, folder, stale, files, digests)
+        theirs = remote.card()
         text = (folder / CARD).read_text("utf-8")
         ours = published_card(text, repo_id)
         if any(zoo_of(path) not in (None, *zoos) for path in remote.files):
-            licence = _licence_of_all(remote, card_licence(text))
+            licence = _licence_of_all(repo_id, card_licence(text), theirs)
             sizes = {path: entry.size for path, entry in remote.files.items() if path not in stale}
             sizes |= {path: size_of(content) for path, content in contents.items()}
             # A faulty zoo is half a publication in several commits, whose next run fixes the card.
             with suppress(FaultyZoo):
                 ours = with_text_of(future_card(remote, sizes, contents, licence), text)
-        card, kept = merge_cards(ours, remote.card())
+        card, kept = merge_cards(ours, theirs)
         contents[CARD] = card.encode()
-        digests = Digests(folder)
         changed, unchanged = _compare(contents, remote, digests, on_progress)
         renamed = [path for path in changed if remote.knows(contents[path], digests.sha256)]
         digests.save()
@@ -236,7 +237,9 @@ def folder_files(folder: Path) -> list[str]:
     return paths
 
 
-def _check_models(remote: Remote, folder: Path, stale: Sequence[str], files: Sequence[str]) -> None:
+def _check_models(
+    remote: Remote, folder: Path, stale: Sequence[str], files: Sequence[str], digests: Digests
+) -> None:
     """Refuse to delete models that the folder lacks: they may be nowhere else.
 
     Args:
@@ -244,6 +247,7 @@ def _check_models(remote: Remote, folder: Path, stale: Sequence[str], files: Seq
         folder: the built folder.
         stale: files that are to be deleted in the repository.
         files: files of the folder.
+        digests: of these files.
 
     Raises:
         InvalidArgument: the repository has such models.
@@ -253,7 +257,8 @@ def _check_models(remote: Remote, folder: Path, stale: Sequence[str], files: Seq
     for zoo in sorted({match["zoo"] for match in matches(METRICS_FILE, files)}):
         there = [m.string for m in matches(METRICS_FILE, remote.files) if m["zoo"] == zoo]
         here = [m.string for m in matches(METRICS_FILE, files) if m["zoo"] == zoo]
-        if any(path not in here or not remote.has(path, folder / path) for path in there):
+        same = (p in here and remote.has(p, folder / p, digests.sha256) for p in there)
+        if not all(same):
             ours = _models_in(here, lambda path: open_content(folder / path))
             lost |= _models_in(there, remote.open) - ours
     if lost:
@@ -273,24 +278,25 @@ def _models_in(paths: Iterable[str], open_file: Callable[[str], IO[bytes]]) -> s
     return found
 
 
-def _licence_of_all(remote: Remote, ours: str) -> str:
+def _licence_of_all(repo_id: str, ours: str, card: str) -> str:
     """Return the licence of a repository that has other zoos too; warn if theirs is another one.
 
     Args:
-        remote: the repository.
+        repo_id: name of the repository.
         ours: the licence of the folder, which is `LICENCE` if none was chosen.
+        card: the repository's.
     """
-    theirs = parse_card(remote.card())[0].get("license")
+    theirs = parse_card(card)[0].get("license")
     if not isinstance(theirs, str) or theirs == ours:
         return ours
     if ours == LICENCE:
         text = (
-            f"the licence of {remote.repo_id} stays {theirs}, also for the zoos of this folder, "
+            f"the licence of {repo_id} stays {theirs}, also for the zoos of this folder, "
             f"for which none was chosen ({LICENCE})"
         )
         warnings.warn(ModelZoosWarning(text), stacklevel=3)
         return check_licence(theirs, "license in README.md: ")
-    text = f"the licence of {remote.repo_id}, of all its zoos, was {theirs} and is now {ours}"
+    text = f"the licence of {repo_id}, of all its zoos, was {theirs} and is now {ours}"
     warnings.warn(ModelZoosWarning(text), stacklevel=3)
     return ours
 

@@ -76,12 +76,7 @@ class ModulesPopulation:
     def weights(self) -> NDArray[np.float32]:
         """The current weights, [P, N] in layout order, a copy."""
         return np.stack(
-            [
-                self.layout.to_vector(
-                    {k: v.detach().cpu() for k, v in network.module.state_dict().items()}
-                )
-                for network in self._networks
-            ]
+            [self.layout.to_vector(network.module.state_dict()) for network in self._networks]
         )
 
     def train_epoch(

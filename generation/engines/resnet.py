@@ -174,8 +174,7 @@ class ResNetTraining:
 
     def weights(self) -> np.ndarray:
         """All float tensors as one vector, float32 [N] in layout order, a copy."""
-        state = self.network.state_dict()
-        return self.layout.to_vector({name: t.detach().cpu() for name, t in state.items()})
+        return self.layout.to_vector(self.network.state_dict())
 
     def snapshot(self) -> dict[str, Any]:
         """All that is needed to resume from here: a copy on the CPU for `restore`."""
