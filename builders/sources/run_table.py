@@ -83,6 +83,8 @@ _OUR_WORDS: Mapping[str, Mapping[str, str]] = {
 }
 """Hyperparameter -> word of torch.nn or of TensorFlow, in small letters -> ours."""
 
+_REPEATED = "repeated: another row is this epoch"
+
 _CAN_BE_NULL = ("optimizer", "init")
 """Hyperparameters with which a model runs, whatever they are: rows have null for unknown ones."""
 
@@ -298,7 +300,7 @@ def read_run_table(
     except Unreadable as error:
         raise InvalidArgument(str(error)) from None
     with blamed_on_the_file():
-        found = _Rows(rename)
+        found = _Rows(folder, rename)
         found.read(path)
         if not found.ours:
             reason = min(found.left_out).reason if found.left_out else "it is empty"
@@ -408,11 +410,12 @@ class _Rows:
     """The rows of a table as they are read: states by model and epoch, and those left out.
 
     Args:
+        folder: in which the paths of the table lie.
         rename: name of a column in the table -> name here.
     """
 
-    def __init__(self, rename: Mapping[str, str]) -> None:
-        self._rename = rename
+    def __init__(self, folder: Path, rename: Mapping[str, str]) -> None:
+        self._folder, self._rename = os.path.abspath(folder), rename
         self.ours: dict[str, str] = {}
         self.entries: dict[str, dict[int, Entry]] = {}
         self.hyperparameters: dict[str, dict[int, dict[str, Any]]] = {}
@@ -450,7 +453,7 @@ class _Rows:
         """Leave out the epochs of a model that have one file, which can be only one of them."""
         for model, entries in [*self.entries.items()]:
             for epoch, entry in [*entries.items()]:
-                count = len(self._epochs[model, os.path.normpath(entry.path)])
+                count = len(self._epochs[model, self._file(entry.path)])
                 if count > 1:
                     reason = (
                         f"ambiguous: {shown(entry.path, 200)} is the file of {count} epochs, keep "
@@ -484,6 +487,8 @@ class _Rows:
             self._count(values, model, epoch)
             entry, hyperparameters = _entry(values, epoch, self.count)
             if earlier := self.entries.get(model, {}).get(epoch):
+                if self._file(earlier.path) != self._file(entry.path):
+                    raise Unreadable(_REPEATED)
                 known = self.hyperparameters[model][epoch]
                 entry = _joined(earlier, entry, known, hyperparameters)
                 hyperparameters |= {n: v for n, v in known.items() if v is not None}
@@ -498,13 +503,17 @@ class _Rows:
     def _count(self, values: Row, model: str, epoch: int) -> None:
         """Count what is looked at when all rows are known, also of rows that are left out."""
         if path := _text(values.get("path")):
-            self._epochs[model, os.path.normpath(path)].add(epoch)
+            self._epochs[model, self._file(path)].add(epoch)
         for name, counts in self._shares.items():
             with suppress(Unreadable):
                 number = _number(name, values.get(name), "metrics")
                 if number is not None and not math.isnan(number):
                     counts[0] += number > 1 + _ROUNDED
                     counts[1] += 1
+
+    def _file(self, path: str) -> str:
+        """Return the file that a path names, whether it is absolute or in the folder."""
+        return os.path.normpath(os.path.join(self._folder, path))
 
     def _leave_out(self, trial: str, epoch: int, reason: object, row: int) -> None:
         self.left_out.append(LeftOut(trial, epoch, f"{reason} (row {row})"))
@@ -521,7 +530,7 @@ def _joined(first: Entry, second: Entry, known: Mapping[str, Any], new: Mapping[
         known, new: their hyperparameters.
 
     Raises:
-        Unreadable: they are not such rows, or disagree on a value.
+        Unreadable: they have the same metrics, or disagree on a value.
     """
 
     def values(entry: Entry, hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -530,9 +539,8 @@ def _joined(first: Entry, second: Entry, known: Mapping[str, Any], new: Mapping[
 
     one, two = values(first, known), values(second, new)
     agree = all(None in (value, two.get(name)) or two[name] == value for name, value in one.items())
-    same_file = os.path.normpath(first.path) == os.path.normpath(second.path)
-    if not (agree and same_file and first.metrics.keys() != second.metrics.keys()):
-        raise Unreadable("repeated: another row is this epoch")
+    if not agree or first.metrics.keys() == second.metrics.keys():
+        raise Unreadable(_REPEATED)
     if not second.metrics:
         return first
     if not first.metrics:

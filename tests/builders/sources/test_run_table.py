@@ -733,6 +733,7 @@ def test_rows_with_different_metrics_of_one_state_are_joined(
         split_rows(rows, seed="", step=99)
         for row in rows[6:]:
             row["path"] = f"./{row['path']}"
+        rows[6]["path"] = str(runs[0] / str(rows[0]["path"]))
         nothing = dict.fromkeys(("test_acc", "test_loss", "train_acc", "val_loss"), "")
         rows.insert(0, {**rows[0], **nothing, "step": ""})
         rows.append({**rows[1], **nothing, "step": ""})
@@ -779,7 +780,7 @@ def test_epochs_with_one_file_are_left_out(runs: tuple[Path, Rows], tmp_path: Pa
     say of the model stays."""
 
     def change(rows: Rows) -> None:
-        rows[0]["path"], rows[0]["test_acc"] = rows[1]["path"], "nan"
+        rows[0]["path"], rows[0]["test_acc"] = str(runs[0] / str(rows[1]["path"])), "nan"
         for row in rows[:3]:
             row["seed"] = 5 if row is rows[1] else ""
         for row in rows[3:]:
