@@ -5,8 +5,8 @@ for each storage (torch >= 1.6), or one stream of pickles and storages (before).
 calls what a pickle names, and even when restricted to a list it lets a file exhaust memory (indices
 of its memo) or time (hashes of nested tuples). This machine knows 45 instructions and calls nothing
 but the functions in `_CALLS`. Tensors are plain records, which become arrays only after their sizes
-were checked against the bytes that exist. Of all other objects, such as those of numpy or of one's
-own configuration, nothing but the name of their class or function remains.
+were checked against the bytes that exist. Of all other objects, such as those of numpy, of one's
+own configuration or tensors of float8, nothing but the name of their class or function remains.
 
 Sources: Lib/pickletools.py for the instructions, torch/serialization.py (`_save`, `_legacy_save`)
 and torch/_utils.py (`_rebuild_tensor_v2`) for the rest.
@@ -14,9 +14,11 @@ and torch/_utils.py (`_rebuild_tensor_v2`) for the rest.
 
 from __future__ import annotations
 
+import builtins
 import math
 import struct
 import sys
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections.abc import Callable, Iterable, Mapping, Sized
 from dataclasses import dataclass
 from functools import lru_cache
@@ -41,11 +43,18 @@ STORAGES = {
     "torch.CharStorage": "<i1",
     "torch.ByteStorage": "<u1",
     "torch.BoolStorage": "?",
+    "torch.ComplexFloatStorage": "<c8",
+    "torch.ComplexDoubleStorage": "<c16",
 }
 """Storage class -> numpy type; "bf16", which numpy lacks, has the upper half of a float32."""
 
-_BYTES = {kind: 2 if kind == "bf16" else np.dtype(kind).itemsize for kind in STORAGES.values()}
-"""Type of a storage -> bytes of an element."""
+_BYTES = {kind: 2 if kind == "bf16" else np.dtype(kind).itemsize for kind in STORAGES.values()} | {
+    "torch.QInt8Storage": 1,
+    "torch.QUInt8Storage": 1,
+    "torch.QInt32Storage": 4,
+    "torch.storage.UntypedStorage": 1,
+}
+"""Type of a storage -> bytes of an element, also of types that are read over."""
 
 _STATE_DICTS = ("model_state_dict", "state_dict", "model", "model_state", "net", "network")
 """Keys under which training scripts put a model's state_dict, if there are several others."""
@@ -75,7 +84,7 @@ class Storage(NamedTuple):
     """A storage that a file refers to.
 
     Attributes:
-        kind: value of `STORAGES`.
+        kind: value of `STORAGES`; of a class that is not there, its name.
         key: name in the file.
         length: number of elements.
     """
@@ -86,12 +95,17 @@ class Storage(NamedTuple):
 
 
 class Tensor(NamedTuple):
-    """A view of a storage; offset, shape and stride count elements, as in torch.as_strided."""
+    """A view of a storage; offset, shape and stride count elements, as in torch.as_strided.
+
+    The values of a negative one are those of the storage with the other sign, as torch keeps the
+    imaginary part of a conjugate.
+    """
 
     storage: Storage
     offset: int
     shape: tuple[int, ...]
     stride: tuple[int, ...]
+    negative: bool = False
 
 
 class Record(dict[Any, Any]):
@@ -127,12 +141,15 @@ class TorchFile:
         if not isinstance(tensor, Tensor):
             kind = printable(tensor) if isinstance(tensor, Unread) else type(tensor).__name__
             raise Unreadable(f"unreadable: expected a tensor, found {kind}")
-        (kind, _, count), offset, shape, stride = tensor
+        (kind, _, count), offset, shape, stride, negative = tensor
+        if kind not in STORAGES.values():
+            raise Unreadable(f"unreadable: a tensor of {printable(kind)}, expected float32")
         elements = math.prod(shape)
         last = offset + sum((n - 1) * step for n, step in zip(shape, stride, strict=True))
         if elements > count or (elements and last >= count):
             raise Unreadable(
-                f"unreadable: a tensor of shape {_short(shape)} in a storage of {count} elements"
+                f"unreadable: a tensor of shape {_short(shape)} in a storage of {count} elements "
+                "(of an expanded tensor: save tensor.clone())"
             )
         content = self.storage(tensor.storage)
         if len(content) != count * _BYTES[kind]:
@@ -149,7 +166,7 @@ class TorchFile:
             values = np.lib.stride_tricks.as_strided(values[offset:], shape, steps, writeable=False)
         if kind == "bf16":
             values = widened(values)
-        return values
+        return -values if negative else values
 
 
 def read_torch(read: Read, total: int, largest_pickle: int) -> TorchFile:
@@ -194,7 +211,8 @@ def read_state_dict(content: bytes) -> dict[str, NDArray[Any]]:
     """Read a checkpoint: a state_dict, alone or beside an optimizer's and other values.
 
     Returns:
-        Name -> array in the order of the file. The arrays are read-only.
+        Name -> array in the order of the file. The arrays are read-only. Tensors of types that
+        numpy lacks are passed over.
 
     Raises:
         Unreadable: as in `read_torch`, or it holds no or several state_dicts.
@@ -203,6 +221,8 @@ def read_state_dict(content: bytes) -> dict[str, NDArray[Any]]:
     read: Read = lambda offset, count: view[offset : offset + count]  # noqa: E731
     file = read_torch(read, len(view), _LARGEST_PICKLE)
     tensors = _state_dict(file.tree)
+    if any(map(_is_readable, tensors.values())):
+        tensors = {n: value for n, value in tensors.items() if not _is_passed_over(value)}
     arrays: dict[str, NDArray[Any]] = {}
     size = 0
     for name, tensor in tensors.items():
@@ -212,6 +232,20 @@ def read_state_dict(content: bytes) -> dict[str, NDArray[Any]]:
         if size > 4 * len(content):
             raise Unreadable(f"too large: its tensors have more than {4 * len(content):,} bytes")
     return arrays
+
+
+def _is_readable(value: object) -> bool:
+    return type(value) is Tensor and value.storage.kind in STORAGES.values()
+
+
+def _is_passed_over(value: object) -> bool:
+    """Return whether a value is a tensor of a kind that is not read: of float8, sparse, quantized.
+
+    A network that needs it is found to lack it.
+    """
+    if type(value) is Tensor:
+        return not _is_readable(value)
+    return isinstance(value, Unread) and value.startswith("torch.")
 
 
 def _state_dict(tree: object) -> dict[str, Any]:
@@ -229,12 +263,14 @@ def _state_dict(tree: object) -> dict[str, Any]:
             )
         inner = {str(key): value for key, value in tree.items() if isinstance(value, dict)}
         names = [name for name in _STATE_DICTS if name in inner]
-        if not names and any(type(value) is Tensor for value in tree.values()):
+        # A tensor without axes, such as a loss, is not yet a network.
+        if not names and any(type(value) is Tensor and value.shape for value in tree.values()):
             break
         names = names or [
             name
             for name, value in inner.items()
-            if value and all(type(tensor) is Tensor for tensor in value.values())
+            if any(map(_is_readable, value.values()))
+            and all(_is_readable(tensor) or _is_passed_over(tensor) for tensor in value.values())
         ]
         if not inner:
             break
@@ -253,6 +289,11 @@ def _read_legacy(content: bytes, largest_pickle: int) -> TorchFile:
     for _ in range(5):
         part, position = unpickle(pickles, position, seen)
         parts.append(part)
+        if parts[0] != _LEGACY[0]:
+            raise Unreadable(
+                "unreadable: a pickle that torch.save did not write, expected a state_dict that "
+                "torch.save or safetensors wrote, or a .npz"
+            )
     magic, version, system, tree, keys = parts
     little = isinstance(system, dict) and system.get("little_endian") is True
     if (magic, version) != _LEGACY or not little or not isinstance(keys, list):
@@ -262,6 +303,8 @@ def _read_legacy(content: bytes, largest_pickle: int) -> TorchFile:
         if type(key) is not str or key not in seen:
             raise Unreadable("unreadable: a storage that no tensor refers to")
         kind, _, count = seen[key]
+        if kind not in _BYTES:
+            raise Unreadable(f"unreadable: a storage of {printable(kind)}, whose size is not known")
         start = position + 8
         position = start + count * _BYTES[kind]
         if position > len(content):
@@ -298,7 +341,7 @@ def unpickle(
 
     Raises:
         Unreadable: it has an unknown instruction, names a function of Python's library that
-            makes no data, or is malformed.
+            runs code, or is malformed.
     """
     try:
         return _run(data, position, {} if storages is None else storages)
@@ -418,7 +461,7 @@ def _run(data: bytes, at: int, storages: dict[str, Storage]) -> tuple[object, in
             items, stack = stack, below.pop()
             stack.append(tuple(items))
         elif code == 0x51:  # BINPERSID
-            stack.append(_storage(stack.pop(), storages))
+            stack.append(_persistent(stack.pop(), storages))
         elif code == 0x52:  # REDUCE
             arguments, name = stack.pop(), stack.pop()
             if type(name) not in (_Name, Unread) or type(arguments) is not tuple:
@@ -463,7 +506,7 @@ def _run(data: bytes, at: int, storages: dict[str, Storage]) -> tuple[object, in
             stack.append(_name(module, name))
         elif code == 0x81:  # NEWOBJ
             arguments, name = stack.pop(), stack.pop()
-            if type(name) is not _Name or name in _CALLS or type(arguments) is not tuple:
+            if type(name) not in (_Name, Unread) or name in _CALLS or type(arguments) is not tuple:
                 raise Unreadable("unreadable: a pickle that makes an unknown object")
             stack.append(Record() if name == _DATASET and not arguments else Unread(name))
         elif code == 0x62:  # BUILD
@@ -511,37 +554,51 @@ def _malformed(what: str) -> Unreadable:
 
 
 def _name(module: str, name: str) -> _Name:
-    module = {"__builtin__": "builtins", "copy_reg": "copyreg"}.get(module, module)  # protocol 2
+    # Pickles of protocol 2, which torch.save writes, have the names of Python 2.
+    module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
+    module = _MOVED.get(module, module)
     full = f"{module}.{name}"
     of_python = module.partition(".")[0] in sys.stdlib_module_names
-    if of_python and full not in _CALLS and full not in _DATA:
-        raise Unreadable(
-            f"unreadable: its pickle names {full[:80]!r}, which makes no data; refused"
-        )
+    if of_python and full not in _CALLS and full not in _DATA and module not in _DATA_MODULES:
+        raise Unreadable(f"unreadable: its pickle names {full[:80]!r}, which is no data; refused")
     return _Name(full)
 
 
-def _storage(reference: object, storages: dict[str, Storage]) -> Storage:
-    """Return the storage of a persistent id: ("storage", class, key, device, elements[, view])."""
+def _persistent(reference: object, storages: dict[str, Storage]) -> Storage | _Name:
+    """Return what a persistent id names: ("storage", class, key, device, elements[, view]), or in
+    torch's old form ("module", class, file, source)."""
+    if type(reference) is tuple and len(reference) == 4:
+        word, kind, *_ = reference
+        if word == "module" and type(kind) is _Name:
+            return kind
     if type(reference) is not tuple or len(reference) not in (5, 6):
         raise _malformed("pickle (storage)")
     word, kind, key, _, count, *view = reference
-    good = word == "storage" and type(kind) is _Name and kind in STORAGES and type(key) is str
+    good = word == "storage" and type(kind) is _Name and type(key) is str
     if not good or type(count) is not int or count < 0 or view not in ([], [None]):
         raise _malformed("pickle (storage)")
-    storage = Storage(STORAGES[kind], key, count)
+    storage = Storage(STORAGES.get(kind, str(kind)), key, count)
     if storages.setdefault(key, storage) != storage:
         raise Unreadable("unreadable: two tensors disagree on their storage")
     return storage
 
 
-def _tensor(storage: object, offset: object, shape: object, stride: object, *_: object) -> Tensor:
+def _tensor(
+    storage: object,
+    offset: object,
+    shape: object,
+    stride: object,
+    requires_grad: object = False,
+    hooks: object = None,
+    metadata: object = None,
+) -> Tensor:
     shape, stride = _sizes(shape), _sizes(stride)
     if type(storage) is not Storage or len(shape) != len(stride) or len(shape) > 16:
         raise _malformed("tensor")
     if any(type(n) is not int or not 0 <= n < 2**62 for n in (offset, *shape, *stride)):
         raise Unreadable("unreadable: a tensor with absurd sizes")
-    return Tensor(storage, cast(int, offset), shape, stride)
+    negative = isinstance(metadata, dict) and metadata.get("neg") is True
+    return Tensor(storage, cast(int, offset), shape, stride, negative)
 
 
 def _sizes(value: object) -> tuple[Any, ...]:
@@ -554,6 +611,13 @@ def _parameter(tensor: object, *_: object) -> Tensor:
     if type(tensor) is not Tensor:
         raise _malformed("parameter")
     return tensor
+
+
+def _of_subclass(function: object, _: object, arguments: object, *__: object) -> object:
+    """Return a tensor with attributes of its own, or one of a class of its own, as plain tensor."""
+    if function != "torch._utils._rebuild_tensor_v2" or type(arguments) is not tuple:
+        return Unread("torch._tensor._rebuild_from_type_v2")
+    return _tensor(*arguments)
 
 
 def _dictionary(*arguments: dict[Any, Any] | Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
@@ -582,18 +646,31 @@ _KEYS = (str, int, float, bool, type(None))
 _LONGEST_KEY = 8
 """Parts of a key that is a tuple."""
 
-_DATA = frozenset(
+_MOVED = {"pathlib._local": "pathlib", "_pydatetime": "datetime", "_pydecimal": "decimal"}
+"""Module of some version of Python -> where the same classes lie in all."""
+
+_DATA_MODULES = frozenset(
     {
-        *(f"builtins.{n}" for n in ("set", "frozenset", "complex", "bytearray", "range", "slice")),
-        *(f"builtins.{n}" for n in ("object", "int", "float", "str", "list", "dict", "tuple")),
-        *(f"builtins.{n}" for n in ("bool", "bytes", "type")),
-        *(f"datetime.{n}" for n in ("datetime", "date", "time", "timedelta", "timezone")),
-        *("collections.deque", "argparse.Namespace", "types.SimpleNamespace", "uuid.UUID"),
-        *("decimal.Decimal", "fractions.Fraction", "_codecs.encode", "copyreg._reconstructor"),
+        *("argparse", "array", "collections", "dataclasses", "datetime", "decimal", "enum"),
+        *("fractions", "ipaddress", "numbers", "pathlib", "string", "typing", "uuid", "zoneinfo"),
     }
 )
-"""What a pickle may name of Python's library and is not read. Whatever else it names of that, such
-as os.system, is a sign of an attack."""
+"""Modules of Python's library whose objects are data, which is not read."""
+
+_DATA = frozenset(
+    {
+        # The classes of builtins make data; of its functions, getattr names a nested class.
+        *(f"builtins.{name}" for name, value in vars(builtins).items() if isinstance(value, type)),
+        *("builtins.getattr", "builtins.iter", "builtins.Ellipsis", "builtins.NotImplemented"),
+        *("types.SimpleNamespace", "types.MappingProxyType", "types.NoneType", "time.struct_time"),
+        *("functools.partial", "operator.itemgetter", "operator.attrgetter", "random.Random"),
+        *("logging.getLogger", "logging.Logger", "re._compile", "_codecs.encode"),
+        *("copyreg._reconstructor", "copyreg.__newobj__"),
+    }
+)
+"""What else a pickle may name of Python's library, and is not read either. Another name of it, such
+as os.system, is that of a function which runs code, or of a class that nobody saves with weights:
+its file is refused, although nothing that is named would be called."""
 
 _DATASET = "checkpoints_to_datasets.dataset_base.ModelDatasetBase"
 _CALLS: Mapping[str, Callable[..., object]] = {
@@ -603,6 +680,7 @@ _CALLS: Mapping[str, Callable[..., object]] = {
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch._utils._rebuild_parameter": _parameter,
     "torch._utils._rebuild_parameter_with_state": _parameter,
+    "torch._tensor._rebuild_from_type_v2": _of_subclass,
     "torch.Size": lambda sizes: _sizes(sizes),
     **{
         f"pathlib.{kind}": _path

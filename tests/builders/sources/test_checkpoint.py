@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import datetime
+import enum
 import errno
 import io
 import json
+import logging
 import os
 import pickle
 import re
@@ -178,6 +180,11 @@ HOSTILE: dict[str, tuple[str, bytes]] = {
     "empty stack": ("malformed", torch_zip(b"\x80\x02a.")),
     "system": ("names 'posix.system'", torch_zip(pickle.dumps(_Call(os.system, "touch x"), 2))),
     "eval": ("names '.*eval'", torch_zip(pickle.dumps(_Call(eval, "1"), 2))),
+    "a function in a partial": (
+        "names 'posix.system'",
+        torch_zip(pickle.dumps(partial(os.system, "touch x"), 2)),
+    ),
+    "commands of Python 2": ("names 'subprocess", torch_zip(b"\x80\x02ccommands\ngetoutput\n.")),
     "eval, protocol 4": ("names '.*eval'", torch_zip(pickle.dumps(_Call(eval, "1"), 4))),
     "a call in the old form": (
         "names 'posix.system'",
@@ -203,6 +210,12 @@ def test_hostile_checkpoints_are_refused(
 
 class Settings:
     """The configuration of somebody's script, which only its own package can unpickle."""
+
+    class Inner:
+        """A class in a class, which a pickle finds by getattr."""
+
+    class Kind(enum.Enum):
+        ONE = 1
 
     def __init__(self) -> None:
         self.rates = [0.1, 0.2]
@@ -234,12 +247,28 @@ BESIDE: dict[str, Callable[[], object]] = {
     ).state_dict(),
     "a history of 50,000 losses": lambda: [n / 7 for n in range(50_000)],
     "a number of 300 digits": lambda: 10**300,
+    "a dictionary of whole numbers": lambda: defaultdict(int, {"steps": 5}),
+    "types of Python": lambda: [int, str, range, type(None)],
+    "a range": lambda: range(5),
+    "an object of a nested class": lambda: Settings.Inner(),
+    "a member of an enumeration": lambda: Settings.Kind.ONE,
+    "a partial function": lambda: partial(int, "1"),
+    "a regular expression": lambda: re.compile("a"),
+    "a logger": lambda: logging.getLogger("a"),
+    "an error": lambda: ValueError("a"),
+    "a network": lambda: torch.nn.ReLU(),
+    "complex numbers": lambda: torch.zeros(3, dtype=torch.complex64),
+    "whole numbers of 16 bits": lambda: torch.zeros(3, dtype=torch.uint16),
+    "numbers of 8 bits": lambda: torch.zeros(3).to(torch.float8_e4m3fn),
+    "a quantized tensor": lambda: torch.quantize_per_tensor(torch.zeros(3), 0.1, 0, torch.qint8),
+    "a sparse tensor": lambda: torch.eye(3).to_sparse(),
 }
 
 
-@pytest.mark.parametrize(
-    "form", [{}, {"pickle_protocol": 4}, {"_use_new_zipfile_serialization": 0}]
-)
+FORMS = [{}, {"pickle_protocol": 4}, {"_use_new_zipfile_serialization": False}]
+
+
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("name", BESIDE)
 def test_what_lies_beside_a_state_dict_does_not_matter(name: str, form: dict[str, Any]) -> None:
     weights = state_dict(1)
@@ -247,6 +276,53 @@ def test_what_lies_beside_a_state_dict_does_not_matter(name: str, form: dict[str
     found = read_state_dict(content)
     assert list(found) == list(weights)
     assert all((found[key] == weights[key].numpy()).all() for key in weights)
+
+
+def test_names_of_other_versions_of_python_are_known() -> None:
+    """Python 3.13 has the classes of pathlib in another module, Python 2 had other names."""
+    call = b"\x80\x02c%b\nX\1\0\0\0a\x85R."
+    assert unpickle(call % b"pathlib._local\nPosixPath")[0] == "a"
+    for theirs, ours in (
+        (b"__builtin__\nlong", "builtins.int"),
+        (b"__builtin__\nxrange", "builtins.range"),
+        (b"copy_reg\n_reconstructor", "copyreg._reconstructor"),
+    ):
+        assert unpickle(call % theirs)[0] == ours
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("kind", [torch.complex64, torch.uint16, torch.float8_e4m3fn])
+def test_tensors_of_other_types_among_the_weights_cost_no_others(
+    form: dict[str, Any], kind: torch.dtype
+) -> None:
+    weights = state_dict(1)
+    found = read_state_dict(saved({**weights, "mask": torch.zeros(3).to(kind)}, **form))
+    floats = {name: array for name, array in found.items() if array.dtype.kind == "f"}
+    assert list(floats) == list(weights)
+    assert all((floats[name] == weights[name].numpy()).all() for name in weights)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_negative_view_and_a_tensor_with_attributes_are_read(form: dict[str, Any]) -> None:
+    """torch keeps the imaginary part of a conjugate as a view with the other sign."""
+    tensor = torch.complex(torch.zeros(3), torch.tensor([1.0, -2.0, 3.0])).conj().imag
+    assert tensor.is_neg()
+    own = torch.tensor([4.0, 5.0])
+    own.note = "mine"  # type: ignore[attr-defined]
+    found = read_state_dict(saved({"w": tensor, "b": own}, **form))
+    assert (found["w"].tolist(), found["b"].tolist()) == ([-1.0, 2.0, -3.0], [4.0, 5.0])
+
+
+def test_a_loss_beside_a_state_dict_is_no_network() -> None:
+    weights = state_dict(1)
+    found = read_state_dict(saved({"weights": weights, "loss": torch.tensor(0.5)}))
+    assert list(found) == list(weights)
+
+
+def test_a_pickle_that_torch_did_not_write_is_named() -> None:
+    for value in ({"w": np.zeros(2)}, {"a": 1}):
+        with pytest.raises(Unreadable, match=r"a pickle that torch\.save did not write"):
+            read_state_dict(pickle.dumps(value))
 
 
 def test_an_object_in_place_of_a_state_dict_is_named() -> None:
