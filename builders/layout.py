@@ -170,8 +170,9 @@ class Layout:
                 f"these tensors are not a {self}: expected shapes {expected}, found {found}"
             )
         vector = np.empty(self.size, np.float32)
-        for slot, array in zip(self.slots, arrays, strict=True):
-            vector[slot.slice] = array.reshape(-1)
+        with np.errstate(over="ignore"):  # a float64 that is too large becomes infinite
+            for slot, array in zip(self.slots, arrays, strict=True):
+                vector[slot.slice] = array.reshape(-1)
         return vector
 
     def to_state_dict(

@@ -177,7 +177,7 @@ def read_member(read: Read, member: Member, limit: int) -> bytes | memoryview:
     """
     if member.size > limit or member.compressed > limit + limit // 100 + 1024:
         raise Unreadable(
-            f"too large: it claims {max(member.size, member.compressed):,} bytes, "
+            f"too large: {_last(member)} claims {max(member.size, member.compressed):,} bytes, "
             f"expected at most {limit:,}"
         )
     if member.method == _OVERLAPPING:
@@ -203,6 +203,11 @@ def read_member(read: Read, member: Member, limit: int) -> bytes | memoryview:
     if len(raw) != member.size or zlib.crc32(raw) != member.crc:
         raise Unreadable("unreadable: its bytes are not those of the zip's checksum")
     return raw
+
+
+def _last(member: Member) -> str:
+    """Return the last part of a file's path, for a message."""
+    return printable(member.name.rpartition("/")[2])
 
 
 def _without_overlaps(members: Iterator[Member], total: int) -> Iterator[Member]:
@@ -251,10 +256,11 @@ class Source:
             self._file.close()
 
     def members(self) -> Iterator[Member]:
-        """Yield every file, but no clutter and no entries of folders.
+        """Yield every file but clutter, and the folders of checkpoints, which can be empty.
 
-        A link in a folder is followed if it leads to a file or a checkpoint within the folder. Any
-        other folder within it is found where it lies, and would be there twice.
+        The name of a folder ends with a slash. A link in a folder is followed if it leads to a file
+        or a checkpoint within the folder. Any other folder within it is found where it lies, and
+        would be there twice.
 
         Raises:
             Unreadable: the zip has no complete directory.
@@ -267,7 +273,10 @@ class Source:
             name = member.name
             if "\\" in name or "//" in name or "./" in name:  # as some programs write them
                 member = member._replace(name=_DOTS.sub("", name.replace("\\", "/")))
-            if not member.name.endswith("/") and not is_clutter(member.name):
+            if is_clutter(member.name):
+                continue
+            folder, slash, file = member.name.rpartition("/")
+            if file or not slash or _CHECKPOINT.fullmatch(folder.rpartition("/")[2]):
                 yield member
 
     def _files(self, root: str) -> Iterator[Member]:
@@ -297,6 +306,8 @@ class Source:
                     self.skipped.append(name)
                 elif is_folder and deep:
                     folders.append((f"{name}/", not linked))
+                    if _CHECKPOINT.fullmatch(entry.name):
+                        yield Member(f"{name}/", 0)
                 elif stat.S_ISREG(about.st_mode):
                     yield Member(name, about.st_size)
 
@@ -305,7 +316,9 @@ class Source:
         if self._file is not None:
             return bytes(read_member(self._read, member, limit))
         if member.size > limit:
-            raise Unreadable(f"too large: {member.size:,} bytes, expected at most {limit:,}")
+            raise Unreadable(
+                f"too large: {_last(member)} has {member.size:,} bytes, expected at most {limit:,}"
+            )
         return read_plain(self.path / member.name, limit)
 
     def _read(self, offset: int, count: int) -> bytes:

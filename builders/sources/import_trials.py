@@ -10,10 +10,11 @@ from pathlib import Path
 
 from ...errors import Unreadable
 from ..catalog import twin_name
+from ..machine import counted
 from ..specification import Zoo
 from ..zoo_directory import ZooDirectory, open_zoo
-from . import ray_tune
-from .archive import Source, first_of
+from . import ray_tune, tarball
+from .archive import Source, first_of, printable
 from .identify import in_grid, misfit, zoos_of_trials
 from .import_job import ImportJob, Outcome, file_facts
 from .own import refuse_own_folder
@@ -21,6 +22,9 @@ from .processes import mapped
 from .ray_tune import Description, Trial
 from .report import LeftOut, Report
 from .write_model import differ, present_states, write_model
+
+ARCHIVES = (".zip", *tarball.SUFFIXES)
+"""How the names of archives end, which are not opened within a source."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,8 @@ def import_trials(job: ImportJob) -> list[Report]:
 def _import_trials(job: ImportJob) -> list[Report]:
     stem = job.path.resolve().name if job.path.is_dir() else job.path.stem
     with Source(job.path) as source:
-        trials = ray_tune.find_trials(source.members(), stem)
+        passed_over: list[str] = []
+        trials = ray_tune.find_trials(source.members(), stem, passed_over)
         remarks = []
         if count := len(source.skipped):
             remarks.append(
@@ -58,7 +63,17 @@ def _import_trials(job: ImportJob) -> list[Report]:
                 "cannot be read, or lead to a folder that is read where it lies: "
                 f"{first_of(source.skipped)}"
             )
+        if count := len(passed_over):
+            remarks.append(
+                f"{counted(count, 'folder')} passed over, with a checkpoint but without its number "
+                f"as name (checkpoint_NUMBER): {first_of(passed_over)}"
+            )
         if not trials:
+            if archives := [m.name for m in source.members() if m.name.endswith(ARCHIVES)]:
+                remarks.append(
+                    f"it holds {counted(len(archives), 'archive')}, each of which is imported on "
+                    f"its own: {first_of(archives)}"
+                )
             raise Unreadable(
                 "; ".join(
                     [
@@ -136,7 +151,10 @@ def _import_zoo_of_trials(
         found = described[trial.folder]
         reason = found if isinstance(found, str) else misfit(found, zoo)
         if reason is None and trial.model_id in tasks:
-            reason = "repeated: another folder of this name came first"
+            first = printable(tasks[trial.model_id].trial.folder)
+            reason = (
+                f"repeated: {printable(trial.folder)} has the name of {first}, which came first"
+            )
         if not trial.checkpoints:
             remarks.append(f"{trial.name}: holds no checkpoint")
         elif isinstance(found, str) or reason is not None:

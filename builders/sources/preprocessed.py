@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 
 from ...errors import Unreadable
 from ..layout import Layout
+from ..machine import counted
 from .archive import blamed_on_the_file, printable
 from .checkpoint import Record, Tensor, TorchFile, read_torch
 from .names import last_folders, model_id_of
@@ -179,7 +180,7 @@ def read_datasets(path: Path) -> DataSets:
     metrics: dict[str, dict[int, dict[str, Any]]] = {}
     params: dict[str, dict[str, Any]] = {}
     left_out: list[LeftOut] = []
-    experiments, found = Counter[str](), 0
+    experiments, contradicting, found = Counter[str](), Counter[str](), 0
     for part in parts:
         content = tree[part]
         data = content.get("data_in")
@@ -219,8 +220,16 @@ def read_datasets(path: Path) -> DataSets:
             of_epoch = whole(values.get("training_iteration", number))
             of_model = metrics.setdefault(model, {})
             if of_epoch is not None:
-                of_model.setdefault(of_epoch, _metrics(values))  # of two rows, the first counts
+                own = _metrics(values)
+                known = of_model.setdefault(of_epoch, own)  # of two rows, the first counts
+                contradicting[model] += own is not known and repr(own) != repr(known)
     remarks = [
+        f"{names[model]}: {counted(count, 'row')} with other metrics than an earlier row of the "
+        "same training_iteration, whose metrics count"
+        for model, count in contradicting.items()
+        if count
+    ]
+    remarks += [
         f"{names[model]}: {remark}"
         for model, of_model in metrics.items()
         for remark in drop_unusable(of_model.items())

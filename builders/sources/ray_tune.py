@@ -193,12 +193,16 @@ class State:
     extra: Mapping[str, NDArray[np.float32]]
 
 
-def find_trials(members: Iterable[Member], name: str) -> list[Trial]:
+def find_trials(
+    members: Iterable[Member], name: str, passed_over: list[str] | None = None
+) -> list[Trial]:
     """Return all trials of a source, sorted by folder.
 
     Args:
-        members: files of the source.
+        members: files of the source, and its folders of checkpoints.
         name: name of the source, for a trial that is the whole source.
+        passed_over: receives the folders of checkpoints that have no number, such as those of a
+            copy that was not finished: checkpoint_000001.part.
     """
     files: dict[str, dict[str, Member]] = {}
     found: dict[str, dict[tuple[int, str], Member | None]] = {}
@@ -213,6 +217,8 @@ def find_trials(members: Iterable[Member], name: str) -> list[Trial]:
                 states.setdefault((int(match[1]), last), None)
         elif file in ("params.json", "result.json"):
             files.setdefault(folder, {})[file] = member
+        elif file == "checkpoints" and last.startswith("checkpoint") and passed_over is not None:
+            passed_over.append(folder)
     trials = []
     for folder in sorted(files.keys() | found.keys()):
         own, states = files.get(folder, {}), found.get(folder, {})

@@ -365,6 +365,12 @@ def _remarks(
             "no column is a metric, so that nothing can be benchmarked or verified: "
             "--rename THEIRS=test_acc (rename=) names one"
         )
+    if shared := found.shared_files():
+        some = next(iter(shared))
+        remarks.append(
+            f"{counted(len(shared), 'checkpoint')} of several models: {printable(some)} is that of "
+            f"{', '.join(map(printable, shared[some][:3]))}"
+        )
     if found.joined:
         remarks.append(f"{counted(found.joined, 'row')} joined with another row of the same state")
     if found.dropped:
@@ -463,6 +469,18 @@ class _Rows:
                     del entries[epoch]
             if not entries:
                 del self.entries[model], self.hyperparameters[model], self.names[model]
+
+    def shared_files(self) -> dict[str, list[str]]:
+        """Return each file that several models have -> their names."""
+        models: dict[str, list[str]] = defaultdict(list)
+        for model, file in self._epochs:
+            if model in self.names:
+                models[file].append(self.names[model])
+        return {
+            os.path.relpath(file, self._folder): names
+            for file, names in models.items()
+            if len(names) > 1
+        }
 
     def _renamed(self, row: Row) -> Row:
         ours = {name: self._rename.get(name, name) for name in row}

@@ -1,8 +1,8 @@
 """Checkpoints of one's own training code: files of torch, safetensors or numpy as weight vectors.
 
 Their tensors are those of a known network under names of somebody's own. They are taken by name
-where the names are ours, else by the order of the file, else by shape: safetensors sorts names, and
-some frameworks put a bias before its weight.
+where the names are ours, else by the order of the file, unless that sorts layers.10 before
+layers.2, else by shape: safetensors sorts names, and some frameworks put a bias before its weight.
 """
 
 from __future__ import annotations
@@ -193,10 +193,20 @@ def _by_name(tensors: Arrays, layout: Layout) -> Placed | None:
 
 
 def _by_order(tensors: Arrays, layout: Layout) -> Placed | None:
+    """Place tensors in the order of the file, unless it is that of an alphabet, in which layer 10
+    comes before layer 2."""
     arrays = [*tensors.values()]
     if [array.shape for array in arrays] != [slot.shape for slot in layout.slots]:
         return None
+    modules = [name.rpartition(".")[0] for name in tensors]
+    if modules == sorted(modules) and modules != sorted(modules, key=_with_numbers):
+        return None
     return list(zip(layout.slots, arrays, strict=True))
+
+
+def _with_numbers(name: str) -> list[tuple[str, int]]:
+    """Return a name as a key of sorting that compares the numbers in it as numbers."""
+    return [(text, int(number or 0)) for text, number in re.findall(r"(\D*)(\d*)", name)]
 
 
 def _by_shape(tensors: Arrays, layout: Layout) -> Placed | None:
@@ -227,7 +237,7 @@ def _by_shape(tensors: Arrays, layout: Layout) -> Placed | None:
                 f"wrong shape: the order of {printable(names[0])} and {printable(names[1])}, which "
                 "have one shape, cannot be told: save the tensors in the order of the layers"
             )
-        names.sort(key=lambda name: [int(number) for number in re.findall(r"\d+", name)])
+        names.sort(key=_with_numbers)
         module = modules[names.pop(0)]
         placed += [(slot, module[slot.shape]) for slot in slots.values()]
     return None if any(named.values()) else placed

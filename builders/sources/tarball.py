@@ -92,7 +92,10 @@ def _unpack(path: Path, wanted: Mapping[str, int], folder: Path) -> None:
             else:
                 raise Unreadable(f"too large: it has more than {_MAX_MEMBERS:,} files")
     if missing := [name for name in wanted if name not in places]:
-        raise Unreadable(f"has no {' and no '.join(missing)}")
+        raise Unreadable(
+            f"has no {' and no '.join(missing)}: only the Small CNN Zoo is read from an archive of "
+            "tar; unpack one of trials or checkpoints, and import the folder"
+        )
     if len(set(places.values())) > 1:
         raise Unreadable(f"{', '.join(wanted)} do not lie together in it")
 

@@ -341,6 +341,42 @@ def test_separators_of_other_programs(tmp_path: Path, change: Any) -> None:
     assert (report.kept, list(models)) == (3, ["trial"])
 
 
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_an_empty_folder_of_a_checkpoint_is_counted(tmp_path: Path, kind: str) -> None:
+    """Where a copy ended too early, or is not finished: its folders have other names."""
+    files = made_trial("run/trial")
+    lost = "run/trial/checkpoint_000001/checkpoints"
+    files["run/trial/checkpoint_000009.part/checkpoints"] = files.pop(lost)
+    if kind == "folder":
+        source = write_folder(tmp_path / "source", files)
+        (source / lost).mkdir(parents=True)
+    else:
+        folder = f"{lost.rpartition('/')[0]}/"
+        source = write_zip(tmp_path / "x.zip", {"run/": b"", folder: b""} | files)
+    report, _ = imported(source, tmp_path)
+    assert (report.found, report.kept) == (3, 2)
+    [left_out] = report.left_out
+    assert (left_out.epoch, left_out.category) == (1, "missing file")
+    [remark] = report.remarks
+    assert remark.startswith("1 folder passed over")
+    assert "checkpoint_000009.part" in remark
+
+
+def test_of_two_trials_of_one_name_both_places_are_said(tmp_path: Path) -> None:
+    source = write_folder(tmp_path / "source", made_trial("one/a") | made_trial("two/a"))
+    report, _ = imported(source, tmp_path)
+    assert {state.reason for state in report.left_out} == {
+        "repeated: two/a has the name of one/a, which came first"
+    }
+
+
+def test_archives_within_a_source_are_named(tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    write_zip(tmp_path / "source" / "zoo.zip", made_trial("a"))
+    with pytest.raises(Unreadable, match=r"it holds 1 archive, .* on its own: zoo\.zip"):
+        import_zoo(tmp_path / "source", tmp_path / "zoos")
+
+
 def test_links_within_the_source(tmp_path: Path) -> None:
     """A trial that a link leads to counts once, as it lies there; checkpoints count by the link."""
     root = write_folder(tmp_path / "source", made_trial("store/a") | made_trial("run/b"))

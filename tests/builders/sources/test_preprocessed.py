@@ -131,6 +131,20 @@ def test_of_two_rows_of_an_epoch_one_counts_wholly(
     assert states.hyperparameters["seed"] == [3, 4][::order][0]
 
 
+def test_rows_that_contradict_each_other_are_remarked_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = one_set(["a"], [1, 2])
+    train["properties"]["training_iteration"] = [2, 2]
+    train["properties"]["test_acc"] = [0.2, 0.3]
+    path = write_datasets(tmp_path / "x.pt", monkeypatch, trainset=train)
+    [report] = import_zoo(path, tmp_path)
+    assert [remark for remark in report.remarks if "other metrics" in remark] == [
+        "a: 1 row with other metrics than an earlier row of the same training_iteration, whose "
+        "metrics count"
+    ]
+
+
 @pytest.mark.parametrize("place", [0, 1, 3])
 @pytest.mark.parametrize("odd", [{"x": torch.zeros(7)}, {}, 5, {"x": 1}])
 def test_one_odd_state_does_not_decide_the_architecture(

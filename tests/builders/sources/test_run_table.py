@@ -497,6 +497,36 @@ def test_tensors_that_are_sorted_by_name(tmp_path: Path) -> None:
             assert "cannot be told" in report.left_out[0].reason
 
 
+@pytest.mark.parametrize("order", ["of layers", "of an alphabet", "of no rule"])
+def test_layers_of_one_shape_are_not_taken_in_the_order_of_an_alphabet(
+    tmp_path: Path, order: str
+) -> None:
+    """An alphabet has layer 10 before layer 2. A file that is sorted by no rule is taken as it
+    is."""
+    layers = 12
+    text = f"1x2x2 {'fc4 ' * layers}fc2"
+    layout = model_zoos.builders.layout.make_layout(text, 1, 2)
+    vector = torch.arange(float(layout.size))
+    ours = layout.to_state_dict(vector)
+    names = [f"net.{number}" for number in range(layers)] + ["out"]
+    if order == "of no rule":
+        names[:layers] = names[layers - 1 :: -1]
+    state = {
+        f"{names[int(name.partition('.')[0][2:]) - 1]}.{name.partition('.')[2]}": tensor
+        for name, tensor in ours.items()
+    }
+    if order == "of an alphabet":  # each weight before its bias, as some programs write them
+        state = dict(sorted(state.items(), key=lambda item: item[0].replace(".bias", ".x")))
+    folder = tmp_path / "own"
+    folder.mkdir()
+    np.savez(folder / "a.npz", **{name: tensor.numpy() for name, tensor in state.items()})
+    table = write_csv(folder / "t.csv", [{"path": "a.npz", "model_id": 1, "epoch": 1}])
+    [report] = import_zoo(folder, tmp_path / "zoos", table=table, architecture=text)
+    assert report.kept == 1
+    [file] = open_zoo(tmp_path / "zoos", "own").scan()[0]
+    assert file.weights()[0].tolist() == vector.tolist()
+
+
 BAD_TABLES: dict[str, tuple[str, str]] = {
     "no path": ("model_id,epoch\n1,1\n", "has no column path; it has model_id, epoch"),
     "spaces": ("path model_id epoch\na 1 1\n", "has no column path and no model_id"),
@@ -799,6 +829,10 @@ def test_a_file_of_several_models_is_theirs(runs: tuple[Path, Rows], tmp_path: P
     """Models may begin with the same weights."""
     report = take(runs, tmp_path / "runs.csv", lambda rows: rows[3].update(path=rows[0]["path"]))
     assert report.kept == 6
+    path, models = runs[1][0]["path"], [runs[1][row]["model_id"] for row in (0, 3)]
+    assert f"1 checkpoint of several models: {path} is that of {models[0]}, {models[1]}" in (
+        report.remarks
+    )
 
 
 def test_names_that_resemble_ours_are_suggested(runs: tuple[Path, Rows], tmp_path: Path) -> None:

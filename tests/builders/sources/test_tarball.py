@@ -128,7 +128,7 @@ def test_broken_archives_are_refused(
         (b"no archive", "unreadable: LZMAError"),
         (b"", "unreadable"),
         (lzma.compress(b"\0" * 10240), "has no weights.npy and no metrics"),
-        (lacking.getvalue(), "has no layout.csv"),
+        (lacking.getvalue(), "has no layout.csv: .*unpack one of trials or checkpoints"),
         (apart.getvalue(), "do not lie together"),
     ):
         path.write_bytes(wrong)
