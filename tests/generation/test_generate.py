@@ -186,10 +186,32 @@ def test_how_full_the_lanes_are_is_said_once(
     else:
         [remark] = found
         assert said + TOGETHER in remark
-        blocks = group_models(zoo.models(models), lanes_count(zoo.layout, "tanh"))
-        room = len(blocks) * lanes_count(zoo.layout, "tanh")
-        assert remark.startswith(f"the lanes are {models / room:.0%} full")
-        assert remark.endswith(f"Up to {room} models would take as long")
+        lanes = lanes_count(zoo.layout, "tanh")
+        blocks = len(group_models(zoo.models(models), lanes))
+        assert remark.startswith(f"the lanes are {models / (blocks * lanes):.0%} full")
+        counts = range(models, zoo.model_count + 1)
+        as_long = [n for n in counts if len(group_models(zoo.models(n), lanes)) == blocks]
+        assert remark.endswith(f"Up to {as_long[-1]} models would take as long")
+
+
+def test_no_more_models_are_promised_to_take_as_long_than_do(
+    tmp_path: Path, digits: ImageData
+) -> None:
+    """The next model of a grid can need lanes of its own, however many of the others are free."""
+    zoo = dataclasses.replace(ZOO, epochs=1)
+    lanes, remarks = lanes_count(zoo.layout, "tanh"), set[str]()
+    needed = [len(group_models(zoo.models(n), lanes)) for n in range(1, 9)]
+    models = next(n for n in range(1, 8) if needed[n] > needed[n - 1])  # one more is a block more
+    generate(
+        zoo,
+        tmp_path,
+        digits.subset(train=slice(20)),
+        models=models,
+        options=TrainOptions(engine="lanes"),
+        on_progress=lambda progress: remarks.add(progress.remark),
+    )
+    [remark] = filter(None, remarks)
+    assert remark.endswith(TOGETHER)
 
 
 def test_options_of_resnet_say_what_they_are_for() -> None:
