@@ -438,7 +438,11 @@ def test_expected_errors_are_one_line(tmp_path: Path) -> None:
     for option in ("--ranks", "--seconds-per-epoch"):
         assert "are for --plan" in error("generate", "digits_cnn_s", option, "2", cwd=tmp_path)
     assert "unknown engine" in error("generate", "digits_cnn_s", "--engine", "x", cwd=tmp_path)
-    assert "has 320 models" in error("generate", "digits_cnn_s", "--models", "0", cwd=tmp_path)
+    for models, message in (
+        ("0", "from 1 on, found 0"),
+        ("321", "has 320 models; cannot take 321"),
+    ):
+        assert message in error("generate", "digits_cnn_s", "--models", models, cwd=tmp_path)
     assert "model-zoos generate" in error("benchmark", "digits_cnn_s", cwd=tmp_path)
     (tmp_path / "bad.json").write_text("{")
     assert "bad.json: not readable as JSON" in error("generate", "bad.json", cwd=tmp_path)

@@ -228,14 +228,32 @@ def test_options_of_resnet_say_what_they_are_for() -> None:
         options.check(get_zoo("cifar10_resnet18"))
 
 
-@pytest.mark.parametrize("number", [0, "2", 1.5])
+@pytest.mark.parametrize("number", [0, "2", 1.5, True])
 def test_options_refuse_what_is_no_number_of_things(number: Any) -> None:
     for make, what in (
         (partial(TrainOptions, threads=number), "threads"),
         (partial(TwinOptions, epochs=number), "epochs"),
     ):
-        with pytest.raises(InvalidArgument, match=f"{what} must be at least 1, found {number!r}"):
+        expected = f"{what} must be a whole number from 1 on, found {number!r}"
+        with pytest.raises(InvalidArgument, match=expected):
             make()
+
+
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        ({"keep_epochs": [1.5]}, r"found 1\.5"),
+        ({"keep_epochs": [1.0, 2]}, r"found 1\.0, 2"),
+        ({"keep_epochs": "1,2"}, "found '1,2'"),
+        ({"keep_epochs": 5}, "found 5"),
+        ({"keep_epochs": (True,)}, "found True"),
+        ({"compile": "yes"}, "compile must be True or False, found 'yes'"),
+    ],
+)
+def test_options_refuse_values_of_another_kind(options: dict[str, Any], found: str) -> None:
+    """What would fail only while models train is refused when the options are made."""
+    with pytest.raises(InvalidArgument, match=found):
+        TrainOptions(**options)
 
 
 def test_a_mixed_grid_fills_the_lanes() -> None:
@@ -556,7 +574,7 @@ def test_without_a_compiler_the_batched_engine_serves(
 def test_bad_arguments(tmp_path: Path, digits: ImageData) -> None:
     with pytest.raises(ValueError, match="unknown engine 'fast'"):
         generate(ZOO, tmp_path, digits, options=TrainOptions(engine="fast"))
-    with pytest.raises(ValueError, match="at least 1"):
+    with pytest.raises(ValueError, match="from 1 on, found 0"):
         generate(ZOO, tmp_path, digits, options=TrainOptions(threads=0))
     with pytest.raises(ValueError, match="device must be 'cpu' or"):
         generate(ZOO, tmp_path, digits, options=TrainOptions(device="tpu"))
