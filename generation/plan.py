@@ -92,7 +92,12 @@ class Plan:
 
     @property
     def seconds(self) -> float | None:
-        """Until the last rank has ended; None if the speed is not known."""
+        """Until the last rank has ended; None if the speed is not known.
+
+        Where nothing is left to train it is 0 at any speed.
+        """
+        if not self.missing:
+            return 0.0
         known = [share.seconds for share in self.shares if share.seconds is not None]
         return max(known) if known else None
 

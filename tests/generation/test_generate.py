@@ -20,7 +20,7 @@ from filelock import FileLock
 
 from model_zoos.builders.catalog import get_zoo
 from model_zoos.builders.specification import Zoo
-from model_zoos.builders.zoo_directory import open_zoo
+from model_zoos.builders.zoo_directory import create_zoo, open_zoo
 from model_zoos.errors import (
     AlreadyRunningWarning,
     FaultyZoo,
@@ -30,7 +30,7 @@ from model_zoos.errors import (
 from model_zoos.generation.engines import group_models, reference
 from model_zoos.generation.engines.epoch_loop import TOGETHER
 from model_zoos.generation.engines.lanes import lanes_count
-from model_zoos.generation.generate import generate
+from model_zoos.generation.generate import generate, plan
 from model_zoos.generation.images import ImageData, load_images
 from model_zoos.generation.job import Progress
 from model_zoos.generation.options import TrainOptions, TwinOptions
@@ -432,8 +432,41 @@ def test_a_faulty_file_is_trained_again(tmp_path: Path, digits: ImageData) -> No
 def test_auto_goes_on_with_the_engine_that_began(tmp_path: Path, digits: ImageData) -> None:
     generate(ZOO, tmp_path, digits, models=1, options=TrainOptions(engine="reference"))
     assert generate(ZOO, tmp_path, digits, models=2).engine == "reference"
-    with pytest.raises(FaultyZoo, match="made with engine = 'reference', not 'lanes'"):
+    with pytest.raises(FaultyZoo, match="made with engine = 'reference', not 'lanes'") as caught:
         generate(ZOO, tmp_path, digits, models=3, options=TrainOptions(engine="lanes"))
+    assert str(caught.value.hint).endswith(", --engine reference resumes this zoo")
+
+
+def test_a_changed_note_does_not_stop_a_zoo(tmp_path: Path, digits: ImageData) -> None:
+    """The note says nothing about how models are made: the one that is there is kept."""
+    generate(ZOO, tmp_path, digits, models=1)
+    path = tmp_path / ZOO.name / "zoo.json"
+    content = path.read_bytes()
+    summary = generate(dataclasses.replace(ZOO, note="another"), tmp_path, digits, models=2)
+    assert (summary.present, summary.models) == (1, 1)
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    "inits",
+    [
+        ("normal(std=0.1)", "normal(std=0.10)"),
+        ("kaiming_uniform", "kaiming_uniform(bias=0.01)"),
+        ("xavier_normal( gain = 1 )", "xavier_normal"),
+        ("trunc_normal(std=1,bias=0)", "trunc_normal(bias=0.0)"),
+    ],
+)
+def test_one_initialisation_in_two_spellings_is_not_trained_twice(
+    tmp_path: Path, digits: ImageData, inits: tuple[str, str]
+) -> None:
+    """A zoo of an earlier version that has them is resumed, since the spelling is in the ids."""
+    zoo = with_grid(ZOO, init=inits)
+    with pytest.raises(InvalidArgument, match="of the grid are the same init") as caught:
+        generate(zoo, tmp_path, digits)
+    assert all(repr(init) in str(caught.value) for init in inits)
+    assert not list(tmp_path.iterdir())
+    create_zoo(tmp_path, zoo, engine="lanes", stream="philox", images=digits.provenance())
+    assert plan(zoo, tmp_path, models=3).missing == 3
 
 
 def test_other_images_do_not_continue_a_zoo(tmp_path: Path, digits: ImageData) -> None:
