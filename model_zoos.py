@@ -27,9 +27,7 @@ import importlib
 import os
 import warnings
 from collections.abc import Mapping
-from numbers import Integral
 from pathlib import Path
-from types import NoneType
 from typing import TYPE_CHECKING
 
 if "__path__" not in globals():  # a checkout, where this file is no package's __init__.py
@@ -198,8 +196,8 @@ def generate(
     zoo = zoo_to_train(zoo, Path(root).expanduser()) if isinstance(zoo, str) else zoo
     check_kind(zoo, Zoo, "zoo must be a name or a model_zoos.Zoo")
     options = options or TrainOptions()
-    check_kind(models, (Integral, NoneType), "models must be a whole number or None")
     check_kind(options, TrainOptions, "options must be model_zoos.generation.options.TrainOptions")
+    training.check_generate(zoo, root, models, options, publisher)  # before images are read
     return training.generate(
         zoo,
         root,
@@ -249,9 +247,9 @@ def sparsify(
     parents = open_zoo(root, parents) if isinstance(parents, str) else parents
     check_kind(parents, ZooDirectory, "parents must be what open_zoo returns, or a zoo's name")
     options, twins = options or TrainOptions(), twins or TwinOptions()
-    check_kind(models, (Integral, NoneType), "models must be a whole number or None")
     check_kind(options, TrainOptions, "options must be model_zoos.generation.options.TrainOptions")
     check_kind(twins, TwinOptions, "twins must be model_zoos.generation.options.TwinOptions")
+    training.check_sparsify(parents, models, twins, options)
     return training.sparsify(
         parents,
         root,

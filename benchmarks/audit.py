@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..builders.homes import zoos_home
+from ..builders.machine import counted
 from ..builders.ranks import ALONE, Rank
 from ..builders.zoo_directory import ZooDirectory, open_zoo
 from ..errors import InvalidArgument
@@ -89,7 +90,7 @@ class Audit:
             notes += [f"{check.name}: {offender}" for offender in check.offenders]
             if check.wrong > len(check.offenders):
                 notes.append(f"{check.name}: and {check.wrong - len(check.offenders):,} more")
-        title = f"{self.zoo}: {self.models:,} models, {self.states:,} states"
+        title = f"{self.zoo}: {counted(self.models, 'model')}, {counted(self.states, 'state')}"
         notes.append('"looked at" counts models, states or single values, depending on the check.')
         columns = ("check", "looked at", "wrong", "note")
         undone = [check.name for check in self.checks if check.undone]

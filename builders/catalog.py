@@ -398,6 +398,20 @@ def parts_of(name: str) -> tuple[str, ...]:
     return tuple(part + name.removeprefix(dense) for part in UNIONS.get(dense, (dense,)))
 
 
+def refuse_union(name: str) -> None:
+    """Refuse the name of a union for a zoo, since a reader takes it for the union's parts.
+
+    Raises:
+        InvalidArgument: it is one, or that of the twins of a union.
+    """
+    parts = parts_of(name)
+    if len(parts) > 1:
+        raise InvalidArgument(
+            f"a zoo cannot be named {name!r}, which stands for {', '.join(parts)} together. "
+            "Choose another name"
+        )
+
+
 def config_names() -> list[str]:
     """Return every name that load_dataset knows: zoos, unions, the twins of both, `metrics`."""
     dense = [*ZOOS, *UNIONS]

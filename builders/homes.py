@@ -111,7 +111,7 @@ def zoo_to_train(name: str, root: Path) -> Zoo:
     if not path.exists():
         raise InvalidArgument(f"{path}: there is no such file")
     try:
-        values = parse_json(read_plain(path, MAX_JSON))
+        values = parse_json(read_plain(path, MAX_JSON), unique_keys=True)
     except (OSError, ValueError) as error:
         raise InvalidArgument(f"{path}: not readable as JSON ({error})") from error
     if isinstance(values, list) and len(values) == 1 and isinstance(values[0], dict):

@@ -42,7 +42,8 @@ def check_activation(name: object) -> None:
     if not isinstance(name, str) or name not in ACTIVATIONS:
         raise InvalidArgument(
             f"unknown activation {name!r:.60}; known: {', '.join(ACTIVATIONS)}. Another one is "
-            "added to model_zoos.builders.hyperparameters.ACTIVATIONS: name -> class in torch.nn"
+            "added to model_zoos.builders.hyperparameters.ACTIVATIONS: name -> class in torch.nn. "
+            "Commands import the modules that MODEL_ZOOS_EXTENSIONS names, which can do so"
         )
 
 

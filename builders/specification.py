@@ -29,6 +29,7 @@ from .hyperparameters import (
     INITS,
     MOMENTUM_OPTIMIZERS,
     OPTIMIZERS,
+    check_activation,
     parse_init,
     parse_scheduler,
 )
@@ -74,6 +75,14 @@ def _is_init(value: object) -> bool:
     return isinstance(value, str) and value in INITS
 
 
+def _is_activation(value: object) -> bool:
+    """Whether this is an activation; the error for an unknown one says how it becomes known."""
+    if isinstance(value, str):
+        check_activation(value)
+        return True
+    return False
+
+
 def _count(limit: int) -> Check:
     return (
         (lambda value: type(value) is int and 1 <= value <= limit),
@@ -115,7 +124,7 @@ _FIELD_CHECKS: dict[str, Check] = {
 }
 
 _GRID_CHECKS: dict[str, Check] = {
-    "activation": _one_of(ACTIVATIONS),
+    "activation": (_is_activation, f"one of {', '.join(ACTIVATIONS)}"),
     "init": (_is_init, f"one of {', '.join(INITS)}"),
     "dropout": ((lambda value: _RATE[0](value) and value < 1), _SHARE[1]),
     "optimizer": _one_of(OPTIMIZERS),

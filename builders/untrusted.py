@@ -68,15 +68,21 @@ def is_clutter(path: str) -> bool:
     return hint and _CLUTTER.search(path) is not None  # the hint is ten times as fast
 
 
-def parse_json(content: bytes) -> object:
+def parse_json(content: bytes, *, unique_keys: bool = False) -> object:
     """Parse JSON whose values all can be stored: whole numbers of 64 bits, and Unicode texts.
 
+    Args:
+        content: the JSON.
+        unique_keys: whether to refuse a key that an object has twice, of which the last one counts
+            otherwise.
+
     Raises:
-        ValueError: it is not JSON or not UTF-8, is nested too deeply, or has such a value. NaN and
+        ValueError: it is not JSON or not UTF-8, is nested too deeply, or has another value. NaN and
             infinities are accepted.
     """
+    decoder = _UNIQUE_DECODER if unique_keys else _DECODER
     try:
-        value = _DECODER.decode(content.decode("utf-8-sig"))
+        value = decoder.decode(content.decode("utf-8-sig"))
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     if _SURROGATE.search(content):  # half of a pair is no character
@@ -93,7 +99,17 @@ def _parse_int(digits: str) -> int:
     return number
 
 
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"it has the key {key!r:.80} twice")
+        found[key] = value
+    return found
+
+
 _DECODER = json.JSONDecoder(parse_int=_parse_int)
+_UNIQUE_DECODER = json.JSONDecoder(parse_int=_parse_int, object_pairs_hook=_unique)
 
 
 def is_text(value: object, limit: int) -> bool:

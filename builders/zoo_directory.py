@@ -31,8 +31,9 @@ from filelock import FileLock
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import FaultyFile, FaultyZoo, ZooNotFound
+from .architecture import find_architecture
 from .atomic import json_bytes, write_atomically
-from .catalog import dense_name
+from .catalog import dense_name, refuse_union
 from .ledger import LEDGER, NOTHING, Published, read_ledger, write_ledger
 from .machine import Stamp, file_stamp, typed
 from .manifest import clock, nothing_recorded, read_manifest, settled, write_manifest
@@ -380,27 +381,76 @@ def create_zoo(root: str | os.PathLike[str], zoo: Zoo, **provenance: object) -> 
         provenance: JSON values for zoo.json: engine, stream, images, source, versions. In an
             existing zoo all but `versions` and the name of the source's file must be the same, so
             that all its models are made in the same way. Of the images, an earlier version may
-            have said less.
+            have said less. The zoo's note may differ, and the one that is there is kept.
 
     Raises:
         FaultyZoo: the directory holds a zoo that was made in another way.
         ZooNotFound: root is itself a zoo directory, or a folder that `build` wrote.
-        InvalidArgument: a new zoo has a reserved name.
+        InvalidArgument: a new zoo has a reserved name, or that of a union.
     """
     refuse_zoo_as_root(root)
     path = Path(root).expanduser() / zoo.name
     if not (path / "zoo.json").exists():
         refuse_reserved(zoo.name)
+        refuse_union(zoo.name)
     (path / "models").mkdir(parents=True, exist_ok=True)
     _remove_leftovers(path)
-    made = {"format": FORMAT, "zoo": zoo.to_json(), "layout": zoo.layout.to_json(), **provenance}
-    info: dict[str, Any] = json.loads(json_bytes(made))
+    info = _info(zoo, provenance)
     with FileLock(path / ".lock"):
         if not (path / "zoo.json").exists():
             write_atomically(path / "zoo.json", json_bytes(info))
-    found, _ = _read_info(path)
-    for key in (*provenance, *info, *found):
+    found, recorded = _read_info(path)
+    _compare(path, found, info, (*provenance, *info, *found))
+    return ZooDirectory(path, recorded, found)
+
+
+def check_zoo_directory(
+    root: str | os.PathLike[str], zoo: Zoo, **provenance: object
+) -> ZooDirectory | None:
+    """Refuse what `create_zoo` would refuse, as far as the provenance is known. Nothing is written.
+
+    Returns:
+        The directory; None if the zoo has none yet.
+
+    Raises:
+        FaultyZoo, ZooNotFound, InvalidArgument: as `create_zoo`.
+    """
+    refuse_zoo_as_root(root)
+    path = Path(root).expanduser() / zoo.name
+    if not (path / "zoo.json").exists():
+        refuse_reserved(zoo.name)
+        refuse_union(zoo.name)
+        return None
+    found, recorded = _read_info(path)
+    _compare(path, found, _info(zoo, provenance), (*provenance, "format", "zoo", "layout"))
+    return ZooDirectory(path, recorded, found)
+
+
+def _info(zoo: Zoo, provenance: Mapping[str, object]) -> dict[str, Any]:
+    """Return the content of zoo.json, as JSON gives it back."""
+    made = {"format": FORMAT, "zoo": zoo.to_json(), "layout": zoo.layout.to_json(), **provenance}
+    info: dict[str, Any] = json.loads(json_bytes(made))
+    return info
+
+
+def _compare(
+    path: Path, found: Mapping[str, Any], info: Mapping[str, Any], keys: Iterable[str]
+) -> None:
+    """Compare entries of a zoo.json with those that a zoo shall have.
+
+    Args:
+        path: folder of the zoo.
+        found: content of its zoo.json.
+        info: what `create_zoo` would write.
+        keys: the entries, in the order in which a difference is reported.
+
+    Raises:
+        FaultyZoo: one of them differs.
+    """
+    for key in keys:
         old, new = found.get(key), info.get(key)
+        if key == "zoo":  # its note says nothing about how models are made
+            old, new = ({**values, "note": ""} for values in (found["zoo"], info["zoo"]))
         if key == "versions" or old == new or (key == "images" and same_images(old, new)):
             continue
         if key == "source" and old and new:
@@ -433,7 +483,7 @@ def create_zoo(root: str | os.PathLike[str], zoo: Zoo, **provenance: object) -> 
                 for k in (*new, *old)
                 if old.get(k) != new.get(k)
             )
-        if not any((path / "models").iterdir()):
+        if not any((path / "models").glob("*")):  # or there is no such folder
             raise FaultyZoo(
                 f"{path} was begun with {key} = {old!r}, not {new!r}, and holds no finished model: "
                 "delete it if nothing is at work there, or choose another output folder"
@@ -442,12 +492,24 @@ def create_zoo(root: str | os.PathLike[str], zoo: Zoo, **provenance: object) -> 
         if key == "images.sha256":
             how = f"trained on other images (SHA-256 {old!s:.8}, not {new!s:.8})"
             same = "the images as they were"
+        resuming = _resuming(key, old, find_architecture(info["zoo"]["architecture"]).engines)
         raise FaultyZoo(
             f"{path} holds a zoo {how}: choose another output folder, or {same}",
-            hint="--out names another folder"
-            + f", --epochs {old} resumes this zoo" * (key == "zoo.epochs"),
+            hint="--out names another folder" + f", {resuming} resumes this zoo" * bool(resuming),
         )
-    return ZooDirectory(path, zoo, found)
+
+
+def _resuming(key: str, value: object, engines: Sequence[str]) -> str:
+    """Return what to do to the options of `generate` for a value of zoo.json; "" for nothing."""
+    if (key, value) in (("keep_epochs", None), ("compile", False)):
+        return f"leaving out --{key.replace('_', '-')}"
+    if isinstance(value, list):
+        value = ",".join(map(str, value))
+    if key == "engine" and value not in engines:
+        return ""  # such as that of an import
+    if key not in ("zoo.epochs", "engine", "precision", "keep_epochs") or not value:
+        return ""
+    return f"--{key.removeprefix('zoo.').replace('_', '-')} {value}"
 
 
 def same_images(one: object, other: object) -> bool:

@@ -337,7 +337,10 @@ def _print_plan(plan: Plan, as_json: bool, unread: str) -> None:
     shown.print(plan.space())
     if plan.bytes_needed > plan.bytes_free:
         shown.print("there is not enough space on this disk to begin", style="red")
-    shown.print(f"{plan.epochs} epochs a model, {len(plan.kept_epochs)} states of it are kept")
+    kept = counted(len(plan.kept_epochs), "kept state")
+    shown.print(f"{counted(plan.epochs, 'epoch')} and {kept} a model")
+    if not plan.missing:
+        return
     if plan.seconds is None:
         reason = f" ({unread})" if unread else ""
         shown.print(

@@ -28,14 +28,15 @@ from filelock import FileLock, Timeout
 from ..builders.machine import cores
 from ..builders.ranks import launched_rank
 from ..builders.specification import Model, Zoo
-from ..builders.zoo_directory import ZooDirectory, create_zoo, open_zoo
-from ..errors import AlreadyRunningWarning, InvalidArgument, ZooNotFound
-from .engines import Engine, choose_engine, reference, resnet
+from ..builders.zoo_directory import ZooDirectory, check_zoo_directory, create_zoo
+from ..errors import AlreadyRunningWarning, InvalidArgument
+from .engines import ENGINES, Engine, choose_engine, reference, resnet
 from .engines.checkpointed import remove_checkpoint
 from .images import IMAGE_SOURCES, ImageData
 from .images.folder import PREFIX, SETTINGS
 from .job import Job, Progress, Summary, Work
-from .options import TrainOptions
+from .networks import init_numbers
+from .options import TrainOptions, check_count
 from .plan import (
     Plan,
     check_space,
@@ -112,10 +113,9 @@ def generate(
         TrainingFailed: a worker was killed or could not write.
         NotEnoughSpace: the models that are missing do not fit on the disk.
     """
-    specifications = _specifications(zoo, models, options, publisher)
+    specifications, provenance = check_generate(zoo, root, models, options, publisher)
     check_images(zoo, images)
     engine, device = choose_engine(zoo, root, options, specifications[0].activation)
-    provenance = _provenance(zoo, root, device, options)
     if provenance:  # images of the same digest can be augmented otherwise
         provenance["augmentation"] = list(images.augmentation)
     shares = share_models(zoo, specifications, launched_rank().count)
@@ -172,9 +172,9 @@ def plan(
         images: those of the zoo, for their shape and number, which are known of the catalog's.
 
     Raises:
-        InvalidArgument: as `generate`, or a number out of range.
+        InvalidArgument, FaultyZoo: as `generate`, or a number out of range.
     """
-    specifications = _specifications(zoo, models, options, publisher)
+    specifications, provenance = check_generate(zoo, root, models, options, publisher)
     ranks = launched_rank().count if ranks is None else ranks
     if ranks < 1:
         raise InvalidArgument(f"the number of ranks must be at least 1, found {ranks}")
@@ -182,22 +182,21 @@ def plan(
         raise InvalidArgument(
             f"seconds per epoch must be a number above 0, found {seconds_per_epoch}"
         )
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    provenance = _provenance(zoo, root, device, options)
+    directory = ZooDirectory(Path(root).expanduser() / zoo.name, zoo, provenance)
+    shares = share_models(zoo, specifications, ranks)
     source, like = "stated", None
-    if measure and seconds_per_epoch is None:
+    if measure and seconds_per_epoch is None and make_plan(directory, shares).missing:
         like = images or IMAGE_SOURCES.get(zoo.images)
     if like is not None and provenance:
         source = "measured"
         seconds_per_epoch = measure_epoch(
             zoo,
             like,
-            device=device,
+            device=_device(options),
             precision=provenance["precision"],
             compile=provenance["compile"],
             threads=options.threads,
         )
-    shares = share_models(zoo, specifications, ranks)
     if like is not None and not provenance:
         source = "measured"
         engine, device = choose_engine(zoo, root, options, specifications[0].activation)
@@ -205,7 +204,7 @@ def plan(
             zoo, like, shares[0], engine, device, options.threads or cores()
         )
     return make_plan(
-        ZooDirectory(Path(root).expanduser() / zoo.name, zoo, provenance),
+        directory,
         shares,
         seconds_per_epoch,
         source,
@@ -334,38 +333,82 @@ def check_images(zoo: Zoo, images: ImageData) -> None:
         )
 
 
-def _specifications(
-    zoo: Zoo, models: int | None, options: TrainOptions, publisher: Publisher | None
-) -> list[Model]:
-    """The models that `generate` would train, if its arguments fit the zoo.
+def check_generate(
+    zoo: Zoo,
+    root: str | os.PathLike[str],
+    models: int | None,
+    options: TrainOptions,
+    publisher: Publisher | None,
+) -> tuple[list[Model], dict[str, Any]]:
+    """Refuse arguments of `generate` that cannot work, as far as it shows without images.
+
+    Returns:
+        The models that it would train, and what zoo.json says about their training where each
+        state has a file.
 
     Raises:
-        InvalidArgument: they do not.
+        InvalidArgument: the arguments do not fit the zoo, or a new zoo cannot be trained.
+        FaultyZoo: the folder holds a zoo of this name that was made in another way.
     """
+    check_count("models", models)
     options.check(zoo)
     if not zoo.layout.architecture.layers:
         resnet.check_zoo(zoo)
     if publisher is not None:
         publisher.check(zoo)
-    return zoo.models(models)
+    specifications = zoo.models(models)
+    begun = check_zoo_directory(root, zoo)
+    provenance = _provenance(zoo, begun.info if begun else {}, options)
+    if begun is None:
+        _refuse_repeats(zoo)
+        return specifications, provenance
+    engine, able = options.engine, zoo.layout.architecture.engines
+    if engine == "auto":
+        first = begun.info.get("engine")
+        engine = first if first in able else able[0]  # that of an import is none of these
+    check_zoo_directory(root, zoo, engine=engine, stream=ENGINES[engine].stream, **provenance)
+    return specifications, provenance
 
 
-def _provenance(
-    zoo: Zoo, root: str | os.PathLike[str], device: str, options: TrainOptions
-) -> dict[str, Any]:
-    """What zoo.json says about training, where each state has a file: as asked for, or as begun."""
+def _refuse_repeats(zoo: Zoo) -> None:
+    """Refuse one initialisation in two spellings, whose models would be trained twice.
+
+    Only of a new zoo: elsewhere the spelling is part of the ids of models that are there.
+
+    Raises:
+        InvalidArgument: with the two.
+    """
+    first: dict[tuple[str, frozenset[tuple[str, float]]], str] = {}
+    for text in dict(zoo.grid)["init"]:
+        name, numbers = init_numbers(text)
+        other = first.setdefault((name, frozenset(numbers.items())), text)
+        if other != text:
+            raise InvalidArgument(
+                f"zoo {zoo.name!r}: {other!r} and {text!r} of the grid are the same init"
+            )
+
+
+def _device(options: TrainOptions) -> str:
+    """The device of a run."""
+    return options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _provenance(zoo: Zoo, begun: Mapping[str, Any], options: TrainOptions) -> dict[str, Any]:
+    """What zoo.json says about training, where each state has a file: as asked for, or as begun.
+
+    Args:
+        zoo: what is trained.
+        begun: content of its zoo.json; {} if it has none.
+        options: what is asked for.
+    """
     if not zoo.layout.architecture.file_per_state:
         return {}
-    try:
-        begun = open_zoo(root, zoo.name).info
-    except ZooNotFound:
-        begun = {}
-    default = "bf16" if device == "cuda" else "fp32"
+    default = "bf16" if _device(options) == "cuda" else "fp32"
     keep = options.keep_epochs if options.keep_epochs is not None else begun.get("keep_epochs")
     if keep is not None and list(keep) == list(range(1, zoo.epochs + 1)):
         keep = None
     return {
         "precision": options.precision or begun.get("precision") or default,
         "compile": options.compile or begun.get("compile", False),
-        "keep_epochs": list(keep) if keep is not None else None,
+        "keep_epochs": list(map(int, keep)) if keep is not None else None,
     }

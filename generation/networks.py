@@ -7,6 +7,7 @@ ResNet-18 is torchvision's with a 3x3 stem and no max-pool. Layers have readable
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable
@@ -182,6 +183,19 @@ def initialise(module: nn.Module, init: str) -> None:
             INITS[name](layer.weight, **numbers)
             if layer.bias is not None:
                 nn.init.constant_(layer.bias, bias)
+
+
+def init_numbers(init: str) -> tuple[str, dict[str, float]]:
+    """Return the name and all numbers of an initialisation, with defaults for those it lacks.
+
+    Raises:
+        InvalidArgument: an unknown initialisation.
+    """
+    name, numbers = hyperparameters.parse_init(init)
+    torchs = inspect.signature(INITS[name]).parameters
+    known = hyperparameters.INITS[name]
+    defaults = {key: torchs[key].default for key in known if key != "bias"}
+    return name, {"bias": hyperparameters.BIAS, **defaults, **numbers}
 
 
 def _resnet18(channels: int, classes: int) -> nn.Module:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral
+from typing import TypeGuard
 
 from ..builders.architecture import ARCHITECTURES
 from ..builders.catalog import TWIN_EPOCHS
@@ -22,6 +23,40 @@ METHODS = ("variational", "magnitude")
 
 LEVELS = (0.5, 0.8, 0.9)
 """Shares of pruned weights that magnitude pruning gives its twins by default."""
+
+
+def check_count(things: str, number: object) -> None:
+    """Refuse what is no number of things, at least 1; None stands for a default.
+
+    Raises:
+        InvalidArgument: with the things and what was found.
+    """
+    if number is not None and not (_is_whole(number) and number >= 1):
+        raise InvalidArgument(
+            f"the number of {things} must be a whole number from 1 on, found {number!r:.60}"
+        )
+
+
+def _is_whole(number: object) -> TypeGuard[int]:
+    return isinstance(number, Integral) and not isinstance(number, bool)
+
+
+def _listed(numbers: object) -> str:
+    """Return a list as it is typed after `--keep-epochs`, and all else as Python writes it."""
+    if isinstance(numbers, str) or not isinstance(numbers, Sequence):
+        return f"{numbers!r:.60}"
+    return ", ".join(map(str, numbers)) or "none"
+
+
+def _increasing(numbers: object) -> bool:
+    """Whether this is a list of increasing whole numbers from 1 on."""
+    return (
+        isinstance(numbers, Sequence)
+        and bool(numbers)
+        and all(map(_is_whole, numbers))
+        and numbers[0] >= 1
+        and list(numbers) == sorted(set(numbers))
+    )
 
 
 @dataclass(frozen=True)
@@ -58,12 +93,7 @@ class TrainOptions:
             raise InvalidArgument(
                 f"unknown engine {self.engine!r}; known: auto, {', '.join(engines)}"
             )
-        if self.threads is not None and not (
-            isinstance(self.threads, Integral) and self.threads >= 1
-        ):
-            raise InvalidArgument(
-                f"the number of threads must be at least 1, found {self.threads!r}"
-            )
+        check_count("threads", self.threads)
         if self.device not in (None, "cpu", "cuda"):
             raise InvalidArgument(f"device must be 'cpu' or 'cuda', found {self.device!r}")
         if self.device == "cuda":
@@ -77,11 +107,12 @@ class TrainOptions:
             raise InvalidArgument(
                 f"unknown precision {self.precision!r}; known: {', '.join(PRECISIONS)}"
             )
-        keep = self.keep_epochs
-        if keep is not None and not (keep and keep[0] >= 1 and list(keep) == sorted(set(keep))):
+        if not isinstance(self.compile, bool):
+            raise InvalidArgument(f"compile must be True or False, found {self.compile!r:.60}")
+        if self.keep_epochs is not None and not _increasing(self.keep_epochs):
             raise InvalidArgument(
-                "epochs to keep are increasing numbers from 1 on, "
-                f"found {', '.join(map(str, keep)) or 'none'}"
+                "epochs to keep are increasing whole numbers from 1 on, "
+                f"found {_listed(self.keep_epochs)}"
             )
 
     def check(self, zoo: Zoo) -> None:
@@ -110,7 +141,7 @@ class TrainOptions:
         if self.keep_epochs is not None and self.keep_epochs[-1] > zoo.epochs:
             raise InvalidArgument(
                 f"epochs to keep are increasing numbers from 1 to {zoo.epochs}, "
-                f"found {', '.join(map(str, self.keep_epochs))}"
+                f"found {_listed(self.keep_epochs)}"
             )
 
 
@@ -146,8 +177,7 @@ class TwinOptions:
             raise InvalidArgument(
                 f"levels of sparsity must differ in six digits, found {list(self.levels)}"
             )
-        if not (isinstance(self.epochs, Integral) and self.epochs >= 1):
-            raise InvalidArgument(f"the number of epochs must be at least 1, found {self.epochs!r}")
+        check_count("epochs", self.epochs)
         if self.seed not in ("first", "parent") and not (
             type(self.seed) is int and -(2**63) <= self.seed < 2**63
         ):

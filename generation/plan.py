@@ -46,7 +46,8 @@ class Share:
         missing: how many of them are to be trained, those that were begun included.
         states: number of states to write.
         bytes: size of these states.
-        seconds: time to train, evaluate and write; None if the speed is not known.
+        seconds: time to train, evaluate and write; None if the speed is not known, except that
+            nothing to train takes no time.
     """
 
     rank: int
@@ -94,7 +95,7 @@ class Plan:
     def seconds(self) -> float | None:
         """Until the last rank has ended; None if the speed is not known."""
         known = [share.seconds for share in self.shares if share.seconds is not None]
-        return max(known) if known else None
+        return max(known) if len(known) == len(self.shares) else None
 
     def space(self) -> str:
         """One sentence about the disk."""
@@ -146,7 +147,9 @@ def make_plan(
                 missing=missing,
                 states=sum(absent),
                 bytes=sum(absent) * size,
-                seconds=seconds_per_epoch and missing * kept[-1] * seconds_per_epoch,
+                seconds=missing * kept[-1] * seconds_per_epoch
+                if seconds_per_epoch
+                else (None if missing else 0.0),
             )
         )
     active = sum(share.missing > 0 for share in planned)

@@ -50,7 +50,7 @@ from .generate import begin, check_images, run
 from .images import IMAGE_SOURCES, ImageData
 from .images.folder import PREFIX
 from .job import Arrays, Job, Outcome, Progress, Summary, Tensors, Work
-from .options import TrainOptions, TwinOptions
+from .options import TrainOptions, TwinOptions, check_count
 
 
 @dataclass(frozen=True)
@@ -164,8 +164,7 @@ def check_sparsify(
     check_zoo(parents.zoo)
     if twins.method == "magnitude" and options.engine == "lanes":
         raise InvalidArgument("the lane kernel has no magnitude pruning: use batched or reference")
-    if models is not None and models < 1:
-        raise InvalidArgument(f"the number of models must be at least 1, found {models}")
+    check_count("models", models)
     if parents.parent_zoo is not None:
         raise InvalidArgument(f"{parents.path} holds sparse twins: name the dense zoo")
     options.check(parents.zoo)

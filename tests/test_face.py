@@ -67,7 +67,8 @@ def test_generate_takes_a_zoo_of_ones_own_by_its_file_and_its_name(tmp_path: Pat
         ({"images": (np.zeros(3), np.zeros(3))}, "images must be a name .*, found tuple"),
         ({"options": {"engine": "lanes"}}, "options must be .*TrainOptions, found dict"),
         ({"options": TwinOptions()}, "options must be .*TrainOptions, found TwinOptions"),
-        ({"models": "3"}, "models must be a whole number or None, found str"),
+        ({"models": "3"}, "models must be a whole number from 1 on, found '3'"),
+        ({"models": True}, "models must be a whole number from 1 on, found True"),
     ],
 )
 def test_generate_refuses_other_kinds(
@@ -87,7 +88,7 @@ def test_generate_refuses_other_kinds(
         ({"images": 5}, "images must be a name .*, found int"),
         ({"twins": {"epochs": 1}}, "twins must be .*TwinOptions, found dict"),
         ({"options": "lanes"}, "options must be .*TrainOptions, found str"),
-        ({"models": 1.5}, "models must be a whole number or None, found float"),
+        ({"models": 1.5}, "models must be a whole number from 1 on, found 1.5"),
     ],
 )
 def test_sparsify_refuses_other_kinds(

@@ -33,7 +33,7 @@ from ...errors import (
     SlowEngineWarning,
     ZooNotFound,
 )
-from ..job import Outcome, Work
+from ..job import Job, Outcome, Work
 from ..networks import build
 from ..options import TrainOptions
 from . import checkpointed, reference
@@ -110,16 +110,32 @@ def _train_lanes(work: Work, models: Sequence[Model]) -> Iterator[Outcome]:
     zoo = work.job.directory.zoo
     lanes = _lanes(zoo, work.device)
     blocks = group_models(models, lanes)
-    populate, remark = partial(LANES[work.job.method], threads=1), ""
-    room = len(blocks) * lanes
-    if 0 < len(models) <= room / 2:
-        remark = (
-            f"the lanes are {len(models) / room:.0%} full with {counted(len(models), 'model')}: "
-            f"{TOGETHER}. Up to {room} models would take as long"
-        )
+    populate = partial(LANES[work.job.method], threads=1)
+    remark = _lanes_remark(work.job, models, blocks, lanes)
     yield from train_blocks(
         work, blocks, populate, threads=work.threads, in_lanes=True, remark=remark
     )
+
+
+def _lanes_remark(
+    job: Job, models: Sequence[Model], blocks: Sequence[Sequence[Model]], lanes: int
+) -> str:
+    """Say how full the lanes are, and how many models of the zoo take as long; "" if over half."""
+    room = len(blocks) * lanes
+    if not 0 < len(models) <= room / 2:
+        return ""
+    text = f"the lanes are {len(models) / room:.0%} full with {counted(len(models), 'model')}: "
+    text += TOGETHER
+    if job.method != "dense":
+        return text
+    zoo = job.directory.zoo
+    following = zoo.models(min(room, zoo.model_count))
+    if following[: len(models)] != [*models]:  # the rest of an earlier run, or a rank's share
+        return text
+    # The first of the zoo's models that opens a block more.
+    more = group_models(following, lanes)[len(blocks) :]
+    most = following.index(more[0][0]) if more else len(following)
+    return text + f". Up to {most} models would take as long" * (most > len(models))
 
 
 def _train_batched(work: Work, models: Sequence[Model]) -> Iterator[Outcome]:

@@ -599,6 +599,19 @@ def test_a_new_zoo_has_no_reserved_name(tmp_path: Path, name: str) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("name", ["mnist_cnn_s", "mnist_cnn_s_sparse"])
+def test_a_new_zoo_has_no_name_of_a_union(tmp_path: Path, name: str) -> None:
+    """Readers take it for the parts of the union, and would never find the zoo."""
+    zoo = dataclasses.replace(DIGITS, name=name)
+    with pytest.raises(InvalidArgument, match=f"cannot be named '{name}', which stands for mnist_"):
+        create_zoo(tmp_path, zoo)
+    with pytest.raises(InvalidArgument, match=f"cannot be named '{name}', which stands for mnist_"):
+        model_zoos.generate(zoo, tmp_path)
+    assert not list(tmp_path.iterdir())
+    twins = dataclasses.replace(DIGITS, name=f"{DIGITS.name}_sparse")
+    assert create_zoo(tmp_path, twins).parent_zoo == DIGITS.name
+
+
 def test_the_folder_of_zoos_can_be_in_ones_own_home(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

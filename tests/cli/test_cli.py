@@ -24,6 +24,7 @@ from typer.testing import CliRunner
 from model_zoos.benchmarks.property_prediction import Result
 from model_zoos.builders.catalog import get_zoo
 from model_zoos.builders.sources.report import LeftOut, Report
+from model_zoos.builders.specification import Zoo
 from model_zoos.cli import app, data, display, main
 from tests.benchmarks.zoos import write_odd_zoos
 from tests.documents import ROOT
@@ -346,6 +347,37 @@ def test_a_plan_without_readable_images_has_no_time(tmp_path: Path) -> None:
     assert "--images-dir names another folder); --seconds-per-epoch states" in times[1]
 
 
+def test_a_changed_specification_is_refused_before_images_are_read(tmp_path: Path) -> None:
+    """By the plan as by the training, whose images are not even there."""
+    known = {**get_zoo("digits_cnn_s").to_json(), "name": "mine", "images": "folder/mine"}
+    random_zoo(tmp_path / "zoos", Zoo.from_json({**known, "seeds": 4}), 1)
+    (tmp_path / "mine.json").write_text(json.dumps({**known, "seeds": 8}))
+    for more in ([], ["--plan", "--seconds-per-epoch", "1"]):
+        message = error("generate", "mine.json", *more, cwd=tmp_path)
+        assert "holds a zoo made with zoo.seeds = 4, not 8" in message
+
+
+def test_a_key_that_a_zoo_file_has_twice_is_refused(tmp_path: Path) -> None:
+    """JSON readers take the last of them, which the user may not have meant."""
+    text = json.dumps({**get_zoo("digits_cnn_s").to_json(), "name": "mine", "seeds": 4})
+    (tmp_path / "mine.json").write_text(text[:-1] + ', "seeds": 9}')
+    message = error("generate", "mine.json", "--plan", cwd=tmp_path)
+    assert "mine.json: not readable as JSON (it has the key 'seeds' twice)" in message
+
+
+def test_an_activation_that_is_not_known_is_said_to_need_an_extension(tmp_path: Path) -> None:
+    """In the words that a layer's activation has, whether in a grid or in a text of layers."""
+    known = {**get_zoo("digits_cnn_s").to_json(), "name": "mine"}
+    for changed in (
+        {"grid": {**known["grid"], "activation": ["softsign"]}},
+        {"architecture": "1x28x28 fc32:softsign fc10"},
+    ):
+        (tmp_path / "mine.json").write_text(json.dumps({**known, **changed}))
+        message = error("generate", "mine.json", "--plan", cwd=tmp_path)
+        assert "unknown activation 'softsign'; known: tanh" in message
+        assert "modules that MODEL_ZOOS_EXTENSIONS names" in message
+
+
 def test_scores_fit_into_80_columns(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -438,7 +470,11 @@ def test_expected_errors_are_one_line(tmp_path: Path) -> None:
     for option in ("--ranks", "--seconds-per-epoch"):
         assert "are for --plan" in error("generate", "digits_cnn_s", option, "2", cwd=tmp_path)
     assert "unknown engine" in error("generate", "digits_cnn_s", "--engine", "x", cwd=tmp_path)
-    assert "has 320 models" in error("generate", "digits_cnn_s", "--models", "0", cwd=tmp_path)
+    for models, message in (
+        ("0", "from 1 on, found 0"),
+        ("321", "has 320 models; cannot take 321"),
+    ):
+        assert message in error("generate", "digits_cnn_s", "--models", models, cwd=tmp_path)
     assert "model-zoos generate" in error("benchmark", "digits_cnn_s", cwd=tmp_path)
     (tmp_path / "bad.json").write_text("{")
     assert "bad.json: not readable as JSON" in error("generate", "bad.json", cwd=tmp_path)

@@ -20,7 +20,7 @@ from filelock import FileLock
 
 from model_zoos.builders.catalog import get_zoo
 from model_zoos.builders.specification import Zoo
-from model_zoos.builders.zoo_directory import open_zoo
+from model_zoos.builders.zoo_directory import create_zoo, open_zoo
 from model_zoos.errors import (
     AlreadyRunningWarning,
     FaultyZoo,
@@ -30,7 +30,7 @@ from model_zoos.errors import (
 from model_zoos.generation.engines import group_models, reference
 from model_zoos.generation.engines.epoch_loop import TOGETHER
 from model_zoos.generation.engines.lanes import lanes_count
-from model_zoos.generation.generate import generate
+from model_zoos.generation.generate import generate, plan
 from model_zoos.generation.images import ImageData, load_images
 from model_zoos.generation.job import Progress
 from model_zoos.generation.options import TrainOptions, TwinOptions
@@ -186,10 +186,32 @@ def test_how_full_the_lanes_are_is_said_once(
     else:
         [remark] = found
         assert said + TOGETHER in remark
-        blocks = group_models(zoo.models(models), lanes_count(zoo.layout, "tanh"))
-        room = len(blocks) * lanes_count(zoo.layout, "tanh")
-        assert remark.startswith(f"the lanes are {models / room:.0%} full")
-        assert remark.endswith(f"Up to {room} models would take as long")
+        lanes = lanes_count(zoo.layout, "tanh")
+        blocks = len(group_models(zoo.models(models), lanes))
+        assert remark.startswith(f"the lanes are {models / (blocks * lanes):.0%} full")
+        counts = range(models, zoo.model_count + 1)
+        as_long = [n for n in counts if len(group_models(zoo.models(n), lanes)) == blocks]
+        assert remark.endswith(f"Up to {as_long[-1]} models would take as long")
+
+
+def test_no_more_models_are_promised_to_take_as_long_than_do(
+    tmp_path: Path, digits: ImageData
+) -> None:
+    """The next model of a grid can need lanes of its own, however many of the others are free."""
+    zoo = dataclasses.replace(ZOO, epochs=1)
+    lanes, remarks = lanes_count(zoo.layout, "tanh"), set[str]()
+    needed = [len(group_models(zoo.models(n), lanes)) for n in range(1, 9)]
+    models = next(n for n in range(1, 8) if needed[n] > needed[n - 1])  # one more is a block more
+    generate(
+        zoo,
+        tmp_path,
+        digits.subset(train=slice(20)),
+        models=models,
+        options=TrainOptions(engine="lanes"),
+        on_progress=lambda progress: remarks.add(progress.remark),
+    )
+    [remark] = filter(None, remarks)
+    assert remark.endswith(TOGETHER)
 
 
 def test_options_of_resnet_say_what_they_are_for() -> None:
@@ -206,14 +228,32 @@ def test_options_of_resnet_say_what_they_are_for() -> None:
         options.check(get_zoo("cifar10_resnet18"))
 
 
-@pytest.mark.parametrize("number", [0, "2", 1.5])
+@pytest.mark.parametrize("number", [0, "2", 1.5, True])
 def test_options_refuse_what_is_no_number_of_things(number: Any) -> None:
     for make, what in (
         (partial(TrainOptions, threads=number), "threads"),
         (partial(TwinOptions, epochs=number), "epochs"),
     ):
-        with pytest.raises(InvalidArgument, match=f"{what} must be at least 1, found {number!r}"):
+        expected = f"{what} must be a whole number from 1 on, found {number!r}"
+        with pytest.raises(InvalidArgument, match=expected):
             make()
+
+
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        ({"keep_epochs": [1.5]}, r"found 1\.5"),
+        ({"keep_epochs": [1.0, 2]}, r"found 1\.0, 2"),
+        ({"keep_epochs": "1,2"}, "found '1,2'"),
+        ({"keep_epochs": 5}, "found 5"),
+        ({"keep_epochs": (True,)}, "found True"),
+        ({"compile": "yes"}, "compile must be True or False, found 'yes'"),
+    ],
+)
+def test_options_refuse_values_of_another_kind(options: dict[str, Any], found: str) -> None:
+    """What would fail only while models train is refused when the options are made."""
+    with pytest.raises(InvalidArgument, match=found):
+        TrainOptions(**options)
 
 
 def test_a_mixed_grid_fills_the_lanes() -> None:
@@ -392,8 +432,41 @@ def test_a_faulty_file_is_trained_again(tmp_path: Path, digits: ImageData) -> No
 def test_auto_goes_on_with_the_engine_that_began(tmp_path: Path, digits: ImageData) -> None:
     generate(ZOO, tmp_path, digits, models=1, options=TrainOptions(engine="reference"))
     assert generate(ZOO, tmp_path, digits, models=2).engine == "reference"
-    with pytest.raises(FaultyZoo, match="made with engine = 'reference', not 'lanes'"):
+    with pytest.raises(FaultyZoo, match="made with engine = 'reference', not 'lanes'") as caught:
         generate(ZOO, tmp_path, digits, models=3, options=TrainOptions(engine="lanes"))
+    assert str(caught.value.hint).endswith(", --engine reference resumes this zoo")
+
+
+def test_a_changed_note_does_not_stop_a_zoo(tmp_path: Path, digits: ImageData) -> None:
+    """The note says nothing about how models are made: the one that is there is kept."""
+    generate(ZOO, tmp_path, digits, models=1)
+    path = tmp_path / ZOO.name / "zoo.json"
+    content = path.read_bytes()
+    summary = generate(dataclasses.replace(ZOO, note="another"), tmp_path, digits, models=2)
+    assert (summary.present, summary.models) == (1, 1)
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    "inits",
+    [
+        ("normal(std=0.1)", "normal(std=0.10)"),
+        ("kaiming_uniform", "kaiming_uniform(bias=0.01)"),
+        ("xavier_normal( gain = 1 )", "xavier_normal"),
+        ("trunc_normal(std=1,bias=0)", "trunc_normal(bias=0.0)"),
+    ],
+)
+def test_one_initialisation_in_two_spellings_is_not_trained_twice(
+    tmp_path: Path, digits: ImageData, inits: tuple[str, str]
+) -> None:
+    """A zoo of an earlier version that has them is resumed, since the spelling is in the ids."""
+    zoo = with_grid(ZOO, init=inits)
+    with pytest.raises(InvalidArgument, match="of the grid are the same init") as caught:
+        generate(zoo, tmp_path, digits)
+    assert all(repr(init) in str(caught.value) for init in inits)
+    assert not list(tmp_path.iterdir())
+    create_zoo(tmp_path, zoo, engine="lanes", stream="philox", images=digits.provenance())
+    assert plan(zoo, tmp_path, models=3).missing == 3
 
 
 def test_other_images_do_not_continue_a_zoo(tmp_path: Path, digits: ImageData) -> None:
@@ -534,7 +607,7 @@ def test_without_a_compiler_the_batched_engine_serves(
 def test_bad_arguments(tmp_path: Path, digits: ImageData) -> None:
     with pytest.raises(ValueError, match="unknown engine 'fast'"):
         generate(ZOO, tmp_path, digits, options=TrainOptions(engine="fast"))
-    with pytest.raises(ValueError, match="at least 1"):
+    with pytest.raises(ValueError, match="from 1 on, found 0"):
         generate(ZOO, tmp_path, digits, options=TrainOptions(threads=0))
     with pytest.raises(ValueError, match="device must be 'cpu' or"):
         generate(ZOO, tmp_path, digits, options=TrainOptions(device="tpu"))

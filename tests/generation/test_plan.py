@@ -12,19 +12,26 @@ from pathlib import Path
 
 import pytest
 
+import model_zoos
 from model_zoos.builders.catalog import get_zoo
 from model_zoos.builders.hub.incremental import STAGING_BYTES, PublishOptions
 from model_zoos.builders.hub.publisher import HubPublisher
 from model_zoos.builders.ledger import Published
 from model_zoos.builders.specification import Zoo
-from model_zoos.builders.zoo_directory import create_zoo, open_zoo
-from model_zoos.errors import NotEnoughSpace
+from model_zoos.builders.zoo_directory import ZooDirectory, create_zoo, open_zoo
+from model_zoos.errors import FaultyZoo, NotEnoughSpace
 from model_zoos.generation.generate import generate, plan
 from model_zoos.generation.images import IMAGE_SOURCES, load_images
 from model_zoos.generation.options import TrainOptions
 from model_zoos.generation.plan import check_space, measure_epoch
 
 RESNET = get_zoo("cifar10_resnet18")
+
+
+def begun(root: Path, keep_epochs: list[int] | None = None) -> ZooDirectory:
+    """Create the directory of a zoo of ResNet-18 as a run on a CPU begins it."""
+    made = {"engine": "resnet", "stream": "philox", "precision": "fp32", "compile": False}
+    return create_zoo(root, RESNET, **made, keep_epochs=keep_epochs)
 
 
 def test_a_plan_names_every_model_once(tmp_path: Path) -> None:
@@ -60,10 +67,53 @@ def test_models_that_are_freed_need_the_disk_of_one_a_rank(tmp_path: Path) -> No
     # 50 states, the old and the new checkpoint of twice that and a state on its way, each rank.
     assert freed.bytes_needed == pytest.approx(8 * 55 * state + STAGING_BYTES, rel=0.001)
     assert "needs at least 20." in freed.space()
-    directory = create_zoo(tmp_path, RESNET)
+    directory = begun(tmp_path)
     first = RESNET.models()[0].model_id
     directory.write_published(Published("me/resnets", {first: "freed"}))
     assert plan(RESNET, tmp_path).states == 49_950
+    # With nothing to train nothing is measured, which takes the time of some steps.
+    nothing = plan(RESNET, tmp_path, models=1, measure=True)
+    assert (nothing.missing, nothing.seconds, nothing.seconds_per_epoch) == (0, 0.0, None)
+
+
+def test_a_plan_refuses_a_zoo_that_generate_would_refuse(tmp_path: Path) -> None:
+    """Another specification or engine than the zoo was made with is said before any image is read,
+    and nothing is written."""
+    zoo, train = dataclasses.replace(get_zoo("digits_cnn_s"), seeds=4, epochs=1), slice(20)
+    images, lanes = load_images("digits").subset(train=train), TrainOptions(engine="lanes")
+    generate(zoo, tmp_path, images, models=1, options=lanes)
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for changed, options, message in (
+        (dataclasses.replace(zoo, seeds=8), TrainOptions(), r"zoo\.seeds = 4, not 8"),
+        (dataclasses.replace(zoo, epochs=2), TrainOptions(), r"zoo\.epochs = 1, not 2"),
+        (zoo, TrainOptions(engine="batched"), "engine = 'lanes', not 'batched'"),
+    ):
+        with pytest.raises(FaultyZoo, match=message):
+            plan(changed, tmp_path, options=options)
+        with pytest.raises(FaultyZoo, match=message):  # and not for images that are not there
+            model_zoos.generate(changed, tmp_path, "folder/nowhere", options=options)
+    for resumed in (zoo, dataclasses.replace(zoo, note="another")):
+        assert plan(resumed, tmp_path, models=2, options=lanes).missing == 1
+        assert plan(resumed, tmp_path, models=2).missing == 1
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == files
+    begun(tmp_path, keep_epochs=[1, 10])
+    (tmp_path / RESNET.name / "models" / "one").mkdir()
+    for options, hint in (
+        (TrainOptions(keep_epochs=[1]), "--keep-epochs 1,10 resumes this zoo"),
+        (TrainOptions(precision="bf16"), "--precision fp32 resumes this zoo"),
+        (TrainOptions(compile=True), "leaving out --compile resumes this zoo"),
+    ):
+        with pytest.raises(FaultyZoo) as caught:
+            plan(RESNET, tmp_path, options=options)
+        assert caught.value.hint == f"--out names another folder, {hint}"
+    assert plan(RESNET, tmp_path).states == 2000
+
+
+def test_a_plan_refuses_an_imported_zoo(tmp_path: Path) -> None:
+    """Its models were not made by an engine, so that none of them can be added."""
+    create_zoo(tmp_path, get_zoo("digits_cnn_s"), engine="original", source={"file": "zoo.zip"})
+    with pytest.raises(FaultyZoo, match="engine = 'original', not 'lanes'"):
+        plan(get_zoo("digits_cnn_s"), tmp_path)
 
 
 def test_what_is_there_is_not_planned_again_and_sizes_are_those_of_files(tmp_path: Path) -> None:

@@ -558,8 +558,8 @@ def test_bad_arguments(tmp_path: Path, digits: ImageData, dense: ZooDirectory) -
     refused("no magnitude pruning", method="magnitude", engine="lanes")
     refused(r"between 0 and 1, found \[1.5\]", method="magnitude", levels=[1.5])
     refused("must differ in six digits", method="magnitude", levels=[0.9999991, 0.9999992])
-    refused("number of epochs must be at least 1", epochs=0)
-    refused("number of models must be at least 1", models=0)
+    refused("number of epochs must be a whole number from 1 on", epochs=0)
+    refused("number of models must be a whole number from 1 on", models=0)
     refused("'first' or 'parent', found 'mine'", seed="mine")
     refused("were trained on other images than these", digits.subset(train=slice(90)))
     assert list(tmp_path.iterdir()) == []

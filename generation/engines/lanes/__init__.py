@@ -13,9 +13,8 @@ beside any other models, for any number of threads, and in the AVX-512, AVX2 and
 x86 processors with fused multiply-add. (Without it the portable build rounds more often; and other
 processors keep subnormal numbers, which the x86 builds take as zero.)
 
-Measured: one core trains 142,000 CNN-s model-samples a second (the loop of the paper's code: 4,750)
-and 21,300 of CNN-l (2,800), 30 and 7.5 times as many, two cores twice that; dense.cpp has the
-table. A library is built in 1.5 seconds for each architecture and activation.
+docs/generate.md has a table of how fast it is. A library is built in 1.5 seconds for each
+architecture and activation.
 """
 
 from __future__ import annotations

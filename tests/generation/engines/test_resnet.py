@@ -455,8 +455,8 @@ def test_bad_requests(tmp_path: Path, digits: ImageData) -> None:
     for arguments, message in (
         ({"engine": "lanes"}, "unknown engine 'lanes' for ResNet-18; known: auto, resnet"),
         ({"precision": "fp16"}, "unknown precision 'fp16'"),
-        ({"keep_epochs": [0, 1]}, "increasing numbers from 1 on, found 0, 1"),
-        ({"keep_epochs": [2, 1]}, "increasing numbers"),
+        ({"keep_epochs": [0, 1]}, "increasing whole numbers from 1 on, found 0, 1"),
+        ({"keep_epochs": [2, 1]}, "increasing whole numbers"),
         ({"keep_epochs": []}, "found none"),
         ({"keep_epochs": [4]}, "increasing numbers from 1 to 3, found 4"),
     ):
