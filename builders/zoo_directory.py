@@ -465,14 +465,18 @@ def _compare(
             differ = _differences(old, new) - {"sha256", "file"}
             differ = differ or _differences(found["zoo"], info["zoo"]) - {"grid"}
             differ |= _differences(found["zoo"]["grid"], info["zoo"]["grid"])
-            raise FaultyZoo(
-                f"{path} holds a zoo imported from {old.get('file')}, "
-                + (
-                    "in another way: they differ in "
-                    if old.get("file") == new.get("file")
-                    else f"which is another source than {new.get('file')}, as they differ in "
+            listed = ", ".join(sorted(differ)) or "files, renamed columns or constants"
+            if old.get("file") != new.get("file"):
+                how = f"which is another source than {new.get('file')}, as they differ in {listed}"
+            elif differ == {"bytes"}:
+                how = (
+                    f"which has changed since: it had {old.get('bytes')} bytes, and has "
+                    f"{new.get('bytes')}"
                 )
-                + f"{', '.join(sorted(differ)) or 'files, renamed columns or constants'}. "
+            else:
+                how = f"in another way: they differ in {listed}"
+            raise FaultyZoo(
+                f"{path} holds a zoo imported from {old.get('file')}, {how}. "
                 f"Import {new.get('file')} under another name or into another folder, or delete "
                 f"{path} first",
                 hint="--zoo names it, --out is the folder",

@@ -22,7 +22,7 @@ from model_zoos.builders.sources.importing import import_zoo
 from model_zoos.builders.sources.names import last_folders, model_id_of
 from model_zoos.builders.sources.report import Report
 from model_zoos.builders.zoo_directory import open_zoo
-from model_zoos.errors import Unreadable
+from model_zoos.errors import FaultyZoo, Unreadable
 from tests.builders.sources.raw import (
     LINE,
     PARAMS,
@@ -360,6 +360,20 @@ def test_an_empty_folder_of_a_checkpoint_is_counted(tmp_path: Path, kind: str) -
     [remark] = report.remarks
     assert remark.startswith("1 folder passed over")
     assert "checkpoint_000009.part" in remark
+
+
+def test_a_folder_that_was_repaired_is_said_to_have_changed(tmp_path: Path) -> None:
+    source = write_folder(tmp_path / "source", made_trial("run/trial"))
+    checkpoint = source / "run" / "trial" / "checkpoint_000001" / "checkpoints"
+    whole = checkpoint.read_bytes()
+    checkpoint.write_bytes(whole[: len(whole) // 2])
+    report, _ = imported(source, tmp_path)
+    assert (report.found, report.kept) == (3, 2)
+    checkpoint.write_bytes(whole)
+    with pytest.raises(
+        FaultyZoo, match=r"which has changed since: it had \d+ bytes, and has \d+\."
+    ):
+        import_zoo(source, tmp_path, "own")
 
 
 def test_of_two_trials_of_one_name_both_places_are_said(tmp_path: Path) -> None:
