@@ -370,9 +370,7 @@ def test_a_folder_that_was_repaired_is_said_to_have_changed(tmp_path: Path) -> N
     report, _ = imported(source, tmp_path)
     assert (report.found, report.kept) == (3, 2)
     checkpoint.write_bytes(whole)
-    with pytest.raises(
-        FaultyZoo, match=r"which has changed since: it had \d+ bytes, and has \d+\."
-    ):
+    with pytest.raises(FaultyZoo, match=r"has changed since: it had \d+ bytes, and has \d"):
         import_zoo(source, tmp_path, "own")
 
 
