@@ -41,7 +41,8 @@ from .literature import (
 )
 from .plots import Plot
 from .property_prediction import Result
-from .suite import SuiteResult
+from .suite import Part, SuiteResult
+from .suite.tuning import FRESH
 from .tables import Table, interval, number, rewrite_part
 
 SOURCES = {
@@ -505,13 +506,24 @@ def suites(folder: Path = RESULTS) -> list[Table]:
         SuiteResult.from_json(json.loads(path.read_text()))
         for path in sorted(folder.glob("*-suite.json"))
     )
-    return [
-        replace(
-            table, title=f"Suite of `{result.zoo}`: {table.title.removeprefix(f'{result.zoo}: ')}"
-        )
-        for result in results
-        for table in result.tables()
-    ]
+    shown = []
+    for result in results:
+        more = [(), *map(_about_reference, result.parts)]
+        for table, notes in zip(result.tables(), more, strict=True):
+            title = f"Suite of `{result.zoo}`: {table.title.removeprefix(f'{result.zoo}: ')}"
+            shown.append(replace(table, title=title, notes=(*table.notes, *notes)))
+    return shown
+
+
+def _about_reference(part: Part) -> tuple[str, ...]:
+    """Say that fresh models save epochs too, if a result was measured before they were counted."""
+    saved = {measure.of for measure in part.measures if measure.name == "epochs saved"}
+    if not saved or (FRESH,) in saved:
+        return ()
+    return (
+        f"What the row {FRESH} saves is what epochs saved are to be compared with: by chance some "
+        "fresh models reach their mean early. This result was measured before it was counted.",
+    )
 
 
 def runs(folder: Path = RESULTS) -> Table:

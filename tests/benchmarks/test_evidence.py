@@ -312,6 +312,26 @@ def test_the_suite_of_a_part_of_a_zoo_names_the_command_that_makes_this_part() -
     assert (lines[place + 1] == command) == (models < 2560)
 
 
+def test_epochs_saved_have_a_reference_or_say_that_it_is_lacking(tmp_path: Path) -> None:
+    path = tmp_path / "x-suite.json"
+    measure = {"of": ["noise 0.5"], "name": "epochs saved", "value": 1, "interval": [None, None]}
+    part = {
+        "name": "fine-tuning", "title": "t", "labels": ["start"], "measures": [measure],
+        "settings": {}, "notes": [], "not_obtained": {}, "seconds": 1,
+    }  # fmt: skip
+    counts = dict.fromkeys(("train", "validation", "test"), 1)
+    result = {
+        "protocol": "model_zoos suite 1", "zoo": "x", "models": counts, "states": counts,
+        "digest": "d", "settings": {}, "versions": {}, "parts": [part],
+    }  # fmt: skip
+    path.write_text(json.dumps(result))
+    said = "measured before it was counted"
+    assert said in evidence.suites(tmp_path)[1].notes[-1]
+    part["measures"] = [measure, {**measure, "of": ["initialisation"]}]
+    path.write_text(json.dumps(result))
+    assert said not in " ".join(evidence.suites(tmp_path)[1].notes)
+
+
 def test_a_folder_without_results_leaves_the_page_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -133,7 +134,10 @@ def test_every_part_of_a_trained_zoo(trained: SuiteResult) -> None:
     assert values["noise 0.1", "overlap of errors"] > values["noise 0.5", "overlap of errors"]
     tuned = {(m.of[0], m.name): m.value for m in found["fine-tuning"].measures}
     assert tuned["initialisation", "epoch 1"] > 0
-    assert 0 <= tuned["density in a subspace", "epochs saved"] <= 1
+    for start in ("initialisation", "density in a subspace"):
+        assert 0 <= tuned[start, "epochs saved"] <= 1
+    # Of two fresh models, one is as good as their mean in the end.
+    assert tuned["initialisation", "reached by"] > 0
 
 
 @pytest.mark.slow
@@ -160,6 +164,7 @@ def test_json_and_back(trained: SuiteResult, tmp_path: Path) -> None:
     assert len(same.pairs) == sum(len(part.measures) for part in trained.parts)
     assert all(pair.difference == 0 or np.isnan(pair.difference) for pair in same.pairs)
     assert (same.only_a, same.only_b) == ((), ())
+    assert len(same.remarks) == 1  # that they are of the same states
 
 
 # --- Predictions ----------------------------------------------------------------------------------
@@ -351,14 +356,38 @@ def test_settings_and_versions_that_differ_are_said() -> None:
     mine = result(Measure(("a",), "x", 1.0))
     theirs = dataclasses.replace(mine, settings={"seed": 1}, versions={"torch": "3"}, digest="e")
     notes = " ".join(compare(mine, theirs).tables()[0].notes)
-    assert "Settings differ (seed)" in notes
+    assert "Settings differ (seed 0 and 1)" in notes
     assert "torch 2 and 3" in notes
     assert "other states" in notes
+    theirs = dataclasses.replace(mine, settings={"seed": 0, "more": 2})
+    assert "Settings differ (more - and 2)" in " ".join(compare(mine, theirs).remarks)
+
+
+def test_settings_of_a_part_and_what_was_not_obtained_are_said() -> None:
+    mine = result(Measure(("a",), "x", 1.0))
+    settings = ({"samples": 32, "epochs": [1], "a": 1}, {"samples": 16, "epochs": [2], "b": 0.5})
+    a, b = (
+        dataclasses.replace(mine, parts=[dataclasses.replace(mine.parts[0], settings=one)])
+        for one in settings
+    )
+    assert compare(a, b).remarks[-1] == (
+        "Settings of generation differ: samples 32 and 16; epochs; a 1 and -; b - and 0.5."
+    )
+    lacking = Part("generation", "", not_obtained={"all of it": "no images"})
+    remarks = compare(mine, dataclasses.replace(mine, parts=[lacking])).remarks
+    assert remarks[-1] == "Not obtained in B: generation, all of it: no images"
+    assert len(compare(mine, mine).remarks) == 1
 
 
 def test_other_protocols_are_refused() -> None:
     with pytest.raises(InvalidArgument, match=r"'model_zoos suite 1', b of 'model_zoos suite 0'"):
         compare(result(), result(protocol="model_zoos suite 0"), ("a", "b"))
+
+
+def malformed(**change: object) -> dict[str, Any]:
+    """A part of one measure, whose entries are other ones."""
+    measure = {"of": ["a"], "name": "x", "value": 1.0, "interval": [None, None], **change}
+    return {**dataclasses.asdict(result().parts[0]), "measures": [measure]}
 
 
 CHANGES = [
@@ -367,7 +396,22 @@ CHANGES = [
     {"more": 1},
     {"settings": 3},
     {"models": {"train": "x"}},
+    {"models": {}},
+    {"settings": []},
+    {"versions": [["torch", "2"]]},
+    {"digest": None},
+    {"parts": [malformed(of="abc")]},
+    {"parts": [malformed(of=["a", "b"])]},
+    {"parts": [malformed(value="1")]},
+    {"parts": [malformed(interval=[0, 1, 2])]},
+    {"parts": [{**malformed(), "notes": "n"}]},
 ]
+
+
+def test_a_whole_file_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps({**dataclasses.asdict(result()), "parts": [malformed()]}))
+    assert read_result(path).parts[0].measures[0].value == 1
 
 
 @pytest.mark.parametrize(
