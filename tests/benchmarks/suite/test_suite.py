@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from model_zoos.benchmarks import probes
-from model_zoos.benchmarks.states import read_states
+from model_zoos.benchmarks.states import fingerprint, read_states
 from model_zoos.benchmarks.suite import (
     PARTS,
     PROTOCOL,
@@ -28,7 +28,7 @@ from model_zoos.benchmarks.suite import (
     run_suite,
     set_network,
 )
-from model_zoos.benchmarks.suite.zoo import fingerprint, open_zoo
+from model_zoos.benchmarks.suite.zoo import open_zoo
 from model_zoos.builders.catalog import get_zoo
 from model_zoos.builders.zoo_directory import create_zoo
 from model_zoos.cli import display
@@ -179,7 +179,7 @@ def test_what_the_weights_say_is_found_here_and_elsewhere(good_home: Path) -> No
         "digits_cnn_s",
         good_home,
         parts=list(PARTS)[:2],
-        against=["other_cnn_s"],
+        against=["other_cnn_s", "other-cnn-s"],  # the same one
         settings=dataclasses.replace(SMALL, network_passes=1),
     )
     within, across = result.parts
@@ -191,6 +191,7 @@ def test_what_the_weights_say_is_found_here_and_elsewhere(good_home: Path) -> No
     assert "constant" in within.not_obtained["generalization_gap"]
     assert "absent" in within.not_obtained["sparsity"]
     there = scores(across)
+    assert len(there) == len(across.measures)  # measured once
     for name in ("R2", "R2 own", "tau", "tau own"):
         assert there["other_cnn_s", "test_acc", "ridge", name] > 0.9, name
     intervals = [m.interval for m in within.measures if m.name == "R2"]
