@@ -26,6 +26,7 @@ from model_zoos.benchmarks.suite import (
     prediction,
     read_result,
     run_suite,
+    sampling,
     set_network,
 )
 from model_zoos.benchmarks.suite.zoo import open_zoo
@@ -138,6 +139,21 @@ def test_every_part_of_a_trained_zoo(trained: SuiteResult) -> None:
         assert 0 <= tuned[start, "epochs saved"] <= 1
     # Of two fresh models, one is as good as their mean in the end.
     assert tuned["initialisation", "reached by"] > 0
+
+
+def test_vectors_whose_outputs_are_not_finite_are_counted(
+    digits_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def draw(good: np.ndarray, layout: object, count: int, seed: int) -> np.ndarray:
+        new = good[:count].copy()
+        new[0] = np.nan
+        return new
+
+    monkeypatch.setattr(novelty, "SAMPLERS", {"faulty": draw})
+    monkeypatch.setitem(sampling.SAMPLERS, "faulty", draw)
+    zoo = open_zoo("digits_cnn_s", digits_home, None, False, SMALL)
+    notes = PARTS["generation"](zoo, [], lambda step: None).notes
+    assert notes[-1].startswith("faulty: 1 of 3 vectors have outputs that are not finite;")
 
 
 @pytest.mark.slow
