@@ -13,6 +13,7 @@ commands of these names; and `runs.json`, in which each run was written down.
 from __future__ import annotations
 
 import json
+import shlex
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -21,27 +22,28 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from ..builders.catalog import dense_name
+from ..builders.catalog import ZOOS, dense_name
 from . import literature
 from .beside_published import accuracy_beside_published, twins_beside_published
 from .epochs import summarise, to_text
 from .literature import (
     BOX_FIGURES,
     BOX_PLOTS,
+    HERE,
     IMAGES,
     PUBLISHED,
+    RESULTS,
     SEED_ZOOS,
     TWINS,
     UNTERTHINER,
     Published,
+    refuse_without_results,
 )
 from .plots import Plot
 from .property_prediction import Result
-from .suite import SuiteResult
+from .suite import Part, SuiteResult
+from .suite.tuning import FRESH
 from .tables import Table, interval, number, rewrite_part
-
-HERE = Path(__file__).resolve().parent
-RESULTS = HERE / "results"
 
 SOURCES = {
     "SEED_ZOOS": "table images of the post on generative hyper-representations, HSG-AIML site; "
@@ -80,7 +82,8 @@ NO_FIGURE = (
     (
         "models sampled from a density of weights",
         "`sample_kernel_density` of weight_space has the method, but the published accuracies are "
-        "those of whole seed zoos, which have not been run",
+        "those of the seed zoos of MNIST, SVHN, CIFAR-10 and STL-10, none of which has been run "
+        "whole",
     ),
 )
 """What else was not compared, and why."""
@@ -88,7 +91,7 @@ NO_FIGURE = (
 COMMANDS = {
     "-epochs.json": (
         "{made_by}",
-        "python -m model_zoos.benchmarks.evidence summarise {zoo} --out FILE",
+        "python -m model_zoos.benchmarks.evidence summarise {zoo}{made_by_option} --out FILE",
     ),
     "_sparse-report.json": (
         "model-zoos generate {parent} --models {models}{unverified}",
@@ -97,9 +100,13 @@ COMMANDS = {
     ),
     "-verify.json": ("{command}",),
     "-benchmark.json": ("OMP_NUM_THREADS=1 model-zoos benchmark {zoo} --out FILE",),
-    "-suite.json": ("model-zoos benchmark {zoo} --suite{against} --out FILE",),
+    "-suite.json": ("{generate_part}", "model-zoos benchmark {zoo} --suite{against} --out FILE"),
 }
-"""The commands that make a result, by the end of its file's name."""
+"""The commands that make a result, by the end of its file's name. One that does not apply is empty
+once it is filled in, and is left out."""
+
+READ = ("*-epochs.json", "*-report.json", "*-verify.json", "*-benchmark.json", "*-suite.json")
+"""Files that the page reads; it takes them from a folder that has at least one of them."""
 
 
 @dataclass(frozen=True)
@@ -355,24 +362,35 @@ def commands(folder: Path = RESULTS) -> str:
         for path in sorted(folder.glob(f"*{end}")):
             result = json.loads(path.read_text())
             first = result[0] if isinstance(result, list) else result
-            models = first["models"]
+            zoo, models, made_by = first["zoo"], first["models"], first.get("made_by")
+            if isinstance(models, dict):
+                models = sum(models.values())
+            unverified = " --allow-unverified" * zoo.startswith("usps_")
+            part = f"model-zoos generate {zoo} --models {models}{unverified}"
             facts = {
-                "zoo": first["zoo"],
-                "parent": dense_name(first["zoo"]),
-                "models": sum(models.values()) if isinstance(models, dict) else models,
-                "made_by": first.get("made_by"),
-                "unverified": " --allow-unverified" * first["zoo"].startswith("usps_"),
+                "zoo": zoo,
+                "parent": dense_name(zoo),
+                "models": models,
+                "made_by": made_by or "",
+                "made_by_option": f" --made-by {shlex.quote(made_by)}" if made_by else "",
+                "generate_part": part * (zoo in ZOOS and models < ZOOS[zoo].model_count),
+                "unverified": unverified,
                 "against": "".join(f" --against {name}" for name in _others(result)),
-                "command": f"model-zoos verify {first['zoo']}"
+                "command": f"model-zoos verify {zoo}"
                 + " --all" * (first.get("evaluated") == first.get("states"))
                 + " --json",
             }
-            lines += [f"    # {path.name}", *(f"    {text.format(**facts)}" for text in texts)]
+            lines.append(f"    # {path.name}")
+            lines += [f"    {line}" for text in texts if (line := text.format(**facts))]
     lines += [
         "    # this part and its figures",
         "    python -m model_zoos.benchmarks.evidence page",
     ]
-    return "\n".join(["### Commands that make each result", "", *lines])
+    note = (
+        "Where a result is of fewer models than another one of the same zoo, make them in another "
+        "folder of zoos (`--data-dir`): the split of a model depends on the other models."
+    )
+    return "\n".join(["### Commands that make each result", "", note, "", *lines])
 
 
 def _others(result: object) -> list[str]:
@@ -488,13 +506,24 @@ def suites(folder: Path = RESULTS) -> list[Table]:
         SuiteResult.from_json(json.loads(path.read_text()))
         for path in sorted(folder.glob("*-suite.json"))
     )
-    return [
-        replace(
-            table, title=f"Suite of `{result.zoo}`: {table.title.removeprefix(f'{result.zoo}: ')}"
-        )
-        for result in results
-        for table in result.tables()
-    ]
+    shown = []
+    for result in results:
+        more = [(), *map(_about_reference, result.parts)]
+        for table, notes in zip(result.tables(), more, strict=True):
+            title = f"Suite of `{result.zoo}`: {table.title.removeprefix(f'{result.zoo}: ')}"
+            shown.append(replace(table, title=title, notes=(*table.notes, *notes)))
+    return shown
+
+
+def _about_reference(part: Part) -> tuple[str, ...]:
+    """Say that fresh models save epochs too, if a result was measured before they were counted."""
+    saved = {measure.of for measure in part.measures if measure.name == "epochs saved"}
+    if not saved or (FRESH,) in saved:
+        return ()
+    return (
+        f"What the row {FRESH} saves is what epochs saved are to be compared with: by chance some "
+        "fresh models reach their mean early. This result was measured before it was counted.",
+    )
 
 
 def runs(folder: Path = RESULTS) -> Table:
@@ -538,12 +567,17 @@ def _summarise(
 
 @app.command("page")
 def _page(
-    folder: Annotated[Path, typer.Option(help="Folder of results.")] = RESULTS,
+    folder: Annotated[
+        Path, typer.Option(help="Folder of results.", exists=True, file_okay=False)
+    ] = RESULTS,
 ) -> None:
     """Write the part of benchmarks/README.md, and its figures, from the results of a folder."""
+    refuse_without_results(folder, READ)
+    figures = folder / "figures"
+    figures.mkdir(exist_ok=True)
     rewrite_part(HERE / "README.md", "evidence", page(folder))
     for plot in draw(folder):
-        (folder / "figures" / f"{plot.name}.png").write_bytes(plot.png)
+        (figures / f"{plot.name}.png").write_bytes(plot.png)
 
 
 if __name__ == "__main__":

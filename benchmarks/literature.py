@@ -3,9 +3,10 @@
     python -m model_zoos.benchmarks.literature [FOLDER]
 
 rewrites the tables of benchmarks/README.md, between its two `scores` marks, from the results in a
-folder (by default benchmarks/results): every `*-benchmark.json` that `model-zoos benchmark NAME
---boosting --out FILE` writes, and every `*_sparse-report.json` that `model-zoos report NAME --json`
-prints. None of our numbers is typed by hand.
+folder (by default benchmarks/results). A folder without any result is refused. The results are
+every `*-benchmark.json` that `model-zoos benchmark NAME --boosting --out FILE` writes, and every
+`*_sparse-report.json` that `model-zoos report NAME --json` prints. None of our numbers is typed by
+hand.
 
 Sources: UNTERTHINER: Unterthiner, Keysers, Gelly, Bousquet and Tolstikhin, "Predicting Neural
 Network Accuracy from Weights", 2020; best_configs.json in google-research/dnn_predict_accuracy.
@@ -21,14 +22,18 @@ eye (+- 0.01). `PUBLISHED` lists the figures that evidence.py compares with zoos
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from .property_prediction import Result
 from .tables import Table, number, rewrite_part
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results"
 
 IMAGES = ("mnist", "fashion_mnist", "cifar10", "svhn")
 """Image data sets of the scores below, in the order of their columns."""
@@ -150,6 +155,10 @@ PUBLISHED = tuple(_published())
 """All published figures of the paper's zoos that this module knows."""
 
 
+SHOWN = ("*-benchmark.json", "*_sparse-report.json")
+"""Files that the tables of a folder show."""
+
+
 def tables(folder: Path) -> str:
     """Return, as Markdown, the tables of each result in a folder, then those of the literature."""
     shown = []
@@ -238,12 +247,31 @@ def _literature() -> list[Table]:
     ]
 
 
-def main() -> None:
-    """Rewrite the tables of benchmarks/README.md."""
-    here = Path(__file__).resolve().parent
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else here / "results"
-    rewrite_part(here / "README.md", "scores", tables(folder))
+def refuse_without_results(folder: Path, patterns: Sequence[str]) -> None:
+    """Refuse a folder without results, since the page would lose its numbers.
+
+    Raises:
+        BadParameter: no file of the folder fits one of the patterns.
+    """
+    if not any(path.is_file() for pattern in patterns for path in folder.glob(pattern)):
+        raise typer.BadParameter(
+            f"{folder} holds no result ({', '.join(patterns)}), and the page stays as it is"
+        )
+
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def _scores(
+    folder: Annotated[
+        Path, typer.Argument(help="Folder of results.", exists=True, file_okay=False)
+    ] = RESULTS,
+) -> None:
+    """Rewrite the tables of benchmarks/README.md from the results of a folder."""
+    refuse_without_results(folder, SHOWN)
+    rewrite_part(HERE / "README.md", "scores", tables(folder))
 
 
 if __name__ == "__main__":
-    main()
+    app()

@@ -20,6 +20,7 @@ Rows are sorted by model and epoch first, so results do not depend on the order 
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -61,8 +62,10 @@ from .rows import (
     split_by_value,
     weights_length,
 )
+from .states import fingerprint, read_states
 from .stored import StoredMatrix, in_memory
 from .tables import Table, interval, number
+from .versions import matrix_threads, versions
 
 TARGETS: Mapping[str, str] = {
     "test_acc": "number",
@@ -156,7 +159,11 @@ class Result:
         not_scored: target -> why: it is constant or absent.
         scores: scores of numbers, one for each representation, method and target.
         class_scores: scores of classes.
-        settings: offset, max_weight and epochs as given, and split_by if it was.
+        settings: offset, max_weight and epochs as given, split_by if it was, and the threads of
+            matrix products, which the last digits depend on.
+        versions: package -> version, and the processor; empty in results that do not say it.
+        digest: SHA-256 of all states of the zoo without their weights (`fingerprint`), also those
+            that were not used; None in results that do not say it.
     """
 
     zoo: str
@@ -167,6 +174,8 @@ class Result:
     scores: Sequence[Score]
     class_scores: Sequence[ClassScore]
     settings: Mapping[str, object] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    digest: str | None = None
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Result:
@@ -279,8 +288,8 @@ def predict_properties(
         representations: keys of representations.REPRESENTATIONS, or "module:function".
         targets: keys of `TARGETS`; those that are constant or absent are reported as such.
         epochs: epochs of the states that are used; "last" for each model's last, None for all.
-        max_weight: states with a larger weight (in absolute value) are left out; math.inf keeps
-            all that are finite.
+        max_weight: states with a larger weight (in absolute value) are left out; above 0, and
+            math.inf keeps all that are finite.
         offset: one of `probes.OFFSETS`.
         split_by: hyperparameter, such as "seed", of which all models with the same value are put
             into one split; the weights are then held in memory. None for the splits of the zoo.
@@ -322,6 +331,10 @@ def predict_properties(
     ):
         if unknown := [value for value in given if value not in known]:
             raise InvalidArgument(f"unknown {what} {unknown[0]!r}; known: {', '.join(known)}")
+    if not max_weight > 0:
+        raise InvalidArgument(
+            f"max_weight must be above 0, found {max_weight}; {math.inf} keeps all states"
+        )
     if boosting:
         import_lightgbm()
     if isinstance(epochs, str) and epochs != LAST:
@@ -330,6 +343,7 @@ def predict_properties(
     chosen = None if epochs is None or final else [int(epoch) for epoch in epochs]
     splits = _load(name, data_dir, targets, chosen, final, split_by)
     refuse_leakage(splits)
+    digest = fingerprint(read_states(name, data_dir, on_bad_files="skip"))
     not_scored: dict[str, str] = {}
     for target in targets:
         columns = {split: splits[split].with_format("arrow")[target] for split in SPLITS}
@@ -433,7 +447,10 @@ def predict_properties(
             "max_weight": float(max_weight),
             "epochs": LAST if final else chosen,
             **({} if split_by is None else {"split_by": split_by}),
+            "threads": matrix_threads(),
         },
+        versions=versions(),
+        digest=digest,
     )
 
 

@@ -8,13 +8,11 @@ of a repository shows them from its folder figures/.
 from __future__ import annotations
 
 import os
-import platform
 import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import jinja2
@@ -30,6 +28,7 @@ from .plots import Plot, draw_all
 from .property_prediction import Result, predict_properties
 from .states import StateTable, read_states, weights_size
 from .tables import Table
+from .versions import versions
 
 
 @dataclass(frozen=True)
@@ -187,16 +186,12 @@ def _made(name: str, options: Mapping[str, object], download: bool) -> dict[str,
     command = ["model-zoos", "report", name]
     for option, value in options.items():
         command += [f"--{option}", str(value)] if value is not None else []
-    versions = [f"Python {platform.python_version()}"]
-    for package in ("model_zoos", "torch", "numpy", "scikit-learn", "datasets"):
-        try:
-            versions.append(f"{package} {version(package)}")
-        except PackageNotFoundError:  # a checkout that is not installed
-            continue
+    found = versions()
+    found = {"Python": found.pop("python"), **found}
     return {
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
         "command": shlex.join(command + ["--download"] * download),
-        "versions": ", ".join(versions),
+        "versions": ", ".join(f"{what} {value}" for what, value in found.items()),
     }
 
 
@@ -204,7 +199,7 @@ def _about(states: StateTable, size: int, directories: Sequence[ZooDirectory]) -
     zoo, info = directories[0].zoo, directories[0].info
     source = info.get("source")
     file = source.get("file") if isinstance(source, dict) else None
-    versions = info.get("versions") or {}
+    made_with = info.get("versions") or {}
     return {
         "zoos": ", ".join(directory.zoo.name for directory in directories),
         "images": zoo.image_dataset,
@@ -212,7 +207,7 @@ def _about(states: StateTable, size: int, directories: Sequence[ZooDirectory]) -
         "variant": ", ".join(dict.fromkeys(directory.zoo.variant for directory in directories)),
         "epochs": f"{states.epochs[0]} to {states.epochs[-1]}",
         "made by": str(file or f"engine {info.get('engine', 'unknown')}"),
-        "made with": ", ".join(f"{key} {value}" for key, value in versions.items()) or "unknown",
+        "made with": ", ".join(f"{key} {value}" for key, value in made_with.items()) or "unknown",
     }
 
 

@@ -6,6 +6,7 @@ cache. The metrics of all states are small; weights are read for some models and
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -75,19 +76,22 @@ class StateTable:
         return any(parent is not None for parent in self["parent_model_id"])
 
 
-def read_states(name: str, data_dir: str | os.PathLike[str] | None = None) -> StateTable:
+def read_states(
+    name: str, data_dir: str | os.PathLike[str] | None = None, on_bad_files: str = "warn"
+) -> StateTable:
     """Read every state of a zoo without its weights; unreadable files are left out.
 
     Args:
         name: any config of the data set.
         data_dir: folder of zoo directories, else MODEL_ZOOS_HOME, else ./zoos.
+        on_bad_files: "skip" where something else warns of unreadable files.
 
     Raises:
         ZooNotFound: the zoo is not there.
         FaultyZoo: none of its files can be read.
     """
     wanted = [*_TEXTS, *_NUMBERS, *HYPERPARAMETERS]
-    table, split = read_table(open_stream(name, data_dir, wanted, on_bad_files="warn"))
+    table, split = read_table(open_stream(name, data_dir, wanted, on_bad_files=on_bad_files))
     columns: dict[str, Column] = {
         column: table[column].to_numpy().astype(np.float64) for column in _NUMBERS
     }
@@ -104,6 +108,19 @@ def read_states(name: str, data_dir: str | os.PathLike[str] | None = None) -> St
     order = np.lexsort((columns["epoch"], *reversed(keys)))
     columns = {column: values[order] for column, values in columns.items()}
     return StateTable(name, columns, number_models(*(key[order] for key in keys)), diverged[order])
+
+
+def fingerprint(states: StateTable) -> str:
+    """Return a SHA-256 of model ids, splits, epochs and metrics of all states, in hexadecimal."""
+    digest = hashlib.sha256()
+    for name in ("zoo", "model_id", "split"):
+        for text in states[name].tolist():
+            digest.update(f"{text}\n".encode())
+    digest.update(states["epoch"].astype("<i8").tobytes())
+    for name in METRICS:
+        values = states[name].astype("<f4")
+        digest.update(np.where(np.isnan(values), np.float32("nan"), values).tobytes())
+    return digest.hexdigest()
 
 
 def read_table(streams: Mapping[str, IterableDataset]) -> tuple[pa.Table, Column]:

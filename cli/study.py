@@ -118,7 +118,8 @@ def benchmark(
         return
     _refuse(of_suite, "only --suite takes")
     chosen = epochs if epochs == LAST else parse_epochs("--epochs", epochs)
-    _prepare(out)  # before the work, not after it
+    path = out or (None if as_json else Path(f"{name}-benchmark.json"))
+    _prepare(path)  # before the work, not after it
     if any(":" in entry for entry in representation or ()):
         sys.path.insert(0, os.getcwd())  # where a user's own module is expected
     display.hide_dataset_bars(True)
@@ -139,21 +140,39 @@ def benchmark(
             boosting=boosting,
             on_progress=show,
         )
-    path = out or (None if as_json else Path(f"{result.zoo}-benchmark.json"))
     _write_result(result, path, quiet, as_json)
 
 
-def _prepare(out: Path | None) -> None:
-    """Make the folder of a JSON file that is to be written, if one is named.
+def _prepare(path: Path | None) -> None:
+    """Make the folder of a JSON file that is to be written, and see that the file can be written.
+
+    No file is left behind, and one that is there is not changed.
 
     Raises:
-        InvalidArgument: `out` is a folder itself.
+        InvalidArgument: it is a folder, or cannot be written.
     """
-    if out is None:
+    if path is None:
         return
-    if out.is_dir():
-        raise InvalidArgument(f"{out} is a folder: --out is the JSON file to write")
-    out.parent.mkdir(parents=True, exist_ok=True)
+    target = path.resolve()  # of a link, the file that it leads to
+    try:
+        if target.is_dir():
+            raise InvalidArgument(f"{path} is a folder: --out is the JSON file to write")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.is_file():
+            target.open("ab").close()
+        elif not target.exists():  # what is neither is a pipe or a device
+            target.open("xb").close()
+            target.unlink()
+    except OSError as error:
+        raise _not_written(path, error) from error
+
+
+def _not_written(path: Path, error: OSError) -> InvalidArgument:
+    """Return the error that says what cannot be written and why."""
+    why = error.strerror or str(error)
+    if error.filename and Path(error.filename) not in (path, path.resolve()):
+        why = f"{error.filename}: {why}"  # a folder on the way to it
+    return InvalidArgument(f"{path} cannot be written: {why}", hint="--out names another file")
 
 
 def _refuse(given: Mapping[str, object], why: str) -> None:
@@ -180,7 +199,8 @@ def _suite(
     """Measure a zoo by the suite, and write and show the result."""
     from ..benchmarks.suite import PARTS, run_suite
 
-    _prepare(out)  # before the work, not after it
+    path = out or (None if as_json else Path(f"{name}-suite.json"))
+    _prepare(path)  # before the work, not after it
     display.hide_dataset_bars(True)
     with display.progress_bars(quiet or as_json) as bars:
         bars(name, text="reading")
@@ -193,7 +213,7 @@ def _suite(
             download=download,
             on_progress=lambda step, done, total: bars(name, done, total, step),
         )
-    _write_result(result, out or (None if as_json else Path(f"{name}-suite.json")), quiet, as_json)
+    _write_result(result, path, quiet, as_json)
 
 
 def _compare(first: Path, second: Path, quiet: bool, as_json: bool) -> None:
@@ -212,14 +232,25 @@ def _compare(first: Path, second: Path, quiet: bool, as_json: bool) -> None:
 
 
 def _write_result(result: Any, path: Path | None, quiet: bool, as_json: bool) -> None:  # noqa: ANN401
-    """Write a result as JSON, and show it as JSON or as its tables."""
+    """Show a result as JSON or as its tables, then write it as JSON.
+
+    Raises:
+        InvalidArgument: it cannot be written; then its JSON is printed in any case.
+    """
     text = display.json_text(dataclasses.asdict(result))
-    if path is not None:
-        path.write_text(text + "\n")
     if as_json:
         print(text)
     elif not quiet:
         display.print_tables(result.tables())
+    if path is None:
+        return
+    try:
+        path.write_text(text + "\n")
+    except OSError as error:
+        if not as_json:
+            print(text)
+        raise _not_written(path, error) from error
+    if not (quiet or as_json):
         display.console().print(f"written to {path}", style="dim", markup=False)
 
 

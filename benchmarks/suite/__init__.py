@@ -23,16 +23,18 @@ import dataclasses
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 
+from ...builders.specification import normalize_name
 from ...builders.splits import SPLITS
 from ...errors import InvalidArgument, ModelZoosError
+from ..states import fingerprint
+from ..versions import versions
 from .comparison import Comparison, compare
 from .novelty import generation
 from .prediction import Say, generalisation, property_prediction
 from .result import PROTOCOL, Measure, Part, SuiteResult, read_result
 from .tuning import fine_tuning
-from .zoo import OpenZoo, Settings, fingerprint, open_zoo
+from .zoo import OpenZoo, Settings, open_zoo
 
 __all__ = [
     "PARTS",
@@ -46,8 +48,6 @@ __all__ = [
     "read_result",
     "run_suite",
 ]
-
-_PACKAGES = ("model_zoos", "torch", "numpy", "scipy", "scikit-learn", "lightgbm", "datasets")
 
 PARTS: Mapping[str, Callable[[OpenZoo, Sequence[OpenZoo], Say], Part]] = {
     "prediction": lambda zoo, others, say: property_prediction(zoo, say),
@@ -76,7 +76,7 @@ def run_suite(
         name: any config of the data set with weights.
         data_dir: folder of zoo directories, else MODEL_ZOOS_HOME, else ./zoos.
         parts: keys of `PARTS`.
-        against: other zoos of the same layout, for generalisation.
+        against: other zoos of the same layout, for generalisation, each of them once.
         images_dir, download: as for `model_zoos.load_images`. Without the images, generation and
             fine-tuning are not obtained.
         settings: seed and sizes. Results of other settings than the default ones cannot be compared
@@ -91,11 +91,13 @@ def run_suite(
     if unknown := [part for part in parts if part not in PARTS]:
         raise InvalidArgument(f"unknown part {unknown[0]!r}; known: {', '.join(PARTS)}")
     settings = settings or Settings()
+    name, *against = map(normalize_name, (name, *against))
+    if name in against:
+        raise InvalidArgument(f"{name} cannot be tested against itself: name another zoo")
     zoo, *others = (
-        open_zoo(one, data_dir, images_dir, download, settings) for one in (name, *against)
+        open_zoo(one, data_dir, images_dir, download, settings)
+        for one in dict.fromkeys((name, *against))
     )
-    if repeated := [other.name for other in others if other.name == zoo.name]:
-        raise InvalidArgument(f"{repeated[0]} cannot be tested against itself: name another zoo")
     done: list[Part] = []
     for part in dict.fromkeys(parts):
 
@@ -119,16 +121,6 @@ def run_suite(
         states={s: int(rows.sum()) for s, rows in of_split.items()},
         digest=fingerprint(states),
         settings=dataclasses.asdict(settings),
-        versions=_versions(),
+        versions=versions(),
         parts=done,
     )
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:  # LightGBM, or a checkout that is not installed
-            continue
-    return found

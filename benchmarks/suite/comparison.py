@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ...errors import InvalidArgument
@@ -145,10 +146,35 @@ def _remarks(a: SuiteResult, b: SuiteResult) -> list[str]:
     if a.zoo == b.zoo:
         same = "the same states" if a.digest == b.digest else "other states of the zoo"
         remarks.append(f"Both results are of {a.zoo}, and B of {same}.")
-    if differing := sorted(k for k in a.settings if a.settings[k] != b.settings.get(k)):
-        remarks.append(f"Settings differ ({', '.join(differing)}), so numbers may for that reason.")
-    packages = {**a.versions, **b.versions}
-    if others := [p for p in packages if a.versions.get(p) != b.versions.get(p)]:
-        said = (f"{p} {a.versions.get(p, 'none')} and {b.versions.get(p, 'none')}" for p in others)
-        remarks.append(f"Versions differ: {'; '.join(said)}.")
+    if differing := _differing(a.settings, b.settings):
+        remarks.append(f"Settings differ ({differing}), so numbers may for that reason.")
+    if differing := _differing(a.versions, b.versions):
+        remarks.append(f"Versions differ: {differing}.")
+    others = {part.name: part for part in b.parts}
+    for part in a.parts:
+        other = others.get(part.name)
+        if other is None:
+            continue
+        for which, one, two in (("A", part, other), ("B", other, part)):
+            for what, why in one.not_obtained.items():
+                if what not in two.not_obtained:
+                    remarks.append(f"Not obtained in {which}: {part.name}, {what}: {why}")
+        differing = _differing(part.settings, other.settings)
+        if differing and part.measures and other.measures:
+            remarks.append(f"Settings of {part.name} differ: {differing}.")
     return remarks
+
+
+def _differing(a: Mapping[str, object], b: Mapping[str, object]) -> str:
+    """Name the keys whose values differ, with the values that are short; "" if there is none."""
+    said = []
+    for key in dict.fromkeys((*a, *b)):
+        pair = [_short(values[key]) if key in values else "-" for values in (a, b)]
+        if key not in a or key not in b or a[key] != b[key]:
+            said.append(f"{key} {' and '.join(pair)}" if all(pair) else key)
+    return "; ".join(said)
+
+
+def _short(value: object) -> str:
+    """Return a value as a text, "" if it is a list or a table."""
+    return "" if isinstance(value, (Mapping, list, tuple)) else str(value)

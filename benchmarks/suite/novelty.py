@@ -21,7 +21,17 @@ from ...weight_space.evaluation import evaluate
 from ...weight_space.networks import samples_of
 from .prediction import Say
 from .result import Measure, Part, mean_of
-from .sampling import SAMPLERS, LastStates, Weights, last_states, read_last, sample
+from .sampling import (
+    SAMPLERS,
+    LastStates,
+    Weights,
+    about_copies,
+    about_variances,
+    distinct,
+    last_states,
+    read_last,
+    sample,
+)
 from .zoo import OpenZoo
 
 IMAGES = 2000
@@ -74,15 +84,24 @@ def generation(zoo: OpenZoo, say: Say) -> Part:
             wrong, theirs = errors(last.activation, vector), errors_of[nearest]
             union = (wrong | theirs).sum()
             overlaps.append((wrong & theirs).sum() / union if union else np.nan)
-        accuracy = evaluate(new, like, data, "test").accuracy
+        loss, accuracy = evaluate(new, like, data, "test")
+        if faulty := int((~np.isfinite(loss)).sum()):
+            not_finite.append(
+                f"{method}: {faulty} of {len(new)} vectors have outputs that are not finite; their "
+                "accuracy and their errors say nothing."
+            )
+        differ = distinct(new)
+        counts[method] = differ, len(new)
         return [
-            mean_of(of, "accuracy", accuracy),
+            mean_of(of, "accuracy", accuracy, differ),
             Measure(of, "best", float(accuracy.max())),
-            mean_of(of, "distance", np.array(distances)),
-            mean_of(of, "overlap of errors", np.array(overlaps)),
+            mean_of(of, "distance", np.array(distances), differ),
+            mean_of(of, "overlap of errors", np.array(overlaps), differ),
         ]
 
     measures: list[Measure] = []
+    counts: dict[str, tuple[int, int]] = {}
+    not_finite: list[str] = []
     say("trained models")
     own = last.good[:count]
     measures += measure("trained, of train", last.weights[own], own)
@@ -107,12 +126,15 @@ def generation(zoo: OpenZoo, say: Say) -> Part:
             "chosen by": last.chosen_by,
             "samples": count,
             "images": len(truth),
+            **about_variances(zoo.layout),
         },
         [
             f"{count} vectors of each method, from the {len(last.good)} best {last.activation} "
             f"models of train; {len(last.rows):,} of {last.models:,} have a usable last state.",
             f"distance: to the nearest model of train, over the median distance between the models "
             f"sampled from ({unit:.3g}). overlap of errors: with that model.",
+            *about_copies(counts),
+            *not_finite,
         ],
         not_obtained,
     )

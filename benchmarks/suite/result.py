@@ -10,16 +10,18 @@ from typing import Any
 
 import numpy as np
 
+from ...builders.splits import SPLITS
 from ...builders.untrusted import read_json
 from ...errors import FaultyZoo, InvalidArgument
 from ..bootstrap import UNKNOWN, Floats, Interval, resamples
 from ..tables import Table, interval, number
 
 PROTOCOL = "model_zoos suite 1"
-"""Name and version of the protocol. The version changes whenever a number could."""
+"""Name and version of the protocol. The version changes whenever a number could that has the same
+settings. A new number, or an interval that is no longer given, changes no other number."""
 
 FEWEST = 10
-"""With fewer values the interval of a mean is far too narrow, so there is none."""
+"""With fewer values, copies left out, the interval of a mean is too narrow, so there is none."""
 
 
 @dataclass(frozen=True)
@@ -114,9 +116,18 @@ class SuiteResult:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> SuiteResult:
-        """Return the result that the command wrote as JSON, with None for each NaN."""
-        tables = {key: dict(values[key]) for key in ("models", "states", "settings", "versions")}
-        return cls(**{**values, **tables, "parts": [_part(part) for part in values["parts"]]})
+        """Return the result that the command wrote as JSON, with None for each NaN.
+
+        Raises:
+            LookupError, TypeError, ValueError: an entry is missing or malformed.
+        """
+        _check(values, {"protocol": str, "zoo": str, "digest": str, "parts": list})
+        _check(values, dict.fromkeys(("models", "states", "settings", "versions"), dict))
+        for key in ("models", "states"):
+            if set(values[key]) != set(SPLITS):
+                raise ValueError(f"{key} must be those of {', '.join(SPLITS)}")
+            _check(values[key], dict.fromkeys(SPLITS, int))
+        return cls(**{**values, "parts": [_part(part) for part in values["parts"]]})
 
     def tables(self) -> list[Table]:
         """Return a table of the zoo, and one of each part."""
@@ -132,20 +143,36 @@ class SuiteResult:
 
 
 def _part(values: Mapping[str, Any]) -> Part:
-    measures = [
-        Measure(
-            of=tuple(map(str, one["of"])),
-            name=str(one["name"]),
-            value=_float(one["value"]),
-            interval=(_float(one["interval"][0]), _float(one["interval"][1])),
-        )
-        for one in values["measures"]
-    ]
+    _check(values, {"name": str, "title": str, "seconds": (int, float)})
+    _check(values, dict.fromkeys(("labels", "measures", "notes"), list))
+    _check(values, dict.fromkeys(("settings", "not_obtained"), dict))
+    measures = []
+    for one in values["measures"]:
+        _check(one, {"of": list, "name": str, "interval": list})
+        if len(one["of"]) != len(values["labels"]):
+            raise ValueError(f"{one['of']} must have {len(values['labels'])} texts")
+        low, high = map(_float, one["interval"])
+        of = tuple(map(str, one["of"]))
+        measures.append(Measure(of, one["name"], _float(one["value"]), (low, high)))
     return Part(**{**values, "labels": tuple(values["labels"]), "measures": measures})
 
 
+def _check(values: Mapping[str, Any], kinds: Mapping[str, Any]) -> None:
+    """Refuse entries that are not of their kinds.
+
+    Raises:
+        LookupError: an entry is missing.
+        TypeError: an entry has another type.
+    """
+    for key, kind in kinds.items():
+        if not isinstance(values[key], kind):
+            raise TypeError(f"{key} cannot be {values[key]!r:.40}")
+
+
 def _float(value: object) -> float:
-    return math.nan if value is None else float(value)  # type: ignore[arg-type]
+    if value is not None and not isinstance(value, (int, float)):
+        raise TypeError(f"{value!r:.40} is no number")
+    return math.nan if value is None else float(value)
 
 
 def read_result(path: Path) -> SuiteResult:
@@ -175,14 +202,20 @@ def read_result(path: Path) -> SuiteResult:
     return result
 
 
-def mean_of(of: tuple[str, ...], name: str, values: Floats) -> Measure:
-    """Return the mean of some values with its bootstrap interval; NaN values are left out."""
+def mean_of(of: tuple[str, ...], name: str, values: Floats, distinct: int | None = None) -> Measure:
+    """Return the mean of some values with its bootstrap interval; NaN values are left out.
+
+    Args:
+        of, name: what the values are, as in `Measure`.
+        values: the values.
+        distinct: how many of the things that were measured are not copies; None for all.
+    """
     values = np.asarray(values, np.float64)
     values = values[np.isfinite(values)]
     if not len(values):
         return Measure(of, name, math.nan)
     bounds = UNKNOWN
-    if len(values) >= FEWEST:
+    if len(values) >= FEWEST and (distinct is None or distinct >= FEWEST):
         means = np.concatenate([draws @ values for draws in resamples(len(values))]) / len(values)
         low, high = np.percentile(means, (2.5, 97.5))
         bounds = (float(low), float(high))

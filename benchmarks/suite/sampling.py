@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial.distance import pdist, squareform
 
 from ...builders.layout import Layout
 from ...errors import InvalidArgument, TooFewModels
@@ -20,6 +21,7 @@ from ...weight_space.combining import sample_kernel_density, uniform_soup
 from ...weight_space.matching import weight_matching
 from ...weight_space.symmetry import permute
 from ..states import read_weights
+from .result import FEWEST
 from .zoo import OpenZoo
 
 FEWEST_GOOD = 5
@@ -27,6 +29,12 @@ FEWEST_GOOD = 5
 
 DIMENSIONS = 64
 """Principal directions of the subspace, at most."""
+
+VARIANCE = "running_var"
+"""Role of a tensor whose values are variances, which must not be negative."""
+
+_ROUNDING = 1e-6
+"""Vectors whose distance is at most this share of their length are copies."""
 
 Weights = NDArray[np.float32]
 Sampler = Callable[[Weights, Layout, int, int], Weights]
@@ -104,6 +112,33 @@ def sample(zoo: OpenZoo, method: str, last: LastStates, count: int) -> Weights:
     return SAMPLERS[method](last.good_weights, zoo.layout, count, zoo.settings.seed)
 
 
+def distinct(new: Weights) -> int:
+    """Return how many vectors are not copies of an earlier one, up to rounding."""
+    if len(new) < 2:
+        return len(new)
+    limits = _ROUNDING * np.linalg.norm(new, axis=1, keepdims=True)
+    copies = np.tril(squareform(pdist(new)) <= limits, -1).any(axis=1)
+    return int((~copies).sum())
+
+
+def about_copies(counts: Mapping[str, tuple[int, int]]) -> list[str]:
+    """Say of which methods so many vectors are copies that there is no interval.
+
+    Args:
+        counts: method -> vectors that are not copies, and all of them.
+    """
+    return [
+        f"{method}: {differ} of {drawn} vectors differ, too few for an interval."
+        for method, (differ, drawn) in counts.items()
+        if differ < FEWEST <= drawn
+    ]
+
+
+def about_variances(layout: Layout) -> dict[str, str]:
+    """Return the setting that says what is done with variances, if the layout has some."""
+    return {"variances": "at least the lowest of good models"} if _variances(layout) else {}
+
+
 # --- Methods --------------------------------------------------------------------------------------
 
 
@@ -117,7 +152,7 @@ def _noise(share: float) -> Sampler:
             part = new[:, slot.slice]
             deviation = share * part.std(axis=1, keepdims=True)
             part += deviation * generator.standard_normal(part.shape, np.float32)
-        return new
+        return _raise_variances(new, good, layout)
 
     return draw
 
@@ -142,7 +177,7 @@ def _soup(models: int, matched: bool = False) -> Sampler:
 
 def _density(good: Weights, layout: Layout, count: int, seed: int) -> Weights:
     """Samples of a kernel density of each weight."""
-    return sample_kernel_density(good, count, seed=seed)
+    return _raise_variances(sample_kernel_density(good, count, seed=seed), good, layout)
 
 
 def _subspace_density(good: Weights, layout: Layout, count: int, seed: int) -> Weights:
@@ -161,7 +196,24 @@ def _subspace_density(good: Weights, layout: Layout, count: int, seed: int) -> W
     directions = centred.T @ vectors[:, kept] / np.sqrt(len(good))
     bandwidth = float(len(good)) ** -0.2
     drawn = sample_kernel_density(components, count, bandwidth=bandwidth, seed=seed)
-    return (mean + drawn @ directions.T).astype(np.float32)
+    new = (mean + drawn @ directions.T).astype(np.float32)
+    return _raise_variances(new, good, layout)
+
+
+def _variances(layout: Layout) -> list[slice]:
+    """Return where the running variances of a layout lie; only batch normalisation has some."""
+    return [roles[VARIANCE].slice for roles in layout.layers.values() if VARIANCE in roles]
+
+
+def _raise_variances(new: Weights, good: Weights, layout: Layout) -> Weights:
+    """Raise each running variance to the lowest one of the good states, and return the weights.
+
+    A network with a negative variance has outputs that are not numbers, and one of about 0 has
+    outputs that are far too large.
+    """
+    for place in _variances(layout):
+        np.maximum(new[:, place], good[:, place].min(axis=0), out=new[:, place])
+    return new
 
 
 SAMPLERS: Mapping[str, Sampler] = {

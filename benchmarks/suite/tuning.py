@@ -2,7 +2,8 @@
 
 New weights and fresh initialisations are trained alike, for some epochs. The goal is the mean
 accuracy of the fresh models after the last epoch. A new vector saves the epochs from the first one
-in which it reaches this goal to the last.
+in which it reaches this goal to the last. By chance some fresh models reach their mean early, so
+that they save epochs too: what they save is the reference.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from ...weight_space.training import train
 from .novelty import samples_that_fit
 from .prediction import Say
 from .result import Measure, Part, mean_of
-from .sampling import last_states, sample
+from .sampling import about_copies, about_variances, distinct, last_states, sample
 from .zoo import OpenZoo
 
 TUNED = ("noise 0.5", "soup of 2, matched", "density of weights", "density in a subspace")
@@ -67,15 +68,15 @@ def fine_tuning(zoo: OpenZoo, say: Say) -> Part:
         for epoch in np.unique(states["epoch"][alike]).tolist()
     }
     measures: list[Measure] = []
+    counts = {method: distinct(vectors) for method, vectors in zip(methods, starts, strict=True)}
     for method, found in zip(methods, accuracy, strict=True):
-        of = (method,)
-        measures += [mean_of(of, f"epoch {e}", found[:, e]) for e in range(epochs + 1)]
-        if method != FRESH:
-            there = found >= goal
-            reached = there.any(axis=1)
-            saved = np.where(reached, epochs - there.argmax(axis=1), 0)
-            measures.append(mean_of(of, "epochs saved", saved.astype(np.float64)))
-            measures.append(Measure(of, "reached by", float(reached.mean())))
+        of, differ = (method,), counts[method]
+        measures += [mean_of(of, f"epoch {e}", found[:, e], differ) for e in range(epochs + 1)]
+        there = found >= goal
+        reached = there.any(axis=1)
+        saved = np.where(reached, epochs - there.argmax(axis=1), 0).astype(np.float64)
+        measures.append(mean_of(of, "epochs saved", saved, differ))
+        measures.append(Measure(of, "reached by", float(reached.mean())))
         worth = (epoch for epoch, mean in curve.items() if mean >= found[:, -1].mean())
         measures.append(Measure(of, "zoo's epoch", float(next(worth, math.nan))))
     return Part(
@@ -90,11 +91,14 @@ def fine_tuning(zoo: OpenZoo, say: Say) -> Part:
             "models alike": len(set(states.model[alike])),
             "good": settings.good,
             "sampled from": len(last.good),
+            **about_variances(zoo.layout),
         },
         [
             f"epochs saved: of {epochs}, before the mean accuracy {goal:.3f} of fresh models is "
-            "reached; 0 for vectors that do not reach it, so that no mean is negative.",
+            "reached; 0 for vectors that do not reach it, so that no mean is negative. Compare "
+            f"with the row {FRESH}: by chance, fresh models save some too.",
             "zoo's epoch: the first at which the zoo's own models of these hyperparameters are as "
             "accurate as the vectors in the end; - if they never are.",
+            *about_copies({method: (differ, count) for method, differ in counts.items()}),
         ],
     )

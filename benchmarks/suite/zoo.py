@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,6 @@ from numpy.typing import NDArray
 
 from ...builders.homes import zoos_home
 from ...builders.layout import Layout, find_layout
-from ...builders.schema import METRICS
 from ...builders.specification import normalize_name
 from ...builders.splits import SPLITS
 from ...builders.zoo_directory import open_zoo as open_directory
@@ -238,16 +236,3 @@ def _thin_out(
     count = max(1, min(len(states.epochs), settings.states // len(models)))
     places = np.linspace(len(states.epochs) - 1, 0, count).round().astype(np.int64)
     return models, states.epochs[np.unique(places)]
-
-
-def fingerprint(states: StateTable) -> str:
-    """Return a SHA-256 of model ids, splits, epochs and metrics of all states, in hexadecimal."""
-    digest = hashlib.sha256()
-    for name in ("zoo", "model_id", "split"):
-        for text in states[name].tolist():
-            digest.update(f"{text}\n".encode())
-    digest.update(states["epoch"].astype("<i8").tobytes())
-    for name in METRICS:
-        values = states[name].astype("<f4")
-        digest.update(np.where(np.isnan(values), np.float32("nan"), values).tobytes())
-    return digest.hexdigest()

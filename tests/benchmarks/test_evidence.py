@@ -182,7 +182,16 @@ def test_a_new_result_moves_to_the_comparison(tmp_path: Path, median: float, agr
         "256 of 2,560", "256 of 256", "13,056", "3", "lanes", "`abababababab`", "0.100", "12.5 %",
     )  # fmt: skip
     assert population[9:] == ("-", "-", "-", "0.600 ± 0.300")
-    assert "    model-zoos generate it\n" in evidence.page(tmp_path)
+    page = evidence.page(tmp_path)
+    assert "    model-zoos generate it\n" in page
+    assert f"summarise {zoo} --made-by 'model-zoos generate it' --out FILE\n" in page
+    unknown = {**summary_of(zoo, median), "made_by": None}
+    (tmp_path / f"{zoo}-epochs.json").write_text(json.dumps(unknown))
+    page = evidence.page(tmp_path)
+    assert "None" not in page
+    assert (
+        f"-epochs.json\n    python -m model_zoos.benchmarks.evidence summarise {zoo} --out" in page
+    )
 
 
 def test_a_report_has_quartiles_only_and_a_summary_accuracies_only(tmp_path: Path) -> None:
@@ -292,6 +301,49 @@ def test_the_page_is_rewritten_between_its_marks(
         )
     for plot in evidence.draw(folder):
         assert (folder / "figures" / f"{plot.name}.png").read_bytes() == plot.png
+
+
+def test_the_suite_of_a_part_of_a_zoo_names_the_command_that_makes_this_part() -> None:
+    lines = evidence.commands(RESULTS).splitlines()
+    [place] = [n for n, line in enumerate(lines) if line.endswith("hyp_10_r-suite.json")]
+    result = json.loads((RESULTS / "usps_cnn_s_hyp_10_r-suite.json").read_text())
+    models = sum(result["models"].values())
+    command = f"    model-zoos generate usps_cnn_s_hyp_10_r --models {models} --allow-unverified"
+    assert (lines[place + 1] == command) == (models < 2560)
+
+
+def test_epochs_saved_have_a_reference_or_say_that_it_is_lacking(tmp_path: Path) -> None:
+    path = tmp_path / "x-suite.json"
+    measure = {"of": ["noise 0.5"], "name": "epochs saved", "value": 1, "interval": [None, None]}
+    part = {
+        "name": "fine-tuning", "title": "t", "labels": ["start"], "measures": [measure],
+        "settings": {}, "notes": [], "not_obtained": {}, "seconds": 1,
+    }  # fmt: skip
+    counts = dict.fromkeys(("train", "validation", "test"), 1)
+    result = {
+        "protocol": "model_zoos suite 1", "zoo": "x", "models": counts, "states": counts,
+        "digest": "d", "settings": {}, "versions": {}, "parts": [part],
+    }  # fmt: skip
+    path.write_text(json.dumps(result))
+    said = "measured before it was counted"
+    assert said in evidence.suites(tmp_path)[1].notes[-1]
+    part["measures"] = [measure, {**measure, "of": ["initialisation"]}]
+    path.write_text(json.dumps(result))
+    assert said not in " ".join(evidence.suites(tmp_path)[1].notes)
+
+
+def test_a_folder_without_results_leaves_the_page_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evidence, "HERE", tmp_path)
+    page, folder = tmp_path / "README.md", tmp_path / "empty"
+    page.write_text("<!-- evidence: by x -->\nold\n<!-- /evidence -->\n")
+    folder.mkdir()
+    for missing in (folder, tmp_path / "none"):
+        run = CliRunner().invoke(evidence.app, ["page", "--folder", str(missing)])
+        assert run.exit_code == 2, run.output
+    assert "old" in page.read_text()
+    assert not list(folder.iterdir())
 
 
 @pytest.mark.parametrize("text", ["", "<!-- a: x -->\n", "<!-- a: x -->\n<!-- /a -->\n" * 2])

@@ -5,8 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shutil
 from pathlib import Path
 
+import pytest
+from typer.testing import CliRunner
+
+from model_zoos.benchmarks import literature
 from model_zoos.benchmarks.literature import (
     IMAGES,
     SCHUERHOLT,
@@ -25,6 +30,24 @@ def test_the_readme_has_the_tables_of_the_results() -> None:
     found = re.search(r"<!-- scores:.*?-->\n(.*?)\n<!-- /scores -->", text, re.DOTALL)
     assert found is not None
     assert found[1] == tables(ROOT / "benchmarks" / "results")
+
+
+def test_only_a_folder_with_results_rewrites_the_readme(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(literature, "HERE", tmp_path)
+    page, folder = tmp_path / "README.md", tmp_path / "results"
+    page.write_text("<!-- scores: by x -->\nold\n<!-- /scores -->\n")
+    folder.mkdir()
+    cases = ((["--help"], 0), (["--helo"], 2), ([str(folder)], 2), ([str(tmp_path / "none")], 2))
+    for arguments, status in cases:
+        assert CliRunner().invoke(literature.app, arguments).exit_code == status
+        assert "old" in page.read_text()
+    name = "digits_cnn_s-benchmark.json"
+    shutil.copy(ROOT / "benchmarks" / "results" / name, folder)
+    run = CliRunner().invoke(literature.app, [str(folder)])
+    assert run.exit_code == 0, run.output
+    assert tables(folder) in page.read_text()
 
 
 def test_every_published_row_has_all_image_data_sets() -> None:

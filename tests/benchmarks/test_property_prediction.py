@@ -16,6 +16,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import r2_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 
 from model_zoos.benchmarks import bootstrap, probes, property_prediction
 from model_zoos.benchmarks import rows as rows_module
@@ -23,6 +24,8 @@ from model_zoos.benchmarks.logistic import STEPS, C, logistic
 from model_zoos.benchmarks.probes import STRENGTHS, ridge
 from model_zoos.benchmarks.property_prediction import Result, predict_properties
 from model_zoos.benchmarks.rows import refuse_leakage, split_by_value
+from model_zoos.benchmarks.states import fingerprint, read_states
+from model_zoos.benchmarks.versions import matrix_threads
 from model_zoos.builders.catalog import get_zoo
 from model_zoos.builders.sources.importing import import_zoo
 from model_zoos.builders.zoo_directory import create_zoo, open_zoo
@@ -492,6 +495,12 @@ def test_a_zoo_is_benchmarked(digits_home: Path) -> None:
         assert np.isnan(score.accuracy_interval).all()
         assert score.accuracy["train"] >= score.majority["train"] >= 1 / score.classes
         assert score.unknown == 0
+    assert result.digest == fingerprint(read_states("digits_cnn_s", digits_home))
+    assert result.versions["numpy"] == np.__version__
+    assert {"python", "cpu", "scikit-learn", "datasets"} <= set(result.versions)
+    with threadpool_limits(1, user_api="blas"):
+        assert matrix_threads() == 1
+    assert result.settings["threads"] == matrix_threads()
     init = classes["weights", "init"]  # uniform from [0, 1) is easy to tell from kaiming
     assert init.accuracy["test"] > 0.9
 
@@ -723,5 +732,8 @@ def test_refusals(tmp_path: Path) -> None:
         predict_properties("digits_cnn_s", tmp_path, targets=["seed"])
     with pytest.raises(InvalidArgument, match="cannot be named 'ridge'"):
         predict_properties("digits_cnn_s", tmp_path, predictors={"ridge": logistic})
+    for limit in (float("nan"), -1.0, 0.0):
+        with pytest.raises(InvalidArgument, match=f"must be above 0, found {limit}"):
+            predict_properties("digits_cnn_s", tmp_path, max_weight=limit)
     with pytest.raises(ValueError, match="unknown offset 'none'"):
         predict_properties("digits_cnn_s", tmp_path, offset="none")

@@ -25,7 +25,8 @@ from model_zoos.benchmarks.property_prediction import Result
 from model_zoos.builders.catalog import get_zoo
 from model_zoos.builders.sources.report import LeftOut, Report
 from model_zoos.builders.specification import Zoo
-from model_zoos.cli import app, data, display, main
+from model_zoos.cli import app, data, display, main, study
+from model_zoos.errors import InvalidArgument
 from tests.benchmarks.zoos import write_odd_zoos
 from tests.documents import ROOT
 from tests.zoos import random_zoo
@@ -391,6 +392,46 @@ def test_scores_fit_into_80_columns(
         shown = [" ".join(line.split()) for line in lines]
         for row in table.rows:
             assert " ".join((*row[:3], *row[kept])) in shown
+
+
+def test_a_result_that_cannot_be_written_is_found_before_the_work(
+    digits_home: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "digits_cnn_s-benchmark.json").mkdir()
+    command = ("benchmark", "digits_cnn_s", "--data-dir", str(digits_home))
+    for suite in ((), ("--suite",)):
+        message = error(*command, *suite, "--out", "/proc/x.json", cwd=tmp_path)
+        assert "/proc/x.json cannot be written: " in message
+        assert message.endswith("try: --out names another file")
+        message = error(*command, *suite, "--out", "file/x.json", cwd=tmp_path)
+        assert f"file/x.json cannot be written: {tmp_path / 'file'}: File exists" in message
+    assert "digits_cnn_s-benchmark.json is a folder" in error(*command, cwd=tmp_path)
+    kept = tmp_path / "kept.json"
+    kept.write_text("before")
+    (tmp_path / "link.json").symlink_to("nothing.json")
+    for name in ("kept.json", "new.json", "link.json"):
+        failing = (*command, "--max-weight", "nan", "--out", name)
+        assert "max_weight must be above 0, found nan" in error(*failing, cwd=tmp_path)
+    assert "found -1.0" in error(*command, "--max-weight", "-1", "--out", "new.json", cwd=tmp_path)
+    assert kept.read_text() == "before"
+    assert (tmp_path / "link.json").is_symlink()
+    left = {"file", "digits_cnn_s-benchmark.json", "kept.json", "link.json"}
+    assert {path.name for path in tmp_path.iterdir()} == left
+
+
+@pytest.mark.parametrize(("quiet", "as_json"), [(False, False), (True, False), (False, True)])
+def test_a_result_that_could_not_be_written_is_printed(
+    quiet: bool, as_json: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = ROOT / "benchmarks" / "results" / "digits_cnn_s-benchmark.json"
+    result = Result.from_json(json.loads(path.read_text()))
+    with pytest.raises(InvalidArgument, match=r"gone/x\.json cannot be written: No such file"):
+        study._write_result(result, tmp_path / "gone" / "x.json", quiet, as_json)
+    shown = capsys.readouterr().out
+    assert ("numbers, R2" in shown) != (quiet or as_json)
+    printed = json.loads(shown[shown.index("{") :])
+    assert printed == json.loads(display.json_text(dataclasses.asdict(result)))
 
 
 @pytest.mark.slow

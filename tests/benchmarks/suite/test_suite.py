@@ -7,12 +7,13 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from model_zoos.benchmarks import probes
-from model_zoos.benchmarks.states import read_states
+from model_zoos.benchmarks.states import fingerprint, read_states
 from model_zoos.benchmarks.suite import (
     PARTS,
     PROTOCOL,
@@ -25,9 +26,10 @@ from model_zoos.benchmarks.suite import (
     prediction,
     read_result,
     run_suite,
+    sampling,
     set_network,
 )
-from model_zoos.benchmarks.suite.zoo import fingerprint, open_zoo
+from model_zoos.benchmarks.suite.zoo import open_zoo
 from model_zoos.builders.catalog import get_zoo
 from model_zoos.builders.zoo_directory import create_zoo
 from model_zoos.cli import display
@@ -133,7 +135,25 @@ def test_every_part_of_a_trained_zoo(trained: SuiteResult) -> None:
     assert values["noise 0.1", "overlap of errors"] > values["noise 0.5", "overlap of errors"]
     tuned = {(m.of[0], m.name): m.value for m in found["fine-tuning"].measures}
     assert tuned["initialisation", "epoch 1"] > 0
-    assert 0 <= tuned["density in a subspace", "epochs saved"] <= 1
+    for start in ("initialisation", "density in a subspace"):
+        assert 0 <= tuned[start, "epochs saved"] <= 1
+    # Of two fresh models, one is as good as their mean in the end.
+    assert tuned["initialisation", "reached by"] > 0
+
+
+def test_vectors_whose_outputs_are_not_finite_are_counted(
+    digits_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def draw(good: np.ndarray, layout: object, count: int, seed: int) -> np.ndarray:
+        new = good[:count].copy()
+        new[0] = np.nan
+        return new
+
+    monkeypatch.setattr(novelty, "SAMPLERS", {"faulty": draw})
+    monkeypatch.setitem(sampling.SAMPLERS, "faulty", draw)
+    zoo = open_zoo("digits_cnn_s", digits_home, None, False, SMALL)
+    notes = PARTS["generation"](zoo, [], lambda step: None).notes
+    assert notes[-1].startswith("faulty: 1 of 3 vectors have outputs that are not finite;")
 
 
 @pytest.mark.slow
@@ -160,6 +180,7 @@ def test_json_and_back(trained: SuiteResult, tmp_path: Path) -> None:
     assert len(same.pairs) == sum(len(part.measures) for part in trained.parts)
     assert all(pair.difference == 0 or np.isnan(pair.difference) for pair in same.pairs)
     assert (same.only_a, same.only_b) == ((), ())
+    assert len(same.remarks) == 1  # that they are of the same states
 
 
 # --- Predictions ----------------------------------------------------------------------------------
@@ -174,7 +195,7 @@ def test_what_the_weights_say_is_found_here_and_elsewhere(good_home: Path) -> No
         "digits_cnn_s",
         good_home,
         parts=list(PARTS)[:2],
-        against=["other_cnn_s"],
+        against=["other_cnn_s", "other-cnn-s"],  # the same one
         settings=dataclasses.replace(SMALL, network_passes=1),
     )
     within, across = result.parts
@@ -186,6 +207,7 @@ def test_what_the_weights_say_is_found_here_and_elsewhere(good_home: Path) -> No
     assert "constant" in within.not_obtained["generalization_gap"]
     assert "absent" in within.not_obtained["sparsity"]
     there = scores(across)
+    assert len(there) == len(across.measures)  # measured once
     for name in ("R2", "R2 own", "tau", "tau own"):
         assert there["other_cnn_s", "test_acc", "ridge", name] > 0.9, name
     intervals = [m.interval for m in within.measures if m.name == "R2"]
@@ -351,14 +373,38 @@ def test_settings_and_versions_that_differ_are_said() -> None:
     mine = result(Measure(("a",), "x", 1.0))
     theirs = dataclasses.replace(mine, settings={"seed": 1}, versions={"torch": "3"}, digest="e")
     notes = " ".join(compare(mine, theirs).tables()[0].notes)
-    assert "Settings differ (seed)" in notes
+    assert "Settings differ (seed 0 and 1)" in notes
     assert "torch 2 and 3" in notes
     assert "other states" in notes
+    theirs = dataclasses.replace(mine, settings={"seed": 0, "more": 2})
+    assert "Settings differ (more - and 2)" in " ".join(compare(mine, theirs).remarks)
+
+
+def test_settings_of_a_part_and_what_was_not_obtained_are_said() -> None:
+    mine = result(Measure(("a",), "x", 1.0))
+    settings = ({"samples": 32, "epochs": [1], "a": 1}, {"samples": 16, "epochs": [2], "b": 0.5})
+    a, b = (
+        dataclasses.replace(mine, parts=[dataclasses.replace(mine.parts[0], settings=one)])
+        for one in settings
+    )
+    assert compare(a, b).remarks[-1] == (
+        "Settings of generation differ: samples 32 and 16; epochs; a 1 and -; b - and 0.5."
+    )
+    lacking = Part("generation", "", not_obtained={"all of it": "no images"})
+    remarks = compare(mine, dataclasses.replace(mine, parts=[lacking])).remarks
+    assert remarks[-1] == "Not obtained in B: generation, all of it: no images"
+    assert len(compare(mine, mine).remarks) == 1
 
 
 def test_other_protocols_are_refused() -> None:
     with pytest.raises(InvalidArgument, match=r"'model_zoos suite 1', b of 'model_zoos suite 0'"):
         compare(result(), result(protocol="model_zoos suite 0"), ("a", "b"))
+
+
+def malformed(**change: object) -> dict[str, Any]:
+    """A part of one measure, whose entries are other ones."""
+    measure = {"of": ["a"], "name": "x", "value": 1.0, "interval": [None, None], **change}
+    return {**dataclasses.asdict(result().parts[0]), "measures": [measure]}
 
 
 CHANGES = [
@@ -367,7 +413,22 @@ CHANGES = [
     {"more": 1},
     {"settings": 3},
     {"models": {"train": "x"}},
+    {"models": {}},
+    {"settings": []},
+    {"versions": [["torch", "2"]]},
+    {"digest": None},
+    {"parts": [malformed(of="abc")]},
+    {"parts": [malformed(of=["a", "b"])]},
+    {"parts": [malformed(value="1")]},
+    {"parts": [malformed(interval=[0, 1, 2])]},
+    {"parts": [{**malformed(), "notes": "n"}]},
 ]
+
+
+def test_a_whole_file_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps({**dataclasses.asdict(result()), "parts": [malformed()]}))
+    assert read_result(path).parts[0].measures[0].value == 1
 
 
 @pytest.mark.parametrize(
