@@ -43,6 +43,7 @@ from ..specification import MAX_EPOCHS, Zoo
 from ..untrusted import open_plain, read_plain
 from ..zoo_directory import SOURCE_COLUMNS
 from .archive import blamed_on_the_file, printable, shown
+from .cells import INITS
 from .identify import specify_drawn
 from .names import model_id_of
 from .ray_tune import State
@@ -63,18 +64,6 @@ FILES = {"weights.npy": 1 << 35, "metrics.csv.gz": _MAX_TABLE, "layout.csv": _MA
 
 IMAGE_SETS = {"mnist": 28, "fashion_mnist": 28, "cifar10": 32, "svhn_cropped": 32}
 """Image data set of the source -> side of its images."""
-
-INITS = {
-    "glorot_normal": "xavier_normal",
-    "glorot_uniform": "xavier_uniform",
-    "he_normal": "kaiming_normal",
-    "he_uniform": "kaiming_uniform",
-    "RandomNormal": "normal",
-    "TruncatedNormal": "trunc_normal",
-    "truncated_normal": "trunc_normal",
-}
-"""Initialisation of the source -> torch's name of the same variance. The normal ones of TensorFlow
-are truncated."""
 
 _LAYOUT_COLUMNS = ("varname", "start_idx", "end_idx", "shape")
 
