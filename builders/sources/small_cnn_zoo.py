@@ -231,10 +231,12 @@ def read_small_cnn_zoo(folder: Path) -> SmallCnnZoo:
     Raises:
         Unreadable: a file is not what it should be, or they contradict each other.
     """
-    text, order = _layout(folder / "layout.csv")
-    with open_plain(folder / "weights.npy") as file:
+    with blamed_on_the_file("layout.csv"):
+        text, order = _layout(folder / "layout.csv")
+    with blamed_on_the_file("weights.npy"), open_plain(folder / "weights.npy") as file:
         shape, *_ = _npy_header(file)
-    table = _table(folder / "metrics.csv.gz", shape[0] if shape else 0)
+    with blamed_on_the_file("metrics.csv.gz"):
+        table = _table(folder / "metrics.csv.gz", shape[0] if shape else 0)
     offset = _offset(folder / "weights.npy", (len(table), len(order)))
     config = table.select([name for name in table.column_names if name.startswith("config.")])
     for name in ("step", "config.dataset"):
@@ -333,6 +335,11 @@ def _offset(path: Path, shape: tuple[int, int]) -> int:
     with open_plain(path) as file:
         found, fortran, dtype = _npy_header(file)
         offset, size = file.tell(), file.seek(0, io.SEEK_END)
+    if (found, fortran, dtype) == (shape, True, np.dtype("<f4")):
+        raise Unreadable(
+            "weights.npy is in Fortran's order, column by column, expected row by row: load it, "
+            "and save numpy.ascontiguousarray of it"
+        )
     if (found, fortran, dtype) != (shape, False, np.dtype("<f4")):
         raise Unreadable(
             f"weights.npy has {printable(str(dtype))} {printable(str(found))}, expected float32 "
@@ -362,6 +369,8 @@ def _table(path: Path, rows: int) -> pa.Table:
         raise Unreadable("metrics.csv.gz repeats the name of a column, or has too many")
     return pacsv.read_csv(
         pa.BufferReader(content),
+        # Threads of Arrow take as long here, and could abort a process that ends by an error.
+        read_options=pacsv.ReadOptions(use_threads=False),
         convert_options=pacsv.ConvertOptions(
             column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=True
         ),

@@ -244,7 +244,18 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
         _spoil("weights.npy", lambda content: content[:8] + b"\xff\xff" + b"{" * 70_000),
         "unreadable",
     ),
-    "no gzip": (_spoil("metrics.csv.gz", lambda content: content[2:]), "unreadable"),
+    "no gzip": (
+        _spoil("metrics.csv.gz", lambda content: content[2:]),
+        r"unreadable: metrics\.csv\.gz: ",
+    ),
+    "a cut table": (
+        _spoil("metrics.csv.gz", lambda content: content[:-50]),
+        r"unreadable: metrics\.csv\.gz: .* ended before the end",
+    ),
+    "Fortran's order": (
+        lambda folder: np.save(folder / "weights.npy", np.asfortranarray(some_weights(4))),
+        r"is in Fortran's order.* save numpy\.ascontiguousarray of it",
+    ),
     "a layout with a gap": (
         _spoil("layout.csv", lambda content: content.replace(b",16,160,", b",17,160,")),
         "is not where its shape says",
