@@ -7,13 +7,14 @@ column says is an error, which costs the state of its row.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
 from ...errors import Unreadable
 from ..hyperparameters import ACTIVATIONS
 from ..specification import HYPERPARAMETER_CHECKS
+from ..zoo_directory import SOURCE_COLUMNS
 from .archive import shown
 from .ray_tune import HYPERPARAMETERS
 from .report import whole
@@ -66,7 +67,9 @@ def cell_hyperparameters(
             if kind is int and value is not None:
                 value = _exactly(cell, value)
                 if value is None:
-                    raise Unreadable(f"wrong hyperparameters: {name} is no whole number")
+                    raise Unreadable(
+                        f"wrong hyperparameters: {name} is {shown(cell)}, no whole number"
+                    )
         if value is not None and not possible(value):
             if name in CAN_BE_NULL and others is not None:
                 others[name] = str(cell)
@@ -76,6 +79,12 @@ def cell_hyperparameters(
             raise Unreadable(f"wrong hyperparameters: {name} is {shown(value)}, not {expected}")
         found[name] = value
     return found
+
+
+def null_remark(name: str, texts: Iterable[str]) -> str:
+    """Return the remark on a hyperparameter that is null where it has one of these texts."""
+    some = ", ".join(shown(text) for text in sorted(texts)[:3])
+    return f"{name} is null where it is none of ours ({some}); {SOURCE_COLUMNS} has it"
 
 
 def _our_word(name: str, text: str) -> str:

@@ -41,7 +41,7 @@ from ..schema import METRICS
 from ..specification import Zoo
 from ..zoo_directory import SOURCE_COLUMNS
 from .archive import blamed_on_the_file, printable, shown
-from .cells import CAN_BE_NULL, cell_hyperparameters, cell_number, cell_text
+from .cells import CAN_BE_NULL, cell_hyperparameters, cell_number, cell_text, null_remark
 from .identify import specify_drawn
 from .names import model_id_of
 from .ray_tune import HYPERPARAMETERS, State
@@ -332,10 +332,7 @@ def _remarks(
         if name in others:
             del others[name]
             texts = {entry.others[name] for entry in entries if name in entry.others}
-            some = ", ".join(shown(text) for text in sorted(texts)[:3])
-            remarks.append(
-                f"{name} is null where it is none of ours ({some}); {SOURCE_COLUMNS} has it"
-            )
+            remarks.append(null_remark(name, texts))
     if others:
         remarks.append(
             f"columns that no row has, kept in {SOURCE_COLUMNS} ({len(others)}): "
