@@ -69,9 +69,14 @@ def first_of(names: Sequence[str]) -> str:
 
 
 @contextmanager
-def blamed_on_the_file() -> Iterator[None]:
+def blamed_on_the_file(name: str = "") -> Iterator[None]:
     """Turn every error in the use of a file's content into `Unreadable`, but those of the machine:
-    where the disk is full or descriptors are out, no file is at fault."""
+    where the disk is full or descriptors are out, no file is at fault.
+
+    Args:
+        name: name of the file, where the caller's message does not say it.
+    """
+    what = f"unreadable: {name}: " if name else "unreadable: "
     try:
         yield
     except (Unreadable, MemoryError):
@@ -79,9 +84,9 @@ def blamed_on_the_file() -> Iterator[None]:
     except OSError as error:
         if error.errno in _OURS:
             raise
-        raise Unreadable(f"unreadable: {error.strerror or error}") from None
+        raise Unreadable(f"{what}{error.strerror or error}") from None
     except Exception as error:
-        raise Unreadable(f"unreadable: {type(error).__name__}: {printable(str(error))}") from None
+        raise Unreadable(f"{what}{type(error).__name__}: {printable(str(error))}") from None
 
 
 class Member(NamedTuple):

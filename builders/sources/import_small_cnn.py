@@ -65,6 +65,7 @@ def _import_models(
         digest.update((folder / name).read_bytes())
     given, facts, remarks = splits_of_file(job.splits, data.names, data.finals)
     digest.update("".join(facts.values()).encode())
+    remarks += data.remarks
     about = {
         "file": job.path.resolve().name,
         "bytes": sum((folder / name).stat().st_size for name in small_cnn_zoo.FILES),

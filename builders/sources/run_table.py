@@ -33,20 +33,19 @@ import pyarrow as pa
 from ...errors import InvalidArgument, Unreadable
 from ..architecture import canonical_name, find_architecture
 from ..catalog import ELSEWHERE, IMAGE_FOLDER, UNKNOWN_IMAGES, config_names
-from ..hyperparameters import ACTIVATIONS
 from ..layers import looks_like_text, parse_text
 from ..layout import Layout, find_layout, make_layout
 from ..machine import counted
 from ..model_file import SHARES_OF_1
 from ..schema import METRICS
-from ..specification import HYPERPARAMETER_CHECKS, Zoo
+from ..specification import Zoo
 from ..zoo_directory import SOURCE_COLUMNS
 from .archive import blamed_on_the_file, printable, shown
+from .cells import CAN_BE_NULL, cell_hyperparameters, cell_number, cell_text, null_remark
 from .identify import specify_drawn
 from .names import model_id_of
 from .ray_tune import HYPERPARAMETERS, State
 from .report import LeftOut, weights_fault, whole
-from .small_cnn_zoo import INITS
 from .state_files import floats, largest_file, read_tensors, weights_of
 from .table_files import Row, read_rows
 
@@ -74,19 +73,7 @@ _SHORT = {
 _FEWEST_PERCENTS = 2
 """Values above 1 that make a column of shares suspect; a single one is a fault of its row."""
 
-_NO_VALUE = ("none", "null", "nan")
-"""Texts that stand for no value, in small letters."""
-
-_OUR_WORDS: Mapping[str, Mapping[str, str]] = {
-    "activation": {kind.lower(): name for name, kind in ACTIVATIONS.items()} | {"swish": "silu"},
-    "init": {theirs.lower(): ours for theirs, ours in INITS.items()},
-}
-"""Hyperparameter -> word of torch.nn or of TensorFlow, in small letters -> ours."""
-
 _REPEATED = "repeated: another row is this epoch"
-
-_CAN_BE_NULL = ("optimizer", "init")
-"""Hyperparameters with which a model runs, whatever they are: rows have null for unknown ones."""
 
 
 class Entry(NamedTuple):
@@ -296,7 +283,7 @@ def read_run_table(
         if count > 1:
             raise InvalidArgument(f"{count} columns are renamed to {name}, expected one")
     try:
-        shared = _hyperparameters(constants)
+        shared = cell_hyperparameters(constants)
     except Unreadable as error:
         raise InvalidArgument(str(error)) from None
     with blamed_on_the_file():
@@ -341,14 +328,11 @@ def _remarks(
     entries = [entry for of in models.values() for entry in of]
     others = dict.fromkeys(name for entry in entries for name in entry.others)
     remarks = []
-    for name in _CAN_BE_NULL:
+    for name in CAN_BE_NULL:
         if name in others:
             del others[name]
             texts = {entry.others[name] for entry in entries if name in entry.others}
-            some = ", ".join(shown(text) for text in sorted(texts)[:3])
-            remarks.append(
-                f"{name} is null where it is none of ours ({some}); {SOURCE_COLUMNS} has it"
-            )
+            remarks.append(null_remark(name, texts))
     if others:
         remarks.append(
             f"columns that no row has, kept in {SOURCE_COLUMNS} ({len(others)}): "
@@ -404,9 +388,9 @@ def _fits(name: str, cell: str | None) -> bool:
     """Return whether a column of ours can have a value."""
     try:
         if name in METRICS:
-            number = _number(name, cell, "metrics")
+            number = cell_number(name, cell, "metrics")
             return number is None or name not in SHARES_OF_1 or 0 <= number <= 1
-        _hyperparameters({name: cell})
+        cell_hyperparameters({name: cell})
     except Unreadable:
         return False
     return True
@@ -496,7 +480,7 @@ class _Rows:
     def _add(self, values: Row) -> None:
         trial, epoch = f"row {self.count}", -1
         try:
-            name = _text(values.get("model_id"))
+            name = cell_text(values.get("model_id"))
             if name is None:
                 raise Unreadable("wrong model_id: it is empty")
             trial = printable(name)
@@ -520,11 +504,11 @@ class _Rows:
 
     def _count(self, values: Row, model: str, epoch: int) -> None:
         """Count what is looked at when all rows are known, also of rows that are left out."""
-        if path := _text(values.get("path")):
+        if path := cell_text(values.get("path")):
             self._epochs[model, self._file(path)].add(epoch)
         for name, counts in self._shares.items():
             with suppress(Unreadable):
-                number = _number(name, values.get(name), "metrics")
+                number = cell_number(name, values.get(name), "metrics")
                 if number is not None and not math.isnan(number):
                     counts[0] += number > 1 + _ROUNDED
                     counts[1] += 1
@@ -552,7 +536,7 @@ def _joined(first: Entry, second: Entry, known: Mapping[str, Any], new: Mapping[
     """
 
     def values(entry: Entry, hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
-        texts = {name: entry.others[name] for name in _CAN_BE_NULL if name in entry.others}
+        texts = {name: entry.others[name] for name in CAN_BE_NULL if name in entry.others}
         return {**entry.metrics, **hyperparameters, **texts}
 
     one, two = values(first, known), values(second, new)
@@ -608,12 +592,12 @@ def _agree(
 
 def _entry(values: Row, epoch: int, row: int) -> tuple[Entry, dict[str, Any]]:
     """Return a row as a state, and the hyperparameters of its model."""
-    path = _text(values.get("path"))
+    path = cell_text(values.get("path"))
     if path is None:
         raise Unreadable("missing file: its path is empty")
     metrics = {}
     for name in METRICS:
-        number = _number(name, values.get(name), "metrics")
+        number = cell_number(name, values.get(name), "metrics")
         if number is None:
             continue
         if name in SHARES_OF_1 and 1 < number <= 1 + _ROUNDED:
@@ -629,93 +613,15 @@ def _entry(values: Row, epoch: int, row: int) -> tuple[Entry, dict[str, Any]]:
         if name not in KEYS and name not in METRICS and name not in HYPERPARAMETERS
         if (text := _as_written(value)) is not None
     }
-    hyperparameters = _hyperparameters(values, others)
+    hyperparameters = cell_hyperparameters(values, others)
     return Entry(epoch, path, metrics, others, row), hyperparameters
 
 
-def _hyperparameters(values: Row, others: dict[str, str] | None = None) -> dict[str, Any]:
-    """Return the hyperparameters among some values; those of a cell without any are None.
-
-    Args:
-        values: of a row.
-        others: receives the values of `_CAN_BE_NULL` that rows cannot have; None to refuse them.
-    """
-    found: dict[str, Any] = {}
-    for name in HYPERPARAMETERS.keys() & values.keys():
-        _, kind, possible = HYPERPARAMETERS[name]
-        cell = None if _stands_for_none(values[name]) else values[name]
-        value: Any
-        if kind is str:
-            value = _text(cell)
-            if value is not None and not possible(value):
-                value = _our_word(name, value)
-        else:
-            value = _number(name, cell, "hyperparameters")
-            if kind is int and value is not None:
-                value = _exactly(cell, value)
-                if value is None:
-                    raise Unreadable(f"wrong hyperparameters: {name} is no whole number")
-        if value is not None and not possible(value):
-            if name in _CAN_BE_NULL and others is not None:
-                others[name] = str(cell)
-                found[name] = None
-                continue
-            _, expected = HYPERPARAMETER_CHECKS.get(name, (None, "in the range of its column"))
-            raise Unreadable(f"wrong hyperparameters: {name} is {shown(value)}, not {expected}")
-        found[name] = value
-    return found
-
-
-def _our_word(name: str, text: str) -> str:
-    """Return our word for a text such as "torch.optim.SGD", "nn.ReLU()" or "kaiming_normal_"."""
-    plain = text.lower().removesuffix("()").rstrip("_").replace("-", "_")
-    if "(" not in plain:
-        plain = plain.rpartition(".")[2]
-    return _OUR_WORDS.get(name, {}).get(plain, plain)
-
-
 def _epoch(value: object) -> int:
-    number = None if isinstance(value, bool) else whole(_number("epoch", value, "epoch"))
+    number = None if isinstance(value, bool) else whole(cell_number("epoch", value, "epoch"))
     if number is None or not 0 <= number < 2**31:
         raise Unreadable(f"wrong epoch: {shown(value)} is no whole number from 0 on")
     return number
-
-
-def _number(name: str, value: object, kind: str) -> float | None:
-    """Return a cell as a number; None if it is empty."""
-    if isinstance(value, str):
-        value = value.strip()
-    if value is None or value == "":
-        return None
-    try:
-        if isinstance(value, bool | list | dict):
-            raise TypeError
-        return float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError, OverflowError):
-        raise Unreadable(f"wrong {kind}: {name} is {shown(value)}, no number") from None
-
-
-def _stands_for_none(value: object) -> bool:
-    return isinstance(value, str) and value.strip().lower() in _NO_VALUE
-
-
-def _exactly(value: object, number: float) -> int | None:
-    """Return a cell that is this number as a whole one, to the last digit; None if it has none."""
-    if isinstance(value, str | int):
-        with suppress(ValueError):  # a text such as 1.0 or 1e3
-            return int(value)
-    return whole(number)
-
-
-def _text(value: object) -> str | None:
-    """Return a cell as a text without spaces around it; None if it is empty."""
-    if isinstance(value, float):
-        if math.isnan(value):
-            return None
-        value = value if (number := whole(value)) is None else number
-    if isinstance(value, list | dict):
-        raise Unreadable(f"malformed: {shown(value)} where a text is expected")
-    return None if value is None else str(value).strip() or None
 
 
 def _as_written(value: object) -> str | None:

@@ -39,14 +39,18 @@ from numpy.typing import NDArray
 
 from ...errors import Unreadable
 from ..architecture import find_architecture
+from ..machine import counted
+from ..model_file import SHARES_OF_1
 from ..specification import MAX_EPOCHS, Zoo
 from ..untrusted import open_plain, read_plain
 from ..zoo_directory import SOURCE_COLUMNS
 from .archive import blamed_on_the_file, printable, shown
+from .cells import cell_number
 from .identify import specify_drawn
 from .names import model_id_of
 from .ray_tune import State
 from .report import LeftOut, weights_fault
+from .small_cnn_config import Config
 
 FORM = "small_cnn_zoo"
 """What zoo.json says of the source's form."""
@@ -64,17 +68,10 @@ FILES = {"weights.npy": 1 << 35, "metrics.csv.gz": _MAX_TABLE, "layout.csv": _MA
 IMAGE_SETS = {"mnist": 28, "fashion_mnist": 28, "cifar10": 32, "svhn_cropped": 32}
 """Image data set of the source -> side of its images."""
 
-INITS = {
-    "glorot_normal": "xavier_normal",
-    "glorot_uniform": "xavier_uniform",
-    "he_normal": "kaiming_normal",
-    "he_uniform": "kaiming_uniform",
-    "RandomNormal": "normal",
-    "TruncatedNormal": "trunc_normal",
-    "truncated_normal": "trunc_normal",
-}
-"""Initialisation of the source -> torch's name of the same variance. The normal ones of TensorFlow
-are truncated."""
+_NULLS = ("", "NA", "N/A", "#NA", "#N/A", "#N/A N/A", "n/a", "NULL", "null")
+"""Texts of an empty cell. NaN is none of them: the loss of a diverged model was measured."""
+
+_WRONG_STEP = "wrong epoch: its step is no whole number"
 
 _LAYOUT_COLUMNS = ("varname", "start_idx", "end_idx", "shape")
 
@@ -102,8 +99,10 @@ class SmallCnnZoo:
         config: all `config.*` of the source, a row for each model; in a `part` none.
         rows: int64 [rows], the row of weights.npy; those that belong to no model stand last.
         epochs: int64 [rows].
-        metrics: name of the row's column -> float64 [rows], NaN where absent.
+        metrics: name of the row's column -> float64 [rows]; masked where a loss was not measured.
+            One that the table has no column for is missing.
         left_out: rows that belong to no model.
+        remarks: what a user must know of the columns.
     """
 
     dataset: str
@@ -119,6 +118,7 @@ class SmallCnnZoo:
     epochs: NDArray[np.int64]
     metrics: Mapping[str, NDArray[np.float64]]
     left_out: list[LeftOut]
+    remarks: list[str]
 
     def finals(self) -> dict[int, str | None]:
         """Return the model of each row of the last epoch; None for a row that is left out."""
@@ -153,6 +153,7 @@ class SmallCnnZoo:
             hyperparameters={model: self.hyperparameters[model] for model in ids},
             config=self.config.schema.empty_table(),
             left_out=[],
+            remarks=[],
         )
 
     @contextmanager
@@ -172,9 +173,11 @@ class SmallCnnZoo:
         epochs = self.epochs[rows].tolist()
         metrics = [column[rows].tolist() for column in self.metrics.values()]
         for epoch, weights, fault, *row in zip(epochs, found, faults, *metrics, strict=True):
-            values = dict(zip(self.metrics, row, strict=True))
-            if not all(0 <= value <= 1 for name, value in values.items() if name.endswith("_acc")):
-                fault = "missing metrics: an accuracy is no share of 1"
+            values = {
+                name: value
+                for name, value in zip(self.metrics, row, strict=True)
+                if value is not None  # masked
+            }
             if fault is not None:
                 yield LeftOut(self.names[model_id], epoch, fault)
             else:
@@ -242,15 +245,18 @@ def read_small_cnn_zoo(folder: Path) -> SmallCnnZoo:
     Raises:
         Unreadable: a file is not what it should be, or they contradict each other.
     """
-    text, order = _layout(folder / "layout.csv")
-    with open_plain(folder / "weights.npy") as file:
+    with blamed_on_the_file("layout.csv"):
+        text, order = _layout(folder / "layout.csv")
+    with blamed_on_the_file("weights.npy"), open_plain(folder / "weights.npy") as file:
         shape, *_ = _npy_header(file)
-    table = _table(folder / "metrics.csv.gz", shape[0] if shape else 0)
+    with blamed_on_the_file("metrics.csv.gz"):
+        table = _table(folder / "metrics.csv.gz", shape[0] if shape else 0)
     offset = _offset(folder / "weights.npy", (len(table), len(order)))
+    accuracies = [theirs for theirs, ours in METRICS.items() if ours in SHARES_OF_1]
+    needed = ["step", "config.dataset", *accuracies]
+    if missing := [name for name in needed if name not in table.column_names]:
+        raise Unreadable(f"metrics.csv.gz has no column {' and no '.join(missing)}")
     config = table.select([name for name in table.column_names if name.startswith("config.")])
-    for name in ("step", "config.dataset"):
-        if name not in table.column_names:
-            raise Unreadable(f"metrics.csv.gz has no column {name}")
     datasets = config["config.dataset"].unique().to_pylist()
     if len(datasets) != 1 or datasets[0] not in IMAGE_SETS:
         raise Unreadable(
@@ -262,9 +268,17 @@ def read_small_cnn_zoo(folder: Path) -> SmallCnnZoo:
     steps = _numbers(table, "step")
     good = np.isfinite(steps) & (steps >= 0) & (steps == np.rint(steps)) & (steps < 2**31)
     epochs = np.where(good, steps, -1).astype(np.int64)
+    faults = dict.fromkeys(np.flatnonzero(~good).tolist(), _WRONG_STEP)
+    metrics = {}
+    for theirs, ours in METRICS.items():
+        if theirs in table.column_names:
+            metrics[ours] = _metric(table[theirs], ours, faults)
+    of_rows = Config(config, numbers)
+    for row, reason in of_rows.faults():
+        faults.setdefault(row, reason)
+    good[list(faults)] = False
     left_out = [
-        LeftOut(names[numbers[row]], -1, "wrong epoch: its step is no whole number")
-        for row in np.flatnonzero(~good)
+        LeftOut(names[numbers[row]], int(epochs[row]), reason) for row, reason in faults.items()
     ]
     by_model = np.lexsort((epochs, numbers))
     by_model = by_model[good[by_model]]
@@ -275,12 +289,14 @@ def read_small_cnn_zoo(folder: Path) -> SmallCnnZoo:
         for row in repeated
     ]
     kept = np.delete(by_model, np.flatnonzero(same) + 1)
+    if not len(kept):
+        reason = min(left_out).reason if left_out else "it is empty"
+        raise Unreadable(f"metrics.csv.gz has no row that can be used: {reason}")
     starts = np.flatnonzero(np.diff(numbers[kept], prepend=-1))
-    firsts = kept[starts]
-    names = [names[number] for number in numbers[firsts].tolist()]
+    names = [names[number] for number in numbers[kept[starts]].tolist()]
     ids = [model_id_of(name) for name in names]
     places = map(slice, starts.tolist(), [*starts[1:].tolist(), len(kept)])
-    of_model = config.take(firsts)
+    of_models, hyperparameters, remarks = of_rows.of_models(kept, starts)
     rest = np.ones(len(epochs), np.bool_)
     rest[kept] = False
     rows = np.concatenate([kept, np.flatnonzero(rest)])
@@ -293,12 +309,13 @@ def read_small_cnn_zoo(folder: Path) -> SmallCnnZoo:
         order=order,
         models=dict(zip(ids, places, strict=False)),
         names=dict(zip(ids, names, strict=True)),
-        hyperparameters=dict(zip(ids, _hyperparameters(of_model), strict=True)),
-        config=of_model.add_column(0, "model_id", pa.array(ids)),
+        hyperparameters=dict(zip(ids, hyperparameters, strict=True)),
+        config=of_models.add_column(0, "model_id", pa.array(ids)),
         rows=rows,
         epochs=epochs[rows],
-        metrics={ours: _numbers(table, theirs)[rows] for theirs, ours in METRICS.items()},
+        metrics={name: column[rows] for name, column in metrics.items()},
         left_out=left_out,
+        remarks=remarks + _null_metrics(metrics, kept),
     )
 
 
@@ -344,6 +361,11 @@ def _offset(path: Path, shape: tuple[int, int]) -> int:
     with open_plain(path) as file:
         found, fortran, dtype = _npy_header(file)
         offset, size = file.tell(), file.seek(0, io.SEEK_END)
+    if (found, fortran, dtype) == (shape, True, np.dtype("<f4")):
+        raise Unreadable(
+            "weights.npy is in Fortran's order, column by column, expected row by row: load it, "
+            "and save numpy.ascontiguousarray of it"
+        )
     if (found, fortran, dtype) != (shape, False, np.dtype("<f4")):
         raise Unreadable(
             f"weights.npy has {printable(str(dtype))} {printable(str(found))}, expected float32 "
@@ -373,8 +395,12 @@ def _table(path: Path, rows: int) -> pa.Table:
         raise Unreadable("metrics.csv.gz repeats the name of a column, or has too many")
     return pacsv.read_csv(
         pa.BufferReader(content),
+        # Threads of Arrow take as long here, and could abort a process that ends by an error.
+        read_options=pacsv.ReadOptions(use_threads=False),
         convert_options=pacsv.ConvertOptions(
-            column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=True
+            column_types=dict.fromkeys(names, pa.string()),
+            strings_can_be_null=True,
+            null_values=_NULLS,
         ),
     )
 
@@ -402,6 +428,46 @@ def _numbers(table: pa.Table, name: str) -> NDArray[np.float64]:
 
         return np.array([number(text) for text in _texts(table, name)])
     return column.to_numpy(zero_copy_only=False).astype(np.float64)
+
+
+def _metric(column: pa.ChunkedArray, name: str, faults: dict[int, str]) -> NDArray[np.float64]:
+    """Return a metric of all rows as float64, masked where a loss is absent.
+
+    Args:
+        column: texts of the rows.
+        name: the metric, as our rows call it.
+        faults: receives the rows whose cell cannot be used, and why.
+    """
+    try:
+        values = pc.cast(column, pa.float64()).to_numpy().astype(np.float64)
+        absent = pc.is_null(column).to_numpy()
+    except pa.ArrowInvalid:  # some value is no number, or none that Arrow can read
+        found: list[float | None] = []
+        for row, text in enumerate(column.to_pylist()):
+            try:
+                found.append(cell_number(name, text, "metrics"))
+            except Unreadable as error:
+                faults.setdefault(row, str(error))
+                found.append(math.nan)
+        values = np.array(found, np.float64)
+        absent = np.array([value is None for value in found])
+    if name in SHARES_OF_1:
+        for row in np.flatnonzero(~((values >= 0) & (values <= 1))).tolist():
+            wrong = f"wrong metrics: {name} is {values[row]}, not a share of 1"
+            faults.setdefault(row, f"missing metrics: {name}" if absent[row] else wrong)
+        return values
+    return np.ma.array(values, mask=absent) if absent.any() else values
+
+
+def _null_metrics(metrics: Mapping[str, NDArray[np.float64]], kept: NDArray[np.int64]) -> list[str]:
+    """Return a remark on each metric that is null at some of the rows that are used."""
+    remarks = []
+    for theirs, name in METRICS.items():
+        if name not in metrics:
+            remarks.append(f"{name} is null: metrics.csv.gz has no column {theirs}")
+        elif count := int(np.ma.getmaskarray(metrics[name])[kept].sum()):
+            remarks.append(f"{name} is null at {counted(count, 'state')}, whose cells are empty")
+    return remarks
 
 
 def _models(table: pa.Table, config: pa.Table) -> tuple[NDArray[np.int64], list[str]]:
@@ -433,25 +499,6 @@ def _models(table: pa.Table, config: pa.Table) -> tuple[NDArray[np.int64], list[
         for folder, short in zip(folders, shorts, strict=True)
     ]
     return encoded.indices.to_numpy().astype(np.int64), names
-
-
-def _hyperparameters(config: pa.Table) -> list[dict[str, Any]]:
-    """Return the hyperparameters that a row has columns for, of each model."""
-
-    def known(values: Sequence[float], whole: bool = False) -> list[float | int | None]:
-        return [None if not math.isfinite(v) else int(v) if whole else v for v in values]
-
-    texts = {name: _texts(config, f"config.{name}") for name in ("activation", "optimizer")}
-    inits = [INITS.get(init, init) if init else None for init in _texts(config, "config.w_init")]
-    columns = {
-        **texts,
-        "init": inits,
-        "dropout": known(_numbers(config, "config.dropout").tolist()),
-        "learning_rate": known(_numbers(config, "config.learning_rate").tolist()),
-        "seed": known(_numbers(config, "config.random_seed").tolist(), whole=True),
-        "epochs": known(_numbers(config, "config.epochs").tolist(), whole=True),
-    }
-    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def write_source_columns(found: SmallCnnZoo, folder: Path) -> None:

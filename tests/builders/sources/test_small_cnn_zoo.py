@@ -6,8 +6,11 @@ import csv
 import gzip
 import io
 import json
+import math
 import os
 import random
+import re
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from datasets import load_dataset
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import model_zoos
 from model_zoos.benchmarks.audit import audit_zoo
@@ -25,10 +30,11 @@ from model_zoos.benchmarks.speed.measure import peak_memory
 from model_zoos.benchmarks.speed.small_cnn_zoo import write_source
 from model_zoos.builders.catalog import ELSEWHERE
 from model_zoos.builders.hub.build import build_folder
+from model_zoos.builders.machine import counted
 from model_zoos.builders.overview import overview
 from model_zoos.builders.sources import import_small_cnn
 from model_zoos.builders.sources.importing import import_zoo
-from model_zoos.builders.sources.report import REPORT
+from model_zoos.builders.sources.report import REPORT, LeftOut
 from model_zoos.builders.sources.small_cnn_zoo import FILES, read_small_cnn_zoo
 from model_zoos.builders.zoo_directory import SOURCE_COLUMNS, open_zoo
 from model_zoos.errors import UnknownZoo, Unreadable
@@ -191,16 +197,189 @@ def test_a_bad_row_costs_itself_only(tmp_path: Path) -> None:
     rows[6]["test_accuracy"] = "?"
     rows[8]["config.learning_rate"] = "fast"
     [report] = import_zoo(write(tmp_path / "zoo", rows, weights), tmp_path, "own")
-    assert report.kept == 12 - 4
+    assert report.kept == 12 - 5
     assert {entry.category for entry in report.left_out} == {
         "NaN or infinite weights",
         "wrong epoch",
         "repeated",
-        "missing metrics",
+        "wrong metrics",
+        "wrong hyperparameters",
     }
     files = {file.model_id: file for file in open_zoo(tmp_path, "own").scan()[0]}
-    assert files["2"].hyperparameters["learning_rate"] is None
+    assert files["2"].hyperparameters["learning_rate"] == pytest.approx(3e-3)
     assert files["2"].hyperparameters["seed"] == 102
+
+
+CELLS = {
+    "": None,
+    " ": None,
+    "NA": None,
+    "nan": math.nan,
+    "NaN": math.nan,
+    "inf": math.inf,
+    "2.5": 2.5,
+    "oops": "no number",
+}
+"""Text of a loss -> its value, or why its state is left out."""
+
+
+@settings(max_examples=20, deadline=None)
+@given(cells=st.lists(st.sampled_from(sorted(CELLS)), min_size=8, max_size=8))
+def test_a_loss_that_was_not_measured_is_null_and_one_that_is_nan_is_nan(cells: list[str]) -> None:
+    """A text that is no number costs its state."""
+    rows = rows_of(2)
+    for row, cell in zip(rows, cells, strict=True):
+        row["test_loss"] = cell
+    with tempfile.TemporaryDirectory() as folder:
+        source = write(Path(folder) / "zoo", rows, some_weights(len(rows)))
+        if all(CELLS[cell] == "no number" for cell in cells):
+            with pytest.raises(
+                Unreadable, match="no row that can be used: wrong metrics: test_los"
+            ):
+                import_zoo(source, folder, "own")
+            return
+        [report] = import_zoo(source, folder, "own")
+        found = {
+            (file.model_id, epoch): None if value is np.ma.masked else float(value)
+            for file in open_zoo(folder, "own").scan()[0]
+            for epoch, value in zip(
+                file.epochs.tolist(),
+                file.metrics.get("test_loss", np.ma.masked_all(len(file.epochs))),
+                strict=True,
+            )
+        }
+    expected = {
+        (str(number // len(STEPS)), STEPS[number % len(STEPS)]): CELLS[cell]
+        for number, cell in enumerate(cells)
+    }
+    wrong = {state for state, value in expected.items() if value == "no number"}
+    assert repr(sorted(found.items())) == repr(
+        sorted((state, value) for state, value in expected.items() if state not in wrong)
+    )
+    assert {(entry.trial, entry.epoch) for entry in report.left_out} == wrong
+    assert {entry.reason for entry in report.left_out} <= {
+        "wrong metrics: test_loss is 'oops', no number"
+    }
+    empty = list(expected.values()).count(None)
+    remarks = [f"test_loss is null at {counted(empty, 'state')}, whose cells are empty"]
+    assert list(report.remarks) == (remarks if empty else [])
+
+
+def test_losses_without_a_column_are_null(tmp_path: Path) -> None:
+    """In the rows of the data set, in which no loss is NaN."""
+    rows = rows_of(2)
+    for row in rows:
+        del row["train_loss"], row["test_loss"]
+    [report] = import_zoo(write(tmp_path / "zoo", rows, some_weights(8)), tmp_path, "own")
+    assert (report.kept, report.remarks) == (
+        8,
+        tuple(
+            f"{name} is null: metrics.csv.gz has no column {name}"
+            for name in ("test_loss", "train_loss")
+        ),
+    )
+    found = load_dataset("model_zoos", "own", data_dir=str(tmp_path), split="all")
+    assert (set(found["test_loss"]), set(found["train_loss"])) == ({None}, {None})
+    assert None not in found["test_acc"]
+
+
+@pytest.mark.parametrize(
+    "absent", [["train_accuracy"], ["test_accuracy"], ["test_accuracy", "train_accuracy"]]
+)
+def test_a_missing_column_of_accuracies_is_named_once(tmp_path: Path, absent: list[str]) -> None:
+    rows = [{k: v for k, v in row.items() if k not in absent} for row in rows_of(1)]
+    folder = write(tmp_path / "zoo", rows, some_weights(len(rows)))
+    names = " and no ".join(sorted(absent, reverse=True))
+    with pytest.raises(Unreadable, match=f"metrics.csv.gz has no column {names}$"):
+        import_zoo(folder, tmp_path, "own")
+    assert not (tmp_path / "own").exists()
+
+
+@pytest.mark.parametrize(
+    ("cell", "reason"),
+    [
+        ("", "missing metrics: test_acc"),
+        ("nan", "wrong metrics: test_acc is nan, not a share of 1"),
+        ("1.5", "wrong metrics: test_acc is 1.5, not a share of 1"),
+        ("-0.1", "wrong metrics: test_acc is -0.1, not a share of 1"),
+        ("?", "wrong metrics: test_acc is '?', no number"),
+    ],
+)
+def test_an_accuracy_that_cannot_be_is_named_with_its_value(
+    tmp_path: Path, cell: str, reason: str
+) -> None:
+    rows = rows_of(2)
+    rows[5]["test_accuracy"] = cell
+    [report] = import_zoo(write(tmp_path / "zoo", rows, some_weights(8)), tmp_path, "own")
+    assert [*report.left_out] == [LeftOut("1", 1, reason)]
+    assert report.kept == 7
+
+
+@pytest.mark.parametrize(
+    ("column", "cell", "expected"),
+    [
+        ("optimizer", "lamb", {"optimizer": None}),
+        ("w_init", "weird", {"init": None}),
+        ("optimizer", "torch.optim.AdamW", {"optimizer": "adamw"}),
+        ("activation", "Swish", {"activation": "silu"}),
+        ("dropout", "nan", {"dropout": None}),
+        ("dropout", "", {"dropout": None}),
+        ("epochs", "86.0", {"epochs": 86}),
+        ("random_seed", str(2**60 + 1), {"seed": 2**60 + 1}),
+        ("activation", "mish", "activation is 'mish', not one of tanh, relu,"),
+        ("learning_rate", "-1.0", "learning_rate is -1.0, not a finite number >= 0"),
+        ("dropout", "1.0", r"dropout is 1.0, not a number in \[0, 1\)"),
+        ("dropout", "inf", r"dropout is inf, not a number in \[0, 1\)"),
+        ("random_seed", "1.5", "seed is '1.5', no whole number"),
+        ("random_seed", str(2**63), f"seed is {2**63}, not in the range of its column"),
+        ("epochs", "0", "epochs is 0, not a whole number from 1 to"),
+    ],
+)
+def test_hyperparameters_are_checked_as_those_of_a_table(
+    tmp_path: Path, column: str, cell: str, expected: dict[str, Any] | str
+) -> None:
+    rows = rows_of(3)
+    for row in rows[4:8]:
+        row[f"config.{column}"] = cell
+    [report] = import_zoo(write(tmp_path / "zoo", rows, some_weights(12)), tmp_path, "own")
+    files = {file.model_id: file for file in open_zoo(tmp_path, "own").scan()[0]}
+    if isinstance(expected, str):
+        assert (sorted(files), report.kept, len(report.left_out)) == (["0", "2"], 8, 4)
+        for entry in report.left_out:
+            assert re.match(f"wrong hyperparameters: {expected}", entry.reason)
+        return
+    [(name, value)] = expected.items()
+    assert files["1"].hyperparameters[name] == value
+    assert (report.kept, report.left_out) == (12, ())
+    unknown = f"{name} is null where it is none of ours ('{cell}'); {SOURCE_COLUMNS} has it"
+    assert report.remarks == ((unknown,) if name in ("optimizer", "init") and not value else ())
+    kept = pq.read_table(tmp_path / "own" / SOURCE_COLUMNS).to_pylist()[1][f"config.{column}"]
+    assert kept == (cell or None)
+
+
+def test_config_that_changes_within_a_model_is_that_of_the_first_epoch(tmp_path: Path) -> None:
+    """An empty cell is no change, nor is a number that is written in two ways."""
+    rows = rows_of(3)
+    rows[0]["config.random_seed"] = ""
+    rows[1]["config.random_seed"] = "100.0"
+    rows[5]["config.optimizer"] = "adam"
+    rows[6]["config.optimizer"] = "rmsprop"
+    rows[7]["config.l2reg"] = "0.5"
+    rows[9]["config.activation"] = "mish"  # costs its row
+    order = [*range(6, 12), *range(6)]
+    source = write(tmp_path / "zoo", [rows[n] for n in order], some_weights(12))
+    [report] = import_zoo(source, tmp_path, "own")
+    assert report.kept == 11
+    assert report.remarks == (
+        f"config.l2reg changes within 1 model; {SOURCE_COLUMNS} has that of the first epoch",
+        "optimizer changes within 1 model; their rows have that of the first epoch",
+    )
+    files = {file.model_id: file for file in open_zoo(tmp_path, "own").scan()[0]}
+    assert [files[model].hyperparameters["seed"] for model in "012"] == [100, 101, 102]
+    assert files["1"].hyperparameters["optimizer"] == "sgd"
+    columns = pq.read_table(tmp_path / "own" / SOURCE_COLUMNS).to_pylist()
+    assert columns[1]["config.l2reg"] == "0.0002"
+    assert [row["config.random_seed"] for row in columns] == ["100.0", "101", "102"]
 
 
 def _spoil(name: str, change: Callable[[bytes], bytes]) -> Callable[[Path], object]:
@@ -244,7 +423,18 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
         _spoil("weights.npy", lambda content: content[:8] + b"\xff\xff" + b"{" * 70_000),
         "unreadable",
     ),
-    "no gzip": (_spoil("metrics.csv.gz", lambda content: content[2:]), "unreadable"),
+    "no gzip": (
+        _spoil("metrics.csv.gz", lambda content: content[2:]),
+        r"unreadable: metrics\.csv\.gz: ",
+    ),
+    "a cut table": (
+        _spoil("metrics.csv.gz", lambda content: content[:-50]),
+        r"unreadable: metrics\.csv\.gz: .* ended before the end",
+    ),
+    "Fortran's order": (
+        lambda folder: np.save(folder / "weights.npy", np.asfortranarray(some_weights(4))),
+        r"is in Fortran's order.* save numpy\.ascontiguousarray of it",
+    ),
     "a layout with a gap": (
         _spoil("layout.csv", lambda content: content.replace(b",16,160,", b",17,160,")),
         "is not where its shape says",
