@@ -1,6 +1,6 @@
 """Files that somebody else wrote: only plain files are read, and only as far as a limit allows.
 
-sources/checkpoint.py reads what torch has pickled.
+sources/pickles.py reads what torch has pickled.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ Each form of sources has a module that reads it (`ray_tune`, `preprocessed`, `sm
 `import_job`, `processes` and `write_model`; `cells` reads the values of tables.
 
 Nothing from a file is ever executed: `archive` reads zips in place, `checkpoint` reads torch's
-files without torch, with a closed list of names, and `tarball` unpacks a few files for as long as
-they are read. `run_table` describes checkpoints of any training code by a table.
+files without torch, `pickles` runs their pickles with a closed list of functions, and `tarball`
+unpacks a few files for as long as they are read. `run_table` describes checkpoints of any training
+code by a table.
 """

@@ -33,8 +33,9 @@ from ...errors import Unreadable
 from ..layout import Layout
 from ..machine import counted
 from .archive import blamed_on_the_file, printable
-from .checkpoint import Record, Tensor, TorchFile, read_torch
+from .checkpoint import TorchFile, read_torch
 from .names import last_folders, model_id_of
+from .pickles import Record, Tensor
 from .ray_tune import METRICS, State
 from .report import (
     REQUIRED_METRICS,

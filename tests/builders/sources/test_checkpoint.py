@@ -33,8 +33,9 @@ from safetensors.numpy import load_file
 
 from model_zoos.builders.sources import ray_tune
 from model_zoos.builders.sources.archive import Source
-from model_zoos.builders.sources.checkpoint import Record, Unread, read_state_dict, unpickle
+from model_zoos.builders.sources.checkpoint import read_state_dict
 from model_zoos.builders.sources.importing import import_zoo
+from model_zoos.builders.sources.pickles import Record, Unread, unpickle
 from model_zoos.builders.sources.report import LeftOut
 from model_zoos.builders.zoo_directory import open_zoo
 from model_zoos.errors import Unreadable
