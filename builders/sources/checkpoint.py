@@ -25,7 +25,10 @@ from ..tensor_file import widened
 from .archive import Read, printable, read_member, shown, zip_members
 from .pickles import STORAGES, Storage, Tensor, Unread, unpickle
 
-_BYTES = {kind: 2 if kind == "bf16" else np.dtype(kind).itemsize for kind in STORAGES.values()} | {
+_KINDS = frozenset(STORAGES.values())
+"""Types of the tensors that are read."""
+
+_BYTES = {kind: 2 if kind == "bf16" else np.dtype(kind).itemsize for kind in _KINDS} | {
     "torch.QInt8Storage": 1,
     "torch.QUInt8Storage": 1,
     "torch.QInt32Storage": 4,
@@ -72,7 +75,7 @@ class TorchFile:
             kind = printable(tensor) if isinstance(tensor, Unread) else type(tensor).__name__
             raise Unreadable(f"unreadable: expected a tensor, found {kind}")
         (kind, _, count), offset, shape, stride, negative = tensor
-        if kind not in STORAGES.values():
+        if kind not in _KINDS:
             raise Unreadable(f"unreadable: a tensor of {printable(kind)}, expected float32")
         elements = math.prod(shape)
         last = offset + sum((n - 1) * step for n, step in zip(shape, stride, strict=True))
@@ -151,7 +154,8 @@ def read_state_dict(content: bytes) -> dict[str, NDArray[Any]]:
     read: Read = lambda offset, count: view[offset : offset + count]  # noqa: E731
     file = read_torch(read, len(view), _LARGEST_PICKLE)
     tensors = _state_dict(file.tree)
-    if any(map(_is_readable, tensors.values())):
+    readable = [_is_readable(value) for value in tensors.values()]
+    if any(readable) and not all(readable):
         tensors = {n: value for n, value in tensors.items() if not _is_passed_over(value)}
     arrays: dict[str, NDArray[Any]] = {}
     size = 0
@@ -165,7 +169,7 @@ def read_state_dict(content: bytes) -> dict[str, NDArray[Any]]:
 
 
 def _is_readable(value: object) -> bool:
-    return type(value) is Tensor and value.storage.kind in STORAGES.values()
+    return type(value) is Tensor and value.storage.kind in _KINDS
 
 
 def _is_passed_over(value: object) -> bool:

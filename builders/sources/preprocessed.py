@@ -140,7 +140,7 @@ class DataSets:
         data = self.file.tree[row.part]["data_in"]
         if type(data) is Tensor:
             start = data.offset + data.stride[0] * row.index
-            one = Tensor(data.storage, start, data.shape[1:], data.stride[1:])
+            one = data._replace(offset=start, shape=data.shape[1:], stride=data.stride[1:])
             weights: NDArray[np.float32] = self.file.array(one).astype(np.float32)
             if weights.shape != (layout.size,):
                 raise Unreadable(f"wrong shape: {len(weights)} weights, expected {layout.size}")
