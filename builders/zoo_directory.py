@@ -388,11 +388,7 @@ def create_zoo(root: str | os.PathLike[str], zoo: Zoo, **provenance: object) -> 
         ZooNotFound: root is itself a zoo directory, or a folder that `build` wrote.
         InvalidArgument: a new zoo has a reserved name, or that of a union.
     """
-    refuse_zoo_as_root(root)
-    path = Path(root).expanduser() / zoo.name
-    if not (path / "zoo.json").exists():
-        refuse_reserved(zoo.name)
-        refuse_union(zoo.name)
+    path, _ = _place(root, zoo)
     (path / "models").mkdir(parents=True, exist_ok=True)
     _remove_leftovers(path)
     info = _info(zoo, provenance)
@@ -415,15 +411,23 @@ def check_zoo_directory(
     Raises:
         FaultyZoo, ZooNotFound, InvalidArgument: as `create_zoo`.
     """
-    refuse_zoo_as_root(root)
-    path = Path(root).expanduser() / zoo.name
-    if not (path / "zoo.json").exists():
-        refuse_reserved(zoo.name)
-        refuse_union(zoo.name)
+    path, begun = _place(root, zoo)
+    if not begun:
         return None
     found, recorded = _read_info(path)
     _compare(path, found, _info(zoo, provenance), (*provenance, "format", "zoo", "layout"))
     return ZooDirectory(path, recorded, found)
+
+
+def _place(root: str | os.PathLike[str], zoo: Zoo) -> tuple[Path, bool]:
+    """Return the folder of a zoo and whether it has a zoo.json; refuse names of new zoos."""
+    refuse_zoo_as_root(root)
+    path = Path(root).expanduser() / zoo.name
+    begun = (path / "zoo.json").exists()
+    if not begun:
+        refuse_reserved(zoo.name)
+        refuse_union(zoo.name)
+    return path, begun
 
 
 def _info(zoo: Zoo, provenance: Mapping[str, object]) -> dict[str, Any]:

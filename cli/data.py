@@ -311,10 +311,11 @@ def _left_out(report: Report) -> list[str]:
         report.left_out, lambda state: (state.trial, state.reason)
     ):
         epochs = [state.epoch for state in states]
-        which = f"epoch {epochs[0]}" if epochs[0] >= 0 else "no epoch"
-        if len(epochs) > 1 and epochs[0] < 0:
+        if len(epochs) == 1:
+            which = f"epoch {epochs[0]}" if epochs[0] >= 0 else "no epoch"
+        elif epochs[0] < 0:
             which = f"{len(epochs)} states without an epoch"
-        elif len(epochs) > 1:
+        else:
             which = f"{len(epochs)} epochs, {epochs[0]} to {epochs[-1]}"
         trials.setdefault(f"{which}: {reason}", []).append(trial)
     return [

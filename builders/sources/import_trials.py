@@ -23,7 +23,7 @@ from .ray_tune import Description, Trial
 from .report import LeftOut, Report
 from .write_model import differ, present_states, write_model
 
-ARCHIVES = (".zip", *tarball.SUFFIXES)
+_ARCHIVES = (".zip", *tarball.SUFFIXES)
 """How the names of archives end, which are not opened within a source."""
 
 
@@ -69,7 +69,7 @@ def _import_trials(job: ImportJob) -> list[Report]:
                 f"as name (checkpoint_NUMBER): {first_of(passed_over)}"
             )
         if not trials:
-            if archives := [m.name for m in source.members() if m.name.endswith(ARCHIVES)]:
+            if archives := [m.name for m in source.members() if m.name.endswith(_ARCHIVES)]:
                 remarks.append(
                     f"it holds {counted(len(archives), 'archive')}, each of which is imported on "
                     f"its own: {first_of(archives)}"

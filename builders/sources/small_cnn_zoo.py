@@ -405,13 +405,6 @@ def _table(path: Path, rows: int) -> pa.Table:
     )
 
 
-def _texts(table: pa.Table, name: str) -> list[str | None]:
-    if name not in table.column_names:
-        return [None] * len(table)
-    found: list[str | None] = table[name].to_pylist()
-    return found
-
-
 def _numbers(table: pa.Table, name: str) -> NDArray[np.float64]:
     """Return a column as float64; NaN where it has no number."""
     if name not in table.column_names:
@@ -426,7 +419,7 @@ def _numbers(table: pa.Table, name: str) -> NDArray[np.float64]:
             except ValueError:
                 return math.nan
 
-        return np.array([number(text) for text in _texts(table, name)])
+        return np.array([number(text) for text in table[name].to_pylist()])
     return column.to_numpy(zero_copy_only=False).astype(np.float64)
 
 
