@@ -15,6 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ..builders.catalog import ZOOS, twin_name
+from ..builders.machine import counted
 from ..builders.manifest import MANIFEST
 from ..builders.model_file import ModelFile
 from ..builders.splits import SHARES, SPLITS, assign_splits
@@ -201,7 +202,8 @@ def check_files(zoo: ZooOnDisk, findings: Findings) -> None:
         findings["files"].fail(f"{model}: splits.json has no split for it")
     freed = zoo.directory.published().freed
     if absent := len(set(zoo.splits) - present - freed):
-        findings["files"].remark(f"{absent} models of splits.json have no (readable) file")
+        models = counted(absent, "model")
+        findings["files"].remark(f"splits.json names {models} without a readable file")
 
 
 def _content(file: ModelFile) -> tuple[object, ...]:
@@ -268,7 +270,8 @@ def check_epochs(zoo: ZooOnDisk, findings: Findings) -> None:
             else:
                 partial += 1
     if partial:  # import_report.json names what an import left out
-        findings["epochs"].remark(f"{partial} models lack some, as their source may")
+        models = counted(partial, "model")
+        findings["epochs"].remark(f"{models} without all of them, as their source may have it")
 
 
 def check_splits(zoo: ZooOnDisk, findings: Findings) -> None:

@@ -392,6 +392,19 @@ def dense_name(name: str) -> str:
     return re.sub(r"_sparse(_magnitude)?\Z", "", name)
 
 
+def refuse_twin_name(name: str) -> None:
+    """Refuse the name of sparse twins for a zoo of dense models.
+
+    Raises:
+        InvalidArgument: with the reason.
+    """
+    if dense_name(name) != name:
+        raise InvalidArgument(
+            f"a zoo of dense models cannot be named {name!r}: such names are those of the sparse "
+            f"twins of {dense_name(name)!r}. Choose another name"
+        )
+
+
 def parts_of(name: str) -> tuple[str, ...]:
     """Return the zoo directories that a name stands for: the parts of a union, or itself."""
     dense = dense_name(name)

@@ -53,6 +53,10 @@ MAX_SOURCE_COLUMNS = 1 << 28
 """Limit of the size of `SOURCE_COLUMNS` in bytes."""
 
 
+_OF_TWINS_OR_IMPORTS = {"parent", "sparsification", "source"}
+"""Entries of zoo.json that dense zoos which were trained here lack."""
+
+
 @dataclass(frozen=True)
 class ZooDirectory:
     """A zoo on disk.
@@ -74,14 +78,15 @@ class ZooDirectory:
     def parent_zoo(self) -> str | None:
         """Name of the dense zoo whose sparse twins these models are; None if they are not twins.
 
-        zoo.json names it if the twins were made by this package. Imported ones have it in their
-        zoo's name.
+        zoo.json names it if the twins were made by this package. The name of a zoo of imported
+        twins ends with `_sparse`. Earlier versions trained dense zoos with such names too.
         """
         parent = self.info.get("parent")
         if isinstance(parent, str) and is_zoo_name(parent):
             return parent
+        trained_dense = self.info.get("engine") and not self.info.keys() & _OF_TWINS_OR_IMPORTS
         dense = dense_name(self.zoo.name)
-        return dense if dense != self.zoo.name else None
+        return dense if dense != self.zoo.name and not trained_dense else None
 
     @property
     def lists_models(self) -> bool:

@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
+from ..builders.catalog import refuse_twin_name
 from ..builders.machine import cores
 from ..builders.ranks import launched_rank
 from ..builders.specification import Model, Zoo
@@ -115,7 +116,7 @@ def generate(
     """
     specifications, provenance = check_generate(zoo, root, models, options, publisher)
     check_images(zoo, images)
-    engine, device = choose_engine(zoo, root, options, specifications[0].activation)
+    engine, device = choose_engine(zoo, root, options, _activations(zoo, specifications))
     if provenance:  # images of the same digest can be augmented otherwise
         provenance["augmentation"] = list(images.augmentation)
     shares = share_models(zoo, specifications, launched_rank().count)
@@ -199,7 +200,7 @@ def plan(
         )
     if like is not None and not provenance:
         source = "measured"
-        engine, device = choose_engine(zoo, root, options, specifications[0].activation)
+        engine, device = choose_engine(zoo, root, options, _activations(zoo, specifications))
         seconds_per_epoch = measure_population(
             zoo, like, shares[0], engine, device, options.threads or cores()
         )
@@ -333,6 +334,14 @@ def check_images(zoo: Zoo, images: ImageData) -> None:
         )
 
 
+def _activations(zoo: Zoo, models: Sequence[Model]) -> list[str]:
+    """Return the activations of a zoo, that of the first of some models first.
+
+    Models that are trained later count too, since a zoo keeps its engine.
+    """
+    return list(dict.fromkeys([models[0].activation, *map(str, dict(zoo.grid)["activation"])]))
+
+
 def check_generate(
     zoo: Zoo,
     root: str | os.PathLike[str],
@@ -360,6 +369,7 @@ def check_generate(
     begun = check_zoo_directory(root, zoo)
     provenance = _provenance(zoo, begun.info if begun else {}, options)
     if begun is None:
+        refuse_twin_name(zoo.name)
         _refuse_repeats(zoo)
         return specifications, provenance
     engine, able = options.engine, zoo.layout.architecture.engines

@@ -127,8 +127,8 @@ def sparsify(
             if left_out
             else None,
         )
-    activation = good[0].hyperparameters["activation"]
-    engine, device = choose_engine(zoo, root, options, activation, kind.method)
+    activations = [*dict.fromkeys(str(states.hyperparameters["activation"]) for states in good)]
+    engine, device = choose_engine(zoo, root, options, activations, kind.method)
     specifications = [
         _twin(states, zoo, seed if isinstance(seed, int) else states.hyperparameters["seed"], level)
         for level in (map(float, twins.levels) if twins.method == "magnitude" else [None])

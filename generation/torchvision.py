@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import threading
 from types import ModuleType
 
 import torch
@@ -11,6 +12,7 @@ import torch
 from ..errors import TorchvisionUnavailable
 
 _declared: list[torch.library.Library] = []  # a schema lives as long as its library
+_importing = threading.Lock()  # threads that build networks may all be the first to need it
 
 
 def import_torchvision() -> ModuleType:
@@ -24,7 +26,8 @@ def import_torchvision() -> ModuleType:
         TorchvisionUnavailable: it is not installed, or cannot be repaired.
     """
     try:
-        return _import()
+        with _importing:
+            return _import()
     except Exception as error:  # what a build for another torch raises is of any class
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise TorchvisionUnavailable(
@@ -44,6 +47,6 @@ def _import() -> ModuleType:
     for operator in ("nms", "qnms"):
         library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     _declared.append(library)
-    for module in [m for m in sys.modules if m.partition(".")[0] == "torchvision"]:
+    for module in [m for m in [*sys.modules] if m.partition(".")[0] == "torchvision"]:
         del sys.modules[module]
     return importlib.import_module("torchvision")

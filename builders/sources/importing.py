@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import InvalidArgument, SourceNotFound, Unreadable
+from ..catalog import refuse_twin_name
 from ..specification import is_zoo_name, normalize_name, refuse_reserved
 from .import_job import ImportJob
 from .import_preprocessed import import_preprocessed, is_preprocessed
@@ -135,6 +136,8 @@ def import_zoo(
     )
     try:
         if options is not None:
+            if name is not None and not (job.root / name / "zoo.json").exists():
+                refuse_twin_name(name)
             return [import_table(job, options)]
         refuse_zoo_directory(path)
         form = next(form for form in FORMS if form.fits(path))

@@ -14,16 +14,15 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from ...builders.layout import Layout
-from ...builders.machine import cores, counted
+from ...builders.machine import counted
 from ...builders.specification import Model, Zoo
 from ...builders.zoo_directory import open_zoo
 from ...errors import (
@@ -34,16 +33,22 @@ from ...errors import (
     ZooNotFound,
 )
 from ..job import Job, Outcome, Work
-from ..networks import build
 from ..options import TrainOptions
-from . import checkpointed, reference
+from . import checkpointed
 from .batched import BatchedPopulation, BatchedWeights
 from .batched_twins import BatchedTwins
-from .cuda import CudaPopulation, CudaWeights, load_cuda
+from .cuda import CudaPopulation, CudaWeights, check_cuda, load_cuda
 from .epoch_loop import TOGETHER, group_models, train_blocks
-from .lanes import LanesPopulation, LanesTwins, LanesWeights, block_size, lanes_are_faster
-from .modules import ModulesPopulation
-from .population import Population, Scores
+from .lanes import (
+    LanesPopulation,
+    LanesTwins,
+    LanesWeights,
+    block_size,
+    check_lanes,
+    lanes_are_faster,
+)
+from .modules import ModulesPopulation, ModulesWeights
+from .population import Evaluable, Population, Scores
 from .processes import NETWORKS, train_in_processes
 
 __all__ = ["ENGINES", "Engine", "choose_engine", "evaluate", "group_models", "populate"]
@@ -51,23 +56,34 @@ __all__ = ["ENGINES", "Engine", "choose_engine", "evaluate", "group_models", "po
 
 @dataclass(frozen=True)
 class Engine:
-    """A way to train the models of a zoo.
+    """A way to train and evaluate networks.
 
     Attributes:
         name: as in zoo.json and in the options.
         stream: where dropout masks and augmentation come from (streams.py, augmentation.py).
         train: trains models and writes them, yielding each when it is finished.
         methods: what it can train, by `Job.method`.
+        weights: makes weight vectors ready for evaluation, from a layout, an activation, float32
+            [P, N] and the `arguments`.
+        population: puts dense models in training, from a layout, the models, float32 [P, N] and the
+            `arguments`.
+        arguments: the arguments of both by name, from a device (None for the usual one of the
+            engine) and a number of threads (None for one on each core).
         side_by_side: how many models a block has on a device.
         block_a_thread: whether each thread trains a block, instead of all threads the same.
+        check: refuses networks of some layout and activations, or a device, that it cannot train.
     """
 
     name: str
     stream: str
     train: Callable[[Work, Sequence[Model]], Iterator[Outcome]]
     methods: tuple[str, ...]
+    weights: Callable[..., Evaluable]
+    population: Callable[..., Population]
+    arguments: Callable[[str | None, int | None], Mapping[str, Any]]
     side_by_side: Callable[[Zoo, str], int] = lambda zoo, device: 1
     block_a_thread: bool = True
+    check: Callable[[Layout, Sequence[str], str], None] = lambda layout, activations, device: None
 
 
 LANES: Mapping[str, type[LanesPopulation] | type[LanesTwins]] = {
@@ -84,10 +100,6 @@ BATCHED_BLOCK = {"cpu": 64, "cuda": 1024}
 CUDA_BLOCK, CUDA_BYTES = 1056, 4 << 30
 """Models that the engine cuda trains together, and bytes of their states until they are written. An
 H100 or H200 has 132 multiprocessors, each of which trains two CNN-s at a time: four rounds."""
-
-
-SMALL = ("lanes", "cuda", "batched", "reference")
-"""The engines of sequences of layers."""
 
 
 def _lanes(zoo: Zoo, device: str) -> int:
@@ -155,18 +167,58 @@ def _train_cuda(work: Work, models: Sequence[Model]) -> Iterator[Outcome]:
 ENGINES: dict[str, Engine] = {
     engine.name: engine
     for engine in (
-        Engine("lanes", "philox", _train_lanes, tuple(LANES), _lanes),
+        Engine(
+            "lanes",
+            "philox",
+            _train_lanes,
+            tuple(LANES),
+            LanesWeights,
+            LanesPopulation,
+            lambda device, threads: {"threads": threads},
+            _lanes,
+            check=lambda layout, activations, device: check_lanes(layout, activations),
+        ),
         Engine(
             "cuda",
             "philox",
             _train_cuda,
             ("dense",),
+            CudaWeights,
+            CudaPopulation,
+            lambda device, threads: {"device": device or "cuda"},
             _cuda_block,
             block_a_thread=False,
+            check=check_cuda,
         ),
-        Engine("batched", "philox", _train_batched, tuple(BATCHED), _batch, block_a_thread=False),
-        Engine("reference", "torch", train_in_processes, tuple(NETWORKS)),
-        Engine("resnet", "philox", checkpointed.train, ("dense",)),
+        Engine(
+            "batched",
+            "philox",
+            _train_batched,
+            tuple(BATCHED),
+            BatchedWeights,
+            BatchedPopulation,
+            lambda device, threads: {"device": device or "cpu", "threads": threads},
+            _batch,
+            block_a_thread=False,
+        ),
+        Engine(
+            "reference",
+            "torch",
+            train_in_processes,
+            tuple(NETWORKS),
+            ModulesWeights,
+            ModulesPopulation,
+            lambda device, threads: {"device": device, "threads": threads},
+        ),
+        Engine(
+            "resnet",
+            "philox",
+            checkpointed.train,
+            ("dense",),
+            ModulesWeights,
+            ModulesPopulation,
+            lambda device, threads: {"device": device, "threads": threads},
+        ),
     )
 }
 """Every engine by name."""
@@ -176,10 +228,10 @@ def choose_engine(
     zoo: Zoo,
     root: str | os.PathLike[str],
     options: TrainOptions,
-    activation: str,
+    activations: Sequence[str],
     method: str = "dense",
 ) -> tuple[Engine, str]:
-    """The engine and device that train a zoo.
+    """Return the engine and the device that train a zoo.
 
     The engine is the one that is asked for; else that of a zoo that has been begun in `root`; else
     cuda on a GPU, or batched where cuda cannot train it; else the first of the architecture's that
@@ -190,39 +242,43 @@ def choose_engine(
         zoo: specification of the zoo.
         root: folder of all zoos.
         options: the engine and device that are asked for.
-        activation: of the models that are trained first: whether their kernel can be built decides
-            whether the engine can run here.
+        activations: those of its models, each once. Kernels must have all of them; that of the
+            first is built.
         method: what is trained (`Job.method`).
 
     Raises:
         InvalidArgument: the engine that is asked for cannot train it.
+        LanesUnavailable, CudaUnavailable: the engine that is asked for has no kernel for one of the
+            activations.
         CudaUnavailable: the engine cuda is asked for, or has begun the zoo, and the device of this
             run is not a GPU.
     """
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     able = [name for name in zoo.layout.architecture.engines if method in ENGINES[name].methods]
-    if options.engine != "auto":
-        if options.engine not in able:
-            raise InvalidArgument(
-                f"the engine {options.engine} does not train {method} models of "
-                f"{zoo.layout.architecture.title}; those that do: {', '.join(able)}"
-            )
-        return _at(ENGINES[options.engine], device)
-    try:
-        begun = open_zoo(root, zoo.name).info.get("engine")
-    except ZooNotFound:
-        begun = None
-    if begun in able:
-        return _at(ENGINES[begun], device)
+    wanted: str | None = options.engine
+    if wanted == "auto":
+        try:
+            wanted = open_zoo(root, zoo.name).info.get("engine")
+        except ZooNotFound:
+            wanted = None
+    elif wanted not in able:
+        raise InvalidArgument(
+            f"the engine {wanted} does not train {method} models of "
+            f"{zoo.layout.architecture.title}; those that do: {', '.join(able)}"
+        )
+    if wanted in able:
+        ENGINES[wanted].check(zoo.layout, activations, device)
+        return ENGINES[wanted], device
     if torch.device(device).type == "cuda" and "batched" in able:
         if "cuda" not in able:
             return ENGINES["batched"], device
         dropout = any((rate or 0) > 0 for rate in dict(zoo.grid).get("dropout", ()))
-        found = _engine_of(zoo.layout, activation, "auto", device, dropout=dropout)
+        found = _fastest(zoo.layout, activations, device, dropout=dropout)
         return ENGINES[found], device
     if able[0] == "lanes":
         try:
-            if not lanes_are_faster(zoo.layout, activation, LANES[method].kernel):
+            check_lanes(zoo.layout, activations)
+            if not lanes_are_faster(zoo.layout, activations[0], LANES[method].kernel):
                 del able[0]
         except LanesUnavailable as error:
             warnings.warn(
@@ -233,17 +289,6 @@ def choose_engine(
             )
             del able[0]
     return ENGINES[able[0]], device
-
-
-def _at(engine: Engine, device: str) -> tuple[Engine, str]:
-    """An engine with its device.
-
-    Raises:
-        CudaUnavailable: it is the one for GPUs, and the device is none.
-    """
-    if engine.name == "cuda" and torch.device(device).type != "cuda":
-        raise CudaUnavailable(f"the engine cuda needs a CUDA device, and this run is on {device!r}")
-    return engine, device
 
 
 def evaluate(
@@ -279,23 +324,9 @@ def evaluate(
         InvalidArgument: arguments of a wrong shape or an unknown engine.
         LanesUnavailable, CudaUnavailable: lanes or cuda are asked for and cannot run here.
     """
-    _check_device(device)
-    if not layout.architecture.layers or engine == "reference":
-        return _evaluate_modules(
-            np.asarray(weights, np.float32), layout, activation, images, labels, device, threads
-        )
-    engine = _engine_of(layout, activation, engine, device)
-    if engine == "lanes":
-        return LanesWeights(layout, activation, weights, threads=threads).evaluate(images, labels)
-    if engine == "cuda":
-        fused = CudaWeights(layout, activation, weights, device=device or "cuda")
-        return fused.evaluate(images, labels)
-    if engine == "batched":
-        population = BatchedWeights(
-            layout, activation, weights, device=device or "cpu", threads=threads
-        )
-        return population.evaluate(images, labels)
-    raise InvalidArgument(f"unknown engine {engine!r}; known: auto, {', '.join(SMALL)}")
+    chosen = _engine_of(layout, activation, engine, device)
+    networks = chosen.weights(layout, activation, weights, **chosen.arguments(device, threads))
+    return networks.evaluate(images, labels)
 
 
 def populate(
@@ -319,19 +350,8 @@ def populate(
         InvalidArgument: models that do not fit together, or an unknown engine.
         LanesUnavailable, CudaUnavailable: lanes or cuda are asked for and cannot run here.
     """
-    _check_device(device)
-    if layout.architecture.layers and engine != "reference":
-        engine = _engine_of(layout, models[0].activation, engine, device)
-        if engine == "lanes":
-            return LanesPopulation(layout, models, weights, threads=threads)
-        if engine == "cuda":
-            return CudaPopulation(layout, models, weights, device=device or "cuda")
-        if engine == "batched":
-            return BatchedPopulation(
-                layout, models, weights, device=device or "cpu", threads=threads
-            )
-        raise InvalidArgument(f"unknown engine {engine!r}; known: auto, {', '.join(SMALL)}")
-    return ModulesPopulation(layout, models, weights, device=device, threads=threads)
+    chosen = _engine_of(layout, models[0].activation, engine, device)
+    return chosen.population(layout, models, weights, **chosen.arguments(device, threads))
 
 
 def _check_device(device: str | None) -> None:
@@ -344,62 +364,42 @@ def _check_device(device: str | None) -> None:
         raise CudaUnavailable("the device 'cuda' was asked for, and torch finds no CUDA device")
 
 
-def _engine_of(
-    layout: Layout, activation: str, engine: str, device: str | None, *, dropout: bool = False
+def _engine_of(layout: Layout, activation: str, engine: str, device: str | None) -> Engine:
+    """Return the engine that is asked for; in place of "auto" the fastest that can run here.
+
+    An architecture that is no sequence of layers has one engine, whatever is asked for.
+
+    Raises:
+        InvalidArgument: an unknown engine or device.
+        CudaUnavailable: a GPU is asked for, and there is none.
+    """
+    _check_device(device)
+    able = layout.architecture.engines
+    if not layout.architecture.layers:
+        return ENGINES[able[0]]
+    if engine == "auto":
+        engine = _fastest(layout, [activation], device)
+    if engine not in able:
+        raise InvalidArgument(f"unknown engine {engine!r}; known: auto, {', '.join(able)}")
+    return ENGINES[engine]
+
+
+def _fastest(
+    layout: Layout, activations: Sequence[str], device: str | None, *, dropout: bool = False
 ) -> str:
-    """Return the engine that is asked for; in place of "auto" the fastest that can run here."""
-    if engine != "auto":
-        return engine
+    """Return the name of the fastest engine that can run here, whose kernel has been built."""
     if device is not None and torch.device(device).type == "cuda":
         try:
-            load_cuda(layout, activation, dropout, torch.device(device))
+            check_cuda(layout, activations, device)
+            load_cuda(layout, activations[0], dropout, torch.device(device))
         except CudaUnavailable as error:
             warnings.warn(
                 SlowEngineWarning(f"{error}: using the engine batched, which is slower"),
-                stacklevel=3,
+                stacklevel=4,
             )
             return "batched"
         return "cuda"
     try:
-        return "lanes" if lanes_are_faster(layout, activation) else "batched"
+        return "lanes" if lanes_are_faster(layout, activations[0]) else "batched"
     except LanesUnavailable:
         return "batched"
-
-
-MODULE_BATCH = {"cpu": 64, "cuda": 256}
-"""Images that a network which is no sequence of layers is evaluated on at a time."""
-
-
-def _evaluate_modules(
-    weights: NDArray[np.float32],
-    layout: Layout,
-    activation: str,
-    images: ArrayLike,
-    labels: ArrayLike,
-    device: str | None,
-    threads: int | None,
-) -> Scores:
-    """As the reference engine evaluates: a network on one thread, all images in one batch."""
-    x = torch.as_tensor(images, device=device)
-    y = torch.as_tensor(labels, device=device)
-    batch, order = len(y), torch.contiguous_format
-    if not layout.architecture.layers:  # a third faster for ResNet-18
-        batch, order = MODULE_BATCH[x.device.type], torch.channels_last
-        x = x.contiguous(memory_format=order)
-
-    def score(vector: NDArray[np.float32]) -> tuple[float, float]:
-        module = build(layout, activation)
-        module.to(x.device, memory_format=order)  # type: ignore[call-overload]
-        tensors = layout.to_state_dict(torch.from_numpy(np.array(vector)).to(x.device))
-        module.load_state_dict(tensors, strict=False)
-        return reference.evaluate(module, x, y, batch)
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with ThreadPoolExecutor(threads or cores()) as pool:
-            results = list(pool.map(score, weights))
-    finally:
-        torch.set_num_threads(before)
-    loss, accuracy = np.array(results, np.float64).T
-    return loss, accuracy

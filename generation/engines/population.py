@@ -18,6 +18,13 @@ Scores = tuple[NDArray[np.float64], NDArray[np.float64]]
 """Loss in nats and accuracy in [0, 1] of each model, float64 [P] each."""
 
 
+class Evaluable(Protocol):
+    """Weight vectors of one layout and activation, to be evaluated."""
+
+    def evaluate(self, images: ArrayLike, labels: ArrayLike) -> Scores:
+        """Score every vector in evaluation mode. Arguments as in `Population.train_epoch`."""
+
+
 class Population(Protocol):
     """Models in training side by side. Arrays have one entry or row for each model."""
 

@@ -19,12 +19,14 @@ import torch
 from filelock import FileLock
 
 from model_zoos.builders.catalog import get_zoo
+from model_zoos.builders.hyperparameters import ACTIVATIONS
 from model_zoos.builders.specification import Zoo
 from model_zoos.builders.zoo_directory import create_zoo, open_zoo
 from model_zoos.errors import (
     AlreadyRunningWarning,
     FaultyZoo,
     InvalidArgument,
+    LanesUnavailable,
     SlowEngineWarning,
 )
 from model_zoos.generation.engines import group_models, reference
@@ -602,6 +604,31 @@ def test_without_a_compiler_the_batched_engine_serves(
     with pytest.warns(SlowEngineWarning, match=r"no-compiler.*training with the engine batched"):
         summary = generate(ZOO, tmp_path, digits, models=1)
     assert summary.engine == "batched"
+
+
+def test_an_activation_without_a_kernel_is_noticed_wherever_it_stands_in_the_grid(
+    tmp_path: Path, digits: ImageData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(ACTIVATIONS, "softsign", "Softsign")
+    zoo = with_grid(ZOO, activation=("softsign", "tanh"))
+    zoo = dataclasses.replace(zoo, name="mixed", epochs=1)
+    assert [model.activation for model in zoo.models(2)] == ["tanh", "softsign"]
+    with pytest.raises(LanesUnavailable, match="no activation 'softsign'"):
+        generate(zoo, tmp_path, digits, models=1, options=TrainOptions(engine="lanes"))
+    assert list(tmp_path.iterdir()) == []
+    with pytest.warns(SlowEngineWarning, match="no activation 'softsign': training with .*batched"):
+        assert generate(zoo, tmp_path, digits, models=1).engine == "batched"
+
+
+def test_dense_models_cannot_have_the_name_of_twins(tmp_path: Path, digits: ImageData) -> None:
+    for name in ("tiny_sparse", "tiny_sparse_magnitude"):
+        zoo = dataclasses.replace(ZOO, name=name)
+        with pytest.raises(ValueError, match=f"cannot be named '{name}'.*twins of 'tiny'"):
+            generate(zoo, tmp_path, digits, models=1)
+    assert list(tmp_path.iterdir()) == []
+    # An earlier version trained them, and their zoo goes on.
+    assert create_zoo(tmp_path, zoo, engine="lanes", stream="philox").parent_zoo is None
+    assert create_zoo(tmp_path, dataclasses.replace(ZOO, name="of_sparse")).parent_zoo == "of"
 
 
 def test_bad_arguments(tmp_path: Path, digits: ImageData) -> None:

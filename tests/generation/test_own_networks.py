@@ -118,7 +118,7 @@ def test_it_is_benchmarked_and_reported(home: Path, images: ImageData) -> None:
 def test_wide_convolutions_are_for_the_batched_engine(tmp_path: Path) -> None:
     text = "3x32x32 conv512k3p1 pool conv512k3p1 gap fc10"
     zoo = dataclasses.replace(ZOO, architecture=text, channels=3)
-    assert choose_engine(zoo, tmp_path, TrainOptions(device="cpu"), "relu")[0].name == "batched"
+    assert choose_engine(zoo, tmp_path, TrainOptions(device="cpu"), ["relu"])[0].name == "batched"
 
 
 @pytest.mark.parametrize(

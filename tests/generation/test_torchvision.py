@@ -80,6 +80,19 @@ def test_pillow_does_what_torchvision_does(shape: tuple[int, ...]) -> None:
         assert np.array_equal(step(image), expected), key
 
 
+def test_threads_may_all_be_the_first_to_import_it() -> None:
+    code = (
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "import sys\n"
+        "from model_zoos.generation.torchvision import import_torchvision\n"
+        "sys.setswitchinterval(1e-6)\n"
+        "with ThreadPoolExecutor(8) as pool:\n"
+        "    found = list(pool.map(lambda _: import_torchvision(), range(8)))\n"
+        "assert len(set(map(id, found))) == 1\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=CHECKOUT)
+
+
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
     """One without torchvision."""

@@ -8,7 +8,8 @@ bits; whether a GPU does too has not been seen yet, and no speed has been measur
 
 from __future__ import annotations
 
+from .library import check as check_cuda
 from .library import load as load_cuda
 from .population import CudaPopulation, CudaWeights
 
-__all__ = ["CudaPopulation", "CudaWeights", "load_cuda"]
+__all__ = ["CudaPopulation", "CudaWeights", "check_cuda", "load_cuda"]

@@ -11,6 +11,7 @@ import ctypes
 import hashlib
 import importlib
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -20,7 +21,7 @@ import torch
 
 from ....builders.layout import Layout
 from ....errors import CudaUnavailable
-from ..kernels import HEADERS, SizeLimits, architecture_header
+from ..kernels import HEADERS, SizeLimits, architecture_header, without_kernel
 from ..kernels.cache import cache_root, cached
 
 FOLDER = Path(__file__).parent
@@ -161,6 +162,25 @@ class Source:
         return bytes(cubin), text
 
 
+def check(layout: Layout, activations: Iterable[str], device: str | torch.device) -> None:
+    """Refuse networks that the kernel does not train, and devices that it is not for.
+
+    No kernel is built, and no GPU is needed to know.
+
+    Raises:
+        CudaUnavailable: the device is not a GPU, the networks are too large, or the kernel has no
+            struct for an activation.
+    """
+    if torch.device(device).type != "cuda":
+        raise CudaUnavailable(
+            f"the engine cuda needs a CUDA device, and this run is on {str(device)!r}"
+        )
+    if (misfit := LIMITS.misfit(layout)) is not None:
+        raise CudaUnavailable(f"the CUDA kernel trains networks of at most {misfit}")
+    if (lacking := without_kernel(layout, activations)) is not None:
+        raise CudaUnavailable(f"the CUDA kernel has no activation {lacking!r}")
+
+
 def load(layout: Layout, activation: str, dropout: bool, device: torch.device) -> CudaKernel:
     """The kernel of one network on one GPU; compiled if it is not in the cache.
 
@@ -169,10 +189,7 @@ def load(layout: Layout, activation: str, dropout: bool, device: torch.device) -
     """
     if not torch.cuda.is_available():
         raise CudaUnavailable("torch finds no CUDA device")
-    if device.type != "cuda":
-        raise CudaUnavailable(f"the engine cuda needs a CUDA device, not {str(device)!r}")
-    if (misfit := LIMITS.misfit(layout)) is not None:
-        raise CudaUnavailable(f"the CUDA kernel trains networks of at most {misfit}")
+    check(layout, [activation], device)
     index = torch.cuda.current_device() if device.index is None else device.index
     with _building:
         return _load(layout, activation, dropout, index)

@@ -20,7 +20,7 @@ from .arguments import (
     rates_of,
     weights_order,
 )
-from .header import architecture_header
+from .header import architecture_header, without_kernel
 
 FOLDER = Path(__file__).parent
 HEADERS = tuple(FOLDER / name for name in ("places.hpp", "elementwise.hpp", "arithmetic.hpp"))
@@ -37,4 +37,5 @@ __all__ = [
     "pace_of_epoch",
     "rates_of",
     "weights_order",
+    "without_kernel",
 ]

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+
 from ....builders.hyperparameters import check_activation
 from ....builders.layout import Layout
 from ....errors import InvalidArgument
@@ -43,3 +48,19 @@ def architecture_header(layout: Layout, activation: str, *, dropout: bool = True
             "",
         ]
     )
+
+
+def without_kernel(layout: Layout, activations: Iterable[str]) -> str | None:
+    """Return the first activation that no kernel has, of some networks or of single layers."""
+    own = (layer.activation for layer in layout.architecture.layers)
+    wanted = (*activations, *(name for name in own if isinstance(name, str)))
+    return next((name for name in wanted if name not in _kernel_activations()), None)
+
+
+@lru_cache
+def _kernel_activations() -> frozenset[str]:
+    """Return the names of the structs that elementwise.hpp has for activations."""
+    source = (Path(__file__).parent / "elementwise.hpp").read_text()
+    _, _, part = source.partition("namespace activations {")
+    part, _, _ = part.partition("}  // namespace activations")
+    return frozenset(re.findall(r"^struct (\w+)", part, re.MULTILINE))

@@ -27,6 +27,7 @@ from ..kernels import OPTIMIZERS
 from ..population import Scores
 from .blocks import Blocks, LanesWeights
 from .library import ISAS, LANES, chosen_isa, is_faster, load
+from .library import check as check_lanes
 from .twins import LanesTwins
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "LanesUnavailable",
     "LanesWeights",
     "block_size",
+    "check_lanes",
     "lanes_are_faster",
     "lanes_count",
 ]

@@ -17,6 +17,7 @@ import shlex
 import shutil
 import subprocess
 import threading
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -61,8 +62,7 @@ def load(layout: Layout, activation: str, isa: str = "auto", kernel: str = "dens
         ValueError: an unknown instruction set or activation, or an architecture without lanes.
     """
     header = kernels.architecture_header(layout, activation)
-    if (misfit := LIMITS.misfit(layout)) is not None:
-        raise LanesUnavailable(f"the lane kernel trains networks of at most {misfit}")
+    check(layout, [activation])
     compiler = _compiler()
     native, macros = _describe(compiler)
     isa = chosen_isa(isa)
@@ -76,6 +76,18 @@ def load(layout: Layout, activation: str, isa: str = "auto", kernel: str = "dens
         library = _open(cache_root(), name, header, (*compiler, *flags), source)
     _describe_functions(library, kernel)
     return library
+
+
+def check(layout: Layout, activations: Iterable[str]) -> None:
+    """Refuse networks that the kernel does not train. No kernel is built.
+
+    Raises:
+        LanesUnavailable: they are too large, or the kernel has no struct for an activation.
+    """
+    if (misfit := LIMITS.misfit(layout)) is not None:
+        raise LanesUnavailable(f"the lane kernel trains networks of at most {misfit}")
+    if (lacking := kernels.without_kernel(layout, activations)) is not None:
+        raise LanesUnavailable(f"the lane kernel has no activation {lacking!r}")
 
 
 def usable_isas() -> list[str]:

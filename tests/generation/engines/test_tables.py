@@ -12,10 +12,12 @@ from model_zoos.builders import hyperparameters
 from model_zoos.builders.architecture import ARCHITECTURES
 from model_zoos.builders.catalog import ZOOS, zoo_spec
 from model_zoos.builders.hyperparameters import ACTIVATIONS, INITS, OPTIMIZERS
+from model_zoos.builders.layout import make_layout
 from model_zoos.builders.specification import Model
 from model_zoos.generation import networks
 from model_zoos.generation.engines import ENGINES, batched, reference
 from model_zoos.generation.engines.cuda import CudaPopulation
+from model_zoos.generation.engines.kernels import without_kernel
 from model_zoos.generation.engines.lanes import LanesPopulation, LanesUnavailable, lanes_count
 from model_zoos.generation.engines.lanes import blocks as lanes
 from model_zoos.generation.images import IMAGE_SOURCES, ImageData, load_images
@@ -34,6 +36,12 @@ def test_every_engine_knows_every_optimizer() -> None:
     for table in (batched.OPTIMIZERS, lanes.OPTIMIZERS, reference.OPTIMIZERS):
         assert set(table) == set(OPTIMIZERS)
     assert set(hyperparameters.MOMENTUM_OPTIMIZERS) <= set(OPTIMIZERS)
+
+
+def test_the_kernels_have_every_activation() -> None:
+    assert without_kernel(LAYOUT, ACTIVATIONS) is None
+    assert without_kernel(LAYOUT, ["tanh", "Smooth0"]) == "Smooth0"
+    assert without_kernel(make_layout("1x28x28 fc9:relu fc10", 1, 10), ["tanh"]) is None
 
 
 def test_the_tables_of_architectures_engines_and_images_fit() -> None:

@@ -318,7 +318,7 @@ def test_without_a_gpu_the_engine_says_so(tmp_path: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     with pytest.raises(CudaUnavailable, match="needs a CUDA device"):
-        choose_engine(zoo_spec("digits_cnn_s"), tmp_path, TrainOptions(engine="cuda"), "relu")
+        choose_engine(zoo_spec("digits_cnn_s"), tmp_path, TrainOptions(engine="cuda"), ["relu"])
     with pytest.raises(CudaUnavailable, match="no CUDA device"):
         engines.evaluate(
             make_weights(CNN_S, 1), CNN_S, "tanh", *make_images(CNN_S, 2), engine="cuda"
@@ -344,7 +344,7 @@ def test_large_networks_are_refused(text: str, limit: str, monkeypatch: pytest.M
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     with pytest.raises(CudaUnavailable, match=limit):
         library.load(layout_of(text), "tanh", False, torch.device("cuda"))
-    with pytest.raises(CudaUnavailable, match="needs a CUDA device, not 'cpu'"):
+    with pytest.raises(CudaUnavailable, match="needs a CUDA device, and this run is on"):
         library.load(layout_of(SMALL), "tanh", False, torch.device("cpu"))
 
 
