@@ -42,12 +42,13 @@ def check_zoo(zoo: Zoo) -> None:
     """Refuse what this engine cannot train.
 
     Raises:
-        InvalidArgument: an activation or dropout that ResNet-18 does not have.
+        InvalidArgument: an activation other than relu, or dropout. The networks of this engine
+            have their activations in their module, and rows call them relu.
     """
-    grid = dict(zoo.grid)
+    grid, title = dict(zoo.grid), zoo.layout.architecture.title
     if set(grid["activation"]) != {"relu"} or set(grid["dropout"]) != {0.0}:
         raise InvalidArgument(
-            f"{zoo.name}: ResNet-18 has the activation relu and no dropout, found "
+            f"{zoo.name}: the grid of {title} must have the activation relu and dropout 0, found "
             f"{', '.join(grid['activation'])} and {', '.join(map(str, grid['dropout']))}"
         )
 

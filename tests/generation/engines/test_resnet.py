@@ -462,9 +462,9 @@ def test_bad_requests(tmp_path: Path, digits: ImageData) -> None:
     ):
         with pytest.raises(ValueError, match=message):
             generate(ZOO, tmp_path, digits, **grouped(**arguments))
-    with pytest.raises(ValueError, match="ResNet-18 has the activation relu and no dropout"):
+    with pytest.raises(ValueError, match="the grid of ResNet-18 must have the activation relu"):
         generate(zoo(activation=("tanh",)), tmp_path, digits)
-    with pytest.raises(ValueError, match="ResNet-18 has the activation relu and no dropout"):
+    with pytest.raises(ValueError, match="the grid of ResNet-18 must have the activation relu"):
         generate(zoo(dropout=(0.5,)), tmp_path, digits)
     with pytest.raises(ValueError, match=r"needs images of shape \(3, 14, 14\)"):
         generate(get_zoo("cifar10_resnet18"), tmp_path, digits)
