@@ -19,18 +19,18 @@ from . import reference
 from .population import Scores, check_models
 
 _BATCH = 64
-"""Images that are evaluated at a time."""
+"""Number of images that are evaluated at a time."""
 
 
 class ModulesPopulation:
-    """Models in training in plain torch, as many at a time as there are threads.
+    """Models in training in plain torch, one per thread at a time.
 
     Args:
         layout: of any architecture.
         models: with one activation, optimizer, schedule and batch size.
         weights: float32 [P, N] in layout order.
         device: "cpu" or "cuda"; None for the CPU.
-        threads: models at a time; None for one on each core.
+        threads: number of models at a time; None for one per core.
 
     Raises:
         InvalidArgument: models that do not fit together, or weights of another shape.
@@ -106,7 +106,7 @@ class ModulesPopulation:
         return self._each(lambda i: reference.evaluate(self._networks[i].module, x, y, _BATCH))
 
     def _each(self, work: Callable[[int], tuple[float, float]]) -> Scores:
-        """Do something with each model, on one thread each."""
+        """Apply a function to each model, with one thread for each."""
         before = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
