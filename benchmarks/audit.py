@@ -276,12 +276,12 @@ def _refuse_strangers(directory: ZooDirectory, shares: Sequence[Share]) -> None:
         again = f"model-zoos verify {name} --rank {share.rank} --ranks {share.ranks}"
         if (share.zoo, share.fingerprint) != (name, mark):
             raise InvalidArgument(
-                f"{name} has changed since rank {share.rank} has looked at it", hint=again
+                f"{name} has changed since rank {share.rank} checked it", hint=again
             )
         if (share.states, share.seed) != (shares[0].states, shares[0].seed):
             raise InvalidArgument(
                 f"rank {share.rank} has chosen other states of {name} than rank 0: all ranks must "
-                "be asked for the same states",
+                "evaluate the same states",
                 hint=f"{again}, with the same --states or --all as rank 0",
             )
 
@@ -294,7 +294,7 @@ def _check_duplicates(states: States, shares: Sequence[Share], check: Check) -> 
         own = owner == share.rank
         found = np.frombuffer(bytes.fromhex(share.digests), np.uint64)
         if found.size != digests[own].size:
-            raise InvalidArgument(f"rank {share.rank} has looked at other states of {share.zoo}")
+            raise InvalidArgument(f"rank {share.rank} has checked other states of {share.zoo}")
         digests[own] = found.reshape(-1, digests.shape[1])
     rows = np.flatnonzero(digests.any(axis=1))
     check.see(len(rows))

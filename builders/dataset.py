@@ -176,7 +176,7 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
         repo = config.repo or os.environ.get("MODEL_ZOOS_REPO")
         if config.revision and not repo:
             raise InvalidArgument(
-                "revision= is that of a repository: give repo= or set MODEL_ZOOS_REPO"
+                "revision= is for a repository: give repo= or set MODEL_ZOOS_REPO"
             )
         root = zoos_home(config.data_dir)
         parts = zoos_of(name, root)

@@ -53,10 +53,12 @@ class Slot:
 
     @property
     def size(self) -> int:
+        """Number of elements of the tensor."""
         return math.prod(self.shape)
 
     @property
     def slice(self) -> slice:
+        """The slice of the flat vector that holds the tensor."""
         return slice(self.offset, self.offset + self.size)
 
 

@@ -305,6 +305,7 @@ class Zoo:
 
     @property
     def model_count(self) -> int:
+        """Number of models: grid points times seeds."""
         return math.prod(len(values) for _, values in self.grid) * self.seeds
 
     @property
@@ -314,10 +315,12 @@ class Zoo:
 
     @property
     def states_per_model(self) -> int:
+        """Number of states of a model: its epochs, and epoch 0 if the zoo keeps it."""
         return self.epochs + self.keeps_epoch_0
 
     @property
     def state_count(self) -> int:
+        """Number of states of all models."""
         return self.model_count * self.states_per_model
 
     def models(self, limit: int | None = None) -> list[Model]:

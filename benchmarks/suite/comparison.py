@@ -97,7 +97,7 @@ def compare(a: SuiteResult, b: SuiteResult, names: tuple[str, str] | None = None
     if a.protocol != b.protocol:
         raise InvalidArgument(
             f"{names[0]} is of the protocol {a.protocol!r}, {names[1]} of {b.protocol!r}: their "
-            "numbers cannot be compared; run the suite anew with one version of model_zoos"
+            "numbers cannot be compared; run the suite again with one version of model_zoos"
         )
     found, other = _measures(a), _measures(b)
     pairs = tuple(

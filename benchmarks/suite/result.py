@@ -100,7 +100,7 @@ class SuiteResult:
         zoo: name.
         models, states: numbers of models and states in the zoo, by split.
         digest: SHA-256 of all states without their weights (`fingerprint`).
-        settings: seed and sizes; a user can change them, and otherwise they are fixed.
+        settings: seed and sizes, fixed by the protocol unless a user changes them.
         versions: package -> version.
         parts: the parts in their order.
     """

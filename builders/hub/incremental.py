@@ -505,7 +505,7 @@ def _metrics(
 
 @dataclass(frozen=True)
 class _Seen:
-    """What a repository has of a zoo.
+    """A repository's content of a zoo.
 
     Attributes:
         remote: the repository.
@@ -521,7 +521,7 @@ class _Seen:
 
 
 def _look(directory: ZooDirectory, remote: Remote) -> _Seen:
-    """Read what a repository has of a zoo.
+    """Read a repository's content of a zoo.
 
     Raises:
         InvalidArgument: models share files there, freed models are missing, or it is a different
@@ -532,7 +532,7 @@ def _look(directory: ZooDirectory, remote: Remote) -> _Seen:
         if zoo_of(path) == zoo and DATA_FILE.fullmatch(path) and model_of(path) is None:
             raise InvalidArgument(
                 f"{repo_id} has {zoo} in files that models share ({path}): publish to another "
-                "repository, or build that zoo anew and publish it first"
+                "repository, or rebuild that zoo and publish it first"
             )
     metrics, provenance = {}, []
     for split in SPLITS:

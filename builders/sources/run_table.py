@@ -352,7 +352,7 @@ def _remarks(
     if shared := found.shared_files():
         some = next(iter(shared))
         remarks.append(
-            f"{counted(len(shared), 'checkpoint')} of several models: {printable(some)} is that of "
+            f"{counted(len(shared), 'checkpoint')} of several models: {printable(some)} belongs to "
             f"{', '.join(map(printable, shared[some][:3]))}"
         )
     if found.joined:
