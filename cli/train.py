@@ -43,7 +43,7 @@ ANNOUNCED_BYTES = 100_000_000
 def generate(
     zoo: Annotated[str, typer.Argument(help="A zoo's name, or a JSON file that specifies one.")],
     out: OutDir = None,
-    models: Annotated[Optional[int], typer.Option(help="Train only the first models.")] = None,
+    models: Annotated[Optional[int], typer.Option(help="Number of models, from the first.")] = None,
     epochs: Annotated[
         Optional[int], typer.Option(help="Epochs to train; those of the zoo by default.")
     ] = None,
@@ -185,7 +185,7 @@ def sparsify(
     ] = None,
     data_dir: DataDir = None,
     models: Annotated[
-        Optional[int], typer.Option(help="Make twins of only the first models.")
+        Optional[int], typer.Option(help="Number of parents, from the first.")
     ] = None,
     epochs: Annotated[int, typer.Option(help="Epochs of every twin.")] = TWIN_EPOCHS,
     engine: Engine = "auto",
