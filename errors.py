@@ -3,7 +3,7 @@
 Every error derives from `ModelZoosError` and from the built-in exception that describes it best, so
 that `except ValueError` or `except OSError` catches it too. The message speaks of arguments and
 files; `hint` says what to type in a shell. The command `model-zoos` prints both, and so does a
-traceback from Python 3.11 on.
+traceback in Python 3.11 and later.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 def did_you_mean(name: str, known: Iterable[str], most: int = 1) -> str:
-    """Return "did you mean a, b or c?" with the names of `known` that are close, or "".
+    """Return "did you mean a, b or c?" with similar names among `known`; "" if there are none.
 
     Args:
-        name: what was given; only its first 80 characters are compared.
-        known: the names that there are.
-        most: at most so many names are proposed.
+        name: the given name; only its first 80 characters are compared.
+        known: the existing names.
+        most: maximal number of names in the text.
     """
     close = difflib.get_close_matches(name[:80], list(dict.fromkeys(known)), n=most, cutoff=0.5)
     if not close:
@@ -34,8 +34,8 @@ class _Hinted(Exception):
     """An exception with an optional hint, which pickling keeps.
 
     Args:
-        args: those of the built-in exception, usually the message alone.
-        hint: what a user of the command line can type, None where there is nothing to add. It is no
+        args: arguments of the built-in exception, usually only the message.
+        hint: what a user of the command line can type, None if there is nothing to add. It is not
             part of `str(error)`.
     """
 
@@ -59,11 +59,11 @@ class InvalidArgument(ModelZoosError, ValueError):
 
 
 class NoRowsLeft(InvalidArgument):
-    """The filters of a load leave no row in a split."""
+    """The filters of `load_dataset` leave no row in a split."""
 
 
 class UnknownZoo(ModelZoosError, ValueError):
-    """No zoo has this name. The message lists the close ones."""
+    """No zoo has this name. The message lists similar names."""
 
 
 class ZooNotFound(ModelZoosError, FileNotFoundError):
@@ -71,7 +71,7 @@ class ZooNotFound(ModelZoosError, FileNotFoundError):
 
 
 class FaultyZoo(ModelZoosError, ValueError):
-    """A zoo is incomplete, has a damaged file, or was made in another way than asked for.
+    """A zoo is incomplete, has a damaged file, or was not made in the requested way.
 
     The file is zoo.json, splits.json or published.json of a zoo directory, or a Parquet file of a
     repository or a built folder. The message names it and what is wrong with it.
@@ -91,11 +91,11 @@ class HubFailed(ModelZoosError, OSError):
 
 
 class HubUnreachable(HubFailed):
-    """The Hub cannot be reached or is out of order, or HF_HUB_OFFLINE says not to ask it."""
+    """The Hub cannot be reached or is out of order, or HF_HUB_OFFLINE forbids requests."""
 
 
 class OfflineWarning(ModelZoosWarning):
-    """The Hub cannot be reached, and the rows are those that an earlier call has cached."""
+    """The Hub cannot be reached, so rows from the cache of an earlier call are used."""
 
 
 class SourceNotFound(ModelZoosError, FileNotFoundError):
@@ -105,13 +105,13 @@ class SourceNotFound(ModelZoosError, FileNotFoundError):
 class Unreadable(ModelZoosError, ValueError):
     """The source of an import, or a part of it, cannot be read.
 
-    If all of the source is meant, the message names it. For a single state, trial or checkpoint it
-    is only the reason, as import_report.json has it.
+    If the whole source is unreadable, the message names it. For a single state, trial or checkpoint
+    it is only the reason, as in import_report.json.
     """
 
 
 class DownloadFailed(ModelZoosError, OSError):
-    """A file cannot be downloaded. What has arrived is kept, and the next call resumes there."""
+    """A file cannot be downloaded. Received bytes are kept, and the next call resumes there."""
 
 
 class Cancelled(ModelZoosError):
@@ -127,7 +127,7 @@ class AlreadyRunningWarning(ModelZoosWarning):
 
 
 class PublishingWarning(ModelZoosWarning):
-    """Finished models cannot be published now, or wait until there is room on the disk."""
+    """Finished models cannot be published now, or training waits until the disk has room."""
 
 
 class NotEnoughSpace(ModelZoosError, RuntimeError):
@@ -151,7 +151,7 @@ class SlowEngineWarning(ModelZoosWarning):
 
 
 class CheckpointWarning(ModelZoosWarning):
-    """A checkpoint cannot be used, or training resumes from it with other last bits."""
+    """A checkpoint cannot be used, or training resumed from it differs in last bits."""
 
 
 class ImageFilesError(ModelZoosError, OSError):

@@ -97,7 +97,7 @@ def instantiate(row: Mapping[str, object]) -> torch.nn.Module:
     """Make the network that a row describes, in evaluation mode.
 
     Args:
-        row: a row with the columns architecture, weights and activation; dropout is 0 where it has
+        row: a row with the columns architecture, weights and activation; dropout is 0 if it has
             no such column.
 
     Returns:
@@ -106,7 +106,7 @@ def instantiate(row: Mapping[str, object]) -> torch.nn.Module:
 
     Raises:
         InvalidArgument: it is not one row, or lacks a column.
-        ValueError: the architecture is unknown, or does not have so many weights.
+        ValueError: the architecture is unknown, or has another number of weights.
     """
     values = check_row(row, ("architecture", "weights", "activation"))
     layout = layout_of(row)
@@ -125,13 +125,13 @@ def load_images(
     allow_unverified: bool = False,
     progress: bool = True,
 ) -> ImageData:
-    """Read an image data set with the transforms and the split that zoos are trained with.
+    """Load an image data set with the transforms and the split used to train zoos.
 
     Args:
-        name: key of an image data set, such as `zoo.images`, or a source of one's own.
+        name: key of an image data set, such as `zoo.images`, or your own ImageSource.
         images_dir: folder of image files; MODEL_ZOOS_IMAGES, else ./images by default.
-        channels: for a folder of image files, 1 to read them in grey or 3 in colour. None: as many
-            as images.json has means, else 1 if all training images are grey, else 3.
+        channels: for a folder of image files, 1 to read them in grey or 3 in colour. None to use
+            those of images.json, or else 1 if all training images are grey and 3 if not.
         download: whether to download files that are missing.
         allow_unverified: whether to use files that are not the original ones.
         progress: whether to show progress.
@@ -164,18 +164,18 @@ def generate(
     """Train a zoo into `<root>/<zoo>/`, or resume its training.
 
     Args:
-        zoo: specification of the zoo, as `zoo_spec(name)` or `Zoo.from_json` return it; or a name
+        zoo: specification of the zoo, from `zoo_spec(name)` or `Zoo.from_json`; or a name
             of the catalog, the path of a JSON file, or the name of a zoo directory in `root`.
         root: folder of all zoos.
         images: the images that `zoo.images` names: from `load_images`, or a name or source, which
             is read with the defaults of `load_images`; None for this name.
-        models: number of models, the first of the zoo; all by default.
+        models: number of models, from the first of the zoo; all by default.
         options: engine, threads, device and more (generation.options); automatic by default.
         publisher: uploads finished models while others train.
         on_progress: called about five times a second, with a generation.job.Progress.
 
     Returns:
-        What was trained (generation.job.Summary).
+        A summary of the training (generation.job.Summary).
 
     Raises:
         UnknownZoo: there is no zoo of this name.
@@ -225,19 +225,19 @@ def sparsify(
         parents: the dense zoo, generated or imported: from `open_zoo`, or the name of one in
             `root`.
         root: folder of all zoos.
-        images: the images that the parents were trained on, as in `generate`.
-        models: number of parents, the first of the zoo; all by default.
+        images: the images on which the parents were trained; see `generate`.
+        models: number of parents, from the first of the zoo; all by default.
         twins: method, levels, epochs and seed (generation.options); variational dropout by default.
-        options, on_progress: as in `generate`.
+        options, on_progress: see `generate`.
 
     Returns:
-        What was trained (generation.job.Summary).
+        A summary of the training (generation.job.Summary).
 
     Raises:
         ZooNotFound: there is no zoo of this name in `root`.
         InvalidArgument: arguments of another type, or that do not fit together.
         ValueError, ImageFilesError, FaultyZoo, TrainingFailed, LanesUnavailable, CudaUnavailable:
-            as for `generate`.
+            see `generate`.
     """
     from model_zoos.builders.zoo_directory import ZooDirectory
     from model_zoos.generation import sparsify as training
@@ -266,7 +266,7 @@ def sparsify(
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> object:
-        """Return a name whose module is imported when it is used: of weight_space, the builder."""
+        """Return a name of weight_space or of the builder; its module is imported on first use."""
         if name in weight_space.__all__:
             return getattr(weight_space, name)
         if name == "ModelZoos":
@@ -277,8 +277,10 @@ if not TYPE_CHECKING:
 
 
 def _import_extensions() -> None:
-    """Import the modules that MODEL_ZOOS_EXTENSIONS names: those of a user, with entries for our
-    tables (docs/extend.md), in each process and in the command."""
+    """Import the user's modules that MODEL_ZOOS_EXTENSIONS names, which add entries to our tables.
+
+    See docs/extend.md. This runs in each process and in the command.
+    """
     names = os.environ.get("MODEL_ZOOS_EXTENSIONS", "").replace(",", " ").split()
     if names and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # where a user's module is expected

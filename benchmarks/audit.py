@@ -1,17 +1,16 @@
-"""Whether the rows of a zoo are what they say: `model-zoos verify`.
+"""Check that the rows of a zoo are correct: `model-zoos verify`.
 
-A state's weights make a network. Run on the zoo's images, the network has an accuracy and a loss,
-which must be the recorded ones. The engines that train populations evaluate sampled states (or all)
-many at a time. On the engine that recorded the values they must agree in all bits of the row's
-float32. On another engine, which sums in another order, accuracies must agree within one image and
-losses within 1e-3.
+A state's weights define a network. On the zoo's images, the network must have the recorded accuracy
+and loss. The engines that train populations evaluate sampled states (or all), many at a time. On
+the engine that recorded the values, they must agree in all bits of the row's float32. On another
+engine, which sums in another order, accuracies must agree within one image and losses within 1e-3.
 
-Besides, every row is checked: files, layout, ids, epochs, splits, values that are not finite,
+Moreover, every row is checked: files, layout, ids, epochs, splits, values that are not finite,
 duplicates, the first weights that a seed gives, and a twin's parent, split and sparsity. Twins made
-here must also have their parent's hyperparameters and start from its last weights.
+by this package must also have their parent's hyperparameters and start from its last weights.
 
-An audit cannot see two things: training metrics after epoch 0, which are running means over an
-epoch, and the order of a trajectory whose rows were permuted whole.
+An audit cannot check two things: training metrics after epoch 0, which are running means over an
+epoch, and the order of a trajectory whose rows were all permuted together.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ from .shares import BY_WEIGHTS, DIGEST_BYTES, Share, audit_weights, fingerprint,
 from .tables import Table
 
 STATES = 512
-"""States that are evaluated by default."""
+"""Number of states that are evaluated by default."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +45,12 @@ class Audit:
 
     Attributes:
         zoo: name.
-        models, states: numbers of models and states in its good files.
+        models, states: numbers of models and states in its readable files.
         evaluated: number of states that were evaluated.
         engine: the engine that evaluated them; None if there were none.
-        recorded_engine: the engine that made the zoo, as zoo.json says.
+        recorded_engine: the engine that made the zoo, according to zoo.json.
         to_the_bit: whether recorded and evaluated metrics had to be equal in all bits.
-        checks: in a fixed order.
+        checks: the checks, in a fixed order.
     """
 
     zoo: str
@@ -65,18 +64,18 @@ class Audit:
 
     @property
     def good(self) -> bool:
-        """Whether nothing is wrong, and every check that should have been made was."""
+        """Whether nothing is wrong, and no check had to be left undone."""
         return self.verdict == "good"
 
     @property
     def verdict(self) -> str:
-        """Return "wrong", "not compared" where a check could not be made, or "good"."""
+        """Return "wrong", "not compared" if a check could not be made, or "good"."""
         if any(check.wrong for check in self.checks):
             return "wrong"
         return "not compared" if any(check.undone for check in self.checks) else "good"
 
     def tables(self) -> list[Table]:
-        """Return the table of the checks, with what is wrong in its notes."""
+        """Return the table of the checks, whose notes list what is wrong."""
         rows, notes = [], []
         if self.evaluated:
             notes.append(
@@ -117,22 +116,22 @@ def audit_zoo(
     seed: int = 0,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Audit:
-    """Check a zoo: every row's form, and the metrics of some or all states.
+    """Check a zoo: the form of every row, and the metrics of some or all states.
 
     Args:
         name: name of a zoo directory, not of a union.
         data_dir: folder of zoo directories, else MODEL_ZOOS_HOME, else ./zoos.
         states: number of states to evaluate, spread over models and epochs; None for all, 0 for
             none.
-        images: the images that the models saw; by default those that zoo.json names are loaded.
-        images_dir, download: as for images.load_images.
-        threads: cores to evaluate on; None for all that this process may use.
+        images: the images for the models; by default those that zoo.json names are loaded.
+        images_dir, download: see `images.load_images`.
+        threads: number of cores for evaluation; None for all that this process may use.
         seed: seed of the choice of states.
-        on_progress: called with the number of rows read and of all rows.
+        on_progress: called with the number of rows read, and of all rows.
 
     Raises:
         ZooNotFound: there is no such zoo directory.
-        FaultyZoo: none of its files can be read at all.
+        FaultyZoo: all its files are unreadable.
         InvalidArgument: a negative number of states.
     """
     _check_number(states)
@@ -157,13 +156,13 @@ def audit_share(
 
     Args:
         name: name of a zoo directory, not of a union.
-        rank: which share. Ranks do not wait for each other.
-        data_dir, states, images, images_dir, download, threads, seed, on_progress: as for
-            `audit_zoo`; `states` is the number on all ranks together.
+        rank: the share. Ranks do not wait for each other.
+        data_dir, states, images, images_dir, download, threads, seed, on_progress: see `audit_zoo`;
+            `states` is the total over all ranks.
 
     Raises:
         ZooNotFound: there is no such zoo directory.
-        FaultyZoo: none of its files can be read at all.
+        FaultyZoo: all its files are unreadable.
         InvalidArgument: a negative number of states.
     """
     _check_number(states)
@@ -174,15 +173,15 @@ def audit_share(
 def join_shares(
     name: str, shares: Sequence[Share], data_dir: str | os.PathLike[str] | None = None
 ) -> Audit:
-    """Join the shares of all ranks to what `audit_zoo` returns.
+    """Join the shares of all ranks into the result of `audit_zoo`.
 
     Args:
         name: name of a zoo directory, not of a union.
-        shares: of the ranks 0, 1, ...
+        shares: the shares of ranks 0, 1, ...
         data_dir: folder of zoo directories, else MODEL_ZOOS_HOME, else ./zoos.
 
     Raises:
-        InvalidArgument: they are not the shares of all ranks, or they differ in the states to
+        InvalidArgument: they are not the shares of all ranks, they differ in the states to
             evaluate, or the zoo has changed since.
     """
     zoo = _open(name, data_dir)
@@ -267,7 +266,7 @@ def _join(zoo: ZooOnDisk, shares: Sequence[Share]) -> Audit:
 
 
 def _refuse_strangers(directory: ZooDirectory, shares: Sequence[Share]) -> None:
-    """Refuse shares that are not all of one audit of the zoo as it is now."""
+    """Refuse shares that are not all from one audit of the unchanged zoo."""
     name, mark = directory.zoo.name, fingerprint(directory)
     if [(share.rank, share.ranks) for share in shares] != [
         (i, len(shares)) for i in range(len(shares))
@@ -277,25 +276,25 @@ def _refuse_strangers(directory: ZooDirectory, shares: Sequence[Share]) -> None:
         again = f"model-zoos verify {name} --rank {share.rank} --ranks {share.ranks}"
         if (share.zoo, share.fingerprint) != (name, mark):
             raise InvalidArgument(
-                f"{name} has changed since rank {share.rank} has looked at it", hint=again
+                f"{name} has changed since rank {share.rank} checked it", hint=again
             )
         if (share.states, share.seed) != (shares[0].states, shares[0].seed):
             raise InvalidArgument(
                 f"rank {share.rank} has chosen other states of {name} than rank 0: all ranks must "
-                "be asked for the same states",
+                "evaluate the same states",
                 hint=f"{again}, with the same --states or --all as rank 0",
             )
 
 
 def _check_duplicates(states: States, shares: Sequence[Share], check: Check) -> None:
-    """No two trained states of one epoch have the same weights."""
+    """Check that no two trained states of one epoch have the same weights."""
     owner = owners(states, len(shares))
     digests = np.zeros((len(states), DIGEST_BYTES // 8), np.uint64)
     for share in shares:
         own = owner == share.rank
         found = np.frombuffer(bytes.fromhex(share.digests), np.uint64)
         if found.size != digests[own].size:
-            raise InvalidArgument(f"rank {share.rank} has looked at other states of {share.zoo}")
+            raise InvalidArgument(f"rank {share.rank} has checked other states of {share.zoo}")
         digests[own] = found.reshape(-1, digests.shape[1])
     rows = np.flatnonzero(digests.any(axis=1))
     check.see(len(rows))
@@ -305,11 +304,11 @@ def _check_duplicates(states: States, shares: Sequence[Share], check: Check) -> 
 
 
 def choose_states(states: States, count: int | None, seed: int) -> NDArray[np.int64]:
-    """Choose rows to evaluate, as many of each model and of each epoch as possible.
+    """Choose rows to evaluate, balanced over models and over epochs.
 
     Args:
         states: all states of the zoo.
-        count: how many; None for all.
+        count: number of rows; None for all.
         seed: seed of the choice.
 
     Returns:
@@ -319,7 +318,7 @@ def choose_states(states: States, count: int | None, seed: int) -> NDArray[np.in
     if count is None or count >= total:
         return np.arange(total)
     order = np.random.default_rng(seed).permutation(total)
-    # The first rows of all models, then the second of all, ...: each model's in random order.
+    # First one row of every model, then a second of every model, ...: in random order per model.
     turn = np.empty(total, np.int64)
     seen: dict[str, int] = defaultdict(int)
     for row in order:

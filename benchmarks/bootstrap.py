@@ -1,7 +1,7 @@
 """Scores of predictions, and their bootstrap intervals over models.
 
-The states of one model are not independent, so models are drawn, not rows: intervals over rows
-would be far too narrow.
+The states of one model are not independent, so samples are drawn from models, not rows: intervals
+over rows would be far too narrow.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ RESAMPLES = 1000
 """Bootstrap samples."""
 
 FEWEST_MODELS = 10
-"""With fewer models a bootstrap interval is far too narrow, so there is none."""
+"""With fewer models, a bootstrap interval is far too narrow, so none is given."""
 
 _COUNTS = 4 << 20
-"""Counts of models in samples that are held at a time."""
+"""Limit of the counts (samples times models) that are in memory at a time."""
 
 _FEW = 512
-"""Rows of which pairs are compared one by one. Their counts are exact in float32."""
+"""Number of rows whose pairs are compared one by one. Their counts are exact in float32."""
 
 _GROUPS = 256
-"""Groups of equal rows that are counted at a time."""
+"""Number of groups of equal rows that are counted at a time."""
 
 Floats = NDArray[np.float64]
 Interval = tuple[float, float]
-"""A 95 % interval; NaN with fewer than FEWEST_MODELS, or where too few samples have a score."""
+"""A 95 % interval; NaN with fewer than FEWEST_MODELS, or if too few samples have a score."""
 
 UNKNOWN: Interval = (np.nan, np.nan)
 
@@ -39,7 +39,7 @@ UNKNOWN: Interval = (np.nan, np.nan)
 def r2(truth: Floats, prediction: Floats) -> Floats:
     """Return R2 along the first axis: 1 - residual / total sum of squares.
 
-    The total is taken around the mean of these rows, so 0 is as good as their mean.
+    The total is taken around the mean of these rows, so predicting their mean scores 0.
     """
     residual = ((truth - prediction) ** 2).sum(axis=0)
     total = ((truth - truth.mean(axis=0)) ** 2).sum(axis=0)
@@ -54,7 +54,7 @@ def number_intervals(
 
     Args:
         truth, prediction: [rows].
-        model: number of each row's model, int64 [rows], ascending from 0 without gaps.
+        model: index of each row's model, int64 [rows], ascending from 0 without gaps.
     """
     if (models := int(model[-1]) + 1) < FEWEST_MODELS:
         return UNKNOWN, UNKNOWN
@@ -76,7 +76,7 @@ def share_interval(hits: NDArray[np.bool_], model: NDArray[np.int64]) -> Interva
 
     Args:
         hits: whether each row counts, [rows].
-        model: number of each row's model, [rows].
+        model: index of each row's model, [rows].
     """
     present, model = np.unique(model, return_inverse=True)
     if len(present) < FEWEST_MODELS:
@@ -88,8 +88,8 @@ def share_interval(hits: NDArray[np.bool_], model: NDArray[np.int64]) -> Interva
 def resamples(models: int) -> Iterator[Floats]:
     """Yield how often each bootstrap sample contains each model, float64 [samples, models].
 
-    There are RESAMPLES samples in all, yielded in blocks where there are many models. The draws are
-    always the same.
+    There are RESAMPLES samples in all; if there are many models, they come in blocks. The draws
+    are always the same.
     """
     generator = np.random.default_rng(0)
     step = max(1, _COUNTS // models)
@@ -101,15 +101,15 @@ def resamples(models: int) -> Iterator[Floats]:
 def kendall_tau(
     truth: Floats, prediction: Floats, model: NDArray[np.int64], weights: Floats
 ) -> Floats:
-    """Return Kendall's tau-b of each sample, [samples]; NaN where truth or prediction is constant.
+    """Return Kendall's tau-b of each sample, [samples]; NaN if truth or prediction is constant.
 
     As in Knight's algorithm (1966), pairs of rows are counted by their ties and inversions, in
     O(rows log(rows)) for each sample. All counts are exact.
 
     Args:
         truth, prediction: [rows].
-        model: number of each row's model, [rows].
-        weights: how often each sample holds each model, whole numbers [samples, models].
+        model: index of each row's model, [rows].
+        weights: how often each sample contains each model, integers [samples, models].
     """
     order = np.lexsort((prediction, truth))
     truth, prediction, model = truth[order], prediction[order], model[order]
@@ -121,18 +121,18 @@ def kendall_tau(
     in_truth = _ties(model, counts, truth)
     in_prediction = _ties(model[by_prediction], counts, prediction[by_prediction])
     in_both = _ties(model, counts, truth, prediction)
-    # Of the ordered pairs that differ in both, twice the inversions are discordant.
+    # Of the ordered pairs that differ in both, twice the number of inversions are discordant.
     agree = total - in_truth - in_prediction + in_both - 4 * _inversions(place, model, counts)
     with np.errstate(divide="ignore", invalid="ignore"):
         return agree / np.sqrt((total - in_truth) * (total - in_prediction))
 
 
 def _ties(model: NDArray[np.int64], counts: Floats, *columns: Floats) -> Floats:
-    """Return how many ordered pairs of rows are equal in all columns, [samples].
+    """Return the number of ordered pairs of rows that are equal in all columns, [samples].
 
     Args:
-        model: number of each row's model, [rows].
-        counts: how often each sample holds each model, [models, samples].
+        model: index of each row's model, [rows].
+        counts: how often each sample contains each model, [models, samples].
         columns: [rows] each; rows that are equal in all of them are neighbours.
     """
     new = np.ones(len(model), bool)
@@ -149,16 +149,16 @@ def _ties(model: NDArray[np.int64], counts: Floats, *columns: Floats) -> Floats:
 
 
 def _inversions(place: NDArray[np.int64], model: NDArray[np.int64], counts: Floats) -> Floats:
-    """Return how many pairs of rows i < j have place[i] > place[j], [samples].
+    """Return the number of pairs of rows i < j with place[i] > place[j], [samples].
 
     The rows are cut into strips by their order, and again by their place. A running sum over the
-    cells of this grid counts the pairs that share neither strip. Each strip by itself is the same
+    cells of this grid counts the pairs that share neither strip. Each single strip is the same
     problem with fewer rows.
 
     Args:
-        place: numbers that differ, [rows].
-        model: number of each row's model, [rows].
-        counts: how often each sample holds each model, [models, samples].
+        place: different numbers, [rows].
+        model: index of each row's model, [rows].
+        counts: how often each sample contains each model, [models, samples].
     """
     rows, samples = len(place), counts.shape[1]
     if rows <= _FEW:
@@ -181,7 +181,7 @@ def _inversions(place: NDArray[np.int64], model: NDArray[np.int64], counts: Floa
         for number in range(strips - 1, 0, -1):
             higher += cells[number]
             above[number - 1] += higher
-        # Rows of one strip ascend here, as their pairs are counted already.
+        # Rows of one strip ascend here, since their pairs are counted already.
         same_place = by_place[rows_here]
         same_place = same_place[np.argsort(strip[same_place], kind="stable")]
         found += _inversions(place[same_place], model[same_place], counts)
@@ -191,7 +191,7 @@ def _inversions(place: NDArray[np.int64], model: NDArray[np.int64], counts: Floa
 def _totals(
     group: NDArray[np.int64], model: NDArray[np.int64], counts: Floats, groups: int
 ) -> Floats:
-    """Return how many rows each group has in each sample, [groups, samples]."""
+    """Return the number of rows of each group in each sample, [groups, samples]."""
     rows = csr_array((np.ones(len(group)), (group, model)), (groups, len(counts)))
     return rows @ counts
 

@@ -1,4 +1,4 @@
-"""The checks of `model-zoos verify` that need no weights, and the record of what they find."""
+"""The checks of `model-zoos verify` that need no weights, and the record of their results."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ from .split_runs import assigned_in_runs
 from .states import Column, objects, open_stream, read_table
 
 _SHOWN = 10
-"""Offenders that a check names."""
+"""Maximal number of offenders that a check names."""
 
 METRICS = ("train_loss", "train_acc", "val_loss", "val_acc", "test_loss", "test_acc", "sparsity")
 
 
 @dataclass
 class Check:
-    """What was found about one thing.
+    """The result of one check.
 
     Attributes:
         name: name of the check.
-        checked: how many models, states or recorded values were looked at.
-        wrong: how many of them are wrong.
-        offenders: the first ten of these, in words.
+        checked: number of models, states or recorded values that were checked.
+        wrong: number of wrong ones.
+        offenders: descriptions of the first ten of these.
         note: what a reader must know, such as what was not covered and why.
-        undone: whether the check should have been made and could not.
+        undone: whether the check should have been made but could not be.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Check:
     undone: bool = False
 
     def see(self, count: int = 1) -> None:
-        """Count things that are looked at."""
+        """Count checked things."""
         self.checked += count
 
     def fail(self, offender: str) -> None:
@@ -60,7 +60,7 @@ class Check:
         self.offenders = (*self.offenders, offender)[:_SHOWN]
 
     def add(self, tallies: Iterable[Tally]) -> None:
-        """Count what the shares of a zoo have shown."""
+        """Add the results of a zoo's shares."""
         found = list(tallies)
         self.checked += sum(tally.checked for tally in found)
         self.wrong += sum(tally.wrong for tally in found)
@@ -68,18 +68,18 @@ class Check:
         self.offenders = (*self.offenders, *(offender for _, offender in rows))[:_SHOWN]
 
     def remark(self, text: str, undone: bool = False) -> None:
-        """Add to the note, which may say that the check could not be made."""
+        """Add to the note; with `undone`, record that the check could not be made."""
         self.note = f"{self.note}; {text}" if self.note else text
         self.undone |= undone
 
 
 @dataclass
 class Tally:
-    """What the rows of one share of a zoo have shown about one thing.
+    """The result of one check for the rows of one share of a zoo.
 
     Attributes:
-        checked, wrong: as of a `Check`.
-        offenders: the first ten by row, each the number of the row and the words.
+        checked, wrong: see `Check`.
+        offenders: the first ten by row, each with the number of the row and a description.
     """
 
     checked: int = 0
@@ -87,7 +87,7 @@ class Tally:
     offenders: list[tuple[int, str]] = field(default_factory=list)
 
     def see(self) -> None:
-        """Count one thing that is looked at."""
+        """Count one checked thing."""
         self.checked += 1
 
     def fail(self, row: int, offender: str) -> None:
@@ -106,7 +106,7 @@ class Findings(dict[str, Check]):
 
 @dataclass(frozen=True)
 class States:
-    """All columns of a zoo's rows but their weights, in the order of the stream.
+    """All columns of a zoo's rows except the weights, in the order of the stream.
 
     Attributes:
         split, model_id, parent_model_id, activation, init: texts [rows]; None where absent.
@@ -132,13 +132,13 @@ class States:
         return f"{self.model_id[row]} epoch {self.epoch[row]}"
 
     def metric(self, name: str, row: int) -> float | None:
-        """Return one value of a metric; None where absent."""
+        """Return one value of a metric; None if it is absent."""
         return self.metrics[name][row].as_py()
 
 
 def first_equal(*columns: NDArray[Any]) -> NDArray[np.int64]:
-    """Return the number of the first row that is equal to each one in all columns, [rows]."""
-    order = np.lexsort(columns)  # stable, so the first of equals stays the first
+    """Return, for each row, the first row that equals it in all columns, [rows]."""
+    order = np.lexsort(columns)  # stable, so the first of equal rows stays first
     new = np.zeros(len(order), bool)
     new[:1] = True
     for column in columns:
@@ -149,12 +149,12 @@ def first_equal(*columns: NDArray[Any]) -> NDArray[np.int64]:
 
 
 class ZooOnDisk:
-    """A zoo with all that the checks look at.
+    """A zoo with everything that the checks need.
 
     Attributes:
         directory: the zoo directory.
         good, faulty: its readable model files, and the errors of the others.
-        recorded: the readable ones as its manifest has them, which the states are taken from.
+        recorded: the manifest's record of the readable files, from which the states are taken.
         splits: model id -> split.
         generated: whether this package trained the models, so that ids, epochs and first weights
             are known.
@@ -189,7 +189,7 @@ class ZooOnDisk:
 
 
 def check_files(zoo: ZooOnDisk, findings: Findings) -> None:
-    """Every model file is readable, and its model has a split."""
+    """Check that every model file is readable, and its model has a split."""
     findings["files"].see(len(zoo.good) + len(zoo.faulty))
     for error in zoo.faulty:
         findings["files"].fail(str(error))
@@ -207,7 +207,7 @@ def check_files(zoo: ZooOnDisk, findings: Findings) -> None:
 
 
 def _content(file: ModelFile) -> tuple[object, ...]:
-    """Return what a model file holds except its weights, in a form that can be compared."""
+    """Return the content of a model file except its weights, in a form that can be compared."""
     metrics = {
         name: (np.ma.getdata(values).tobytes(), np.ma.getmaskarray(values).tobytes())
         for name, values in file.metrics.items()
@@ -217,7 +217,7 @@ def _content(file: ModelFile) -> tuple[object, ...]:
 
 
 def check_layout(zoo: ZooOnDisk, findings: Findings) -> None:
-    """zoo.json has the layout of its architecture, and the specification that the catalog has."""
+    """Check zoo.json: the layout of its architecture, and the specification in the catalog."""
     found = zoo.directory.zoo
     findings["layout"].see()
     if zoo.directory.info.get("layout") != found.layout.to_json():
@@ -232,7 +232,7 @@ def check_layout(zoo: ZooOnDisk, findings: Findings) -> None:
 
 
 def check_ids(zoo: ZooOnDisk, findings: Findings) -> None:
-    """No state is there twice, and the id of a generated model is that of its hyperparameters."""
+    """Check that no state is repeated, and that generated ids follow from the hyperparameters."""
     states = zoo.states
     findings["ids"].see(len(states))
     number = np.unique(states.model_id, return_inverse=True)[1]
@@ -251,7 +251,7 @@ def check_ids(zoo: ZooOnDisk, findings: Findings) -> None:
 
 
 def check_epochs(zoo: ZooOnDisk, findings: Findings) -> None:
-    """No model has an epoch that its zoo lacks, and a generated model has all epochs."""
+    """Check that no model has an epoch that its zoo lacks, and generated models have them all."""
     found = zoo.directory.zoo
     epochs: dict[str, set[int]] = defaultdict(set)
     for model, epoch in zip(zoo.states.model_id, zoo.states.epoch.tolist(), strict=True):
@@ -275,7 +275,7 @@ def check_epochs(zoo: ZooOnDisk, findings: Findings) -> None:
 
 
 def check_splits(zoo: ZooOnDisk, findings: Findings) -> None:
-    """Each model lies in one split; the shares, and where possible the splits, are as assigned."""
+    """Check that each model lies in one split, and that shares and splits are as assigned."""
     directory, splits = zoo.directory, zoo.splits
     findings["splits"].see(len(splits))
     found: dict[str, str] = {}
@@ -283,7 +283,7 @@ def check_splits(zoo: ZooOnDisk, findings: Findings) -> None:
         if found.setdefault(model, split) != split:
             findings["splits"].fail(f"{model}: has states in {found[model]} and in {split}")
     if directory.parent_zoo is not None:
-        return  # a twin lies in its parent's split, which `check_parents` compares
+        return  # a twin lies in its parent's split, which `check_parents` checks
     source = directory.info.get("source") or {}
     if "splits" in source or str(source.get("file", "")).endswith((".pt", ".pth")):
         findings["splits"].remark("those of the original file: nothing to compute them from")
@@ -313,7 +313,7 @@ def check_splits(zoo: ZooOnDisk, findings: Findings) -> None:
 
 
 def check_parents(zoo: ZooOnDisk, findings: Findings) -> None:
-    """A twin has a parent in the dense zoo, lies in its split, and is trained as it was."""
+    """Check that a twin has a parent in the dense zoo, shares its split, and is trained like it."""
     states, dense = zoo.states, zoo.directory.parent_zoo
     parents = dict(zip(states.model_id, states.parent_model_id, strict=True))
     if dense is None:
@@ -332,7 +332,7 @@ def check_parents(zoo: ZooOnDisk, findings: Findings) -> None:
     present: dict[str | None, ModelFile] = {}
     if dense_directory is not None:
         dense_splits = dense_directory.splits()
-        # Where a model has a file for each state, the last one stays.
+        # If a model has one file per state, the last one is kept.
         present = {file.model_id: file for file in dense_directory.scan(anew=True)[0]}
     for model, parent in parents.items():
         if parent is None:
@@ -354,7 +354,7 @@ def check_parents(zoo: ZooOnDisk, findings: Findings) -> None:
 def _check_twin(
     directory: ZooDirectory, twin: ModelFile, parent: ModelFile, findings: Findings
 ) -> None:
-    """A twin made here is trained as its parent was, and starts from its last weights, pruned."""
+    """Check that a twin made here is trained like its parent and starts from its pruned weights."""
     seed = (directory.info["sparsification"] or {}).get("seed")
     expected = {**parent.hyperparameters, "epochs": directory.zoo.epochs}
     if seed != "parent":

@@ -1,9 +1,9 @@
 """How different the models of a zoo are: in accuracy, weights, predictions and activations.
 
 For each epoch: accuracies and generalization gaps of all models; l2 distance and cosine of the
-weights over pairs of some models; and for fewer models, run on some test images, how often two of
-them give the same answer, and linear CKA of their activations, layer by layer (Kornblith et al.
-2019, "Similarity of Neural Network Representations Revisited", section 3).
+weights over pairs of some models; and for fewer models, run on some test images, how often pairs
+give the same answer, and linear CKA of their activations, layer by layer (Kornblith et al. 2019,
+"Similarity of Neural Network Representations Revisited", section 3).
 
 States that have diverged (NaN or infinite losses or weights) are left out and counted.
 """
@@ -34,16 +34,16 @@ from .states import StateTable, choose, read_states, read_weights, weights_size
 from .tables import Table, number
 
 MODELS = 200
-"""Models whose weights are compared: 19,900 pairs."""
+"""Number of models whose weights are compared: 19,900 pairs."""
 
 RUN_MODELS = 20
-"""Models that are run on images: 190 pairs."""
+"""Number of models that are run on images: 190 pairs."""
 
 IMAGES = 256
-"""Test images that models are run on."""
+"""Number of test images on which models are run."""
 
 EPOCHS = 11
-"""Epochs at which weights and predictions are compared, spread evenly."""
+"""Number of epochs at which weights and predictions are compared, spread evenly."""
 
 NEED_IMAGES = "prediction agreement and linear CKA"
 
@@ -53,8 +53,8 @@ class Distribution:
     """A summary of some numbers.
 
     Attributes:
-        count: how many there are; those that are not defined are left out.
-        mean, std: their mean, and the standard deviation (of the population) around it.
+        count: number of values; undefined ones are left out.
+        mean, std: their mean, and the (population) standard deviation.
         quartiles: 25 %, median and 75 %, interpolated linearly.
     """
 
@@ -66,22 +66,22 @@ class Distribution:
 
 @dataclass(frozen=True)
 class EpochDiversity:
-    """The diversity of a zoo's models at one epoch; None is what was not measured there.
+    """The diversity of a zoo's models at one epoch; None for what was not measured there.
 
     Attributes:
         epoch: the epoch.
         models: number of models whose state there has not diverged.
         diverged: number of states left out.
-        accuracy, gap: test accuracy and generalization gap of all these models; shares of 1.
+        accuracy, gap: test accuracy and generalization gap of all these models, as shares of 1.
         sparsity: sparsity of all these models, if they are sparse twins.
         l2, cosine: distance and cosine of weights, over pairs of `compared` models.
         compared: number of models whose weights were compared.
         agreement: share of images to which two models give the same answer, over pairs of `run`
             models.
-        cka: layer -> linear CKA of two models' activations, in [0, 1], over the same pairs. A
-            model whose activations are constant has none.
+        cka: layer -> linear CKA of two models' activations, in [0, 1], over the same pairs. It is
+            undefined for a model whose activations are constant.
         run: number of models that were run on images.
-        large: how many of the compared models have a weight above `MAX_WEIGHT` there.
+        large: number of compared models that have a weight above `MAX_WEIGHT` there.
     """
 
     epoch: int
@@ -107,7 +107,7 @@ class Diversity:
         zoo: name.
         epochs: one entry for each epoch, ascending.
         models: number of models in the zoo.
-        images: number of test images that models were run on.
+        images: number of test images on which models were run.
         seed: seed of the choice of models and images.
         not_obtained: measure -> why it could not be obtained.
     """
@@ -210,14 +210,14 @@ def diversity(
         name: any config of the data set with weights.
         data_dir: folder of zoo directories, else MODEL_ZOOS_HOME, else ./zoos.
         states: all states of the zoo, if they have been read already.
-        models: models whose weights are compared, at most (fewer of a wide architecture).
-        run_models: models of these that are run on images, at most.
+        models: maximal number of models whose weights are compared (fewer for wide architectures).
+        run_models: maximal number of these that are run on images.
         images: number of test images of the zoo's image data set, or images of your own.
-        epochs: epochs at which weights and predictions are compared, at most.
-        images_dir, download: as for images.load_images. Without images, what needs them is not
-            obtained.
+        epochs: maximal number of epochs at which weights and predictions are compared.
+        images_dir, download: see `images.load_images`. Measures that need images are not obtained
+            without them.
         seed: seed of the choice of models and images.
-        on_progress: called with the number of epochs done and of all epochs.
+        on_progress: called with the number of epochs done, and of all epochs.
 
     Raises:
         ZooNotFound: the zoo is not there.
@@ -275,7 +275,7 @@ def diversity(
 
 
 def describe(values: NDArray[np.floating]) -> Distribution | None:
-    """Return the distribution of those values that are finite; None if there are none."""
+    """Return the distribution of the finite values; None if there are none."""
     values = values[np.isfinite(values)].astype(np.float64)
     if not len(values):
         return None
@@ -286,30 +286,30 @@ def describe(values: NDArray[np.floating]) -> Distribution | None:
 def linear_cka(x: NDArray[np.floating], y: NDArray[np.floating]) -> float:
     """Return the linear CKA of two models' activations on the same images.
 
-    It is |Y'X|^2 / (|X'X| |Y'Y|) in Frobenius norms, of columns less their means (Kornblith et al.
-    2019, section 3), and 1 for activations that differ by a rotation, a scale and a shift.
+    It is |Y'X|^2 / (|X'X| |Y'Y|) in Frobenius norms of centred columns (Kornblith et al. 2019,
+    section 3), and 1 for activations that differ by a rotation, a scale and a shift.
 
     Args:
         x, y: [images, features]; the numbers of features may differ.
 
     Returns:
-        A share of 1; NaN if the activations of one do not depend on the image.
+        A share of 1; NaN if one model's activations do not depend on the image.
     """
     return float(_cka(np.stack([_gram(x), _gram(y)]))[0])
 
 
 def _gram(x: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Return inner products of centred activations, [images * images], of norm 1 or NaN."""
+    """Return inner products of centred activations, [images * images], with norm 1, or NaN."""
     x = x.reshape(len(x), -1).astype(np.float64)
     x = x - x.mean(axis=0)
     gram = (x @ x.T).reshape(-1)
     norm = np.linalg.norm(gram)
-    # What rounding leaves of a constant is no activation.
+    # Rounding leaves small differences even if the activation is constant.
     return (gram / norm if norm > 1e-12 else np.full_like(gram, np.nan)).astype(np.float32)
 
 
 def _cka(grams: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return for each pair of models the inner product of their normed matrices."""
+    """Return for each pair of models the inner product of their normalised matrices."""
     products = grams @ grams.T
     return products[np.triu_indices(len(grams), 1)]
 
@@ -323,7 +323,7 @@ def _test_images(
     download: bool,
     seed: int,
 ) -> torch.Tensor:
-    """Return normalised images that the models can be run on; an error says why there are none.
+    """Return normalised images for the models; an error says why there are none.
 
     Raises:
         ImageFilesError: the image files are missing or cannot be used.
@@ -347,7 +347,7 @@ def _run(
     weights: NDArray[np.float32],
     pixels: torch.Tensor,
 ) -> dict[str, Any]:
-    """Run models on images, and return the fields of `EpochDiversity` that come from it."""
+    """Run models on images, and return the fields of `EpochDiversity` that depend on it."""
     answers: list[NDArray[np.int64]] = []
     grams: dict[str, list[NDArray[np.float32]]] = {}
     for activation, vector in zip(activations, weights, strict=True):
@@ -366,7 +366,7 @@ def _run(
 def _outputs(
     network: torch.nn.Module, layout: Layout, pixels: torch.Tensor
 ) -> tuple[NDArray[np.float32], dict[str, NDArray[np.float32]]]:
-    """Return logits, and the output of each layer after its activation, or of each stage."""
+    """Return logits, and the output of each layer (after its activation) or of each stage."""
     if layers := layout.architecture.layers:
         modules = {
             layer.name: f"act{number}" if layer.activation else layer.name

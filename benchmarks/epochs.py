@@ -1,4 +1,4 @@
-"""Test accuracy of a zoo over its models, by epoch: a small record that stands for a large zoo."""
+"""Test accuracy over a zoo's models by epoch: a small record that represents a large zoo."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from .evaluation import zoo_images
 from .states import StateTable, read_states
 
 QUANTILES = (0, 5, 25, 50, 75, 95, 100)
-"""Percentiles of each epoch; 0 is the lowest value and 100 the highest."""
+"""Percentiles recorded for each epoch; 0 is the lowest value and 100 the highest."""
 
 WITH_INTERVALS = (25, 50, 75)
-"""Those of `QUANTILES` that have a confidence interval."""
+"""Those of `QUANTILES` for which a confidence interval is recorded."""
 
 _DIGITS = 4
 
@@ -33,16 +33,16 @@ def summarise(
     images_dir: str | os.PathLike[str] | None = None,
     command: str | None = None,
 ) -> dict[str, Any]:
-    """Return how test accuracy is spread over the models of a zoo at each epoch.
+    """Return the distribution of test accuracy over the models of a zoo at each epoch.
 
-    States that have diverged count with the accuracy that they have, as in the paper's box plots.
+    Diverged states count with their accuracy, as in the paper's box plots.
 
     Args:
         name: name of a zoo directory.
         data_dir: folder of zoo directories, else MODEL_ZOOS_HOME, else ./zoos.
-        images_dir: folder of image files, as for images.load_images; the test labels give the
+        images_dir: folder of image files, see `images.load_images`; the test labels give the
             trivial rate, the share of the most frequent class.
-        command: how the zoo was made, in words of a shell; kept as it is.
+        command: the shell command that made the zoo; it is only recorded.
 
     Returns:
         A JSON object: provenance of the zoo, counts, and `test_acc`, a list with a record for each
@@ -50,7 +50,7 @@ def summarise(
 
     Raises:
         ZooNotFound: there is no such zoo directory.
-        FaultyZoo: none of its files can be read.
+        FaultyZoo: all its files are unreadable.
         ImageFilesError: the image files are missing or cannot be used.
         ValueError: they are other images than zoo.json names.
     """
@@ -95,7 +95,7 @@ def _never_left(states: StateTable, rate: float) -> float:
 def describe_accuracies(values: NDArray[np.float64]) -> dict[str, Any]:
     """Return count, mean, standard deviation (of the population) and quantiles of finite values.
 
-    The intervals of the quartiles are 95 % intervals from order statistics, which assume no form of
+    The intervals of the quartiles are 95 % intervals from order statistics. They assume no form of
     the distribution, only that the models are drawn independently.
     """
     values = np.sort(values[np.isfinite(values)])

@@ -1,4 +1,4 @@
-"""Recorded states evaluated again, and compared with what was recorded."""
+"""Evaluate recorded states again, and compare the results with the recorded ones."""
 
 from __future__ import annotations
 
@@ -23,31 +23,31 @@ from .checks import Tally, ZooOnDisk
 
 LOSS_TOLERANCE = 1e-3
 """Tolerated relative difference of losses if another engine evaluates than the one that recorded
-them. On the states of three imported zoos, diverged models included, it was 1e-5 at most."""
+them. On the states of three imported zoos, including diverged models, it was at most 1e-5."""
 
 _BLOCK = 64
-"""States that are evaluated together."""
+"""Number of states that are evaluated together."""
 
 Kind = tuple[str, ...]
-"""Key that states evaluated together share: their activation, then the sets of images for which
+"""The common key of states evaluated together: their activation, then the sets of images for which
 they have metrics ("test", "val", "train")."""
 
 
 def blocks(zoo: ZooOnDisk, rows: NDArray[np.int64]) -> list[tuple[Kind, list[int]]]:
-    """Group states that are evaluated together; those whose activation is not known are left out.
+    """Group states that are evaluated together; states with an unknown activation are left out.
 
-    The groups depend on the zoo and the rows alone, so that shares of an audit evaluate the same
-    ones as one process would.
+    The groups depend only on the zoo and the rows, so that shares of an audit evaluate the same
+    groups as one process would.
 
     Args:
         zoo: the zoo.
-        rows: numbers of the states to evaluate, ascending.
+        rows: indices of the states to evaluate, ascending.
     """
     states, info = zoo.states, zoo.directory.info
-    # Without layers there is no engine for several at a time, and states are large.
+    # Without layers there is no engine for several states at a time, and states are large.
     size = _BLOCK if zoo.directory.zoo.layout.architecture.layers else 1
-    # Later training metrics are running means; an imported twin's first ones are its parent's,
-    # and models of other forms than the paper's may have seen a part of the images only.
+    # Later training metrics are running means. An imported twin's first ones are its parent's.
+    # Models from other sources than the paper's may have seen only a part of the images.
     own = "form" in (info.get("source") or {}) or zoo.penalised
     found: list[tuple[Kind, list[int]]] = []
     last: dict[Kind, list[int]] = {}
@@ -69,13 +69,9 @@ class Evaluator:
 
     Args:
         zoo: the zoo.
-        images: the images that its models saw.
-        threads: cores to use; None for all that this process may use.
-        tallies: receives what is found about "accuracy" and "loss".
-
-    Attributes:
-        engine: name of the engine that evaluates.
-        to_the_bit: whether recorded and evaluated values must be equal in all bits.
+        images: the images for its models.
+        threads: number of cores to use; None for all that this process may use.
+        tallies: receives the results for "accuracy" and "loss".
         states: number of states evaluated so far.
     """
 
@@ -124,11 +120,11 @@ class Evaluator:
         return "lanes"
 
     def evaluate(self, kind: Kind, rows: Sequence[int], weights: NDArray[np.float32]) -> None:
-        """Evaluate some states of one kind, and compare the results with what is recorded.
+        """Evaluate some states of one kind, and compare the results with the recorded ones.
 
         Args:
-            kind: what they have in common.
-            rows: numbers of their rows, [n].
+            kind: their common key.
+            rows: indices of their rows, [n].
             weights: float32 [n, N].
         """
         activation, *recorded = kind
@@ -154,7 +150,7 @@ class Evaluator:
         states = self._zoo.states
         about, tally = f"{states.title(row)}: {name}", self._tallies["accuracy"]
         recorded = states.metric(f"{name}_acc", row)
-        assert recorded is not None  # as `blocks` has looked
+        assert recorded is not None  # `blocks` has checked it
         tally.see()
         step = 0.0 if self.to_the_bit else 1 / len(self._sets[name][1])
         if not abs(np.float32(accuracy) - np.float32(recorded)) <= step * 1.001:
@@ -163,7 +159,7 @@ class Evaluator:
         if recorded is None or self._zoo.penalised:
             return
         tally.see()
-        # The reference engine takes the untrained model's training loss in a random order.
+        # The reference engine computes the untrained model's training loss in a random order.
         exact = self.to_the_bit and (name, self.engine) != ("train", "reference")
         if not _equal_losses(loss, recorded, exact) and not (
             penalty > 0 and _equal_losses(loss + penalty, recorded, exact)
@@ -189,23 +185,23 @@ def zoo_images(
     images_dir: str | os.PathLike[str] | None,
     download: bool,
 ) -> ImageData:
-    """Return the images that the models of a zoo saw.
+    """Return the images on which the models of a zoo were trained.
 
     Args:
         directory: the zoo.
-        given: the images, if they have been loaded already.
-        images_dir, download: as for images.load_images.
+        given: the images, if they are loaded already.
+        images_dir, download: see `images.load_images`.
 
     Raises:
         ImageFilesError: the image files are missing or cannot be used.
-        InvalidArgument: they are other images than zoo.json names, or have another shape than the
-            models take.
+        InvalidArgument: they are not the images that zoo.json names, or have another shape than
+            the models take.
     """
     images, recorded = given, recorded_digest(directory)
     if images is None:
         zoo = directory.zoo
         with warnings.catch_warnings():
-            # The recorded digest decides, also on files that are not the published ones.
+            # The recorded digest decides, even for files that are not the original ones.
             warnings.simplefilter("ignore", ModelZoosWarning)
             images = load_images(
                 zoo.images,

@@ -101,7 +101,7 @@ BOX_PLOTS: dict[str, tuple[float, float, float, float]] = {
 """Test accuracy over all models at epoch 50: lower quartile, median, upper quartile, highest."""
 
 BOX_FIGURES = ("lower quartile", "median", "upper quartile", "highest")
-"""What the numbers of a box plot are, in their order."""
+"""Names of the numbers of a box plot, in their order."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ def tables(folder: Path) -> str:
 
 
 def zoo_tables(result: Result) -> list[Table]:
-    """Return the tables of one zoo, with the scores of SCHUERHOLT on the same images beside."""
+    """Return the tables of one zoo, beside the scores of SCHUERHOLT on the same images."""
     images = images_of(result.zoo)
     shown = []
     for table in result.tables():
@@ -182,7 +182,7 @@ def zoo_tables(result: Result) -> list[Table]:
 
 
 def images_of(zoo: str) -> str | None:
-    """Return which of `IMAGES` a zoo was trained on; None for others."""
+    """Return which of `IMAGES` a zoo was trained on; None for any other."""
     return next((name for name in IMAGES if zoo.startswith(f"{name}_")), None)
 
 
@@ -198,7 +198,7 @@ def twins_table(report: Mapping[str, Any]) -> Table:
     """Return sparsity and accuracy of twins by epoch, beside the paper's if they are MNIST's.
 
     Args:
-        report: as `model-zoos report NAME --json` prints it.
+        report: the JSON of `model-zoos report NAME --json`.
     """
     epochs = {epoch["epoch"]: epoch for epoch in report["diversity"]["epochs"]}
     shown = sorted({*TWINS["test_acc"], *epochs} & {0, 1, 2, 5, 10, 15, 20, max(epochs)})

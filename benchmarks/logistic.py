@@ -1,8 +1,8 @@
-"""Logistic regression of classes: scikit-learn's, and one of features that stay on disk.
+"""Logistic regression of classes: scikit-learn's, and one whose features stay on disk.
 
 The latter minimises the same loss by the same method, L-BFGS, with sums in float64 over blocks of
-rows. The minimisers of all targets run in threads that wait for each other, so that the features
-are read once for a step of all of them.
+rows. One thread per target minimises, and the threads wait for each other, so that one pass over
+the features serves a step of all targets.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from .stored import StoredMatrix
 
 C = 0.1
 """Inverse strength of the penalty, on standardised features. The layer in the paper's code stops
-after 50 epochs with a weight decay of 1e-6, which hardly regularises. Any C from 0.1 to 10 changes
-the test accuracies of digits_cnn_s by .03 or less."""
+after 50 epochs with a weight decay of 1e-6, which is hardly a regularisation. Any C from 0.1 to 10
+changes the test accuracies of digits_cnn_s by at most .03."""
 
 STEPS = 100
-"""Limit of the steps. With more, the test accuracies of digits_cnn_s change by .03 or less."""
+"""Limit of the steps. More steps change the test accuracies of digits_cnn_s by at most .03."""
 
 TOLERANCE = 1e-4
 """Largest gradient at which LogisticRegression stops by default."""
 
 BLOCK_BYTES = 4 << 20
-"""Features that are read at a time, so that they stay in the processor's cache."""
+"""Number of features that are read at a time, so that they stay in the processor's cache."""
 
 Floats = NDArray[np.float64]
 Evaluated = tuple[float, Floats]
@@ -49,8 +49,8 @@ class Labels:
     Attributes:
         classes: number of classes in train.
         known: split -> whether a row has the target, bool [rows].
-        codes: split -> class of each row that has it: 0, 1, ... in the order of the values, or -1
-            for a value that train lacks; int64.
+        codes: split -> class of each row that has the target: 0, 1, ... in the order of the values,
+            or -1 for a value that train lacks; int64.
     """
 
     classes: int
@@ -80,7 +80,7 @@ class _Problem:
 
     Attributes:
         codes: class of each row, 0, 1, ...; -1 for a row that is left out.
-        columns: its columns in the matrix of all coefficients; of two classes there is one.
+        columns: its columns in the matrix of all coefficients; two classes share one column.
         rows: number of rows that count.
     """
 
@@ -109,7 +109,7 @@ def logistic(
     x: NDArray[Any], y: NDArray[Any], validation_x: NDArray[Any], validation_y: NDArray[Any]
 ) -> Callable[[NDArray[Any]], NDArray[Any]]:
     """Fit a logistic regression, a `Predictor` of classes; features should be standardised."""
-    with warnings.catch_warnings():  # stopping early is the protocol
+    with warnings.catch_warnings():  # the protocol limits the steps
         warnings.simplefilter("ignore", ConvergenceWarning)
         return LogisticRegression(C=C, solver="lbfgs", max_iter=STEPS).fit(x, y).predict
 
@@ -121,10 +121,10 @@ def logistic_by_blocks(
 
     Args:
         features: split -> [rows, d], standardised.
-        targets: target -> its labels.
+        targets: target -> labels.
 
     Returns:
-        target -> split -> classes of the rows that have it, int64.
+        target -> split -> classes of the rows that have the target, int64.
     """
     train = features["train"]
     width = train.width
@@ -184,7 +184,7 @@ def _minimise_together(
     """Minimise functions that are evaluated together, each by L-BFGS from zeros.
 
     Args:
-        evaluate: number of the function -> point, to value and gradient.
+        evaluate: index of the function -> point, to value and gradient.
         sizes: number of variables of each function.
     """
     asked: SimpleQueue[tuple[int, Floats | None]] = SimpleQueue()
@@ -209,7 +209,7 @@ def _minimise_together(
         finally:
             asked.put((number, None))
 
-    for number in range(len(sizes)):  # daemons, so that none outlives an interrupted process
+    for number in range(len(sizes)):  # daemons, so that they end with an interrupted process
         threading.Thread(target=run, args=(number,), daemon=True).start()
     running, waiting = len(sizes), dict[int, Floats]()
     while running:

@@ -1,9 +1,9 @@
 """Figures of a zoo, as PNG and as SVG.
 
-Colours are those of Okabe and Ito and of viridis, which colour-blind readers can tell apart, and
-lines that differ in colour also differ in style. Diverged states (NaN or infinite losses or
-weights) are left out and counted in the caption. The number of marks in a figure is bounded,
-whatever the size of the zoo.
+Colours are those of Okabe and Ito and of viridis, which colour-blind readers can distinguish.
+Lines that differ in colour also differ in style. Diverged states (NaN or infinite losses or
+weights) are left out and counted in the caption. The number of marks in a figure is limited
+independently of the size of the zoo.
 """
 
 from __future__ import annotations
@@ -44,22 +44,22 @@ MAP = ListedColormap(matplotlib.colormaps["viridis"](np.linspace(0, 0.92, 256)))
 """Viridis without its lightest yellow, which is hard to see on white."""
 
 WIDTH, HEIGHT, DPI = 9.0, 4.2, 110
-"""Size of a figure in inches, and dots an inch. All figures have this width."""
+"""Size of a figure in inches, and dots per inch. All figures have this width."""
 
 TRAJECTORIES = 24
-"""Models whose trajectories are drawn."""
+"""Number of models whose trajectories are drawn."""
 
 TRAJECTORY_EPOCHS = 13
-"""Epochs of a trajectory that are drawn."""
+"""Number of epochs of a trajectory that are drawn."""
 
 HISTOGRAM_MODELS = 200
-"""Models whose weights are in a histogram."""
+"""Number of models whose weights are in a histogram."""
 
 POINTS = 1000
 """Limit of the points in a figure."""
 
 INITS = 4
-"""Initialisations whose weights are drawn, the most frequent ones: a row of panels each."""
+"""Number of initialisations whose weights are drawn, most frequent first; a row of panels each."""
 
 _SETTINGS: dict[Any, Any] = {
     "font.size": 10,
@@ -113,12 +113,12 @@ class Plot:
 
     @cached_property
     def svg(self) -> str:
-        """The `svg` element of an HTML page: it scales with the page and names no address."""
+        """The `svg` element for an HTML page; it scales with the page and contains no address."""
         text = _save(self.figure, "svg", ["Creator", "Date", "Format", "Type"]).decode()
         start = text.index("<svg")
         head, body = text[start:].split(">", 1)
         head = re.sub(r' (xmlns(:xlink)?|width|height|version)="[^"]*"', "", head)
-        # Names of groups would occur twice in a page. Two decimals of a coordinate are enough.
+        # Group names would be repeated in a page. Two decimals suffice for a coordinate.
         body = re.sub(r'<g id="[^"]*"', "<g", body)
         return head + ">" + re.sub(r"(\d\.\d\d)\d+(?=[^<>]*>)", r"\1", body)
 
@@ -152,7 +152,7 @@ def draw_all(
         name: any config of the data set with weights.
         data_dir: folder of zoo directories, else MODEL_ZOOS_HOME, else ./zoos.
         states: all states of the zoo, if they have been read already.
-        seed: seed of the choice of models and states, where not all are drawn.
+        seed: seed of the choice of models and states, if not all are drawn.
         on_progress: called with the name of the next figures.
 
     Raises:
@@ -203,7 +203,7 @@ def _parents(
 
 @styled
 def accuracy_by_epoch(states: StateTable) -> Plot:
-    """Draw how test accuracy is spread over all models at each epoch."""
+    """Draw the distribution of test accuracy over all models at each epoch."""
     good = ~states.diverged & np.isfinite(states["test_acc"])
     figure = new_figure()
     axes = figure.subplots()
@@ -223,7 +223,7 @@ def accuracy_by_epoch(states: StateTable) -> Plot:
 
 @styled
 def accuracy_by_hyperparameter(states: StateTable) -> Plot | None:
-    """Draw final accuracy by each hyperparameter that varies; None if none does."""
+    """Draw final accuracy by each hyperparameter that varies; None if none varies."""
     rows = states.final[np.isfinite(states["test_acc"][states.final])]
     values = {name: set(states[name][rows]) - {None} for name in HYPERPARAMETERS if name != "seed"}
     varying = {name: sorted(found) for name, found in values.items() if len(found) > 1}
@@ -273,7 +273,7 @@ def train_and_test_accuracy(states: StateTable, seed: int = 0) -> Plot | None:
     left.set(xlabel="train accuracy (share of 1)", ylabel="test accuracy (share of 1)")
     left.set(xlim=limits, ylim=limits, aspect="equal")
     left.legend(loc="upper left")
-    # Above the panel: beside it, the label would read as that of the right panel.
+    # Above the panel: beside it, the label would seem to belong to the right panel.
     bar = figure.colorbar(points, ax=left, label="epoch", location="top", aspect=40, shrink=0.85)
     bar.locator = MaxNLocator(nbins=8, integer=True)
     bar.update_ticks()
@@ -302,9 +302,8 @@ def weight_histograms(
 ) -> Plot | None:
     """Draw the distribution of weights by layer at the first, middle and last epoch.
 
-    Args:
-        states: all states of the zoo.
-        rows: row numbers of the weights in `states`.
+    states: all states of the zoo.
+    rows: indices in `states` of the weights.
         weights: float32 [rows, N].
         layout: layout of the weights.
     """
@@ -359,11 +358,12 @@ def trajectories(
 ) -> Plot | None:
     """Draw how the weights of models move away from their first state.
 
-    Left in the plane of the first two principal components of these moves, right as the distance.
+    The left panel shows the plane of the first two principal components of these moves, the right
+    panel their distance.
 
     Args:
         states: all states of the zoo.
-        rows: row numbers of the weights in `states`, ascending.
+        rows: indices in `states` of the weights, ascending.
         weights: float32 [rows, N].
     """
     rows, moved, left_out = _without_large(states, rows, weights)
@@ -371,7 +371,7 @@ def trajectories(
         return None
     starts = np.flatnonzero(np.diff(states.model[rows], prepend=-1))
     lengths = np.diff([*starts, len(rows)])
-    for start, length in zip(starts, lengths, strict=True):  # in place: they can be large
+    for start, length in zip(starts, lengths, strict=True):  # in place, since they can be large
         moved[start : start + length] -= moved[start].copy()
     distance = np.sqrt(np.einsum("ij,ij->i", moved, moved))
     farthest = np.repeat(np.maximum.reduceat(distance, starts), lengths)
@@ -428,7 +428,7 @@ def sparsity_by_epoch(
 
     Args:
         states: all states of a twin zoo.
-        parents: zoo and id of dense models -> test accuracy, as a reference.
+        parents: zoo and id of the dense models -> test accuracy, as a reference.
     """
     good = ~states.diverged & np.isfinite(states["sparsity"]) & np.isfinite(states["test_acc"])
     if not good.any():
@@ -468,13 +468,13 @@ def sparsity_by_epoch(
 
 
 def new_figure(height: float = HEIGHT) -> Figure:
-    # Without pyplot: no global state, and no window system is looked for.
+    # Without pyplot: it has global state and searches for a window system.
     return Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained")
 
 
 @styled
 def _save(figure: Figure, kind: str, omitted: Iterable[str]) -> bytes:
-    """Return a figure as a file without some entries of its metadata: the same bytes each time."""
+    """Return a figure as a file without some metadata, so that the bytes are always the same."""
     file = io.BytesIO()
     figure.savefig(file, format=kind, metadata=dict.fromkeys(omitted))
     return file.getvalue()
@@ -517,14 +517,14 @@ def _violins(
     width: float,
     points: bool,
 ) -> None:
-    """Draw the density, the median and perhaps the values of each group at its place on x."""
+    """Draw the density, the median and perhaps the values of each group at its position on x."""
     spread = max((np.ptp(values) for values in groups if len(values)), default=0) or 1.0
     generator = np.random.default_rng(0)
     for place, values in zip(places, groups, strict=True):
         if not len(values):
             continue
         grid = np.linspace(values.min(), values.max(), 50)
-        scale = 0.1 * spread * len(values) ** -0.2  # of the kernel: narrow, to keep modes apart
+        scale = 0.1 * spread * len(values) ** -0.2  # of the kernel; narrow, to keep modes apart
         density = np.exp(-0.5 * ((grid[:, None] - values) / scale) ** 2).sum(axis=1)
         half = width / 2 * density / density.max()
         labels = ("share of models", "a model", "median") if not axes.lines else (None,) * 3
@@ -568,7 +568,7 @@ def _histograms(axes: Axes, values: Mapping[int, NDArray[np.float32]], twins: bo
         heights = np.histogram(found, edges)[0] / max(1, len(found)) / np.diff(edges)
         axes.stairs(heights, edges, color=colour, ls=style, lw=1.4, label=f"epoch {epoch}")
         highest = max(highest, heights.max())
-    if twins:  # many weights are almost pruned: a peak at 0 that hides the rest
+    if twins:  # many weights are almost pruned: their peak at 0 would hide the rest
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter("{x:g}")  # powers of ten would be written in TeX
         axes.yaxis.set_minor_formatter("")
@@ -587,7 +587,7 @@ def _left_out(states: StateTable, mask: NDArray[np.bool_]) -> str:
 def _without_large(
     states: StateTable, rows: NDArray[np.int64], weights: NDArray[np.float32]
 ) -> tuple[NDArray[np.int64], NDArray[np.float32], str]:
-    """Leave out diverged states and those with a weight above MAX_WEIGHT; return what to say."""
+    """Leave out diverged states and those with a weight above MAX_WEIGHT; return a sentence."""
     kept = ~states.diverged[rows] & (np.abs(weights).max(axis=1, initial=0) <= MAX_WEIGHT)
     text = ""
     if not kept.all():

@@ -1,9 +1,9 @@
-"""Probes: ridge and logistic regression, boosted trees, and predictors of one's own.
+"""Probes: ridge and logistic regression, boosted trees, and users' own predictors.
 
-A probe is fitted on the train split, what it selects is selected on validation, and it predicts all
-three splits. Features and values are given by split, as `represent` and `read_rows` make them.
-Ridge and logistic regression (logistic.py) read features that stay on disk some rows at a time; all
-other predictors get them in memory.
+A probe is fitted on the train split, selects on validation, and predicts all three splits. Features
+and values are given by split, as `represent` and `read_rows` return them. Ridge and logistic
+regression (logistic.py) read features that stay on disk some rows at a time. All other predictors
+get them in memory.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ STRENGTHS = (
 """Strengths of the ridge penalty: the 17 of the paper's code."""
 
 OFFSETS = ("free", "regularised")
-"""How the ridge treats the offset. "regularised", as in the paper's code, takes it as the
-coefficient of one more feature, which is 1."""
+"""How ridge treats the offset. "regularised", as in the paper's code, makes it the coefficient of
+one more feature that is always 1."""
 
 BOOSTING: dict[str, Any] = {
     "n_estimators": 1000,
@@ -44,14 +44,14 @@ BOOSTING: dict[str, Any] = {
 """Arguments of LightGBM."""
 
 BOOSTING_PATIENCE = 50
-"""Trees without a gain on the validation split after which no more are added."""
+"""Number of trees without a gain on validation after which no more are added."""
 
 REPORTED_TREES = 25
-"""Trees between two reports of progress."""
+"""Number of trees between two reports of progress."""
 
 LARGE_GRAM = 4096
-"""Features above which the eigenvectors are computed by the algorithm that needs the least memory:
-twice that of the Gram matrix, where numpy's needs five times as much."""
+"""Number of features above which the eigenvectors are computed by the algorithm that needs least
+memory: twice that of the Gram matrix, while numpy's needs five times as much."""
 
 Matrices = Mapping[str, Matrix]
 """A matrix for each split."""
@@ -67,9 +67,9 @@ Predictor = Callable[
 ]
 """`fit(x, y, validation_x, validation_y)`, which returns `predict(x)`.
 
-x is [rows, d]; y is [rows], float64 of a number, or int64 of classes 0, 1, ..., of which -1 (in
-validation) is one that train lacks. Predictions are [rows], of the same kind as y. Other predictors
-see the same arrays, so they must not be changed."""
+x is [rows, d]. y is [rows]: float64 for a number; int64 for classes 0, 1, ..., and -1 (in
+validation) for a class that train lacks. Predictions are [rows], of the same kind as y. All
+predictors share these arrays, so they must not be changed."""
 
 
 def predict_splits(name: str, fit: Predictor, features: Arrays, values: Arrays) -> Predictions:
@@ -82,8 +82,8 @@ def predict_splits(name: str, fit: Predictor, features: Arrays, values: Arrays) 
         values: split -> [rows], as `Predictor` describes.
 
     Raises:
-        InvalidArgument: it returns no function, or one that does not predict a finite number for
-            each row.
+        InvalidArgument: it does not return a function, or the function does not predict a finite
+            number for each row.
     """
     predict = fit(features["train"], values["train"], features["validation"], values["validation"])
     if not callable(predict):
@@ -108,9 +108,9 @@ def ridge(
 ) -> list[tuple[float, Predictions]]:
     """Fit ridge regressions for all targets and strengths with one eigendecomposition.
 
-    They minimise |y - X b - c|^2 + strength * |b|^2 (offset "regularised": + strength * c^2). With
-    fewer rows than features the inner products of the rows are decomposed instead of those of the
-    features, which gives the same predictions. Sums are in float64, block by block.
+    They minimise |y - X b - c|^2 + strength * |b|^2 (offset "regularised": + strength * c^2). If
+    there are fewer rows than features, the inner products of the rows are decomposed instead of
+    those of the features, which gives the same predictions. Sums are in float64, block by block.
 
     Args:
         features: split -> [rows, d].
@@ -118,7 +118,7 @@ def ridge(
         offset: one of `OFFSETS`.
 
     Returns:
-        For each target the strength with the best validation R2 (the largest of equals), and the
+        For each target, the strength with the best validation R2 (the largest of equals), and the
         predictions by split, float64 [rows].
     """
     free = offset == "free"
@@ -148,7 +148,7 @@ def ridge(
                 kernel += (x if split == "train" else _columns(features[split], cut) - mean) @ x.T
         gram, projected = kernels["train"], y - y_mean
     if primal and len(gram) > LARGE_GRAM:
-        # The transpose is the same matrix in the order of LAPACK, so it is not copied.
+        # The transpose is the same matrix in LAPACK's order, so it is not copied.
         eigenvalues, vectors = scipy.linalg.eigh(gram.T, driver="evr", overwrite_a=True)
     else:
         eigenvalues, vectors = np.linalg.eigh(gram)
@@ -209,8 +209,8 @@ def boosted_trees(
     """Fit gradient-boosted trees (LightGBM), a `Predictor` of numbers and of classes.
 
     Args:
-        x, y, validation_x, validation_y: as for a `Predictor`.
-        on_progress: called now and then with the trees that are fitted and the limit of them.
+        x, y, validation_x, validation_y: see `Predictor`.
+        on_progress: called at intervals with the number of fitted trees, and their limit.
 
     Raises:
         BoostingUnavailable: LightGBM is not installed.
@@ -220,7 +220,7 @@ def boosted_trees(
     kind = lightgbm.LGBMClassifier if classes else lightgbm.LGBMRegressor
     # A class that train lacks must not decide when to stop.
     known = validation_y != -1 if classes else np.ones(len(validation_y), bool)
-    if not known.any():  # of few models: nothing says when to stop
+    if not known.any():  # with few models; early stopping is impossible
         validation_x, validation_y, known = x, y, np.ones(len(y), bool)
     fitted = kind(**BOOSTING).fit(
         x,
@@ -236,7 +236,7 @@ def boosted_trees(
 
 
 def report_trees(on_progress: Callable[[int, int], None]) -> Callable[[Any], None]:
-    """Return a callback for LightGBM that reports the trees that are fitted and their limit."""
+    """Return a callback for LightGBM that reports the number of fitted trees and their limit."""
 
     def report(state: Any) -> None:  # noqa: ANN401  # lightgbm.callback.CallbackEnv
         if (state.iteration + 1) % REPORTED_TREES == 0:
@@ -263,7 +263,7 @@ def import_lightgbm() -> ModuleType:
 def _row_blocks(
     x: Matrix, mean: NDArray[np.float64], free: bool
 ) -> Iterator[tuple[slice, NDArray[np.float64]]]:
-    """Yield some rows at a time as float64, less the mean; with a column of 1 unless `free`."""
+    """Yield some rows at a time as float64, centred; with a column of 1 unless `free`."""
     start = 0
     for rows in row_blocks(x, max(1, BLOCK_BYTES // (8 * x.shape[1]))):
         block = rows - mean
@@ -275,16 +275,16 @@ def _row_blocks(
 
 
 def _mean(x: Matrix) -> NDArray[np.float64]:
-    """Return the mean of each feature in float64; from disk with the bits of the one in memory."""
+    """Return the mean of each feature in float64; the bits are the same on disk and in memory."""
     if not isinstance(x, StoredMatrix):
         return np.asarray(x.mean(axis=0, dtype=np.float64))
     return _summed(values for _, values in _row_blocks(x, np.zeros(1), free=True)) / len(x)
 
 
 def _summed(blocks: Iterable[NDArray[np.float64]]) -> NDArray[np.float64]:
-    """Return the sum of each column over all blocks, of which there is one or more.
+    """Return the sum of each column over all blocks, at least one.
 
-    It is summed row after row, so that blocks do not change a bit. They are overwritten.
+    Rows are added one by one, so that the size of blocks changes no bit. Blocks are overwritten.
     """
     total = np.zeros(1)
     for values in blocks:

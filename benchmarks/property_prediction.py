@@ -1,21 +1,21 @@
-"""What weights tell about a model: its accuracy, epoch, gap and hyperparameters, by probes.
+"""Predict properties of a model from its weights by probes: accuracy, epoch, gap, hyperparameters.
 
 The protocol is that of the paper's code (code/model_definitions/def_downstream_module.py). Numbers
-are predicted by ridge regression in closed form and float64, with the strength, among 17, that has
+are predicted by ridge regression in closed form and float64; its strength, among 17, is that with
 the best R2 on validation. Classes (activation, learning rate, ...) are predicted by one linear
 softmax layer. Probes are fitted on the train split and reported on the test split. Splits are by
-model, and data in which a model or its twins lie in two splits are refused. States with a weight
-above 5 in absolute value are left out, as in the paper's data sets: one model that explodes would
+model; data in which a model or its twins lie in two splits are refused. States with a weight above
+5 in absolute value are left out, as in the paper's data sets: one model that explodes would
 outweigh all others in a linear fit. Gradient-boosted trees (LightGBM) are the strong baseline of
-Unterthiner et al. 2020. Predictors of one's own are fitted and scored on the same rows and splits.
+Unterthiner et al. 2020. A user's own predictors are fitted and scored on the same rows and splits.
 A new target is one more entry of `TARGETS`.
 
-Additions are Kendall's tau, the accuracy of always answering the most frequent class, and 95 %
-bootstrap intervals over the models of the test split. Differences are that the offset is not
-regularised, unless that is asked for, and that the softmax layer is scikit-learn's logistic
-regression, where the paper's code trains one with Adam.
+Three things are added: Kendall's tau, the accuracy of always answering the most frequent class, and
+95 % bootstrap intervals over the models of the test split. Two things differ: the offset is not
+regularised, unless that is asked for, and the softmax layer is scikit-learn's logistic regression,
+where the paper's code trains one with Adam.
 
-Rows are sorted by model and epoch first, so results do not depend on the order of the data.
+Rows are first sorted by model and epoch, so results do not depend on the order of the data.
 """
 
 from __future__ import annotations
@@ -87,13 +87,13 @@ PROBES = {"ridge", "logistic", "boosting"}
 """Methods of the protocol."""
 
 FEW_MODELS = 30
-"""With fewer models in test, scores are too uncertain to compare with those of papers."""
+"""With fewer test models, scores are too uncertain for comparison with those of papers."""
 
 NO_INTERVAL = f"There is no interval for fewer than {FEWEST_MODELS} test models that differ."
 
 MEMORY = 1 << 30
-"""Bytes of weights up to which they are held in memory. Those of a larger zoo are read from the
-cache of datasets whenever they are needed."""
+"""Limit in bytes of weights that are kept in memory. Those of a larger zoo are read from the cache
+of datasets whenever they are needed."""
 
 KEEP_ALL = (
     "To keep them: model-zoos benchmark NAME --max-weight inf (in Python: max_weight=math.inf)."
@@ -106,12 +106,12 @@ class Score:
 
     Attributes:
         target, representation: names.
-        method: "ridge", "boosting" or the name of a predictor of one's own.
+        method: "ridge", "boosting" or the name of a user's predictor.
         strength: strength of the ridge penalty, chosen on validation; None for other methods.
-        r2: R2 by split: 1 is perfect, 0 is as good as the split's mean, below 0 is worse.
+        r2: R2 by split: 1 is perfect, 0 equals predicting the split's mean, below 0 is worse.
         tau: Kendall's tau-b by split, in [-1, 1].
         r2_interval, tau_interval: 95 % bootstrap intervals on test, over models; NaN with fewer
-            than FEWEST_MODELS, or where too few of them differ.
+            than FEWEST_MODELS, or if too few of them differ.
     """
 
     target: str
@@ -130,12 +130,12 @@ class ClassScore:
 
     Attributes:
         target, representation: names.
-        method: "logistic", "boosting" or the name of a predictor of one's own.
+        method: "logistic", "boosting" or the name of a user's predictor.
         classes: number of classes in train.
         accuracy: accuracy by split, a share of states.
         majority: accuracy of always answering the train split's most frequent class.
         accuracy_interval: 95 % bootstrap interval on test, over models.
-        unknown: states left out of this target because they do not have it.
+        unknown: number of states left out of this target because they do not have it.
     """
 
     target: str
@@ -155,15 +155,15 @@ class Result:
     Attributes:
         zoo: name.
         models, states: numbers of models and states used, by split.
-        left_out: reason -> states that cannot be used.
-        not_scored: target -> why: it is constant or absent.
+        left_out: reason -> number of states that cannot be used.
+        not_scored: target -> reason: it is constant or absent.
         scores: scores of numbers, one for each representation, method and target.
         class_scores: scores of classes.
-        settings: offset, max_weight and epochs as given, split_by if it was, and the threads of
-            matrix products, which the last digits depend on.
-        versions: package -> version, and the processor; empty in results that do not say it.
-        digest: SHA-256 of all states of the zoo without their weights (`fingerprint`), also those
-            that were not used; None in results that do not say it.
+        settings: offset, max_weight and epochs as given, split_by if it was given, and the number
+            of threads of matrix products, on which the last digits depend.
+        versions: package -> version, and the processor; empty in results that lack them.
+        digest: SHA-256 of all states of the zoo without their weights (`fingerprint`), including
+            unused ones; None in results that lack it.
     """
 
     zoo: str
@@ -179,7 +179,7 @@ class Result:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Result:
-        """Return the result that `model-zoos benchmark` wrote as JSON, with None for each NaN."""
+        """Return a result from the JSON of `model-zoos benchmark`, which has None for each NaN."""
         scores = [Score(**score) for score in values["scores"]]
         class_scores = [ClassScore(**score) for score in values["class_scores"]]
         return cls(**{**values, "scores": scores, "class_scores": class_scores})
@@ -192,7 +192,7 @@ class Result:
             unknown = any(row[columns.index("[95 %]")] == "-" for row in rows)
             models = self.models["test"]
             title = f"{self.zoo}: {title} with 95 % intervals over the test models"
-            if models < FEW_MODELS:  # above the numbers, where it is read
+            if models < FEW_MODELS:  # in the title, so that it is read before the numbers
                 title += f". {counted(models, 'model')}: too few to compare with scores of papers"
             less = ("penalty", "R2 train", "train", "R2 validation", "validation")
             shown = tuple(name for name in less if name in columns)
@@ -261,7 +261,7 @@ def _penalty(score: Score) -> str:
 
 
 LAST = "last"
-"""In place of epochs: the last state of each model."""
+"""Value of epochs that selects the last state of each model."""
 
 
 def predict_properties(
@@ -286,32 +286,31 @@ def predict_properties(
         name: any config of the data set with weights.
         data_dir: folder of zoo directories, else MODEL_ZOOS_HOME, else ./zoos.
         representations: keys of representations.REPRESENTATIONS, or "module:function".
-        targets: keys of `TARGETS`; those that are constant or absent are reported as such.
+        targets: keys of `TARGETS`; those that are constant or absent are reported as not scored.
         epochs: epochs of the states that are used; "last" for each model's last, None for all.
         max_weight: states with a larger weight (in absolute value) are left out; above 0, and
-            math.inf keeps all that are finite.
+            math.inf keeps all finite states.
         offset: one of `probes.OFFSETS`.
-        split_by: hyperparameter, such as "seed", of which all models with the same value are put
-            into one split; the weights are then held in memory. None for the splits of the zoo.
+        split_by: hyperparameter, such as "seed"; all models with the same value are put into one
+            split, and the weights are then kept in memory. None for the splits of the zoo.
         boosting: whether to fit gradient-boosted trees too, which takes minutes on weights.
-        predictors: name -> a predictor of one's own, `fit(x, y, validation_x, validation_y)` which
+        predictors: name -> your own predictor, `fit(x, y, validation_x, validation_y)` which
             returns `predict(x)`; see `probes.Predictor`. Each is fitted for each representation and
             target, and never sees the values of the test split.
-        standardised: whether these predictors see float32 features that are standardised by their
-            mean and standard deviation in train, or else those of the representation.
-        memory: bytes of weights up to which they are held in memory. Of larger zoos a
-            representation sees some rows at a time; predictors of one's own and trees still get all
-            of the features at once.
-        on_progress: called with the name of the next step, steps done, and steps in all; during
-            a step of trees also with the number of trees in its name.
-
+        standardised: whether these predictors get float32 features standardised by their mean and
+            standard deviation in train, or those of the representation unchanged.
+        memory: limit in bytes of weights that are kept in memory. For larger zoos a representation
+            gets some rows at a time; users' predictors and trees still get all of the features at
+            once.
+        on_progress: called with the name of the next step, the number of steps done, and of all
+            steps; during a step with trees, their number is in its name.
     Raises:
         TooFewModels: one of the three splits has fewer than two usable states, there is no state
             of an epoch, or `split_by` has fewer than five values.
         Leakage: a model, or twins of one parent, in two splits.
         BoostingUnavailable: boosting was asked for without LightGBM.
-        InvalidArgument: unknown representation, target, offset or hyperparameter; a predictor that
-            has the name of a probe, or does not return finite numbers.
+        InvalidArgument: unknown representation, target, offset or hyperparameter; a predictor
+            with the name of a probe, or one that does not return finite numbers.
     """
     check_kind(predictors, (Mapping, NoneType), "predictors must be {name: function}")
     own = dict(predictors or {})
@@ -462,7 +461,7 @@ def _load(
     final: bool,
     split_by: str | None,
 ) -> DatasetDict:
-    """Load the three splits of a zoo, or those by a hyperparameter, or raise TooFewModels."""
+    """Load the splits of a zoo, or splits by a value; raise TooFewModels if one is empty."""
     columns = ("zoo", "model_id", "parent_model_id", "epoch", "architecture", "weights")
     try:
         splits = load_dataset(

@@ -1,8 +1,8 @@
 """One zoo on one page: `model-zoos report NAME`.
 
 The HTML page is self-contained: figures are SVG in the page, styles are inline, nothing is fetched.
-Its template is report.html.j2. The figures are written as PNG too, `<zoo>-<figure>.png`; the card
-of a repository shows them from its folder figures/.
+Its template is report.html.j2. The figures are also written as PNG, `<zoo>-<figure>.png`; the card
+of a repository shows those in its folder figures/.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from .versions import versions
 
 @dataclass(frozen=True)
 class ZooReport:
-    """What the page of a zoo says.
+    """The content of a zoo's page.
 
     Attributes:
         zoo: name.
@@ -61,7 +61,7 @@ class ZooReport:
     made: Mapping[str, str]
 
     def tables(self) -> list[Table]:
-        """Return the facts about the zoo, and how many models and states it has."""
+        """Return the facts about the zoo, and the numbers of models and states."""
         left_out = [f"{count:,} {why}" for why, count in self.left_out.items()]
         notes = [f"Left out of the zoo: {'; '.join(left_out) or 'no state, no file'}."]
         if self.diverged:
@@ -90,13 +90,13 @@ def make_report(
     seed: int = 0,
     on_progress: Callable[[str], None] | None = None,
 ) -> ZooReport:
-    """Draw, measure and count everything that is on the page.
+    """Draw, measure and count everything on the page.
 
     Args:
         name: a zoo, union or twin zoo.
         data_dir: folder of zoo directories, else MODEL_ZOOS_HOME, else ./zoos.
-        images_dir, download: as for images.load_images. Without images, what needs them is not
-            obtained.
+        images_dir, download: see `images.load_images`. Parts that need images are not obtained
+            without them.
         seed: seed of every choice of models and images.
         on_progress: called with the name of the next step.
 

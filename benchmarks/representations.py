@@ -1,8 +1,9 @@
-"""What a benchmark sees of a state: all its weights, statistics of each layer, or your own.
+"""What a benchmark sees of a state: all weights, statistics of each layer, or a user's own
+features.
 
 The first two are those of the paper's code (code/model_definitions/def_downstream_module.py): W is
 the flat weight vector, and s(W) has seven numbers for each layer's weights and seven for its
-biases. Your own is a function from weights and their layout to features, named "module:function".
+biases. A user's own is a function from weights and layout to features, named "module:function".
 """
 
 from __future__ import annotations
@@ -68,13 +69,13 @@ def statistic_names(layout: Layout) -> tuple[str, ...]:
 
 
 def statistics_table(table: pa.Table | pa.RecordBatch, layout: Layout | None = None) -> pa.Table:
-    """Return rows with statistics in the place of their weights, a column float64 for each.
+    """Return rows with statistics instead of weights, one float64 column for each.
 
-    A function of its arguments alone, which can be mapped over the batches or shards of a zoo.
+    It depends only on its arguments, so it can be mapped over the batches or shards of a zoo.
 
     Args:
-        table: rows with the column weights, a list of float32; its other columns stay.
-        layout: layout of the weights; None to find it by the column architecture.
+        table: rows with the column weights, a list of float32; other columns are kept.
+        layout: layout of the weights; None to find it from the column architecture.
 
     Raises:
         InvalidArgument: there are no weights, some are null or have another length, or there is
@@ -108,10 +109,10 @@ REPRESENTATIONS: dict[str, Representation] = {
 
 
 def find_representation(name: str) -> Representation:
-    """Return a representation of `REPRESENTATIONS`, or the function that "module:function" names.
+    """Return a representation of `REPRESENTATIONS`, or the function named by "module:function".
 
     Raises:
-        InvalidArgument: there is none of this name.
+        InvalidArgument: there is no such representation or function.
     """
     if name in REPRESENTATIONS:
         return REPRESENTATIONS[name]
@@ -140,12 +141,12 @@ def represent(
 ) -> stored.Matrix:
     """Return the features of some rows, after checking that they can be used.
 
-    The function sees weights on disk some rows at a time. The representation `weights` leaves them
+    The function gets weights on disk some rows at a time. The representation `weights` leaves them
     on disk.
 
     Args:
         name: name of the representation, for messages.
-        function: as `find_representation` returns it.
+        function: the result of `find_representation`.
         matrix: float32 [rows, N], in memory or on disk.
         layout: layout of the weights.
 

@@ -25,10 +25,10 @@ WHY_LEFT_OUT = (
     f"The paper's data sets leave out states whose largest weight exceeds {MAX_WEIGHT:g}, a sign "
     "of unstable training."
 )
-"""What is said wherever such states are left out."""
+"""The sentence shown wherever such states are left out."""
 
 LARGE_WEIGHT = "a weight above"
-"""Beginning of the reason given for states that are left out because of a large weight."""
+"""Beginning of the reason for states that are left out because of a large weight."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class Rows:
 
     Attributes:
         weights: float32 [rows, N], in memory or on disk.
-        columns: target -> [rows]: float64 of numbers, objects of classes (None where unknown).
-        model: number of each row's model, int64 [rows]: 0, 1, ...
+        columns: target -> [rows]: float64 for numbers, objects for classes (None if unknown).
+        model: index of each row's model, int64 [rows]: 0, 1, ...
     """
 
     weights: Matrix
@@ -66,11 +66,11 @@ def read_rows(
         numbers: targets that are numbers. Rows that lack one of them are left out.
         classes: targets that are classes.
         max_weight: rows with a larger weight (in absolute value) are left out.
-        left_out: reason -> number of rows, to which the rows left out here are added.
+        left_out: reason -> number of rows; the rows left out here are added to it.
         stored: whether the weights stay on disk.
     """
     plain = dataset.with_format("arrow")
-    # As float64 an accuracy keeps the bits of its float32.
+    # As float64, an accuracy keeps the bits of its float32.
     columns: dict[str, Column] = {
         target: plain[target].to_numpy(zero_copy_only=False).astype(np.float64)
         for target in numbers
@@ -101,7 +101,7 @@ def read_rows(
 
 
 def weights_length(dataset: Dataset) -> int:
-    """Return the length of a data set's weight vectors; 1 where its features do not say it."""
+    """Return the length of a data set's weight vectors; 1 if its features do not state it."""
     return max(1, getattr(dataset.features.get("weights"), "length", 1))
 
 
@@ -111,31 +111,31 @@ def _largest(matrices: Iterable[NDArray[np.float32]]) -> NDArray[np.float32]:
 
 
 def largest_weights(matrix: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the largest weight of each row [rows, N] in absolute value; NaN where one is NaN."""
+    """Return the largest absolute weight of each row, from [rows, N]; NaN if one is NaN."""
     found: NDArray[np.float32] = np.maximum(matrix.max(axis=1), -matrix.min(axis=1))
     return found
 
 
 def _blocks(dataset: Dataset, step: int) -> Iterator[NDArray[np.float32]]:
-    """Yield some rows at a time, so that only the rows which are used are copied as a whole."""
+    """Yield some rows at a time, so that only rows in use are copied."""
     for start in range(0, len(dataset), step):
         yield weights(dataset.select(range(start, min(start + step, len(dataset))))).numpy()
 
 
 def refuse_leakage(splits: Mapping[str, Dataset]) -> None:
-    """Refuse splits that share a model, or a family of a parent and its twins.
+    """Refuse splits that share a model, or a parent and its twins.
 
     Args:
         splits: split -> rows with the columns zoo, model_id and parent_model_id.
 
     Raises:
-        Leakage: the message names the first such model.
+        Leakage: they do; the message names the first such model.
     """
     found: dict[tuple[str, str], str] = {}
     for split, dataset in splits.items():
         names = ["zoo", "model_id", "parent_model_id"]
         table = dataset.select_columns(names).with_format("arrow")[:]
-        # By model, not by row: a zoo can have 51 rows a model.
+        # By model, not by row: a zoo can have 51 rows per model.
         for row in table.group_by(names).aggregate([]).to_pylist():
             zoo = dense_name(row["zoo"])
             family = (zoo, row["parent_model_id"] or row["model_id"])
@@ -149,9 +149,9 @@ def refuse_leakage(splits: Mapping[str, Dataset]) -> None:
 
 
 def split_by_value(splits: Mapping[str, Dataset], column: str) -> DatasetDict:
-    """Return the rows in other splits: all models with the same value of a column lie in one.
+    """Return the rows in new splits: all models with the same value of a column lie in one.
 
-    Values are shared out as models are (builders/splits.py): 70 % of them are in train, however
+    Values are assigned like models (builders/splits.py): 70 % of the values are in train, however
     many models each of them has.
 
     Args:

@@ -1,7 +1,7 @@
 """Shares of an audit: the checks that need weights, divided by model among several ranks.
 
-A share is a function of the zoo and of the rank alone. All shares together are joined to the audit
-that one process makes, which is one share of everything (audit.py).
+A share depends only on the zoo and the rank. All shares are joined into the audit that one process
+makes, for which a single share covers everything (audit.py).
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from .evaluation import Evaluator, blocks
 from .states import open_stream, weights_matrix
 
 BY_WEIGHTS = ("accuracy", "loss", "finite", "first weights", "sparsity")
-"""The checks that look at the weights of one state at a time."""
+"""The checks that need the weights of one state at a time."""
 
 DIGEST_BYTES = 16
 """Size in bytes of the digest of a state's weights."""
 
 _BATCH_BYTES = 32 << 20
-"""Weights that are read at a time."""
+"""Number of weights that are read at a time."""
 
 _MAX_PART = 1 << 28
 """Limit of the file of a share, in bytes."""
@@ -44,22 +44,22 @@ _MAX_PART = 1 << 28
 
 @dataclass(frozen=True)
 class Share:
-    """What one rank has found.
+    """The results of one rank.
 
     Attributes:
         zoo: name.
-        rank, ranks: the number of this share, from 0, and of all.
+        rank, ranks: index of this share, from 0, and number of shares.
         fingerprint: digest of names, sizes and times of the zoo's files.
         states, seed: number of states to evaluate, None for all, and seed of their choice.
-        evaluated: how many states were evaluated.
+        evaluated: number of states that were evaluated.
         engine: the engine that evaluated them; None if there were none.
         to_the_bit: whether recorded and evaluated metrics had to be equal in all bits.
         not_checked: why none could be evaluated; None if they were.
-        diverged: states of diverged models with weights that are not finite.
-        unknown: states that should be evaluated and have an unknown activation.
-        digests: hexadecimal digest of the weights of each state, one after the other; zeros of
-            those that are not compared.
-        tallies: name of `BY_WEIGHTS` -> what was found.
+        diverged: number of states of diverged models with weights that are not finite.
+        unknown: number of states to be evaluated whose activation is not known.
+        digests: hexadecimal digests of the weights of all states, concatenated; zeros for states
+            that are not compared.
+        tallies: name in `BY_WEIGHTS` -> result of that check.
     """
 
     zoo: str
@@ -86,7 +86,7 @@ def fingerprint(directory: ZooDirectory) -> str:
 def owners(states: States, count: int) -> NDArray[np.int64]:
     """Return the rank that checks each row, int64 [rows].
 
-    Each rank has a run of consecutive models, all ranks about the same number of states.
+    Each rank gets consecutive models, and all ranks about the same number of states.
 
     Args:
         states: all states of the zoo.
@@ -109,15 +109,15 @@ def audit_weights(
     threads: int | None,
     on_progress: Callable[[int, int], None] | None,
 ) -> dict[str, Any]:
-    """Check the weights of a rank's states, and evaluate its chosen ones, in one pass over files.
+    """Check the weights of a rank's states, and evaluate the chosen ones, in one pass over files.
 
     Args:
         zoo: the zoo.
-        rank: whose states.
-        chosen: numbers of the rows to evaluate, of all ranks, ascending.
-        load: returns the images.
-        threads: cores to evaluate on; None for all that this process may use.
-        on_progress: called with the number of rows read and of all rows.
+        rank: the rank.
+        chosen: indices of the rows to evaluate on all ranks, ascending.
+        load: function that returns the images.
+        threads: number of cores for evaluation; None for all that this process may use.
+        on_progress: called with the number of rows read, and of all rows.
 
     Returns:
         The fields of its `Share`, from `evaluated` on.
@@ -193,7 +193,7 @@ def audit_weights(
 def _weights(
     zoo: ZooOnDisk, wanted: NDArray[np.bool_], rank: Rank
 ) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """Yield the number and the weights [N] of each wanted row, in order.
+    """Yield the index and the weights [N] of each wanted row, in order.
 
     They are streamed: an audit must see what is on disk now, and leave no copy in a cache.
     """
@@ -228,7 +228,7 @@ def _changed(directory: ZooDirectory) -> RuntimeError:
 def _check_sparsity(
     states: States, row: int, weights: NDArray[np.float32] | None, tally: Tally
 ) -> None:
-    """A twin's recorded sparsity is the share of zeros among its weights without biases."""
+    """Check that a twin's sparsity is the share of zeros among its weights without biases."""
     recorded = states.metric("sparsity", row)
     if weights is None:
         if recorded is not None:
@@ -263,7 +263,7 @@ def read_shares(folder: Path, zoo: str, count: int) -> list[Share]:
     """Read the shares of a zoo on all ranks.
 
     Raises:
-        InvalidArgument: some are missing, or a file is none.
+        InvalidArgument: some are missing, or a file is not a share.
     """
     ranks = [Rank(index, count) for index in range(count)]
     paths = [share_path(folder, zoo, rank) for rank in ranks]

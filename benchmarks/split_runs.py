@@ -1,8 +1,8 @@
-"""Whether splits are those that `assign_splits` gives, for a zoo that was made in several runs.
+"""Check that splits are those of `assign_splits` for a zoo that was made in several runs.
 
 `assign_splits` takes the models of one run in the order of a digest of their ids. A zoo can be made
-in several runs, each with some more models, and nothing on disk says where one run ended. So the
-splits are right if there is any way to cut the models into runs that gives them.
+in several runs, each with some more models, and nothing on disk records where one run ended. So the
+splits are right if there is any way to divide the models into runs that gives them.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ _TRIALS = 2000
 def assigned_in_runs(splits: Mapping[str, str], order: Sequence[str]) -> bool | None:
     """Whether assigning the models run by run, each run the next of `order`, gives these splits.
 
-    A run can end only where each split has as many models as the shares demand of that total, as
-    the counts do not depend on the order in a run. Among these cuts a breadth-first search looks
+    A run can end only where each split has as many models as the shares demand of that total, since
+    the counts do not depend on the order in a run. Among these points a breadth-first search looks
     for a chain of runs from the first model to the last.
 
     Args:
@@ -26,10 +26,10 @@ def assigned_in_runs(splits: Mapping[str, str], order: Sequence[str]) -> bool | 
         order: the ids of the same models, in the order of the zoo's specification.
 
     Returns:
-        None if there are too many ways to try.
+        Whether there is such a chain; None if there are too many ways to try.
     """
     counts, wanted = dict.fromkeys(SPLITS, 0), dict.fromkeys(SPLITS, 0)
-    cuts = [0]  # numbers of models after which a run can have ended
+    cuts = [0]  # numbers of models after which a run may have ended
     for number, model in enumerate(order, start=1):
         wanted[next_split(wanted)] += 1
         counts[splits[model]] += 1

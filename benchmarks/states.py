@@ -1,7 +1,7 @@
 """The states of a zoo as columns, for figures and diversity.
 
 Rows come through load_dataset as a stream, which shows what is on disk now and leaves no copy in a
-cache. The metrics of all states are small; weights are read for some models and epochs only.
+cache. The metrics of all states are small; weights are read only for some models and epochs.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _TEXTS = ("zoo", "architecture", "model_id", "parent_model_id")
 _NUMBERS = ("epoch", *METRICS, "generalization_gap")
 
 WEIGHTS_BYTES = 1 << 29
-"""Limit of the weights that `choose` lets be read at once."""
+"""Limit in bytes of the weights that `choose` selects for reading at once."""
 
 
 Column: TypeAlias = "NDArray[Any]"
@@ -37,10 +37,10 @@ class StateTable:
     """All states of a zoo without their weights, sorted by zoo, model and epoch.
 
     Attributes:
-        name: name of the zoo, as load_dataset knows it.
-        columns: name -> [rows]. Metrics are float64, NaN where absent; `epoch` is int64; texts and
-            hyperparameters are objects, None where absent; `split` is the split.
-        model: number of each row's model, int64 [rows]: 0, 1, ...
+        name: name of the zoo for load_dataset.
+        columns: name -> [rows]. Metrics are float64, NaN if absent; `epoch` is int64; texts and
+            hyperparameters are objects, None if absent; `split` is the split.
+        model: index of each row's model, int64 [rows]: 0, 1, ...
         diverged: whether the training or test loss is NaN or infinite, bool [rows].
     """
 
@@ -67,7 +67,7 @@ class StateTable:
 
     @cached_property
     def final(self) -> NDArray[np.int64]:
-        """Row numbers of the states at the last epoch that have not diverged."""
+        """Indices of the rows at the last epoch that have not diverged."""
         return np.flatnonzero((self["epoch"] == self.epochs[-1]) & ~self.diverged)
 
     @property
@@ -84,7 +84,7 @@ def read_states(
     Args:
         name: any config of the data set.
         data_dir: folder of zoo directories, else MODEL_ZOOS_HOME, else ./zoos.
-        on_bad_files: "skip" where something else warns of unreadable files.
+        on_bad_files: "skip" if another function warns of unreadable files.
 
     Raises:
         ZooNotFound: the zoo is not there.
@@ -100,8 +100,8 @@ def read_states(
         columns[column] = objects(table[column])
     columns["split"] = split
     diverged = np.zeros(len(table), bool)
-    for column in ("train_loss", "test_loss"):  # a source may lack single validation losses
-        # Absent is null in Arrow, which a diverged model's NaN is not.
+    for column in ("train_loss", "test_loss"):  # a source may lack some validation losses
+        # An absent value is null in Arrow; it differs from the NaN of a diverged model.
         known = ~np.asarray(table[column].is_null())
         diverged |= known & ~np.isfinite(columns[column])
     keys = (columns["zoo"], columns["model_id"])
@@ -134,17 +134,17 @@ def read_table(streams: Mapping[str, IterableDataset]) -> tuple[pa.Table, Column
 
 
 def objects(column: pa.ChunkedArray) -> Column:
-    """Return a column as Python objects, None where absent; equal values are one object."""
+    """Return a column as Python objects, None if absent; equal values are the same object."""
     encoded = column.combine_chunks().dictionary_encode()
     values = np.array([*encoded.dictionary.to_pylist(), None], object)
     return values[encoded.indices.fill_null(-1).to_numpy()]
 
 
 def number_models(*keys: Column) -> NDArray[np.int64]:
-    """Number the models of rows that are sorted by model, from 0.
+    """Return indices from 0 of the models of rows that are sorted by model.
 
     Args:
-        keys: columns that together name the model: zoo and model_id.
+        keys: columns that together identify the model: zoo and model_id.
     """
     new = np.zeros(len(keys[0]), bool)
     for key in keys:
@@ -160,12 +160,12 @@ def choose(
     Args:
         states: all states of the zoo.
         size: length of a weight vector.
-        models, epochs: how many are wanted. Of long vectors there are fewer, but at least 2 models
+        models, epochs: wanted numbers. For long vectors they are reduced, but to at least 2 models
             and the first, middle and last epoch.
         seed: seed of the choice of models.
 
     Returns:
-        Numbers of models in random order, and epochs, evenly spread from the first to the last.
+        Indices of models in random order, and epochs, evenly spread from the first to the last.
     """
     most = max(2, WEIGHTS_BYTES // (4 * size))
     epochs = min(epochs, len(states.epochs), max(3, most // min(models, states.models, 8)))
@@ -181,16 +181,16 @@ def read_weights(
     epochs: ArrayLike,
     data_dir: str | os.PathLike[str] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Read the weights of some models at some epochs, without those that are not finite.
+    """Read the weights of some models at some epochs; those that are not finite are left out.
 
     Args:
         states: all states of the zoo.
-        models: numbers of models, as in `states.model`.
+        models: indices of models, see `StateTable.model`.
         epochs: wanted epochs.
         data_dir: folder of zoo directories, else MODEL_ZOOS_HOME, else ./zoos.
 
     Returns:
-        Row numbers in `states`, int64 [n] ascending, and weights, float32 [n, N].
+        Indices of the rows in `states`, int64 [n] ascending, and weights, float32 [n, N].
     """
     rows = np.flatnonzero(np.isin(states.model, models) & np.isin(states["epoch"], epochs))
     names = ("zoo", "model_id", "epoch")
@@ -227,7 +227,7 @@ def weights_size(name: str, data_dir: str | os.PathLike[str] | None = None) -> i
 
 
 def weights_matrix(table: pa.Table) -> NDArray[np.float32]:
-    """Return the weights of an Arrow table as float32 [rows, N], uncopied if they are one chunk."""
+    """Return the weights of an Arrow table as float32 [rows, N]; one chunk is not copied."""
     return table["weights"].combine_chunks().flatten().to_numpy().reshape(len(table), -1)
 
 

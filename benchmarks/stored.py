@@ -1,7 +1,7 @@
 """Weights that stay on disk: a matrix in a data set's Arrow files, read some rows at a time.
 
-A memory map counts as memory of the process once it was read. So a file is mapped when its rows are
-wanted and released with the next file; the cache of datasets has files of 500 MB.
+A memory map counts as memory of the process once it is read. So a file is mapped when its rows are
+needed and released with the next file; the cache of datasets has files of 500 MB.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ class StoredMatrix:
 
     Attributes:
         files: Arrow files of the data set.
-        pieces: number of the file of each record batch, in the order of the rows.
-        starts: number of the first row of each record batch, and after the last the rows in all.
-        rows: numbers of the rows that the matrix has, in its order.
+        pieces: index of the file of each record batch, in the order of the rows.
+        starts: index of the first row of each record batch, then the number of rows.
+        rows: indices of the rows that the matrix has, in its order.
         width: length of a weight vector.
-        scale: None, or the means that are subtracted from a row and the factors that it is
-            multiplied with afterwards, float32 [N] each.
+        scale: None, or the means that are subtracted from a row and the factors with which it is
+            then multiplied, float32 [N] each.
     """
 
     files: tuple[str, ...]
@@ -45,10 +45,10 @@ class StoredMatrix:
 
     @classmethod
     def of(cls, dataset: Dataset) -> StoredMatrix:
-        """Return the weights of a data set as load_dataset returns it.
+        """Return the weights of a data set from load_dataset.
 
         Raises:
-            InvalidArgument: not all rows of the data set are in its files, or rows were selected.
+            InvalidArgument: some rows of the data set are not in its files, or rows were selected.
         """
         files = tuple(str(file["filename"]) for file in dataset.cache_files)
         counts, pieces = [], []
@@ -76,11 +76,11 @@ class StoredMatrix:
         return len(self.rows), self.width
 
     def select(self, rows: NDArray[Any]) -> StoredMatrix:
-        """Return some of the rows: numbers, or a mask [rows]."""
+        """Return some of the rows, given indices or a mask [rows]."""
         return replace(self, rows=self.rows[rows])
 
     def blocks(self, step: int) -> Iterator[NDArray[np.float32]]:
-        """Yield `step` rows at a time. A block is overwritten by the next one."""
+        """Yield `step` rows at a time. The next block overwrites a block."""
         block = np.empty((min(step, len(self)), self.width), np.float32)
         batch = np.searchsorted(self.starts, self.rows, side="right") - 1
         ends: list[int] = (np.flatnonzero(np.diff(batch, append=-1)) + 1).tolist()
@@ -129,7 +129,7 @@ Matrix: TypeAlias = "NDArray[Any] | StoredMatrix"
 
 
 def row_blocks(x: Matrix, step: int) -> Iterator[NDArray[Any]]:
-    """Yield `step` rows of a matrix at a time. Use a block before you ask for the next one."""
+    """Yield `step` rows of a matrix at a time. Use a block before requesting the next one."""
     if isinstance(x, StoredMatrix):
         yield from x.blocks(step)
     else:

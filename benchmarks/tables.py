@@ -1,4 +1,4 @@
-"""Tables of text: the one form in which the terminal, the report and README.md show a result."""
+"""Tables of text: the common form of results in the terminal, the report and README.md."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ class Table:
     """A table of text with a title above and notes below.
 
     Attributes:
-        title: one line that says what the numbers are.
+        title: one line on the numbers.
         columns: titles of the columns.
         rows: cells of each row, one for each column.
         notes: sentences that belong to the table.
-        marked: numbers of rows that report something wrong.
-        secondary: the columns that a narrow terminal leaves out, in this order.
+        marked: indices of rows that report something wrong.
+        secondary: the columns that a narrow terminal omits, in this order.
     """
 
     title: str
@@ -32,7 +32,7 @@ class Table:
 
     @property
     def numeric(self) -> tuple[bool, ...]:
-        """Whether each column holds numbers, which are to be aligned on the right."""
+        """Whether each column holds numbers, which are aligned on the right."""
         return tuple(
             any(cells) and all(map(_NUMBERS.fullmatch, cells))
             for cells in zip(*self.rows, strict=True)
@@ -59,7 +59,7 @@ def interval(bounds: tuple[float, float]) -> str:
 
 
 def rewrite_part(path: Path, name: str, text: str) -> None:
-    """Replace what stands between the marks `<!-- name: ... -->` and `<!-- /name -->` of a page.
+    """Replace the text between the marks `<!-- name: ... -->` and `<!-- /name -->` of a page.
 
     Raises:
         SystemExit: the page does not have exactly one pair of these marks.

@@ -1,4 +1,4 @@
-"""What a result was measured with: versions of packages, processor, and threads."""
+"""The environment of a result: versions of packages, processor, and threads."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def versions() -> dict[str, str]:
     for package in _PACKAGES:
         try:
             found[package] = version(package)
-        except PackageNotFoundError:  # LightGBM, or a checkout that is not installed
+        except PackageNotFoundError:  # LightGBM, or a checkout without installation
             continue
     return found
 
 
 def matrix_threads() -> int | None:
-    """Return how many threads matrix products take, which their last bits depend on.
+    """Return the number of threads of matrix products, on which their last bits depend.
 
     None if their library is not known.
     """

@@ -1,4 +1,4 @@
-"""What rows hold: the layout, named tensors and weights. torch is imported when it is needed."""
+"""What rows hold: the layout, named tensors and weights. torch is imported only when needed."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ def check_kind(value: object, kind: type | tuple[type, ...], expected: str) -> N
 
 
 def check_row(row: Mapping[str, object], columns: Sequence[str]) -> Mapping[str, Any]:
-    """Return a row after checking that it is one, and has the columns that are needed.
+    """Return a row after checking that it is one and has the required columns.
 
     Args:
         row: a row in any format of datasets, or of pandas.
-        columns: the columns that must be there and be known.
+        columns: the columns that must be there and must not be null.
 
     Returns:
-        The row. Values that are not known are None, also where a format has NaN for null.
+        The row. Unknown values are None, also where a format has NaN for null.
 
     Raises:
-        InvalidArgument: it is something else, or a column is missing or null.
+        InvalidArgument: it is not a row, or a column is missing or null.
     """
     if not isinstance(row, Mapping) and hasattr(row, "keys"):  # a Series of pandas
         row = dict(row)
@@ -62,7 +62,7 @@ def check_row(row: Mapping[str, object], columns: Sequence[str]) -> Mapping[str,
             raise InvalidArgument(f"the row has no {column}: load it with columns that include it")
         if values[column] is None:
             raise InvalidArgument(
-                f"the row's {column} is not known: its source does not say it. If you know it, "
+                f"the row's {column} is not known: its source does not state it. If you know it, "
                 f'give {{**row, "{column}": ...}}'
             )
     return values
@@ -90,7 +90,7 @@ def layout_of(row: Mapping[str, object]) -> Layout:
 
     Raises:
         InvalidArgument: it is not one row, or lacks one of the columns.
-        ValueError: the architecture is unknown, or does not have so many weights.
+        ValueError: the architecture is unknown, or has another number of weights.
 
     Example:
         >>> model_zoos.layout_of(row).size  # doctest: +SKIP
@@ -109,8 +109,8 @@ def layout_of_columns(values: Mapping[str, Any], size: int) -> Layout:
     """Return the layout of weights [size] by the other columns of their row.
 
     Raises:
-        InvalidArgument: they hold other tensors than the row says.
-        ValueError: the architecture is unknown, or does not have so many weights.
+        InvalidArgument: the tensors that the row names do not have this many weights.
+        ValueError: the architecture is unknown, or has another number of weights.
     """
     names = values.get("tensors")
     if names is None:
@@ -128,7 +128,7 @@ def dropout_of(row: Mapping[str, object]) -> float:
     """Return the dropout rate of a row, 0 where it is not known.
 
     Raises:
-        InvalidArgument: it is no number.
+        InvalidArgument: it is not a number.
     """
     rate = row.get("dropout")
     if rate is None:
@@ -151,7 +151,8 @@ def layer(row: Mapping[str, object], name: str) -> torch.Tensor:
         A float32 tensor with memory of its own.
 
     Raises:
-        InvalidArgument: there is no such tensor, or not in this row; otherwise as `layout_of`.
+        InvalidArgument: no such tensor, or the row does not hold it; also everything that
+            `layout_of` raises.
 
     Example:
         >>> model_zoos.layer(row, "fc.weight").shape  # doctest: +SKIP
@@ -168,7 +169,7 @@ def as_vector(values: ArrayLike) -> NDArray[np.float32]:
     """Return weights as a new vector, float32 [N].
 
     Raises:
-        InvalidArgument: some of them are no numbers, or they are no vector.
+        InvalidArgument: the values are not numbers, or not a single vector.
     """
     try:
         vector = np.array(values, np.float32)
@@ -182,8 +183,8 @@ def as_vector(values: ArrayLike) -> NDArray[np.float32]:
 def weights(dataset: datasets.Dataset) -> torch.Tensor:
     """Return all weights of a data set as one float32 tensor [rows, N], in the order of its rows.
 
-    The tensor shares the memory of the data where that is contiguous, and must then not be written
-    to. Otherwise the weights are copied once.
+    The tensor shares the memory of the data where that is contiguous; do not write to it then.
+    Where it is not contiguous, the weights are copied once.
 
     Raises:
         InvalidArgument: a data set without weights or a streaming one, rows whose weights are null,
@@ -208,7 +209,7 @@ def weights(dataset: datasets.Dataset) -> torch.Tensor:
     column, indices = dataset.data.column("weights"), None
     if dataset._indices is not None:  # unsigned: numpy would make differences floating-point
         indices = dataset._indices.column(0).to_numpy().astype(np.int64)
-    if column.null_count:  # which flatten() would skip
+    if column.null_count:  # flatten() would skip null rows
         if indices is None or (nulls := column.is_null().to_numpy()[indices].sum()):
             found = column.null_count if indices is None else nulls
             raise InvalidArgument(f"{found} rows of this data set have no weights: filter them out")
@@ -216,11 +217,11 @@ def weights(dataset: datasets.Dataset) -> torch.Tensor:
     blocks = weight_blocks(column)
     size = blocks[0].shape[1] if blocks else max(0, getattr(column.type, "list_size", 0))
     if indices is None and len(blocks) == 1:
-        with warnings.catch_warnings():  # memory-mapped arrays are read-only, which torch lacks
+        with warnings.catch_warnings():  # torch warns of memory-mapped arrays, which are read-only
             warnings.simplefilter("ignore", UserWarning)
             return torch.from_numpy(blocks[0])
     rows = len(column) if indices is None else len(indices)
-    # numpy asks for huge pages, torch does not: half the time of this function.
+    # numpy asks for huge pages and torch does not, which halves the time of this function.
     target = np.empty((rows, size), np.float32)
     starts = np.cumsum([0, *(len(block) for block in blocks)])
 
@@ -238,10 +239,10 @@ def weights(dataset: datasets.Dataset) -> torch.Tensor:
 
 
 def weight_blocks(column: pa.ChunkedArray) -> list[NDArray[np.float32]]:
-    """Return the chunks of a column of lists without nulls as arrays [rows, N], N the same for all.
+    """Return the chunks of a column as arrays [rows, N]: lists without nulls, all of one length N.
 
     Raises:
-        InvalidArgument: it holds something else, lists of several lengths, or null weights.
+        InvalidArgument: the column holds anything else, lists of several lengths, or null weights.
     """
     kind = column.type
     lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)

@@ -1,8 +1,8 @@
-"""The architectures: their layers, the images they see, and what can be done with them.
+"""The architectures: their layers, the images they take, and what the package can do with them.
 
 An `Architecture` is data. Code that treats architectures differently asks for one of its fields,
-never for its name. A new one is one more entry of `_ALL`. A plain sequence of layers needs none:
-its text form (layers.py) is its name.
+never for its name. A new architecture is one more entry of `_ALL`. A plain sequence of layers needs
+no entry: its text form (layers.py) is its name.
 
 The entries are those of the paper's code (code/model_definitions/def_net.py): CNN-s is its class
 CNN, CNN-l its class CNN3, ResNet-18 is torchvision's with a 3x3 stem and no max-pool. Zoos can be
@@ -63,8 +63,8 @@ class Architecture:
         schedulers: learning rate schedules that its models can have, the paper's first; None is a
             constant rate.
         original_class: name of its class in the paper's code.
-        file_words: words for it in the names of the paper's preprocessed files; "" where a name
-            without a word means it.
+        file_words: words for it in the names of the paper's preprocessed files; "" if a name
+            without such a word means it.
         always_dropout: whether that class holds Dropout modules even at rate 0, which shifts the
             indices in its state_dict.
         keeps_epoch_0: whether its zoos hold the untrained models.
@@ -114,7 +114,7 @@ class Architecture:
             raise ValueError(f"architecture {self.name!r}: {found[1]}")
 
     def shapes(self, channels: int, classes: int) -> Shapes:
-        """Names and shapes of all weights: layer by layer, weight before bias."""
+        """Return names and shapes of all weights: layer by layer, weight before bias."""
         if self.graph:
             return connection_shapes(self.graph, channels, classes)
         shapes: Shapes = []
@@ -123,12 +123,13 @@ class Architecture:
         return shapes
 
     def outputs(self, classes: int) -> list[Shape]:
-        """Shape of each layer's output before pooling: (channels, height, width) or (features,)."""
+        """Return each layer's output shape before pooling: (channels, height, width) or
+        (features,)."""
         return outputs_of(self.layers, self.image_size or 0, classes)
 
     @property
     def connections(self) -> tuple[Connection, ...]:
-        """The layers with weights as connections of groups of units, in the order of tensors."""
+        """Return the layers with weights as connections of groups of units, in tensor order."""
         if self.graph:
             return self.graph
         names = [IMAGES, *(layer.name for layer in self.layers[:-1]), CLASSES]
@@ -148,14 +149,14 @@ class Architecture:
 
     @property
     def file_name(self) -> str:
-        """The name as a part of file names: the text form with hyphens, a long one cut."""
+        """Return the name as part of file names: the text form with hyphens, shortened if long."""
         plain = re.sub(r"[^\w-]", ".", self.name.replace(" ", "-"))
         if plain == self.name or len(plain) <= 120:
             return plain
         return f"{plain[:100]}-{hashlib.sha256(self.name.encode()).hexdigest()[:16]}"
 
     def module_indices(self, dropout: bool) -> list[int]:
-        """Index of each layer in the `module_list` of the paper's code.
+        """Return the index of each layer in the `module_list` of the paper's code.
 
         The list holds each layer, then MaxPool2d, activation and Dropout where there are any, and
         one Flatten before the first linear layer (def_net.py).
@@ -244,7 +245,7 @@ def find_architecture(name: str) -> Architecture:
     """Return the architecture of this name, or the one that a text describes (layers.py).
 
     Raises:
-        ValueError: unknown name, or a text that cannot be used.
+        ValueError: unknown name, or a text that does not describe a usable architecture.
     """
     if isinstance(name, str) and name in ARCHITECTURES:
         return ARCHITECTURES[name]
@@ -257,16 +258,16 @@ def find_architecture(name: str) -> Architecture:
 
 
 def canonical_name(architecture: str | Architecture | Sequence[object]) -> str:
-    """Return the one name of an architecture, under which zoos and rows have it.
+    """Return the one name under which zoos and rows hold an architecture.
 
     Args:
         architecture: a name, a text, or a list of layers (layers.text_of_list).
 
     Returns:
-        The key in `ARCHITECTURES` where there is one for these layers; else the canonical text.
+        The key in `ARCHITECTURES` if these layers have one, else the canonical text.
 
     Raises:
-        ValueError: as `find_architecture`; or a list with other elements.
+        ValueError: see `find_architecture`; also a list whose elements are no layers.
     """
     if isinstance(architecture, Architecture):
         return architecture.name
@@ -274,15 +275,15 @@ def canonical_name(architecture: str | Architecture | Sequence[object]) -> str:
 
 
 def image_facts(architecture: str | Architecture | Sequence[object]) -> dict[str, int | None]:
-    """Return the channels and classes that an architecture says; None where it says none.
+    """Return the channels and classes that an architecture fixes, None for each it leaves open.
 
-    A text may be that of CNN-s, whose name says neither.
+    A text fixes both, even one with the layers of CNN-s, whose name leaves both open.
 
     Args:
-        architecture: as for `canonical_name`.
+        architecture: a name, a text or a list of layers; see `canonical_name`.
 
     Raises:
-        ValueError: as `find_architecture`.
+        ValueError: see `find_architecture`.
     """
     text = _text_of(architecture)
     found = find_architecture(text)
@@ -296,7 +297,8 @@ def check_image_facts(
     """Refuse channels or classes that an architecture contradicts.
 
     Raises:
-        ValueError: as `find_architecture`, or it is for others.
+        ValueError: it is for other channels or classes; also everything that `find_architecture`
+            raises.
     """
     found = {"channels": channels, "classes": classes}
     for what, said in image_facts(architecture).items():
@@ -307,7 +309,7 @@ def check_image_facts(
 
 
 def _text_of(architecture: str | Architecture | Sequence[object]) -> str:
-    """Return the name or the text of an architecture as it is given, without looking it up."""
+    """Return the name or the text of an architecture as given, without looking it up."""
     if isinstance(architecture, str | Architecture):
         return str(architecture)
     if not isinstance(architecture, Sequence) or isinstance(architecture, bytes):

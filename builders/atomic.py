@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, even if the process that writes them is killed."""
+"""Write files so that they are complete or absent, even if the writing process is killed."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ def write_atomically(
     Args:
         path: path of the file, which is replaced if it exists.
         content: all its bytes, in one piece or several.
-        partial_in: folder of the unfinished file, where a killed process leaves it as
+        partial_in: folder of the unfinished file, where a killed process leaves it behind as
             `.*.partial`; None for the folder of `path`.
 
     Raises:
-        OSError: the file cannot be written; one that was there before is unchanged.
+        OSError: the file cannot be written; an existing one is unchanged.
     """
     folder = os.fspath(partial_in) if partial_in else os.path.dirname(path)
     temporary = os.path.join(folder, f".{secrets.token_hex(8)}.partial")
     try:
-        with open(temporary, "xb") as file:  # with the permissions that the user's umask leaves
+        with open(temporary, "xb") as file:  # with the permissions of the user's umask
             file.writelines(content)
         move(temporary, path)
     except BaseException:
@@ -38,7 +38,7 @@ def write_atomically(
 
 
 def move(partial: str | Path, path: Path) -> None:
-    """Give a finished file its name; on another disk, it appears there when it is whole."""
+    """Give a finished file its name; on another disk, it appears there only when complete."""
     try:
         os.replace(partial, path)
     except OSError as error:
@@ -54,5 +54,5 @@ def move(partial: str | Path, path: Path) -> None:
 
 
 def json_bytes(value: object) -> bytes:
-    """Return a value as the JSON files of a zoo hold it."""
+    """Return a value in the form of a zoo's JSON files."""
     return (json.dumps(value, indent=1, allow_nan=False) + "\n").encode()

@@ -31,7 +31,7 @@ def zoo_spec(name: str) -> Zoo:
     """Return the specification of the zoo of this name; hyphens are accepted.
 
     Raises:
-        UnknownZoo: no such zoo, or a union or twin zoo, which has no grid of its own.
+        UnknownZoo: no such zoo; or a union or twin zoo, which has no grid of its own.
     """
     key = normalize_name(name)
     if key in UNIONS:
@@ -42,16 +42,16 @@ def zoo_spec(name: str) -> Zoo:
 
 
 get_zoo = zoo_spec
-"""The name of `zoo_spec` in version 0.1."""
+"""The name that `zoo_spec` had in version 0.1."""
 
 
 def unknown_zoo(name: str, known: Iterable[str], where: str = "") -> UnknownZoo:
-    """Return the error for a name that no zoo has, with the close ones.
+    """Return the error for a name that no zoo has, with suggestions of similar names.
 
     Args:
         name: as the user wrote it.
-        known: all names that there are.
-        where: a full stop and a further sentence, on the places that were searched.
+        known: all existing names.
+        where: text to append that begins with a full stop: a sentence on the places searched.
     """
     if (found := ELSEWHERE.get(normalize_name(name))) is not None:
         return UnknownZoo(
@@ -77,7 +77,7 @@ def list_zoos(
     """Return the zoos whose names match a shell pattern, in the order of the paper.
 
     Raises:
-        ValueError: no zoo has the wanted value of a filter.
+        ValueError: no zoo has the value that a filter asks for.
         UnknownZoo: no zoo matches.
     """
     chosen = list(ZOOS.values())
@@ -126,7 +126,7 @@ def _product(
     optimizer: tuple[str, ...] = ("adam", "sgd"),
 ) -> Grid:
     """Return the grid of a variant hyp_10, from learning rates and weight decays."""
-    # Written out, not ACTIVATIONS and INITS: the zoos of the paper stay as they are.
+    # Written out instead of using ACTIVATIONS and INITS: the paper's zoos must never change.
     activation = ("tanh", "relu", "sigmoid", "gelu")
     init = ("uniform", "normal", "kaiming_uniform", "kaiming_normal")
     return tuple(zip(GRID_KEYS, (activation, init, dropout, optimizer, rates, decays), strict=True))
@@ -316,16 +316,16 @@ TWIN_DOIS = {
 
 @dataclasses.dataclass(frozen=True)
 class Elsewhere:
-    """A zoo that others published in a form of their own, which `import_zoo` reads.
+    """A zoo of another publication in its own format, which `import_zoo` reads.
 
     Attributes:
         name: name that an import gives it.
         image_dataset: image data set of its models.
-        models, states: numbers of them; of models the number that was trained.
+        models, states: numbers of trained models and of states.
         url: address of its file.
         title: name of the collection that it belongs to.
         cite: what to cite.
-        licence: under which it is published.
+        licence: its licence.
     """
 
     name: str
@@ -363,17 +363,17 @@ IMAGE_SETS = frozenset(
         *(f"{zoo.image_dataset}/grey" for zoo in ELSEWHERE.values()),
     ]
 )
-"""Keys of the image data sets, with their transforms, that models of these zoos are trained on."""
+"""Keys of the image data sets, with transforms, on which models of these zoos are trained."""
 
 IMAGE_FOLDER = "folder/"
-"""Beginning of the key of a user's own images, which are read from a folder of image files."""
+"""Prefix of the keys of a user's own images, which are read from a folder of image files."""
 
 UNKNOWN_IMAGES = "unknown"
-"""Key of the images of an imported zoo whose source does not say what they are."""
+"""Key of the images of an imported zoo whose source does not name them."""
 
 
 def has_images(name: str) -> bool:
-    """Whether a name is that of an image data set of the catalog, with its transforms or without.
+    """Whether a name is an image data set of the catalog, with or without its transforms.
 
     >>> has_images("cifar10/cnn_s"), has_images("cifar10"), has_images("folder/mine")
     (True, True, False)
@@ -388,7 +388,7 @@ def twin_name(name: str) -> str:
 
 
 def dense_name(name: str) -> str:
-    """Return the dense zoo or union of a twin zoo made by either method, or a dense one itself."""
+    """Return the dense zoo or union of a twin zoo of either method; a dense name is unchanged."""
     return re.sub(r"_sparse(_magnitude)?\Z", "", name)
 
 
@@ -412,10 +412,10 @@ def parts_of(name: str) -> tuple[str, ...]:
 
 
 def refuse_union(name: str) -> None:
-    """Refuse the name of a union for a zoo, since a reader takes it for the union's parts.
+    """Refuse a zoo's name that is a union's, since readers take it for the union's parts.
 
     Raises:
-        InvalidArgument: it is one, or that of the twins of a union.
+        InvalidArgument: it names a union, or the twins of a union.
     """
     parts = parts_of(name)
     if len(parts) > 1:

@@ -1,4 +1,4 @@
-"""The layers of a network as connections of groups of units: what an architecture gives as data."""
+"""The layers of a network as connections between groups of units, stated as data."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ class Connection:
     """A layer with weights, from one group of units to another.
 
     Attributes:
-        name: of its tensors.
-        source, target: the groups. What several connections write to one target is summed.
-        out: units of the target; None for the classes.
+        name: prefix of its tensors' names.
+        source, target: the groups. Connections that write to the same target are summed.
+        out: number of units of the target; None for the number of classes.
         kernel: side of a convolution's square kernel; None for a linear layer. Where a linear layer
             reads a flattened image, each channel has one weight for each of its positions.
         norm: name of the batch-norm layer that follows. The layer has no bias then.
-        activation: what follows in the target: True for the model's activation, the name of
-            another, False for none.
+        activation: what follows the sum in the target: True for the model's activation, the name
+            of another activation, False for none.
         pool: whether the target is max-pooled.
     """
 
@@ -41,11 +41,11 @@ class Connection:
 def connection_shapes(
     connections: tuple[Connection, ...], channels: int, classes: int
 ) -> list[tuple[str, Shape]]:
-    """Names and shapes of the tensors of connections, as torch's state_dict has them.
+    """Return names and shapes of the tensors of connections, as torch's state_dict has them.
 
     Raises:
-        ValueError: a connection reads a group that none before it writes, or two of different
-            width write the same.
+        ValueError: a connection reads a group that no earlier one writes, or two connections of
+            different width write to the same group.
     """
     widths, shapes = {IMAGES: channels}, []
     for one in connections:

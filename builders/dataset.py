@@ -54,14 +54,14 @@ from .splits import SPLITS
 from .zoo_directory import ZooDirectory, open_zoo
 
 Piece = list[ModelFile] | Shard
-"""What is read at once: model files that make one table, or a Parquet file of a repository."""
+"""A unit of reading: model files that make one table, or a Parquet file of a repository."""
 
 _ROWS_PER_TABLE = 256
 """Limit of the rows in a table: 2.5 MB of CNN-s, while a table costs about 1 ms."""
 
 _WRITER_BATCH_BYTES = 32 << 20
-"""Weights in a record batch of the Arrow cache; the default of datasets, 1000 rows, would be 45 GB
-of ResNet-18."""
+"""Weights in a record batch of the Arrow cache; with the default of datasets, 1000 rows, a batch of
+ResNet-18 would take 45 GB."""
 
 _ROWS_VERSION = datasets.Version("1.0.0")
 """Version of the row format."""
@@ -69,32 +69,31 @@ _ROWS_VERSION = datasets.Version("1.0.0")
 
 @dataclass
 class ModelZoosConfig(datasets.BuilderConfig):  # type: ignore[misc]  # datasets has no types
-    """What to read of which zoo; every attribute is an argument of load_dataset.
+    """Which rows and columns to read; every attribute is an argument of load_dataset.
 
     Attributes:
         name: a zoo, a union, a twin zoo, `metrics`, or any zoo directory in `data_dir`.
-        data_dir: folder of zoo directories, else MODEL_ZOOS_HOME, else ./zoos.
-        repo: repository on the Hub, ORG/NAME, or a folder that `build` wrote, else MODEL_ZOOS_REPO.
-            Zoos that have no directory are read from there (`metrics` only if there is no
-            directory at all).
+        data_dir: folder of zoo directories; default MODEL_ZOOS_HOME, else ./zoos.
+        repo: repository on the Hub, ORG/NAME, or a folder that `build` wrote; default
+            MODEL_ZOOS_REPO. Zoos that have no directory are read from there, `metrics` only if
+            there is no directory at all.
         revision: branch, tag or commit of the repository; main by default. It cannot be given
             where all rows come from zoo directories.
         columns: columns to read, None for all. Weights that are not among them are not read.
         tensors: names of the tensors to read, as `layer` takes them; None for all. The weights of a
-            row are then these tensors in the order of the layout, whatever the order of the list,
-            and the columns `tensors` and `layout_size` at the end say which they are. Zoo
-            directories are read at these places only, Parquet files row group by row group.
+                row are then these tensors in the order of the layout, whatever the order of the
+                list. The columns `tensors` and `layout_size` at the end name them. Only these parts
+                of zoo directories are read; Parquet files are read row group by row group.
         filters: condition on the rows, in the form of datasets' Parquet loader: a list of
             ("column", "==", value), a list of such lists, or a pyarrow expression. In lists,
             numbers are rounded to float32 where the column is.
         final: read only the last state of each model, at the last epoch that it has. Filters then
             choose among these.
-        max_weight: leave out states with a weight above it in magnitude, or with a NaN:
-            5, as in the paper's data sets, leaves out unstable training. Whether a state is the
-            last of its model does not depend on it. All weights count, also with `tensors`, and are
-            read.
-        on_bad_files: "warn" leaves out model files that cannot be read and warns; "skip" leaves
-            them out silently; "error" raises the error of the first.
+        max_weight: leave out states with a NaN or a weight of larger magnitude. The value 5, used
+            for the paper's data sets, leaves out unstable training. It does not change which state
+            is the last of a model. All weights are read and count, also with `tensors`.
+        on_bad_files: what to do with model files that cannot be read: "warn" leaves them out with
+            a warning, "skip" leaves them out silently, "error" raises the error of the first.
     """
 
     repo: str | None = None
@@ -127,8 +126,8 @@ class ModelZoosConfig(datasets.BuilderConfig):  # type: ignore[misc]  # datasets
 class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # type: ignore[misc]
     """The builder: each row is a state of a model, with the columns of builders/schema.py.
 
-    It is a GeneratorBasedBuilder whose bulk path yields Arrow tables: as Python lists, one row of
-    ResNet-18 takes 1.9 s, 37 times as long.
+    It is a GeneratorBasedBuilder that yields Arrow tables in bulk: as Python lists, one row of
+    ResNet-18 would take 1.9 s, 37 times as long.
     """
 
     config: ModelZoosConfig
@@ -177,7 +176,7 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
         repo = config.repo or os.environ.get("MODEL_ZOOS_REPO")
         if config.revision and not repo:
             raise InvalidArgument(
-                "revision= is that of a repository: give repo= or set MODEL_ZOOS_REPO"
+                "revision= is for a repository: give repo= or set MODEL_ZOOS_REPO"
             )
         root = zoos_home(config.data_dir)
         parts = zoos_of(name, root)
@@ -188,7 +187,7 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
                 f"{root}, which has no revisions and takes precedence over the repository {repo}. "
                 "Give data_dir= of a folder without this zoo, or leave revision= out"
             )
-        # The cache of datasets is found by an id, which must change whenever the zoo does.
+        # datasets finds its cache by an id, which must therefore change whenever the zoo does.
         state: list[object] = [(part, open_zoo(root, part).fingerprint()) for part in present]
 
         def make_id(*more: object) -> str:
@@ -264,7 +263,7 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
         return zoo_spec(dense_name(first)).layout.size
 
     def _layout(self, first: str, directory: ZooDirectory | None) -> Layout:
-        """Return where each tensor lies in whole weights; arguments as of `_weights_size`."""
+        """Return where each tensor lies in the whole weights; arguments: see `_weights_size`."""
         if directory is not None:
             return directory.zoo.layout
         if shard := self._first_shard(first):
@@ -284,7 +283,7 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
             remember(self._cache_home / self.dataset_name, self._question, rows)
 
     def _split_generators(self, dl_manager: object) -> list[datasets.SplitGenerator]:
-        if self._unreachable is not None:  # the cached rows are not asked for, or are gone
+        if self._unreachable is not None:  # the cached rows were not asked for, or are gone
             raise self._unreachable
         root = zoos_home(self.config.data_dir)
         pieces: dict[str, list[Piece]] = {split: [] for split in SPLITS}
@@ -297,7 +296,7 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
                     )
                 try:
                     files, bad = part.by_split()
-                except ZooNotFound:  # one that is only begun costs the others nothing
+                except ZooNotFound:  # an unfinished zoo does not stop the others
                     if self.config.name != METRICS_NAME:
                         raise
                     continue
@@ -329,7 +328,7 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
         ]
 
     def _freed(self, directory: ZooDirectory, here: set[str]) -> dict[str, list[Shard]]:
-        """Return the files on the Hub of freed models, by split, without models that are `here`."""
+        """Return the Hub's files of freed models by split, without models that are also `here`."""
         published = directory.published()
         freed = published.freed - here
         if not freed:
@@ -367,7 +366,7 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
             ) from None
 
     def _choices(self) -> str:
-        """Return the arguments that choose rows, and the verb of a sentence on them."""
+        """Return the start of a sentence on the arguments that choose rows, with its verb."""
         given = [
             f"{name}={value!r:.200}"
             for name in ("final", "filters", "max_weight")
@@ -376,7 +375,7 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
         return f"{' and '.join(given)} {'leave' if len(given) > 1 else 'leaves'}"
 
     def _there(self) -> str:
-        """Say which epochs a zoo directory has, if filters speak of epochs; else ""."""
+        """Return the epochs of a zoo directory as a phrase if filters name epochs; else ""."""
         root, name = zoos_home(self.config.data_dir), self.config.name
         if "epoch" not in str(self.config.filters) or not is_zoo(root, name):
             return ""
@@ -402,7 +401,7 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
         if largest is not None or chosen is not None:
             plain = [name for name in schema.names if name not in CHOICE]
             stored = row_schema(self._size, [*plain, "weights"])
-        direct = chosen if largest is None else None  # read from model files without the others
+        direct = chosen if largest is None else None  # read from model files without other tensors
         filters = filter_expression(self.config.filters)
         last = LastStates(self.token, self.storage_options.get("hf"))
         number = 0  # without gaps, which datasets below 5.1 does not accept
@@ -426,7 +425,7 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
                 if len(table):
                     yield Key(number, index), table
                     index += 1
-                del table  # 45 MB of ResNet-18, while the next is read
+                del table  # 45 MB of ResNet-18, freed before the next is read
             number += index > 0
 
     def _generate_examples(self, files: list[Piece]) -> Iterator[tuple[Key, dict[str, object]]]:
@@ -446,7 +445,7 @@ def _bounded(weights: pa.ChunkedArray, largest: float) -> pa.Array:
 
 
 def _last_files(files: list[ModelFile]) -> list[ModelFile]:
-    """Return the file of each model that holds its last state, in their order."""
+    """Return for each model the file that holds its last state, in the given order."""
     last: dict[str, ModelFile] = {}
     for file in files:
         known = last.get(file.model_id)
@@ -458,12 +457,12 @@ def _last_files(files: list[ModelFile]) -> list[ModelFile]:
 def _licence(directory: ZooDirectory | None, repository: Snapshot | None) -> str:
     """Return the licence of rows; "" if it is not known.
 
-    It is that with which an imported zoo came, that of the repository's card, or that of the
-    paper's zoos.
+    It is the licence that came with an imported zoo, else that of the repository's card, else that
+    of the paper's zoos.
 
     Args:
         directory: that of the first zoo, if there is one.
-        repository: where zoos without a directory are.
+        repository: source of zoos without a directory.
     """
     if directory is None and repository is not None:
         return repository.licence

@@ -1,4 +1,4 @@
-"""Where zoo directories lie, and which of them a name stands for."""
+"""Find zoo directories, and those that a name stands for."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def zoos_home(data_dir: str | os.PathLike[str] | None = None) -> Path:
     """Return the folder of zoo directories: the argument, else MODEL_ZOOS_HOME, else ./zoos."""
     home = Path(data_dir or os.environ.get("MODEL_ZOOS_HOME") or "zoos")
-    return home.expanduser().absolute()  # a stream may be read after a change of folder
+    return home.expanduser().absolute()  # a stream may be read after the working directory changes
 
 
 def open_parts(name: str, root: Path) -> list[ZooDirectory]:
@@ -37,10 +37,10 @@ def open_parts(name: str, root: Path) -> list[ZooDirectory]:
 
 
 def open_all(name: str, root: Path, repository: Snapshot | None) -> list[ZooDirectory | str]:
-    """Return what a name stands for: zoo directories, and names of zoos of the repository.
+    """Return what a name stands for: zoo directories, and names of zoos in the repository.
 
     Raises:
-        ZooNotFound, UnknownZoo, FaultyZoo: as `open_parts`, for `root` and the repository together.
+        ZooNotFound, UnknownZoo, FaultyZoo: see `open_parts`; both `root` and the repository count.
     """
     parts = zoos_of(name, root)
     published = repository.zoos() if repository else []
@@ -53,7 +53,7 @@ def open_all(name: str, root: Path, repository: Snapshot | None) -> list[ZooDire
 
 
 def zoos_of(name: str, root: Path) -> tuple[str, ...]:
-    """Return the zoos that a name stands for; of `metrics` those of the folder that can be used."""
+    """Return the zoos that a name stands for; for `metrics`, the folder's usable zoos."""
     if name != METRICS_NAME:
         return catalog.parts_of(name)
     usable, faulty = [], []
@@ -71,7 +71,7 @@ def zoos_of(name: str, root: Path) -> tuple[str, ...]:
 
 
 def is_zoo(root: Path, name: str) -> bool:
-    """Whether a folder holds a zoo directory of this name; never for a path."""
+    """Whether a folder holds a zoo directory of this name; False for a path."""
     return Path(name).name == name and (root / name / "zoo.json").exists()
 
 
@@ -90,7 +90,7 @@ def zoo_named(name: str, root: Path) -> Zoo:
 
 
 def zoo_to_train(name: str, root: Path) -> Zoo:
-    """Return the zoo that a name stands for where one is trained.
+    """Return the zoo that a name stands for in training.
 
     Args:
         name: of a zoo of the catalog, the path of a JSON file that specifies one (as Zoo.from_json
@@ -100,7 +100,7 @@ def zoo_to_train(name: str, root: Path) -> Zoo:
     Raises:
         InvalidArgument: the file cannot be read, or its zoo has a name of the catalog or a
             reserved one.
-        UnknownZoo: there is none of this name.
+        UnknownZoo: no zoo has this name.
     """
     path = Path(name).expanduser()
     if not name.endswith(".json"):
@@ -132,13 +132,13 @@ def zoo_to_train(name: str, root: Path) -> Zoo:
 def absent(
     name: str, missing: list[str], root: Path, repository: Snapshot | None
 ) -> UnknownZoo | ZooNotFound:
-    """Return the error for a name whose zoos are not there, with the ways to get them.
+    """Return the error for a name whose zoos are not found, with the ways to get them.
 
     Args:
         name: as the user wrote it.
         missing: the zoos that are missing; [] for an unknown name, or for `metrics`.
         root: folder of zoo directories.
-        repository: where they were also looked for.
+        repository: the repository that was also searched.
     """
     published = repository.zoos() if repository else []
     own = list_zoo_directories(root)
@@ -205,9 +205,9 @@ def absent(
 
 
 def _folder_below(root: Path, name: str) -> Path | None:
-    """Return the folder in a folder that holds a zoo directory, if there is one."""
+    """Return the folder below a folder that holds this zoo directory; None if there is none."""
     if not root.is_dir() or Path(name).name != name:
         return None
-    # os.path.exists passes over a folder that may not be looked into; Path.exists raises an error.
+    # Path.exists raises an error for a folder without permission; os.path.exists returns False.
     found = (f for f in sorted(root.iterdir()) if os.path.exists(f / name / "zoo.json"))
     return next(found, None)

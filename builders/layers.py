@@ -7,13 +7,13 @@ The text names the input (channels x rows x columns, square) and then, in forwar
     conv16k3s2p1   convolution: 16 channels, kernel 3, stride 2 (default 1), padding 1 (default 0)
     fc10           linear layer with 10 outputs; an image is flattened as channel, row, column
     pool           max-pool 2 of the convolution before it, ahead of its activation
-    drop           dropout at the model's rate, behind the activation of the layer before it
-    gap            global average pooling of the last convolution, behind activation and dropout
+    drop            dropout at the model's rate, after the activation of the layer before it
+    gap             global average pooling of the last convolution, after activation and dropout
 
 Each layer but the last is followed by the model's activation (`ACTIVATIONS` in hyperparameters.py
-lists them). A suffix gives a layer its own: `fc32:tanh`, and `fc32:identity` none. The last layer
-is linear and gives the logits. A text may come from anywhere, so its length, its layers and their
-sizes are bounded.
+lists them). A suffix sets a layer's own activation: `fc32:tanh`, or `fc32:identity` for none. The
+last layer is linear and gives the logits. A text may come from any source, so its length, its
+layers and their sizes are limited.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Shape = tuple[int, ...]
 
 MAX_TEXT, MAX_LAYERS, MAX_SIDE = 2000, 64, 1024
 MAX_WEIGHTS, MAX_VALUES = 10**8, 10**7
-"""Weights of a network, and outputs of one of its layers for one image, that a text can have."""
+"""Limit of a network's weights, and of one layer's outputs for one image, in a text."""
 
 
 @dataclass(frozen=True)
@@ -39,15 +39,16 @@ class Layer:
     """One trainable layer with what follows it: [max-pool 2], [activation], [dropout], [average].
 
     Attributes:
-        name: of its tensors, as in "conv1.weight".
-        out: number of its output channels or features. The last layer has one for each class
-            instead.
+        name: prefix of its tensors' names, as in "conv1.weight".
+        out: number of its output channels or features. The last layer has one output for each
+            class instead.
         kernel: side of a convolution's square kernel. None for a linear layer, whose input is
             flattened in the order channel, row, column.
-        pool, dropout: whether it is followed by these.
-        activation: whether it is followed by the model's activation; or the name of its own.
+        pool, dropout: whether these follow it.
+        activation: True if the model's activation follows it, False for none, or the name of its
+            own activation.
         stride, padding: of a convolution; zeros are padded on all four sides.
-        gap: whether the average over all places follows, one number for each channel.
+        gap: whether the average over all positions follows, which gives one number per channel.
     """
 
     name: str
@@ -61,11 +62,11 @@ class Layer:
     gap: bool = False
 
     def activation_of(self, model: str) -> str | None:
-        """The activation that follows in a network of a model with this one; None for none."""
+        """Return the activation that follows it, given the model's; None for none."""
         return model if self.activation is True else self.activation or None
 
     def text(self, out: int) -> str:
-        """This layer in the text form with `out` outputs; the model's activation is not named."""
+        """Return this layer as text with `out` outputs; the model's activation is left out."""
         suffix = "" if self.activation is True else f":{self.activation or 'identity'}"
         if self.kernel is None:
             head = f"fc{out}"
@@ -76,7 +77,7 @@ class Layer:
 
 
 def outputs_of(layers: Sequence[Layer], side: int, classes: int) -> list[Shape]:
-    """Shape of each layer's output before pooling: (channels, height, width) or (features,)."""
+    """Return each layer's output shape before pooling: (channels, height, width) or (features,)."""
     shapes: list[Shape] = []
     for layer in layers:
         if layer.kernel is None:
@@ -89,14 +90,14 @@ def outputs_of(layers: Sequence[Layer], side: int, classes: int) -> list[Shape]:
 
 
 def pooled_side(layer: Layer, side: int) -> int:
-    """Side of a convolution's output image behind its pool."""
+    """Return the side of a convolution's output image after its pool."""
     return side // 2 if layer.pool else side
 
 
 def weight_shapes(
     layers: Sequence[Layer], channels: int, side: int, classes: int
 ) -> Iterator[tuple[Layer, Shape]]:
-    """Each layer with the shape of its weight."""
+    """Yield each layer with the shape of its weight."""
     features: Shape = (channels, side, side)
     for layer, out in zip(layers, outputs_of(layers, side, classes), strict=True):
         if layer.kernel is not None:
@@ -107,7 +108,10 @@ def weight_shapes(
 
 
 def misfit(layers: Sequence[Layer], side: int) -> tuple[int, str] | None:
-    """The first layer that cannot stand where it does, by number, and why; None if all can."""
+    """Return the index of the first layer that is invalid at its position, and the reason.
+
+    None if all layers are valid.
+    """
     kinds = [layer.kernel is not None for layer in layers]
     names = [layer.name for layer in layers]
     size, averaged = side, False
@@ -161,7 +165,7 @@ _FORMS = "conv<channels>k<kernel>[s<stride>][p<padding>], fc<outputs>, pool, dro
 
 @dataclass(frozen=True)
 class Sequential:
-    """What a text says: a sequence of layers and the images and classes that it is for."""
+    """What a text describes: layers, and the images and classes that they are for."""
 
     channels: int
     side: int
@@ -175,7 +179,7 @@ class Sequential:
 
 
 def format_text(layers: Sequence[Layer], channels: int, side: int, classes: int) -> str:
-    """Layers in the canonical text form."""
+    """Return layers in the canonical text form."""
     *hidden, last = layers
     parts = [layer.text(layer.out) for layer in hidden]
     return " ".join(
@@ -184,7 +188,7 @@ def format_text(layers: Sequence[Layer], channels: int, side: int, classes: int)
 
 
 def looks_like_text(name: str) -> bool:
-    """Whether a name is meant as the text form: it has several words, or begins as an input."""
+    """Whether a name is meant as the text form: it has several words, or starts with an input."""
     return " " in name.strip() or re.match(r"\d+x", name) is not None
 
 
@@ -226,9 +230,9 @@ def parse_text(text: str) -> Sequential:
                 raise fail(number, f"{word} follows a layer with weights")
             before = layers[-1]
             if (word != "gap" and before.gap) or (word == "pool" and before.dropout):
-                raise fail(number, "behind a layer the order is pool, drop, gap")
+                raise fail(number, "after a layer the order is pool, drop, gap")
             if {"pool": before.pool, "drop": before.dropout, "gap": before.gap}[word]:
-                raise fail(number, f"a layer has one {word} at most")
+                raise fail(number, f"a layer has at most one {word}")
             if word != "drop" and before.kernel is None:
                 raise fail(number, f"{word} follows a convolution")
             layers[-1] = replace(
@@ -306,14 +310,14 @@ _KEYS = {
 
 
 def text_of_list(parts: Sequence[object]) -> str:
-    """The text of a list of layers, as a zoo's JSON may have it.
+    """Return the text of a list of layers, as the JSON of a zoo may hold it.
 
     Each element is a word of the text form, or an object: {"input": [1, 28, 28]},
     {"conv": 16, "kernel": 3, "stride": 2, "padding": 0, "activation": "relu"}, {"pool": 2},
     {"dropout": true}, {"gap": true}, {"linear": 10, "activation": null}.
 
     Raises:
-        InvalidArgument: an element is something else; the message has its number.
+        InvalidArgument: an element is anything else; the message has its number.
     """
     if len(parts) > MAX_TEXT:
         raise InvalidArgument(f"a network has at most {MAX_TEXT:,} elements, found {len(parts):,}")

@@ -1,8 +1,8 @@
 """Where each named tensor of an architecture lies in the flat weight vector.
 
-A row of a zoo holds one model's weights as a flat float32 vector. A `Layout` says which slice of it
-is which tensor, in the order of torch's state_dict: layer by layer, weight before bias; for
-ResNet-18 every float tensor, batch-norm buffers included.
+A row of a zoo holds one model's weights as a flat float32 vector. A `Layout` maps each tensor to a
+slice of it, in the order of torch's state_dict: layer by layer, weight before bias. For ResNet-18
+it has every float tensor, including the batch-norm buffers.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def as_numpy(values: ArrayLike | torch.Tensor) -> NDArray[Any]:
-    """Return values as a numpy array: of a tensor a copy on the CPU, without its gradients.
+    """Return values as a numpy array; a tensor is copied to the CPU without its gradients.
 
     bfloat16, which numpy lacks, becomes float32.
     """
@@ -39,7 +39,13 @@ def as_numpy(values: ArrayLike | torch.Tensor) -> NDArray[Any]:
 
 @dataclass(frozen=True)
 class Slot:
-    """The place of one named tensor in the flat vector: elements [offset, offset + size)."""
+    """The place of one named tensor in the flat vector: elements [offset, offset + size).
+
+    Attributes:
+        name: name of the tensor in the state_dict.
+        shape: its shape.
+        offset: index of its first element in the vector.
+    """
 
     name: str
     shape: Shape
@@ -47,23 +53,25 @@ class Slot:
 
     @property
     def size(self) -> int:
+        """Number of elements of the tensor."""
         return math.prod(self.shape)
 
     @property
     def slice(self) -> slice:
+        """The slice of the flat vector that holds the tensor."""
         return slice(self.offset, self.offset + self.size)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """All named tensors of an architecture, or some of them, in vector order, without gaps.
+    """All or some named tensors of an architecture, in vector order, without gaps.
 
     Attributes:
         architecture: the architecture that has these tensors.
         channels: channels of the input images.
         classes: outputs of the last layer.
         slots: one `Slot` for each tensor.
-        whole: the layout that these tensors were chosen from; None if they are all.
+        whole: the layout that these tensors were chosen from; None if they are all of its tensors.
     """
 
     architecture: Architecture
@@ -79,7 +87,7 @@ class Layout:
 
     @cached_property
     def layers(self) -> dict[str, dict[str, Slot]]:
-        """Slots by layer and role: `layers["conv1"]["weight"]`, in vector order."""
+        """Slots by layer and role, in vector order: `layers["conv1"]["weight"]`."""
         layers: dict[str, dict[str, Slot]] = {}
         for slot in self.slots:
             layer, _, role = slot.name.rpartition(".")
@@ -110,7 +118,7 @@ class Layout:
             )
         if name not in slots:
             if self.whole is not None:
-                self.whole.slot(name)  # a name that no row has is explained as such
+                self.whole.slot(name)  # raises the error for a name that no row has
                 raise InvalidArgument(
                     f"this row was loaded without {name}, with tensors={list(slots)!r:.200}"
                 )
@@ -134,11 +142,11 @@ class Layout:
 
     @cached_property
     def sources(self) -> list[slice]:
-        """Where the tensors of a chosen layout lie in vectors of the whole one."""
+        """Return the places in whole vectors of the tensors of a chosen layout."""
         return [(self.whole or self).slot(slot.name).slice for slot in self.slots]
 
     def require_all(self) -> None:
-        """Refuse a layout that lacks tensors, which a network needs.
+        """Refuse a layout that lacks some tensors, since a network needs all of them.
 
         Raises:
             InvalidArgument: it was made by `choose`.
@@ -159,7 +167,7 @@ class Layout:
             state_dict: name -> torch tensor or numpy array, in layer order.
 
         Raises:
-            ValueError: the shapes are not those of this architecture.
+            ValueError: the shapes do not fit this architecture.
         """
         arrays = [as_numpy(tensor) for tensor in state_dict.values()]
         arrays = [array for array in arrays if np.issubdtype(array.dtype, np.floating)]
@@ -170,7 +178,7 @@ class Layout:
                 f"these tensors are not a {self}: expected shapes {expected}, found {found}"
             )
         vector = np.empty(self.size, np.float32)
-        with np.errstate(over="ignore"):  # a float64 that is too large becomes infinite
+        with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite
             for slot, array in zip(self.slots, arrays, strict=True):
                 vector[slot.slice] = array.reshape(-1)
         return vector
@@ -184,7 +192,10 @@ class Layout:
             vector: [..., size], numpy array or torch tensor; leading axes are kept.
             original_names: name the tensors as checkpoints of the paper's code do
                 (`module_list.0.weight`).
-            dropout: the model's rate; with `original_names` it decides the indices.
+            dropout: the model's rate, on which the indices of `original_names` depend.
+
+        Returns:
+            Name -> view on the vector, of its type, with shape [..., *shape of the tensor].
 
         Raises:
             ValueError: the vector has another length.
@@ -201,7 +212,7 @@ class Layout:
         }
 
     def original_names(self, dropout: float = 0.0) -> list[str]:
-        """Names of all tensors in the paper's code; those of CNN-s depend on dropout."""
+        """Return the tensors' names in the paper's code, which depend on dropout for CNN-s."""
         self.require_all()
         if not self.architecture.layers:
             return [slot.name for slot in self.slots]
@@ -212,14 +223,14 @@ class Layout:
         ]
 
     def index_dict(self, dropout: float = 0.0) -> dict[str, list[int]]:
-        """The layout in the form of `index_dict.json` of the paper's code.
+        """Return the layout in the form of `index_dict.json` of the paper's code.
 
         Each list has one entry for each layer: `layer` (module index), `idx_start`, `idx_length`
         (weight and bias together), `kernel_no` (outputs), `kernel_size` (k * k; 1 for linear
         layers), `channels_in`.
 
         Raises:
-            ValueError: ResNet-18, for which the paper's code has no such dictionary.
+            ValueError: the network is not a plain sequence of layers, as ResNet-18 is not.
         """
         if not self.architecture.layers:
             raise ValueError(f"index_dict describes sequences of layers, not {self}")
@@ -249,10 +260,10 @@ class Layout:
 
 
 def make_layout(architecture: str, channels: int, classes: int = 10) -> Layout:
-    """Return the layout of an architecture, given the channels of its images and its classes.
+    """Return the layout of an architecture for images with these channels and classes.
 
     Raises:
-        ValueError: unknown architecture, or its text is for other channels or classes.
+        ValueError: unknown architecture, or a text for other channels or classes.
 
     Example:
         >>> make_layout("cnn_s", channels=1).size
@@ -274,11 +285,11 @@ def _layout(architecture: Architecture, channels: int, classes: int) -> Layout:
 def find_layout(architecture: str, size: int) -> Layout:
     """Return the layout of an architecture whose flat vector has `size` elements.
 
-    A row does not name its channels and classes. Its length determines them, for images with 1 or
-    3 channels.
+    A row does not name its channels and classes. Its length determines them, assuming that images
+    have 1 or 3 channels.
 
     Raises:
-        ValueError: unknown architecture, or it has no such layout.
+        ValueError: unknown architecture, or none of its layouts has this size.
     """
     known = find_architecture(architecture)
     if known.channels is not None and known.classes is not None:
@@ -287,7 +298,7 @@ def find_layout(architecture: str, size: int) -> Layout:
             raise ValueError(f"{known} has {layout.size:,} weights, found {size:,}")
         return layout
     for channels in (1, 3):
-        # A vector grows by the same number of elements with every class.
+        # Each further class adds the same number of elements to a vector.
         one, two = (_layout(known, channels, classes).size for classes in (1, 2))
         classes, rest = divmod(size - one, two - one)
         if rest == 0 and classes >= 0:

@@ -21,17 +21,17 @@ _PLACES = ("here", "freed", "damaged")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 Listed = tuple[int, str]
-"""What the Hub lists of a large file: its size in bytes, and the SHA-256 of its content."""
+"""The Hub's entry for a large file: its size in bytes, and the SHA-256 of its content."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """What was published of a model.
+    """What was published for a model.
 
     Attributes:
         source: digest of names, sizes and times of the model files that were published; None if
             they were never here.
-        shards: name of each Parquet file in the repository -> what the Hub lists of it.
+        shards: name of each Parquet file in the repository -> the Hub's entry for it.
     """
 
     source: str | None
@@ -45,10 +45,10 @@ class Published:
     Attributes:
         repo_id: repository on the Hub, ORG/NAME; "" if no model was published.
         models: model id -> "here": published, and its files are also here; "freed": published, and
-            its files are no longer (or never were) here; "damaged": its files are here, but were
-            not published: they cannot be read, or the repository has another model of this id.
-        stopped: why nothing more is published until the zoo is resumed; None while it is.
-        records: model id -> what was published of it. Ledgers of earlier versions have none.
+            its files are not, or never were, here; "damaged": its files are here and were not
+            published, since they cannot be read or the repository has another model of this id.
+        stopped: why publishing has stopped until the zoo is resumed; None while it has not.
+        records: model id -> what was published for it. Ledgers of earlier versions have none.
     """
 
     repo_id: str
@@ -63,14 +63,14 @@ class Published:
 
 
 NOTHING = Published("", {})
-"""The ledger of a zoo without a published model, which has no file."""
+"""The ledger of a zoo without published models, which has no file."""
 
 
 def read_ledger(folder: Path) -> Published:
     """Read the ledger of a zoo directory.
 
     Raises:
-        FaultyZoo: the file cannot be read, or holds something else.
+        FaultyZoo: the file cannot be read, or is not a ledger.
     """
     path = folder / LEDGER
     found = read_json(path)
@@ -115,7 +115,7 @@ def _is_record(value: object) -> bool:
 
 
 def write_ledger(folder: Path, published: Published) -> None:
-    """Write the ledger of a zoo directory in place of the one that is there."""
+    """Write the ledger of a zoo directory, replacing an existing one."""
     models = dict(sorted(published.models.items()))
     content: dict[str, object] = {"repo_id": published.repo_id, "models": models}
     if published.stopped is not None:

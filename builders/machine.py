@@ -1,4 +1,4 @@
-"""The cores of this machine, lists, stamps and digests of its files, and sizes in words."""
+"""Facts of this machine and its files: cores, listings, stamps, digests; and sizes in words."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 Stamp: TypeAlias = tuple[int, int, int, int]
-"""Size in bytes, times of the last change of content and of status in ns, and inode of a file."""
+"""Size in bytes, times of the last change of content and of metadata in ns, and inode of a file."""
 
 
 def cores() -> int:
@@ -27,12 +27,12 @@ def file_stamp(path: str | os.PathLike[str]) -> Stamp:
 
 
 def files_below(folder: Path) -> dict[str, Path]:
-    """Return name with slashes -> path of all files in a folder, also behind links to folders.
+    """Return name with slashes -> path of all files below a folder, following links to folders.
 
-    A link to a folder on the way to it is not followed, so that no loop is without end.
+    A link to a folder that contains the link is not followed, so that there are no endless loops.
     """
     found: dict[str, Path] = {}
-    passed = {os.fspath(folder): {os.path.realpath(folder)}}  # folder -> those on the way to it
+    passed = {os.fspath(folder): {os.path.realpath(folder)}}  # folder -> folders on the way to it
     for parent, below, files in os.walk(folder, followlinks=True):
         for name in tuple(below):
             path = os.path.join(parent, name)
@@ -56,17 +56,17 @@ def file_digest(path: Path, algorithm: str) -> str:
 
 
 def counted(number: int, thing: str) -> str:
-    """Return a number of things in words: "1 model", "2,000 models"."""
+    """Return a number with its noun: "1 model", "2,000 models"."""
     return f"{number:,} {thing}{'s' * (number != 1)}"
 
 
 def few(texts: Sequence[str], most: int) -> str:
-    """Return the first texts, and how many more there are: "a, b and 3 more"."""
+    """Return the first texts and the number of the others: "a, b and 3 more"."""
     return ", ".join(texts[:most]) + f" and {len(texts) - most} more" * (len(texts) > most)
 
 
 def typed(path: str | os.PathLike[str]) -> str:
-    """Return a path as it is typed in a shell: in quotation marks where it needs them."""
+    """Return a path as it is typed in a shell, quoted where needed."""
     return shlex.quote(os.fspath(path))
 
 
@@ -75,7 +75,7 @@ def byte_size(count: float, smallest: str = "kB") -> str:
 
     Args:
         count: the number of bytes.
-        smallest: the unit of all smaller numbers, "kB" or "MB".
+        smallest: the smallest unit used, "kB" or "MB".
     """
     for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
         if count >= scale or unit == smallest:

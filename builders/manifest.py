@@ -1,20 +1,20 @@
 """The manifest of a zoo directory: what earlier scans found in its model files, except the weights.
 
-It spares a scan from opening the files that have not changed since. It is a cache: what it says of
-a file counts only while the file has the same stamp, and a manifest that cannot be used is ignored
-and made anew. Deleting it costs nothing but time.
+It saves a scan from opening the files that have not changed since. It is a cache: its entry for a
+file is valid only while the file has the same stamp, and an unusable manifest is ignored and
+rebuilt. Deleting it costs only time.
 
-It is a safetensors file, which takes no more memory than bytes on the disk, whoever wrote it. For F
-model files with T states it holds
+It is a safetensors file, so that reading it takes no more memory than its size, whoever wrote it.
+For F model files with T states it holds
 
     names     F texts, one a line: paths of the model files below models/
-    headers   F texts, one a line: a JSON object with all of a `ModelFile` that is no array
+    headers   F texts, one a line: a JSON object with all of a `ModelFile` except its arrays
     stamps    int64 [F, 4]
     states    int32 [F], the number of states in each file
     epochs    int32 [T]
-    metrics   float64 [M, T], in the order of schema.METRICS; NaN for what a file lacks
+    metrics   float64 [M, T], in the order of schema.METRICS; NaN for absent values
 
-and its header names the version of this form, the zoo that the files were checked against, and a
+and its header names the version of this format, the zoo that the files were checked against, and a
 digest of the tensors.
 """
 
@@ -50,22 +50,23 @@ from .tensor_file import MAX_HEADER, TensorFile
 from .untrusted import parse_json
 
 MANIFEST = ".manifest"
-"""Its name in a zoo directory."""
+"""Name of the manifest in a zoo directory."""
 
 _VERSION = 1
-"""Version of this form, and of the checks of model files; another one makes a manifest anew."""
+"""Version of the format and of the checks on model files; a manifest of another version is
+rebuilt."""
 
 _MAX_BYTES = 1 << 28
-"""Limit of its size: 80,000 models of 51 states. A larger zoo has none."""
+"""Limit of its size in bytes: 80,000 models of 51 states. A larger zoo has no manifest."""
 
 _CLOCK_STEP = 2_000_000_000
-"""Nanoseconds during which the clock of a file system may stand still (FAT). What was changed so
-shortly before it was read could change once more and keep its stamp."""
+"""Coarsest file-system clock (FAT) in ns: a file changed within this time before it was read can
+change again without a new stamp."""
 
 
 @dataclass(frozen=True)
 class _Rows:
-    """The tensors of a manifest, whose texts are lists here."""
+    """The tensors of a manifest, with its texts as lists."""
 
     names: list[bytes]
     headers: list[bytes]
@@ -100,12 +101,12 @@ class _Rows:
 
 @dataclass(frozen=True)
 class Recorded:
-    """What a manifest says of the files that have not changed since.
+    """The entries of a manifest for files that have not changed since.
 
     Attributes:
         files: the model files by name.
-        rows: the same as the tensors of a manifest.
-        stale: whether the manifest also speaks of other files, or could not be used.
+        rows: the same entries as tensors of a manifest.
+        stale: whether the manifest has entries for other files too, or could not be used.
     """
 
     files: Mapping[str, ModelFile]
@@ -114,7 +115,7 @@ class Recorded:
 
 
 def nothing_recorded(*, stale: bool) -> Recorded:
-    """Return what an empty manifest says."""
+    """Return the content of an empty manifest."""
     return Recorded({}, _encode({}, {}), stale)
 
 
@@ -124,7 +125,7 @@ def read_manifest(folder: Path, zoo: Zoo, stamps: Mapping[str, Stamp | None]) ->
     Args:
         folder: the zoo directory.
         zoo: its zoo.
-        stamps: name of each model file that is there -> its stamp, None for one that has none.
+        stamps: name of each existing model file -> its stamp, None for one that has none.
     """
     try:
         rows = _read(folder / MANIFEST, zoo)
@@ -148,11 +149,11 @@ def write_manifest(
     new: Mapping[str, ModelFile],
     stamps: Mapping[str, Stamp | None],
 ) -> None:
-    """Write the manifest of a zoo directory anew, if that is possible.
+    """Replace the manifest of a zoo directory, if it can be written.
 
     Args:
-        folder, zoo, stamps: as for `read_manifest`.
-        recorded: what it has said.
+        folder, zoo, stamps: see `read_manifest`.
+        recorded: what `read_manifest` returned.
         new: name -> model file, all of which are `settled`.
     """
     rows = recorded.rows + _encode(new, stamps)
@@ -177,7 +178,7 @@ def clock(folder: Path) -> int:
 
 
 def settled(stamp: Stamp | None, now: int) -> bool:
-    """Whether any later change of a file must change its stamp, and the stamp fits into int64.
+    """Whether any later change of a file will change its stamp, and the stamp fits into int64.
 
     Args:
         stamp: its stamp.
@@ -190,7 +191,7 @@ def settled(stamp: Stamp | None, now: int) -> bool:
 
 
 def _about(zoo: Zoo, tensors: Mapping[str, NDArray[Any]]) -> str:
-    """Return what the header of a manifest says."""
+    """Return the text of a manifest's header."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         digest.update(np.ascontiguousarray(tensors[name]).data)
@@ -231,7 +232,7 @@ def _lines(text: NDArray[np.uint8], count: int) -> list[bytes]:
 
 
 def _decode(rows: _Rows, models: Path, zoo: Zoo) -> dict[str, ModelFile]:
-    """Return model files by name, checked as those that are read from the files themselves."""
+    """Return model files by name, with the same checks as files that are read directly."""
     ends = rows.states.cumsum(dtype=np.int64)
     rising = np.diff(rows.epochs) > 0
     rising[ends[:-1] - 1] = True  # where the next model begins

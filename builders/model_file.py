@@ -1,15 +1,15 @@
-"""One model file: what it holds, read and checked; and what is written into it.
+"""One model file: its format, reading with checks, and encoding.
 
 A file of an architecture with `file_per_state` holds one state as named tensors; its epoch and
 metrics are in the header. Any other file holds all states of a model, as the tensors `weights`
 [S, N] float32, `epoch` [S] int32 and `metrics` [S, M] float64, and for twins `mean` and
-`log_sigma2` [S, N] float32. What is not a tensor is JSON under the key "model_zoos" of the header:
-safetensors writes several keys in random order, and the same model must give the same bytes.
+`log_sigma2` [S, N] float32. All else is JSON under the key "model_zoos" of the header: safetensors
+writes several keys in random order, but the same model must give the same bytes.
 
-A loss that is NaN was measured: it is that of a diverged model. A metric that was measured at some
-states only is NaN at the others, and the header's `not_measured` lists their epochs:
-`{"val_acc": [1, 3]}`; only then can an accuracy be NaN. A file of one state does not name what was
-not measured. `original_name` is in the header of an imported model whose id is not its name.
+A NaN loss was measured: the model has diverged. A metric that was measured at only some states is
+NaN at the others, and the header's `not_measured` lists their epochs: `{"val_acc": [1, 3]}`. An
+accuracy can be NaN only there. A file of one state leaves out what was not measured.
+`original_name` is in the header of an imported model whose name cannot be its id.
 """
 
 from __future__ import annotations
@@ -57,16 +57,16 @@ _MAX_WHOLE = 2**53
 """Limit of the whole numbers that a float64 holds exactly."""
 
 _KINDS = {name: str(kind) for name, kind in HYPERPARAMETERS.items()}
-"""Names of the hyperparameters' types, which Arrow makes anew each time."""
+"""Names of the hyperparameters' types; Arrow would make them at every call."""
 
 _BOUNDS = {"int32": 2**31, "int64": 2**63}
-"""Limits of the types that are whole numbers."""
+"""Limits of the integer types."""
 
 _JSON = json.JSONEncoder(separators=(",", ":"))
-"""How headers are written; a loss may be Infinity, which readers accept."""
+"""Arguments of `json.dumps` for headers; a loss may be Infinity, which readers accept."""
 
 _NOT_THE_FILES_FAULT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-"""Errors of this process or machine, whatever file is read."""
+"""Errors of this process or machine, which say nothing about the file."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class ModelFile:
         path: path of the file.
         model_id: id of the model.
         parent_model_id: id of the dense model of a twin; None for other models.
-        hyperparameters: as `Model.hyperparameters()` names them; missing ones are not known.
+        hyperparameters: with the keys of `Model.hyperparameters()`; absent ones are not known.
         epochs: int32 [S], increasing; 0 is the untrained model.
         metrics: name in schema.METRICS -> float64 [S]. Losses of a diverged model are NaN. A metric
             that was not measured at all states is a masked array.
@@ -109,17 +109,17 @@ class ModelFile:
         with _open(self.path) as file:
             if self.zoo.layout.architecture.file_per_state:
                 return _read_vector(file, chosen or self.zoo.layout)[None]
-            if chosen is not None:  # reads only the pages that hold these tensors
+            if chosen is not None:  # reads only the pages of these tensors
                 mapped, wanted = file.map("weights"), slice(None) if rows is None else rows
                 return np.concatenate([mapped[wanted, part] for part in chosen.sources], axis=1)
             if rows is None:
                 return file.read("weights")
-            return file.map("weights")[rows]  # reads nothing of the other rows
+            return file.map("weights")[rows]  # reads only these rows
 
     def mapped_weights(self) -> NDArray[np.float32]:
         """Return the weights of all states, float32 [S, N] and read-only, mapped where possible.
 
-        Copying the result reads every byte once. The file must not be truncated meanwhile.
+        Copying the result reads every byte once. The file must not be truncated during its use.
         """
         if self.zoo.layout.architecture.file_per_state:
             return self.weights()
@@ -128,7 +128,7 @@ class ModelFile:
 
 
 Encoded = tuple[int, Pieces]
-"""The first epoch of a model file, and its content."""
+"""The first epoch in a model file, and the file's content."""
 
 
 @contextmanager
@@ -163,7 +163,7 @@ def read_model_file(path: Path, zoo: Zoo) -> ModelFile:
             for name in ("epoch", "metrics"):
                 if tensors[name].end - tensors[name].begin > _MAX_METRICS:
                     raise FaultyFile(f"{path}: {name} has more than {_MAX_METRICS:,} bytes")
-            # The metrics stand behind the header, in what has been read; epochs behind the weights.
+            # Metrics follow the header within the bytes already read; epochs follow the weights.
             table, epochs = file.read("metrics"), file.read("epoch")
         else:
             for slot in layout.slots:
@@ -210,7 +210,7 @@ def read_model_file(path: Path, zoo: Zoo) -> ModelFile:
 
 
 def _read_header(path: Path, file: TensorFile) -> dict[str, Any]:
-    """Return the JSON object that a model file has in its header."""
+    """Return the JSON object in a model file's header."""
     try:
         header = parse_json(file.metadata[HEADER_KEY].encode())
     except (KeyError, AttributeError, ValueError) as error:
@@ -225,7 +225,7 @@ def _read_header(path: Path, file: TensorFile) -> dict[str, Any]:
 def masked(
     values: NDArray[np.float64], epochs: NDArray[np.int32], absent: list[int] | None
 ) -> NDArray[np.float64]:
-    """Return a metric, masked at the epochs at which it was not measured; as it is for None."""
+    """Return a metric, masked at the epochs at which it was not measured; unchanged for None."""
     return values if absent is None else np.ma.array(values, mask=np.isin(epochs, absent))
 
 
@@ -250,9 +250,9 @@ def encode_model(
 ) -> Iterator[Encoded]:
     """Check a model, and return its files: the first epoch of each, with its content.
 
-    Arguments and errors as `ZooDirectory.write_model`. The values of the weights are not looked at.
+    Arguments and errors: see `ZooDirectory.write_model`. The values of the weights are not checked.
     Where all states are in one file, its content refers to a contiguous float32 array without a
-    copy: the values may be filled in until the file is written.
+    copy, whose values may still be filled in until the file is written.
     """
     epochs = np.ascontiguousarray(epochs, np.int32)
     weights = np.ascontiguousarray(weights, np.float32)
@@ -266,7 +266,7 @@ def encode_model(
             raise InvalidArgument(f"{name} of {model_id} must have one value for each epoch")
         if isinstance(values, np.ma.MaskedArray):
             mask = np.ma.getmaskarray(values)
-            if mask.all():  # nowhere measured
+            if mask.all():  # never measured
                 continue
             if mask.any():
                 absent[name] = mask
@@ -281,7 +281,7 @@ def encode_model(
         "zoo": zoo.name,
         "model_id": model_id,
         "parent_model_id": parent_model_id,
-        "hyperparameters": {  # numpy's numbers are as welcome as Python's
+        "hyperparameters": {  # numpy's numbers are accepted like Python's
             name: value.item() if isinstance(value, np.generic) else value
             for name, value in hyperparameters.items()
         },
@@ -328,9 +328,9 @@ def _problem(
     weights_shape: tuple[int, ...],
     zoo: Zoo,
 ) -> str | None:
-    """Say in one sentence what is wrong with a model's states; None if nothing is.
+    """Return in one sentence what is wrong with a model's states; None if nothing is.
 
-    Reader and writer share this check: what a reader would refuse is not written.
+    Reader and writer share this check: the writer refuses what a reader would refuse.
     """
     count = len(epochs) if epochs.ndim == 1 else -1
     names = header.get("metrics")
@@ -357,7 +357,7 @@ def _problem(
         return f"not_measured must be lists of epochs by metric, found {absent!r:.60}"
     # Losses of a diverged model are NaN; an accuracy is a count and never is.
     shares = [column for column, name in enumerate(names) if name in SHARES_OF_1]
-    if not _are_shares(table[:, shares]):  # a share that was not measured is none
+    if not _are_shares(table[:, shares]):  # unmeasured shares are absent here
         for column in shares:
             name, values = names[column], table[:, column]
             if name in absent:
@@ -372,7 +372,7 @@ def _are_shares(values: NDArray[np.float64]) -> bool:
 
 
 def names_problem(header: Mapping[str, Any]) -> str | None:
-    """Say what is wrong with the names of a model, its parent and its original; None if nothing."""
+    """Return what is wrong with the names of a model, its parent and its original, or None."""
     model_id = header.get("model_id")
     if not isinstance(model_id, str) or not MODEL_ID.fullmatch(model_id):
         return (
@@ -388,7 +388,7 @@ def names_problem(header: Mapping[str, Any]) -> str | None:
 
 
 def hyperparameters_problem(hyperparameters: object) -> str | None:
-    """Say what is wrong with the hyperparameters of a model; None if nothing is."""
+    """Return what is wrong with the hyperparameters of a model; None if nothing is."""
     if not isinstance(hyperparameters, dict) or not set(hyperparameters) <= set(HYPERPARAMETERS):
         return (
             f"hyperparameters must be among {', '.join(HYPERPARAMETERS)}, "

@@ -27,7 +27,8 @@ class Overview:
         where: its folder, or its repository.
         models: number of models.
         specified: number of models that its specification lists; for twins, the number of model
-            files of the dense zoo beside them times that of sparsity levels; None if not known.
+            files of the dense zoo in the same folder times the number of sparsity levels; None if
+            not known.
         incomplete: number of models that lack some of the epochs that the zoo keeps.
         states: number of states.
         epochs: the first and the last epoch; None if there is no state.
@@ -79,15 +80,15 @@ class Overview:
 def overview(
     name: str, data_dir: str | os.PathLike[str] | None = None, repo: str | None = None
 ) -> list[Overview]:
-    """Return what is there of a zoo, of each part of a union, or of twins.
+    """Return the overview of a zoo, of each part of a union, or of twins.
 
     Args:
-        name: as for load_dataset.
-        data_dir: folder of zoo directories, else MODEL_ZOOS_HOME, else ./zoos.
-        repo: repository on the Hub, or built folder, that is read instead; only its metrics are.
+        name: as in `load_dataset`.
+        data_dir: folder of zoo directories; default MODEL_ZOOS_HOME, else ./zoos.
+        repo: repository on the Hub, or built folder, to read instead; only its metrics are read.
 
     Raises:
-        ZooNotFound, UnknownZoo, FaultyZoo, HubFailed: as load_dataset.
+        ZooNotFound, UnknownZoo, FaultyZoo, HubFailed: see `load_dataset`.
     """
     if repo is None:
         return [
@@ -99,7 +100,7 @@ def overview(
         "model_zoos",
         name,
         repo=repo,
-        data_dir=os.devnull,  # nothing is taken from a folder
+        data_dir=os.devnull,  # read nothing from a folder
         columns=["zoo", "model_id", "epoch", "test_acc"],
     )
     found: dict[str, dict[str, dict[int, float]]] = {}
@@ -139,7 +140,7 @@ def _of_directory(directory: ZooDirectory) -> Overview:
 
 
 def _specified(directory: ZooDirectory) -> int | None:
-    """Return the number of models that a zoo can have; None if that is not known."""
+    """Return the number of models that a complete zoo has; None if it is not known."""
     if not directory.lists_models:
         return None
     parent, root = directory.parent_zoo, directory.path.parent
@@ -165,7 +166,7 @@ def _overview(
     models: Mapping[str, Mapping[int, float]],
     splits: Mapping[str, str],
 ) -> Overview:
-    """Return what follows from the test accuracy of each model at each epoch."""
+    """Return an overview from the test accuracy of each model at each epoch."""
     last = np.array([states[max(states)] for states in models.values()])
     last = last[np.isfinite(last)]
     epochs = [epoch for states in models.values() for epoch in states]

@@ -1,6 +1,6 @@
 """The ranks of a command: processes that share its work and never wait for each other.
 
-Training, whose processes join their results, has generation/ranks.py.
+Ranks that train wait for each other at the end: generation/ranks.py.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ class Rank:
 
 
 ALONE = Rank()
-"""The rank of a process that does all of the work."""
+"""The rank of a process that does all the work."""
 
 
 def launched_rank() -> Rank:
-    """Return the rank that torchrun or accelerate gave this process; without one `ALONE`.
+    """Return the rank that torchrun or accelerate gave this process; `ALONE` without a launcher.
 
     Raises:
-        InvalidArgument: RANK and WORLD_SIZE name no rank.
+        InvalidArgument: RANK and WORLD_SIZE do not name a rank.
     """
     texts = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
     try:
@@ -58,10 +58,10 @@ def launched_rank() -> Rank:
 
 
 def find_rank(index: int | None, count: int | None) -> Rank:
-    """Return the rank that is given, else the one of a launcher.
+    """Return the given rank, else the launcher's.
 
     Raises:
-        InvalidArgument: only one of the two is given, or there is no such rank.
+        InvalidArgument: only one of the two is given, or no such rank exists.
     """
     if index is None and count is None:
         return launched_rank()
@@ -73,20 +73,20 @@ def find_rank(index: int | None, count: int | None) -> Rank:
 
 
 def rank_cores() -> int:
-    """Return the cores for this process: a launched rank's share of those of its machine."""
+    """Return the cores for this process: a launched rank's share of its machine's cores."""
     local = int(os.environ.get("LOCAL_WORLD_SIZE", launched_rank().count))
     return max(1, cores() // local)
 
 
 def deal(costs: Sequence[float], loads: list[float]) -> list[int]:
-    """Deal pieces of work evenly: the largest first, each to the rank that has least so far.
+    """Deal pieces of work evenly: the largest first, each to the rank with the least work so far.
 
     Args:
         costs: the cost of each piece.
-        loads: what each rank has so far, to which its pieces are added.
+        loads: the work of each rank so far, to which its pieces are added.
 
     Returns:
-        The rank of each piece, a function of the arguments alone.
+        The rank of each piece, which depends on the arguments alone.
     """
     owners = [0] * len(costs)
     heap = [(load, rank) for rank, load in enumerate(loads)]

@@ -1,7 +1,7 @@
 """Make `load_dataset("model_zoos", ...)` find the builder of dataset.py.
 
-datasets takes about a second to import, which not every use of model_zoos needs. So the builder is
-registered when datasets is imported, or at once if it has been.
+datasets takes about a second to import, and not every use of model_zoos needs it. So the builder is
+registered when datasets is imported, or at once if it is imported already.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def register(version: str) -> None:
     """Register the builder, now or when datasets is imported.
 
     Args:
-        version: of model_zoos, a part of the cache's path, so that rows of another version are
-            never taken from the cache.
+        version: of model_zoos; a part of the cache's path, so that cached rows of another version
+            are never used.
     """
     if "datasets" in sys.modules:
         _register(version)
@@ -53,7 +53,7 @@ class _WhenImported(importlib.abc.MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Return what other finders find; loading the awaited module also calls the action."""
+        """Return what other finders find; loading the awaited module then also calls the action."""
         if fullname != self.name or self._searching:
             return None
         self._searching = True
@@ -66,7 +66,7 @@ class _WhenImported(importlib.abc.MetaPathFinder):
 
             def exec_module(module: ModuleType) -> None:
                 execute(module)
-                if self in sys.meta_path:  # once
+                if self in sys.meta_path:  # only once
                     sys.meta_path.remove(self)
                     self.action()
 
@@ -75,7 +75,7 @@ class _WhenImported(importlib.abc.MetaPathFinder):
 
 
 def _register(version: str) -> None:
-    """Let the factory of datasets answer for our name, and pass all others on.
+    """Make the factory of datasets return our builder for our name, and pass on all other names.
 
     datasets 4 and later run no loading scripts, and look for a bare name only on the Hub.
     """
@@ -95,7 +95,7 @@ def _register(version: str) -> None:
         return datasets.load.DatasetModule(
             module_path="model_zoos.builders.dataset",
             hash=hashlib.sha256(form.encode()).hexdigest()[:16],
-            # datasets keeps load_dataset's revision= to itself otherwise
+            # otherwise datasets does not pass on load_dataset's revision=
             builder_kwargs={"revision": revision} if revision is not None else {},
         )
 
@@ -104,7 +104,7 @@ def _register(version: str) -> None:
     def listing_factory(
         path: str, *args: object, data_dir: str | None = None, **kwargs: object
     ) -> datasets.load.DatasetModule:
-        """As above, for `get_dataset_config_names`: a folder's own zoos come first."""
+        """Wrap the factory for `get_dataset_config_names`: a folder's own zoos come first."""
         from .dataset import ModelZoosConfig
 
         if path != "model_zoos":

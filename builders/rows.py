@@ -24,17 +24,17 @@ OPERATORS = ("=", "==", "!=", "<", ">", "<=", ">=", "in", "not in")
 """Comparisons of a filter."""
 
 Filter: TypeAlias = tuple[str, str, object]
-"""A column, one of `OPERATORS`, and a value."""
+"""A condition: a column, one of `OPERATORS`, and a value."""
 
 Filters: TypeAlias = "list[Filter] | list[list[Filter]] | pads.Expression"
-"""All filters of a list must hold; of several lists, all filters of at least one list."""
+"""A list: all its filters must hold. A list of lists: at least one inner list must hold."""
 
 
 def filter_expression(filters: Filters | None) -> pads.Expression | None:
     """Return filters as an Arrow expression.
 
     Raises:
-        InvalidArgument: they are malformed, or name `weights` or a column that no row has.
+        InvalidArgument: they are malformed, name `weights`, or name a column that no row has.
     """
     if filters is None:
         return None
@@ -57,13 +57,13 @@ def filter_expression(filters: Filters | None) -> pads.Expression | None:
 
 
 def _as_stored(filters: list[Any]) -> list[Any]:
-    """Check the values of filters; round those that float32 columns are compared with.
+    """Check the values of filters; round those that are compared with float32 columns.
 
-    No float32 is 0.05, but a test accuracy of 0.05 was stored as the nearest one.
+    No float32 equals 0.05, but a test accuracy of 0.05 was stored as the nearest float32.
 
     Raises:
-        InvalidArgument: there is no such column or operator, or a text where a column holds
-            numbers, or a number where it holds texts.
+        InvalidArgument: there is no such column or operator, or a text is compared with a column
+            of numbers, or a number with a column of texts.
     """
     if filters and isinstance(filters[0], list):
         return [_as_stored(some) for some in filters]
@@ -74,7 +74,7 @@ def _as_stored(filters: list[Any]) -> list[Any]:
             f"filters={filters!r}: rows cannot be chosen by weights, but max_weight= leaves out "
             "those with a large one"
         )
-    row_schema(None, columns)  # refuses a column that there is not
+    row_schema(None, columns)  # refuses a column that no row has
     for column, operator, value in filters:
         if operator not in OPERATORS:
             raise InvalidArgument(
@@ -107,11 +107,11 @@ def read_rows(
     """Read the states of some files that pass the filters.
 
     Args:
-        files: model files, in the order that the rows shall have.
+        files: model files, in the order of the rows.
         schema: wanted columns, as `row_schema` returns them.
         filters: condition on any columns except weights.
         final: read only the last state of each file.
-        chosen: the tensors that the weights shall hold; None for all.
+        chosen: the tensors that the weights hold; None for all.
     """
     plain = [name for name in schema.names if name != "weights" and name not in CHOICE]
     # A filter may name columns that are not wanted in the result.
@@ -134,11 +134,11 @@ def read_rows(
 
 
 def choose_tensors(table: pa.Table, schema: pa.Schema, chosen: Layout) -> pa.Table:
-    """Cut some tensors out of rows that hold all of them.
+    """Return rows with only some tensors, given rows that hold all of them.
 
     Args:
         table: rows with whole weights.
-        schema: of the result, as `row_schema` returns it.
+        schema: of the result; see `row_schema`.
         chosen: the tensors, chosen from the layout of the rows.
     """
     kind, chunks = schema.field("weights").type, []
@@ -152,7 +152,7 @@ def choose_tensors(table: pa.Table, schema: pa.Schema, chosen: Layout) -> pa.Tab
 
 
 def _choice(chosen: Layout, rows: int) -> dict[str, pa.Array]:
-    """Return the columns that say which tensors the weights hold."""
+    """Return the columns that name the tensors that the weights hold."""
     values = ([slot.name for slot in chosen.slots], (chosen.whole or chosen).size)
     return {
         name: pa.array([value] * rows, kind)
@@ -164,7 +164,7 @@ def states_table(files: Sequence[ModelFile], schema: pa.Schema) -> pa.Table:
     """Return the rows of all states of some files, without their weights.
 
     Args:
-        files: model files, in the order that the rows shall have.
+        files: model files, in the order of the rows.
         schema: wanted columns, as `row_schema` returns them, without weights.
     """
     counts = [len(file.epochs) for file in files]
@@ -202,13 +202,13 @@ def weights_column(
     kept: NDArray[np.int64] | None = None,
     chosen: Layout | None = None,
 ) -> pa.ChunkedArray:
-    """Return the weights of the rows of `states_table`, without a copy beyond that of reading.
+    """Return the weights of the rows of `states_table`, copied only once, on reading.
 
     Args:
         files: model files, in the same order.
         kind: type of the column, a fixed-size list of float32.
-        kept: numbers of the wanted rows, increasing; None for all. Files without any are not
-            opened.
+        kept: indices of the wanted rows, increasing; None for all. Files without a wanted row are
+            not opened.
         chosen: the tensors to read; None for all.
     """
     chunks, start = [], 0
@@ -227,7 +227,7 @@ def weights_column(
 
 
 def _constant(file: ModelFile, name: str) -> object:
-    """Return what a column holds at all states of a file."""
+    """Return the value of a column that all states of a file share."""
     if name in HYPERPARAMETERS:
         return file.hyperparameters.get(name)
     if name == "zoo":
@@ -240,6 +240,6 @@ def _metric(file: ModelFile, name: str) -> NDArray[np.float64] | None:
     """Return a metric of all states of a file; None if it was not measured."""
     metrics = file.metrics
     if name == "generalization_gap" and {"train_acc", "test_acc"} <= metrics.keys():
-        # In float64, then rounded once: the difference of two rounded accuracies is not it.
+        # Subtract in float64 and round once: the difference of two rounded accuracies is not exact.
         return metrics["train_acc"] - metrics["test_acc"]
     return metrics.get(name)

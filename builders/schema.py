@@ -59,8 +59,8 @@ COLUMNS: dict[str, pa.DataType | None] = {
 
 
 CHOICE: dict[str, pa.DataType] = {"tensors": pa.list_(pa.string()), "layout_size": pa.int64()}
-"""Columns at the end of rows whose weights hold only some tensors: the names of these tensors, in
-the order of the weights, and the length of the whole weight vector."""
+"""Last columns of rows whose weights hold only some tensors: the names of these tensors, in the
+order of the weights, and the length of the whole weight vector."""
 
 
 def row_schema(
@@ -70,9 +70,9 @@ def row_schema(
 
     Args:
         weights: length of the weight vector; None for a data set without weights.
-        columns: the columns to keep, which stay in the schema's own order; None for all.
-        chosen: whether the weights hold only some tensors. The columns of `CHOICE`, which say which
-            tensors, are then always included.
+        columns: the columns to keep, in any order; None for all. The schema keeps its own order.
+        chosen: whether the weights hold only some tensors. The columns of `CHOICE`, which name
+            them, are then always included.
 
     Raises:
         InvalidArgument: no row has one of the columns.

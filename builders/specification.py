@@ -1,7 +1,7 @@
 """The specification of a zoo (`Zoo`) and of each of its models (`Model`).
 
-`Zoo.models()` lists the models that follow from a zoo. The id of a model is a digest of its own
-specification. The names of activations, initialisations and optimizers are in hyperparameters.py.
+`Zoo.models()` lists the models of a zoo. The id of a model is a digest of its own specification.
+The names of activations, initialisations and optimizers are in hyperparameters.py.
 """
 
 from __future__ import annotations
@@ -52,10 +52,10 @@ MAX_EPOCHS = 1_000_000
 """Limit of a zoo's epochs."""
 
 _MAX_MODELS = 1_000_000
-"""Limit of a grid that `Zoo.models` lists, which it does as a whole."""
+"""Limit of the grid points and seeds that `Zoo.models` lists, since it builds the whole list."""
 
 _SHOWN = 5
-"""Unknown keys that a message names."""
+"""Maximum number of unknown keys that a message names."""
 
 Check = tuple[Callable[[Any], bool], str]
 
@@ -68,7 +68,7 @@ def _one_of(names: Collection[str]) -> Check:
 
 
 def _is_init(value: object) -> bool:
-    """Whether this is an initialisation; the error for bad numbers says more than "one of"."""
+    """Whether this is an initialisation; bad numbers raise an error with more details."""
     if isinstance(value, str) and "(" in value:
         parse_init(value)
         return True
@@ -76,7 +76,7 @@ def _is_init(value: object) -> bool:
 
 
 def _is_activation(value: object) -> bool:
-    """Whether this is an activation; the error for an unknown one says how it becomes known."""
+    """Whether this is an activation; the error for an unknown one says how to register it."""
     if isinstance(value, str):
         check_activation(value)
         return True
@@ -139,7 +139,7 @@ HYPERPARAMETER_CHECKS = {
     **_GRID_CHECKS,
     **{name: _FIELD_CHECKS[name] for name in ("batch_size", "momentum", "epochs")},
 }
-"""Hyperparameter of a model -> what its value must be."""
+"""Hyperparameter of a model -> check of its value."""
 
 
 def require(name: str, value: object, check: Check) -> None:
@@ -160,15 +160,15 @@ class Model:
     Attributes:
         zoo: name of its zoo, a part of its identity.
         activation: one of `ACTIVATIONS`.
-        init: torch.nn.init function for all weights, one of `INITS`, with its numbers in brackets
-            where they are not torch's; biases start at 0.01, or as in "normal(bias=0)".
+        init: torch.nn.init function for all weights, one of `INITS`, with its parameters in
+            brackets if they differ from torch's; biases start at 0.01, or as in "normal(bias=0)".
         dropout: rate in [0, 1).
         optimizer: one of `OPTIMIZERS`.
-        learning_rate: at the start, or the maximum of a schedule.
+        learning_rate: the rate at the start, or the maximum of a schedule.
         weight_decay: factor of the weights that is added to the gradient (an L2 penalty); adamw
-            takes it, times the learning rate, from the weights themselves.
-        momentum: of the optimizer; None if it has none, though the records of the paper's code
-            repeat the zoo's 0.9 for adam.
+            subtracts it, times the learning rate, from the weights themselves.
+        momentum: momentum of the optimizer; None if it has none, although the records of the
+            paper's code repeat the zoo's 0.9 for adam.
         batch_size: images in a training step.
         epochs: passes over the training images.
         scheduler: learning rate schedule (generation/schedules.py), or None for a constant rate.
@@ -190,7 +190,7 @@ class Model:
 
     @cached_property
     def model_id(self) -> str:
-        """12 hexadecimal digits: same specification, same id, on any machine."""
+        """12 hexadecimal digits; the same specification has the same id on any machine."""
         return _digest(dataclasses.asdict(self))
 
     def hyperparameters(self) -> dict[str, Value]:
@@ -209,8 +209,8 @@ class Zoo:
         image_dataset: name of the image data set, such as `mnist`.
         images: key of the image data set together with its transforms (generation/images).
         architecture: key of architecture.ARCHITECTURES, or the text form of a network (layers.py);
-            a text or a list of layers that is given becomes the canonical text.
-        variant: one of `VARIANTS`, or a word of one's own.
+            a given text or list of layers becomes the canonical text.
+        variant: one of `VARIANTS`, or any other word.
         channels: channels of the images, 1 or 3.
         classes: classes of the images.
         grid: the values of each hyperparameter; a fixed one has a single value.
@@ -218,9 +218,9 @@ class Zoo:
         random_seeds: whether the seeds of a grid point are drawn from [0, 1000000) instead of being
             1, 2, 3, ...
         epochs, batch_size, momentum, scheduler: the same for all models; see `Model`.
-        experiment: name of the run in the paper's code, by which its original files are recognised.
+        experiment: name of the run in the paper's code, which identifies its original files.
         doi: record of the original files on Zenodo.
-        doi_preprocessed: record of the preprocessed ones, where that is another.
+        doi_preprocessed: record of the preprocessed files, if it is a different one.
         published: whether this is one of the 27 zoos of the paper.
         note: what a user must know about this zoo.
 
@@ -305,25 +305,28 @@ class Zoo:
 
     @property
     def model_count(self) -> int:
+        """Number of models: grid points times seeds."""
         return math.prod(len(values) for _, values in self.grid) * self.seeds
 
     @property
     def keeps_epoch_0(self) -> bool:
-        """Whether the zoo holds the untrained models."""
+        """Whether the zoo holds the untrained models (architectures can leave them out)."""
         return self.layout.architecture.keeps_epoch_0
 
     @property
     def states_per_model(self) -> int:
+        """Number of states of a model: its epochs, and epoch 0 if the zoo keeps it."""
         return self.epochs + self.keeps_epoch_0
 
     @property
     def state_count(self) -> int:
+        """Number of states of all models."""
         return self.model_count * self.states_per_model
 
     def models(self, limit: int | None = None) -> list[Model]:
         """Return all models, or the first `limit`.
 
-        Models are ordered by seed, and for each seed the grid points follow in an order shuffled by
+        Models are ordered by seed. For each seed, the grid points follow in an order shuffled by
         digest. The first n models are therefore spread over the grid, and a larger n only adds
         models.
 
@@ -334,7 +337,7 @@ class Zoo:
             raise ValueError(
                 f"zoo {self.name} has {self.model_count} models; cannot take {limit} of them"
             )
-        if self.model_count > _MAX_MODELS:  # of an imported zoo whose rates were drawn at random
+        if self.model_count > _MAX_MODELS:  # an imported zoo whose rates were drawn at random
             raise ValueError(
                 f"zoo {self.name} has a grid of {self.model_count:,} models, too many to list"
             )
@@ -363,7 +366,7 @@ class Zoo:
         if not self.random_seeds:
             return list(range(1, self.seeds + 1))
         # The paper's code drew its seeds with ray's sampler and recorded them only in each model's
-        # params.json. These have the same distribution and do not depend on the machine.
+        # params.json. These seeds have the same distribution and do not depend on the machine.
         drawn: dict[int, None] = {}
         draw = 0
         while len(drawn) < self.seeds:
@@ -378,7 +381,7 @@ class Zoo:
 
     @classmethod
     def from_json(cls, values: object) -> Zoo:
-        """Make the zoo that `to_json` described; also the way to specify a zoo of one's own.
+        """Make a zoo from an object in the form of `to_json`; also the way to specify a new zoo.
 
         Raises:
             ValueError: an unknown or missing key, or a value that a zoo cannot have.
@@ -402,7 +405,7 @@ class Zoo:
 
 
 def wrong_keys(found: Iterable[str], known: Collection[str], required: Collection[str]) -> str:
-    """Say which keys are missing and which are unknown, with the close ones; "" if none is."""
+    """Name the missing and the unknown keys, with similar known ones; "" if there are none."""
     keys = list(map(str, found))
     unknown = []
     for key in [key for key in keys if key not in known][:_SHOWN]:
@@ -414,7 +417,7 @@ def wrong_keys(found: Iterable[str], known: Collection[str], required: Collectio
 
 
 def _with_image_facts(values: Mapping[str, object]) -> Mapping[str, object]:
-    """Take channels and classes, where absent, from the text or list of layers."""
+    """Add channels and classes, if absent, from the text or list of layers."""
     given = values.get("architecture")
     if {"channels", "classes"} <= values.keys() or not isinstance(given, str | list | tuple):
         return values
@@ -423,13 +426,13 @@ def _with_image_facts(values: Mapping[str, object]) -> Mapping[str, object]:
 
 
 zoo_from_json = Zoo.from_json
-"""The name of `Zoo.from_json` in version 0.1."""
+"""The name that `Zoo.from_json` had in version 0.1."""
 
 
 def normalize_name(name: str) -> str:
-    """Spell a name as the catalog does: underscores for hyphens, and small letters.
+    """Spell a name as in the catalog: with underscores for hyphens, in lower case.
 
-    An absolute path, which is no name, stays as it is for the message that says so.
+    An absolute path, which is not a name, is unchanged so that the error message can show it.
     """
     return name if os.path.isabs(name) else name.strip().replace("-", "_").lower()
 
@@ -448,7 +451,7 @@ RESERVED_NAMES = {
 
 
 def refuse_reserved(name: str) -> None:
-    """Refuse a reserved name for a new zoo; a zoo on disk that has one can still be read.
+    """Refuse a reserved name for a new zoo; an existing zoo with such a name can still be read.
 
     Raises:
         InvalidArgument: with the reason.
@@ -460,16 +463,16 @@ def refuse_reserved(name: str) -> None:
 
 
 def _digest(values: Mapping[str, Any]) -> str:
-    """48 bits of SHA-256 over canonical JSON."""
+    """Return 48 bits of SHA-256 over canonical JSON."""
     text = json.dumps(values, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def make_grid(**values: Iterable[object]) -> Grid:
-    """Make a grid in canonical order, whole numbers as floats: 0 and 0.0 give the same model id.
+    """Make a grid in canonical order; whole numbers become floats, so 0 and 0.0 give the same id.
 
     Raises:
-        ValueError: something else than a list of values.
+        ValueError: a value is not a list.
     """
     known = [key for key in GRID_KEYS if key in values]
     grid = []
@@ -481,5 +484,5 @@ def make_grid(**values: Iterable[object]) -> Grid:
 
 
 def _as_float(value: object) -> object:
-    """A whole number as a float, if there is such a float."""
+    """Return a whole number as a float if one equals it; any other value is unchanged."""
     return float(value) if type(value) is int and abs(value) <= 2**53 else value

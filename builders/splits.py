@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 SPLITS: tuple[str, ...] = ("train", "validation", "test")
 SHARES = {"train": 0.70, "validation": 0.15, "test": 0.15}
 FEWEST_MODELS = 5
-"""Smallest number of models with which every split has one, if none has a split already."""
+"""Smallest number of models that fills every split if none is assigned yet."""
 
 METRIC_OF_SPLIT = {"train": "train", "validation": "val", "test": "test"}
 """Split of the images -> prefix of its metrics, as in "val_loss"."""
@@ -21,7 +21,7 @@ METRIC_OF_SPLIT = {"train": "train", "validation": "val", "test": "test"}
 def assign_splits(existing: Mapping[str, str], model_ids: Iterable[str]) -> dict[str, str]:
     """Assign a split to each new model so that the shares approach 70/15/15; keep all others.
 
-    New models are taken in an order that depends on a digest of their ids alone and is therefore
+    New models are taken in an order that depends only on a digest of their ids and is therefore
     independent of hyperparameters. Each goes to the split whose share is furthest below its target.
 
     Args:
@@ -44,13 +44,13 @@ def assign_splits(existing: Mapping[str, str], model_ids: Iterable[str]) -> dict
 
 
 def next_split(counts: Mapping[str, int]) -> str:
-    """Return the split whose share is furthest below its target, given the models in each."""
+    """Return the split whose share is furthest below its target, given the number in each."""
     total = sum(counts.values()) + 1
     return max(SPLITS, key=lambda split: SHARES[split] * total - counts[split])
 
 
 def why_empty(counts: Mapping[str, int]) -> str:
-    """Say why splits with these numbers of models are empty, and what helps; "" if none is."""
+    """Return why splits with these counts are empty, and what helps; "" if none is empty."""
     empty = [split for split in SPLITS if not counts.get(split)]
     if not empty or not any(counts.values()):
         return ""

@@ -1,10 +1,10 @@
-"""Safetensors files, read in place or memory-mapped, and checked as a whole; and their writing.
+"""Read (in place or memory-mapped), check and write safetensors files.
 
-The format: 8 bytes of length (little-endian), a JSON header, and the tensors' bytes without a gap
+The format: 8 bytes of length (little-endian), a JSON header, and the tensors' bytes without gaps
 (https://github.com/huggingface/safetensors, "Format"). The library's reader maps every file and
-copies each tensor. A zoo has some ten thousand files; most readers want only the header, and builds
-want the weights without a copy. Its `save` copies all tensors, which counts where ten thousand
-files of small models are written.
+copies each tensor. A zoo has some ten thousand files; most readers need only the header, and builds
+need the weights without a copy. The library's `save` copies all tensors, which takes noticeable
+time when ten thousand files of small models are written.
 """
 
 from __future__ import annotations
@@ -29,28 +29,28 @@ DTYPES = {
     **{f"U{8 * size}": np.dtype(f"<u{size}") for size in (1, 2, 4, 8)},
     **{f"F{8 * size}": np.dtype(f"<f{size}") for size in (2, 4, 8)},
 }
-"""The types of the format that numpy has."""
+"""The format's types that numpy has."""
 
 _STORED = {**DTYPES, "BF16": np.dtype("<u2")}
-"""The types that can be read, as they are stored: a bfloat16 is the upper half of a float32."""
+"""The types that can be read, as stored; a bfloat16 is the upper half of a float32."""
 
 _WRITTEN = {DTYPES[name]: name for name in ("F64", "F32", "I32")}
-"""The types that are written, in the order in which the library puts them into a file."""
+"""The types that can be written, in the order of tensors in the library's files."""
 
 MAX_HEADER = 4 << 20
-"""Limit of the header in bytes. One of ResNet-18 has 12 kB; the library's limit is 100 MB."""
+"""Limit of the header in bytes. ResNet-18's has 12 kB; the library's limit is 100 MB."""
 
 _MAX_DIMENSIONS = 32
-"""Limit of a tensor's dimensions, as numpy had it before version 2."""
+"""Limit of a tensor's dimensions; numpy had it before version 2."""
 
 _BUFFER = 1 << 14
-"""Bytes of a read, which suffice for the header of a model file and the metrics behind it."""
+"""Bytes of the first read, enough for the header of a model file and the metrics after it."""
 
 
 _JSON = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
 
 Pieces = list[bytes | memoryview]
-"""The content of a file, one piece behind the other."""
+"""The content of a file, as consecutive pieces."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Tensor:
 
 
 class TensorFile:
-    """A safetensors file that is open for reading; a context manager.
+    """A safetensors file that is open for reading; usable as a context manager.
 
     Args:
         path: path of the file.
@@ -75,8 +75,8 @@ class TensorFile:
 
     Raises:
         OSError: the file cannot be opened or read.
-        ValueError: it is not a safetensors file, or truncated, or has a type that neither numpy
-            has nor is bfloat16.
+        ValueError: it is not a safetensors file, is truncated, or has a type that is neither
+            bfloat16 nor one of numpy's.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -95,7 +95,7 @@ class TensorFile:
         self.file.close()
 
     def read(self, name: str) -> NDArray[Any]:
-        """Read a tensor into a new array, one of bfloat16 as float32."""
+        """Read a tensor into a new array; bfloat16 becomes float32."""
         tensor = self.tensors[name]
         array = np.empty(tensor.shape, _STORED[tensor.dtype])
         self.read_into(name, array)
@@ -116,13 +116,13 @@ class TensorFile:
             raise ValueError(f"{name} is not whole")
 
     def map(self, name: str, *, whole: bool = False) -> NDArray[Any]:
-        """Map a tensor into memory: a read-only array whose pages are read when they are used.
+        """Map a tensor into memory: a read-only array whose pages are read on first use.
 
-        It outlives this object. The file must not be truncated meanwhile.
+        The array outlives this object. The file must not be truncated during its use.
 
         Args:
             name: name of the tensor.
-            whole: whether all of it will be used, so that the disk should begin to read now.
+            whole: whether all of it will be used, so that the disk starts reading now.
         """
         tensor = self.tensors[name]
         dtype = _STORED[tensor.dtype]
@@ -131,7 +131,7 @@ class TensorFile:
         if whole and hasattr(os, "posix_fadvise"):
             length = tensor.end - tensor.begin
             os.posix_fadvise(self.file.fileno(), tensor.begin, length, os.POSIX_FADV_WILLNEED)
-        # Not mmap.mmap, which keeps a file descriptor for every map: there may be thousands.
+        # Not mmap.mmap, which keeps a file descriptor for every map; there may be thousands.
         with pa.memory_map(self.path) as pages:
             pages.seek(tensor.begin)
             buffer = pages.read_buffer(tensor.end - tensor.begin)
@@ -143,7 +143,7 @@ class TensorFile:
 def encode_tensors(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> Pieces:
     """Return the content of a file, with the same bytes as safetensors.numpy.save.
 
-    Its pieces are the header and the arrays themselves, of which no copy is made.
+    The pieces are the header and the arrays themselves, which are not copied.
 
     Args:
         tensors: contiguous arrays of float64, float32 or int32, by name.
@@ -151,7 +151,7 @@ def encode_tensors(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, s
 
     Raises:
         ValueError: a tensor is not contiguous.
-        KeyError: it has another type.
+        KeyError: a tensor has another type.
     """
     kinds = list(_WRITTEN)
     ordered = sorted(tensors.items(), key=lambda item: (kinds.index(item[1].dtype), item[0]))
@@ -169,7 +169,7 @@ def encode_tensors(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, s
 
 
 def widened(bfloat16: NDArray[np.uint16]) -> NDArray[np.float32]:
-    """Return the numbers whose bfloat16 bits these are, exactly."""
+    """Return the numbers with these bfloat16 bits, exactly."""
     return np.asarray(bfloat16.astype("<u4") << 16).view("<f4")
 
 

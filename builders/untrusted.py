@@ -1,6 +1,6 @@
-"""Files that somebody else wrote: only plain files are read, and only as far as a limit allows.
+"""Read files of unknown origin: only plain files, each within a limit.
 
-sources/pickles.py reads what torch has pickled.
+sources/pickles.py reads pickles that torch wrote.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ def open_plain(path: str | os.PathLike[str]) -> io.FileIO:
 
     Raises:
         OSError: it cannot be opened, or is a directory, device, pipe or socket. Reading from one of
-            these could wait for ever, or never end.
+            these could block or never end.
     """
-    _refuse_others(path, os.stat(path))  # opening a device can have effects of its own
+    _refuse_others(path, os.stat(path))  # before opening, since opening a device can have effects
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
     file = io.FileIO(handle)
     try:
@@ -51,7 +51,7 @@ def read_plain(path: str | os.PathLike[str], limit: int) -> bytes:
     """Read a whole plain file of at most `limit` bytes.
 
     Raises:
-        OSError: it cannot be read, is no plain file, or is longer.
+        OSError: it cannot be read, is not a plain file, or is longer.
     """
     with open_plain(path) as file:
         content = file.read(limit + 1)  # one read(2) gives at most 2 GiB
@@ -63,29 +63,28 @@ def read_plain(path: str | os.PathLike[str], limit: int) -> bytes:
 
 
 def is_clutter(path: str) -> bool:
-    """Whether a path lies in what macOS or Jupyter leave beside the files of their users."""
+    """Whether a path is a file or in a folder that macOS or Jupyter creates by itself."""
     hint = "._" in path or ".DS_Store" in path or "_checkpoints" in path or "__MACOSX" in path
-    return hint and _CLUTTER.search(path) is not None  # the hint is ten times as fast
+    return hint and _CLUTTER.search(path) is not None  # checking the hint is ten times as fast
 
 
 def parse_json(content: bytes, *, unique_keys: bool = False) -> object:
-    """Parse JSON whose values all can be stored: whole numbers of 64 bits, and Unicode texts.
+    """Parse JSON in which all values can be stored: integers of 64 bits, and Unicode texts.
 
     Args:
         content: the JSON.
-        unique_keys: whether to refuse a key that an object has twice, of which the last one counts
-            otherwise.
+        unique_keys: whether to refuse repeated keys of an object; if not, the last one counts.
 
     Raises:
-        ValueError: it is not JSON or not UTF-8, is nested too deeply, or has another value. NaN and
-            infinities are accepted.
+        ValueError: it is not JSON or not UTF-8, is nested too deeply, or has any other value. NaN
+            and infinities are accepted.
     """
     decoder = _UNIQUE_DECODER if unique_keys else _DECODER
     try:
         value = decoder.decode(content.decode("utf-8-sig"))
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
-    if _SURROGATE.search(content):  # half of a pair is no character
+    if _SURROGATE.search(content):  # half of a surrogate pair is not a character
         try:
             json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError:
@@ -126,12 +125,11 @@ def is_text(value: object, limit: int) -> bool:
 
 
 def printable(text: str, kept: str = "") -> str:
-    """Return a text of a file as reports and terminals can show it.
+    """Return a file's text in a form that reports and terminals can show.
 
     Args:
-        text: with any characters; those that steer a terminal, and others without a shape, become
-            U+FFFD.
-        kept: characters that stay all the same.
+        text: any characters; control characters and others without a visible shape become U+FFFD.
+        kept: characters that are kept in any case.
     """
     if text.isprintable():
         return text
@@ -142,7 +140,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON file of a zoo, which holds an object.
 
     Raises:
-        FaultyZoo: it is not readable, or holds something else.
+        FaultyZoo: it is not readable, or not an object.
     """
     try:
         found = parse_json(read_plain(path, MAX_JSON))

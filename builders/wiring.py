@@ -1,10 +1,11 @@
-"""Which units of a network each tensor connects: the source of graphs and of symmetries.
+"""Which units of a network each tensor connects; graphs and symmetries are derived from it.
 
-A *group* is a set of units that are one place of the network: the units of a layer (channels, of a
-convolution), or of a residual stream, where several layers write to the same units. Whoever puts
-the units of a group in another order must do so in every tensor that writes or reads them.
+A *group* is a set of units that must be permuted together: those of one layer (the channels of a
+convolution), or of one residual stream, which several layers write to. A permutation applies to
+every tensor that writes or reads the group.
 
-It follows from the connections of an architecture (connections.py) and the slots of a layout.
+The groups follow from the connections of an architecture (connections.py) and the slots of a
+layout.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from .layout import Layout, Slot
 
 @dataclass(frozen=True)
 class Group:
-    """Units that are permuted together, and what is done to them.
+    """Units that are permuted together.
 
     Attributes:
-        units: how many.
-        activations: those of all connections that write to the group, as in `Connection`. A stream
-            has several activations if it passes one after each of its blocks.
-        pool: whether the units are max-pooled after one of them.
+        units: number of units.
+        activations: the activations of all connections that write to the group; see
+            `Connection`. A stream has several if it passes one after each of its blocks.
+        pool: whether the units are max-pooled after an activation.
     """
 
     units: int
@@ -38,10 +39,10 @@ class Wire:
 
     Attributes:
         slot: the tensor.
-        target: the group whose units its first axis counts.
+        target: the group of its first axis.
         source: the group of its second axis; None for a vector.
-        scales: whether a factor of the target's units multiplies it. Not so for what a batch-norm
-            layer divides out again, nor for that layer's statistics.
+        scales: whether a factor of the target's units multiplies it. False where batch norm cancels
+            the factor, and for batch-norm statistics.
         buffer: whether it is a statistic of a batch-norm layer.
     """
 
@@ -54,11 +55,11 @@ class Wire:
 
 @dataclass(frozen=True)
 class Wiring:
-    """The groups of a network in the order in which they are computed, and all its wires.
+    """The groups of a network in the order of computation, and all its wires.
 
     Attributes:
         groups: every group by name, from the images to the classes.
-        wires: one for each slot of the layout, in its order.
+        wires: one for each slot of the layout, in the layout's order.
     """
 
     groups: dict[str, Group]
@@ -66,13 +67,13 @@ class Wiring:
 
     @property
     def hidden(self) -> dict[str, Group]:
-        """The groups whose units can be interchanged."""
+        """The groups whose units can be permuted."""
         return {n: group for n, group in self.groups.items() if n not in (IMAGES, CLASSES)}
 
 
 @lru_cache(maxsize=64)
 def wiring(layout: Layout) -> Wiring:
-    """Return the groups of a layout, and the groups of every tensor.
+    """Return the groups of a layout, and which of them every tensor connects.
 
     Raises:
         InvalidArgument: the layout lacks tensors.

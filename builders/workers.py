@@ -20,9 +20,9 @@ from contextlib import contextmanager
 
 
 def end_with_parent() -> None:
-    """End this worker process as soon as its parent has ended, for whatever reason.
+    """End this worker process as soon as its parent ends for any reason.
 
-    The garbage collector no longer scans what has been imported so far, which is kept anyway.
+    Modules imported so far live as long as the process, so the garbage collector skips them.
     """
     gc.freeze()
     parent = multiprocessing.parent_process()
@@ -39,7 +39,7 @@ def end_with_parent() -> None:
 def interrupts_held() -> Iterator[None]:
     """Hold Ctrl-C back until the context ends.
 
-    Processes that are started meanwhile inherit the signal mask, so Ctrl-C never reaches them.
+    Processes started within the context inherit the signal mask, so Ctrl-C never reaches them.
     """
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
@@ -53,11 +53,11 @@ def interrupts_held() -> Iterator[None]:
 
 @contextmanager
 def main_hidden() -> Iterator[None]:
-    """Processes that are spawned meanwhile do not run the user's script.
+    """Keep processes that are spawned within the context from running the user's script.
 
     A spawned process runs the file of `__main__` before its first task. Without a guard
     (`if __name__ == "__main__"`) that would start the work again in each process, and a script from
-    standard input has no file. This is for tasks that need nothing which such a script defines.
+    standard input has no file. Use this only for tasks that do not need the script's definitions.
     """
     main = sys.modules["__main__"]
     before = {name: getattr(main, name) for name in ("__file__", "__spec__") if hasattr(main, name)}

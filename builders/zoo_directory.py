@@ -3,14 +3,14 @@
     zoo.json       specification, layout, engine, versions, and the digest of the images
     splits.json    model id -> train, validation or test; entries are added, never changed
     published.json only of a zoo whose models are published one by one (ledger.py)
-    source.parquet only of an imported zoo: what its source says of models that no row has
-    .manifest      what the model files hold besides weights, so that few are opened (manifest.py)
-    models/        one file a model: <model_id>.safetensors. Architectures with `file_per_state`
-                   have one file a state: <model_id>/epoch_0005.safetensors, and while a model
-                   trains also checkpoint.pt, from which it resumes. model_file.py has the contents
+    source.parquet  only in an imported zoo: columns of its source that rows do not have
+    .manifest       content of the model files except weights, so that few are opened (manifest.py)
+    models/         one file per model: <model_id>.safetensors. Architectures with `file_per_state`
+                    have one file per state: <model_id>/epoch_0005.safetensors, and while a model
+                    trains also checkpoint.pt, from which it resumes. See model_file.py
 
-A file appears by rename only when it is complete, so a killed run leaves no partial file. Files are
-checked when they are read: a faulty one raises `FaultyFile` and does not affect the others.
+A file appears by rename only when it is complete, so that a killed run leaves no partial file.
+Files are checked when they are read: a faulty one raises `FaultyFile` and does not affect others.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ from .splits import SPLITS, assign_splits
 from .untrusted import read_json
 
 SOURCE_COLUMNS = "source.parquet"
-"""Name of the file with the columns of an import that no row has, all texts: `model_id`, `epoch` if
-there is a row for each state and not for each model, then the columns under the source's names."""
+"""Name of the file with the columns of an import that rows do not have, all as texts: `model_id`,
+`epoch` if it has a row per state instead of per model, then columns under the source's names."""
 
 FINE_TUNING = "fine_tuning"
-"""The engine in zoo.json of a zoo whose models began with given weights."""
+"""The engine in zoo.json of a zoo whose models started from given weights."""
 
 MAX_SOURCE_COLUMNS = 1 << 28
 """Limit of the size of `SOURCE_COLUMNS` in bytes."""
@@ -76,10 +76,10 @@ class ZooDirectory:
 
     @property
     def parent_zoo(self) -> str | None:
-        """Name of the dense zoo whose sparse twins these models are; None if they are not twins.
+        """Name of the dense zoo of these sparse twins; None if they are not twins.
 
-        zoo.json names it if the twins were made by this package. The name of a zoo of imported
-        twins ends with `_sparse`. Earlier versions trained dense zoos with such names too.
+        zoo.json states it if this package made the twins. For imported twins it follows from the
+        zoo's name. Earlier versions could train dense zoos with such names too.
         """
         parent = self.info.get("parent")
         if isinstance(parent, str) and is_zoo_name(parent):
@@ -90,7 +90,7 @@ class ZooDirectory:
 
     @property
     def lists_models(self) -> bool:
-        """Whether the specification lists the models, so that it tells which are missing."""
+        """Whether the specification lists the models, so that missing ones are known."""
         engine, source = self.info.get("engine"), self.info.get("source") or {}
         return bool(engine) and engine != FINE_TUNING and "form" not in source
 
@@ -101,7 +101,7 @@ class ZooDirectory:
 
     @property
     def kept_epochs(self) -> Sequence[int]:
-        """The epochs of each model that are written: those that zoo.json names, else all."""
+        """The epochs of each model that are written: those in zoo.json, or all by default."""
         first = 0 if self.zoo.keeps_epoch_0 else 1
         return self.info.get("keep_epochs") or range(first, self.zoo.epochs + 1)
 
@@ -112,15 +112,15 @@ class ZooDirectory:
         return self.models_path / f"{model_id}.safetensors"
 
     def splits(self) -> dict[str, str]:
-        """Return model id -> split, for every model that was ever planned.
+        """Return model id -> split for every model that was ever planned.
 
         Raises:
-            FaultyZoo: splits.json is not readable, or names a split that does not exist.
+            FaultyZoo: splits.json is not readable, or has an unknown split.
         """
         return dict(self._known_splits())
 
     def _known_splits(self) -> Mapping[str, str]:
-        """Return `splits` without a copy, which callers must not change."""
+        """Return `splits` without a copy; callers must not change it."""
         path = self._splits_path
         stamp = _stamp_or_none(path)
         if stamp is None and not os.path.lexists(path):
@@ -139,12 +139,12 @@ class ZooDirectory:
     ) -> dict[str, str]:
         """Assign and record the splits of new models; known models keep theirs.
 
-        Several processes can do this at the same time.
+        Several processes can call this at the same time.
 
         Args:
             model_ids: ids of models of the zoo.
-            given: splits that are already decided: a parent's, or one that came with the source.
-            moved: models without a row here, for which `given` counts even if they are known.
+            given: splits that are already fixed: a parent's, or one that came with the source.
+            moved: models without a row here; `given` replaces their splits even if they are known.
 
         Returns:
             model id -> split, of all models.
@@ -160,7 +160,7 @@ class ZooDirectory:
     def files(self) -> list[Path]:
         """Return all model files, sorted by model and epoch, without opening any.
 
-        Files of freed models are left out: they are about to be deleted.
+        Files of freed models are left out, since they are about to be deleted.
         """
         return [self.models_path / name for name in self._names()]
 
@@ -172,23 +172,23 @@ class ZooDirectory:
             for entry in entries:
                 if entry.name.startswith(".") or entry.name in freed:
                     continue
-                if entry.name.endswith(".safetensors"):  # whatever it is: reading it says more
+                if entry.name.endswith(".safetensors"):  # even a folder: reading it fails
                     found.append(entry.name)
                 else:
-                    with suppress(OSError):  # no folder, or none of ours
+                    with suppress(OSError):  # not a folder, or not one of ours
                         states = fnmatch.filter(os.listdir(entry.path), "epoch_*.safetensors")
                         found += [f"{entry.name}/{state}" for state in states]
         return sorted(found, key=lambda name: name.split("/"))
 
     def stamps(self) -> dict[str, Stamp | None]:
-        """Return path below models/ -> stamp of each of `files`; None for one without (a link)."""
+        """Return path below models/ -> stamp of each of `files`; None for a broken link."""
         models = str(self.models_path)
         return {name: _stamp_or_none(f"{models}/{name}") for name in self._names()}
 
     def fingerprint(self) -> list[tuple[str, int, int, int]]:
-        """Return name, size and times of every file, which change whenever the zoo does.
+        """Return name, size and times of every file; they change whenever the zoo does.
 
-        A copy that keeps the time of modification still changes that of the last change of status.
+        The ctime is included because a copy can preserve the mtime.
         """
         stamps = self.stamps()
         for name in ("zoo.json", "splits.json", LEDGER):
@@ -200,12 +200,12 @@ class ZooDirectory:
         return read_model_file(path, self.zoo)
 
     def scan(self, *, anew: bool = False) -> tuple[list[ModelFile], list[FaultyFile]]:
-        """Return the good model files, and the errors of the others.
+        """Return the readable model files, and the errors of the others.
 
         Good files that have not changed since an earlier scan are not opened; see manifest.py.
 
         Args:
-            anew: open every file, and check it again.
+            anew: open and check every file again.
         """
         stamps = self.stamps()
         recorded = nothing_recorded(stale=True)
@@ -229,11 +229,11 @@ class ZooDirectory:
         return good, faulty
 
     def by_split(self) -> tuple[dict[str, list[ModelFile]], list[FaultyFile]]:
-        """Read all model files: the good ones of each split, and the errors of the others.
+        """Read all model files: the readable ones of each split, and the errors of the others.
 
         Raises:
             ZooNotFound: there is no model file, and none was freed.
-            FaultyZoo: none of the files can be used.
+            FaultyZoo: all files are unusable.
         """
         splits = self.splits()
         files: dict[str, list[ModelFile]] = {split: [] for split in SPLITS}
@@ -243,7 +243,8 @@ class ZooDirectory:
                 files[splits[file.model_id]].append(file)
             else:
                 faulty.append(FaultyFile(f"{file.path}: splits.json has no split for it"))
-        # Read once more: a model that was freed meanwhile must not count twice, here and there.
+        # Read again, so that a model freed in the meantime does not count twice, here and on the
+        # Hub.
         freed = self.published().freed
         for split, found in files.items():
             files[split] = [file for file in found if file.model_id not in freed]
@@ -266,11 +267,11 @@ class ZooDirectory:
         return _read_ledger(self.path, *_stamp(path)) if os.path.lexists(path) else NOTHING
 
     def write_published(self, published: Published) -> None:
-        """Record which models are on the Hub, in place of what was known."""
+        """Replace the record of the models that are on the Hub."""
         write_ledger(self.path, published)
 
     def finished(self, model_id: str) -> bool:
-        """Whether all epochs of a model that this zoo keeps are readable here, or it was freed."""
+        """Whether a model is complete here or was freed."""
         return model_id in self.published().freed or self.complete(model_id)
 
     def complete(self, model_id: str) -> bool:
@@ -294,18 +295,18 @@ class ZooDirectory:
         extra: Mapping[str, ArrayLike] | None = None,
         original_name: str | None = None,
     ) -> list[Path]:
-        """Write the given states of one model, after recording its split if it has none.
+        """Write given states of one model, and record its split if it has none.
 
         Args:
             model_id: id of the model, which names its file.
-            hyperparameters: as `Model.hyperparameters()`; absent keys are null in the rows.
+            hyperparameters: see `Model.hyperparameters()`; absent keys are null in the rows.
             epochs: int [S], increasing.
             weights: float32 [S, N].
             metrics: name in schema.METRICS -> float64 [S]; masked entries (numpy.ma) are not
                 measured.
             parent_model_id: id of the dense model of a twin.
             extra: further tensors [S, N] of a twin: mean, log_sigma2.
-            original_name: name in the source of an import, where it could not be the id.
+            original_name: name in the source of an import, if it could not be the id.
 
         Returns:
             The paths written.
@@ -320,7 +321,7 @@ class ZooDirectory:
         return [self.write_file(model_id, file) for file in files]
 
     def write_file(self, model_id: str, file: Encoded) -> Path:
-        """Write a file that `encode_model` returned, of a model whose split is recorded.
+        """Write a file from `encode_model`, of a model whose split is recorded.
 
         Returns:
             Its path.
@@ -334,7 +335,7 @@ class ZooDirectory:
 
 
 def _stamp_or_none(path: str | Path) -> Stamp | None:
-    """Return the stamp of a file; None if it has none, such as a link to nothing."""
+    """Return the stamp of a file; None if it has none, such as a broken link."""
     try:
         return file_stamp(path)
     except OSError:
@@ -342,10 +343,10 @@ def _stamp_or_none(path: str | Path) -> Stamp | None:
 
 
 def _stamp(path: Path) -> Stamp:
-    """Return what changes whenever a file of the zoo is replaced.
+    """Return the stamp of a file, which changes whenever the file is replaced.
 
     Raises:
-        FaultyZoo: it cannot be looked at.
+        FaultyZoo: the file cannot be read.
     """
     try:
         return file_stamp(path)
@@ -355,7 +356,7 @@ def _stamp(path: Path) -> Stamp:
 
 @lru_cache(maxsize=8)
 def _read_splits(path: Path, *stamp: int) -> Mapping[str, str]:
-    """Read splits.json as it is at a moment; a zoo of 20,000 models is asked as many times."""
+    """Read splits.json, cached by its stamp; a zoo of 20,000 models asks as many times."""
     splits = read_json(path)
     if not all(split in SPLITS for split in splits.values()):
         raise FaultyZoo(f"{path}: expected model ids with a split each ({', '.join(SPLITS)})")
@@ -364,7 +365,7 @@ def _read_splits(path: Path, *stamp: int) -> Mapping[str, str]:
 
 @lru_cache(maxsize=8)
 def _read_ledger(folder: Path, *stamp: int) -> Published:
-    """Read the ledger as it is at a moment; it is asked for each model."""
+    """Read the ledger, cached by its stamp; it is needed for each model."""
     return read_ledger(folder)
 
 
@@ -384,9 +385,9 @@ def create_zoo(root: str | os.PathLike[str], zoo: Zoo, **provenance: object) -> 
         root: folder of all zoos.
         zoo: specification of the zoo.
         provenance: JSON values for zoo.json: engine, stream, images, source, versions. In an
-            existing zoo all but `versions` and the name of the source's file must be the same, so
-            that all its models are made in the same way. Of the images, an earlier version may
-            have said less. The zoo's note may differ, and the one that is there is kept.
+            existing zoo, all except `versions` and the name of the source's file must be equal, so
+            that all its models are made in the same way. An earlier version may have recorded fewer
+            facts on the images. The zoo's note may differ; the existing one is kept.
 
     Raises:
         FaultyZoo: the directory holds a zoo that was made in another way.
@@ -408,13 +409,13 @@ def create_zoo(root: str | os.PathLike[str], zoo: Zoo, **provenance: object) -> 
 def check_zoo_directory(
     root: str | os.PathLike[str], zoo: Zoo, **provenance: object
 ) -> ZooDirectory | None:
-    """Refuse what `create_zoo` would refuse, as far as the provenance is known. Nothing is written.
+    """Refuse what `create_zoo` would refuse, from the known provenance; write nothing.
 
     Returns:
         The directory; None if the zoo has none yet.
 
     Raises:
-        FaultyZoo, ZooNotFound, InvalidArgument: as `create_zoo`.
+        FaultyZoo, ZooNotFound, InvalidArgument: see `create_zoo`.
     """
     path, begun = _place(root, zoo)
     if not begun:
@@ -425,7 +426,7 @@ def check_zoo_directory(
 
 
 def _place(root: str | os.PathLike[str], zoo: Zoo) -> tuple[Path, bool]:
-    """Return the folder of a zoo and whether it has a zoo.json; refuse names of new zoos."""
+    """Return the folder of a zoo and whether it has a zoo.json; refuse bad names of new zoos."""
     refuse_zoo_as_root(root)
     path = Path(root).expanduser() / zoo.name
     begun = (path / "zoo.json").exists()
@@ -436,7 +437,7 @@ def _place(root: str | os.PathLike[str], zoo: Zoo) -> tuple[Path, bool]:
 
 
 def _info(zoo: Zoo, provenance: Mapping[str, object]) -> dict[str, Any]:
-    """Return the content of zoo.json, as JSON gives it back."""
+    """Return the content of zoo.json in the form in which JSON reads it."""
     made = {"format": FORMAT, "zoo": zoo.to_json(), "layout": zoo.layout.to_json(), **provenance}
     info: dict[str, Any] = json.loads(json_bytes(made))
     return info
@@ -445,7 +446,7 @@ def _info(zoo: Zoo, provenance: Mapping[str, object]) -> dict[str, Any]:
 def _compare(
     path: Path, found: Mapping[str, Any], info: Mapping[str, Any], keys: Iterable[str]
 ) -> None:
-    """Compare entries of a zoo.json with those that a zoo shall have.
+    """Compare entries of a zoo.json with those of a zoo to be made.
 
     Args:
         path: folder of the zoo.
@@ -458,13 +459,13 @@ def _compare(
     """
     for key in keys:
         old, new = found.get(key), info.get(key)
-        if key == "zoo":  # its note says nothing about how models are made
+        if key == "zoo":  # the note does not say how models are made
             old, new = ({**values, "note": ""} for values in (found["zoo"], info["zoo"]))
         if key == "versions" or old == new or (key == "images" and same_images(old, new)):
             continue
         if key == "source" and old and new:
             if old.get("sha256") == new.get("sha256"):
-                for term in ("licence", "cite"):  # which somebody gave for this source
+                for term in ("licence", "cite"):  # given by a user for this source
                     if old.get(term) and new.get(term) not in (None, old[term]):
                         raise FaultyZoo(
                             f"{path / 'zoo.json'} has another {term}, {old[term]!r:.100}: change "
@@ -490,7 +491,7 @@ def _compare(
                 f"{path} first",
                 hint="--zoo names it, --out is the folder",
             )
-        if isinstance(old, dict) and isinstance(new, dict):  # name the entry, not all of it
+        if isinstance(old, dict) and isinstance(new, dict):  # name only the entry that differs
             key, old, new = next(
                 (f"{key}.{k}", old.get(k), new.get(k))
                 for k in (*new, *old)
@@ -513,22 +514,22 @@ def _compare(
 
 
 def _resuming(key: str, value: object, engines: Sequence[str]) -> str:
-    """Return what to do to the options of `generate` for a value of zoo.json; "" for nothing."""
+    """Return which option of `generate` matches a value of zoo.json; "" if there is none."""
     if (key, value) in (("keep_epochs", None), ("compile", False)):
         return f"leaving out --{key.replace('_', '-')}"
     if isinstance(value, list):
         value = ",".join(map(str, value))
     if key == "engine" and value not in engines:
-        return ""  # such as that of an import
+        return ""  # an import, for example
     if key not in ("zoo.epochs", "engine", "precision", "keep_epochs") or not value:
         return ""
     return f"--{key.removeprefix('zoo.').replace('_', '-')} {value}"
 
 
 def same_images(one: object, other: object) -> bool:
-    """Whether two entries `images` of zoo.json are of the same images.
+    """Whether two entries `images` of zoo.json describe the same images.
 
-    Earlier versions did not write all keys, whose values follow from the digest.
+    Earlier versions did not write all keys; the missing values follow from the digest.
     """
     if not isinstance(one, dict) or not isinstance(other, dict):
         return one == other
@@ -542,15 +543,15 @@ def _differences(old: Mapping[str, object], new: Mapping[str, object]) -> set[st
 
 
 def remove_if_empty(directory: ZooDirectory) -> None:
-    """Delete the description of a zoo without models, so that another attempt can begin anew."""
-    with suppress(OSError):  # there are models, or somebody else is at work
+    """Delete the description of a zoo without models, so that another attempt starts fresh."""
+    with suppress(OSError):  # there are models, or another process is at work
         (directory.path / "models").rmdir()
         for name in ("zoo.json", "splits.json"):
             (directory.path / name).unlink(missing_ok=True)
 
 
 def _remove_leftovers(path: Path) -> None:
-    """Delete the unfinished files of killed writers; a living one renames its within seconds."""
+    """Delete unfinished files of killed writers; a running writer renames its within seconds."""
     with suppress(FileNotFoundError):  # another process deletes a model that it has published
         for leftover in path.rglob(".*.partial"):
             with suppress(FileNotFoundError):
@@ -564,10 +565,10 @@ def built_zoos(folder: Path) -> list[str]:
 
 
 def refuse_zoo_as_root(root: str | os.PathLike[str]) -> None:
-    """Refuse what was given in place of the folder of all zoos.
+    """Refuse a folder that is not a folder of zoos.
 
     Raises:
-        ZooNotFound: `root` is a zoo directory, or a repository folder that was built.
+        ZooNotFound: `root` is a zoo directory or a built repository folder.
     """
     root = Path(root).expanduser()
     if (root / "zoo.json").exists():
@@ -614,7 +615,7 @@ def _read_info(path: Path) -> tuple[dict[str, Any], Zoo]:
     """Return the content of zoo.json, and the zoo that it specifies.
 
     Raises:
-        FaultyZoo: it cannot be read, or one of its entries is not what its readers expect.
+        FaultyZoo: it cannot be read, or one of its entries is invalid.
     """
     info = read_json(path / "zoo.json")
     try:
@@ -624,7 +625,11 @@ def _read_info(path: Path) -> tuple[dict[str, Any], Zoo]:
 
 
 def _check_info(info: Mapping[str, Any]) -> Zoo:
-    """Return the zoo that a zoo.json specifies, or raise ValueError."""
+    """Return the zoo that a zoo.json specifies.
+
+    Raises:
+        ValueError: it specifies none.
+    """
     if info.get("format") != FORMAT or "zoo" not in info:
         raise ValueError(f"expected a zoo in the format {FORMAT}")
     for keys, kind, expected in _ENTRIES:
@@ -641,6 +646,6 @@ def _check_info(info: Mapping[str, Any]) -> Zoo:
 
 
 def list_zoo_directories(root: str | os.PathLike[str]) -> list[str]:
-    """Return the names of all zoos in a folder, sorted; folders with other names are no zoos."""
+    """Return the names of all zoos in a folder, sorted; other folders are ignored."""
     found = (path.parent.name for path in Path(root).expanduser().glob("*/zoo.json"))
     return sorted(name for name in found if is_zoo_name(name))

@@ -58,9 +58,9 @@ def _options(
 
 
 def main() -> None:
-    """Run the command. Expected errors and warnings take a line or two, and are no traceback."""
-    # The threads of torch and LightGBM otherwise spin while they wait, which took ten times as long
-    # beside other work. It must be said before their OpenMP library is loaded.
+    """Run the command. Expected errors and warnings take a line or two, without a traceback."""
+    # Threads of torch and LightGBM otherwise spin while they wait, which was ten times as slow
+    # beside other processes. The variable must be set before their OpenMP library is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with plain_errors():
         app(prog_name="model-zoos")

@@ -43,7 +43,7 @@ LONGEST_TITLE = 16
 """Characters of a network in the list of zoos."""
 
 BUILT_FOLDER = Path("repository")
-"""Where `build` writes and `publish` reads if not told otherwise."""
+"""Default folder of `build` and `publish`."""
 
 
 def list_command(
@@ -52,7 +52,7 @@ def list_command(
     architecture: Annotated[Optional[str], typer.Option(help=", ".join(ARCHITECTURES))] = None,
     variant: Annotated[Optional[str], typer.Option(help="seed, hyp_10_r, hyp_10_f")] = None,
     local: Annotated[
-        bool, flag("--local", help="The zoos of the folder instead, with what is there.")
+        bool, flag("--local", help="List the zoos of the folder instead, with their contents.")
     ] = False,
     data_dir: DataDir = None,
     as_json: AsJson = False,
@@ -90,19 +90,19 @@ def list_command(
 
 
 def _title(zoo: Zoo) -> str:
-    """Return the title of a network; of a long text only its beginning."""
+    """Return the title of a network; if it is a long text, its beginning."""
     title = zoo.layout.architecture.title
     return title if len(title) <= LONGEST_TITLE else f"{title[: LONGEST_TITLE - 3]}..."
 
 
 def _list_local(pattern: str, wanted: Mapping[str, str | None], root: Path, as_json: bool) -> None:
-    """Print what is there of each zoo in a folder.
+    """Print the contents of each zoo in a folder.
 
     Args:
-        pattern: of the names.
+        pattern: pattern of the names.
         wanted: attribute of a zoo -> the value that it must have; None for any.
         root: folder of zoo directories.
-        as_json: print it as JSON.
+        as_json: whether to print them as JSON.
     """
     from ..builders.overview import overview
 
@@ -150,11 +150,11 @@ def info(
     name: ZooName,
     data_dir: DataDir = None,
     repo: Annotated[
-        Optional[str], typer.Option(help="Look into this repository: ORG/NAME, or a built folder.")
+        Optional[str], typer.Option(help="Read this repository: ORG/NAME, or a built folder.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what is there of a zoo, what it lacks, and what can be done next."""
+    """Show the contents of a zoo, what it lacks, and what can be done next."""
     from ..builders.overview import overview
 
     name = normalize_name(name)
@@ -181,14 +181,14 @@ def info(
 
 
 def _option(name: str, value: Path | None) -> str:
-    """Return an option as it is typed behind other words; "" if it is not given."""
+    """Return an option as typed in a shell, after a space; "" if it is not given."""
     return "" if value is None else f" {name} {typed(value)}"
 
 
 def _resume(part: Overview, data_dir: Path | None) -> str:
-    """Return the command that trains the models which a zoo lacks, and a remark on how many.
+    """Return the command that trains a zoo's missing models, and a remark on their number.
 
-    Where only the first models were asked for, and some of these are missing, it trains these.
+    If only the first models were asked for and some of them are missing, it trains those.
     """
     from ..builders.overview import twin_levels
 
@@ -305,7 +305,7 @@ def import_command(
 
 
 def _left_out(report: Report) -> list[str]:
-    """Return a line for the states that trials lost for one reason, one after the other."""
+    """Return one line for each group of states that trials lost in sequence for the same reason."""
     trials: dict[str, list[str]] = {}
     for (trial, reason), states in itertools.groupby(
         report.left_out, lambda state: (state.trial, state.reason)
@@ -328,7 +328,7 @@ def download(
     zoo: Annotated[str, typer.Argument(help="A zoo of the paper; NAME_sparse for its twins.")],
     file: Annotated[
         Optional[str],
-        typer.Option(help="The file's name in the record, where several could be meant."),
+        typer.Option(help="The file's name in the record, if several files fit."),
     ] = None,
     preprocessed: Annotated[
         bool, flag("--preprocessed", help="The preprocessed data set, not the raw zip.")
@@ -371,8 +371,8 @@ def build(
     licence: Annotated[
         Optional[str],
         typer.Option(
-            help="Licence, by the Hub's id, such as mit; by default that which the folder's card "
-            "has, else cc-by-4.0."
+            help="Licence, by the Hub's id, such as mit; by default that of the folder's card, "
+            "else cc-by-4.0."
         ),
     ] = None,
     workers: Annotated[
@@ -385,13 +385,13 @@ def build(
 ) -> None:
     """Write zoos as Parquet files with a card. Run the same command again to resume.
 
-    Ranks on one file system share the files, and the last to end writes the card.
+    Ranks on one file system share the files, and the last to finish writes the card.
     Start a rank again if it was killed.
     """
     from ..builders.hub.build import build_folder
 
     root, share = zoos_home(data_dir), find_rank(rank, ranks)
-    for name in names:  # an unknown one is refused with the close ones
+    for name in names:  # refuses an unknown one with suggestions
         open_parts(normalize_name(name), root)
     with display.progress_bars(quiet or as_json) as bars, display.resumable():
         show = display.counting(bars, "states")
@@ -438,24 +438,24 @@ def publish(
         typer.Option(help="Branch, created if missing; refs/pr/N adds to a pull request."),
     ] = None,
     create_pr: Annotated[
-        bool, flag("--create-pr", help="Open a pull request in place of a commit.")
+        bool, flag("--create-pr", help="Open a pull request instead of committing.")
     ] = False,
     drop_models: Annotated[
         bool,
-        flag("--drop-models", help="Delete models there that the folder lacks, of its zoos."),
+        flag("--drop-models", help="Delete models of the folder's zoos there that it lacks here."),
     ] = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Upload a built folder to a repository on the Hub. Run the same command again to resume.
 
-    The token is that of HF_TOKEN or of `hf auth login`.
+    The token is HF_TOKEN, or that of `hf auth login`.
     """
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
     from ..builders.hub import publish as hub
 
-    disable_progress_bars()  # one bar for each file; here is one for all
+    disable_progress_bars()  # one bar for each file; this command has one for all
     with display.progress_bars(quiet or as_json) as bars, display.resumable():
         summary = hub.publish(
             folder,

@@ -1,4 +1,4 @@
-"""What people see of a command: tables, progress, JSON, warnings and errors."""
+"""Output of the commands: tables, progress, JSON, warnings and errors."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ if TYPE_CHECKING:
     from ..generation.job import Progress as Training
 
 FIRST_SECONDS, REPORT_SECONDS = 3, 10
-"""Time until the first line about work that has no terminal to draw a bar on, and between two."""
+"""Seconds until the first progress line where there is no terminal, and between two lines."""
 
 LONGEST_WORD = 60
-"""Characters of a word in a table; a longer one loses its middle."""
+"""Maximal length of a word in a table; a longer one loses its middle."""
 
 SHOWN = 10
-"""Lines of a long list that are printed."""
+"""Maximal number of lines that are printed of a long list."""
 
 _harmless = functools.partial(printable, kept="\n")
 
@@ -79,29 +79,29 @@ def plain_errors() -> Iterator[None]:
         except _expected() as error:
             cause: BaseException = error
             if isinstance(error, _wrapping()) and error.__cause__:
-                cause = error.__cause__  # what went wrong in the builder
+                cause = error.__cause__  # the builder's error
             _say("error", _reason(cause), cause)
             raise SystemExit(1) from None
 
 
 def _expected() -> tuple[type[Exception], ...]:
-    """Return the classes of errors that are no fault of the program."""
+    """Return the classes of expected errors, which are not bugs of the program."""
     return ModelZoosError, ValueError, OSError, RuntimeError, *_wrapping()
 
 
 def _wrapping() -> tuple[type[Exception], ...]:
-    """Return the class of the errors in which datasets wraps ours, if it has been imported."""
+    """Return the class of the errors in which datasets wraps ours, if datasets is imported."""
     datasets = sys.modules.get("datasets")
     return () if datasets is None else (datasets.exceptions.DatasetGenerationError,)
 
 
 def _reason(error: BaseException) -> str:
-    """Return the message of an error; one of the operating system starts with the file's name."""
+    """Return the message of an error; that of the operating system starts with the file's name."""
     if not (isinstance(error, OSError) and error.filename is not None and error.strerror):
         return str(error)
     text = f"{error.filename}: {error.strerror.lower()}"
     if isinstance(error, (NotADirectoryError, FileExistsError)):
-        text += " (is it the folder that you mean?)"
+        text += " (expected a folder)"
     return text
 
 
@@ -112,7 +112,7 @@ def _say(kind: str, text: str, subject: object) -> None:
 
 
 def _broken(text: str) -> str:
-    """Break a text between words where a terminal shows it; paths stay in one piece."""
+    """Break a text between words if it goes to a terminal; paths are not broken."""
     if not sys.stderr.isatty():
         return text
     width = shutil.get_terminal_size().columns
@@ -124,10 +124,10 @@ def _broken(text: str) -> str:
 
 @contextmanager
 def resumable() -> Iterator[None]:
-    """Say after Ctrl-C that the same command resumes the work.
+    """Print after Ctrl-C that the same command resumes the work.
 
-    Workers that a second Ctrl-C has left behind end with the process: what they write appears by a
-    rename, whole or not at all.
+    Workers that a second Ctrl-C leaves behind end with this process. Their files appear by rename,
+    complete or not at all.
 
     Raises:
         typer.Exit: with status 130, after an interruption.
@@ -142,7 +142,7 @@ def resumable() -> Iterator[None]:
 
 
 def interruptible(command: Callable[..., None]) -> Callable[..., None]:
-    """Return a command that says after Ctrl-C that it was interrupted.
+    """Return a command that prints after Ctrl-C that it was interrupted.
 
     Raises:
         typer.Exit: with status 130, after an interruption.
@@ -168,9 +168,9 @@ def first_rank() -> bool:
 
 
 def console() -> Console:
-    """Return the console of results: as wide as the terminal, or as COLUMNS says.
+    """Return the console for results, as wide as the terminal or COLUMNS.
 
-    Without either, as in a pipe, no line is broken.
+    Without either, as in a pipe, lines are not broken.
     """
     return Console(width=None if _has_width() else 10_000)
 
@@ -190,17 +190,17 @@ def print_table(
 ) -> None:
     """Print a table of texts as wide as the terminal.
 
-    Where it is too wide, it loses first its lines, then its secondary columns. Texts are then
+    A table that is too wide loses first its lines, then its secondary columns. Then texts are
     broken between words. If even that does not fit, each row is printed as a list. In a file or a
-    pipe a table has no lines.
+    pipe, a table has no lines.
 
     Args:
-        columns: their titles.
+        columns: titles of the columns.
         rows: a text for each column.
-        title: above the table.
-        left: the columns that are aligned on the left; all others are on the right.
+        title: title above the table.
+        left: the columns that are aligned on the left; all others are aligned on the right.
         marked: the rows that are printed in red.
-        secondary: the columns that are left out in a narrow terminal, in this order.
+        secondary: the columns that a narrow terminal omits, in this order.
     """
     shown = console()
     cells = [[_short(cell) for cell in row] for row in rows]
@@ -208,7 +208,7 @@ def print_table(
     kept = list(range(len(columns)))
     boxed = sys.stdout.isatty() and sum(widths) + 3 * len(widths) + 1 <= shown.width
     whole = boxed or sum(widths) + 2 * len(widths) <= shown.width
-    # Without lines a title is broken between its words, above a column that is not wider for it.
+    # Without lines, a title is broken between its words, so its column need not be wider.
     words = [
         max(map(len, [*_title_words(name), *(row[index] for row in cells)]))
         for index, name in enumerate(columns)
@@ -217,7 +217,7 @@ def print_table(
         if whole or sum(words[index] + 1 for index in kept) - 1 <= shown.width:
             break
         kept.remove(columns.index(name))
-    least = [  # names and numbers stay in one piece, other texts are broken between words
+    least = [  # names and numbers are not broken, other texts are broken between words
         words[index]
         if index == 0 or columns[index] not in left
         else max(len(word) for row in (columns, *cells) for word in row[index].split() or [""])
@@ -256,8 +256,8 @@ def _title_words(title: str) -> list[str]:
 
 
 def _short(text: str) -> str:
-    """Return a long word, such as the id of an imported trial, without its middle where the width
-    is limited."""
+    """Return a long word, such as the id of an imported trial, without its middle if the width is
+    limited."""
     text = _harmless(text)
     if len(text) <= LONGEST_WORD or " " in text or not _has_width():
         return text
@@ -292,12 +292,12 @@ def print_values(title: str, values: Mapping[str, object]) -> None:
     for name, value in values.items():
         table.add_row(name, escape(_harmless(str(value))))
     shown = console()
-    shown.print(_harmless(title), markup=False, soft_wrap=True)  # a path stays in one piece
+    shown.print(_harmless(title), markup=False, soft_wrap=True)  # paths are not broken
     shown.print(table)
 
 
 def print_some(lines: Sequence[str], where: str) -> None:
-    """Print the first lines of a long list, then how many more there are and where they stand.
+    """Print the first lines of a long list, then how many more there are and where to find them.
 
     Lines are broken between words, as wide as the terminal.
     """
@@ -332,9 +332,9 @@ def _finite(value: object) -> object:
 
 
 class _TimeLeft(ProgressColumn):
-    """The time that a task still takes: as it says itself, else an estimate.
+    """The remaining time of a task: its own estimate, or one from its speed.
 
-    It is made when the bars are drawn, not with each call: rich goes through the last 1,000 calls.
+    It is computed when the bars are drawn, not at each call: rich scans the last 1,000 calls.
     """
 
     def render(self, task: Task) -> Text:
@@ -349,10 +349,10 @@ def _time_left(task: Task) -> str:
 
 
 class Bars:
-    """Bars on a terminal; in a log or a pipe a line for each, and then one now and then.
+    """Progress bars on a terminal; in a log or a pipe, a line for each and then one at intervals.
 
     Args:
-        hidden: whether nothing is shown.
+        hidden: whether to show nothing.
     """
 
     def __init__(self, hidden: bool) -> None:
@@ -378,13 +378,13 @@ class Bars:
         text: str = "",
         seconds_left: float | None = None,
     ) -> None:
-        """Move the bar of this name, which is made when it is first named.
+        """Move the bar of this name; create it when it is first named.
 
         Args:
-            name: of the bar.
-            done, total: where it stands; without a total it only moves.
-            text: beside it.
-            seconds_left: an estimate; None for that of the bar's speed.
+            name: name of the bar.
+            done, total: its position; without a total it only moves.
+            text: text beside it.
+            seconds_left: an estimate; None to estimate it from the bar's speed.
         """
         if name not in self._tasks:
             self._tasks[name] = self.progress.add_task(
@@ -408,7 +408,7 @@ class Bars:
                 REPORT_SECONDS if left or same else FIRST_SECONDS / 2
             )
             self._said[name] = "" if same else line
-            if not same:  # what does not change is said every ten seconds
+            if not same:  # an unchanged line is repeated every ten seconds
                 self.say(line)
 
     def say(self, line: str) -> None:
@@ -420,7 +420,7 @@ class Bars:
 
 
 class _Remarks(logging.Handler):
-    """Prints what the package logs, such as that it compiles a kernel, above the bars."""
+    """Prints the package's log messages, such as that it compiles a kernel, above the bars."""
 
     def __init__(self, bars: Bars) -> None:
         super().__init__(logging.INFO)
@@ -432,12 +432,12 @@ class _Remarks(logging.Handler):
 
 @contextmanager
 def _log_shown(bars: Bars) -> Iterator[None]:
-    """Show above the bars what the package logs."""
+    """Show the package's log messages above the bars."""
     log, remarks = logging.getLogger("model_zoos"), _Remarks(bars)
     level, propagate = log.level, log.propagate
     log.addHandler(remarks)
     log.setLevel(min(level or logging.INFO, logging.INFO))
-    log.propagate = False  # a handler of the root logger would say it once more
+    log.propagate = False  # a handler of the root logger would repeat them
     try:
         yield
     finally:
@@ -455,9 +455,9 @@ def duration(seconds: float) -> str:
 
 @contextmanager
 def progress_bars(hidden: bool) -> Iterator[Bars]:
-    """Show bars while something runs."""
+    """Show progress bars within the context."""
     bars = Bars(hidden)
-    # rich 13 ends a progress display with an empty line even where it is disabled.
+    # rich 13 ends a progress display with an empty line even if it is disabled.
     with (
         nullcontext() if bars.progress.disable else bars.progress,
         nullcontext() if hidden else _log_shown(bars),
@@ -465,7 +465,7 @@ def progress_bars(hidden: bool) -> Iterator[Bars]:
         try:
             yield bars
         except Exception:
-            bars.progress.live.transient = True  # nothing stays of a bar above an error
+            bars.progress.live.transient = True  # an error must not leave bars above it
             raise
 
 
@@ -484,7 +484,7 @@ def gigabytes(bars: Bars, name: str) -> Callable[[str, int, int], None]:
 
 @contextmanager
 def training_progress(name: str, hidden: bool) -> Iterator[Callable[[Training], None]]:
-    """Show how far a training is, and how long it will take."""
+    """Show the progress of a training, and its remaining time."""
     began = time.monotonic()
     with progress_bars(hidden or not first_rank()) as bars:
         bars(name, text="starting")

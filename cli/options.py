@@ -15,12 +15,12 @@ from ..errors import InvalidArgument
 
 
 def flag(*names: str, help: str, **more: Any) -> Any:  # noqa: ANN401
-    """Return an option that takes no value; in the help nothing stands in the place of one."""
+    """Return an option that takes no value; the help shows no placeholder for one."""
     return typer.Option(*names, help=help, metavar="", **more)
 
 
 def home_expanded(command: Callable[..., None]) -> Callable[..., None]:
-    """Return a command whose paths can begin with `~`, which no shell expands in `--out=~/zoos`."""
+    """Return a command whose paths can start with `~`, which no shell expands in `--out=~/zoos`."""
 
     @functools.wraps(command)
     def run(*args: object, **options: object) -> None:
@@ -40,8 +40,8 @@ AsJson = Annotated[bool, flag("--json", help="Print the result as JSON.")]
 OutDir = Annotated[
     Optional[Path],
     typer.Option(
-        help="Folder for zoo directories (else MODEL_ZOOS_HOME, else ./zoos), --data-dir of other "
-        "commands."
+        help="Folder for zoo directories (else MODEL_ZOOS_HOME, else ./zoos); other commands "
+        "call it --data-dir."
     ),
 ]
 DataDir = Annotated[
@@ -76,7 +76,7 @@ Engine = Annotated[str, typer.Option(help="auto; for CNNs also lanes, cuda, batc
 
 
 def _capped(threads: int | None) -> int | None:
-    """Return a number of threads that this process can use, and say so if fewer were meant."""
+    """Return a number of threads that this process can use; print a line if it was reduced."""
     if threads is None or threads <= cores():
         return threads
     print(f"using {cores()} threads, one for each core, not {threads}", file=sys.stderr)
@@ -104,7 +104,7 @@ def parse_epochs(option: str, text: str | None) -> list[int] | None:
     """Return the epochs of an option such as `--keep-epochs 1,10,50`; None if it is not given.
 
     Raises:
-        InvalidArgument: `text` is no list of whole numbers.
+        InvalidArgument: `text` is not a list of whole numbers.
     """
     if text is None:
         return None
@@ -118,7 +118,7 @@ def parse_pairs(option: str, pairs: Sequence[str] | None) -> dict[str, str]:
     """Return the pairs of a repeatable option such as `--rename acc=test_acc`.
 
     Raises:
-        InvalidArgument: one of them is no pair, or two have one name.
+        InvalidArgument: one of them is not a pair, or a name is repeated.
     """
     found: dict[str, str] = {}
     for pair in pairs or ():

@@ -119,9 +119,9 @@ def benchmark(
     _refuse(of_suite, "only --suite takes")
     chosen = epochs if epochs == LAST else parse_epochs("--epochs", epochs)
     path = out or (None if as_json else Path(f"{name}-benchmark.json"))
-    _prepare(path)  # before the work, not after it
+    _prepare(path)  # before the work, so that an error comes early
     if any(":" in entry for entry in representation or ()):
-        sys.path.insert(0, os.getcwd())  # where a user's own module is expected
+        sys.path.insert(0, os.getcwd())  # may hold a user's own module
     display.hide_dataset_bars(True)
     with display.progress_bars(quiet or as_json) as bars:
         bars(name, text="reading")
@@ -144,23 +144,23 @@ def benchmark(
 
 
 def _prepare(path: Path | None) -> None:
-    """Make the folder of a JSON file that is to be written, and see that the file can be written.
+    """Make the folder of a JSON file to be written, and check that the file can be written.
 
-    No file is left behind, and one that is there is not changed.
+    No file is left behind, and an existing one is not changed.
 
     Raises:
         InvalidArgument: it is a folder, or cannot be written.
     """
     if path is None:
         return
-    target = path.resolve()  # of a link, the file that it leads to
+    target = path.resolve()  # for a link, the file that it leads to
     try:
         if target.is_dir():
             raise InvalidArgument(f"{path} is a folder: --out is the JSON file to write")
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.is_file():
             target.open("ab").close()
-        elif not target.exists():  # what is neither is a pipe or a device
+        elif not target.exists():  # an existing one is a pipe or a device
             target.open("xb").close()
             target.unlink()
     except OSError as error:
@@ -168,7 +168,7 @@ def _prepare(path: Path | None) -> None:
 
 
 def _not_written(path: Path, error: OSError) -> InvalidArgument:
-    """Return the error that says what cannot be written and why."""
+    """Return the error that says which file cannot be written and why."""
     why = error.strerror or str(error)
     if error.filename and Path(error.filename) not in (path, path.resolve()):
         why = f"{error.filename}: {why}"  # a folder on the way to it
@@ -176,7 +176,7 @@ def _not_written(path: Path, error: OSError) -> InvalidArgument:
 
 
 def _refuse(given: Mapping[str, object], why: str) -> None:
-    """Refuse options that do not belong to what is done.
+    """Refuse options that do not apply.
 
     Raises:
         InvalidArgument: one of them is given.
@@ -200,7 +200,7 @@ def _suite(
     from ..benchmarks.suite import PARTS, run_suite
 
     path = out or (None if as_json else Path(f"{name}-suite.json"))
-    _prepare(path)  # before the work, not after it
+    _prepare(path)  # before the work, so that an error comes early
     display.hide_dataset_bars(True)
     with display.progress_bars(quiet or as_json) as bars:
         bars(name, text="reading")
@@ -235,7 +235,7 @@ def _write_result(result: Any, path: Path | None, quiet: bool, as_json: bool) ->
     """Show a result as JSON or as its tables, then write it as JSON.
 
     Raises:
-        InvalidArgument: it cannot be written; then its JSON is printed in any case.
+        InvalidArgument: it cannot be written; its JSON is then printed in any case.
     """
     text = display.json_text(dataclasses.asdict(result))
     if as_json:
@@ -257,7 +257,7 @@ def _write_result(result: Any, path: Path | None, quiet: bool, as_json: bool) ->
 def verify(
     name: ZooName,
     states: Annotated[
-        int, typer.Option(help="How many to evaluate, over all models and epochs; 0: none.")
+        int, typer.Option(help="How many states to evaluate, over all models and epochs; 0: none.")
     ] = 512,
     every: Annotated[bool, flag("--all", help="Evaluate every state.")] = False,
     data_dir: DataDir = None,
@@ -283,7 +283,7 @@ def verify(
     from ..benchmarks.shares import read_shares, share_path, write_share
 
     name = normalize_name(name)
-    if ranks == 1 and rank is None:  # one rank leaves nothing to join
+    if ranks == 1 and rank is None:  # a single rank has nothing to join
         rank = 0
     joined = ranks if rank is None else None
     share = find_rank(rank, ranks) if joined is None else Rank(0, joined)
@@ -372,7 +372,7 @@ def evaluate(
 
     zoo, done = _zoo_like(like, data_dir), 0
     blocks = read_vectors(file)
-    first = next(blocks, None)  # a faulty file is found before the images are read
+    first = next(blocks, None)  # so that a faulty file is reported before the images are read
     if first is None or not len(first):
         raise InvalidArgument(f"{file}: it has no rows, expected one for each network")
     own = read_activations(file, zoo, activation)
@@ -414,7 +414,7 @@ def evaluate(
 
 
 def _zoo_like(name: str, data_dir: Path | None) -> Zoo:
-    """Return a zoo of a folder, of the catalog, or of a JSON file; of a union its first."""
+    """Return a zoo of a folder, of the catalog, or of a JSON file; for a union its first part."""
     if name.endswith(".json"):
         return zoo_to_train(name, zoos_home(data_dir))
     try:
@@ -491,7 +491,7 @@ def report(
             )
             paths = pages.write_report(made, out or Path(f"{name}-report"))
             drawn, not_obtained = list(made.plots), dict(made.not_obtained)
-            # Without the bytes of the figures, which are in the files.
+            # Without the figures' bytes, which are in the files.
             result = dataclasses.asdict(dataclasses.replace(made, plots=()))
             del result["plots"]
     if as_json:

@@ -37,13 +37,13 @@ if TYPE_CHECKING:
     from ..generation.plan import Plan
 
 ANNOUNCED_BYTES = 100_000_000
-"""Disk space from which on a user is told of it before a zoo is generated."""
+"""Disk space from which a user is informed before a zoo is generated."""
 
 
 def generate(
     zoo: Annotated[str, typer.Argument(help="A zoo's name, or a JSON file that specifies one.")],
     out: OutDir = None,
-    models: Annotated[Optional[int], typer.Option(help="Only the first so many models.")] = None,
+    models: Annotated[Optional[int], typer.Option(help="Number of models, from the first.")] = None,
     epochs: Annotated[
         Optional[int], typer.Option(help="Epochs to train; those of the zoo by default.")
     ] = None,
@@ -119,7 +119,7 @@ def generate(
 
         publisher = HubPublisher(PublishOptions(push, free, private))
     root, hidden = zoos_home(out), quiet or as_json
-    own_images, unread = None, ""  # which a plan needs to measure how long an epoch takes
+    own_images, unread = None, ""  # a plan needs them to measure the time of an epoch
     if plan and seconds_per_epoch is None and specification.images.startswith(IMAGE_FOLDER):
         try:
             own_images = load_images(
@@ -145,7 +145,7 @@ def generate(
     if plan:
         _print_plan(planned, as_json, unread)
         return
-    fits = planned.bytes_needed <= planned.bytes_free  # otherwise an error says so
+    fits = planned.bytes_needed <= planned.bytes_free  # if not, an error says so
     if display.first_rank() and not hidden and fits and planned.bytes_needed > ANNOUNCED_BYTES:
         print(planned.space(), file=sys.stderr, flush=True)
     with display.resumable():
@@ -185,7 +185,7 @@ def sparsify(
     ] = None,
     data_dir: DataDir = None,
     models: Annotated[
-        Optional[int], typer.Option(help="Only twins of the first so many models.")
+        Optional[int], typer.Option(help="Number of parents, from the first.")
     ] = None,
     epochs: Annotated[int, typer.Option(help="Epochs of every twin.")] = TWIN_EPOCHS,
     engine: Engine = "auto",
@@ -273,7 +273,7 @@ def sparsify(
 
 
 def _print_summary(summary: Summary) -> None:
-    """Print what a training did, on one rank."""
+    """Print the result of a training, on one rank."""
     if not display.first_rank():
         return
     if not summary.models and not summary.left_out:
@@ -310,9 +310,9 @@ def _print_plan(plan: Plan, as_json: bool, unread: str) -> None:
     """Print the share of each rank, then time and disk space, on one rank.
 
     Args:
-        plan: what to print.
-        as_json: print all of it as JSON.
-        unread: why the zoo's own images could not be read; "" if they were or need not be.
+        plan: the plan.
+        as_json: whether to print it as JSON.
+        unread: why the zoo's own images could not be read; "" if they were, or are not needed.
     """
     if not display.first_rank():
         return
@@ -356,6 +356,6 @@ def _print_plan(plan: Plan, as_json: bool, unread: str) -> None:
 
 
 def _few(numbers: Sequence[int]) -> str:
-    """Return numbers as text; of many the first three and the last."""
+    """Return numbers as text; if there are many, the first three and the last."""
     shown = list(map(str, numbers))
     return ", ".join(shown if len(shown) <= 6 else [*shown[:3], "...", shown[-1]])

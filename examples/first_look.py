@@ -1,4 +1,4 @@
-"""A first look at a zoo: load it, run one of its models, compare with what its row says."""
+"""Explore a zoo: load it, run one of its models, compare with the values in its row."""
 
 import os
 import textwrap

@@ -1,7 +1,7 @@
 """Predict the accuracy of models from their weights by a graph network, beside ridge and trees.
 
-The network does not see the order of hidden units: permuted models are the same graph. Rows,
-splits and scores are those of `model-zoos benchmark`. Run it behind `make demo`. Trees need
+The network ignores the order of hidden units: permuted models are the same graph. Rows, splits and
+scores are the same as in `model-zoos benchmark`. Run it after `make demo`. Trees need
 LightGBM: pip install 'model_zoos[boosting]'.
 """
 

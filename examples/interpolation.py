@@ -2,8 +2,8 @@
 
 The best model of the zoo is mixed in ten steps with each other one that has its activation and has
 learned. The loss rises between them: the barrier. Weight matching permutes the hidden units of the
-others, without a change of any function, towards the best one, which lowers it; in networks as
-narrow as these, most of it remains. Run it behind `make demo`.
+others towards the best one, without changing any function, which lowers the barrier; in networks as
+narrow as these, most of it remains. Run it after `make demo`.
 """
 
 import argparse

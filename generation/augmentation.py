@@ -3,12 +3,12 @@
 The transforms are torchvision's (RandomCrop, RandomHorizontalFlip, RandomRotation), which the
 paper's code applies image by image. `ImageData.augmentation` names them in order:
 
-    random_crop_32_4     pad by 4 pixels of value 0 on each side, then cut 32 x 32 anywhere
-    horizontal_flip      one image in two
-    random_rotation_20   by an angle between -20 and 20 degrees about the centre, nearest pixel,
-                         0 where the image has no pixel
+    random_crop_32_4        pad by 4 pixels of value 0 on each side, then cut 32 x 32 at random
+    horizontal_flip         with probability 1/2
+    random_rotation_20      by an angle between -20 and 20 degrees about the centre, with nearest
+                            pixels, and 0 outside the image
 
-The draws for an image are a function of the model's seed, the step and the image's place in the
+The draws for an image are a function of the model's seed, the step and the image's position in the
 batch (the counter generator of streams.py). They are the same on every device, for any number of
 ranks, and in a resumed run.
 """
@@ -26,7 +26,7 @@ from ..errors import InvalidArgument
 from .streams import philox, split_seed
 
 AUGMENTATION = 3
-"""The purpose of these draws in the counter (streams.py has those of dropout and twins)."""
+"""The purpose of these draws in the counter; streams.py has those of dropout and twins."""
 
 _NAME = re.compile(r"(random_crop)_(\d+)_(\d+)|(horizontal_flip)|(random_rotation)_(\d+)")
 
@@ -35,7 +35,7 @@ def augmentation_draws(seed: int, step: int, batch_size: int) -> np.ndarray:
     """Draw four random words for each image of a batch.
 
     Word 0 decides the row of a crop, 1 its column, 2 the flip and 3 the rotation. The counter is
-    (0, purpose << 24 | place in the batch, step % 2^32, step // 2^32), the key is the seed.
+    (0, purpose << 24 | position in the batch, step % 2^32, step // 2^32); the key is the seed.
 
     Args:
         seed: the model's seed.
@@ -77,14 +77,14 @@ def augment(pixels: torch.Tensor, names: Sequence[str], draws: np.ndarray) -> to
 
     Args:
         pixels: uint8 [b, c, h, w], on any device.
-        names: as in `ImageData.augmentation`, in order.
+        names: the transforms in order; see `ImageData.augmentation`.
         draws: uint32 [b, 4], from `augmentation_draws`.
 
     Returns:
         uint8 [b, c, h, w], on the same device.
 
     Raises:
-        InvalidArgument: as `check_augmentation`.
+        InvalidArgument: see `check_augmentation`.
     """
     check_augmentation(names, *pixels.shape[2:])
     if not names:
@@ -107,7 +107,7 @@ def augment(pixels: torch.Tensor, names: Sequence[str], draws: np.ndarray) -> to
 def _crop(
     pixels: torch.Tensor, padding: int, row_words: torch.Tensor, column_words: torch.Tensor
 ) -> torch.Tensor:
-    """Pad images and cut each to its old size, at one of (2 padding + 1)^2 places."""
+    """Pad images and cut each to its old size, at one of (2 padding + 1)^2 positions."""
     count, channels, height, width = pixels.shape
     padded = functional.pad(pixels, (padding,) * 4)
     places = 2 * padding + 1
@@ -124,14 +124,14 @@ def _crop(
 def _rotate(pixels: torch.Tensor, degrees: torch.Tensor) -> torch.Tensor:
     """Rotate each image counter-clockwise about its centre.
 
-    Double precision makes the nearest pixel the same one on every device.
+    In double precision, the nearest pixel is the same on every device.
     """
     count, channels, height, width = pixels.shape
     y = torch.arange(height, device=pixels.device, dtype=torch.float64) - (height - 1) / 2
     x = torch.arange(width, device=pixels.device, dtype=torch.float64) - (width - 1) / 2
     cos, sin = (f(torch.deg2rad(degrees))[:, None, None] for f in (torch.cos, torch.sin))
     y, x = y[:, None], x[None, :]
-    # The source of each pixel of the result; rows count downwards.
+    # The source position of each pixel of the result; rows count downwards.
     from_x = (cos * x - sin * y + (width - 1) / 2).round().long()
     from_y = (sin * x + cos * y + (height - 1) / 2).round().long()
     inside = (from_x >= 0) & (from_x < width) & (from_y >= 0) & (from_y < height)

@@ -1,4 +1,4 @@
-"""Train given weights further, as a population on the engines that train zoos."""
+"""Train given weights further, with the engines that train zoos."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .engines import group_models, populate
 from .streams import SampleOrders, sample_orders
 
 _BLOCK_BYTES = 64 << 20
-"""Limit of the weights that train side by side; an engine holds several times as much."""
+"""Limit of the number of weights that train together; an engine uses several times the memory."""
 
 Metrics = dict[str, NDArray[np.float64]]
 
@@ -33,8 +33,8 @@ def fine_tune(
 ) -> tuple[NDArray[np.float32], Metrics]:
     """Train weight vectors and return all their states.
 
-    In epoch e from 1 on, model i sees the images in the e-th permutation that a torch generator
-    with its seed draws.
+    In epoch e, starting at 1, model i sees the images in the e-th permutation drawn by a torch
+    generator with its seed.
 
     Args:
         weights: float32 [P, N].
@@ -43,16 +43,17 @@ def fine_tune(
             the same number of epochs.
         sets: name in the metrics (train, and perhaps val and test) -> normalised images, float32
             [n, channels, h, w], and labels, integers [n].
-        engine, device, threads: as for `engines.populate`.
-        on_progress: called with the number of epochs done, over all models, and of all epochs.
+        engine, device, threads: see `engines.populate`.
+        on_progress: called with the epochs done by all models, and the total number of their
+            epochs.
 
     Returns:
         Weights, float32 [P, epochs + 1, N], and metrics such as test_acc, float64 [P, epochs + 1].
-        State 0 is what was given; its training metrics are measured in evaluation mode. Those of
-        later states are running means over the epoch.
+        State 0 has the given weights; its training metrics are measured in evaluation mode. Those
+        of later states are running means over the epoch.
 
     Raises:
-        InvalidArgument, LanesUnavailable, CudaUnavailable: as `engines.populate`.
+        InvalidArgument, LanesUnavailable, CudaUnavailable: see `engines.populate`.
     """
     epochs = models[0].epochs
     states = np.empty((len(models), epochs + 1, layout.size), np.float32)

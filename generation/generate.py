@@ -1,10 +1,9 @@
-"""Make a zoo: train those of its models that are not there yet, and write each when it is complete.
+"""Make a zoo: train its missing models, and write each when it is complete.
 
-Under `torchrun` or `accelerate launch` each rank takes its share of the models and waits for the
-others at the very end only. An interrupted run loses the blocks of models that it was training
-(engines/epoch_loop.py) and nothing else: the same call resumes, with any number of threads or
-ranks. Models whose states have a file each (ResNet-18) resume after their last whole epoch
-(engines/checkpointed.py).
+Under `torchrun` or `accelerate launch`, each rank trains its share of the models and waits for the
+others only at the very end. An interrupted run loses only the blocks of models that it was training
+(engines/epoch_loop.py): the same call resumes, with any number of threads or ranks. Models with one
+file per state (ResNet-18) resume after their last whole epoch (engines/checkpointed.py).
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ class Publisher(Protocol):
     """Publishes finished models while others train (builders/hub/publisher.py does it to the Hub).
 
     Attributes:
-        free: the files of a published model are deleted here.
+        free: whether the files of a published model are deleted here.
         staging_bytes: disk space that publishing needs.
     """
 
@@ -64,22 +63,22 @@ class Publisher(Protocol):
     def staging_bytes(self) -> int: ...
 
     def check(self, zoo: Zoo) -> None:
-        """Refuse what could never be published, without asking the Hub."""
+        """Refuse a zoo that can never be published, without a request to the Hub."""
 
     def prepare(self, directory: ZooDirectory) -> None:
-        """Find out that publishing will be possible, and take over what is published already."""
+        """Check that publishing will be possible, and record the models published already."""
 
     def make_room(self, directory: ZooDirectory) -> None:
-        """Publish what is finished, and delete it here, before anything is trained."""
+        """Publish finished models, and delete them here, before anything is trained."""
 
     def while_training(self, directory: ZooDirectory) -> AbstractContextManager[Mapping[str, Any]]:
-        """Publish finished models now and then until the context ends, and all others then.
+        """Publish finished models at intervals within the context, and the rest at its end.
 
         The context's value holds the fields `published`, `freed` and `left_out` of a `Summary`.
         """
 
     def wait_for_room(self, directory: ZooDirectory, room: int, stop: threading.Event) -> None:
-        """Wait until `room` bytes of disk are free, or nothing that would make room is left."""
+        """Wait until `room` bytes of disk are free, or no model is left that could be deleted."""
 
 
 def generate(
@@ -97,11 +96,11 @@ def generate(
     Args:
         zoo: specification; see catalog.zoo_spec, or Zoo.from_json for your own.
         root: folder of all zoos.
-        images: that `zoo.images` names (images.load_images).
-        models: how many; None for all. The first n are spread over the grid.
+        images: the images that `zoo.images` names (images.load_images).
+        models: number of models to train; None for all. The first n are spread over the grid.
         options: engine, threads, device and so on.
-        publisher: publishes models whose states have a file each (ResNet-18) when they are
-            finished, while others train; None for none.
+        publisher: publishes finished models with one file per state (ResNet-18) while others
+            train; None to publish none.
         on_progress: called about five times a second.
 
     Raises:
@@ -109,22 +108,22 @@ def generate(
         HubFailed: the repository may not be written to, or was out of reach at the end.
         AlreadyRunning: another process publishes this zoo.
         FaultyZoo: the folder holds a zoo of this name that was made in another way.
-        LanesUnavailable, CudaUnavailable: the engine lanes or cuda was asked for, or has begun the
-            zoo, and cannot run here.
+        LanesUnavailable, CudaUnavailable: the engine lanes or cuda cannot run here, and was asked
+            for or has begun the zoo.
         TrainingFailed: a worker was killed or could not write.
-        NotEnoughSpace: the models that are missing do not fit on the disk.
+        NotEnoughSpace: the missing models do not fit on the disk.
     """
     specifications, provenance = check_generate(zoo, root, models, options, publisher)
     check_images(zoo, images)
     engine, device = choose_engine(zoo, root, options, _activations(zoo, specifications))
-    if provenance:  # images of the same digest can be augmented otherwise
+    if provenance:  # images with the same digest can have another augmentation
         provenance["augmentation"] = list(images.augmentation)
     shares = share_models(zoo, specifications, launched_rank().count)
-    if publisher is None:  # before there is a folder
+    if publisher is None:  # checked before the folder is made
         check_space(ZooDirectory(Path(root).expanduser() / zoo.name, zoo, provenance), shares)
     directory = begin(root, zoo, engine, images, **provenance)
     ranks, work = join_ranks(device), Work(Job(directory, images), 0, device, on_progress)
-    if ranks.index == 0:  # for all of them
+    if ranks.index == 0:  # on behalf of all ranks
         if publisher is not None:
             publisher.prepare(directory)
         directory.add_splits(model.model_id for model in specifications)
@@ -134,7 +133,8 @@ def generate(
             check_space(directory, shares, staging=publisher.staging_bytes, freeing=publisher.free)
     ranks.wait()
     if publisher is not None and publisher.free:
-        # Each rank trains one model, and publishing takes a file: so much is never asked for twice.
+        # Reserve one model for each active rank and one Parquet file, so that two ranks never wait
+        # for the same space.
         room = sum(map(bool, shares)) * model_bytes(directory) + publisher.staging_bytes
         wait = partial(publisher.wait_for_room, directory, room)
         work = dataclasses.replace(work, wait_for_room=wait)
@@ -164,16 +164,16 @@ def plan(
     measure: bool = False,
     images: ImageData | None = None,
 ) -> Plan:
-    """Say what `generate` with the same arguments would do. Neither images nor a folder are needed.
+    """Return the plan of `generate` with the same arguments. Needs neither images nor a folder.
 
     Args:
-        ranks: processes that will share the work; None for those that this run has.
-        seconds_per_epoch: of one model on one rank, if known.
-        measure: if it is not known, measure it here in some seconds, on random images.
-        images: those of the zoo, for their shape and number, which are known of the catalog's.
+        ranks: number of processes that will share the work; None for those of this run.
+        seconds_per_epoch: time of one model on one rank, if known.
+        measure: whether to measure an unknown time here in some seconds, on random images.
+        images: the zoo's images, for their shape and number; not needed for those of the catalog.
 
     Raises:
-        InvalidArgument, FaultyZoo: as `generate`, or a number out of range.
+        InvalidArgument, FaultyZoo: see `generate`; also a number out of range.
     """
     specifications, provenance = check_generate(zoo, root, models, options, publisher)
     ranks = launched_rank().count if ranks is None else ranks
@@ -217,10 +217,10 @@ def plan(
 def begin(
     root: str | os.PathLike[str], zoo: Zoo, engine: Engine, images: ImageData, **provenance: object
 ) -> ZooDirectory:
-    """Open the directory of a zoo that an engine trains on these images, created if it is missing.
+    """Open the directory of a zoo for training by an engine on these images; create it if missing.
 
     Raises:
-        FaultyZoo: the folder holds a zoo of this name that was made otherwise.
+        FaultyZoo: the folder holds a zoo of this name that was made in another way.
     """
     return create_zoo(
         root,
@@ -239,28 +239,28 @@ def begin(
 
 
 def run(work: Work, models: Sequence[Model], engine: Engine, options: TrainOptions) -> Summary:
-    """Train those of some models that are not there yet, this rank its share of them.
+    """Train this rank's share of the models that are not finished.
 
     Args:
         work: what is trained and where; its directory knows the models' splits. Threads and the
             number of the CUDA device are chosen here.
         models: all models of the run, the same on every rank.
-        engine: that trains them.
-        options: number of threads.
+        engine: the engine that trains them.
+        options: the number of threads is taken from them.
 
     Raises:
         TrainingFailed: a worker was killed or could not write.
     """
     directory, ranks = work.job.directory, join_ranks(work.device)
     device = work.device
-    if device == "cuda":  # this rank's: other threads have a current device of their own
+    if device == "cuda":  # this rank's device, since other threads have their own current one
         device = f"cuda:{torch.cuda.current_device()}"
     work = dataclasses.replace(work, device=device, threads=options.threads or ranks.cores())
-    # Shares are cut from all models, not from the missing ones, which ranks may see differently.
+    # Shares are cut from all models: ranks may see different models as missing.
     own = share_models(directory.zoo, models, ranks.count)[ranks.index]
     missing = [model for model in own if not directory.finished(model.model_id)]
     if directory.zoo.layout.architecture.file_per_state:
-        for model in set(own).difference(missing):  # killed between its last state and this
+        for model in set(own).difference(missing):  # a run was killed before it removed these
             remove_checkpoint(directory, model)
     start = time.monotonic()
     with _announced(directory) if missing and ranks.index == 0 else nullcontext():
@@ -287,7 +287,7 @@ def run(work: Work, models: Sequence[Model], engine: Engine, options: TrainOptio
 
 @contextmanager
 def _announced(directory: ZooDirectory) -> Iterator[None]:
-    """Train in a directory; warn if another run does so, since both can train the same models."""
+    """Announce training in a directory; warn if another run trains there too."""
     lock = FileLock(directory.path / ".train.lock")
     try:
         lock.acquire(timeout=0)
@@ -306,7 +306,7 @@ def _announced(directory: ZooDirectory) -> Iterator[None]:
 
 
 def check_images(zoo: Zoo, images: ImageData) -> None:
-    """Compare images with what models of a zoo can see.
+    """Compare images with those that the models of a zoo can take.
 
     Raises:
         InvalidArgument: they have another shape or number of classes, or are too small.
@@ -349,11 +349,12 @@ def check_generate(
     options: TrainOptions,
     publisher: Publisher | None,
 ) -> tuple[list[Model], dict[str, Any]]:
-    """Refuse arguments of `generate` that cannot work, as far as it shows without images.
+    """Refuse arguments of `generate` that cannot work, as far as they can be checked without
+    images.
 
     Returns:
-        The models that it would train, and what zoo.json says about their training where each
-        state has a file.
+        The models that it would train, and, for models with one file per state, the entries of
+        zoo.json about their training.
 
     Raises:
         InvalidArgument: the arguments do not fit the zoo, or a new zoo cannot be trained.
@@ -375,7 +376,7 @@ def check_generate(
     engine, able = options.engine, zoo.layout.architecture.engines
     if engine == "auto":
         first = begun.info.get("engine")
-        engine = first if first in able else able[0]  # that of an import is none of these
+        engine = first if first in able else able[0]  # an imported zoo names no engine
     check_zoo_directory(root, zoo, engine=engine, stream=ENGINES[engine].stream, **provenance)
     return specifications, provenance
 
@@ -383,10 +384,10 @@ def check_generate(
 def _refuse_repeats(zoo: Zoo) -> None:
     """Refuse one initialisation in two spellings, whose models would be trained twice.
 
-    Only of a new zoo: elsewhere the spelling is part of the ids of models that are there.
+    Only for a new zoo: in an existing one, the spelling is part of the models' ids.
 
     Raises:
-        InvalidArgument: with the two.
+        InvalidArgument: the grid has both spellings.
     """
     first: dict[tuple[str, frozenset[tuple[str, float]]], str] = {}
     for text in dict(zoo.grid)["init"]:
@@ -404,12 +405,12 @@ def _device(options: TrainOptions) -> str:
 
 
 def _provenance(zoo: Zoo, begun: Mapping[str, Any], options: TrainOptions) -> dict[str, Any]:
-    """What zoo.json says about training, where each state has a file: as asked for, or as begun.
+    """Return zoo.json's entries about training for files per state: as asked for, or as begun.
 
     Args:
-        zoo: what is trained.
+        zoo: the zoo to train.
         begun: content of its zoo.json; {} if it has none.
-        options: what is asked for.
+        options: the options asked for.
     """
     if not zoo.layout.architecture.file_per_state:
         return {}

@@ -1,4 +1,4 @@
-"""What is trained (`Job`), and what comes of a model (`Outcome`) and a run (`Summary`)."""
+"""What is trained (`Job`), and the results for a model (`Outcome`) and for a run (`Summary`)."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Outcome:
     Attributes:
         test_acc: test accuracy of its last state.
         diverged: whether the weights of its last state are not finite.
-        states, epochs: number of states written and epochs trained in this run, without those that
-            were there before.
+        states, epochs: number of states written and epochs trained in this run, without earlier
+            ones.
         sparsity: sparsity of a twin's last state; None for a dense model.
     """
 
@@ -38,15 +38,16 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far this rank is: what a progress bar shows.
+    """The progress of this rank, for a progress bar.
 
     Attributes:
-        models, models_total: finished, and in all.
-        states, states_total: trained or present, and in all; a running epoch counts by its share.
-        samples: model-samples trained.
-        published: models that this run has published; None if it publishes none.
-        seconds_left: an estimate from the work that is done; None before there is any.
-        remark: what a user should know about this run; said once.
+        models, models_total: number of finished models, and of all.
+        states, states_total: number of existing states, and of all; a running epoch counts by the
+            share that is done.
+        samples: number of model-samples trained.
+        published: number of models that this run has published; None if it publishes none.
+        seconds_left: an estimate from the finished work; None before there is any.
+        remark: what a user should know about this run; sent once.
         stopping: the run was interrupted and ends soon; `remark` says when and what is kept.
     """
 
@@ -63,23 +64,23 @@ class Progress:
 
 @dataclass(frozen=True)
 class Summary:
-    """What one run of `generate` or `sparsify` did, all ranks together.
+    """The result of one run of `generate` or `sparsify`, over all ranks.
 
     Attributes:
         zoo, path: name and folder of the zoo.
         engine: name of the engine that trained.
         ranks: number of processes that shared the work.
-        models, present: number of models trained in this run, and of those that were there before.
+        models, present: number of models trained in this run, and number of earlier ones.
         states: number of states written in this run.
-        diverged: models of this run whose last weights are not finite. They are kept, as the
-            paper's code keeps them.
-        test_acc: mean over this run's models at the last epoch; None if there are none.
-        seconds: of training, evaluating and writing; of the slowest rank.
-        samples_per_second: training images seen by all models together, each second.
+        diverged: number of this run's models whose last weights are not finite. They are kept, as
+            in the paper's code.
+        test_acc: mean over this run's models at the last epoch; None without such models.
+        seconds: time of training, evaluating and writing, on the slowest rank.
+        samples_per_second: training images per second, counted for every model that sees them.
         sparsity: mean over this run's twins at the last epoch; None for dense models.
-        published, freed: models that were published in this run, and deleted here; None if that
-            was not asked for.
-        left_out: what could not be trained or published, with the reason, by model id.
+        published, freed: number of models published in this run, and of models deleted here; None
+            if nothing was to be published.
+        left_out: reason for each model that could not be trained or published, by model id.
     """
 
     zoo: str
@@ -100,7 +101,7 @@ class Summary:
 
 
 class Tensors(Protocol):
-    """A population, as far as a job looks at it."""
+    """The part of a population that a job reads."""
 
     @property
     def weights(self) -> NDArray[np.float32]: ...
@@ -108,15 +109,15 @@ class Tensors(Protocol):
 
 @dataclass(frozen=True)
 class Job:
-    """What is trained into a zoo directory: here the dense models of a zoo.
+    """How the dense models of a zoo start, what is kept of a state, and how a model is written.
 
-    Sparse twins (sparsify.py) override what they do otherwise. The processes of the reference
-    engine get a copy of it.
+    Sparse twins (sparsify.py) override these methods. The processes of the reference engine get a
+    copy of the job.
 
     Attributes:
-        directory: of the zoo.
-        images: that its models are trained on.
-        method: "dense", or the method by which twins are made: what an engine must be able to do.
+        directory: directory of the zoo.
+        images: the images on which its models are trained.
+        method: "dense", or the method that makes the twins; the engine must support it.
     """
 
     directory: ZooDirectory
@@ -126,29 +127,30 @@ class Job:
     def start(
         self, models: Sequence[Model], drawn: NDArray[np.float32]
     ) -> dict[str, NDArray[np.generic]]:
-        """What the models start from, as arguments of an engine's population, [P, N] each.
+        """Return the initial tensors of models, as arguments of a population, [P, N] each.
 
         Args:
-            models: of the population, [P].
-            drawn: initial weights as the models' seeds draw them, [P, N].
+            models: the models of the population, [P].
+            drawn: initial weights drawn with the models' seeds, [P, N].
         """
         return {"weights": drawn}
 
     def epoch_arguments(self, epoch: int) -> tuple[float, ...]:
-        """Further arguments of `Population.train_epoch` in an epoch, from 1 on."""
+        """Return further arguments of `Population.train_epoch` for an epoch, which starts at 1."""
         return ()
 
     def tensors(self, population: Tensors) -> Arrays:
-        """What is kept of a state, [P, N] each: weights, and a twin's further tensors."""
+        """Return the tensors kept of a state, [P, N] each: weights, for twins also others."""
         return {"weights": population.weights}
 
     def write(
         self, model: Model, tensors: Arrays, metrics: Mapping[str, NDArray[np.float64]]
     ) -> Outcome:
-        """Write a model that is complete.
+        """Write a complete model.
 
         Args:
-            tensors: as `tensors`, [S, N] each.
+            model: the model.
+            tensors: by the names of `tensors()`, [S, N] each.
             metrics: name -> [S].
         """
         weights = tensors["weights"]
@@ -170,11 +172,11 @@ class Work:
 
     Attributes:
         job: what is trained.
-        threads: cores to use.
+        threads: number of cores to use; 0 until it is chosen (generate.run).
         device: "cpu", "cuda" or "cuda:1".
         on_progress: called about five times a second.
-        wait_for_room: called before a model whose states have a file each is begun, with an event
-            that stops the waiting; returns when there is disk space for it.
+        wait_for_room: called before a model with one file per state begins, with an event that
+            stops the waiting; returns when there is enough disk space for the model.
     """
 
     job: Job

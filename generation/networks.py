@@ -2,7 +2,7 @@
 
 CNN-s and CNN-l follow the classes CNN and CNN3 of the paper's code (model_definitions/def_net.py).
 ResNet-18 is torchvision's with a 3x3 stem and no max-pool. Layers have readable names (`conv1`,
-`fc2`); `Layout.original_names` translates.
+`fc2`); `Layout.original_names` returns those of the paper's code.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def build(layout: Layout, activation: str, dropout: float = 0.0) -> nn.Module:
     Args:
         layout: has the architecture, input channels and classes.
         activation: key of hyperparameters.ACTIVATIONS; ResNet-18 always has relu.
-        dropout: rate. As in the paper's code there are Dropout modules only if it is above 0.
+        dropout: rate. As in the paper's code, there are Dropout modules only if it is above 0.
 
     Returns:
         A module from images float32 [n, channels, h, w] to logits [n, classes].
@@ -78,9 +78,9 @@ def build(layout: Layout, activation: str, dropout: float = 0.0) -> nn.Module:
 
 
 def _own_module(layout: Layout) -> nn.Module:
-    """Make the module of an architecture with a graph, if its tensors are those of the graph.
+    """Make the module of an architecture with a graph, after comparing its tensors with the graph.
 
-    Vectors are read by the order of the tensors and loaded by their names: both must agree.
+    Weights are read by the order of the tensors and loaded by their names, so both must agree.
     """
     name = layout.architecture.name
     if name not in MODULES:
@@ -110,15 +110,15 @@ def instantiate(
         layout: layout of the weights.
         activation: key of `ACTIVATIONS`.
         weights: float32 [N].
-        dropout: rate, as for `build`.
+        dropout: rate; see `build`.
 
     Raises:
-        InvalidArgument: as `build`, or the weights are not all tensors.
+        InvalidArgument: the weights lack some tensors; also everything that `build` raises.
     """
     layout.require_all()
     module = build(layout, activation, dropout)
     vector = torch.as_tensor(np.asarray(weights, np.float32))
-    # Buffers that are not among the weights (num_batches_tracked) keep their zeros.
+    # Buffers without weights (num_batches_tracked) stay 0.
     module.load_state_dict(layout.to_state_dict(vector), strict=False)
     return module.eval()
 
@@ -127,8 +127,8 @@ def make_activation(name: str) -> nn.Module:
     """Make the module of an activation of hyperparameters.ACTIVATIONS.
 
     Raises:
-        InvalidArgument: an unknown activation, or its entry names no class of torch.nn that maps
-            each number by itself, always in the same way.
+        InvalidArgument: an unknown activation, or its entry does not name a class of torch.nn that
+            maps each number separately, always in the same way.
     """
     hyperparameters.check_activation(name)
     kind = hyperparameters.ACTIVATIONS[name]
@@ -143,7 +143,7 @@ def make_activation(name: str) -> nn.Module:
 
 @lru_cache
 def _maps_numbers(kind: str) -> bool:
-    """Whether a class of torch.nn is a function of each number alone, in training and after it."""
+    """Whether a class of torch.nn maps each number separately, in both modes equally."""
     numbers = torch.linspace(-3, 3, 24)
     with torch.random.fork_rng(devices=[]), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -163,15 +163,15 @@ def _maps_numbers(kind: str) -> bool:
 
 
 def initialise(module: nn.Module, init: str) -> None:
-    """Draw the weights of all convolutions and linear layers anew, and set their biases to 0.01,
-    or to the constant that the initialisation names: "normal(std=0.1, bias=0)".
+    """Draw new weights for all convolutions and linear layers, and set their biases to 0.01.
 
-    It draws from torch's global stream, layer by layer. In the paper's code torch's default
+    An initialisation can name another constant for the biases: "normal(std=0.1, bias=0)". The draws
+    come from torch's global stream, layer by layer. In the paper's code, torch's default
     initialisation draws first, so the draws are the same only after those of `build`.
 
     Args:
         module: changed in place.
-        init: key of `INITS`, with its numbers in brackets where they are not torch's.
+        init: key of `INITS`, with its parameters in brackets if they differ from torch's.
 
     Raises:
         InvalidArgument: an unknown initialisation.
@@ -186,7 +186,7 @@ def initialise(module: nn.Module, init: str) -> None:
 
 
 def init_numbers(init: str) -> tuple[str, dict[str, float]]:
-    """Return the name and all numbers of an initialisation, with defaults for those it lacks.
+    """Return the name and all parameters of an initialisation, including default values.
 
     Raises:
         InvalidArgument: an unknown initialisation.
@@ -208,5 +208,5 @@ def _resnet18(channels: int, classes: int) -> nn.Module:
 
 
 MODULES = {"resnet18": _resnet18}
-"""Makes the module of an architecture that is no plain sequence of layers, from the number of
-channels and of classes."""
+"""Architecture -> function that makes its module from the numbers of channels and classes, for
+architectures that are not a plain sequence of layers."""

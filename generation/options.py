@@ -1,4 +1,4 @@
-"""How a run trains, as one record that is checked where it is made: engine, threads, device, ...
+"""How a run trains: engine, threads, device and so on, in records that check themselves.
 
 Optimizers, schedules and rates are the models' own: builders/hyperparameters.py.
 """
@@ -16,20 +16,21 @@ from ..builders.specification import Zoo
 from ..errors import InvalidArgument
 
 PRECISIONS = ("fp32", "bf16")
-"""Of products and convolutions in training; weights, their gradients and evaluation are float32."""
+"""Precisions of products and convolutions in training. Weights, their gradients and evaluation are
+float32."""
 
 METHODS = ("variational", "magnitude")
-"""By which sparse twins are made (sparsify.py)."""
+"""Methods that make sparse twins (sparsify.py)."""
 
 LEVELS = (0.5, 0.8, 0.9)
-"""Shares of pruned weights that magnitude pruning gives its twins by default."""
+"""Shares of weights that magnitude pruning prunes by default."""
 
 
 def check_count(things: str, number: object) -> None:
-    """Refuse what is no number of things, at least 1; None stands for a default.
+    """Refuse a number of things that is not a whole number of at least 1; None means a default.
 
     Raises:
-        InvalidArgument: with the things and what was found.
+        InvalidArgument: it is something else.
     """
     if number is not None and not (_is_whole(number) and number >= 1):
         raise InvalidArgument(
@@ -42,14 +43,14 @@ def _is_whole(number: object) -> TypeGuard[int]:
 
 
 def _listed(numbers: object) -> str:
-    """Return a list as it is typed after `--keep-epochs`, and all else as Python writes it."""
+    """Return a list as it is typed after `--keep-epochs`; any other value as in Python."""
     if isinstance(numbers, str) or not isinstance(numbers, Sequence):
         return f"{numbers!r:.60}"
     return ", ".join(map(str, numbers)) or "none"
 
 
 def _increasing(numbers: object) -> bool:
-    """Whether this is a list of increasing whole numbers from 1 on."""
+    """Whether this is a list of increasing whole numbers of at least 1."""
     return (
         isinstance(numbers, Sequence)
         and bool(numbers)
@@ -61,23 +62,23 @@ def _increasing(numbers: object) -> bool:
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """How models are trained, whatever they are.
+    """How models are trained.
 
     Attributes:
         engine: name of an engine (engines.ENGINES), or "auto": the one with which the zoo was
-            begun; else, on a GPU, cuda, or batched where cuda cannot run; on a CPU lanes, or
-            batched where lanes are not faster or, with a warning, cannot run.
-        threads: cores to use; None for all that this rank may use.
-        device: "cpu" or "cuda"; None for CUDA where there is one. Lanes and reference always run on
+            begun. For a new zoo this is, on a GPU, cuda, or batched if cuda cannot run; on a CPU
+            lanes, or batched if lanes are not faster or, with a warning, cannot run.
+        threads: number of cores to use; None for all that this rank may use.
+        device: "cpu" or "cuda"; None for CUDA if it is available. Lanes and reference always run on
             the CPU.
-        precision: "fp32" or "bf16", for models whose states have a file each (ResNet-18); None for
-            that of a zoo that has been begun, else bf16 on a GPU and fp32 on a CPU.
-        compile: train such models with torch.compile.
-        keep_epochs: of such models, the epochs to write, increasing from 1; None for those of a zoo
-            that has been begun, else all. Nothing is trained after the last of them.
+        precision: "fp32" or "bf16", for models with one file per state (ResNet-18); None for that
+            with which a zoo was begun, else bf16 on a GPU and fp32 on a CPU.
+        compile: whether to train such models with torch.compile.
+        keep_epochs: for such models, the epochs to write, increasing from 1; None for those with
+            which a zoo was begun, else all. Training ends with the last of them.
 
     Raises:
-        InvalidArgument: an unknown name, a number out of range, or a device that is not there.
+        InvalidArgument: an unknown name, a number out of range, or a missing device.
     """
 
     engine: str = "auto"
@@ -116,11 +117,11 @@ class TrainOptions:
             )
 
     def check(self, zoo: Zoo) -> None:
-        """Compare the options with what they shall train.
+        """Check that the options fit a zoo.
 
         Raises:
-            InvalidArgument: an engine, or another option, that this zoo's architecture does not
-                have; epochs to keep beyond its last.
+            InvalidArgument: the zoo's architecture lacks the engine or another option, or epochs to
+                keep are beyond its last.
         """
         architecture = zoo.layout.architecture
         if self.engine not in ("auto", *architecture.engines):
@@ -147,14 +148,14 @@ class TrainOptions:
 
 @dataclass(frozen=True)
 class TwinOptions:
-    """Which sparse twins are trained.
+    """How sparse twins are made.
 
     Attributes:
         method: one of `METHODS`.
         levels: shares of weights that magnitude pruning prunes, each in (0, 1).
-        epochs: of every twin.
-        seed: of all twins: a number, or "first" for that of the zoo's first model, as the paper's
-            code has it; or "parent": each twin has its parent's.
+        epochs: number of epochs of every twin.
+        seed: a number for all twins; "first" for that of the zoo's first model, as in the
+            paper's code; or "parent" to give each twin its parent's.
 
     Raises:
         InvalidArgument: an unknown method, or a level, seed or number out of range.
@@ -173,7 +174,7 @@ class TwinOptions:
         ):
             raise InvalidArgument(f"sparsity must lie between 0 and 1, found {list(self.levels)}")
         names = [f"{level:g}" for level in self.levels if self.method == "magnitude"]
-        if len(set(names)) < len(names):  # they are in the ids of the twins
+        if len(set(names)) < len(names):  # the names are part of the twins' ids
             raise InvalidArgument(
                 f"levels of sparsity must differ in six digits, found {list(self.levels)}"
             )

@@ -1,7 +1,7 @@
 """Plan a zoo: which rank trains which models, how long it takes, how much disk it needs.
 
-A ResNet-18 zoo of the paper is 2.2 TB and hundreds of GPU hours. So the space is computed before
-the first model is trained, and `model-zoos generate --plan` says all of it without training.
+A ResNet-18 zoo of the paper takes 2.2 TB and hundreds of GPU hours. So the space is computed before
+the first model is trained, and `model-zoos generate --plan` prints the whole plan.
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ from .job import Job, Work
 _CPU_BATCH = 16
 
 _MEASURED_IMAGES = 2000
-"""Images of an epoch from which that of a zoo is extrapolated."""
+"""Number of images in a measured epoch, from which the time of a zoo's epoch is extrapolated."""
 
 _HEADER_BYTES = 128
-"""A tensor's entry in a file's header, rounded up."""
+"""Bytes of a tensor's entry in a file's header, rounded up."""
 
 
 @dataclass(frozen=True)
 class Share:
-    """What one rank does.
+    """The work of one rank.
 
     Attributes:
         rank: number of the rank, from 0.
         model_ids, seeds: ids and seeds of all its models.
-        missing: how many of them are to be trained, those that were begun included.
+        missing: number of its models to be trained, including unfinished ones.
         states: number of states to write.
         bytes: size of these states.
-        seconds: time to train, evaluate and write; None if the speed is not known, except that
-            nothing to train takes no time.
+        seconds: time to train, evaluate and write; 0 if there is nothing to train, None if the
+            speed is not known.
     """
 
     rank: int
@@ -61,19 +61,19 @@ class Share:
 
 @dataclass(frozen=True)
 class Plan:
-    """What `generate` would do.
+    """The work of `generate`, before it is done.
 
     Attributes:
-        zoo, path: name and folder.
+        zoo, path: name and folder of the zoo.
         models, missing, states: numbers of all models, of models to train, of states to write.
-        epochs: number of epochs that each model is trained for, up to the last that is kept.
-        kept_epochs: epochs that are written of each model.
+        epochs: number of epochs that each model is trained for, up to the last one kept.
+        kept_epochs: epochs of each model that are written.
         freeing: whether each model is published and deleted when it is finished.
-        bytes_needed: disk space needed, checkpoints of models in training included; with `freeing`,
-            the least that is needed.
-        bytes_free: free disk space where the zoo lies or will lie.
+        bytes_needed: disk space needed, including checkpoints of models in training; with
+            `freeing`, the minimum.
+        bytes_free: free disk space at the folder of the zoo.
         seconds_per_epoch: time of one epoch of one model; None if it is not known.
-        source_of_seconds: where that time is from: "stated", "measured" or "unknown".
+        source_of_seconds: origin of that time: "stated", "measured" or "unknown".
         shares: the share of each rank.
     """
 
@@ -93,12 +93,12 @@ class Plan:
 
     @property
     def seconds(self) -> float | None:
-        """Until the last rank has ended; None if the speed is not known."""
+        """Wall time in seconds until the last rank finishes; None if the speed is not known."""
         known = [share.seconds for share in self.shares if share.seconds is not None]
         return max(known) if len(known) == len(self.shares) else None
 
     def space(self) -> str:
-        """One sentence about the disk."""
+        """Return a sentence about the disk space."""
         at_least = "at least " if self.freeing else ""
         return (
             f"{self.zoo}: {counted(self.missing, 'model')} to train, "
@@ -107,6 +107,7 @@ class Plan:
         )
 
     def to_json(self) -> dict[str, Any]:
+        """Return all attributes and `seconds` as JSON values."""
         return {**dataclasses.asdict(self), "seconds": self.seconds}
 
 
@@ -119,15 +120,15 @@ def make_plan(
     staging: int = 0,
     freeing: bool = False,
 ) -> Plan:
-    """Plan a zoo, which need not exist yet; no model file is opened.
+    """Plan a zoo, which may not exist yet; no model file is opened.
 
     Args:
-        directory: of the zoo.
+        directory: directory of the zoo.
         shares: the models of each rank (`ranks.share_models`).
-        seconds_per_epoch: of one model on one rank; None if not known.
+        seconds_per_epoch: time of one model on one rank; None if not known.
         source_of_seconds: "stated" or "measured".
-        staging: disk space that publishing needs, while models train; 0 if nothing is published.
-        freeing: models are deleted here when they are published.
+        staging: disk space that publishing needs during training; 0 if nothing is published.
+        freeing: whether models are deleted here when they are published.
     """
     kept = tuple(directory.kept_epochs)
     size = state_bytes(directory.zoo)
@@ -181,10 +182,10 @@ def check_space(
     staging: int = 0,
     freeing: bool = False,
 ) -> None:
-    """Refuse to begin what cannot be finished on this disk; arguments as of `make_plan`.
+    """Refuse to begin a run that does not fit this disk; arguments: see `make_plan`.
 
     Raises:
-        NotEnoughSpace: less is free than the missing models need.
+        NotEnoughSpace: the missing models need more space than is free.
     """
     plan = make_plan(directory, shares, staging=staging, freeing=freeing)
     if plan.bytes_needed > plan.bytes_free:
@@ -197,45 +198,46 @@ def check_space(
 
 
 def state_bytes(zoo: Zoo) -> int:
-    """Disk of one state: float32 weights, and its part of the header or metrics."""
+    """Return the disk space of one state: float32 weights, and its part of header or metrics."""
     entries = len(zoo.layout.slots) if zoo.layout.architecture.file_per_state else 1
     return 4 * zoo.layout.size + _HEADER_BYTES * entries
 
 
 def model_bytes(directory: ZooDirectory) -> int:
-    """Disk that one model takes while it is trained, all the states that are kept included."""
+    """Return the disk space of one model in training, including all states that are kept."""
     states = len(directory.kept_epochs) * state_bytes(directory.zoo)
     return states + _working_bytes(directory.zoo)
 
 
 def _most_at_once(directory: ZooDirectory, absent: Sequence[int]) -> int:
-    """Disk that a rank needs at most at one time, if each model is deleted when it is finished.
+    """Return the maximal disk space of a rank if each model is deleted when it is finished.
 
     Args:
-        absent: states that are not on disk, of each of its unfinished models in turn.
+        directory: directory of the zoo.
+        absent: number of states not on disk, for each of its unfinished models in order.
     """
     size, kept = state_bytes(directory.zoo), len(directory.kept_epochs)
     most = made = 0
     for states in absent:
         most = max(most, states * size + _working_bytes(directory.zoo) - made)
-        made += (kept - states) * size  # what is there already is deleted with it
+        made += (kept - states) * size  # its existing states are deleted with it
     return most
 
 
 def free_bytes(path: Path) -> int:
-    """Disk that is free where a path lies or will lie."""
+    """Return the free disk space at the place of a path, which may not exist yet."""
     while not path.exists():
         path = path.parent
     return shutil.disk_usage(path).free
 
 
 def _working_bytes(zoo: Zoo) -> int:
-    """Files of a model in training: a ResNet-18's old and new checkpoint, and a state."""
+    """Return the size of a model's files in training: two checkpoints of ResNet-18 and a state."""
     return 5 * 4 * zoo.layout.size if zoo.layout.architecture.file_per_state else 0
 
 
 def _absent(directory: ZooDirectory, model: Model, kept: Sequence[int]) -> int:
-    """Number of a model's states that are not on disk."""
+    """Return the number of a model's states that are not on disk."""
     if not directory.zoo.layout.architecture.file_per_state:
         return 0 if directory.state_path(model.model_id, kept[0]).exists() else len(kept)
     return sum(not directory.state_path(model.model_id, epoch).exists() for epoch in kept)
@@ -249,19 +251,19 @@ def measure_population(
     device: str,
     threads: int,
 ) -> float:
-    """Seconds that an epoch takes for each of some models, from a short run on random images.
+    """Measure the seconds that an epoch takes for each of some models, on random images.
 
-    As many blocks of models as train at a time are trained for one and for three epochs; how
-    well the models fill their blocks is counted in.
+    One round of concurrent blocks is trained for 1 and for 3 epochs. The difference is scaled to
+    all blocks, so that partly filled blocks count.
 
     Args:
-        zoo: of networks that are trained side by side.
+        zoo: a zoo whose networks train together.
         like: the zoo's images, or their source.
-        models: all that one rank will train.
-        engine, device, threads: that train them.
+        models: all models that one rank will train.
+        engine, device, threads: those of the run.
 
     Returns:
-        Seconds of training and evaluating.
+        Seconds of training and evaluation per epoch and model.
     """
     train = like.sizes[0]
     count = min(train, _MEASURED_IMAGES)
@@ -270,7 +272,7 @@ def measure_population(
     at_once = threads if engine.block_a_thread else 1
     some = [model for block in blocks[:at_once] for model in block]
     seconds: list[float] = []
-    for epochs in (1, 1, 3):  # the first compiles the kernels and is not counted
+    for epochs in (1, 1, 3):  # the first run compiles the kernels and is not counted
         chosen = [dataclasses.replace(model, epochs=epochs) for model in some]
         with tempfile.TemporaryDirectory() as folder:
             directory = create_zoo(folder, dataclasses.replace(zoo, epochs=epochs))
@@ -285,7 +287,7 @@ def measure_population(
 def _random_images(
     like: ImageSource | ImageData, train: int, others: Sequence[int | None]
 ) -> ImageData:
-    """Random images of the shape of others: so many to train, to validate (or None) and to test."""
+    """Return random images in the shape of others, with these numbers of images in each part."""
     generator = np.random.default_rng(0)
 
     def random(count: int) -> Images:
@@ -316,19 +318,19 @@ def measure_epoch(
     threads: int | None = None,
     steps: int = 3,
 ) -> float:
-    """Seconds that one model's epoch takes here, extrapolated from some steps on random images.
+    """Measure the seconds of one model's epoch here, extrapolated from some steps on random images.
 
     Args:
-        zoo: one whose models are trained one by one, as ResNet-18.
+        zoo: a zoo whose models train one by one, such as ResNet-18.
         like: the zoo's images, or their source.
-        device, precision, compile, threads: as `TrainOptions`.
-        steps: measured after one that warms up.
+        device, precision, compile, threads: see `TrainOptions`.
+        steps: number of measured steps, after one warm-up step.
 
     Returns:
-        Seconds of training and evaluating.
+        Seconds of training and evaluation.
     """
     train, validation, test = like.sizes
-    # A CPU is as fast with a part of a batch, a GPU is not.
+    # On a CPU, a part of a batch takes its share of the time; on a GPU it does not.
     batch = min(zoo.batch_size, train, _CPU_BATCH if torch.device(device).type == "cpu" else train)
     images = _random_images(like, batch * (steps + 1), (None, batch)).to(device)
     training = ResNetTraining(

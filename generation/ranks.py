@@ -1,6 +1,6 @@
-"""The processes of one run of training: how they meet, share the models and join their results.
+"""The processes of one training run: they meet, share the models and join their results.
 
-Commands whose processes never meet (`--rank`, SLURM arrays) share their work in builders/ranks.py.
+Commands whose processes never meet (`--rank`, SLURM arrays) use builders/ranks.py.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from .job import Summary
 T = TypeVar("T")
 
 SHARE = 16
-"""Models that a rank takes at a time: a full block of the widest lanes."""
+"""Number of models that a rank takes at a time: a full block of the widest lanes."""
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """The processes that share a run; one, unless a launcher started several."""
+    """The processes that share a run; only one if no launcher started several."""
 
     index: int
     count: int
     local_count: int
 
     def cores(self) -> int:
-        """Cores for this rank: its share of those that this machine's ranks may use."""
+        """Number of cores for this rank: its share of the cores of this machine's ranks."""
         return max(1, cores() // self.local_count)
 
     def gather(self, value: T) -> list[T]:
-        """Wait until all ranks are here; return the values of all of them."""
+        """Wait until all ranks call this; return their values in the order of ranks."""
         if self.count == 1:
             return [value]
         from accelerate.utils import gather_object
@@ -48,21 +48,21 @@ class Ranks:
         return gather_object([value])
 
     def wait(self) -> None:
-        """Wait until all ranks are here."""
+        """Wait until all ranks call this."""
         self.gather(None)
 
 
 def join_ranks(device: str) -> Ranks:
-    """Meet the other ranks of this run, if a launcher started several. A second call is free."""
+    """Connect to the other ranks of this run, if a launcher started several; cheap to repeat."""
     count = launched_rank().count
     if count == 1:
         return Ranks(0, 1, 1)
     from accelerate import PartialState
 
-    # Ranks meet at the end, when one may have been done for days: no time-out until then. Through
-    # gloo: NCCL would busy a GPU while it waits, and lets no two ranks share one.
+    # Ranks meet at the end, when some may have been finished for days, so there is no time-out.
+    # They use gloo: NCCL would keep a GPU busy while it waits, and no two ranks could share one.
     state = PartialState(cpu=device == "cpu", backend="gloo", timeout=timedelta(days=365))
-    # A group that is still there when Python shuts down can abort the process, its work done.
+    # A group that still exists when Python shuts down can abort the process after its work.
     atexit.register(_leave_ranks)
     local = int(os.environ.get("LOCAL_WORLD_SIZE", count))
     return Ranks(state.process_index, state.num_processes, local)
@@ -95,6 +95,6 @@ def join_summaries(summaries: list[Summary]) -> Summary:
 
 
 def share_models(zoo: Zoo, models: Sequence[Model], ranks: int) -> list[list[Model]]:
-    """The models of each rank: full blocks in turn; single models if their states have files."""
+    """Return the models of each rank: full blocks in turn, or single models with state files."""
     groups = group_models(models, 1 if zoo.layout.architecture.file_per_state else SHARE)
     return [[model for group in groups[rank::ranks] for model in group] for rank in range(ranks)]

@@ -1,27 +1,28 @@
-"""Sparse twins: the sparsified counterpart of every model of a CNN zoo, linked to its parent.
+"""Sparse twins: the sparsified counterparts of the models of a CNN zoo, linked to their parents.
 
-Two methods:
+There are two methods:
 
-- *variational*: variational dropout as the paper's code makes its twins (def_net_distillation.py,
-  def_NN_experiment_distillation.py, train_mnist_sparse_vd.py); formulas and what the paper's code
-  departs from are in builders/variational_dropout.py. A twin starts from the weights of its
-  parent's last epoch with log_sigma2 = -10 and a fresh optimizer, and is trained for 25 epochs with
-  its parent's hyperparameters; one optimizer has both, so that Adam's weight decay pulls log_sigma2
-  towards 0 as it does weights. Epoch 0 is the parent, pruned already where a weight is nearly 0.
-- *magnitude*, for comparison: the share of weights (not biases) that are smallest in magnitude,
-  over all layers of the network together, is set to 0 and stays 0 while the others are trained on
-  (Han et al., "Learning both Weights and Connections for Efficient Neural Networks", 2015). Epoch 0
-  is the pruned parent before the first step. A parent has a twin for each level of sparsity.
+- *variational*: variational dropout, as in the paper's code (def_net_distillation.py,
+  def_NN_experiment_distillation.py, train_mnist_sparse_vd.py). builders/variational_dropout.py has
+  the formulas, and where that code departs from the publication of the method. A twin starts from
+  the weights of its parent's last epoch with log_sigma2 = -10 and a fresh optimizer. It is trained
+  for 25 epochs with its parent's hyperparameters. One optimizer trains weights and log_sigma2, so
+  Adam's weight decay pulls both towards 0. Epoch 0 is the parent, already pruned where a weight is
+  nearly 0.
+- *magnitude*, for comparison: a share of the weights (not biases), those smallest in magnitude over
+  all layers together, is set to 0. They stay 0 while the other weights are trained further (Han et
+  al., "Learning both Weights and Connections for Efficient Neural Networks", 2015). Epoch 0 is the
+  pruned parent before the first step. A parent has a twin for each level of sparsity.
 
-Where the paper's code is inconsistent it is followed: all twins have one seed, that of the zoo's
-first model (its script takes the settings of the first trial for all), so that they see the images
-in one order; `seed="parent"` gives each its parent's. Dropout models and CNN-l, which the paper's
-code cannot load, are trained as the others.
+Inconsistencies of the paper's code are kept: all twins have one seed, that of the zoo's first model
+(its script takes the settings of the first trial for all), so that they see the images in one
+order; `seed="parent"` gives each its parent's. Dropout models and CNN-l, which the paper's code
+cannot load, are trained like the others.
 
-Losses of our twins are cross entropies alone, comparable with those of their parents and repeated
-by `instantiate(row)`. Losses of imported twins hold the divergence too, as the paper's code
-recorded them. train_loss and train_acc of epoch 1 on are running means in training mode, with
-noise.
+Losses of our twins are cross entropies only. They are comparable with those of their parents, and
+`instantiate(row)` reproduces them. Losses of imported twins also contain the divergence, as the
+paper's code recorded them. train_loss and train_acc from epoch 1 on are running means in training
+mode, with noise.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ from .options import TrainOptions, TwinOptions, check_count
 
 @dataclass(frozen=True)
 class Twin(Model):
-    """The specification of a sparse twin: its parent's, with its own seed and epochs.
+    """The specification of a sparse twin: its parent's, but with its own seed and epochs.
 
     Attributes:
         parent: the parent's model id.
@@ -69,12 +70,12 @@ class Twin(Model):
     def model_id(self) -> str:
         """The parent's id, `_sparse`, and the level if there is one."""
         suffix = "_sparse" if self.level is None else f"_sparse_{self.level:g}"
-        if len(self.parent) + len(suffix) > 200:  # more than a model id can have
+        if len(self.parent) + len(suffix) > 200:  # longer than a model id can be
             return hashlib.sha256(self.parent.encode()).hexdigest()[:12] + suffix
         return self.parent + suffix
 
     def hyperparameters(self) -> dict[str, Any]:
-        """As a row of the data set names them; the epochs and the seed are the twin's."""
+        """Return the hyperparameters under the names of rows; epochs and seed are the twin's."""
         values = super().hyperparameters()
         del values["parent"], values["level"]
         return values
@@ -92,23 +93,24 @@ def sparsify(
 ) -> Summary:
     """Train the twins of a zoo, or of its first `models`, into `<root>/<zoo>_sparse/`.
 
-    Those of magnitude pruning are written to `<zoo>_sparse_magnitude`. Every twin lies in the split
-    of its parent. A parent that cannot have a twin (it diverged, is unfinished, unreadable, or does
-    not say how it was trained) is left out and named in the summary.
+    Twins by magnitude pruning are written to `<zoo>_sparse_magnitude`. Every twin is in the split
+    of its parent. A parent that cannot have a twin (it diverged, is unfinished or unreadable, or
+    lacks facts on its training) is left out and named in the summary.
 
     Args:
         parents: the dense zoo, generated or imported.
         root: folder of all zoos.
-        images: that the parents were trained on.
-        models: how many parents; None for all. The first n are those of the zoo's grid.
+        images: the images on which the parents were trained.
+        models: number of parents; None for all. The first n are those of the zoo's grid.
         twins: method, levels of sparsity, epochs and seed.
-        options: engine, threads and device, as in `generate`. Magnitude pruning has no lanes.
+        options: engine, threads and device, as in `generate`. Lanes do not support magnitude
+            pruning.
         on_progress: called about five times a second.
 
     Raises:
-        InvalidArgument: a zoo that cannot have twins, options or images that do not fit it, or no
-            parent that could have twins.
-        FaultyZoo: the folder holds a zoo of this name that was made otherwise.
+        InvalidArgument: the zoo cannot have twins, options or images do not fit it, or none of
+            its models can have a twin.
+        FaultyZoo: the folder holds a zoo of this name that was made in another way.
         TrainingFailed: a worker was killed or could not write.
     """
     check_sparsify(parents, models, twins, options)
@@ -156,10 +158,11 @@ def sparsify(
 def check_sparsify(
     parents: ZooDirectory, models: int | None, twins: TwinOptions, options: TrainOptions
 ) -> None:
-    """Refuse arguments of `sparsify` that cannot work, as far as it shows without images.
+    """Refuse arguments of `sparsify` that cannot work, as far as they can be checked without
+    images.
 
     Raises:
-        InvalidArgument: as `sparsify`.
+        InvalidArgument: see `sparsify`.
     """
     check_zoo(parents.zoo)
     if twins.method == "magnitude" and options.engine == "lanes":
@@ -174,7 +177,7 @@ def check_zoo(zoo: Zoo) -> None:
     """Refuse a zoo whose models cannot have twins.
 
     Raises:
-        InvalidArgument: it is one.
+        InvalidArgument: its models cannot have twins.
     """
     architecture = zoo.layout.architecture
     if not architecture.layers:
@@ -185,7 +188,7 @@ def check_zoo(zoo: Zoo) -> None:
 
 
 def twin_zoo(zoo: Zoo, method: str = "variational", epochs: int = TWIN_EPOCHS) -> Zoo:
-    """The specification of a zoo's twins."""
+    """Return the specification of a zoo's twins."""
     name = twin_name(zoo.name)
     return dataclasses.replace(
         zoo,
@@ -199,10 +202,10 @@ def twin_zoo(zoo: Zoo, method: str = "variational", epochs: int = TWIN_EPOCHS) -
 
 
 def image_name(parents: ZooDirectory) -> str:
-    """Which images the models of a zoo were trained on, as `load_images` names them.
+    """Return the name, for `load_images`, of the images on which the models of a zoo were trained.
 
     Raises:
-        ValueError: its zoo.json does not say it.
+        ValueError: its zoo.json does not state it.
     """
     name = parents.zoo.images
     if name not in IMAGE_SOURCES and not name.startswith(PREFIX):
@@ -219,20 +222,21 @@ def image_name(parents: ZooDirectory) -> str:
 def usable_parents(
     parents: ZooDirectory, models: int | None = None
 ) -> tuple[list[ModelFile], dict[str, str]]:
-    """The models that can have twins, in the order of the zoo's grid, others by name behind them.
+    """Return the models that can have twins in the order of the zoo's grid, then others by name.
 
     Args:
-        models: look at the first so many only.
+        parents: the zoo.
+        models: number of models to consider, from the first; None for all.
 
     Returns:
-        Their states, and for each of the others its model id (or the name of its file) and what
-        is wrong with it.
+        Their states; and for each of the others, its model id (or the name of its file) and what is
+        wrong with it.
     """
     found = parents.scan()[0]
     by_id = {states.model_id: states for states in found}
     wrong = {path.stem: "its file cannot be read" for path in parents.files()}
     known = {*by_id, *wrong, *parents.splits()}
-    if parents.zoo.models(1)[0].model_id in known:  # a zoo of our own, not an imported one
+    if parents.zoo.models(1)[0].model_id in known:  # one of our zoos, not an imported one
         places = {model.model_id: place for place, model in enumerate(parents.zoo.models())}
     else:
         places = {}
@@ -250,9 +254,9 @@ def usable_parents(
 
 
 def magnitude_mask(weights: np.ndarray, layout: Layout, level: float) -> np.ndarray:
-    """Which weights magnitude pruning prunes: bool [N] of weights [N].
+    """Return which weights magnitude pruning prunes: bool [N] for weights [N].
 
-    The round(level * weights) smallest over all layers together, the first of equals; no biases.
+    They are the round(level * weights) smallest over all layers, the first of equals; no biases.
     """
     entries = np.flatnonzero(weight_entries(layout))
     order = np.argsort(np.abs(weights[entries]), kind="stable")
@@ -269,7 +273,7 @@ def _twin(parent: ModelFile, zoo: Zoo, seed: int, level: float | None) -> Twin:
 
 
 def _unusable(states: ModelFile) -> str | None:
-    """Why a model cannot have a twin; None if it can."""
+    """Return why a model cannot have a twin; None if it can."""
     hyperparameters = states.hyperparameters
     # Not every model has a momentum and a scheduler; the twin has epochs and perhaps a seed.
     needed = {field.name for field in dataclasses.fields(Model)}
@@ -310,7 +314,7 @@ class _Twins(Job):
     def start(
         self, models: Sequence[Model], drawn: NDArray[np.float32]
     ) -> dict[str, NDArray[np.generic]]:
-        """The parents' last weights."""
+        """Return the parents' last weights."""
         vectors = []
         for twin in models:
             assert isinstance(twin, Twin)

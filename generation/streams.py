@@ -1,9 +1,10 @@
 """Random streams: every draw is a function of (model seed, purpose, epoch, step).
 
-Initial weights and sample orders of a model come from torch's Mersenne twister, in the order of
-draws of the paper's code. So every engine repeats a model of the paper's code that has no dropout.
-The order: manual_seed, torch's default initialisation layer by layer, the zoo's initialisation
-layer by layer, a sample order for the evaluation of the untrained model, then one for each epoch.
+Initial weights and sample orders of a model come from torch's Mersenne twister, drawn in the order
+of the paper's code. So every engine reproduces the draws of models of the paper's code that have no
+dropout. The order: manual_seed, torch's default initialisation layer by layer, the zoo's
+initialisation layer by layer, a sample order for the evaluation of the untrained model, then one
+for each epoch.
 
 Dropout masks come from Philox4x32-10 (Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as
 easy as 1, 2, 3", SC 2011). This generator is a function of a counter and a key, so that an engine
@@ -12,14 +13,14 @@ can make any mask at any time, in any order. Word `unit % 4` of
     counter  (unit // 4, purpose << 24 | sample, step % 2^32, step // 2^32)
     key      (seed % 2^32, seed // 2^32)
 
-decides one unit: `sample` is the place within the batch, `step` counts optimizer steps from 0 over
+decides one unit: `sample` is the position in the batch, `step` counts optimizer steps from 0 over
 all epochs, and `unit` numbers the outputs of all dropout layers of the network in forward order,
 each in torch's order channel, row, column. A unit is kept if its word is at least
-floor(rate * 2^32), and then multiplied by float32(1) / float32(1 - rate); else it is 0. The
-kernels of the engines lanes and cuda make the same bits in C++.
+floor(rate * 2^32), and is then multiplied by float32(1) / float32(1 - rate); if not, it is 0. The
+kernels of the engines lanes and cuda compute the same bits in C++.
 
 The normal numbers of sparse twins (variational dropout) come from the same generator with another
-purpose; `gaussian_noise` has their order and formula.
+purpose; `gaussian_noise` documents their order and formula.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     import torch
 
 DROPOUT, NOISE = 1, 2
-"""Purposes of draws: dropout masks and variational dropout. augmentation.py has another; all are
+"""Purposes of draws: dropout masks and variational dropout. augmentation.py has a third; all are
 below 256."""
 
 
@@ -62,7 +63,7 @@ def philox(counter: np.ndarray, key: np.ndarray) -> np.ndarray:
 
 
 def split_seed(seeds: np.ndarray) -> np.ndarray:
-    """Return the Philox keys, uint32 [..., 2], of seeds [...]; negative ones count modulo 2^64."""
+    """Return the Philox keys, uint32 [..., 2], of seeds [...]; negative seeds count modulo 2^64."""
     given = np.asarray(seeds)
     words = given.astype(np.int64).astype(np.uint64) if given.dtype.kind == "i" else given
     return np.stack([words & np.uint64(0xFFFFFFFF), words >> np.uint64(32)], -1).astype(np.uint32)
@@ -79,7 +80,7 @@ def dropout_scale(rates: np.ndarray) -> np.ndarray:
 
 
 def dropout_shapes(layout: Layout) -> list[tuple[int, ...]]:
-    """Return the shape of a sample's output, (c, h, w) or (features,), where dropout follows."""
+    """Return the shape of each output, (c, h, w) or (features,), that dropout follows."""
     shapes = []
     for layer, shape in zip(layout.architecture.layers, layout.outputs, strict=True):
         shape = (shape[0], *(pooled_side(layer, side) for side in shape[1:]))
@@ -101,7 +102,7 @@ def dropout_masks(
         batch_size: number of samples in this batch.
 
     Returns:
-        For each dropout layer float32 [P, batch_size, *shape], without P for a single seed.
+        For each dropout layer float32 [P, batch_size, *shape]; without P for a single seed.
     """
     shapes = dropout_shapes(layout)
     if not shapes:
@@ -140,8 +141,8 @@ def gaussian_noise(
         batch_size: number of samples in this batch.
 
     Returns:
-        For each layer float32 [P, batch_size, channels, rows, columns], of a linear layer
-        [P, batch_size, features]; without P for a single seed.
+        For each layer float32 [P, batch_size, channels, rows, columns]; for linear layers
+        [P, batch_size, features]. Without P for a single seed.
     """
     outputs = layout.outputs
     ends = np.cumsum([math.prod(shape) for shape in outputs])
@@ -185,11 +186,11 @@ def initial_weights(layout: Layout, init: str, seed: int) -> tuple[np.ndarray, t
 
     Args:
         layout: of the architecture.
-        init: key of `networks.INITS`, with its numbers in brackets: "normal(std=0.1)".
+        init: key of `networks.INITS`, with its parameters in brackets: "normal(std=0.1)".
         seed: the model's seed.
 
     Returns:
-        The weights, float32 [N] in layout order, and a generator in the state behind these draws,
+        The weights, float32 [N] in layout order, and a generator in the state after these draws,
         for `SampleOrders`.
     """
     import torch
@@ -198,7 +199,7 @@ def initial_weights(layout: Layout, init: str, seed: int) -> tuple[np.ndarray, t
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        # The activation and dropout modules draw nothing while a network is built.
+        # Activation and dropout modules draw nothing when a network is built.
         module = build(layout, "relu")
         initialise(module, init)
         generator = torch.Generator()
@@ -210,7 +211,7 @@ class SampleOrders:
     """The order in which a model sees its training images, epoch by epoch.
 
     Args:
-        generator: the model's stream behind its initial weights; it is not changed.
+        generator: the model's stream after its initial weights; it is not changed.
         samples: number of training images, n.
 
     Example:
@@ -233,7 +234,7 @@ class SampleOrders:
     def epoch(self, epoch: int) -> np.ndarray:
         """Return the order of an epoch, int64 [n]; epoch 0 is the untrained model's evaluation.
 
-        Any epoch can be asked for. In increasing order each costs one permutation.
+        Epochs can be requested in any order. In increasing order, each costs one permutation.
         """
         import torch
 
@@ -248,8 +249,8 @@ class SampleOrders:
 def sample_orders(models: Sequence[SampleOrders], epoch: int) -> np.ndarray:
     """Return the orders of several models in one epoch, int64 [P, n].
 
-    One thread takes 0.2 ms for 50,000 images, a two-thousandth of the time that the lane kernel
-    trains on them. With torch's worker threads it takes up to 6 ms (measured).
+    One thread takes 0.2 ms for 50,000 images, a two-thousandth of the time in which the lane kernel
+    trains on them. With torch's worker threads it can take up to 6 ms (measured).
     """
     import torch
 

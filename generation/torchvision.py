@@ -1,4 +1,4 @@
-"""Import torchvision, also beside a torch build that its operators were not compiled for."""
+"""Import torchvision, even if its operators were not compiled for the installed torch."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ import torch
 
 from ..errors import TorchvisionUnavailable
 
-_declared: list[torch.library.Library] = []  # a schema lives as long as its library
+_declared: list[torch.library.Library] = []  # a schema exists as long as its library
 _importing = threading.Lock()  # threads that build networks may all be the first to need it
 
 
 def import_torchvision() -> ModuleType:
     """Return torchvision, repaired if its import fails.
 
-    The wheel of torchvision 0.28 cannot be imported beside the CPU build of torch, since its
-    operators cannot be loaded. Its Python code needs the schemas of two of them. These are declared
-    here, without a kernel because nothing here calls them, and the import is tried again.
+    The wheel of torchvision 0.28 cannot be imported with the CPU build of torch, since its
+    operators cannot be loaded. Its Python code needs the schemas of two operators. They are
+    declared here, without kernels since nothing here calls them, and the import is retried.
 
     Raises:
-        TorchvisionUnavailable: it is not installed, or cannot be repaired.
+        TorchvisionUnavailable: it is not installed, or the repair fails.
     """
     try:
         with _importing:
             return _import()
-    except Exception as error:  # what a build for another torch raises is of any class
+    except Exception as error:  # a build for another torch can raise any class
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise TorchvisionUnavailable(
             f"this needs torchvision, which cannot be imported beside torch {torch.__version__} "

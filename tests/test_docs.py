@@ -117,7 +117,7 @@ def doi_link(doi: str | None) -> str:
 
 def zoo_table() -> str:
     rows = [
-        "| zoo | models | states | weights | images | published |",
+        "| zoo | models | states | weights | images | original files |",
         "| --- | ---: | ---: | ---: | --- | --- |",
     ]
     for zoo in ZOOS.values():
@@ -130,13 +130,16 @@ def zoo_table() -> str:
 
 
 def twin_table() -> str:
-    rows = ["| twins | published |", "| --- | --- |"]
+    rows = ["| twins | original files |", "| --- | --- |"]
     rows += [f"| `{name}_sparse` | {doi_link(doi)} |" for name, doi in TWIN_DOIS.items()]
     return "\n".join(rows)
 
 
 def elsewhere_table() -> str:
-    rows = ["| zoo | models | states | images | published |", "| --- | ---: | ---: | --- | --- |"]
+    rows = [
+        "| zoo | models | states | images | original files |",
+        "| --- | ---: | ---: | --- | --- |",
+    ]
     rows += [
         f"| `{zoo.name}` | {zoo.models:,} | {zoo.states:,} | {zoo.image_dataset} "
         f"| [{zoo.url.rpartition('/')[2]}]({zoo.url}) |"

@@ -1,19 +1,19 @@
-"""Operations on weights: their forms for a network that reads them, symmetries, scores, mixtures.
+"""Operations on weights: forms that networks can read, symmetries, scores, combinations.
 
     layers          the tensors of each layer, and torch.func
     tokens          one token for each output channel
     graph           units as nodes, weights as edges
     symmetry        permutations of hidden units
     rescaling       signs and scales of hidden units
-    matching        orders that bring models close: weight matching, canonical order
-    augmentation    random symmetries of rows that are read
+    matching        orders that make models similar: weight matching, canonical order
+    augmentation    random symmetries of rows when they are read
     normalize       mean 0 and standard deviation 1
     trajectory      the states of each model in the order of epochs
     evaluation      loss and accuracy of weight vectors
     training        weight vectors trained further
     combining       new weights from those of several models
 
-The names below are imported when they are used: not all of the modules do without torch.
+The names below are imported on first use, since some of the modules need torch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The few operations that numpy arrays and torch tensors name differently; imports no torch."""
+"""The few operations with different names in numpy and torch; imports no torch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def check_layout(layout: Layout) -> None:
-    """Refuse what is no layout.
+    """Refuse an argument that is not a layout.
 
     Raises:
         InvalidArgument: it is something else, such as a row.
@@ -28,7 +28,7 @@ def check_layout(layout: Layout) -> None:
 
 
 def as_generator(generator: np.random.Generator | int) -> np.random.Generator:
-    """Return a generator of random numbers; a seed makes a new one.
+    """Return a generator of random numbers; for a seed, a new one.
 
     Raises:
         InvalidArgument: it is something else.
@@ -43,7 +43,7 @@ def as_generator(generator: np.random.Generator | int) -> np.random.Generator:
 
 
 def check_vectors(weights: Array, layout: Layout) -> None:
-    """Refuse what is no array or tensor [..., layout.size], and what is no layout.
+    """Refuse an argument that is not an array or tensor [..., layout.size], or not a layout.
 
     Raises:
         InvalidArgument: it is something else.
@@ -82,12 +82,12 @@ def zeros(shape: Sequence[int], like: Array) -> Array:
 
 
 def constant(values: NDArray[np.generic], like: Array, *, same_type: bool = False) -> Array:
-    """Return an array in the kind of another: as a tensor on its device, if that is a tensor.
+    """Return an array as an array or tensor like another one, on the same device.
 
     Args:
         values: the array.
         like: numpy array or torch tensor.
-        same_type: whether it takes the dtype of `like` too.
+        same_type: whether to use the dtype of `like` too.
     """
     if isinstance(like, np.ndarray):
         return cast("Array", values.astype(like.dtype) if same_type else values)
@@ -98,7 +98,7 @@ def constant(values: NDArray[np.generic], like: Array, *, same_type: bool = Fals
 
 
 def gather_rows(array: Array, sources: Iterable[NDArray[np.int64]]) -> Array:
-    """Return result[i, j] = array[i, sources[i, j]], of sources that come in blocks of rows."""
+    """Return result[i, j] = array[i, sources[i, j]]; the sources come in blocks of rows."""
     parts, start = [], 0
     for block in sources:
         rows = array[start : start + len(block)]

@@ -1,4 +1,4 @@
-"""Random symmetries of the rows of a data set, when they are read."""
+"""Random symmetries of a data set's rows, applied when they are read."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from .symmetry import permute, random_permutation
 class PermuteUnits:
     """Permutes the hidden units of each row at random: an augmentation for `with_transform`.
 
-    Every row gets a permutation of its own each time that it is read. The draws come from torch's
-    generator, which `torch.manual_seed` sets and a DataLoader seeds differently in each worker.
+    Each time a row is read, it gets a new permutation. The draws come from torch's generator, which
+    `torch.manual_seed` sets and a DataLoader seeds differently in each worker.
 
     Args:
         layout: layout of the rows.
-        flips: also change signs of units where the row's activation is odd. The rows need the
-            column activation then.
-        scales: also multiply units by factors from 1 / scales to scales where the row's activation
-            is homogeneous; the rows need the column activation then.
+        flips: whether to change signs of units too, if the row's activation is odd. The rows then
+            need the column activation.
+        scales: limit of factors of units; they are drawn from 1 / scales to scales if the row's
+            activation is homogeneous. The rows then need the column activation.
 
     Raises:
-        InvalidArgument: no layout, or scales below 1.
+        InvalidArgument: not a layout, or scales below 1.
 
     Example:
         >>> rows = dataset.with_transform(PermuteUnits(layout))  # doctest: +SKIP
@@ -45,7 +45,7 @@ class PermuteUnits:
         check_scales(self.scales)
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a batch of rows with other weights, float32 [rows, N]; one row likewise."""
+        """Return a batch of rows with new weights, float32 [rows, N]; or one row likewise."""
         import torch
 
         if "weights" not in batch:
@@ -54,7 +54,7 @@ class PermuteUnits:
         weights = batch["weights"]
         if not isinstance(weights, torch.Tensor):
             weights = np.asarray(weights, np.float32)
-        if not weights.shape[0]:  # a batch without rows has lost their length
+        if not weights.shape[0]:  # a batch without rows has no vector length
             weights = weights.reshape(0, self.layout.size)
         rows = None if weights.ndim == 1 else len(weights)
         weights = permute(weights, self.layout, random_permutation(self.layout, generator, rows))

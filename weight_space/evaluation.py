@@ -1,8 +1,8 @@
-"""Loss and accuracy of weight vectors from anywhere: generated, merged, perturbed, permuted.
+"""Loss and accuracy of weight vectors of any origin: generated, merged, perturbed, permuted.
 
     loss, accuracy = evaluate(weights, like=row, images="mnist")
 
-The engines that train zoos do it: thousands of small networks side by side.
+It uses the engines that train zoos, which run thousands of small networks together.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from ..generation import engines
 from .networks import Images, Like, as_block, as_vectors, find_images, read_networks, samples_of
 
 _BLOCK_BYTES = 64 << 20
-"""Limit of the weights that are copied at a time."""
+"""Limit of the number of weights that are copied at a time."""
 
 
 class Scores(NamedTuple):
-    """Scores of weight vectors, float64 [P]: loss in nats, accuracy as a share of 1."""
+    """Scores of weight vectors, float64 [P]: loss in nats, accuracy in [0, 1]."""
 
     loss: NDArray[np.float64]
     accuracy: NDArray[np.float64]
@@ -48,22 +48,22 @@ def evaluate(
 
     Args:
         weights: [P, N] or [N], numpy array (also memory-mapped), torch tensor or lists.
-        like: says what networks they are: a row with the columns architecture and activation,
-            which are those of all vectors; a data set with one row for each vector, or with rows
-            that are all alike; a zoo, or its name: that of a zoo directory in MODEL_ZOOS_HOME
-            (else ./zoos), or else of the catalog.
-        images: name of an image data set, such as "mnist" or "cifar10"; a source; ImageData; or a
-            pair of normalised images, float32 [n, c, h, w], and labels, integers [n]. By default
-            those of the zoo that `like` is or that its rows name.
+        like: describes the networks. A row with the columns architecture and activation describes
+            all vectors. A data set has one row for each vector, or only rows that agree in these
+            columns. A zoo, or the name of one, is also accepted: a zoo directory in
+            MODEL_ZOOS_HOME (default ./zoos), or else a zoo of the catalog.
+        images: name of an image data set, such as "mnist" or "cifar10"; an ImageSource; ImageData;
+            or a pair of normalised images, float32 [n, c, h, w], and labels, integers [n]. By
+            default those of the zoo that `like` is or that its rows name.
         split: "train", "validation" or "test", of the images.
-        images_dir, download: as for `model_zoos.load_images`.
-        activation: of all networks, or one for each; by default that of `like`.
-        engine, device, threads: as for `generation.engines.evaluate`, which uses the CPU unless
-            a device or the engine cuda is named.
-        on_progress: called with the vectors that are done and all of them.
+        images_dir, download: see `model_zoos.load_images`.
+        activation: for all networks, or one for each; by default that of `like`.
+        engine, device, threads: see `generation.engines.evaluate`, which uses the CPU unless a
+            device or the engine cuda is named.
+        on_progress: called with the number of vectors done, and of all.
 
     Returns:
-        Scores in the order of the vectors. Weights that are not finite have no finite loss.
+        Scores in the order of the vectors. Weights that are not finite have a loss that is not.
 
     Raises:
         InvalidArgument: arguments that do not fit together.

@@ -6,13 +6,13 @@
     data = graphs.to_pyg()                       # a list of torch_geometric.data.Data
 
 The nodes are the channels of the images, then the units of each group of the wiring: those of a
-layer (channels, of a convolution), or of a residual stream. A node carries everything that belongs
-to the unit alone: biases, and weights and statistics of batch-norm layers. An edge runs from a unit
-to one that reads it, and carries all weights of one layer between them: the kernel of a
-convolution, or the weights at all places of a channel where an image is flattened. Where several
-layers connect the same units, each has an edge. After Kofinas et al. 2024 ("Graph Neural Networks
-for Learning Equivariant Representations of Neural Networks", ICLR) and Zhou et al. 2024 ("Universal
-Neural Functionals").
+layer (for a convolution, its channels), or of a residual stream. A node carries the numbers that
+belong to one unit: biases, and weights and statistics of batch-norm layers. An edge runs from a
+unit to another one that reads it, and carries all weights of one layer between them: the kernel of
+a convolution, or, where an image is flattened, the weights at all positions of a channel. If
+several layers connect the same units, each has an edge. After Kofinas et al. 2024 ("Graph Neural
+Networks for Learning Equivariant Representations of Neural Networks", ICLR) and Zhou et al. 2024
+("Universal Neural Functionals").
 """
 
 from __future__ import annotations
@@ -39,21 +39,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Graphs:
-    """Networks of one layout as graphs: numpy arrays or torch tensors, as the weights were.
+    """Networks of one layout as graphs: numpy arrays or torch tensors, like the weights.
 
     Attributes:
         layout: layout of the networks.
-        nodes: [..., V, F], the vectors of each unit in the order of the layout, padded with zeros:
-            the bias in a plain sequence of layers, nothing for the channels of the images.
+        nodes: [..., V, F], the numbers of each unit in the order of the layout, padded with zeros.
+            In a plain sequence of layers they are the bias; the images' channels have none.
         edges: [..., E, K], the weights of each edge, padded with zeros to the largest number.
         edge_index: int64 [2, E], source and target of each edge.
-        node_types: int64 [V], 0 for the images, then the number of the group from 1.
-        edge_types: int64 [E], number of the layer from 0, among those with edges.
-        node_positions: int64 [V], number of the unit in its group.
-        node_mask: bool [V, F], True where a node has a number and False where it is padded.
-        edge_mask: bool [E, K], True where an edge has a weight and False where it is padded.
-        node_equal: int64 [V], for embeddings of nodes: one number for all units of a hidden group,
-            which can be interchanged, and one for each input and output, which cannot.
+        node_types: int64 [V], 0 for the images, then the index of the group from 1.
+        edge_types: int64 [E], index from 0 of the layer among those with edges.
+        node_positions: int64 [V], index of the unit in its group.
+        node_mask: bool [V, F], True for a number of the node, False for padding.
+        edge_mask: bool [E, K], True for a weight of the edge, False for padding.
+        node_equal: int64 [V], for embeddings of nodes: the same number for all units of a hidden
+            group, which can be permuted, and different ones for all inputs and outputs.
     """
 
     layout: Layout = field(repr=False)
@@ -71,8 +71,8 @@ class Graphs:
         """Return a torch_geometric.data.Data for each row.
 
         It has x, edge_index, edge_attr, node_type, edge_type, pos [V, 2] (group and unit),
-        node_mask and edge_mask; a DataLoader of torch_geometric makes batches of them. What is the
-        same for all rows is one tensor: replace it rather than change it in place.
+        node_mask and edge_mask; a DataLoader of torch_geometric makes batches of them. All rows
+        share the tensors that are equal for them: replace such a tensor instead of changing it.
 
         Raises:
             InvalidArgument: torch_geometric is not installed.
@@ -114,7 +114,7 @@ def to_graphs(weights: Array, layout: Layout) -> Graphs:
     """Return weight vectors as graphs.
 
     Args:
-        weights: [..., N], numpy array or torch tensor, through which gradients flow.
+        weights: [..., N], numpy array or torch tensor; gradients flow through tensors.
         layout: layout of the weights.
 
     Raises:
@@ -151,7 +151,7 @@ def from_graphs(graphs: Graphs) -> NDArray[np.generic] | torch.Tensor:
 
 @lru_cache(maxsize=16)
 def _places(layout: Layout) -> list[tuple[Wire, slice, slice]]:
-    """Return rows and columns of each tensor: of `nodes` if it is a vector, else of `edges`."""
+    """Return each tensor's rows and columns: in `nodes` for a vector, in `edges` for others."""
     net, places, edge = wiring(layout), [], 0
     counts = [group.units for group in net.groups.values()]
     starts = dict(zip(net.groups, np.cumsum([0, *counts]).tolist(), strict=False))

@@ -4,7 +4,7 @@
     layers["conv1"]["weight"]                    # [rows, 8, 1, 5, 5]
     layers["conv1"]["bias"]                      # [rows, 8]
 
-Any layout and any leading axes will do. Numpy arrays give numpy arrays; torch tensors give tensors,
+Layouts and leading axes are arbitrary. Numpy arrays give numpy arrays. Torch tensors give tensors
 through which gradients flow.
 """
 
@@ -36,8 +36,8 @@ def to_layers(weights: Array, layout: Layout) -> dict[str, dict[str, Array]]:
 
     Returns:
         Views by layer and role, in the order of the layout: {"conv1": {"weight": [..., 8, 1, 5, 5],
-        "bias": [..., 8]}, ...}. Convolutions of ResNet-18 have no bias; its batch-norm layers have
-        running_mean and running_var too.
+        "bias": [..., 8]}, ...}. Convolutions of ResNet-18 have no bias; its batch-norm layers also
+        have running_mean and running_var.
 
     Raises:
         InvalidArgument: the vectors have another length.
@@ -80,14 +80,14 @@ def from_layers(layers: Mapping[str, Mapping[str, Array]], layout: Layout) -> Ar
 def stacked_state_dict(
     weights: ArrayLike | torch.Tensor, layout: Layout
 ) -> dict[str, torch.Tensor]:
-    """Return the tensors of many models by their names in `instantiate(row)`, for torch.func.
+    """Return the tensors of many models under their names in `instantiate(row)`, for torch.func.
 
     Args:
         weights: [..., N]; numpy arrays become tensors, gradients flow through tensors.
         layout: layout of the weights.
 
     Returns:
-        Views [..., *shape], to be mapped over with torch.vmap and torch.func.functional_call.
+        Views [..., *shape], for torch.vmap and torch.func.functional_call.
 
     Example:
         >>> tensors = stacked_state_dict(weights, layout)  # doctest: +SKIP

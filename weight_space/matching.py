@@ -1,4 +1,4 @@
-"""Orders of hidden units that bring models close to each other, or into a form of their own.
+"""Orders of hidden units that make models similar, or that bring them into a canonical form.
 
     orders = weight_matching(weights, weights[0], layout)    # to one reference, or pair by pair
     aligned = permute(weights, layout, orders)
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     import torch
 
 _BLOCK_BYTES = 64 << 20
-"""Limit of the weights that are copied at a time, and of the products of units."""
+"""Limit of the number of weights copied at a time, and of the products of units."""
 
 Orders = dict[str, NDArray[np.int64]]
 Ends = list[tuple[int, Wire, str | None]]
@@ -48,26 +48,26 @@ def weight_matching(
     *,
     sweeps: int = 100,
 ) -> Permutation:
-    """Find orders of the hidden units that bring models close to a reference: weight matching.
+    """Find orders of the hidden units that make models similar to a reference: weight matching.
 
-    Group after group, the order of the units is the one for which the weights that enter and leave
-    them agree best with the reference (a linear assignment), until nothing changes. The first sweep
-    sees only weights whose other end is settled, so that a permuted copy of the reference is found
-    back exactly. Others end in a local optimum.
+    For one group after another, the units get the order in which their incoming and outgoing
+    weights agree best with the reference (a linear assignment), until nothing changes. The first
+    sweep uses only weights whose other end is ordered already, so that a permuted copy of the
+    reference is recovered exactly. Other models end in a local optimum.
 
     Args:
         weights: [rows, N] or [N], finite.
         reference: [N]; or [rows, N], one for each row. Finite.
         layout: layout of the weights.
-        sweeps: limit of the passes over the groups.
+        sweeps: maximal number of passes over the groups.
 
     Returns:
         Orders [rows, units], or [units]: `permute(weights, layout, orders)` is close to the
-        reference in the squared distance. The statistics of batch-norm layers are permuted along
-        and do not count.
+        reference in the squared distance. The statistics of batch-norm layers are permuted too and
+        do not count.
 
     Raises:
-        InvalidArgument: other shapes, or weights that are not finite.
+        InvalidArgument: arrays of other shapes, or weights that are not finite.
     """
     models, target = (as_numpy(values) for values in (weights, reference))
     for name, values in (("weights", models), ("reference", target)):
@@ -93,9 +93,9 @@ def weight_matching(
 
 
 def canonical_order(weights: ArrayLike | torch.Tensor, layout: Layout) -> Permutation:
-    """Return the order of the units of each group by the norm of the weights that enter them.
+    """Return the order of the units of each group by the norm of their incoming weights.
 
-    Permuted copies of a model become equal, as long as no two units of a group have the same norm.
+    Permuted copies of a model become equal, unless two units of a group have the same norm.
 
     Args:
         weights: [rows, N] or [N].
@@ -128,10 +128,10 @@ def canonical_order(weights: ArrayLike | torch.Tensor, layout: Layout) -> Permut
 def match_models(
     dataset: datasets.Dataset, reference: ArrayLike | torch.Tensor | None = None
 ) -> Permutation:
-    """Match whole models to a reference: all states of a model keep one order of units.
+    """Match whole models to a reference: all states of a model get the same order of units.
 
-    The last state of a model is matched, and the others follow it, so that trajectories stay
-    continuous. A twin follows its parent where the data set has it.
+    The last state of a model is matched, and the others use its order, so that trajectories stay
+    continuous. A twin uses its parent's order if the data set has the parent.
 
     Args:
         dataset: rows with the columns weights, architecture, model_id and epoch; with
@@ -142,7 +142,7 @@ def match_models(
         Orders [rows, units] for `permute(model_zoos.weights(dataset), layout, orders)`.
 
     Raises:
-        InvalidArgument: a column is missing, there are no rows, or as `weight_matching`.
+        InvalidArgument: a column is missing, or there are no rows; see also `weight_matching`.
     """
     ids, models, epochs = state_keys(dataset)
     if not ids:
@@ -159,7 +159,7 @@ def match_models(
 
 
 def _leaders(dataset: datasets.Dataset, ids: list[str], last: NDArray[np.int64]) -> list[int]:
-    """Return the model that each model follows, itself or its parent, given a row of each."""
+    """Return the model whose order each model uses, itself or its parent, given a row of each."""
     wanted = [c for c in ("zoo", "parent_model_id") if c in dataset.column_names]
     if "parent_model_id" not in wanted:
         return list(range(len(ids)))
@@ -214,7 +214,7 @@ def _likeness(
     orders: Orders,
     chosen: NDArray[np.int64],
 ) -> NDArray[np.float64]:
-    """Return the products of a group's wanted units with its own ones, [rows, wanted, own]."""
+    """Return the products of a group's reference units and its own, [rows, reference, own]."""
     units = net.groups[name].units
     likeness = np.zeros((len(rows), units, units))
     for axis, wire, other in _wires_at(net, name, settled):
@@ -231,9 +231,9 @@ def _likeness(
 
 
 def _wires_at(net: Wiring, name: str, settled: AbstractSet[str]) -> Ends:
-    """Return the parameters at a group whose other end is settled.
+    """Return the parameters of a group whose other end is ordered already.
 
-    Each with the axis of `_tensor` that is the group's, and the group of the other axis.
+    Each comes with the axis of `_tensor` that belongs to the group, and the other axis's group.
     """
     found: Ends = []
     for wire in net.wires:
@@ -256,7 +256,7 @@ def _tensor(net: Wiring, wire: Wire, rows: NDArray[Any]) -> NDArray[np.float64]:
 def _in_blocks(
     layout: Layout, models: NDArray[Any], orders_of: Callable[[slice], Orders]
 ) -> Permutation:
-    """Return the orders of models [rows, N] or [N], of which a function gives those of a block."""
+    """Return the orders of models [rows, N] or [N], computed by a function block by block."""
     rows = len(np.atleast_2d(models))
     products = max((units**2 for units in hidden_units(layout).values()), default=0)
     size = max(1, _BLOCK_BYTES // (8 * max(layout.size, products)))

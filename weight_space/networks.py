@@ -1,4 +1,4 @@
-"""What networks weight vectors are, as a row, a data set or a zoo says it, and what they see."""
+"""The networks that a row, a data set or a zoo describes, and the images that they take."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ Vectors: TypeAlias = NDArray[np.generic] | torch.Tensor
 
 @dataclass(frozen=True, eq=False)
 class Networks:
-    """What networks there are.
+    """Description of the networks of weight vectors.
 
     Attributes:
         layout: layout of all of them.
-        values: hyperparameters, [] if all have the same, else [P]. None is not known.
+        values: hyperparameters, [] if all have the same value, else [P]; None if not known.
         images: name of the images of their zoo; None if the catalog has none.
     """
 
@@ -45,7 +45,7 @@ def as_vectors(weights: ArrayLike | torch.Tensor) -> Vectors:
     """Return weights as an array or tensor [P, N].
 
     Raises:
-        InvalidArgument: they are something else.
+        InvalidArgument: they have another type or shape.
     """
     vectors = weights if isinstance(weights, np.ndarray | torch.Tensor) else np.asarray(weights)
     vectors = vectors if vectors.ndim != 1 else vectors[None]
@@ -55,7 +55,7 @@ def as_vectors(weights: ArrayLike | torch.Tensor) -> Vectors:
 
 
 def as_block(vectors: Vectors, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Return some rows of vectors, ascending, as a float32 array of their own."""
+    """Return some rows of vectors, ascending, as a new float32 array."""
     block: Any = vectors[rows[0] : rows[-1] + 1]
     if len(block) > len(rows):
         block = vectors[rows]
@@ -65,17 +65,17 @@ def as_block(vectors: Vectors, rows: NDArray[np.int64]) -> NDArray[np.float32]:
 def read_networks(
     like: Like, shape: tuple[int, ...], given: Mapping[str, object], names: Sequence[str]
 ) -> Networks:
-    """Read off what `like` says about weights of a shape [P, N].
+    """Return the networks that `like` describes for weights of shape [P, N].
 
     Args:
         like: a row, a data set with one row for each vector or with rows that are all alike, a zoo
             or its name.
-        shape: of the vectors.
-        given: hyperparameters that are known already, of all vectors or one for each; None if not.
-        names: hyperparameters that are wanted.
+        shape: shape of the vectors.
+        given: hyperparameters that are known already, for all vectors or one for each; None if not.
+        names: hyperparameters that are needed.
 
     Raises:
-        InvalidArgument: it does not fit the weights, or is nothing of the kind.
+        InvalidArgument: it does not fit the weights, or has another type.
     """
     wanted = [name for name in names if given.get(name) is None]
     layout, values, images = _read(like, shape, wanted)
@@ -137,7 +137,7 @@ def _read(
 
 
 def _images_of(zoo: object) -> str | None:
-    """Return the images of a zoo, if the catalog has it."""
+    """Return the images of a zoo if they are in the catalog."""
     try:
         return zoo_spec(str(zoo)).images
     except UnknownZoo:
@@ -150,7 +150,7 @@ def find_images(
     images_dir: str | os.PathLike[str] | None,
     download: bool,
 ) -> ImageData | tuple[torch.Tensor, torch.Tensor]:
-    """Return the images that networks see: as data, or the given pair as tensors.
+    """Return the images for networks: as data, or a given pair as tensors.
 
     Raises:
         InvalidArgument: no images are given, and none are known.

@@ -1,4 +1,4 @@
-"""Weights with mean 0 and standard deviation 1, for each layer or each element.
+"""Standardise weights to mean 0 and standard deviation 1, for each layer or each element.
 
 standardizer = Standardizer.fit(dataset, per="layer")
 normal = standardizer(weights)               # numpy or torch, [..., N]
@@ -37,15 +37,15 @@ _BATCH_BYTES = 64 << 20
 
 @dataclass(frozen=True, eq=False)
 class Standardizer:
-    """Subtracts means of weights and divides by standard deviations.
+    """Subtracts the means of weights and divides by their standard deviations.
 
     Attributes:
         layout: layout of the weights.
-        per: "layer" for one mean and deviation for each layer, biases with weights; "element" for
-            one for each weight.
-        mean, scale: float64, [layers] or [N]. Where weights do not vary the scale is 1.
-        rows: rows that they are taken from.
-        left_out: rows that were left out, since weights of theirs are missing or not finite.
+        per: "layer" for one mean and deviation per layer, with biases and weights together;
+            "element" for one of each per weight.
+        mean, scale: float64, [layers] or [N]. The scale is 1 for weights that do not vary.
+        rows: number of rows used to compute them.
+        left_out: number of rows that were left out because weights are missing or not finite.
     """
 
     layout: Layout
@@ -67,7 +67,8 @@ class Standardizer:
             per: "layer" or "element".
 
         Raises:
-            InvalidArgument: another `per`, no usable rows, or rows of several architectures.
+            InvalidArgument: another value of `per`, no usable rows, or rows of several
+                architectures.
         """
         if per not in ("layer", "element"):
             raise InvalidArgument(f'per must be "layer" or "element", found {per!r}')
@@ -82,8 +83,8 @@ class Standardizer:
             if layout not in (None, found):
                 raise InvalidArgument(f"the data set has rows of {layout} and of {found}")
             layout = found
-            # The moments of the batch, joined with those so far (Chan et al. 1979): as exact as
-            # two passes.
+            # Moments of the batch are merged with those so far (Chan et al. 1979), which is as
+            # exact as two passes.
             own = batch.mean(axis=0, dtype=np.float64)
             spread = np.square(batch - own).sum(axis=0)
             total = rows + len(batch)
@@ -104,12 +105,12 @@ class Standardizer:
             spread = variance + np.square(mean - np.repeat(joint, sizes))
             mean, variance = joint, np.add.reduceat(spread, starts) / sizes
         scale = np.sqrt(variance)
-        # Rounding leaves a little of the deviation of weights that are all equal.
+        # Rounding leaves a small deviation even for weights that are all equal.
         scale[scale <= 1e-12 * np.abs(mean)] = 1
         return cls(layout, per, mean, scale, rows, left_out)
 
     def __call__(self, weights: Array) -> Array:
-        """Return (weights - mean) / scale, [..., N], of the kind and type of the argument."""
+        """Return (weights - mean) / scale, [..., N], in the kind and type of the argument."""
         mean, scale = self._like(weights)
         return cast("Array", (cast(Any, weights) - mean) / scale)
 
@@ -137,10 +138,10 @@ class Standardizer:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Standardizer:
-        """Read what `save` has written.
+        """Read a file that `save` wrote.
 
         Raises:
-            InvalidArgument: the file is something else.
+            InvalidArgument: it is not such a file.
             OSError: the file cannot be read.
         """
         try:
@@ -173,7 +174,7 @@ class Standardizer:
 
 
 def _sizes(layout: Layout, per: str) -> NDArray[np.int64]:
-    """Return how many elements of the vector each mean is of."""
+    """Return the number of elements of the vector that share each mean."""
     if per == "element":
         return np.ones(layout.size, np.int64)
     if per != "layer":
@@ -184,7 +185,7 @@ def _sizes(layout: Layout, per: str) -> NDArray[np.int64]:
 def _batches(
     dataset: datasets.Dataset | datasets.IterableDataset,
 ) -> Iterator[tuple[dict[str, Any], NDArray[np.float32], int]]:
-    """Yield what says the layout, the finite weights and the number of other rows of each batch."""
+    """Yield for each batch its row for the layout, finite weights, and the number of other rows."""
     if not isinstance(dataset, datasets.Dataset | datasets.IterableDataset):
         raise InvalidArgument(
             f"expected a datasets.Dataset or IterableDataset, found {type(dataset).__name__}: "

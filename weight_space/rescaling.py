@@ -1,8 +1,8 @@
-"""Signs and scales of hidden units: other weights, the same function.
+"""Signs and scales of hidden units: other weights for the same function.
 
-Where the activation is odd (tanh), a unit may change its sign if the weights that read it change
-theirs. Where it is homogeneous (relu), a unit may be multiplied by a positive factor if the weights
-that read it are divided by it. Batch-norm layers take the factor in their weight and bias.
+If the activation is odd (tanh), a unit may change its sign if the weights that read it change
+theirs. If it is homogeneous (relu), a unit may be multiplied by a positive factor if the weights
+that read it are divided by it. In batch-norm layers, weight and bias take the factor.
 
 Factors map the name of a group of `hidden_units` to a factor of each unit, [units], or [rows,
 units] for each row.
@@ -34,7 +34,7 @@ Factors = Mapping[str, NDArray[np.float64]]
 Activations = str | Sequence[str]
 
 _BLOCK_BYTES = 64 << 20
-"""Limit of the factors that are held at a time, for many rows."""
+"""Limit of the number of factors in memory at a time, for many rows."""
 
 
 def random_factors(
@@ -46,23 +46,23 @@ def random_factors(
     flips: bool = True,
     scales: float = 1.0,
 ) -> Factors:
-    """Draw factors under which networks keep their function.
+    """Draw factors that do not change the function of networks.
 
     Args:
         layout: layout of the networks.
-        activation: of all networks, or one for each row.
+        activation: activation of all networks, or one for each row.
         generator: source of the draws, or a seed.
-        rows: number of rows that get factors of their own; None for one factor a unit.
-        flips: whether signs are drawn where the activation allows it. Units that are max-pooled
-            keep theirs.
-        scales: positive factors are drawn log-uniformly from [1 / scales, scales], where the
+        rows: number of rows, each with its own factors; None for one factor per unit.
+        flips: whether to draw signs, if the activation allows it. Units that are max-pooled keep
+            their signs.
+        scales: positive factors are drawn log-uniformly from [1 / scales, scales], if the
             activation allows it.
 
     Returns:
-        A factor of each hidden unit, 1 where nothing is allowed.
+        A factor for each hidden unit; 1 if the activation allows no other.
 
     Raises:
-        InvalidArgument: scales below 1, an unknown activation, or not one for each row.
+        InvalidArgument: scales below 1, an unknown activation, or a wrong number of them.
     """
     check_scales(scales)
     check_layout(layout)
@@ -78,7 +78,7 @@ def random_factors(
 
 
 def check_scales(scales: float) -> None:
-    """Refuse a limit of scales that is no number from 1 on.
+    """Refuse a limit of scales that is not a number of at least 1.
 
     Raises:
         InvalidArgument: it is something else.
@@ -92,16 +92,16 @@ def rescale(weights: Array, layout: Layout, factors: Factors, activation: Activa
 
     Args:
         weights: [..., N], numpy array or torch tensor of floating-point numbers; [rows, N] if each
-            row has factors or an activation of its own.
+            row has its own factors or activation.
         layout: layout of the weights.
-        factors: of groups of units; units of others keep their scale and sign.
-        activation: of all networks, or one for each row.
+        factors: factors of groups of units; units of other groups are unchanged.
+        activation: activation of all networks, or one for each row.
 
     Returns:
-        A copy of the same kind and shape. Signs are exact, other factors round.
+        A copy of the same kind and shape. Signs are exact; other factors cause rounding.
 
     Raises:
-        InvalidArgument: factors that do not fit, or that change the function of a network with this
+        InvalidArgument: the factors do not fit, or change the function of a network with this
             activation.
     """
     check_vectors(weights, layout)
@@ -134,7 +134,7 @@ def _activations(activation: Activations, rows: int | None) -> NDArray[np.str_]:
     """Return the activations, [] or [rows, 1].
 
     Raises:
-        InvalidArgument: one is unknown, or there is not one for each row.
+        InvalidArgument: one is unknown, or their number is not that of the rows.
     """
     names = np.array(activation, dtype=str)
     for name in np.unique(names).tolist():
@@ -148,7 +148,7 @@ def _activations(activation: Activations, rows: int | None) -> NDArray[np.str_]:
 
 
 def _allowed(group: Group, activations: NDArray[np.str_]) -> tuple[Any, Any]:
-    """Return whether signs, and whether scales keep the function: bool [] or [rows, 1]."""
+    """Return whether signs, and whether scales, keep the function: bool [] or [rows, 1]."""
     odd = homogeneous = np.ones(activations.shape, bool)
     for own in group.activations:
         functions = activations if own is True else own or "identity"

@@ -1,14 +1,14 @@
-"""Permutations of hidden units: other weights, the same function.
+"""Permutations of hidden units: other weights for the same function.
 
 The units of a hidden layer can be put in any order if the inputs of the next layer are put in the
 same order (Hecht-Nielsen 1990, "On the algebraic structure of feedforward network weight spaces").
-Batch-norm layers go along, and all layers that write to one residual stream share its order.
-Schuerholt et al. 2021 ("Self-Supervised Representation Learning on Neural Network Weights for Model
-Characteristic Prediction") use this as augmentation of weights.
+Batch-norm layers follow their layer's order, and all layers that write to one residual stream share
+its order. Schuerholt et al. 2021 ("Self-Supervised Representation Learning on Neural Network
+Weights for Model Characteristic Prediction") use this as augmentation of weights.
 
-A permutation maps the name of a group of `hidden_units` to the order of its units (channels of a
-convolution), int64 [units]: unit i of the result is unit `order[i]` of the argument. Orders [rows,
-units] are a permutation for each row.
+A permutation maps the name of a group of `hidden_units` to the order of its units (for a
+convolution, its channels), int64 [units]: unit i of the result is unit `order[i]` of the argument.
+Orders [rows, units] hold one permutation for each row.
 
     order = random_permutation(layout, np.random.default_rng(0), rows=len(weights))
     augmented = permute(weights, layout, order)"""
@@ -35,14 +35,14 @@ Permutation = Mapping[str, NDArray[np.int64]]
 Number = TypeVar("Number", bound=np.generic)
 
 _BLOCK_BYTES = 64 << 20
-"""Limit of the indices that are held at a time, for permutations of many rows."""
+"""Limit of the number of indices in memory at a time, for permutations of many rows."""
 
 
 def hidden_units(layout: Layout) -> dict[str, int]:
     """Return the groups of units that can be permuted, with their numbers of units.
 
-    In a plain sequence of layers they are the hidden layers. In ResNet-18 a residual stream is one
-    group too, with the name of the first layer that writes to it.
+    In a plain sequence of layers they are the hidden layers. In ResNet-18 a residual stream is also
+    one group, named after the first layer that writes to it.
     """
     check_layout(layout)
     return {name: group.units for name, group in wiring(layout).hidden.items()}
@@ -75,15 +75,15 @@ def permute(
     """Return weights of the same function with permuted hidden units.
 
     Args:
-        weights: [..., N], numpy array or torch tensor; [rows, N] if each row has orders of its own.
+        weights: [..., N], numpy array or torch tensor; [rows, N] if each row has its own orders.
         layout: layout of the weights.
-        permutation: orders of units; groups that it does not name keep theirs.
+        permutation: orders of units; groups that it does not name keep their order.
 
     Returns:
         A permuted copy, of the same kind and shape.
 
     Raises:
-        InvalidArgument: not a permutation of the layout's hidden units, or not one for each row.
+        InvalidArgument: not a permutation of the layout's hidden units, or a wrong number of them.
     """
     check_vectors(cast(Any, weights), layout)
     orders = _check(layout, permutation)
@@ -107,7 +107,7 @@ def permute(
 
 
 def compose(first: Permutation, second: Permutation) -> Permutation:
-    """Return the permutation that does the same as `first` and then `second`."""
+    """Return the permutation that has the effect of `first` and then `second`."""
     both = {}
     for permutation in (first, second):
         _check_kind(permutation)
@@ -126,7 +126,7 @@ def invert(permutation: Permutation) -> Permutation:
 
 
 def _check_kind(permutation: Permutation) -> None:
-    """Refuse what does not map names to orders."""
+    """Refuse a value that does not map names to orders."""
     check_kind(permutation, Mapping, "a permutation must map groups of units to orders")
 
 
@@ -153,7 +153,7 @@ def _check(layout: Layout, permutation: Permutation) -> dict[str, NDArray[np.int
 
 
 def _sources(layout: Layout, orders: Mapping[str, NDArray[np.int64]]) -> NDArray[np.int64]:
-    """Return the place in the given vector of each weight of the permuted one, [N] or [rows, N]."""
+    """Return the index in the given vector of each weight of the permuted one, [N] or [rows, N]."""
     lead = np.broadcast_shapes(*(order.shape[:-1] for order in orders.values()))
     net, parts = wiring(layout), []
 
@@ -165,7 +165,8 @@ def _sources(layout: Layout, orders: Mapping[str, NDArray[np.int64]]) -> NDArray
         if wire.source is not None:
             before = order_of(wire.source)
             channels = before.shape[-1]
-            # A flattened image holds all places of a channel together: [out, channel, places].
+            # A flattened image holds all positions of a channel together: [out, channel,
+            # positions].
             places = np.arange(wire.slot.size // (sources.shape[-1] * channels))
             starts = (sources[..., :, None] * channels + before[..., None, :]) * len(places)
             grid = starts[..., None] + places

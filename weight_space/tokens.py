@@ -1,9 +1,9 @@
-"""Weight vectors as sequences of tokens, and back: the form of SANE.
+"""Weight vectors as sequences of tokens, and back: the form that SANE uses.
 
-A token is what belongs to one output channel: its row of the weight, then its bias (and its other
-tensors, where a layer has some). Tokens have one width: shorter ones are padded with zeros, longer
-ones are cut into several. After Schuerholt et al. 2024 ("Towards Scalable and Versatile Weight
-Space Learning", ICML).
+A token holds the numbers of one output channel: its row of the weight, then its bias (and its other
+tensors, if a layer has some). All tokens have the same width: shorter ones are padded with zeros,
+longer ones are cut into several. After Schuerholt et al. 2024 ("Towards Scalable and Versatile
+Weight Space Learning", ICML).
 
     tokens, mask, positions = to_tokens(weights, layout, width=64)
     assert (from_tokens(tokens, layout) == weights).all()
@@ -29,15 +29,15 @@ if TYPE_CHECKING:
 
 
 class Tokens(NamedTuple):
-    """Weights as tokens: numpy arrays or torch tensors, as the weights were.
+    """Weights as tokens: numpy arrays or torch tensors, like the weights.
 
     Attributes:
-        tokens: [..., T, width], of the type of the weights.
-        mask: bool [T, width], True where a token holds a weight and False where it is padded.
-        positions: int64 [T, 3]: number of the token, number of its layer, and its output channel.
-            The pieces of a channel that was cut share the last two.
+        tokens: [..., T, width], in the type of the weights.
+        mask: bool [T, width], True for a weight in a token, False for padding.
+        positions: int64 [T, 3]: index of the token, index of its layer, and its output channel.
+            Pieces of the same channel share the last two.
 
-    Of windows that begin at different tokens, mask and positions have the leading axes too.
+    If windows start at different tokens, mask and positions also have the leading axes.
     """
 
     tokens: NDArray[np.generic] | torch.Tensor
@@ -51,7 +51,7 @@ def to_tokens(weights: Array, layout: Layout, width: int | None = None) -> Token
     Args:
         weights: [..., N], numpy array or torch tensor.
         layout: layout of the weights.
-        width: numbers of a token; by default those of the longest channel, so that none is cut.
+        width: width of a token; by default that of the longest channel, so that none is cut.
 
     Raises:
         InvalidArgument: the vectors have another length, or `width` is below 1.
@@ -69,7 +69,7 @@ def to_tokens(weights: Array, layout: Layout, width: int | None = None) -> Token
         pieces = -(-length // width)
         stop = start + channels * pieces
         rows = cast(Any, tokens)[..., start:stop, :].reshape((*lead, channels, pieces * width))
-        column = 0  # rows is a view: the axes that it joins are neighbours
+        column = 0  # rows is a view, since the axes that it joins are neighbours
         for slot in slots.values():
             size = slot.size // channels
             rows[..., column : column + size] = weights[..., slot.slice].reshape(
@@ -84,11 +84,11 @@ def from_tokens(tokens: Array | Tokens, layout: Layout) -> Array:
     """Join tokens [..., T, width] to weight vectors [..., N]: the inverse of `to_tokens`.
 
     Args:
-        tokens: numpy array or torch tensor, or what `to_tokens` returned.
+        tokens: numpy array or torch tensor, or the result of `to_tokens`.
         layout: layout of the weights.
 
     Raises:
-        InvalidArgument: there are not as many tokens as the layout has at this width.
+        InvalidArgument: the number of tokens is not that of the layout at this width.
     """
     check_layout(layout)
     tokens = cast("Array", tokens.tokens) if isinstance(tokens, Tokens) else tokens
@@ -120,16 +120,16 @@ def token_windows(tokens: Tokens, length: int, start: int | ArrayLike) -> Tokens
     """Return windows of consecutive tokens.
 
     Args:
-        tokens: of `to_tokens`, or windows of them.
-        length: tokens of a window.
+        tokens: result of `to_tokens`, or windows of it.
+        length: number of tokens in a window.
         start: first token of the window; or integers [B], one for each row of tokens [B, T, width].
 
     Returns:
         Tokens [..., length, width] with their mask and positions, which are [B, length, ...] if
-        each row has a start of its own.
+        each row has its own start.
 
-    Raises:
-        InvalidArgument: a window that begins or ends outside the tokens.
+        Raises:
+            InvalidArgument: a window starts or ends outside the tokens.
     """
     check_kind(tokens, Tokens, "tokens must be what to_tokens returns")
     total, starts = tokens.tokens.shape[-2], np.asarray(start)
@@ -153,17 +153,17 @@ def token_windows(tokens: Tokens, length: int, start: int | ArrayLike) -> Tokens
         )
     places = constant(starts[:, None] + np.arange(length), cast(Any, tokens.tokens))
     rows = constant(np.arange(len(starts))[:, None], cast(Any, tokens.tokens))
-    parts: list[Any] = list(tokens)  # of windows, each row has a mask and positions of its own
+    parts: list[Any] = list(tokens)  # in windows, each row has its own mask and positions
     return Tokens(*(part[rows, places] if part.ndim > 2 else part[places] for part in parts))
 
 
 def longest_channel(layout: Layout) -> int:
-    """Return the numbers of the longest channel: the width at which no channel is cut."""
+    """Return the number of elements in the longest channel: a width at which no channel is cut."""
     return max(length for _, length in map(_size, layout.layers.values()))
 
 
 def _size(slots: dict[str, Any]) -> tuple[int, int]:
-    """Return the output channels of a layer, and the numbers of each."""
+    """Return the number of output channels of a layer, and of the elements in each."""
     channels = next(iter(slots.values())).shape[0]
     return channels, sum(slot.size for slot in slots.values()) // channels
 

@@ -1,8 +1,8 @@
-"""Train weight vectors from anywhere further, as a population.
+"""Train weight vectors of any origin further, as a population.
 
     states, metrics, _ = train(weights, like=rows, images="mnist", epochs=5, learning_rate=1e-3)
 
-The engines that train zoos do it: thousands of small networks side by side.
+It uses the engines that train zoos, which run thousands of small networks together.
 """
 
 from __future__ import annotations
@@ -43,19 +43,19 @@ from .networks import (
 )
 
 _FALL_BACK = {"weight_decay": 0.0, "dropout": 0.0, "momentum": 0.0, "init": None}
-"""Hyperparameters that `like` need not know."""
+"""Hyperparameters with a default, for which `like` needs no value."""
 
 
 class Training(NamedTuple):
-    """The states of weight vectors that were trained.
+    """The states of trained weight vectors.
 
     Attributes:
-        weights: float32 [P, epochs + 1, N]; state 0 is what was given.
+        weights: float32 [P, epochs + 1, N]; state 0 has the given weights.
         metrics: float64 [P, epochs + 1] by name: train_loss and train_acc, and those of val and
-            test where the images have these splits. Losses in nats, accuracies as shares of 1. The
-            training metrics of state 0 are measured in evaluation mode, later ones are running
+            test if the images have these splits. Losses are in nats, accuracies in [0, 1]. The
+            training metrics of state 0 are measured in evaluation mode; later ones are running
             means over the epoch.
-        path: the zoo directory that was written, if one was.
+        path: the zoo directory, if one was written.
     """
 
     weights: NDArray[np.float32]
@@ -89,27 +89,28 @@ def train(
 ) -> Training:
     """Train weight vectors as networks on images, and return all their states.
 
-    Hyperparameters are one for all vectors or one for each. Those that are not given are those of
-    `like`; weight decay, momentum and dropout are 0 if it does not know them.
+    A hyperparameter is one value for all vectors, or one for each. By default it is that of
+    `like`; weight decay, momentum and dropout are 0 if `like` does not state them.
 
     Args:
         weights: [P, N] or [N], numpy array, torch tensor or lists.
-        like: as for `evaluate`.
-        images: as for `evaluate`; a pair is a training set. They are not augmented.
-        epochs: passes over the training images.
-        learning_rate, optimizer, batch_size, weight_decay, momentum, dropout, activation: as those
-            of a zoo's models.
-        scheduler: learning rate schedule of all; None for a constant rate.
-        seed: in epoch e, the images come in the e-th permutation that a torch generator with this
-            seed draws. It is also that of the dropout masks.
-        images_dir, download: as for `model_zoos.load_images`.
-        engine, device, threads: as for `evaluate`. ResNet-18 is trained one model a thread.
-        on_progress: called with the epochs of models that are done and all of them.
-        out: folder of zoos, to which a zoo directory with all states is written too.
-        name: of that zoo.
+        like: see `evaluate`.
+        images: see `evaluate`; a pair is a training set. They are not augmented.
+        epochs: number of passes over the training images.
+        learning_rate, optimizer, batch_size, weight_decay, momentum, dropout, activation: see
+            `Model`.
+        scheduler: learning rate schedule of all models; None for a constant rate.
+        seed: seed of the dropout masks, and of a torch generator: in epoch e, the images come in
+            its e-th permutation.
+        images_dir, download: see `model_zoos.load_images`.
+        engine, device, threads: see `evaluate`. ResNet-18 is trained with one model per thread.
+        on_progress: called with the epochs done by all models, and the total number of their
+            epochs.
+        out: folder of zoos in which a zoo directory with all states is written too.
+        name: name of that zoo.
 
     Raises:
-        InvalidArgument: arguments that do not fit together, or a hyperparameter is not known.
+        InvalidArgument: the arguments do not fit together, or a hyperparameter is not known.
         ImageFilesError: the images are missing, damaged, or not the original ones.
         FaultyZoo: the folder holds another zoo of this name.
     """
@@ -147,7 +148,7 @@ def train(
     )
     if out is None or zoo is None:
         return Training(states, metrics, None)
-    assert isinstance(data, ImageData)  # `_zoo` has refused others
+    assert isinstance(data, ImageData)  # `_zoo` has refused other types
     directory = create_zoo(
         out,
         zoo,
@@ -175,7 +176,7 @@ def _models(
     """Return the hyperparameters of each vector.
 
     Raises:
-        InvalidArgument: one is not known.
+        InvalidArgument: a hyperparameter is not known.
     """
     values = dict(networks.values)
     values["seed"] = np.array(seed, object)
@@ -218,7 +219,7 @@ def _zoo(name: str, networks: Networks, models: Sequence[Model], data: object) -
     """Return the specification of a zoo of these models.
 
     Raises:
-        InvalidArgument: models that no zoo has together, or images without a name.
+        InvalidArgument: a zoo cannot have these models together, or the images have no name.
     """
     if not isinstance(data, ImageData):
         raise InvalidArgument("a zoo needs images with a name: give them as a name or ImageData")
@@ -227,7 +228,7 @@ def _zoo(name: str, networks: Networks, models: Sequence[Model], data: object) -
         key: list(dict.fromkeys(getattr(model, key) for model in models))
         for key in (*GRID_KEYS, "batch_size", "momentum")
     }
-    if None in columns["init"]:  # not known, but a grid has one
+    if None in columns["init"]:  # not known, but a grid needs one
         columns["init"] = ["uniform"]
     grid = make_grid(**{key: columns[key] for key in GRID_KEYS})
     momenta = [value for value in columns["momentum"] if value is not None]

@@ -1,4 +1,4 @@
-"""The trajectories of a data set: all states of each model, in the order of epochs.
+"""The trajectories of a data set: all states of each model in epoch order.
 
 whole = trajectories(dataset)                # whole.weights [models, epochs, N]
 steps = pairs(dataset, step=5)               # weights [2, N] at epochs e and e + 5
@@ -26,8 +26,8 @@ class Trajectories:
     Attributes:
         weights: float32 [models, epochs, N]; 0 where a model lacks an epoch.
         model_ids: the models, in the order of their first rows.
-        epochs: int64 [epochs], ascending: every epoch that a model has.
-        mask: bool [models, epochs], True where a model has the epoch.
+        epochs: int64 [epochs], ascending: every epoch that some model has.
+        mask: bool [models, epochs], True if a model has the epoch.
     """
 
     weights: NDArray[np.float32]
@@ -40,11 +40,12 @@ def trajectories(dataset: datasets.Dataset) -> Trajectories:
     """Return the weights of a data set by model and epoch.
 
     Args:
-        dataset: rows in any order, with the columns weights, model_id and epoch; zoo too if models
+        dataset: rows in any order, with the columns weights, model_id and epoch; also zoo if models
             of several zoos share their ids.
 
     Raises:
-        InvalidArgument: a column is missing, a state comes twice, or as `model_zoos.weights`.
+        InvalidArgument: a column is missing or a state is repeated; see also
+            `model_zoos.weights`.
     """
     model_ids, models, epoch = state_keys(dataset)
     epochs, column = np.unique(epoch, return_inverse=True)
@@ -58,9 +59,9 @@ def trajectories(dataset: datasets.Dataset) -> Trajectories:
 
 @dataclass(frozen=True, eq=False)
 class Windows(Sequence[dict[str, Any]]):
-    """Parts of trajectories, for a DataLoader: each is read when it is asked for.
+    """Parts of trajectories, for a DataLoader; each is read when it is requested.
 
-    It can be shuffled, sampled and read by several workers, as any torch data set with a length.
+    It can be shuffled, sampled and read by several workers, like any torch data set with a length.
 
     Attributes:
         dataset: the rows.
@@ -84,7 +85,7 @@ class Windows(Sequence[dict[str, Any]]):
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
-        """Return several windows, which are read together."""
+        """Return several windows, read together."""
         for index in indices:
             if not -len(self) <= index < len(self):
                 raise IndexError(f"window {index} of {len(self)}")
@@ -107,22 +108,23 @@ def epoch_windows(dataset: datasets.Dataset, length: int, step: int = 1) -> Wind
     """Return every window of `length` states of one model that are `step` epochs apart.
 
     Args:
-        dataset: as for `trajectories`; the weights are read when a window is asked for.
-        length: states of a window, at least 1.
-        step: epochs between two states, at least 1. Windows that lack a state are left out.
+        dataset: see `trajectories`; the weights are read when a window is requested.
+        length: number of states in a window, at least 1.
+        step: number of epochs between two states, at least 1. Windows that lack a state are
+            omitted.
 
     Returns:
         Windows in the order of models and of epochs.
 
     Raises:
-        InvalidArgument: a column is missing, a state comes twice, or no model has such a window.
+        InvalidArgument: a column is missing, a state is repeated, or no model has such a window.
     """
     if length < 1 or step < 1:
         raise InvalidArgument(f"length and step are at least 1, found {length} and {step}")
     if "weights" not in (dataset.column_names or ()):
         raise InvalidArgument("this data set has no weights: load it with them among `columns`")
     model_ids, models, epoch = state_keys(dataset)
-    # Each state as one number that grows with model and epoch; models lie further apart than steps.
+    # Each state as a number that grows with model and epoch; models are further apart than steps.
     stride = int(epoch.max(initial=0) - epoch.min(initial=0)) + length * step + 1
     keys = models * stride + (epoch - epoch.min(initial=0))
     order = np.argsort(keys)
@@ -142,16 +144,16 @@ def epoch_windows(dataset: datasets.Dataset, length: int, step: int = 1) -> Wind
 def pairs(dataset: datasets.Dataset, step: int = 1) -> Windows:
     """Return all pairs of states of one model that are `step` epochs apart, earlier one first.
 
-    Arguments and errors are those of `epoch_windows` with a length of 2.
+    Arguments and errors: see `epoch_windows`, with a length of 2.
     """
     return epoch_windows(dataset, 2, step)
 
 
 def state_keys(dataset: datasets.Dataset) -> tuple[list[str], NDArray[np.int64], NDArray[np.int64]]:
-    """Return the ids of all models, and the model's number and the epoch of each row.
+    """Return the ids of all models, and for each row the index of its model and its epoch.
 
     Raises:
-        InvalidArgument: no Dataset, a column is missing or null, or a state comes twice.
+        InvalidArgument: not a Dataset, a column is missing or null, or a state is repeated.
     """
     if not isinstance(dataset, datasets.Dataset):
         raise InvalidArgument(

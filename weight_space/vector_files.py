@@ -1,4 +1,4 @@
-"""Weight vectors from a file: .npy, .safetensors or .parquet, and what networks its rows are."""
+"""Weight vectors from a file (.npy, .safetensors or .parquet), and the networks of its rows."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ..builders.tensor_file import TensorFile
 from ..errors import InvalidArgument
 
 _BLOCK_BYTES = 64 << 20
-"""Limit of the weights of a block of a .parquet file, as far as the file gives their number."""
+"""Limit of the weights in a block of a .parquet file, if the file states their number."""
 
 Blocks = Iterator[NDArray[np.float32]]
 
@@ -34,13 +34,13 @@ def read_vectors(path: str | os.PathLike[str]) -> Blocks:
             executed, and it is mapped or read in parts.
 
     Raises:
-        InvalidArgument: another kind of file, or it holds something else.
+        InvalidArgument: another kind of file, or content of another form.
         OSError: the file cannot be read.
     """
     file = Path(path)
     if file.suffix not in _READERS:
         raise InvalidArgument(f"{path}: expected a file {', '.join(_READERS)}")
-    file.stat()  # pyarrow's error for a missing file does not begin with its name
+    file.stat()  # pyarrow's error for a missing file does not start with its name
     try:
         for block in _READERS[file.suffix](file):
             if block.ndim not in (1, 2) or not np.issubdtype(block.dtype, np.floating):
@@ -59,10 +59,10 @@ def read_activations(
     """Return the activation of each row of a file; None if the file names none.
 
     Args:
-        path: as for `read_vectors`. A .parquet file, such as one of a zoo's rows, may have the
+        path: see `read_vectors`. A .parquet file, such as one with a zoo's rows, may have the
             columns `activation` and `architecture`.
         zoo: the zoo whose networks the rows are.
-        given: activation of all rows; of a file that names one it must be the same.
+        given: activation of all rows; if the file names one, it must be the same.
 
     Raises:
         InvalidArgument: the columns hold something else, or contradict `given` or the zoo.
@@ -100,7 +100,7 @@ def read_activations(
 
 
 def _texts(path: Path, names: Sequence[str]) -> dict[str, list[str | None]]:
-    """Return the columns of texts that a .parquet file has of these."""
+    """Return the text columns among some names that a .parquet file has."""
     with pq.ParquetFile(path) as file:
         schema = file.schema_arrow
         names = [name for name in names if name in schema.names]
@@ -111,7 +111,7 @@ def _texts(path: Path, names: Sequence[str]) -> dict[str, list[str | None]]:
                 raise ValueError(f"its column {name} has the type {kind}, expected string")
         parts: dict[str, list[str | None]] = {name: [] for name in names}
         for batch in file.iter_batches(columns=names):
-            for name in names:  # interned: a zoo's rows repeat a few words
+            for name in names:  # interned, since a zoo's rows repeat a few words
                 parts[name] += (text and sys.intern(text) for text in batch[name].to_pylist())
     return parts
 

@@ -1,4 +1,4 @@
-"""How fast the project is. Each figure stands beside a named baseline on the same work and run.
+"""Speed of the project. Each figure is compared with a named baseline on the same work and run.
 
-These modules need a checkout, since they use zoos and a Hub of its tests.
+These modules need a checkout, since they use zoos and a Hub from its tests.
 """

@@ -1,6 +1,6 @@
 """python -m model_zoos.benchmarks.speed COMMAND
 
-Measure the project's speed. Compare ratios: absolute figures are those of this machine.
+Measure the project's speed. Compare ratios: absolute figures depend on the machine.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def _command(
 ) -> Callable[..., None]:
     """Return a command that measures, prints the table and writes the figures to `--out`.
 
-    It fails where `faults` finds any in the figures.
+    It fails if `faults` finds any fault in the figures.
     """
 
     @functools.wraps(measure)

@@ -1,11 +1,11 @@
-"""Zoo directory to Parquet, beside pyarrow's writing of one table in memory.
+"""Speed of building Parquet from a zoo directory, compared with pyarrow writing one table.
 
 The work is a whole zoo, 1000 models with 51 states of CNN-s (0.5 GB of weights, normally
 distributed: except for their exponents as incompressible as trained ones). The baseline is one call
 of pyarrow.parquet.write_table with the same options and row groups on the same rows in memory. Both
 encode and compress; the build also reads and checks the model files, makes the rows, and writes
-metrics, layouts and the card. Both use one worker and the same disk. The build reads ahead in a
-thread of its own, which processor time includes and wall time hides.
+metrics, layouts and the card. Both use one worker and the same disk. The build reads ahead in its
+own thread, which processor time includes and wall time hides.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ BASELINE = "pyarrow.parquet.write_table"
 
 
 def measure(models: Models = 1000, rounds: Rounds = 5) -> dict[str, Any]:
-    """Return the figures: `gb_per_second` and others, by name where there are several.
+    """Return the figures: `gb_per_second` and others, by name if there are several.
 
-    Those of `gb_per_cpu_second` suffer less from other work on the machine.
+    Figures of `gb_per_cpu_second` depend less on other programs on the machine.
     """
     clock = Clock()
     with tempfile.TemporaryDirectory() as temporary:

@@ -1,20 +1,20 @@
-"""Training of populations, beside the loop of the paper's code.
+"""Speed of training populations, compared with the loop of the paper's code.
 
 That loop is one plain torch module with torch's optimizer, batches of 10, one model at a time in
 one thread (`reference.train_epoch`). Every engine does the same work: epochs over random images in
-random orders, Adam, tanh networks without dropout. Figures are training images seen by all models
-together, each second.
+random orders, Adam, tanh networks without dropout. Figures are training images per second, counted
+for every model that sees them.
 
-Sparse twins are measured against a loop of their own: plain torch modules with variational dropout,
-one at a time, the formulas of the paper's code (def_net_distillation.py) without what it computes
-twice.
+Sparse twins are compared with another loop: plain torch modules with variational dropout, one at a
+time, by the formulas of the paper's code (def_net_distillation.py) without its repeated
+computations.
 
 The share of peak compares the arithmetic of the networks (convolutions and products, forward and
-backward, 2 operations a multiply-add; a twin's layer is two, of means and of variances) with the
-best single-precision matrix product that torch reaches in the same run on as many threads.
+backward, 2 operations per multiply-add; a twin's layer counts twice, for means and variances) with
+the best single-precision matrix product that torch reaches in the same run on as many threads.
 
-`--device cuda` measures dense models on a GPU: the loop with its module there, many models by
-torch.func.vmap, and the engines batched and cuda. It has not been run yet, as there was no GPU.
+`--device cuda` measures dense models on a GPU: the loop with its module there, many models with
+torch.func.vmap, and the engines batched and cuda. It has not been run yet, since there was no GPU.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ LAYOUTS = (make_layout("cnn_s", 1), make_layout("cnn_l", 3))
 INIT = "kaiming_uniform"
 LOOP = "original's loop, 1 thread"
 PENALTY = 0.005
-"""Weight of a twin's divergence in its loss."""
+"""Factor of the divergence in a twin's loss."""
 
 
 GPU_MODELS = (1, 132, 264, 1000, 4000)
@@ -78,7 +78,7 @@ def measure(
 def measure_layout(
     layout: Layout, twins: bool, rounds: int, samples: int, device: str = "cpu"
 ) -> dict[str, Any]:
-    """Return the figures of one architecture; `samples` are the images of an epoch."""
+    """Return the figures of one architecture; `samples` is the number of images in an epoch."""
     side = layout.architecture.image_size or 0
     generator = np.random.default_rng(0)
     images = generator.standard_normal((samples, layout.channels, side, side), np.float32)
@@ -147,13 +147,13 @@ def training_operations(layout: Layout) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class _Engine:
-    """What is measured: so many models, trained together on so many threads."""
+    """One measured way to train: its name, and the numbers of models and threads."""
 
     name: str
     models: int
     threads: int
     epoch: Callable[[NDArray[np.float32], NDArray[np.int64]], Callable[[], object]]
-    """Function from images and labels to the training of an epoch."""
+    """Function from images and labels to a function that trains an epoch."""
 
 
 def _engines(layout: Layout, twins: bool) -> Iterator[_Engine]:
@@ -241,7 +241,7 @@ def _vmapped(
     labels: NDArray[np.int64],
     device: str,
 ) -> Callable[[], object]:
-    """Many models by torch.func.vmap, each with its own images; one optimizer for all of them."""
+    """Train many models with torch.func.vmap, each on its own images, with one optimizer."""
     x, y = torch.from_numpy(images).to(device), torch.from_numpy(labels).to(device)
     modules = [build(layout, MODEL.activation).to(device) for _ in range(count)]
     parameters, buffers = stack_module_state(modules)
@@ -267,7 +267,7 @@ def _vmapped(
 
 
 class _Twin(Network):
-    """A twin trained by variational dropout with a constant weight of the divergence."""
+    """A twin trained by variational dropout with a constant factor of the divergence."""
 
     def __init__(self, module: nn.Module, model: Model, layout: Layout, stream: str) -> None:
         super().__init__(module, model, layout, stream)
@@ -281,7 +281,7 @@ class _Twin(Network):
 
 
 class _TwinLayer(TwinLayer):
-    """A layer that computes each log_alpha once a step; the paper's code computes it again."""
+    """A layer that computes each log_alpha once per step; the paper's code repeats it."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         self.known: dict[int, torch.Tensor] = {}

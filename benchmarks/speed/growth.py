@@ -1,9 +1,10 @@
 """Growth of costs with the number of models: exponents near 1, or near 0 if one model changes.
 
-Zoos of random values, CNN-s with 3 states a model. Each cost is that of a user's call, in the order
-of a zoo's life. Publication goes to a Hub on loopback, whose own work is counted too. Files opened
-are model files, without those that Arrow maps to copy weights. The exponent is the slope of
-log(cost) by log(models) between the two largest zoos; costs of some milliseconds say little.
+The zoos have random values, CNN-s with 3 states per model. Each cost is that of one user's call;
+the calls follow the life of a zoo. Publication goes to a Hub on loopback, whose own work is counted
+too. Opened files are model files, without those that Arrow maps to copy weights. The exponent is
+the slope of log(cost) by log(models) between the two largest zoos; costs of some milliseconds say
+little.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ def _measure_one(
     opened: dict[str, list[float]],
     sizes: dict[str, list[float]],
 ) -> None:
-    """Add the costs of a zoo with so many models."""
+    """Add the costs of a zoo with this number of models."""
 
     @contextmanager
     def clock(cost: str) -> Iterator[None]:
@@ -95,7 +96,7 @@ def _measure_one(
     root, repository = folder / "zoos", folder / "repository"
     with clock("write"):
         random_zoo(root, zoo, models)
-    time.sleep(2.5)  # younger files may yet change within a step of the clock
+    time.sleep(2.5)  # younger files could change within a step of the clock
 
     def load(cache: str, **options: object) -> Mapping[str, datasets.Dataset]:
         return datasets.load_dataset(
@@ -163,7 +164,7 @@ def _count(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 def _uploaded(hub: Hub) -> int:
-    """Return the bytes of all files that were ever uploaded."""
+    """Return the total bytes of all uploads so far."""
     return sum(request.received for request in hub.requests)
 
 

@@ -1,10 +1,10 @@
-"""Import of a zoo's original zip, beside a plain loop of torch.load; and its memory.
+"""Speed and memory of importing an original zip, compared with a plain loop of torch.load.
 
-The work is a zip as ray tune leaves it, 51 CNN-s states a trial with random weights (deflated, with
-the names and sizes of the paper's files). The plain loop reads each checkpoint with zipfile,
-torch.load(weights_only=True) and torch.cat, and keeps nothing. The import also parses, checks,
-matches metrics and writes the zoo directory. The page cache is warm. The loader of the paper's code
-reads 140 rows a second (measured with its ray workers on two cores).
+The work is a zip like those of ray tune, with 51 CNN-s states per trial and random weights
+(deflated, with the names and sizes of the paper's files). The plain loop reads each checkpoint with
+zipfile, torch.load(weights_only=True) and torch.cat, and keeps nothing. The import also parses,
+checks, matches metrics and writes the zoo directory. The page cache is warm. The loader of the
+paper's code reads 140 rows a second (measured with its ray workers on two cores).
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def memory(models: int) -> dict[str, float]:
 
 
 def raw_zip(path: Path, models: int, method: int = zipfile.ZIP_DEFLATED) -> Path:
-    """Write a zip of trials. Their 51 states are the same in every trial."""
+    """Write a zip of trials. All trials have the same 51 states."""
     layout = make_layout("cnn_s", 1)
     checkpoints = []
     for epoch in range(STATES):

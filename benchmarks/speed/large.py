@@ -1,9 +1,9 @@
-"""The benchmark of zoos that are larger than memory: seconds of each step, and peak memory.
+"""Time of each step and peak memory of the benchmark, for zoos larger than memory.
 
-The rows are random: models of the zoo's grid with 51 states each. Memory is what is resident in a
-process that does nothing else, with the pages of files that it has mapped. With `--in-memory` the
-same zoo is benchmarked once more with all weights in memory, as the baseline; random rows end a
-logistic regression after few steps.
+The rows are random: models of the zoo's grid with 51 states each. Memory is the resident memory of
+a process that does nothing else, including the pages of mapped files. With `--in-memory` the same
+zoo is benchmarked again with all weights in memory, as the baseline. On random rows a logistic
+regression ends after few steps.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Zoo directory to data set, and data set to one tensor, beside numpy's reading.
+"""Speed of loading a zoo directory, and of making one tensor, compared with numpy's reading.
 
 The work is 1,000 models with 51 states of CNN-s (0.5 GB of random weights: only their number
 matters). The baseline is np.fromfile over the same bytes, file by file, all in the page cache.

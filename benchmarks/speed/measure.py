@@ -1,4 +1,4 @@
-"""What all measurements share: rounds, medians, tables, peak memory, and the machine."""
+"""Functions that all measurements share: rounds, medians, tables, peak memory, the machine."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Samples = Annotated[int, typer.Option(help="Training images of an epoch.")]
 
 
 class Clock:
-    """Seconds of what is measured, by name, one for each round.
+    """Measured seconds by name, one for each round.
 
     Attributes:
         wall: wall time.
@@ -49,12 +49,12 @@ class Clock:
         return {name: statistics.median(values) for name, values in self.wall.items()}
 
     def speeds(self, amount: float, *, cpu: bool = False) -> dict[str, float]:
-        """Return an amount for each second of the median round, by name."""
+        """Return an amount per second of the median round, by name."""
         seconds = self.cpu if cpu else self.wall
         return {n: round(amount / statistics.median(v), 3) for n, v in seconds.items()}
 
     def ratio(self, slow: str, fast: str) -> float:
-        """Return how much longer one takes than the other: the median of the rounds' ratios."""
+        """Return the ratio of two times: the median of the rounds' ratios."""
         pairs = zip(self.wall[slow], self.wall[fast], strict=True)
         return statistics.median(a / b for a, b in pairs)
 
@@ -62,12 +62,12 @@ class Clock:
 def interleave(
     work: Mapping[str, Callable[[], object]], rounds: int, *, warm_up: bool = False
 ) -> Clock:
-    """Measure each work once a round, so that a change of the machine's speed affects all alike.
+    """Measure each work once per round, so that changes of the machine's speed affect all equally.
 
     Args:
-        work: what is measured, by name.
+        work: the measured functions, by name.
         rounds: number of rounds, at least 1.
-        warm_up: run one more round first, which does not count.
+        warm_up: whether to run one more round first, which does not count.
     """
     clock = Clock()
     for counts in (*[False] * warm_up, *[True] * rounds):
@@ -79,7 +79,7 @@ def interleave(
 
 @contextmanager
 def torch_threads(count: int | None) -> Iterator[None]:
-    """Let torch use this number of threads inside; None leaves its setting."""
+    """Let torch use this number of threads within the context; None leaves its setting."""
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
     try:
@@ -89,10 +89,10 @@ def torch_threads(count: int | None) -> Iterator[None]:
 
 
 def peak_memory(*arguments: str) -> dict[str, float]:
-    """Run python with these arguments, and watch the memory of its processes through /proc.
+    """Run python with these arguments, and observe the memory of its processes through /proc.
 
     Returns:
-        `megabytes` that are resident at most, and `seconds`.
+        Maximum of resident `megabytes`, and `seconds`.
     """
     start, peak = time.perf_counter(), 0
     process = subprocess.Popen([sys.executable, *arguments])
@@ -104,7 +104,7 @@ def peak_memory(*arguments: str) -> dict[str, float]:
 
 
 def _resident(pid: int) -> int:
-    """Return the resident bytes of a process and those that it started."""
+    """Return the resident bytes of a process and of the processes that it started."""
     try:
         pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
@@ -120,7 +120,7 @@ def markdown(columns: Sequence[str], texts: int, rows: Iterable[Sequence[str]]) 
 
 
 def listing(figures: Mapping[str, object]) -> str:
-    """Return figures one a line, for the terminal."""
+    """Return the figures, one per line, for the terminal."""
     lines = []
     for key, value in figures.items():
         title = key.replace("_", " ")
@@ -133,7 +133,7 @@ def listing(figures: Mapping[str, object]) -> str:
 
 
 def machine() -> dict[str, str | int]:
-    """Return what a reader needs to know beside a figure; the name of the host is not part."""
+    """Return the facts on this machine that belong to a figure, without the name of the host."""
     processor = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():

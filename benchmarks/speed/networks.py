@@ -1,6 +1,6 @@
-"""Training of networks in the text form, beside the loop of the paper's code.
+"""Speed of training networks in the text form, compared with the loop of the paper's code.
 
-What is compared, and how, is that of `generation`, for dense models of four networks: the Small CNN
+The comparison is the same as in generation.py, for dense models of four networks: the Small CNN
 Zoo's, LeNet-5 with a padded first convolution, and two networks of linear layers.
 """
 

@@ -1,8 +1,8 @@
-"""Property prediction from 51,000 rows of CNN-s, beside scikit-learn's RidgeCV.
+"""Speed of property prediction from 51,000 rows of CNN-s, compared with scikit-learn's RidgeCV.
 
 The rows are random: 1,000 models of a hyperparameter grid with 51 states each, so that no target is
-constant. A run is what the command does: the zoo is loaded (once from its directory, then from the
-cache), represented, fitted and scored with bootstrap intervals. On random rows a logistic
+constant. A run does the work of the command: the zoo is loaded (once from its directory, then from
+the cache), represented, fitted and scored with bootstrap intervals. On random rows a logistic
 regression ends after a few steps. On real ones it takes up to 100 steps, whose time must be added.
 The baseline is RidgeCV with the same 17 strengths on the same rows, for the three numbers alone. It
 selects the strength by leave-one-out on train, ours on the validation split. Memory is that of a

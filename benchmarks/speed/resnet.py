@@ -1,10 +1,10 @@
-"""Training of a ResNet-18 with bf16 and channels-last order, beside the loop of the paper's code.
+"""Speed of training ResNet-18 with bf16 and channels-last order, and of the paper's loop.
 
 That loop has torchvision's network in plain memory order and float32, with torch's SGD and
-OneCycleLR, and waits for the loss at every step. All see the same images (scikit-learn's digits in
-colour, 32 x 32 or smaller) in the same order from the same initial weights, augmented alike. A
-round is one epoch. Figures are training images a second, and loss and accuracy after the same steps
-(with the defaults 24, during the first of which the learning rate rises: too few for an accuracy).
+OneCycleLR, and waits for the loss at every step. All use the same images (scikit-learn's digits in
+colour, 32 x 32 or smaller), order, initial weights and augmentation. A round is one epoch. Figures
+are training images a second, and loss and accuracy after the same steps (with the defaults 24,
+during the first of which the learning rate rises: too few for an accuracy).
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def measure(
 
 
 class _OriginalLoop(ResNetTraining):
-    """The same draws in the plainest loop, without what makes `ResNetTraining` fast."""
+    """The same draws in the simplest loop, without the optimisations of `ResNetTraining`."""
 
     def __init__(
         self, model: Model, layout: Layout, images: ImageData, *, threads: int | None

@@ -1,15 +1,15 @@
-"""What the CUDA kernel takes of a GPU, read from its compiled code. No GPU is needed.
+"""The resources of a GPU that the CUDA kernel needs, from its compiled code. Needs no GPU.
 
 The kernel of each network is compiled for each architecture of GPUs with the options of the engine.
-The compiler says how many registers and spills it has; the disassembled code has its size, its
-instructions and what the kernel says of itself. The command fails where the kernel spills, asks for
-more shared memory than a block can have or does not fit on a multiprocessor, and where it takes a
-tenth more registers or code than the committed figures say.
+The compiler reports registers and spills; the disassembled code has the size, the instructions and
+the kernel's facts about itself. The command fails if the kernel spills, needs more shared memory
+than a block can have, does not fit on a multiprocessor, or needs a tenth more registers or code
+than the committed figures.
 
-No speed is measured. Counts of instructions are those in the code, of which loops run some more
-often than others; what a sample takes is counted while the kernel runs on a processor. The bound of
-model-samples a second is arithmetic alone: the multiply-adds of a sample at the single-precision
-peak of an H100 or H200, which no kernel reaches.
+No speed is measured. Instructions are counted in the code, although loops run some of them more
+often than others. The cost of a sample is counted while the kernel runs on a processor. The bound
+of model-samples per second is only calculated: the multiply-adds of a sample at the
+single-precision peak of an H100 or H200, which no kernel reaches.
 """
 
 from __future__ import annotations
@@ -42,17 +42,17 @@ GROWTH = 1.1
 
 FUNCTIONS = ("train", "evaluate")
 PEAK = 132 * 128 * 1.98e9
-"""Multiply-adds a second of an H100 or H200: multiprocessors, lanes of each, Hz."""
+"""Multiply-adds per second of an H100 or H200: multiprocessors, lanes of each, Hz."""
 
 
 class Gpu(NamedTuple):
     """One architecture of GPUs.
 
     Attributes:
-        architecture: as the compiler calls it.
-        block_bytes: of shared memory that a block can have.
-        shared_bytes: of shared memory that a multiprocessor has.
-        threads: that a multiprocessor can have.
+        architecture: its name for the compiler.
+        block_bytes: bytes of shared memory that a block can have.
+        shared_bytes: bytes of shared memory of a multiprocessor.
+        threads: maximal number of threads on a multiprocessor.
     """
 
     architecture: str
@@ -70,7 +70,7 @@ GPUS = (
 """A100; H100 and H200; B200; RTX 50."""
 
 COUNTED = ("multiply_adds", "loads", "stores")
-"""What is counted of a sample; see `count_sample`."""
+"""The counted operations of a sample; see `count_sample`."""
 
 QUARTER = 16_384
 """Registers of a quarter of a multiprocessor; a warp runs in one quarter."""
@@ -81,7 +81,7 @@ INSTRUCTION = 16
 
 
 class Network(NamedTuple):
-    """What the kernel is compiled for."""
+    """A network for which the kernel is compiled."""
 
     name: str
     layout: Layout
@@ -120,7 +120,7 @@ def measure(
 
 
 def count_sample(network: Network) -> dict[str, Any]:
-    """Return what a training sample takes, counted in the kernel as a processor runs it."""
+    """Return the operations of a training sample, counted in the kernel on a processor."""
     counts = count_a_step(network.layout, network.activation, network.dropout)
     return {"network": network.name, **counts._asdict()}
 
@@ -178,15 +178,15 @@ def measure_kernel(network: Network, gpu: Gpu) -> dict[str, Any]:
 
 
 def blocks_together(gpu: Gpu, *, threads: int, registers: int, shared_bytes: int) -> int:
-    """Return how many blocks a multiprocessor holds at a time.
+    """Return the number of blocks that a multiprocessor holds at a time.
 
-    A warp takes its registers in units of 256. A block takes 1 kB of shared memory more than it
-    asks for, in units of 128 bytes.
+    A warp gets its registers in units of 256. A block gets 1 kB of shared memory more than it
+    requests, in units of 128 bytes.
 
     Args:
-        threads: of a block.
-        registers: of a thread.
-        shared_bytes: of shared memory that a block asks for.
+        threads: number of threads in a block.
+        registers: number of registers of a thread.
+        shared_bytes: bytes of shared memory that a block requests.
     """
     warps = -(-threads // 32)
     of_warp = _multiple(256, 32 * registers)
@@ -198,7 +198,7 @@ def blocks_together(gpu: Gpu, *, threads: int, registers: int, shared_bytes: int
 
 
 def read_log(text: str) -> dict[str, dict[str, int]]:
-    """Return by function what ptxas says with -v: registers a thread; bytes of stack and spills."""
+    """Return by function what ptxas -v prints: registers per thread, bytes of stack and spills."""
     found: dict[str, dict[str, int]] = {}
     name = ""
     for line in text.splitlines():
@@ -218,7 +218,7 @@ def read_log(text: str) -> dict[str, dict[str, int]]:
 
 
 def read_instructions(code: str) -> dict[str, Counter[str]]:
-    """Return by function how often each instruction is in disassembled code, without suffixes."""
+    """Return by function the counts of instructions (without suffixes) in disassembled code."""
     found: dict[str, Counter[str]] = {}
     name = ""
     for line in code.splitlines():
@@ -300,12 +300,12 @@ def table(figures: Mapping[str, Any]) -> str:
 
 
 def faults(figures: Mapping[str, Any], baseline: Mapping[str, Any] | None = None) -> list[str]:
-    """Return what the command fails for, a sentence each.
+    """Return the reasons for which the command fails, as sentences.
 
     Args:
-        figures: of `measure`.
-        baseline: earlier ones; those of `BASELINE` without it. A kernel that is not among them
-            cannot have grown.
+        figures: the result of `measure`.
+        baseline: earlier figures; by default those of `BASELINE`. Growth of a kernel without
+            earlier figures is not checked.
     """
     if baseline is None:
         baseline = json.loads(BASELINE.read_text())["results"] if BASELINE.exists() else {}

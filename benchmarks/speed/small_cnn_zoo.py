@@ -1,11 +1,11 @@
-"""Import of a Small CNN Zoo of the published size: rows a second, and memory.
+"""Speed and memory of importing a Small CNN Zoo of the original size.
 
-The work is made: weights.npy with random weights, whose rows are in no order, 30,000 models with 9
-states of 4,970 weights (5.4 GB; as much again is written). The import is the whole command with its
-processes. Beside it, in this process, a plain loop gathers the rows of each model, puts them into
-torch's order and writes a file, without any check. It writes into memory that the import has given
-back, which is faster than new memory. Seconds of the processors are those of all processes: on a
-machine that is busy with other work, they say more than the wall time.
+The data is generated: weights.npy with random weights in random row order, 30,000 models with 9
+states of 4,970 weights (5.4 GB; the import writes as much). The import is the whole command with
+its processes. It is compared with a plain loop in this process, which gathers the rows of each
+model, puts them into torch's order and writes a file, without any check. The loop writes into
+memory that the import has released, which is faster than new memory. Processor seconds are those of
+all processes: on a busy machine, they are more meaningful than the wall time.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _LAYERS = (("conv2d", 1), ("conv2d_1", 16), ("conv2d_2", 16), ("dense", None))
 def measure(
     models: Annotated[int, typer.Option(help="Number of models, with 9 states each.")] = 30_000,
 ) -> dict[str, Any]:
-    """Return `states`, rows a second and a processor's second by name, `megabytes`, `cores`."""
+    """Return `states`, rows per second and per processor second, `megabytes`, `cores`."""
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
         source = write_source(Path(folder) / "mnist", models)
@@ -77,7 +77,7 @@ def _plain_loop(source: Path, target: Path) -> None:
 
 
 def write_source(folder: Path, models: int, seed: int = 0) -> Path:
-    """Write the three files of a made zoo, and return their folder."""
+    """Write the three files of a generated zoo, and return their folder."""
     folder.mkdir()
     generator = np.random.default_rng(seed)
     order = generator.permutation(models * len(STEPS))

@@ -1,10 +1,10 @@
-"""Bytes that each way to stream reads, counted by a server on loopback.
+"""Bytes read by each way of streaming, counted by a server on loopback.
 
 The repository holds one zoo of ResNet-18: one model, twelve states of 45 MB, each a row group. A
 server with the protocol of the Hub (tests/hub_server.py) counts the bodies of its answers. Each
-call runs in a process with datasets and huggingface_hub as they are (plain HTTP; no figures could
-be obtained for Xet). The bytes do not depend on the machine, but somewhat on the order in which
-pyarrow's threads read, and for a first row on how much is read ahead. Of the zoo directory on this
+call runs in a process with unmodified datasets and huggingface_hub (plain HTTP; no figures could be
+obtained for Xet). The bytes do not depend on the machine, but slightly on the order in which
+pyarrow's threads read, and for a first row on how much is read ahead. For the zoo directory on this
 machine, Linux counts the bytes that the process reads.
 """
 
@@ -57,7 +57,7 @@ CALLS: dict[str, str] = {
     "zoo directory: all rows": f"{_LOCAL})",
     "zoo directory: a tensor of all rows": f"{_LOCAL}, {_TENSOR})",
 }
-"""What is read -> the call. "small blocks" stands for storage_options with block_size=65536."""
+"""Name -> call. "small blocks" stands for storage_options with block_size=65536."""
 
 
 def measure(
@@ -108,11 +108,11 @@ def measure(
 
 
 def _read(hub: Hub, client: Client, name: str) -> dict[str, Any]:
-    """Return what one call costs.
+    """Return the costs of one call.
 
-    That is its `name` in `CALLS`, the `call`, the `rows` that it gives, the `requests` for bytes of
-    data files, and the `bytes` of all answers, listings and card included; or, of the zoo
-    directory, those that the process reads.
+    They are its `name` in `CALLS`, the `call`, the number of `rows`, the `requests` for bytes of
+    data files, and the `bytes` of all answers, including listings and card; for a zoo directory,
+    the bytes that the process reads.
     """
     call = CALLS[name]
     before, local = len(hub.requests), "zoo directory: " in name

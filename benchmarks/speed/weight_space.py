@@ -1,11 +1,11 @@
-"""Weights as researchers use them: evaluation of many vectors, and the views of 10,000 rows.
+"""Speed of typical uses of weights: evaluating many vectors, and views of 10,000 rows.
 
 500 noisy copies of a trained CNN-s are scored on MNIST's 10,000 test images by `evaluate`, by
-torch.func.vmap and by a loop over modules, and two ResNet-18 on 512 images of 32 x 32; with one
-thread each. vmap and the loop score fewer vectors, since they take as long for each; both see the
-images in the batches that were the fastest of 32 to 10,000 here. The views of 10,000 rows of CNN-s
-are measured beside loops that do the same row by row. All figures are of processor time, so that
-other work on the machine counts little.
+torch.func.vmap and by a loop over modules, and two ResNet-18 on 512 images of 32 x 32, with one
+thread each. vmap and the loop score fewer vectors, since their time per vector is constant; both
+use the fastest batch size from 32 to 10,000 here. The views of 10,000 rows of CNN-s are compared
+with loops that do the same row by row. All figures are of processor time, which other programs on
+the machine affect little.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def measure(
 def _noisy(
     layout: Layout, images: ImageData, row: dict[str, str], count: int
 ) -> NDArray[np.float32]:
-    """Return noisy copies of a model that was trained for an epoch."""
+    """Return noisy copies of a model trained for one epoch."""
     start, _ = initial_weights(layout, "xavier_uniform", 1)
     few = images.subset(train=slice(5000), validation=slice(1), test=slice(1))
     options: dict[str, Any] = {"optimizer": "adam", "batch_size": 10, "learning_rate": 1e-3}
@@ -115,7 +115,7 @@ def _loop(
     labels: torch.Tensor,
     batch: int = _LOOP_BATCH,
 ) -> NDArray[np.float64]:
-    """Return accuracies, one network at a time."""
+    """Return accuracies, computed one network at a time."""
     accuracies = []
     with torch.inference_mode():
         for vector in weights:
@@ -146,7 +146,7 @@ def _vmap(
 
 
 def _views(layout: Layout, weights: NDArray[np.float32]) -> dict[str, Callable[[], object]]:
-    """Return each view of all rows, and a loop that makes the same of row after row."""
+    """Return each view of all rows, and a loop that does the same row by row."""
 
     def orders() -> Any:
         return random_permutation(layout, np.random.default_rng(0), rows=len(weights))

@@ -1,4 +1,4 @@
-"""The benchmark suite: a fixed protocol of what a zoo is good for, measured and compared.
+"""The benchmark suite: a fixed protocol that measures how useful a zoo is, and compares results.
 
     result = run_suite("digits_cnn_s", "zoos")
     for table in result.tables(): ...
@@ -55,8 +55,8 @@ PARTS: Mapping[str, Callable[[OpenZoo, Sequence[OpenZoo], Say], Part]] = {
     "generation": lambda zoo, others, say: generation(zoo, say),
     "fine-tuning": lambda zoo, others, say: fine_tuning(zoo, say),
 }
-"""The parts: functions of the zoo, of the zoos that it is tested against, and of a callback that is
-told the next step. A part that cannot be measured raises a `ModelZoosError` that says why."""
+"""The parts: functions of the zoo, of the zoos to test against, and of a callback for the name of
+the next step. A part that cannot be measured raises a `ModelZoosError` that says why."""
 
 
 def run_suite(
@@ -70,18 +70,18 @@ def run_suite(
     settings: Settings | None = None,
     on_progress: Callable[[str, int, int], None] | None = None,
 ) -> SuiteResult:
-    """Measure a zoo by the suite. A part that cannot be measured says why, and the others run.
+    """Measure a zoo by the suite. If a part cannot be measured, the reason is recorded.
 
     Args:
         name: any config of the data set with weights.
         data_dir: folder of zoo directories, else MODEL_ZOOS_HOME, else ./zoos.
         parts: keys of `PARTS`.
-        against: other zoos of the same layout, for generalisation, each of them once.
-        images_dir, download: as for `model_zoos.load_images`. Without the images, generation and
+        against: other zoos of the same layout, for generalisation, without repetition.
+        images_dir, download: see `model_zoos.load_images`. Without the images, generation and
             fine-tuning are not obtained.
-        settings: seed and sizes. Results of other settings than the default ones cannot be compared
-            with theirs, and a comparison says so.
-        on_progress: called with the next step, the parts that are done and all of them.
+        settings: seed and sizes. Results with other settings than the default ones cannot be
+            compared with those of the default; a comparison reports it.
+        on_progress: called with the next step, the number of parts done, and of all parts.
 
     Raises:
         ZooNotFound: a zoo is not there.

@@ -12,15 +12,15 @@ from ..tables import Table, interval, number
 from .result import Measure, SuiteResult
 
 Key = tuple[str, tuple[str, ...], str]
-"""Part, what is measured, and the name of the number."""
+"""Part, texts of what is measured, and name of the number."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One number of both results.
+    """One number in both results.
 
     Attributes:
-        part, of, name: what it is, as in `Measure`.
+        part, of, name: what it is; see `Measure`.
         a, b: its values.
         a_interval, b_interval: their 95 % intervals.
     """
@@ -40,7 +40,7 @@ class Pair:
 
     @property
     def overlap(self) -> bool | None:
-        """Whether the intervals overlap; None where one is unknown."""
+        """Whether the intervals overlap; None if one is unknown."""
         (low, high), (other_low, other_high) = self.a_interval, self.b_interval
         if any(math.isnan(bound) for bound in (*self.a_interval, *self.b_interval)):
             return None
@@ -49,13 +49,13 @@ class Pair:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two results of one protocol.
+    """A comparison of two results of the same protocol.
 
     Attributes:
         a, b: names of the results, such as their files.
         pairs: numbers that both have.
-        only_a, only_b: numbers that only one of them has, in words.
-        remarks: what differs between the runs besides the numbers.
+        only_a, only_b: descriptions of numbers that only one of them has.
+        remarks: other differences between the runs.
     """
 
     a: str
@@ -88,16 +88,16 @@ def compare(a: SuiteResult, b: SuiteResult, names: tuple[str, str] | None = None
 
     Args:
         a, b: the results.
-        names: what to call them; by default the names of their zoos.
+        names: names for them; by default the names of their zoos.
 
     Raises:
-        InvalidArgument: they are of different protocols.
+        InvalidArgument: they have different protocols.
     """
     names = names or (a.zoo, b.zoo)
     if a.protocol != b.protocol:
         raise InvalidArgument(
             f"{names[0]} is of the protocol {a.protocol!r}, {names[1]} of {b.protocol!r}: their "
-            "numbers cannot be compared; run the suite anew with one version of model_zoos"
+            "numbers cannot be compared; run the suite again with one version of model_zoos"
         )
     found, other = _measures(a), _measures(b)
     pairs = tuple(
@@ -120,7 +120,7 @@ def _measures(result: SuiteResult) -> dict[Key, Measure]:
 
 
 def _without(found: dict[Key, Measure], other: dict[Key, Measure]) -> tuple[str, ...]:
-    """Name what the other result lacks: a part, all of a kind, or things with their numbers."""
+    """Return what the other result lacks: a part, all of a kind, or things with their numbers."""
     known = {(part,) for part, _, _ in other} | {(part, *of[:1]) for part, of, _ in other}
     lacking: dict[str, list[str]] = {}
     for part, of, name in found:
@@ -166,7 +166,7 @@ def _remarks(a: SuiteResult, b: SuiteResult) -> list[str]:
 
 
 def _differing(a: Mapping[str, object], b: Mapping[str, object]) -> str:
-    """Name the keys whose values differ, with the values that are short; "" if there is none."""
+    """Return the keys whose values differ, with short values; "" if there are none."""
     said = []
     for key in dict.fromkeys((*a, *b)):
         pair = [_short(values[key]) if key in values else "-" for values in (a, b)]

@@ -1,11 +1,11 @@
-"""Accuracy of new weights against their novelty: how far they are from the models they come from.
+"""Accuracy of new weights against their novelty, their difference from the sampled models.
 
 Novelty has two measures. One is the distance to the nearest model of the train split, relative to
-the median distance between the models that are sampled from: 0 is a copy. The other is the overlap
-of wrong predictions with that model, intersection over union, which is 1 for the same errors (Wang
-et al. 2024, "Neural Network Diffusion", equation 7; they take the model of the largest overlap).
-New weights are worth something where they are as accurate as trained models, as far from the
-nearest one, and err elsewhere.
+the median distance between the sampled models: 0 is a copy. The other is the overlap of wrong
+predictions with that model, intersection over union, which is 1 for the same errors (Wang et al.
+2024, "Neural Network Diffusion", equation 7; they use the model with the largest overlap). New
+weights are useful if they are as accurate as trained models, equally far from the nearest one, and
+make other errors.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ from .sampling import (
 from .zoo import OpenZoo
 
 IMAGES = 2000
-"""Test images on which errors are compared, at most."""
+"""Maximal number of test images on which errors are compared."""
 
 _BATCH = 500
-"""Images that a network sees at a time."""
+"""Number of images that a network processes at a time."""
 
 _PAIRS = 200
-"""Models between which the median distance is taken, at most."""
+"""Maximal number of models between which the median distance is computed."""
 
 
 def generation(zoo: OpenZoo, say: Say) -> Part:
     """Sample new weights from the good models, and measure accuracy and novelty."""
     say("reading")
     last = last_states(zoo)
-    data = zoo.images  # before the work: what follows needs them
+    data = zoo.images  # loaded first, since all that follows needs them
     settings = zoo.settings
     count = samples_that_fit(zoo, settings.samples)
     unit = float(np.median(pdist(last.good_weights[:_PAIRS])))
@@ -69,7 +69,7 @@ def generation(zoo: OpenZoo, say: Say) -> Part:
         return torch.cat(answers).numpy() != truth
 
     def measure(method: str, new: Weights, own: NDArray[np.int64] | None = None) -> list[Measure]:
-        """Measure new weights; `own` are those that they are in train, which are left out."""
+        """Measure new weights; `own` are their indices in train, which are left out."""
         of = (method,)
         distances, overlaps = [], []
         for number, vector in enumerate(new):
@@ -141,13 +141,13 @@ def generation(zoo: OpenZoo, say: Say) -> Part:
 
 
 def samples_that_fit(zoo: OpenZoo, wanted: int) -> int:
-    """Return how many vectors of each method fit into memory, at least 2."""
+    """Return the number of vectors of each method that fit into memory, at least 2."""
     most = zoo.settings.weights_bytes // (16 * len(SAMPLERS) * zoo.layout.size)
     return max(2, min(wanted, most))
 
 
 def _good_of_test(zoo: OpenZoo, last: LastStates) -> Weights:
-    """Return the last states of the test split that are as good as those which are sampled from."""
+    """Return the last states of the test split that are as good as the sampled ones."""
     rows, weights = read_last(zoo, "test")
     states = zoo.states
     as_good = states[last.chosen_by][rows] >= last.least

@@ -1,9 +1,9 @@
-"""Numbers of a model predicted from its weights: in one zoo, and from one zoo to another.
+"""Predict numbers of a model from its weights: within a zoo, and from one zoo to another.
 
 Predictors are fitted on the train split, select on validation, and are scored on the test split by
 R2 and Kendall's tau-b with intervals over models. They are ridge regression (`probes.ridge`),
-gradient-boosted trees (LightGBM, Ke et al. 2017), and the set network, each on the representations
-that it can read.
+gradient-boosted trees (LightGBM, Ke et al. 2017), and the set network. Each uses the
+representations that it can read.
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ TREES: dict[str, Any] = {
     "random_state": 0,
     "verbosity": -1,
 }
-"""Arguments of LightGBM, with which 30,000 rows of W take minutes on two cores."""
+"""Arguments of LightGBM; with these, 30,000 rows of W take minutes on two cores."""
 
 TREE_FEATURES = 250
-"""Features that each tree is offered, at most, and at most a share of `TREE_SHARE`."""
+"""Maximal number of features offered to each tree, besides the limit of the share `TREE_SHARE`."""
 
 TREE_SHARE = 0.3
 
 TREE_PATIENCE = 40
-"""Trees without a gain on validation after which no more are added."""
+"""Number of trees without a gain on validation after which no more are added."""
 
 NETWORK_WEIGHTS = 200_000
-"""Longest weight vector of which the set network is fitted."""
+"""Longest weight vector on which the set network is fitted."""
 
 RIDGE, TREES_NAME, NETWORK = "ridge", "trees", "set network"
 STATISTICS, WEIGHTS = "s(W)", "W"
@@ -118,7 +118,7 @@ def property_prediction(zoo: OpenZoo, say: Say) -> Part:
 
 
 def generalisation(zoo: OpenZoo, others: Sequence[OpenZoo], say: Say) -> Part:
-    """Predict the models of other zoos by what was fitted on this one, and on the other itself."""
+    """Predict models of other zoos with fits on this zoo, and with fits on the other zoo itself."""
     if not others:
         raise InvalidArgument("no other zoo is given: `against` names one of the same layout")
     measures: list[Measure] = []
@@ -176,12 +176,12 @@ def generalisation(zoo: OpenZoo, others: Sequence[OpenZoo], say: Say) -> Part:
 
 
 def fit_ridge(features: Matrices, values: Matrices, say: Say) -> NDArray[np.float64]:
-    """Fit ridge regressions, and return the predictions of test, [rows, targets]."""
+    """Fit ridge regressions, and return the predictions for test, [rows, targets]."""
     return np.stack([found["test"] for _, found in ridge(features, values)], axis=1)
 
 
 def fit_trees(features: Matrices, values: Matrices, say: Say) -> NDArray[np.float64]:
-    """Fit gradient-boosted trees for each target, and return the predictions of test.
+    """Fit gradient-boosted trees for each target, and return the predictions for test.
 
     Raises:
         BoostingUnavailable: LightGBM is not installed.
@@ -217,8 +217,8 @@ PREDICTORS: Mapping[str, Callable[[Matrices, Matrices, Say], NDArray[np.float64]
     RIDGE: fit_ridge,
     TREES_NAME: fit_trees,
 }
-"""Predictors that take any features: from features and values by split to those of test. They can
-say how far they are."""
+"""Predictors for any features: from features and values by split to predictions for test. The
+callback receives their progress."""
 
 
 def _set_network(
@@ -267,7 +267,7 @@ def _scores(
 
 
 def _numbers(model: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the numbers of models without gaps, as intervals need them."""
+    """Return indices of models without gaps, as intervals need them."""
     return np.unique(model, return_inverse=True)[1]
 
 
@@ -276,6 +276,6 @@ def _models(zoo: OpenZoo, rows: NDArray[np.int64]) -> int:
 
 
 def _left_out(counts: Mapping[str, int]) -> str:
-    """Say which states were left out."""
+    """Return a sentence on the states that were left out."""
     said = [f"{count:,} states ({why})" for why, count in counts.items()]
     return f"Left out: {', '.join(said) or 'none'}."

@@ -1,4 +1,4 @@
-"""What the suite measures, as numbers with a name: records, their tables and their JSON file."""
+"""Results of the suite: named numbers, their tables and their JSON file."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from ..bootstrap import UNKNOWN, Floats, Interval, resamples
 from ..tables import Table, interval, number
 
 PROTOCOL = "model_zoos suite 1"
-"""Name and version of the protocol. The version changes whenever a number could that has the same
-settings. A new number, or an interval that is no longer given, changes no other number."""
+"""Name and version of the protocol. The version changes with every change that could change a
+number at equal settings. Adding a number, or omitting an interval, changes no other number."""
 
 FEWEST = 10
-"""With fewer values, copies left out, the interval of a mean is too narrow, so there is none."""
+"""With fewer values (without copies), the interval of a mean is too narrow, so none is given."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,10 @@ class Measure:
     """One number.
 
     Attributes:
-        of: what is measured, one text for each of `Part.labels`.
-        name: such as "R2" or "accuracy".
-        value: the number; NaN where it is not defined.
-        interval: its 95 % interval; NaN where there is none.
+        of: what is measured, with one text for each of `Part.labels`.
+        name: name of the number, such as "R2" or "accuracy".
+        value: the number; NaN if it is not defined.
+        interval: its 95 % interval; NaN if there is none.
     """
 
     of: tuple[str, ...]
@@ -47,10 +47,10 @@ class Part:
 
     Attributes:
         name: key of `PARTS`.
-        title: what the numbers are.
-        labels: what the texts of `Measure.of` name.
+        title: title of the numbers.
+        labels: names of the texts of `Measure.of`.
         measures: the numbers.
-        settings: what was chosen, such as the number of samples; other settings give other numbers.
+        settings: choices such as the number of samples; other settings give other numbers.
         notes: sentences that belong to the numbers.
         not_obtained: what -> why it could not be measured.
         seconds: time that it took.
@@ -66,7 +66,7 @@ class Part:
     seconds: float = 0.0
 
     def table(self) -> Table:
-        """Return a row for each thing that is measured and a column for each name."""
+        """Return a row for each measured thing and a column for each name."""
         if not self.measures:
             rows_not = tuple(self.not_obtained.items())
             return Table(f"{self.name}: not obtained", ("what", "why"), rows_not)
@@ -100,7 +100,7 @@ class SuiteResult:
         zoo: name.
         models, states: numbers of models and states in the zoo, by split.
         digest: SHA-256 of all states without their weights (`fingerprint`).
-        settings: seed and sizes, equal in all runs of a protocol unless somebody changed them.
+        settings: seed and sizes, fixed by the protocol unless a user changes them.
         versions: package -> version.
         parts: the parts in their order.
     """
@@ -116,7 +116,7 @@ class SuiteResult:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> SuiteResult:
-        """Return the result that the command wrote as JSON, with None for each NaN.
+        """Return a result from the command's JSON, which has None for each NaN.
 
         Raises:
             LookupError, TypeError, ValueError: an entry is missing or malformed.
@@ -158,7 +158,7 @@ def _part(values: Mapping[str, Any]) -> Part:
 
 
 def _check(values: Mapping[str, Any], kinds: Mapping[str, Any]) -> None:
-    """Refuse entries that are not of their kinds.
+    """Refuse entries that have other types.
 
     Raises:
         LookupError: an entry is missing.
@@ -176,7 +176,7 @@ def _float(value: object) -> float:
 
 
 def read_result(path: Path) -> SuiteResult:
-    """Read a result that `model-zoos benchmark --suite` wrote.
+    """Read a result written by `model-zoos benchmark --suite`.
 
     Raises:
         InvalidArgument: the file cannot be read or is something else; the message names it.
@@ -193,7 +193,7 @@ def read_result(path: Path) -> SuiteResult:
         )
     try:
         result = SuiteResult.from_json(values)
-        result.tables()  # which looks at all values
+        result.tables()  # uses all values
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise InvalidArgument(
             f"{path}: not a whole result of the suite: an entry is missing or malformed "
@@ -206,9 +206,9 @@ def mean_of(of: tuple[str, ...], name: str, values: Floats, distinct: int | None
     """Return the mean of some values with its bootstrap interval; NaN values are left out.
 
     Args:
-        of, name: what the values are, as in `Measure`.
+        of, name: what the values are, see `Measure`.
         values: the values.
-        distinct: how many of the things that were measured are not copies; None for all.
+        distinct: how many of the measured things are not copies; None for all.
     """
     values = np.asarray(values, np.float64)
     values = values[np.isfinite(values)]

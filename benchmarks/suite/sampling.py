@@ -1,8 +1,8 @@
 """New weights from the good models of a zoo, without training.
 
-The models are those of the train split with the best validation accuracy in their last state, as
+The models are those of the train split with the best validation accuracy in their last state, since
 Schuerholt et al. 2022 ("Hyper-Representations as Generative Models", NeurIPS) sample from the best
-30 % of a zoo. They have one activation, since their weights are mixed.
+30 % of a zoo. They must share one activation, because their weights are mixed.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from .result import FEWEST
 from .zoo import OpenZoo
 
 FEWEST_GOOD = 5
-"""Models that are sampled from, at least."""
+"""Minimal number of models to sample from."""
 
 DIMENSIONS = 64
-"""Principal directions of the subspace, at most."""
+"""Maximal number of principal directions of the subspace."""
 
 VARIANCE = "running_var"
 """Role of a tensor whose values are variances, which must not be negative."""
@@ -38,7 +38,7 @@ _ROUNDING = 1e-6
 
 Weights = NDArray[np.float32]
 Sampler = Callable[[Weights, Layout, int, int], Weights]
-"""From good weights [n, N], their layout, a count and a seed to new weights [count, N]."""
+"""Function from good weights [n, N], their layout, a count and a seed to new weights [count, N]."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,13 +46,14 @@ class LastStates:
     """The usable last states of some models, and which of them are good.
 
     Attributes:
-        models: number of models in the split; the others have diverged, or do not fit into memory.
-        rows: row numbers in the table of all states, [n].
+        models: number of models in the split, including those that diverged or do not fit into
+            memory.
+        rows: indices of the rows in the table of all states, [n].
         weights: float32 [n, N].
-        good: numbers among these of the good states of `activation`, the best first.
-        activation: the most frequent one of the good states.
-        chosen_by: the metric that says which are good.
-        least: its least value among the good states.
+        good: indices in these of the good states of `activation`, the best first.
+        activation: the most frequent activation of the good states.
+        chosen_by: the metric by which they are chosen.
+        least: the lowest value of it among the good states.
     """
 
     models: int
@@ -74,7 +75,7 @@ def last_states(zoo: OpenZoo) -> LastStates:
 
     Raises:
         TooFewModels: fewer than `FEWEST_GOOD` are good.
-        InvalidArgument: the source does not say the models' activation.
+        InvalidArgument: the source does not state the models' activation.
     """
     rows, weights = read_last(zoo, "train")
     states, count = zoo.states, len(rows)
@@ -97,7 +98,7 @@ def last_states(zoo: OpenZoo) -> LastStates:
 
 
 def read_last(zoo: OpenZoo, split: str) -> tuple[NDArray[np.int64], Weights]:
-    """Return row numbers and weights of the usable last states of a split, as many as fit."""
+    """Return row indices and weights of the usable last states of a split, as many as fit."""
     states, settings = zoo.states, zoo.settings
     rows = states.final[states["split"][states.final] == split]
     models = np.random.default_rng(settings.seed).permutation(states.model[rows])
@@ -108,12 +109,12 @@ def read_last(zoo: OpenZoo, split: str) -> tuple[NDArray[np.int64], Weights]:
 
 
 def sample(zoo: OpenZoo, method: str, last: LastStates, count: int) -> Weights:
-    """Return new weights of one method of `SAMPLERS`, always the same ones."""
+    """Return new weights by one method of `SAMPLERS`; they are always the same."""
     return SAMPLERS[method](last.good_weights, zoo.layout, count, zoo.settings.seed)
 
 
 def distinct(new: Weights) -> int:
-    """Return how many vectors are not copies of an earlier one, up to rounding."""
+    """Return the number of vectors that are not copies of an earlier one, up to rounding."""
     if len(new) < 2:
         return len(new)
     limits = _ROUNDING * np.linalg.norm(new, axis=1, keepdims=True)
@@ -122,10 +123,10 @@ def distinct(new: Weights) -> int:
 
 
 def about_copies(counts: Mapping[str, tuple[int, int]]) -> list[str]:
-    """Say of which methods so many vectors are copies that there is no interval.
+    """Return a sentence for each method with so many copies that there is no interval.
 
     Args:
-        counts: method -> vectors that are not copies, and all of them.
+        counts: method -> number of vectors that are not copies, and of all.
     """
     return [
         f"{method}: {differ} of {drawn} vectors differ, too few for an interval."
@@ -135,7 +136,7 @@ def about_copies(counts: Mapping[str, tuple[int, int]]) -> list[str]:
 
 
 def about_variances(layout: Layout) -> dict[str, str]:
-    """Return the setting that says what is done with variances, if the layout has some."""
+    """Return the setting that states how variances are treated, if the layout has some."""
     return {"variances": "at least the lowest of good models"} if _variances(layout) else {}
 
 
@@ -143,7 +144,7 @@ def about_variances(layout: Layout) -> dict[str, str]:
 
 
 def _noise(share: float) -> Sampler:
-    """A good state plus Gaussian noise, of this share of the deviation of each tensor."""
+    """Return a sampler: a good state plus Gaussian noise, a share of each tensor's deviation."""
 
     def draw(good: Weights, layout: Layout, count: int, seed: int) -> Weights:
         generator = np.random.default_rng(seed)
@@ -158,7 +159,7 @@ def _noise(share: float) -> Sampler:
 
 
 def _soup(models: int, matched: bool = False) -> Sampler:
-    """The mean of some good states, if `matched` of units in the order of the first."""
+    """Return a sampler: the mean of good states; if `matched`, in the unit order of the first."""
 
     def draw(good: Weights, layout: Layout, count: int, seed: int) -> Weights:
         generator = np.random.default_rng(seed)
@@ -176,18 +177,18 @@ def _soup(models: int, matched: bool = False) -> Sampler:
 
 
 def _density(good: Weights, layout: Layout, count: int, seed: int) -> Weights:
-    """Samples of a kernel density of each weight."""
+    """Return samples of a kernel density of each weight."""
     return _raise_variances(sample_kernel_density(good, count, seed=seed), good, layout)
 
 
 def _subspace_density(good: Weights, layout: Layout, count: int, seed: int) -> Weights:
-    """Samples of a kernel density of each principal component of the good states.
+    """Return samples of a kernel density of each principal component of the good states.
 
-    The components, scaled to deviation 1, stand in for the learned representation of the paper.
+    The components, scaled to deviation 1, replace the learned representation of the publication.
     The bandwidth is Scott's, n^(-1/5) (Scott 1992, "Multivariate Density Estimation").
     """
     mean = good.mean(axis=0, dtype=np.float64)
-    # n is far below N: the inner products of the rows give the directions.
+    # n is far below N, so the directions are computed from the inner products of the rows.
     centred = good - mean
     values, vectors = np.linalg.eigh(centred @ centred.T)
     kept = np.argsort(-values)[: min(DIMENSIONS, len(good) - 1)]
@@ -201,15 +202,16 @@ def _subspace_density(good: Weights, layout: Layout, count: int, seed: int) -> W
 
 
 def _variances(layout: Layout) -> list[slice]:
-    """Return where the running variances of a layout lie; only batch normalisation has some."""
+    """Return the slices of the running variances of a layout; only batch normalisation has some."""
     return [roles[VARIANCE].slice for roles in layout.layers.values() if VARIANCE in roles]
 
 
 def _raise_variances(new: Weights, good: Weights, layout: Layout) -> Weights:
-    """Raise each running variance to the lowest one of the good states, and return the weights.
+    """Raise each running variance to at least the lowest one of the good states; return the
+    weights.
 
-    A network with a negative variance has outputs that are not numbers, and one of about 0 has
-    outputs that are far too large.
+    With a negative variance, the outputs of a network are NaN; with one near 0, they are far too
+    large.
     """
     for place in _variances(layout):
         np.maximum(new[:, place], good[:, place].min(axis=0), out=new[:, place])
@@ -225,4 +227,4 @@ SAMPLERS: Mapping[str, Sampler] = {
     "density of weights": _density,
     "density in a subspace": _subspace_density,
 }
-"""The methods; docs/suite.md says what each is."""
+"""The methods; see docs/suite.md for each."""

@@ -1,11 +1,11 @@
 """A network that reads weights as sets of units: its predictions do not depend on their order.
 
-Each unit has a vector, which is first computed from its bias. Two units that weights connect send
-messages to each other, computed from the kernel between them and from both vectors. A unit takes
-the mean of its messages, and the prediction is made from the mean vector of each layer, so neither
-depends on the order of hidden units (Zaheer et al. 2017, "Deep Sets"; on networks Navon et al.
-2023, "Equivariant Architectures for Learning in Deep Weight Spaces", and Kofinas et al. 2024,
-"Graph Neural Networks for Learning Equivariant Representations of Neural Networks").
+Each unit has a vector, initially computed from its bias. Two connected units send messages to each
+other, computed from the kernel between them and from both vectors. A unit takes the mean of its
+messages, and the prediction is made from the mean vector of each layer. Therefore neither depends
+on the order of hidden units (Zaheer et al. 2017, "Deep Sets"; for networks Navon et al. 2023,
+"Equivariant Architectures for Learning in Deep Weight Spaces", and Kofinas et al. 2024, "Graph
+Neural Networks for Learning Equivariant Representations of Neural Networks").
 
     predict = fit(weights, values, validation_weights, validation_values, layout)
     predict(weights)                        # float64 [rows, targets]
@@ -30,19 +30,19 @@ from ...builders.layout import Layout
 from ...weight_space.graph import Graphs, to_graphs
 
 WIDTH = 32
-"""Numbers of a unit's vector."""
+"""Length of a unit's vector."""
 
 STEPS = 2
-"""Times that units exchange messages."""
+"""Number of rounds in which units exchange messages."""
 
 BATCH = 128
-"""Networks of a training step."""
+"""Number of networks in a training step."""
 
 PASS_ROWS = (4096, 8192)
-"""Rows of one pass: all rows, but repeated or drawn anew so that they are as many as these."""
+"""Minimum and maximum of rows in a pass; rows are repeated, or newly drawn for each pass."""
 
 PATIENCE = 4
-"""Passes without a better validation error after which training stops."""
+"""Number of passes without a lower validation error after which training stops."""
 
 RATE = 1e-3
 """Learning rate at the start, which falls to 0 along a cosine."""
@@ -62,7 +62,7 @@ class SetNetwork(nn.Module):
 
     Args:
         graphs: any networks of the layout.
-        outputs: numbers that are predicted.
+        outputs: number of values to predict.
     """
 
     def __init__(self, graphs: Graphs, outputs: int) -> None:
@@ -72,7 +72,7 @@ class SetNetwork(nn.Module):
         self.groups = list(itertools.accumulate([0, *self.units]))
         edges = torch.bincount(graphs.edge_types).tolist()
         self.wires = list(itertools.accumulate([0, *edges]))
-        # An edge's place is target * units of the source + source, in each wire.
+        # An edge's index is target * units of the source + source, in each wire.
         self.sources, self.targets = (types[end[self.wires[:-1]]].tolist() for end in ends)
         width = WIDTH
         self.unit = nn.Linear(graphs.nodes.shape[-1], width)
@@ -132,15 +132,15 @@ def fit(
         x, validation_x: weights, [rows, N].
         y, validation_y: values, [rows, targets].
         layout: layout of the weights.
-        passes: passes over the training rows, at most.
+        passes: maximal number of passes over the training rows.
         seed: seed of the initialisation and of the order of the rows.
-        on_progress: called with the passes done and all of them.
+        on_progress: called with the number of passes done, and of all.
 
     Returns:
         A function from weights [rows, N] to predictions, float64 [rows, targets].
     """
     scale = np.ones(layout.size, np.float32)
-    for slot in layout.slots:  # each tensor has a root mean square of 1 in train
+    for slot in layout.slots:  # scale each tensor to a root mean square of 1 in train
         part = x[:, slot.slice]
         square = float(np.mean([np.square(row, dtype=np.float64).mean() for row in part]))
         scale[slot.slice] = 1 / np.sqrt(square) if square > 0 else 1

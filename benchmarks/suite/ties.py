@@ -1,4 +1,4 @@
-"""How high Kendall's tau-b can be where the truth has ties."""
+"""The highest possible Kendall's tau-b if the truth has ties."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def tau_ceiling(truth: ArrayLike) -> float:
     tau-b is (C - D) / sqrt((n0 - n1) (n0 - n2)), with C concordant and D discordant pairs of n0,
     and n1 and n2 the pairs that are tied in the truth and in the prediction (Kendall 1945, "The
     treatment of ties in ranking problems", Biometrika 33). A prediction without ties has n2 = 0,
-    and at best it orders all pairs right that are not tied in the truth: C = n0 - n1, D = 0. That
-    leaves sqrt((n0 - n1) / n0). A prediction with the same ties as the truth could still reach 1.
+    and at best it orders all pairs correctly that are not tied in the truth: C = n0 - n1, D = 0.
+    This gives sqrt((n0 - n1) / n0). A prediction with the same ties as the truth could reach 1.
 
     Args:
         truth: [rows].

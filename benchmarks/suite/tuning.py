@@ -1,9 +1,9 @@
 """Epochs that new weights save, compared with training from the initialisation.
 
-New weights and fresh initialisations are trained alike, for some epochs. The goal is the mean
-accuracy of the fresh models after the last epoch. A new vector saves the epochs from the first one
-in which it reaches this goal to the last. By chance some fresh models reach their mean early, so
-that they save epochs too: what they save is the reference.
+New weights and fresh initialisations are trained equally, for some epochs. The goal is the mean
+accuracy of the fresh models after the last epoch. A new vector saves the epochs between the first
+one at which it reaches the goal and the last. Some fresh models happen to reach their mean early
+and thus save epochs too: their savings are the reference.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from .sampling import about_copies, about_variances, distinct, last_states, samp
 from .zoo import OpenZoo
 
 TUNED = ("noise 0.5", "soup of 2, matched", "density of weights", "density in a subspace")
-"""Methods whose weights are trained, keys of `SAMPLERS`."""
+"""Methods whose weights are trained; keys of `SAMPLERS`."""
 
 FRESH = "initialisation"
 
 SEED = 1 << 20
-"""Seed of the first vector; far above those of zoos, whose models must not be repeated."""
+"""Seed of the first vector; far above the seeds of zoos, whose models must not be repeated."""
 
 NEEDED = ("init", "optimizer", "learning_rate", "batch_size")
-"""Hyperparameters without which nothing can be trained."""
+"""Hyperparameters that training needs."""
 
 HYPERPARAMETERS = ("activation", "optimizer", "learning_rate", "weight_decay", "dropout", "init")
-"""Hyperparameters that the models have in common whose epochs are compared."""
+"""Hyperparameters that models must share so that their epochs can be compared."""
 
 
 def fine_tuning(zoo: OpenZoo, say: Say) -> Part:

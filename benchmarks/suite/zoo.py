@@ -1,4 +1,4 @@
-"""A zoo as the parts of the suite see it: its states, the usable ones of them, and its images."""
+"""A zoo for the parts of the suite: its states, the usable ones among them, and its images."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ..rows import LARGE_WEIGHT, MAX_WEIGHT, largest_weights, refuse_leakage
 from ..states import StateTable, read_states, read_weights, weights_size
 
 _BLOCK_BYTES = 256 << 20
-"""Weights that are read at a time."""
+"""Number of weights that are read at a time."""
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,13 @@ class Settings:
     Attributes:
         seed: seed of every draw.
         max_weight: states with a larger weight (in absolute value) are left out.
-        states: states that are used for predictions, at most; epochs are thinned out evenly.
-        weights_bytes: weights that are held in memory, at most.
-        network_passes: passes of the set network over its training states, at most.
-        good: share of the models of the train split, the best ones, that are sampled from.
-        samples: new weight vectors of each method.
-        tuned: of these, those which are trained further.
-        tuned_epochs: epochs of this training.
+        states: maximal number of states used for predictions; epochs are thinned out evenly.
+        weights_bytes: limit in bytes of weights kept in memory.
+        network_passes: maximal number of passes of the set network over its training states.
+        good: share of the best models of the train split from which samples are drawn.
+        samples: number of new weight vectors by each method.
+        tuned: number of these that are trained further.
+        tuned_epochs: number of epochs of this training.
     """
 
     seed: int = 0
@@ -58,16 +58,16 @@ class Settings:
 
 @dataclass(frozen=True, eq=False)
 class Used:
-    """The usable states that properties are predicted of, sorted by zoo, model and epoch.
+    """The usable states for property prediction, sorted by zoo, model and epoch.
 
     Attributes:
-        rows: their row numbers in the table of all states, [n].
+        rows: indices of their rows in the table of all states, [n].
         statistics: s(W), float64 [n, 7 * tensors].
         weights: W, float32 [n, N]; None if they are too many for the memory.
         targets: the numbers that are predicted.
-        not_scored: target -> why it is not.
-        left_out: reason -> states.
-        epochs: the epochs that were looked at.
+        not_scored: target -> reason.
+        left_out: reason -> number of states.
+        epochs: the epochs that were read.
     """
 
     rows: NDArray[np.int64]
@@ -81,12 +81,12 @@ class Used:
 
 @dataclass(frozen=True, eq=False)
 class OpenZoo:
-    """A zoo that is being measured. What is costly is read once, when it is first needed.
+    """A zoo that is being measured. Expensive data is read once, on first use.
 
     Attributes:
         states: all its states without weights.
         layout: layout of the weights.
-        data_dir, images_dir, download: where zoos and images are.
+        data_dir, images_dir, download: places of zoos and images.
         settings: seed and sizes.
     """
 
@@ -104,7 +104,7 @@ class OpenZoo:
 
     @cached_property
     def used(self) -> Used:
-        """The usable states, as `Used` describes them.
+        """The usable states; see `Used`.
 
         Raises:
             TooFewModels: a split has fewer than two of them.
@@ -158,13 +158,13 @@ class OpenZoo:
 
     @cached_property
     def images(self) -> ImageData:
-        """The images that the models saw.
+        """The images on which the models were trained.
 
         Raises:
             ImageFilesError: the image files are missing or cannot be used.
-            InvalidArgument: they are other images than zoo.json names, or the parts of a union
-                saw several image data sets.
-            ZooNotFound: there is no zoo directory, which says what the images are.
+            InvalidArgument: they are not the images that zoo.json names, or the parts of a union
+                have several image data sets.
+            ZooNotFound: there is no zoo directory, which would name the images.
         """
         home = zoos_home(self.data_dir)
         directories = [open_directory(home, name) for name in sorted(set(self.states["zoo"]))]
@@ -174,7 +174,7 @@ class OpenZoo:
         return zoo_images(directories[0], None, self.images_dir, self.download)
 
     def rows_of(self, split: str) -> NDArray[np.int64]:
-        """Return which of the used states are of a split, as numbers in `used.rows`."""
+        """Return the used states of a split, as indices in `used.rows`."""
         return np.flatnonzero(self.states["split"][self.used.rows] == split)
 
     def _targets(self, rows: NDArray[np.int64]) -> tuple[list[str], dict[str, str]]:
@@ -193,7 +193,7 @@ class OpenZoo:
 
     def _refuse_leakage(self) -> None:
         names = ("zoo", "model_id", "parent_model_id")
-        first = np.flatnonzero(np.diff(self.states.model, prepend=-1))  # a row of each model
+        first = np.flatnonzero(np.diff(self.states.model, prepend=-1))  # one row per model
         splits = {}
         for split in SPLITS:
             rows = first[self.states["split"][first] == split]
@@ -228,7 +228,7 @@ def open_zoo(
 def _thin_out(
     states: StateTable, settings: Settings
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the models and the epochs of at most `settings.states` states, the last one always."""
+    """Return the models and the epochs of at most `settings.states` states, including the last."""
     models = np.arange(states.models)
     if len(models) > settings.states:
         draw = np.random.default_rng(settings.seed).permutation(len(models))

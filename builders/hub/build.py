@@ -84,7 +84,7 @@ _FORMAT = 1
 """Version of what is written; a new one makes every existing shard invalid."""
 
 Progress = Callable[[str, int, int], None]
-"""Called with a zoo's name, the states written and all its states."""
+"""Called with a zoo's name, the number of states written, and the number of all its states."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class BuildSummary:
         left_out: for each model file that was left out, what is wrong with it.
         seconds: duration.
         missing: Parquet files that other ranks have still to write. The card and `file_bytes` are
-            complete when there is none.
+            complete once there are none.
     """
 
     zoo: str
@@ -133,8 +133,8 @@ def build_folder(
         names: zoos, twin zoos and unions (which stand for their parts).
         root: folder of all zoo directories.
         out: the repository folder, created if it does not exist.
-        licence: the Hub's id of the licence, for the card; None for that of the card that the
-            folder has, else cc-by-4.0. All ranks are given the same.
+        licence: the Hub's id of the licence, for the card; None for the licence of the folder's
+            card, or cc-by-4.0 without a card. All ranks must be given the same.
         workers: number of threads, each of which needs about six row groups of memory (300 MB for
             ResNet-18); None for one per core.
         rank: the part of the work. Ranks need not run at the same time, and do not wait for each
@@ -146,12 +146,13 @@ def build_folder(
 
     Raises:
         ZooNotFound: a zoo has no directory, or no finished model.
-        FaultyZoo: none of a zoo's files can be used.
-        InvalidArgument: no or unusable names, a licence that is no id, fewer than one worker, a zoo
-            some of whose models are only on the Hub, or a folder that cannot be built into: `out`
+        FaultyZoo: all files of a zoo are unusable.
+        InvalidArgument: no or unusable names, a licence that is not an id, fewer than one worker,
+            a zoo with models that are only on the Hub, or a folder that cannot be built into: `out`
             is a file, holds a model_zoos.py, holds other files but no build, or has a card without
             usable metadata.
-        AlreadyRunning: another build is running in the folder, other than a rank of the same
+        AlreadyRunning: another build is running in the folder that is not a rank of the same number
+            of ranks.
             number of ranks.
     """
     if workers is not None and workers < 1:
@@ -207,7 +208,7 @@ def build_folder(
 
 
 def _card_of(out: Path) -> str:
-    """Return the card that a folder has; an empty text for none."""
+    """Return the card that a folder has; an empty text if it has none."""
     path = out / CARD
     return path.read_text("utf-8", errors="replace") if path.exists() else ""
 
@@ -216,7 +217,7 @@ def _refuse_others(out: Path) -> None:
     """Refuse to begin a repository in a folder that holds anything else, such as a README.md.
 
     Raises:
-        InvalidArgument: `out` is no folder, or holds other files than figures.
+        InvalidArgument: `out` is not a folder, or holds other files than figures.
     """
     if out.exists() and not out.is_dir():
         raise InvalidArgument(f"{out} is a file, expected the folder to build into")
@@ -244,7 +245,7 @@ def _build_zoo(
     workers: int,
     on_progress: Progress | None,
 ) -> tuple[BuildSummary, dict[str, str]]:
-    """Write the shards of a zoo that are this rank's; return a summary and the digests of all."""
+    """Write this rank's shards of a zoo; return a summary and the digests of all shards."""
     start = time.monotonic()
     name, layout = directory.zoo.name, directory.zoo.layout
     with gate(out):
@@ -252,7 +253,7 @@ def _build_zoo(
     with_weights = [shard for shard in shards if shard.has_weights]
     owners = deal([shard.rows * layout.size for shard in with_weights], loads)
     own = {s.name for s, owner in zip(with_weights, owners, strict=True) if owner == rank.index}
-    # The shards without weights are little work, which each rank does that finds them missing.
+    # The shards without weights are little work: each rank that finds some missing writes them.
     mine = [shard for shard in shards if shard.name in own or not shard.has_weights]
     missing = [shard for shard in mine if shard.name not in marks]
     states = sum(shard.rows for shard in mine if shard.has_weights)
@@ -278,7 +279,7 @@ def _build_zoo(
             write_shard(shard, partial, cancelled, advance)
             if any(future.exception() for future in first):
                 raise Cancelled
-            with lock:  # recorded first: a shard without a record is of an earlier build
+            with lock:  # recorded before it appears: a shard without a record is old
                 marks[shard.name] = (digests[shard.name], partial.stat().st_size)
                 write_record(out, name, marks, work)
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -290,7 +291,7 @@ def _build_zoo(
             partial.unlink(missing_ok=True)
 
     advance(0)
-    # The shards without weights come first: a zoo that has only these is seen to be unfinished.
+    # The shards without weights come first: a zoo that has only these is recognised as unfinished.
     heavy = [shard for shard in missing if shard.has_weights]
     # Threads suffice: reading, encoding and compressing release the interpreter's lock.
     with (
@@ -329,13 +330,13 @@ def _build_zoo(
 def _arranged(
     directory: ZooDirectory, files: Mapping[str, list[ModelFile]], out: Path, work: Path
 ) -> tuple[list[PlannedShard], dict[str, str], dict[str, Mark]]:
-    """Give finished shards the names that they have now, and delete those of earlier builds.
+    """Give finished shards their current names, and delete those of earlier builds.
 
     Returns:
         All shards of the zoo, their digests by name, and the marks of those that are finished.
     """
     name = directory.zoo.name
-    # Those without weights go first: without them, a split is seen to be unfinished.
+    # Those without weights go first: without them, a split is recognised as unfinished.
     present = (*out.glob(f"metrics/{name}-*.parquet"), *out.glob(f"data/{name}/*.parquet"))
     known = recorded(out, name)  # later, since other ranks write meanwhile
     there = finished(out, known)
@@ -347,8 +348,8 @@ def _arranged(
     changes = names - digests.keys() or any(there.get(d) != s for s, d in digests.items())
     if changes and (card := _card_of(out)):
         _write(out, CARD, unfinished_card(card, name).encode(), work)
-    # Shards that get another name wait under the name of their digest: at every moment, the record
-    # is right about each file, and a name is never that of two shards.
+    # Shards to be renamed wait under the name of their digest. Thus the record is right about each
+    # file at every moment, and no name ever belongs to two shards.
     moved = {there[d]: d for shard, d in digests.items() if d in there and there[d] != shard}
     waiting = {waiting_file(digest): known[old] for old, digest in moved.items()}
     write_record(out, name, {**known, **waiting})
@@ -385,7 +386,7 @@ def _plan(
 
 
 def _digest(directory: ZooDirectory, shard: PlannedShard) -> str:
-    """Return a digest of all that decides a shard's bytes; of a model file name, size and time."""
+    """Return a digest of all that decides a shard's bytes; model files by name, size and time."""
     files = []
     for group in shard.groups:
         stats = ((file.path, file.path.stat()) for file in group)

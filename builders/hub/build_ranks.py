@@ -1,9 +1,9 @@
-"""Several builds of one repository folder: which of them run, and what all of them have written.
+"""Coordinate the processes that build one folder: locks, and a record of finished shards.
 
-.build/lock                 held by a build of one process, from its beginning to its end
-.build/<zoo>.json           what it has written: shard -> its digest and its size
-.build/rank-3-of-16/        the same of a rank, and its unfinished files, until all are finished
-.build/gate                 held by any of them, for a moment
+.build/lock           held by a build of one process, from its beginning to its end
+.build/<zoo>.json     what it has written: shard -> its digest and its size
+.build/rank-3-of-16/  the lock, record and unfinished files of a rank until all ranks finish
+.build/gate           held for a moment by any of them while it begins, deletes or finishes
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from .shards import sorted_json
 _RANKS = "rank-*-of-*"
 
 Mark = tuple[str, int]
-"""What is recorded of a finished shard: its digest and the size of the file."""
+"""The record of a finished shard: its digest and the size of the file."""
 
 
 @contextmanager
 def registered(out: Path, rank: Rank) -> Iterator[Path]:
-    """Hold the lock of a build, and give the folder of its record and its unfinished files.
+    """Hold the lock of a build, and yield the folder of its record and its unfinished files.
 
     Args:
         out: the repository folder.
-        rank: the part of the work. A build of all of it excludes every other one, and ranks exclude
-            those of another number.
+        rank: the part of the work. A build of all work excludes every other build; ranks exclude
+            those of another number of ranks.
 
     Raises:
-        AlreadyRunning: such a build is running.
+        AlreadyRunning: a build that this one excludes is running.
     """
     build = out / BUILD_FOLDER
     work = build if rank.count == 1 else build / str(rank)
@@ -68,14 +68,14 @@ def registered(out: Path, rank: Rank) -> Iterator[Path]:
 
 @contextmanager
 def gate(out: Path) -> Iterator[None]:
-    """Keep all other builds of a folder from beginning, deleting and finishing, for a moment."""
+    """Hold the gate: meanwhile no other build of the folder can begin, delete or finish."""
     (out / BUILD_FOLDER).mkdir(parents=True, exist_ok=True)
     with FileLock(out / BUILD_FOLDER / "gate"):
         yield
 
 
 def valid_marks(out: Path, zoo: str, digests: Mapping[str, str]) -> dict[str, Mark]:
-    """Return the marks of the shards on disk that some build has recorded with the wanted digest.
+    """Return the marks of shards on disk that some build has recorded with the expected digest.
 
     Args:
         out: the repository folder.
@@ -90,9 +90,9 @@ def valid_marks(out: Path, zoo: str, digests: Mapping[str, str]) -> dict[str, Ma
 
 
 def recorded(out: Path, zoo: str) -> dict[str, Mark]:
-    """Return the marks of all shards that builds of a zoo have recorded; some shards may be gone.
+    """Return the marks of all shards that a zoo's builds have recorded; some may be deleted since.
 
-    Where records differ, the record of all takes precedence over that of a rank, which may be
+    Where records differ, the common record takes precedence over that of a rank, which may be
     older.
     """
     return {
@@ -101,26 +101,26 @@ def recorded(out: Path, zoo: str) -> dict[str, Mark]:
 
 
 def write_record(out: Path, zoo: str, marks: Mapping[str, Mark], work: Path | None = None) -> None:
-    """Write the record of all, or that of the rank whose folder is given."""
+    """Write the common record, or that of the rank whose folder is given."""
     folder = work or out / BUILD_FOLDER
     write_atomically(folder / f"{zoo}.json", sorted_json(marks), partial_in=folder)
 
 
 def remove_records(out: Path, zoo: str, work: Path) -> None:
-    """Delete the records of this rank and of those not running: the record of all has them."""
+    """Delete the records of this rank and of ranks not running: the common record has them."""
     for path in _records(out, zoo)[:-1]:
         if path.parent == work or not _held(path.parent):
             path.unlink(missing_ok=True)
 
 
 def _records(out: Path, zoo: str) -> list[Path]:
-    """Return the paths of all records of a zoo, the record of all last."""
+    """Return the paths of all records of a zoo, the common record last."""
     build = out / BUILD_FOLDER
     return [path / f"{zoo}.json" for path in (*build.glob(_RANKS), build)]
 
 
 def remove_ranks(out: Path, rank: Rank) -> None:
-    """Delete the folders of ranks whose work is in the record of all, unless they still run."""
+    """Delete the folders of ranks whose work is in the common record, unless they still run."""
     for path in (out / BUILD_FOLDER).glob(_RANKS):
         if path.name == str(rank) or not _held(path):
             shutil.rmtree(path, ignore_errors=True)
@@ -138,7 +138,7 @@ def _held(folder: Path) -> bool:
 
 
 def _read_record(path: Path) -> dict[str, Mark]:
-    """Read the marks of a build; none if the record is missing or damaged."""
+    """Read the marks of a build; return none if the record is missing or damaged."""
     try:
         found = json.loads(path.read_bytes())
     except (OSError, ValueError):

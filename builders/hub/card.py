@@ -2,8 +2,8 @@
 
     Path("out/README.md").write_text(render_card(read_contents("out"), "me/model_zoos"))
 
-Everything in the card follows from the files, but for the licence and what somebody has written
-below its end: the same files give the same card. The YAML at its top makes
+Everything in the card follows from the files, except the licence and what users have written below
+its end: the same files give the same card. The YAML at its top makes
 `load_dataset(repository, name)` work: for each zoo, each union whose parts are all there, and
 `metrics`, it says which files are which split.
 """
@@ -42,11 +42,11 @@ TEMPLATE = Path(__file__).resolve().parents[2] / "dataset_card.md"
 """The template lies at the root, in a checkout as in a wheel."""
 
 UNFINISHED = "a build was interrupted here: run it again to finish it"
-"""The file pattern in the card of a folder whose only zoo is being built anew. `datasets` says that
-it finds no such files."""
+"""File pattern in the card of a folder whose only zoo is being rebuilt. `datasets` shows it in the
+error that no files match."""
 
 PLACEHOLDER = "ORG/model_zoos"
-"""Name of the repository where the real one is not known yet."""
+"""Stands for the repository's name until it is known."""
 
 
 def card_data(
@@ -54,12 +54,12 @@ def card_data(
 ) -> DatasetCardData:
     """Return the YAML at the top of the card.
 
-    It has no numbers of rows: datasets would compare them with what `filters=` leaves.
+    It has no numbers of rows: datasets would compare them with what `filters=` keeps.
 
     Args:
         contents: the zoos and figures of the repository.
-        folder: whether the card is that of a folder. Then each config has a digest of its files as
-            its description: the cache of datasets depends on the card of a folder alone.
+        folder: whether the card is for a folder. Each config then has a digest of its files as its
+            description, since the cache of datasets depends only on the card of a folder.
         licence: the Hub's id of the licence.
     """
     import datasets
@@ -107,17 +107,17 @@ def card_data(
 
 
 def unfinished_card(text: str, zoo: str) -> str:
-    """Return a card by which `datasets` loads nothing that has rows of a zoo.
+    """Return a card from which `datasets` loads nothing that has rows of a zoo.
 
-    While a zoo is built anew, some of its files are missing. What `datasets` loaded then would also
-    stay in its cache, for the same files later.
+    While a zoo is rebuilt, some of its files are missing. What `datasets` loaded then would stay in
+    its cache and be used for the complete files later.
 
     Args:
         text: the card of the folder.
-        zoo: the zoo that is built.
+        zoo: the zoo being built.
 
     Raises:
-        InvalidArgument: its header is not the metadata of a card.
+        InvalidArgument: the card's header is not valid card metadata.
     """
     from huggingface_hub import DatasetCardData
 
@@ -201,7 +201,7 @@ def render_card(contents: Contents, repo_id: str = PLACEHOLDER, *, licence: str 
 
 
 def published_card(text: str, repo_id: str) -> str:
-    """Return the card of a folder as that of a repository: with its name, and without digests."""
+    """Return the card of a folder as a repository's card: with its name, without digests."""
     text = re.sub(r"\n  description: [0-9a-f]{64}(?=\n)", "", text)
     return text.replace(PLACEHOLDER, repo_id)
 
@@ -234,7 +234,7 @@ def _has_catalog_images(zoo: ZooEntry) -> bool:
 
 
 def _own_images(zoos: Sequence[ZooEntry]) -> list[tuple[str, str, str]]:
-    """Return the image data sets that are not of the catalog, sorted by name.
+    """Return the image data sets that are not in the catalog, sorted by name.
 
     Returns:
         For each its title, its row in the table of images, and the names of its zoos, as Markdown.
@@ -248,14 +248,14 @@ def _own_images(zoos: Sequence[ZooEntry]) -> list[tuple[str, str, str]]:
     for (name, _), own in sorted(found.items()):
         plain = printable(name.removeprefix(IMAGE_FOLDER))[:100]
         title = f"`{re.sub(r'[|`]', '?', plain)}`"
-        # A zoo that was begun with an earlier version says less than its twins.
+        # A zoo begun with an earlier version may record less than its twins.
         images = max((zoo.images for zoo in own), key=len)
         sets.append((title, _image_row(title, images), _listed(zoo.name for zoo in own)))
     return sets
 
 
 def _image_row(title: str, images: Mapping[str, Any]) -> str:
-    """Return a row of the table of images; a question mark stands for what zoo.json lacks."""
+    """Return a row of the table of images, with question marks for what zoo.json lacks."""
 
     def values(key: str) -> Sequence[int | float | None]:
         found = images.get(key)

@@ -1,4 +1,4 @@
-"""Parquet files that somebody else wrote: every fault is a FaultyZoo, and every read is bounded."""
+"""Read Parquet files of unknown origin: every fault is a FaultyZoo, and every read is bounded."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from ..schema import row_schema
 from ..untrusted import parse_json
 
 MAX_FOOTER = 16 << 20
-"""Limit of a footer in bytes. That of the largest file that we write has some hundred kB."""
+"""Limit of a footer in bytes. The largest file that we write has a footer of some hundred kB."""
 
 MAX_GROUP_BYTES = 96 << 20
-"""Limit of a row group in bytes, of which reading takes some four times; one row may be larger."""
+"""Limit of a row group in bytes; reading takes about four times as much. One row may be larger."""
 
 MAX_GROUP_ROWS = 1 << 19
 MAX_METRICS_ROWS = 1 << 23
@@ -31,7 +31,7 @@ _MAX_ABOUT = 1 << 20
 
 
 class Fault(ValueError):
-    """What is wrong with a file, without its name; see `naming`."""
+    """What is wrong with a file, without its name, which `naming` adds."""
 
 
 @contextmanager
@@ -39,7 +39,7 @@ def naming(name: object) -> Iterator[None]:
     """Turn whatever goes wrong with a file into an error that names it.
 
     Raises:
-        FaultyZoo: in place of anything but an error of model_zoos.
+        FaultyZoo: in place of any error that is not of model_zoos.
     """
     try:
         yield
@@ -47,7 +47,7 @@ def naming(name: object) -> Iterator[None]:
         raise
     except Fault as error:
         raise FaultyZoo(f"{name}: {error}") from None
-    except Exception as error:  # pyarrow raises most of the built-in ones
+    except Exception as error:  # pyarrow raises most built-in exceptions
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise FaultyZoo(f"{name}: not readable as Parquet ({reason:.200})") from error
 
@@ -55,7 +55,7 @@ def naming(name: object) -> Iterator[None]:
 class Bounded:
     """A file for pyarrow that refuses to read more than `limit` bytes at once.
 
-    pyarrow asks for as many bytes as the file itself says.
+    pyarrow asks for as many bytes as the file itself states.
     """
 
     closed = False
@@ -77,7 +77,7 @@ class Bounded:
 
 
 def open_fragment(file: IO[bytes]) -> pads.ParquetFileFragment:
-    """Read the footer of a file, and refuse row groups that no memory might hold.
+    """Read the footer of a file, and refuse row groups that are too large for memory.
 
     Raises:
         Exception: of any class, see `naming`.
@@ -95,17 +95,17 @@ def open_fragment(file: IO[bytes]) -> pads.ParquetFileFragment:
 
 
 def weights_type(schema: pa.Schema) -> pa.FixedSizeListType | None:
-    """Return the type of the column `weights`; None if there is none, or it is no vector."""
+    """Return the type of the column `weights`; None if it is missing or not a vector."""
     kind = schema.field("weights").type if schema.names.count("weights") == 1 else None
     fixed = isinstance(kind, pa.FixedSizeListType) and kind.value_type == pa.float32()
     return kind if fixed else None
 
 
 def description(schema: pa.Schema) -> Mapping[str, Any]:
-    """Return what a file says of its zoo: {} if it says nothing.
+    """Return what a file says of its zoo; {} if it says nothing.
 
     Raises:
-        Fault: it is no JSON object.
+        Fault: it is not a JSON object.
     """
     content = (schema.metadata or {}).get(b"model_zoos", b"{}")
     about = parse_json(content) if len(content) <= _MAX_ABOUT else None
@@ -122,7 +122,7 @@ def check_columns(schema: pa.Schema, size: int | None) -> None:
         size: length of a row's weights; None for rows without weights.
 
     Raises:
-        Fault: they are not those of a zoo's rows.
+        Fault: they are not the columns of a zoo's rows.
     """
     kind = weights_type(schema)
     if kind is not None and size is not None and kind.list_size != size:
@@ -142,11 +142,11 @@ Seen = dict[tuple[str | None, str], dict[str, NDArray[np.int32]]]
 
 
 class RowCheck:
-    """Checks the rows of one file table by table, as far as the wanted columns show them.
+    """Checks the rows of one file table by table, as far as the columns read allow it.
 
     Args:
         file: name of the file.
-        seen: the rows of all files of the data set that were read, which is added to.
+        seen: the rows read from all files of the data set; this object adds to it.
     """
 
     def __init__(self, file: str = "", seen: Seen | None = None) -> None:
@@ -155,10 +155,10 @@ class RowCheck:
         self._seen: Seen = {} if seen is None else seen
 
     def check(self, zoo: str | None, table: pa.Table) -> None:
-        """Check some more rows of a zoo.
+        """Check further rows of a zoo.
 
         Raises:
-            Fault: weights, a model or an epoch are null, or two rows are of one model and epoch.
+            Fault: null weights, models or epochs, or two rows with the same model and epoch.
         """
         for name in {"weights", "model_id", "epoch"} & set(table.column_names):
             column = table[name]
@@ -180,7 +180,7 @@ class RowCheck:
             twice = found[:-1][np.diff(found) == 0].tolist()
             files = self._seen.setdefault(key, {})
             for file, others in files.items():
-                if file != self._file:  # which may be read a second time
+                if file != self._file:  # a file may be read a second time
                     twice += np.intersect1d(found, others).tolist()
             if twice:
                 raise Fault(f"it repeats the model {key[1]:.100} at epoch {twice[0]}")
@@ -190,7 +190,7 @@ class RowCheck:
 def _runs(
     table: pa.Table,
 ) -> tuple[pa.DictionaryArray, NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]:
-    """Return the models of rows, coded, the order of the rows by model and epoch, and its cuts."""
+    """Return row models as codes, the row order by model and epoch, and where models begin."""
     models = pa.concat_arrays(table["model_id"].chunks).dictionary_encode()
     codes = models.indices.to_numpy()
     order = np.lexsort((table["epoch"].to_numpy(), codes))

@@ -31,11 +31,11 @@ class ZooEntry:
     Attributes:
         zoo: specification.
         provenance: the rest of its zoo.json: engine, source, versions.
-        models, states: number by split, in the order of SPLITS; only splits that have files.
+        models, states: numbers by split, in the order of SPLITS; only splits that have files.
         file_bytes: size of its files with weights.
         test_acc: mean over the last states of all models; None if it was not measured.
-        digest: SHA-256 of the files with metrics, and of names and sizes of those with weights; ""
-            of files that are not in a folder.
+        digest: SHA-256 over the files with metrics and over the names and sizes of those with
+            weights; "" if the files are not in a folder.
     """
 
     zoo: Zoo
@@ -71,7 +71,7 @@ class ZooEntry:
 
     @property
     def maker(self) -> str:
-        """Whose zoo it is.
+        """Who made the zoo.
 
         "paper": imported from the files of the paper's authors. "catalog": made with model_zoos
         from a specification of its catalog. "own": the repository's authors made or imported it.
@@ -83,7 +83,7 @@ class ZooEntry:
 
     @property
     def images(self) -> Mapping[str, Any]:
-        """What its zoo.json says of its images, which is at least their `name`."""
+        """What its zoo.json says about its images; at least their `name`."""
         found = self.provenance.get("images")
         about = found if isinstance(found, dict) else {}
         name = about.get("name")
@@ -91,7 +91,7 @@ class ZooEntry:
 
     @property
     def terms(self) -> tuple[str, ...]:
-        """What its source asks of users, as far as it is known: the licence, and what to cite."""
+        """The known terms of its source: the licence, and what to cite."""
         source = self.provenance.get("source")
         if not isinstance(source, dict):
             return ()
@@ -113,7 +113,7 @@ class Contents:
 
     @property
     def follows_paper(self) -> bool:
-        """Whether some zoo is of the paper or the catalog, so that users should cite the paper."""
+        """Whether some zoo is the paper's or the catalog's, so that users should cite the paper."""
         return any(zoo.maker != "own" for zoo in self.zoos)
 
     @cached_property
@@ -157,7 +157,7 @@ def _digest(zoo: str, files: Mapping[str, Path], sizes: Mapping[str, int]) -> st
 def describe_contents(
     sizes: Mapping[str, int], open_file: Callable[[str], IO[bytes]], root: str
 ) -> Contents:
-    """Describe files anywhere by their names, sizes, and the content of those below metrics/.
+    """Describe files in any place by their names, sizes, and the content of those below metrics/.
 
     Other people's files, and Parquet files without a zoo's specification, are ignored.
 

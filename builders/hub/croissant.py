@@ -1,11 +1,11 @@
-"""croissant.json: a built folder in the words of Croissant 1.1 (MLCommons), for `mlcroissant`.
+"""croissant.json: a built folder described in Croissant 1.1 (MLCommons), for `mlcroissant`.
 
     dataset = mlcroissant.Dataset("out/croissant.json")
     next(iter(dataset.records("digits_cnn_s/metrics")))
 
-Each zoo has two record sets, its rows and, under `<zoo>/metrics`, the same rows without weights;
-`metrics` are those of all zoos. Paths are relative, so that the folder can lie anywhere. It is not
-published: the Hub describes every public data set in this form by itself.
+Each zoo has two record sets: its rows and, under `<zoo>/metrics`, the same rows without weights.
+`metrics` has those of all zoos. Paths are relative, so that the folder can be moved. The file is
+not published: the Hub generates this description of every public data set.
 
 https://docs.mlcommons.org/croissant/docs/croissant-spec-1.1.html
 """
@@ -45,7 +45,7 @@ _TERMS = (
     *("regex", "repeated", "replace", "samplingRate", "separator", "source", "subField"),
     "transform",
 )
-"""The words of Croissant that stand for themselves."""
+"""The terms of Croissant that are their own abbreviations in the context."""
 
 _CONTEXT: dict[str, object] = {
     "@language": "en",
@@ -69,7 +69,7 @@ def render_croissant(contents: Contents, folder: Path, licence: str = LICENCE) -
 
     Args:
         contents: the zoos of the folder.
-        folder: where the files without weights are, whose digests it holds.
+        folder: folder of the files without weights; their digests are part of the result.
         licence: the Hub's id of the repository's licence.
     """
     distribution: list[dict[str, object]] = []
@@ -135,7 +135,7 @@ def _files_of(record: str) -> str:
 
 
 def _record_set(name: str, about: str, size: int | None) -> dict[str, object]:
-    """Describe rows, whose weights have the length `size`; None if they have none."""
+    """Describe rows whose weights have length `size`, or that have no weights if it is None."""
     source = {"fileSet": {"@id": _files_of(name)}}
     split = {
         "@type": "cr:Field",

@@ -15,7 +15,7 @@ from .shards import sorted_json
 _RECORD = f"{BUILD_FOLDER}/digests.json"
 _LIMIT = 1 << 28
 _SETTLED = 2.0
-"""Seconds after which a further change of a file also changes its times on every file system."""
+"""Seconds after which another change of a file changes its times on every file system."""
 
 
 class Digests:

@@ -1,8 +1,8 @@
-"""What earlier builds of a folder have left: which shard holds which models, and under what name.
+"""What earlier builds of a folder wrote: which shard holds which models, and under what name.
 
-A shard whose models are unchanged is kept byte for byte, whatever its name: `-00003-of-00010` is
-renamed when the number of shards changes. So one more model costs one shard, and no other one is
-sent to the Hub, which knows contents by their digests.
+A shard whose models are unchanged is kept byte for byte and renamed if needed: `-00003-of-00010`
+gets a new name when the number of shards changes. Thus one more model changes only one shard, and
+no other is sent to the Hub, which identifies contents by their digests.
 
 .build/<zoo>.json         marks of the finished shards, by name
 .build/<zoo>.models.json  split -> ids of the models in each shard that models share, in order
@@ -32,7 +32,7 @@ WAITING_FILE = re.compile(re.escape(BUILD_FOLDER) + r"/[0-9a-f]{64}\.parquet")
 
 
 def waiting_file(digest: str) -> str:
-    """Return the name under which a shard waits for its new one, by the digest of its mark."""
+    """Return the temporary name of a shard that is being renamed, from the digest of its mark."""
     return f"{BUILD_FOLDER}/{digest}.parquet"
 
 
@@ -42,7 +42,7 @@ def models_file(zoo: str) -> str:
 
 
 def models_bytes(shards: Iterable[PlannedShard]) -> bytes:
-    """Return that record of planned shards."""
+    """Return the content of the record of a zoo's models for planned shards."""
     held: Held = {}
     for shard in shards:
         match = DATA_FILE.fullmatch(shard.name)
@@ -58,8 +58,8 @@ def read_held(out: Path, zoo: str, known: Mapping[str, object]) -> Held:
     Args:
         out: the repository folder.
         zoo: name of the zoo.
-        known: the marks by shard. In a folder without a record of models, the shards that have a
-            mark are read instead.
+        known: the marks by shard. If a folder has no record of models, the shards that have a mark
+            are read.
     """
     with suppress(OSError, ValueError):
         found = parse_json(read_plain(out / models_file(zoo), MAX_JSON))
@@ -83,7 +83,7 @@ def _is_list_of_lists(value: object) -> bool:
 
 
 def finished(out: Path, known: Mapping[str, Mark]) -> dict[str, str]:
-    """Return digest -> name of each shard that is there as its mark says.
+    """Return digest -> name of each shard on disk that agrees with its mark.
 
     A mark is the digest of all that decides the bytes of a shard, and the size of the file.
     """

@@ -1,17 +1,18 @@
-"""Publish a ResNet-18 zoo model by model while it is being made, and free the disk for the rest.
+"""Publish a ResNet-18 zoo model by model while it is made, and delete published models here.
 
 A zoo of the paper takes 2.2 TB, a finished model of it 2.2 GB. The Parquet files of a model hold no
-other model (shards.py), so they can go to the Hub as soon as it is finished: each is written,
+other model (shards.py), so they can be published as soon as it is finished. Each file is written,
 uploaded and deleted before the next one is written. Then one commit adds the files of some models,
-with `metrics` and the card of all models that are there by then. The ledger published.json in the
-zoo directory records these models; after that, the files of the models are deleted here if asked
+with `metrics` and a card that cover all models that are there by then. The ledger published.json in
+the zoo directory records these models; after that, their files here are deleted if asked
 for. `load_dataset("model_zoos", ...)` reads the rows of such a model from the repository.
 
-An interrupted call can be resumed: what the Hub has already is not sent again. The ledger records
-size and SHA-256 of each Parquet file, and a digest of the model files that it was made of. Model
-files are deleted only while both are as they were: in the listing of the repository, and here. If
-the model files have changed, they are published again. What the repository has of this zoo from
-elsewhere stays, and is taken over (`prepare_push`); another model of the same id is never replaced.
+An interrupted call can be resumed: what the Hub has is not sent again. The ledger records size and
+SHA-256 of each Parquet file, and a digest of the model files that it was made from. Model files
+are deleted only while both are unchanged: the Parquet files in the repository's listing, and the
+model files here. If the model files have changed, they are published again. Rows of this zoo that
+the repository has from elsewhere stay and are recorded (`prepare_push`); another model of the same
+id is never replaced.
 """
 
 from __future__ import annotations
@@ -72,19 +73,19 @@ STAGING_BYTES = max(a.shard_bytes for a in ARCHITECTURES.values() if a.file_per_
 """Disk space that publishing needs: at most one Parquet file at a time."""
 
 _FOLDER = ".push"
-"""Folder in a zoo directory that holds the Parquet file to be uploaded."""
+"""Folder in a zoo directory for the Parquet file being uploaded."""
 
 _MAY_DIFFER = ("format", "layout", "versions")
-"""Keys of zoo.json that may differ between parts of a zoo that are made on several machines."""
+"""Keys of zoo.json that may differ between parts of a zoo made on several machines."""
 
 
 @dataclass(frozen=True)
 class PublishOptions:
-    """Where the models of a zoo are published while others train, and what becomes of them here.
+    """Where the models of a zoo are published while others train, and whether they stay here.
 
     Attributes:
         repo_id: `ORG/NAME` on the Hub.
-        free: delete the files of a model here once the repository is seen to hold them.
+        free: delete the files of a model here once the repository is known to hold them.
         private: create the repository as a private one if it does not exist.
 
     Raises:
@@ -125,11 +126,11 @@ class PushSummary:
 
 
 def check_push(zoo: Zoo, options: PublishOptions, published: Published) -> None:
-    """Refuse what could never be published, without asking the Hub.
+    """Refuse what can never be published, without a request to the Hub.
 
     Args:
         zoo: the zoo to publish.
-        options: where to.
+        options: the repository.
         published: its ledger.
 
     Raises:
@@ -150,20 +151,20 @@ def check_push(zoo: Zoo, options: PublishOptions, published: Published) -> None:
 
 
 def prepare_push(directory: ZooDirectory, options: PublishOptions) -> None:
-    """Create a repository if it does not exist, check that it may be written, take over its models.
+    """Create a repository if it does not exist, check write access, and record its models.
 
     Models of this zoo that are complete in the repository and not in this directory are recorded as
     published and freed, with their splits: a zoo can be continued on another disk.
 
     Args:
         directory: a ResNet-18 zoo; published.json and splits.json are written.
-        options: where to.
+        options: the repository.
 
     Raises:
-        InvalidArgument: as `check_push`; the repository lacks models that were freed here, or
-            their files are damaged; it has this zoo in files that models share, or a zoo of this
-            name that was made otherwise; its card cannot hold ours, or names its licence otherwise
-            than by an id of the Hub.
+        InvalidArgument: see `check_push`; also if the repository lacks models that were freed
+            here or their files are damaged; if it has this zoo in files that models share, or a
+            different zoo of this name; if its card cannot be merged with ours, or names its
+            licence without an id of the Hub.
         FaultyZoo: the repository's metrics of this zoo cannot be used.
         HubFailed: no token, not allowed, or out of reach; the repository has models without their
             metrics.
@@ -184,7 +185,7 @@ def prepare_push(directory: ZooDirectory, options: PublishOptions) -> None:
             theirs = seen.remote.card()
             merge_cards("", theirs)
             card_licence(theirs)
-            # Asks for an upload, which needs the right to write, and commits nothing.
+            # Asks the Hub for an upload, which requires write access, and commits nothing.
             layout = directory.zoo.layout
             seen.remote.upload([CommitOperationAdd(layout_file(layout), layout_bytes(layout))])
             old = published.records if published.repo_id == repo_id else {}
@@ -213,8 +214,8 @@ def prepare_push(directory: ZooDirectory, options: PublishOptions) -> None:
 def unpublished(directory: ZooDirectory) -> list[str]:
     """Return the ids of the finished models that wait to be published, sorted.
 
-    A published model waits again if its files have changed, or if it is in a ledger of an earlier
-    version, which does not say what they were.
+    A published model waits again if its files have changed, or if its ledger is from an earlier
+    version, which does not record the files.
     """
     published = directory.published()
 
@@ -239,14 +240,14 @@ def push_models(
 
     Args:
         directory: a ResNet-18 zoo; other processes may add models to it meanwhile.
-        options: where to, after `prepare_push`.
+        options: the repository, after `prepare_push`.
         cancelled: set to stop before the next row group or file.
-        on_published: called after each step with what it did, so that an error loses nothing.
+        on_published: called after each step with its summary, so that an error loses nothing.
 
     Raises:
         HubFailed: not allowed, out of reach, or changed by somebody else meanwhile; call it again.
-        InvalidArgument, FaultyZoo: as `prepare_push`.
-        Cancelled: `cancelled` was set; what was committed stays.
+        InvalidArgument, FaultyZoo: see `prepare_push`.
+        Cancelled: `cancelled` was set; committed models stay.
         AlreadyRunning: another process publishes this zoo.
     """
     cancelled = cancelled or threading.Event()
@@ -264,7 +265,7 @@ def push_models(
         check_push(directory.zoo, options, published)
         if published.repo_id != repo_id:
             directory.write_published(Published(repo_id, {}))
-        # Models that were published and kept earlier, and what an interrupted run has left.
+        # Models that were published and kept earlier, and those left by an interrupted run.
         places = published.models.items()
         if options.free and any(_left(directory, m) for m, place in places if place != "damaged"):
             done(_free(directory, Remote.at(api, repo_id)))
@@ -287,10 +288,10 @@ def push_models(
 
 @contextmanager
 def _locked(directory: ZooDirectory) -> Iterator[None]:
-    """Be the only process that publishes a zoo.
+    """Hold the lock on publishing a zoo.
 
     Raises:
-        AlreadyRunning: another one does.
+        AlreadyRunning: another process holds it.
     """
     try:
         with FileLock(directory.path / ".push.lock", timeout=0):
@@ -305,7 +306,7 @@ class _Candidate:
 
     Attributes:
         states: its model files, in order.
-        source: see Record, of these files before anything was read of them.
+        source: the digest in a `Record` of these files, taken before they were read.
     """
 
     states: list[ModelFile]
@@ -327,7 +328,7 @@ def _source(directory: ZooDirectory, model: str) -> str | None:
 def _batch(
     directory: ZooDirectory, models: Sequence[str]
 ) -> tuple[dict[str, _Candidate], list[str], dict[str, str]]:
-    """Return as many of the first models as one commit can add, all others, and the faulty ones."""
+    """Return the first models, as many as one commit can add; the other models; the faulty ones."""
     batch: dict[str, _Candidate] = {}
     faulty: dict[str, str] = {}
     count = 10  # metrics, the layout, the card
@@ -355,7 +356,7 @@ def _push(
     """Upload the files of some models, then commit them.
 
     Returns:
-        What was done, and what was published of each model.
+        The summary, and the record of each model published.
     """
     zoo, splits = directory.zoo, directory.splits()
     seen = _look(directory, remote)
@@ -394,7 +395,7 @@ def _push(
 
     contents: dict[str, Content] = {layout_file(zoo.layout): layout_bytes(zoo.layout)}
     new_files = {path: listed[0] for r in records.values() for path, listed in r.shards.items()}
-    # Files of an earlier form of these models, and of models that are not complete, are deleted.
+    # Files of these models from an earlier build, and of incomplete models, are deleted.
     whole = whole_models(remote.files, zoo.name)
     stale = {
         match.string
@@ -415,10 +416,10 @@ def _push(
     sizes = {path: entry.size for path, entry in remote.files.items() if path not in stale}
     sizes |= new_files | {path: size_of(content) for path, content in contents.items()}
     theirs = remote.card()
-    licence = card_licence(theirs)  # there is no folder that has another one
+    licence = card_licence(theirs)  # no folder has another one
     try:
         ours = future_card(remote, sizes, contents, licence)
-    except FaultyZoo:  # another zoo is incomplete there, which is not this run's business
+    except FaultyZoo:  # another zoo is incomplete there, which does not concern this run
         own = {
             path: size
             for path, size in sizes.items()
@@ -426,7 +427,7 @@ def _push(
         }
         ours = future_card(remote, own, contents, licence)
     card, _ = merge_cards(ours, theirs)
-    contents[CARD] = card.encode()  # the last
+    contents[CARD] = card.encode()  # comes last
     additions += [
         CommitOperationAdd(path, content)
         for path, content in contents.items()
@@ -449,8 +450,8 @@ def _upload(
     """Write and upload the Parquet files of one model, one after the other.
 
     Returns:
-        What the Hub will list of them, and those that the commit must add. If the repository has
-        the same rows in other files, these; None if it has another model.
+        What the Hub will list for them, and those that the commit must add. If the repository has
+        the same rows in other files, what it lists for those; None if it has another model.
     """
     remote = seen.remote
     shards: dict[str, Listed] = {}
@@ -486,12 +487,12 @@ def _upload(
 def _metrics(
     states: Sequence[ModelFile], schema: pa.Schema, before: pa.Table | None, kept: Collection[str]
 ) -> pa.Table:
-    """Return the rows without weights of new states and of the models kept, as a build has them.
+    """Return rows without weights, in a build's form: of new states, and of the models kept.
 
     Args:
         states: the new states.
         schema: of the file.
-        before: the rows that the repository has; None for no rows.
+        before: the rows that the repository has; None if it has none.
         kept: ids of the models whose rows are taken from `before`.
     """
     table = states_table(states, schema) if states else schema.empty_table()
@@ -504,7 +505,7 @@ def _metrics(
 
 @dataclass(frozen=True)
 class _Seen:
-    """What a repository has of a zoo.
+    """A repository's content of a zoo.
 
     Attributes:
         remote: the repository.
@@ -520,18 +521,18 @@ class _Seen:
 
 
 def _look(directory: ZooDirectory, remote: Remote) -> _Seen:
-    """Find out what a repository has of a zoo.
+    """Read a repository's content of a zoo.
 
     Raises:
-        InvalidArgument: models share files there, freed models are missing, or the zoo of this name
-            was made otherwise.
+        InvalidArgument: models share files there, freed models are missing, or it is a different
+            zoo of this name.
     """
     zoo, repo_id = directory.zoo.name, remote.repo_id
     for path in remote.files:
         if zoo_of(path) == zoo and DATA_FILE.fullmatch(path) and model_of(path) is None:
             raise InvalidArgument(
                 f"{repo_id} has {zoo} in files that models share ({path}): publish to another "
-                "repository, or build that zoo anew and publish it first"
+                "repository, or rebuild that zoo and publish it first"
             )
     metrics, provenance = {}, []
     for split in SPLITS:
@@ -548,7 +549,7 @@ def _look(directory: ZooDirectory, remote: Remote) -> _Seen:
     shards: dict[str, dict[str, Listed]] = {}
     for match in matches(DATA_FILE, remote.files):
         if match["zoo"] == zoo:
-            # A small file is listed without a SHA-256, and equals no record.
+            # A small file is listed without a SHA-256, and so matches no record.
             listed = remote.listed(match.string) or (-1, "")
             shards.setdefault(match["model_id"], {})[match.string] = listed
     published = directory.published()
@@ -559,10 +560,10 @@ def _look(directory: ZooDirectory, remote: Remote) -> _Seen:
 
 
 def _refuse_lost(directory: ZooDirectory, repo_id: str, lost: Collection[str]) -> None:
-    """Refuse a repository that lacks freed models whose files are not here either.
+    """Refuse a repository that lacks freed models that have no files here either.
 
     Raises:
-        InvalidArgument: there are some.
+        InvalidArgument: it does.
     """
     if lost := [model for model in lost if not directory.complete(model)]:
         raise InvalidArgument(
@@ -575,10 +576,10 @@ def _refuse_lost(directory: ZooDirectory, repo_id: str, lost: Collection[str]) -
 def _check_provenance(
     directory: ZooDirectory, repo_id: str, provenance: Iterable[Mapping[str, Any]]
 ) -> None:
-    """Refuse a zoo of the same name that was made otherwise.
+    """Refuse a different zoo of the same name.
 
     Raises:
-        InvalidArgument: it was.
+        InvalidArgument: it differs.
     """
     for about in provenance:
         for key in sorted((directory.info.keys() | about.keys()) - set(_MAY_DIFFER)):
@@ -593,15 +594,15 @@ def _check_provenance(
 def _check_orphans(directory: ZooDirectory, seen: _Seen, own: Collection[str]) -> None:
     """Refuse to continue if the repository has complete models without metrics.
 
-    They would be deleted.
+    Models without metrics belong to another publication; continuing would delete them.
 
     Args:
         directory: the zoo.
         seen: what the repository has.
-        own: models of this directory that are about to be published.
+        own: models of this directory that are to be published now.
 
     Raises:
-        HubFailed: there are such models, and they are not finished here.
+        HubFailed: there are such models other than those of `own`.
     """
     without = whole_models(seen.remote.files, directory.zoo.name).keys() - seen.models - set(own)
     if orphans := sorted(model for model in without if not directory.finished(model)):
@@ -621,9 +622,9 @@ def _left(directory: ZooDirectory, model: str) -> list[int]:
 
 
 def _free(directory: ZooDirectory, remote: Remote) -> PushSummary:
-    """Delete the files of all published models that the repository is seen to have now.
+    """Delete the files of all published models that the repository now lists.
 
-    A model that the repository does not list as it was published waits to be published again.
+    A model that the repository no longer lists as published waits to be published again.
 
     Returns:
         Number of freed models, and those whose files differ from the repository's and are kept.
@@ -646,7 +647,7 @@ def _free(directory: ZooDirectory, remote: Remote) -> PushSummary:
     directory.write_published(Published(remote.repo_id, models, records=records))
     left_out = {}
     for model, place in models.items():
-        # Also what an interrupted run has left.
+        # Also deletes what an interrupted run has left.
         if place == "freed" and model in seen.models and (left := _left(directory, model)):
             if _may_go(directory, seen, model, left, records.get(model)):
                 _delete(directory, model)
@@ -661,7 +662,7 @@ def _free(directory: ZooDirectory, remote: Remote) -> PushSummary:
 def _may_go(
     directory: ZooDirectory, seen: _Seen, model: str, left: Sequence[int], record: Record | None
 ) -> bool:
-    """Whether the repository has what is left here of a model: by the ledger, or by reading it."""
+    """Whether the repository has the model's remaining files, by the ledger or by reading it."""
     known = record is not None and record.source is not None
     if known and record == Record(_source(directory, model), seen.shards[model]):
         return True
@@ -673,13 +674,13 @@ def _may_go(
 
 
 def _delete(directory: ZooDirectory, model: str) -> None:
-    """Delete the files of a model, but no others that lie in its folder."""
+    """Delete the files of a model, but no other files in its folder."""
     folder = directory.models_path / model
     for path in (folder / "checkpoint.pt", *folder.glob(".*.partial")):
         path.unlink(missing_ok=True)
     for epoch in directory.kept_epochs:
         directory.state_path(model, epoch).unlink(missing_ok=True)
-    with suppress(OSError):  # there is something else
+    with suppress(OSError):  # the folder holds something else
         folder.rmdir()
 
 
@@ -689,7 +690,7 @@ def _delete(directory: ZooDirectory, model: str) -> None:
 def _verified(directory: ZooDirectory, seen: _Seen, models: Sequence[str]) -> dict[str, Record]:
     """Return records of those models whose files in the repository hold all their rows.
 
-    Of each file the footer and two columns are read.
+    Only the footer and two columns of each file are read.
     """
     with ThreadPoolExecutor(8) as pool:
         whole = pool.map(lambda model: _is_whole(directory, seen, model), models)
@@ -723,7 +724,7 @@ def _is_whole(directory: ZooDirectory, seen: _Seen, model: str) -> bool:
 def _same_rows(
     directory: ZooDirectory, seen: _Seen, model: str, states: Sequence[ModelFile]
 ) -> bool | None:
-    """Whether the repository has the very rows of some states of a model.
+    """Whether the repository has exactly the same rows for some states of a model.
 
     Returns:
         None if its files of this model are damaged or incomplete.
@@ -747,6 +748,6 @@ def _same_rows(
 
 
 def _bits(row: pa.Table) -> tuple[bytes, str]:
-    """Return the values of one row, in which NaN equals NaN."""
+    """Return the values of one row as bytes and text, so that NaN equals NaN."""
     weights = row["weights"].combine_chunks().flatten().to_numpy()
     return weights.tobytes(), repr(row.drop_columns(["weights"]).to_pylist())

@@ -1,4 +1,4 @@
-"""The licence of a repository: the Hub's id of it in the YAML of the card, and in its text."""
+"""The licence of a repository: its id on the Hub in the YAML of the card, and its text."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ...errors import InvalidArgument
 from .merge import parse_card
 
 LICENCE = "cc-by-4.0"
-"""The licence of the paper's zoos, and of a repository for which no other is given."""
+"""The licence of the paper's zoos, and the default for a repository."""
 
 LICENCE_URL = "https://creativecommons.org/licenses/by/4.0/"
 
@@ -16,14 +16,14 @@ _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]{0,63}")
 
 
 def check_licence(licence: object, where: str = "") -> str:
-    """Return the id of a licence in small letters, as the Hub writes it.
+    """Return the id of a licence in lower case, as the Hub writes it.
 
     Args:
         licence: the id.
-        where: where it was found, with a colon, for the message.
+        where: where it was found, ending with a colon, for the message.
 
     Raises:
-        InvalidArgument: it is no such id.
+        InvalidArgument: it is not such an id.
     """
     if not isinstance(licence, str) or not _ID.fullmatch(licence):
         raise InvalidArgument(
@@ -35,13 +35,13 @@ def check_licence(licence: object, where: str = "") -> str:
 
 
 def card_licence(card: str) -> str:
-    """Return the licence that the YAML of a card names, or the usual one.
+    """Return the licence that the YAML of a card names, or the default.
 
     Args:
         card: a whole README; an empty text stands for no file.
 
     Raises:
-        InvalidArgument: its header is not the metadata of a card, or the licence is no id.
+        InvalidArgument: its header is not valid card metadata, or the licence is not an id.
     """
     licence = parse_card(card)[0].get("license")
     return LICENCE if licence is None else check_licence(licence, "license in README.md: ")

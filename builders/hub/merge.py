@@ -12,10 +12,10 @@ from huggingface_hub import DatasetCardData
 from ...errors import InvalidArgument
 
 _END = "<!-- end of the card made by model_zoos -->"
-"""Ends our text in a README; what follows is somebody else's, and stays."""
+"""Ends our text in a README; text below it is somebody else's, and stays."""
 
 _LISTS = ("tags", "task_categories", "language")
-"""Keys whose values are united."""
+"""Keys whose values are merged by union."""
 
 _MAX_HEADER, _MAX_VALUES, _MAX_DEPTH = 1 << 18, 50_000, 30
 """Limits of the header of a README: characters, values, and levels."""
@@ -26,10 +26,10 @@ _MAX_BRACKETS = 200
 def merge_cards(ours: str, theirs: str) -> tuple[str, tuple[str, ...]]:
     """Merge two READMEs into one.
 
-    If theirs has no config that ours lacks, the header is ours alone. Otherwise our configs and
-    dataset_info replace theirs of the same name, and their others stay unchanged, a default
-    included; tags, task categories and languages are united; for every other key our value takes
-    precedence, and a key that only theirs has stays. The text is ours, followed by the parts of
+    If their README has no config that ours lacks, the header is ours alone. Otherwise our configs
+    and dataset_info replace theirs of the same name, and their other configs stay unchanged, even a
+    default one. Tags, task categories and languages are united. For every other key, our value
+    takes precedence; a key that only theirs has stays. The text is ours, followed by the parts of
     both that we did not write: those below the line that ends our text.
 
     Args:
@@ -39,8 +39,8 @@ def merge_cards(ours: str, theirs: str) -> tuple[str, tuple[str, ...]]:
         The README, in which a line marks where our text ends, and the names of the configs kept.
 
     Raises:
-        InvalidArgument: a header that is not the metadata of a card, see `unusable_card`, or a
-            config that is kept and reads other files than Parquet.
+        InvalidArgument: a header is not valid card metadata (see `unusable_card`), or a config to
+            be kept reads other files than Parquet.
     """
     ours, own = _cut(ours)
     our, our_text = parse_card(ours)
@@ -79,11 +79,11 @@ def merge_cards(ours: str, theirs: str) -> tuple[str, tuple[str, ...]]:
 
 
 def with_text_of(card: str, earlier: str) -> str:
-    """Return a card of ours, ended by the line that says so and what an earlier one has below it.
+    """Return our card with its end line and the text below that line in an earlier card.
 
     Args:
         card: a whole README that we made.
-        earlier: the README in its place; an empty text stands for no file.
+        earlier: the README that it replaces; an empty text stands for no file.
     """
     return _cut(card)[0] + _below("", _cut(earlier)[1])
 
@@ -95,7 +95,7 @@ def _cut(ours: str) -> tuple[str, str]:
 
 
 def _below(theirs: str, ours: str) -> str:
-    """Return the end of a card: texts of somebody else, the same one once."""
+    """Return the end of a card: other people's texts, without duplicates."""
     texts = [theirs] if ours in theirs else [ours] if theirs in ours else [theirs, ours]
     return "".join([f"\n\n{_END}\n", *(f"\n{text}\n" for text in texts if text)])
 
@@ -119,7 +119,7 @@ def parse_card(text: str) -> tuple[dict[str, Any], str]:
     """Return the metadata in the header of a README, and the text below it.
 
     Raises:
-        InvalidArgument: the header is not the metadata of a card.
+        InvalidArgument: the header is not valid card metadata.
     """
     lines = text.splitlines(keepends=True)
     start = next((n for n, line in enumerate(lines) if line.strip()), 0)
@@ -132,13 +132,13 @@ def parse_card(text: str) -> tuple[dict[str, Any], str]:
     if len(header) > _MAX_HEADER:
         raise unusable_card(f"it has {len(header):,} characters")
     steps = ((mark in "[{") - (mark in "]}") for mark in header)
-    if max(accumulate(steps), default=0) > _MAX_BRACKETS:  # which take long to be parsed
+    if max(accumulate(steps), default=0) > _MAX_BRACKETS:  # deep nesting takes long to parse
         raise unusable_card("it is nested too deeply")
     try:
         found = yaml.load(header, _Loader)
     except RecursionError:
         raise unusable_card("it is nested too deeply") from None
-    except Exception as error:  # besides YAMLError, those of numbers and dates
+    except Exception as error:  # YAMLError, and errors of numbers and dates
         raise unusable_card(" ".join(str(error).split())) from None
     data = {} if found is None else found
     if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
@@ -161,7 +161,7 @@ def parse_card(text: str) -> tuple[dict[str, Any], str]:
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
-    """The loader that constructs no objects, without the merge keys that can grow exponentially."""
+    """A loader that constructs no objects and refuses merge keys, which can grow exponentially."""
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):
@@ -169,7 +169,7 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
 
 
 def _count(value: object, depth: int, known: int = 0) -> int:
-    """Return how many values a value holds, repeated ones each time; stop at the limits."""
+    """Return how many values a value holds, counting repeated ones; stop at the limits."""
     known += 1
     if depth > _MAX_DEPTH or known > _MAX_VALUES:
         return _MAX_VALUES + 1

@@ -8,7 +8,7 @@ layouts/<architecture>-<weights>.json                  where each tensor lies in
 sources/<zoo>.parquet                                  what the source of an import says besides
 figures/<name>.png, .svg                               images that the card shows
 
-A repository folder has `.build/` and croissant.json beside them, which are never published.
+A repository folder also has `.build/` and croissant.json, which are never published.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ..splits import SPLITS
 
 CARD = "README.md"
 CROISSANT = "croissant.json"
-"""The description of a folder for readers of Croissant; the Hub makes its own."""
+"""The description of a folder for readers of Croissant; the Hub generates its own."""
 
 BUILD_FOLDER = ".build"
 """State of the builds and publications of a repository folder."""
@@ -81,7 +81,7 @@ def zoo_of(path: str) -> str | None:
 
 
 def model_of(path: str) -> str | None:
-    """Return the model whose rows a file holds; None for a file of several models, or no rows."""
+    """Return the model that a file holds alone; None for a file of several models or no rows."""
     match = DATA_FILE.fullmatch(path)
     return match and match["model_id"]
 
@@ -101,7 +101,7 @@ def data_files(
 
     Returns:
         (zoo, split) -> ids of the models that have files of their own (empty for a CNN zoo), and
-        the set of those splits that lack files or have files of two builds.
+        the set of splits that lack files or mix files of two builds.
     """
     found: dict[tuple[str, str], set[str]] = {}
     faulty = set()
@@ -135,7 +135,7 @@ def whole_models(paths: Iterable[str], zoo: str) -> dict[str, str]:
 
 
 def faults(paths: Iterable[str], zoo: str) -> list[str]:
-    """Return what is wrong with the files of a zoo, of which some are missing or of two builds.
+    """Return what is wrong with the files of a zoo that are incomplete or from two builds.
 
     Args:
         paths: names of all files in a repository.
@@ -166,7 +166,7 @@ def faults(paths: Iterable[str], zoo: str) -> list[str]:
 
 
 def _groups(paths: Iterable[str]) -> dict[tuple[str, str, str | None], bool]:
-    """Return (zoo, split, model or None) -> whether all its data files are among some names."""
+    """Return (zoo, split, model or None) -> whether the names include all its data files."""
     return {key: _is_whole(parts) for key, parts in _numbers(paths).items()}
 
 

@@ -1,8 +1,8 @@
-"""Find the cached rows that answer a load while the Hub cannot be reached.
+"""Find cached rows that answer a load while the Hub cannot be reached.
 
-datasets finds cached rows by the commit of the repository, which only the Hub knows. Therefore a
-small file in the cache of datasets says, for each question (repository, revision, zoo, columns,
-tensors, filters), which rows were prepared last.
+datasets finds cached rows by the commit of the repository, which only the Hub knows. Therefore, a
+small file in the cache of datasets records for each question (repository, revision, zoo, columns,
+tensors, filters) which rows were prepared last.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """How a Parquet file of a repository is encoded and written.
 
-Rows become the same bytes wherever they are written (with the same version of pyarrow, which
-each file names).
+The same rows become the same bytes on every machine, given the same version of pyarrow, which each
+file names.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .shards import METRICS_GROUP_ROWS, PlannedShard
 from .statistics import columns_with_nan
 
 ZSTD_LEVEL = 1
-"""Dense weights do not shrink further at level 3 (mantissas are noise), and take longer."""
+"""At level 3, dense weights do not become smaller (mantissas are noise) and take longer."""
 
 
 def writer_options(
@@ -30,13 +30,13 @@ def writer_options(
 ) -> dict[str, object]:
     """Return the encoding of a file as arguments of pyarrow.parquet.ParquetWriter.
 
-    Dense weights are split into four streams of bytes, of which only the one with signs and
-    exponents shrinks. The zeros of twins shrink better without the split.
+    Dense weights are split into four byte streams, of which only the one with signs and exponents
+    compresses. The zeros of twins compress better without the split.
 
     Args:
         schema: of the file.
         twin: whether its weights are pruned.
-        nan_columns: those that hold NaN, which get no statistics.
+        nan_columns: columns that hold NaN, which get no statistics.
     """
     plain = [name for name in schema.names if name != "weights"]
     split = "weights" in schema.names and not twin
@@ -60,13 +60,13 @@ def write_shard(
     """Write one Parquet file.
 
     Args:
-        shard: what it holds.
+        shard: its plan.
         path: where it is written; it is complete when this function returns.
         cancelled: set to stop before the next row group.
         advance: called with the number of rows of each row group that was written.
 
     Raises:
-        Cancelled: `cancelled` was set before all of it was written.
+        Cancelled: `cancelled` was set before the file was complete.
         FaultyFile: a model file cannot be read.
     """
     schema = shard.schema
@@ -82,7 +82,7 @@ def write_shard(
 
     options = writer_options(schema, twin=shard.twin, nan_columns=shard.nan_columns)
     size = weights_type(schema)
-    room = MAX_GROUP_BYTES * 2 // 3  # the rest is for the other columns, read along with them
+    room = MAX_GROUP_BYTES * 2 // 3  # the rest is for the other columns, which are read too
     most = max(1, room // (4 * size.list_size)) if size else METRICS_GROUP_ROWS
     # A row group is read while the previous one is encoded, which saves an eighth of the time.
     with ThreadPoolExecutor(1) as reader, pq.ParquetWriter(path, schema, **options) as writer:
@@ -93,13 +93,13 @@ def write_shard(
                 raise Cancelled
             if number + 1 < len(shard.groups):
                 ahead = reader.submit(read, shard.groups[number + 1])
-            # A long trajectory of a wide network does not fit one row group that readers take.
+            # A long trajectory of a wide network may exceed the row groups that readers accept.
             writer.write_table(table, row_group_size=min(len(table), most))
             advance(len(table))
 
 
 def metrics_bytes(table: pa.Table) -> bytes:
-    """Return rows without weights as a Parquet file: the bytes that `write_shard` writes for them.
+    """Return rows without weights as a Parquet file, with the same bytes as `write_shard`.
 
     Args:
         table: the rows, sorted by model and epoch, with the schema of the file.

@@ -1,13 +1,14 @@
-"""Publish a built repository folder to the Hugging Face Hub; incremental.py publishes by model.
+"""Publish a built repository folder to the Hugging Face Hub (incremental.py: model by model).
 
-Only what differs from the repository is sent: a file is compared by the SHA-256 (LFS) or the git
-blob id that the Hub lists for it; `digests` keeps the SHA-256 of unchanged files. The large files
-are uploaded first. Then a commit adds them all, on top of the commit that they were compared with,
-and succeeds as a whole or not at all. More than `remote.FILES_PER_COMMIT` files take several
-commits, each on top of the one before. What an interrupted run had uploaded is not sent again.
-Other zoos and layouts, other people's files, and configs that the folder's card lacks all stay.
+Only files that differ from the repository are sent: a file is compared by the SHA-256 (LFS) or the
+git blob id that the Hub lists for it; `digests` keeps the SHA-256 of unchanged files. The large
+files are uploaded first. Then one commit adds all files. Its parent is the commit that they were
+compared with, and it succeeds or fails as a whole. More than `remote.FILES_PER_COMMIT` files take
+several commits, each with the previous one as parent. Files that an interrupted run uploaded are
+not sent again. Other zoos and layouts, other people's files, and configs that the folder's card
+lacks all stay.
 
-`Dataset.push_to_hub` cannot be used: it would encode the weights anew, at 1.3 times their size.
+`Dataset.push_to_hub` cannot be used: it would encode the weights again, at 1.3 times their size.
 """
 
 from __future__ import annotations
@@ -56,10 +57,10 @@ from .remote import (
 )
 
 _FILES_AT_ONCE = 16
-"""Files uploaded together (five of them at the same time), then counted as progress."""
+"""Files uploaded together, five at a time, before progress is reported."""
 
 Progress = Callable[[str, int, int], None]
-"""Called with "compared" or "uploaded", the bytes done and all bytes."""
+"""Called with "compared" or "uploaded", the bytes done and the bytes in all."""
 
 
 @dataclass(frozen=True)
@@ -71,11 +72,11 @@ class PublishSummary:
         url: address of the commit or pull request.
         commit: the repository's head; the previous one if nothing has changed.
         zoos: zoos in the folder.
-        uploaded, uploaded_bytes: files that are new or have changed. What an interrupted run had
-            uploaded is counted, although it was not sent again.
-        renamed: files that the repository had under other names, so that none of it was sent.
-        unchanged, unchanged_bytes: files that the repository had already.
-        deleted: files of earlier builds of the same zoos.
+        uploaded, uploaded_bytes: files that are new or have changed. Files that an interrupted run
+            uploaded are counted, although they were not sent again.
+        renamed: files whose content the repository had under other names, so that nothing was sent.
+        unchanged, unchanged_bytes: files that the repository already had.
+        deleted: files of earlier builds of the same zoos that were deleted.
         kept_configs: configs of the card that are not the folder's.
     """
 
@@ -106,21 +107,22 @@ def publish(
     """Bring a repository on the Hub up to date with a folder; create it if it does not exist.
 
     Args:
-        folder: as `build_folder` leaves it.
+        folder: a repository folder written by `build_folder`.
         repo_id: `ORG/NAME`.
-        token: with write access; None for HF_TOKEN or that of `hf auth login`.
+        token: with write access; None for HF_TOKEN or the token of `hf auth login`.
         private: create the repository as a private one.
         revision: branch to commit to, created if it does not exist; None for main. "refs/pr/1" adds
             to a pull request.
         create_pr: open a pull request instead of committing to a branch.
-        drop_models: delete the models that the repository has of the folder's zoos and the folder
+        drop_models: delete models of the folder's zoos that the repository has and the folder
             lacks.
-        on_progress: called after each file that was compared, and each few that were uploaded.
+        on_progress: called after each file compared, and after each batch uploaded.
 
     Raises:
         InvalidArgument: `repo_id` is not ORG/NAME; the folder is not a built repository, or lacks
             models that the repository has, without `drop_models`; `private` for a repository that
-            is public; a branch together with a pull request; a licence that is no id of the Hub.
+            is public; a branch together with a pull request; a licence that is not an id of the
+            Hub.
         FaultyZoo: the build of the folder was interrupted.
         HubFailed: no token, not allowed, no such repository (for a pull request), out of reach, or
             changed by somebody else meanwhile. The message does not contain the token.
@@ -149,7 +151,7 @@ def publish(
             licence = _licence_of_all(repo_id, card_licence(text), theirs)
             sizes = {path: entry.size for path, entry in remote.files.items() if path not in stale}
             sizes |= {path: size_of(content) for path, content in contents.items()}
-            # A faulty zoo is half a publication in several commits, whose next run fixes the card.
+            # After a part of several commits, a zoo looks faulty; the next run fixes the card.
             with suppress(FaultyZoo):
                 ours = with_text_of(future_card(remote, sizes, contents, licence), text)
         card, kept = merge_cards(ours, theirs)
@@ -183,7 +185,7 @@ def folder_files(folder: Path) -> list[str]:
     """Return the files of a built folder that make the repository, sorted, with slashes.
 
     Raises:
-        InvalidArgument: it is no such folder, holds other files, or lacks shards of a split.
+        InvalidArgument: it is not a built folder, holds other files, or lacks shards of a split.
     """
 
     def refused(reason: str) -> InvalidArgument:
@@ -240,14 +242,14 @@ def folder_files(folder: Path) -> list[str]:
 def _check_models(
     remote: Remote, folder: Path, stale: Sequence[str], files: Sequence[str], digests: Digests
 ) -> None:
-    """Refuse to delete models that the folder lacks: they may be nowhere else.
+    """Refuse to delete models that the folder lacks, since they may exist nowhere else.
 
     Args:
         remote: the repository.
         folder: the built folder.
-        stale: files that are to be deleted in the repository.
+        stale: files to be deleted in the repository.
         files: files of the folder.
-        digests: of these files.
+        digests: digests of these files.
 
     Raises:
         InvalidArgument: the repository has such models.
@@ -270,7 +272,7 @@ def _check_models(
 
 
 def _models_in(paths: Iterable[str], open_file: Callable[[str], IO[bytes]]) -> set[str]:
-    """Return the models of which files have rows without weights; none of what is no such file."""
+    """Return the models with rows in the files without weights among some paths."""
     found: set[str] = set()
     for path in paths:
         with open_file(path) as file, suppress(pa.ArrowInvalid, KeyError):
@@ -279,12 +281,12 @@ def _models_in(paths: Iterable[str], open_file: Callable[[str], IO[bytes]]) -> s
 
 
 def _licence_of_all(repo_id: str, ours: str, card: str) -> str:
-    """Return the licence of a repository that has other zoos too; warn if theirs is another one.
+    """Return the licence of a repository that has other zoos too; warn if it was a different one.
 
     Args:
         repo_id: name of the repository.
         ours: the licence of the folder, which is `LICENCE` if none was chosen.
-        card: the repository's.
+        card: the card of the repository.
     """
     theirs = parse_card(card)[0].get("license")
     if not isinstance(theirs, str) or theirs == ours:
@@ -304,12 +306,12 @@ def _licence_of_all(repo_id: str, ours: str, card: str) -> str:
 def future_card(
     remote: Remote, sizes: Mapping[str, int], contents: Mapping[str, Content], licence: str
 ) -> str:
-    """Return the card of a repository as it will be after a commit.
+    """Return the card that a repository will have after a commit.
 
     Args:
         remote: the repository before.
-        sizes: bytes of all files that there will be.
-        contents: new and changed ones of them, as far as the card depends on what is in them.
+        sizes: bytes of each file after the commit.
+        contents: new and changed files whose content the card depends on.
         licence: id of the repository's licence.
 
     Raises:
@@ -329,7 +331,7 @@ def _compare(
     digests: Digests,
     on_progress: Progress | None,
 ) -> tuple[dict[str, int], dict[str, int]]:
-    """Return the sizes of the files that are new or different, and of those that are the same."""
+    """Return the sizes of files that are new or different, and of those that are unchanged."""
     sizes = {path: size_of(content) for path, content in contents.items()}
     changed: dict[str, int] = {}
     unchanged: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""Publish finished models to the Hub while others train, and wait for the disk space they leave."""
+"""Publish finished models to the Hub while others train, and wait until that frees disk space."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from .incremental import (
 )
 
 PUSH_SECONDS = 60.0
-"""Seconds between two searches for models to publish: the Hub limits the commits of an hour to a
-few hundred."""
+"""Seconds between two searches for models to publish: the Hub allows a few hundred commits an
+hour."""
 
 
 @dataclass
@@ -35,7 +35,7 @@ class HubPublisher:
     """The `Publisher` of generation/generate.py that publishes to a repository on the Hub.
 
     Attributes:
-        options: the repository, and what becomes of published models here.
+        options: the repository, and whether published models stay here.
     """
 
     options: PublishOptions
@@ -52,12 +52,12 @@ class HubPublisher:
         """Refuse a zoo whose models share files.
 
         Raises:
-            InvalidArgument: it is one.
+            InvalidArgument: its models share files.
         """
         check_push(zoo, self.options, Published("", {}))
 
     def prepare(self, directory: ZooDirectory) -> None:
-        """Create the repository if it is missing, and take over what it has; see `prepare_push`."""
+        """Create the repository if it is missing, and record its models; see `prepare_push`."""
         prepare_push(directory, self.options)
 
     def make_room(self, directory: ZooDirectory) -> None:
@@ -88,12 +88,12 @@ class HubPublisher:
                     publish()
                 except Cancelled:
                     return
-                except InvalidArgument as error:  # it would be the same in a minute
+                except InvalidArgument as error:  # it would fail again in a minute
                     published = directory.published()
                     directory.write_published(dataclasses.replace(published, stopped=str(error)))
                     _warn(f"nothing more is published, training continues: {error}")
                     return
-                except Exception as error:  # training continues, whatever it is
+                except Exception as error:  # training continues after any error
                     failures += 1
                     _warn(f"not published now, tried again in a minute ({failures}): {error}")
 
@@ -114,7 +114,7 @@ class HubPublisher:
         publish()
 
     def wait_for_room(self, directory: ZooDirectory, room: int, stop: threading.Event) -> None:
-        """Wait until `room` bytes of disk are free, or no finished model is left to make room.
+        """Wait until `room` bytes of disk are free, or no finished model is left to delete.
 
         Raises:
             TrainingFailed: nothing more is published that would make room.
@@ -123,12 +123,12 @@ class HubPublisher:
         while not stop.is_set() and free_bytes(directory) < room:
             published = directory.published()
             if not unpublished(directory) and "here" not in published.models.values():
-                return  # nothing that would be deleted
+                return  # nothing is left to delete
             if published.stopped is not None:
                 raise TrainingFailed(
                     f"there is no room for another model in {directory.path}, and finished ones "
                     f"cannot be published and deleted ({published.stopped})",
-                    hint="mend that, then run the same command again",
+                    hint="fix this cause, then run the same command again",
                 )
             if not said:
                 _warn(
@@ -146,7 +146,7 @@ class HubPublisher:
 
 
 def free_bytes(directory: ZooDirectory) -> int:
-    """Disk space that is free where a zoo lies."""
+    """Return the free disk space at a zoo's folder in bytes."""
     return shutil.disk_usage(directory.path).free
 
 

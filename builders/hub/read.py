@@ -1,8 +1,8 @@
-"""Read a repository, on the Hub or a built folder: the same rows as from zoo directories.
+"""Read a repository on the Hub, or a built folder: the same rows as from zoo directories.
 
-No file is read whole. Each read of pyarrow becomes one request for exactly its bytes: the footer,
-then the wanted columns of the row groups that can have matching rows by their statistics. These
-leave NaN out: where NaN can pass the filter, the columns without weights decide instead.
+No file is read as a whole. Each read of pyarrow becomes one request for exactly its bytes: the
+footer, then the wanted columns of the row groups whose statistics allow matching rows. Statistics
+leave NaN out. If NaN can pass the filter, the columns without weights decide instead.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Shard:
     """One Parquet file of a repository at a commit.
 
     Attributes:
-        repo_id, commit, path: its place, as of `Snapshot`.
+        repo_id, commit, path: its place; see `Snapshot`.
         model_id: the model whose rows it holds; None if it holds rows of several models.
     """
 
@@ -72,10 +72,10 @@ class Snapshot:
 
     Attributes:
         repo_id: `ORG/NAME`, or the absolute path of a built folder.
-        commit: 40 hexadecimal digits; of a folder, a digest that changes with its Parquet files
+        commit: 40 hexadecimal digits; for a folder, a digest that changes with its Parquet files
             and its licence.
         paths: names of all files, sorted.
-        licence: that of its card; "" if the card names none.
+        licence: the licence in its card; "" if the card names none.
     """
 
     repo_id: str
@@ -133,14 +133,14 @@ def open_repository(
     """List the files of a repository on the Hub, or of a built folder.
 
     Args:
-        repo: `ORG/NAME` on the Hub, or the path of a folder that `model-zoos build` wrote. What can
-            be either is the folder if there is one, as for datasets.
-        revision, token: as of `open_snapshot`. A folder has no revisions.
+        repo: `ORG/NAME` on the Hub, or the path of a folder that `model-zoos build` wrote. If it
+            could be either, an existing folder takes precedence, as in datasets.
+        revision, token: see `open_snapshot`. A folder has no revisions.
 
     Raises:
         HubUnreachable, HubFailed: see `open_snapshot`.
         InvalidArgument: a revision of a folder is asked for.
-        ZooNotFound: a path is that of no built folder.
+        ZooNotFound: a path does not lead to a built folder.
     """
     folder = Path(repo).expanduser().absolute()
     if built_zoos(folder):
@@ -187,7 +187,7 @@ def _built_folder(folder: Path) -> Snapshot:
 
 
 def _licence_of(card: Path) -> str:
-    """Return the licence that a card names; "" without a readable one, which rows do not need."""
+    """Return the licence that a card names; "" if it cannot be read, since rows do not need it."""
     try:
         named = parse_card(card.read_text("utf-8"))[0].get("license")
     except (OSError, ValueError):
@@ -198,7 +198,7 @@ def _licence_of(card: Path) -> str:
 def weights_size(
     shard: Shard, token: str | bool | None = None, options: Mapping[str, object] | None = None
 ) -> int:
-    """Return the length of a row's weights, by the schema of a file.
+    """Return the length of a row's weights from the schema of a file.
 
     Args:
         shard: the file.
@@ -219,9 +219,9 @@ def weights_size(
 def shard_layout(
     shard: Shard, token: str | bool | None = None, options: Mapping[str, object] | None = None
 ) -> Layout:
-    """Return where each tensor lies in a row's weights, by what a file says of its zoo.
+    """Return where each tensor lies in a row's weights, from the file's description of its zoo.
 
-    Arguments and errors as of `weights_size`.
+    Arguments and errors: see `weights_size`.
     """
     with _fragment(shard, token, options) as fragment:
         schema = fragment.physical_schema
@@ -244,11 +244,11 @@ def read_tables(
     Args:
         shard: the file.
         schema: wanted columns; nothing else is read.
-        filters: keep only matching rows. Row groups without any are not read, or without weights
-            where NaN can pass the filter.
+        filters: keep only matching rows. Row groups without any are not read, or, if NaN can pass
+            the filter, read without weights.
         token: of the Hub.
         options: arguments of huggingface_hub.HfFileSystem.
-        seen: rows of the other files that are read, none of which this one may repeat.
+        seen: rows of the other files that are read; this file must not repeat any of them.
 
     Raises:
         FaultyZoo: the file cannot be read, has other columns than the rows of a zoo, other weights
@@ -272,15 +272,15 @@ def read_tables(
                 table = table.cast(schema)
                 rows.check(zoo_of(shard.path), table)
                 yield table
-            del table  # 45 MB of ResNet-18, while the next is read
+            del table  # 45 MB of ResNet-18, freed before the next is read
 
 
 def _matching(
     group: pads.ParquetFileFragment, names: Sequence[str], filters: pads.Expression
 ) -> pa.Table:
-    """Return the rows of a row group that match, whatever its statistics say.
+    """Return the matching rows of a row group, without using its statistics.
 
-    Its weights are read only if there is such a row.
+    Its weights are read only if it has such a row.
     """
     plain = [name for name in group.physical_schema.names if name != "weights"]
     table = group.to_table(columns=plain)
@@ -292,7 +292,7 @@ def _matching(
 
 
 class LastStates:
-    """Which rows of a repository are the last states of their models, by its metrics.
+    """Finds the last states of models in a repository, from its metrics.
 
     Args:
         token: of the Hub.
@@ -306,7 +306,7 @@ class LastStates:
         self._known: dict[str, pads.Expression] = {}
 
     def of(self, shard: Shard) -> pads.Expression:
-        """Return the condition that the last states of a file's zoo and split meet.
+        """Return the condition for the last states of a file's zoo and split.
 
         Raises:
             FaultyZoo: the metrics of the zoo cannot be read.
@@ -350,6 +350,6 @@ def _opened(
         return
     arguments: dict[str, Any] = {"token": token, **(options or {})}
     path = f"datasets/{shard.repo_id}@{shard.commit}/{shard.path}"
-    # Without a cache: pyarrow knows which bytes it wants, and reads none of them twice.
+    # Without a cache: pyarrow requests exactly the bytes that it needs, and each only once.
     with HfFileSystem(**arguments).open(path, "rb", cache_type="none") as file:
         yield file

@@ -1,8 +1,8 @@
-"""A repository on the Hub at one commit: what it has, how files are uploaded and committed.
+"""A repository on the Hub at one commit: its files, uploads and commits.
 
 read.py reads its rows.
 
-Whatever can go wrong between this machine and the Hub becomes a HubFailed with one line.
+Every error between this machine and the Hub becomes a HubFailed with a message of one line.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ from .merge import unusable_card
 from .names import CARD, zoo_of
 
 Content = Path | bytes
-"""A file that is to be published, or its content."""
+"""A file to be published, or its content."""
 
 FILES_PER_COMMIT = 250
-"""Maximum of the files in a commit; the Hub advises against commits of very many files."""
+"""Maximum number of files in a commit; the Hub advises against very large commits."""
 
 _BLOCK = 1 << 20
 
@@ -55,7 +55,7 @@ _CLIENTS = ("httpx", "httpx2", "httpcore", "httpcore2", "hf_xet")
 
 
 def check_repo_id(repo_id: str) -> None:
-    """Refuse what cannot be the name of a repository.
+    """Refuse a text that cannot be the name of a repository.
 
     Raises:
         InvalidArgument: it is not `ORG/NAME`.
@@ -79,7 +79,7 @@ def open_content(content: Content) -> IO[bytes]:
 
 @dataclass(frozen=True)
 class Remote:
-    """A data set repository at one commit, on top of which something is to be committed.
+    """A data set repository at the commit that will be the parent of the next one.
 
     Attributes:
         api: client of the Hub, with the token.
@@ -104,7 +104,7 @@ class Remote:
     def open(self, path: str) -> IO[bytes]:
         """Open one of the files for reading."""
         address, size = f"datasets/{self.repo_id}@{self.head}/{path}", self.files[path].size
-        # With its size, the Hub need not be asked for it once more.
+        # Given the size, the file system does not ask the Hub for it again.
         file: IO[bytes] = HfFileSystem(token=self.api.token).open(address, "rb", size=size)
         return file
 
@@ -126,7 +126,7 @@ class Remote:
             raise unusable_card(f"it is not UTF-8: {error}") from None
 
     def listed(self, path: str) -> Listed | None:
-        """Return what the Hub lists of a large file; None if there is no such file."""
+        """Return the Hub's entry for a large file; None if there is no such file."""
         entry = self.files.get(path)
         if entry is None or entry.lfs is None or entry.size != entry.lfs.size:
             return None
@@ -137,7 +137,7 @@ class Remote:
 
         Args:
             path: name of the file.
-            content: what it may hold.
+            content: the content to compare.
             sha256: returns the digest of a file on disk; None to compute it.
         """
         entry, size = self.files.get(path), size_of(content)
@@ -156,10 +156,10 @@ class Remote:
         return digest.hexdigest() == expected
 
     def knows(self, content: Content, sha256: Callable[[Path], str]) -> bool:
-        """Whether some large file has this content, whatever its name.
+        """Whether some large file has this content under any name.
 
         Args:
-            content: a file on disk; what is not on disk is never large.
+            content: a file on disk; any other content counts as small.
             sha256: returns its digest.
         """
         if not isinstance(content, Path):
@@ -171,13 +171,13 @@ class Remote:
     def upload(
         self, additions: list[CommitOperationAdd], branch: str | None = constants.DEFAULT_REVISION
     ) -> None:
-        """Upload the large ones of some files, which a later commit can then name.
+        """Upload the large files among some files; a later commit can then refer to them.
 
-        What the Hub has already, of an interrupted run, is not sent again.
+        Contents that the Hub has already, from an interrupted run, are not sent again.
 
         Args:
             additions: the files.
-            branch: branch of that commit; None for a pull request.
+            branch: branch of the later commit; None for a pull request.
         """
         self.api.preupload_lfs_files(
             self.repo_id,
@@ -195,7 +195,7 @@ class Remote:
             InvalidArgument: the repository would not store it as a large file.
         """
         self.api.preupload_lfs_files(self.repo_id, [addition], repo_type="dataset")
-        # As documented, the client replaces the content that it has uploaded by empty bytes.
+        # As documented, the client replaces uploaded content by empty bytes.
         if addition.path_or_fileobj != b"":
             raise InvalidArgument(
                 f"{self.repo_id} ignores {addition.path_in_repo}, or keeps it as a small file: fix "
@@ -211,19 +211,20 @@ class Remote:
     ) -> tuple[str, str]:
         """Commit uploaded files on top of `head`; small files are sent with the commit.
 
-        More than `FILES_PER_COMMIT` files take several commits, each on top of the one before.
+        More than `FILES_PER_COMMIT` files take several commits, each with the previous one as
+        parent.
 
         Args:
-            additions: new and changed files, README.md as the last.
+            additions: new and changed files; README.md must be the last.
             deleted: names of the files to delete.
-            message: of the commit; each of several is numbered.
+            message: of the commit; if there are several, each gets a number.
             branch: branch to commit to; None opens a pull request.
 
         Returns:
             Id of the last commit, and its address or that of the pull request.
         """
-        # The card comes with the last files. Files of a zoo are deleted in the commit of its first
-        # new ones, so that no commit has its rows twice.
+        # The card comes with the last files. Old files of a zoo are deleted in the commit that adds
+        # its first new ones, so that no commit has its rows twice.
         pieces: list[list[CommitOperationAdd | CommitOperationDelete]] = [
             list(additions[start : start + FILES_PER_COMMIT])
             for start in range(0, max(1, len(additions)), FILES_PER_COMMIT)
@@ -251,7 +252,7 @@ class Remote:
 
 
 def open_head(api: HfApi, repo_id: str, branch: str | None, private: bool = False) -> str:
-    """Return the commit to build on; create repository and branch if they do not exist.
+    """Return the commit to start from; create repository and branch if they do not exist.
 
     Args:
         api: client of the Hub.
@@ -290,7 +291,7 @@ def write_token(token: str | None = None) -> str:
     """Return the token to publish with: the argument, else HF_TOKEN or that of `hf auth login`.
 
     Raises:
-        HubFailed: there is no token, or it cannot be one.
+        HubFailed: there is no token, or it has impossible characters.
     """
     token = (token or get_token() or "").strip()
     if not token:
@@ -321,7 +322,7 @@ def explained(repo_id: str, token: str | bool | None = None) -> Iterator[None]:
         message = " ".join(str(failed).split())
         if secret:
             message = message.replace(secret, "***")
-        # The client's error has the request, and with it the token.
+        # The client's error contains the request, and with it the token.
         raise type(failed)(message, hint=failed.hint) from None
 
 
@@ -344,7 +345,7 @@ _MESSAGES: dict[type[Exception] | int, str] = {
     ConnectionError: _BROKEN,
     TimeoutError: _BROKEN,
 }
-"""What an error of the Hub's client means: the first class that it has, or its HTTP status."""
+"""What an error of the Hub's client means, by its first class found here or by HTTP status."""
 
 _UNREACHABLE = (OfflineModeIsEnabled, ConnectionError, TimeoutError)
 
@@ -356,7 +357,7 @@ _HINTS: dict[type[Exception] | int | None, str] = {
 
 
 def _explanation(error: BaseException, repo_id: str, has_token: bool) -> HubFailed | None:
-    """Return the explanation of an error; None if it is not one of the Hub or its client."""
+    """Return the explanation of an error; None if it is not from the Hub or its client."""
     if isinstance(error, HubFailed):
         return error
     kinds = [kind for kind in _MESSAGES if isinstance(kind, type)]

@@ -1,10 +1,10 @@
-"""What is written where: the Parquet files of a zoo, their row groups and their schema.
+"""The plan of a zoo's Parquet files: their rows, row groups and schema.
 
-The rows of a shard are in the order of the zoo directory, by model and epoch. A row group holds
-whole trajectories (one state of ResNet-18), a shard holds whole row groups. In a new folder the
-shards follow each other in this order, and are about equal in size; later builds leave every model
-in its shard (history.py). Models of ResNet-18 have shards of their own, 50 states of 45 MB each, so
-that each can be published as soon as it is finished (incremental.py).
+The rows of a shard have the order of the zoo directory, by model and epoch. A row group holds whole
+trajectories (one state of ResNet-18), and a shard holds whole row groups. In a new folder the
+shards continue this order and have about equal sizes; later builds leave every model in its shard
+(history.py). Each model of ResNet-18, 50 states of 45 MB, has its own shards, so that it can be
+published as soon as it is finished (incremental.py).
 
 Every Parquet file carries in its schema the Features of datasets and, under the key "model_zoos",
 the zoo's specification and provenance.
@@ -31,17 +31,17 @@ from .names import data_file, metrics_file
 from .statistics import nan_columns_of
 
 METRICS_GROUP_ROWS = 1 << 16
-"""Maximum of the rows in a row group without weights."""
+"""Maximum number of rows in a row group without weights."""
 
 
 @dataclass(frozen=True)
 class PlannedShard:
-    """One Parquet file that is to be written.
+    """One Parquet file to be written.
 
     Attributes:
-        name: in the repository, with slashes.
-        schema: of the file, with metadata.
-        groups: row groups, each the model files whose rows it holds.
+        name: name in the repository, with slashes.
+        schema: schema of the file, with metadata.
+        groups: for each row group, the model files whose rows it holds.
         twin: whether its weights are pruned.
     """
 
@@ -77,9 +77,9 @@ def data_shards(
     Args:
         directory: the zoo.
         split: the split of the models.
-        files: in order: all of the split, or (ResNet-18) all of some models.
-        held: ids of the models in each file of an earlier build, all of which stay where they are.
-            Files that models do not share need none.
+        files: all files of the split, in order, or (ResNet-18) all files of some models.
+        held: ids of the models in each file of an earlier build; the models stay in their files.
+            Not needed for files that models do not share.
     """
     zoo, architecture = directory.zoo, directory.zoo.layout.architecture
     twin = any(file.parent_model_id is not None for file in files)
@@ -101,7 +101,7 @@ def data_shards(
         parts = _distributed(groups, stored, count)
         if held and model is None:
             added = _added(own, held, architecture.shard_bytes)
-            if len(added) <= 2 * count:  # else most of them have nearly nothing left
+            if len(added) <= 2 * count:  # if not, most shards have become nearly empty
                 parts = [grouped(part) for part in added]
         for number, part in enumerate(parts):
             name = data_file(zoo.name, split, number, len(parts), model)
@@ -117,14 +117,14 @@ def metrics_shard(directory: ZooDirectory, split: str, files: Sequence[ModelFile
 
 def _schema(directory: ZooDirectory, size: int | None) -> pa.Schema:
     """Return the schema of a file, with the zoo's specification and provenance."""
-    # The layout follows from the specification, and is long for ResNet-18.
+    # Without the layout, which follows from the specification and is long for ResNet-18.
     about = {key: value for key, value in directory.info.items() if key != "layout"}
     schema = row_features(size).arrow_schema
     return schema.with_metadata({**schema.metadata, "model_zoos": json.dumps(about)})
 
 
 def _grouped(files: Sequence[ModelFile], sizes: Sequence[int], limit: int) -> list[list[ModelFile]]:
-    """Group neighbouring files whose sizes add up to at most `limit`; no file is cut."""
+    """Group neighbouring files whose sizes add up to at most `limit`; no file is divided."""
     groups: list[list[ModelFile]] = []
     filled = 0
     for file, size in zip(files, sizes, strict=True):
@@ -137,7 +137,7 @@ def _grouped(files: Sequence[ModelFile], sizes: Sequence[int], limit: int) -> li
 
 
 def _stored_bytes(file: ModelFile) -> float:
-    """Estimate the size in Parquet: weights that are not zero, and at least a twentieth of all."""
+    """Estimate the size in Parquet: the weights that are not zero, at least a twentieth of all."""
     pruned = np.ma.filled(file.metrics.get("sparsity", np.zeros(len(file.epochs))), 0)
     return 4 * file.zoo.layout.size * float(np.maximum(1 - pruned, 0.05).sum())
 
@@ -157,9 +157,9 @@ def _distributed(
 def _added(
     files: Sequence[ModelFile], held: Sequence[Sequence[str]], limit: float
 ) -> list[list[ModelFile]]:
-    """Share model files out to shards, as `data_shards` describes it.
+    """Assign model files to shards as described in `data_shards`.
 
-    New ones come into the last shard while it has less than `limit` bytes, then into others.
+    New ones go into the last shard while it has less than `limit` bytes, then into others.
     """
     places = {model: place for place, models in enumerate(held) for model in models}
     shards: list[list[ModelFile]] = [[] for _ in held]
@@ -182,11 +182,11 @@ def _added(
 def layout_json(layout: Layout) -> dict[str, object]:
     """Return the tensors with shapes and offsets and, for CNNs, the layers to rebuild it from.
 
-    In the order of application, each layer is followed by max-pooling with kernel 2 (`pool`), the
-    row's activation function (`activation`) and dropout at the row's rate (`dropout`), where these
-    are true; an `activation` that is a text names the layer's own. `stride`, `padding` and `gap`
-    (the average over all places follows) are there where they are not 1, 0 and false. A linear
-    layer (kernel null) flattens its input.
+    Layers are in the order of application. Each is followed by max-pooling with kernel 2 (`pool`),
+    the row's activation function (`activation`) and dropout at the row's rate (`dropout`), where
+    these are true; a text in `activation` names the layer's own. `stride`, `padding` and `gap`
+    (averaging over all positions follows) are present only if they differ from 1, 0 and false. A
+    linear layer (kernel null) flattens its input.
     """
     architecture = layout.architecture
     return {
@@ -197,7 +197,7 @@ def layout_json(layout: Layout) -> dict[str, object]:
 
 
 def _layer_json(layer: Layer) -> dict[str, object]:
-    """Return a layer's fields; stride, padding and averaging only where it has them."""
+    """Return a layer's fields; stride, padding and gap only if they differ from their defaults."""
     fields = dataclasses.asdict(layer)
     plain = Layer(layer.name, layer.out)
     later = ("stride", "padding", "gap")
@@ -210,5 +210,5 @@ def layout_bytes(layout: Layout) -> bytes:
 
 
 def sorted_json(value: object) -> bytes:
-    """Return a value as a JSON file of a repository folder holds it."""
+    """Return a value in the form of a repository folder's JSON files."""
     return (json.dumps(value, indent=1, allow_nan=False, sort_keys=True) + "\n").encode()

@@ -1,8 +1,8 @@
 """NaN and the statistics of Parquet files.
 
-The minimum and the maximum of a column leave NaN out. Where a row passes a filter because it holds
-NaN, such as `~(field("test_loss") < 5)`, they must not choose the row groups to read. Columns with
-NaN are written without them, since datasets alone goes by those that there are.
+The minimum and the maximum of a column leave NaN out. If a row can pass a filter because it holds
+NaN, as with `~(field("test_loss") < 5)`, statistics must not decide which row groups are read.
+Columns with NaN are written without statistics, because `datasets` trusts any that it finds.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _FLOATS = pa.schema([field for field in _PLAIN if pa.types.is_floating(field.typ
 
 
 def nan_can_pass(filters: pads.Expression) -> bool:
-    """Whether a row with a NaN might pass a filter, where it would not with another number.
+    """Whether a row with NaN might pass a filter where it would fail with another number.
 
     For each column that the filter names, pyarrow is asked whether rows with NaN in it might pass.
     """
@@ -47,7 +47,7 @@ def _named(filters: pads.Expression, column: pa.Field) -> bool:
 
 @cache
 def _without_statistics(column: pa.Field) -> pads.ParquetFileFragment:
-    """Return a file without statistics, of whose rows pyarrow knows only that a column is NaN."""
+    """Return a file without statistics in which pyarrow knows only that the column is NaN."""
     sink = pa.BufferOutputStream()
     row = pa.Table.from_pylist([{}], schema=_PLAIN)
     pq.write_table(row, sink, write_statistics=False)
@@ -58,7 +58,7 @@ def _without_statistics(column: pa.Field) -> pads.ParquetFileFragment:
 
 
 def columns_with_nan(table: pa.Table) -> list[str]:
-    """Return the names of the columns of rows that hold NaN somewhere."""
+    """Return the names of the columns that hold NaN in some row."""
     names = [name for name in _FLOATS.names if name in table.column_names]
     return [name for name in names if pc.any(pc.is_nan(table[name])).as_py()]
 

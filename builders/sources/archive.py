@@ -1,10 +1,10 @@
-"""Reading the files of a zip or a folder in place, each within a limit of size.
+"""Read the files of a zip or a folder in place, each within a size limit.
 
 A zoo of the paper is one zip with hundreds of thousands of files, and each checkpoint in it is
-another zip. Python's zipfile takes 0.5 ms to open an inner one, and 1 kB of memory for each file of
-the outer one. Here a file is one tuple, and callers keep only those that they want. The format is
-that of PKWARE's APPNOTE.TXT 6.3 (sections 4.3 and 4.5.3 for zip64). Names in a zip are never used
-as paths.
+itself a zip. Python's zipfile takes 0.5 ms to open an inner zip, and 1 kB of memory for each file
+of the outer one. Here a file is one tuple, and callers keep only the tuples that they need. The
+format is that of PKWARE's APPNOTE.TXT 6.3 (sections 4.3 and 4.5.3 for zip64). Names in a zip are
+never used as paths.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .. import untrusted
 from ..untrusted import is_clutter, read_plain
 
 Read = Callable[[int, int], "bytes | memoryview"]
-"""Function from offset and count to bytes of a file, fewer than count where the file ends."""
+"""Function from offset and count to bytes of a file; fewer than count at the end of the file."""
 
 _END = struct.Struct("<4s4H2LH")
 _END_64 = struct.Struct("<4sQ2H2L4Q")
@@ -33,24 +33,24 @@ _LOCATOR_64 = struct.Struct("<4sLQL")
 _ENTRY = struct.Struct("<4s6H3L5H2L")
 _LOCAL = struct.Struct("<4s5H3L2H")
 _LONGEST_TAIL = 65_557
-"""Bytes of the end record with the longest comment."""
+"""Bytes of the end record with the longest possible comment."""
 _IN_ZIP64 = 0xFFFFFFFF
-"""A size or offset that does not fit into 32 bits; the zip64 form has it elsewhere."""
+"""Stands for a size or offset that does not fit into 32 bits and is in the zip64 fields."""
 _STORED, _DEFLATED, _ENCRYPTED, _PLAIN_FILE, _OVERLAPPING = 0, 8, 99, -1, -2
 
 _DOTS = re.compile(r"(?:^|(?<=/))(?:\./+)+|(?<=/)/+")
 _CHECKPOINT = re.compile(r"checkpoint_\d+")
 _OURS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT)
-"""Errors of this process or machine, whatever file is read."""
+"""Errors of this process or machine, which say nothing about the file."""
 
 
 def printable(text: str) -> str:
-    """Return the first 200 characters of a text of a file as reports can show them."""
+    """Return the first 200 characters of a file's text in a form that reports can show."""
     return untrusted.printable(text[:200])
 
 
 def shown(value: object, most: int = 40) -> str:
-    """Return a value of a file for a message; nested values, which can be endless, by type.
+    """Return a value from a file for a message; a nested value, which may be endless, as its type.
 
     Args:
         value: the value.
@@ -64,17 +64,17 @@ def shown(value: object, most: int = 40) -> str:
 
 
 def first_of(names: Sequence[str]) -> str:
-    """Return the first names, for a remark."""
+    """Return the first names, for a remark in a report."""
     return ", ".join(map(printable, names[:3])) + ", ..." * (len(names) > 3)
 
 
 @contextmanager
 def blamed_on_the_file(name: str = "") -> Iterator[None]:
-    """Turn every error in the use of a file's content into `Unreadable`, but those of the machine:
-    where the disk is full or descriptors are out, no file is at fault.
+    """Turn every error in the use of a file's content into `Unreadable`, except machine errors:
+    a full disk or a lack of file descriptors is not the file's fault.
 
     Args:
-        name: name of the file, where the caller's message does not say it.
+        name: name of the file, if the caller's message does not contain it.
     """
     what = f"unreadable: {name}: " if name else "unreadable: "
     try:
@@ -93,7 +93,7 @@ class Member(NamedTuple):
     """One file of a zip or a folder.
 
     Attributes:
-        name: path inside the zip or folder, with slashes; bytes that are no UTF-8 are surrogates.
+        name: path inside the zip or folder, with slashes; bytes that are not UTF-8 are surrogates.
         size: bytes of the content.
         offset: of the local header in the zip.
         compressed: bytes of the content as the zip holds it.
@@ -117,7 +117,7 @@ def zip_members(read: Read, total: int) -> Iterator[Member]:
         total: bytes of the zip.
 
     Raises:
-        Unreadable: it is no zip, it is truncated, or its directory contradicts itself.
+        Unreadable: it is not a zip, is truncated, or its directory contradicts itself.
     """
     if total == 0:
         raise Unreadable("empty file")
@@ -157,7 +157,7 @@ def zip_members(read: Read, total: int) -> Iterator[Member]:
 
 
 def _sizes_64(extra: bytes, *values: int) -> list[int]:
-    """Sizes and offset of a zip64 entry: those that do not fit lie in field 1 of its extra data."""
+    """Return sizes and offset of a zip64 entry; large ones are in field 1 of its extra data."""
     position = 0
     while position + 4 <= len(extra):
         kind, length = struct.unpack_from("<2H", extra, position)
@@ -175,7 +175,7 @@ def read_member(read: Read, member: Member, limit: int) -> bytes | memoryview:
     Args:
         read: reads the zip.
         member: the file.
-        limit: bytes that its content may have.
+        limit: maximum of bytes in its content.
 
     Raises:
         Unreadable: it is too large, encrypted or truncated, or does not have its checksum.
@@ -216,9 +216,9 @@ def _last(member: Member) -> str:
 
 
 def _without_overlaps(members: Iterator[Member], total: int) -> Iterator[Member]:
-    """Mark the files of a zip whose bytes others have too, with which few bytes become many.
+    """Mark the files of a zip that share bytes with others, by which few bytes become many.
 
-    Files that follow each other, as in nearly every zip, cost no memory.
+    Files that lie one after the other, as in nearly every zip, take no memory.
     """
     end, claimed, seen = 0, 0, set[int]()
     for member in members:
@@ -261,11 +261,11 @@ class Source:
             self._file.close()
 
     def members(self) -> Iterator[Member]:
-        """Yield every file but clutter, and the folders of checkpoints, which can be empty.
+        """Yield every file except clutter, and the folders of checkpoints, which can be empty.
 
         The name of a folder ends with a slash. A link in a folder is followed if it leads to a file
-        or a checkpoint within the folder. Any other folder within it is found where it lies, and
-        would be there twice.
+        or a checkpoint within the folder. Any other linked folder is read only at its own place, so
+        that nothing is found twice.
 
         Raises:
             Unreadable: the zip has no complete directory.
@@ -276,7 +276,7 @@ class Source:
         found = zip_members(self._read, self._total)
         for member in _without_overlaps(found, self._total):
             name = member.name
-            if "\\" in name or "//" in name or "./" in name:  # as some programs write them
+            if "\\" in name or "//" in name or "./" in name:  # forms that some programs write
                 member = member._replace(name=_DOTS.sub("", name.replace("\\", "/")))
             if is_clutter(member.name):
                 continue
@@ -285,7 +285,7 @@ class Source:
                 yield member
 
     def _files(self, root: str) -> Iterator[Member]:
-        folders = [("", True)]  # path with a slash at its end, and whether its folders count
+        folders = [("", True)]  # path with a slash at its end, and whether to yield it
         while folders:
             folder, deep = folders.pop()
             try:
@@ -301,7 +301,7 @@ class Source:
                 try:
                     about = entry.stat()
                 except OSError:
-                    self.skipped.append(name)  # a link to nothing or to itself
+                    self.skipped.append(name)  # a link to a missing file or to itself
                     continue
                 is_folder = stat.S_ISDIR(about.st_mode)
                 if linked and (
@@ -317,7 +317,7 @@ class Source:
                     yield Member(name, about.st_size)
 
     def read(self, member: Member, limit: int) -> bytes:
-        """Return the content of one file; arguments and errors are those of `read_member`."""
+        """Return the content of one file; arguments and errors: see `read_member`."""
         if self._file is not None:
             return bytes(read_member(self._read, member, limit))
         if member.size > limit:

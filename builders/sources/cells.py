@@ -1,7 +1,7 @@
-"""Cells of other people's tables as numbers, texts and hyperparameters of our rows.
+"""Convert cells of other people's tables to numbers, texts and hyperparameters of our rows.
 
-An empty cell is a value that was not measured or is not known. A cell that cannot be what its
-column says is an error, which costs the state of its row.
+An empty cell is a value that was not measured or is not known. A cell whose value is impossible for
+its column is an error, and its row's state is left out.
 """
 
 from __future__ import annotations
@@ -28,30 +28,30 @@ INITS = {
     "TruncatedNormal": "trunc_normal",
     "truncated_normal": "trunc_normal",
 }
-"""Initialisation of TensorFlow -> torch's name of the same variance. Its normal ones are
-truncated."""
+"""Initialisation of TensorFlow -> torch's name for the one of the same variance. TensorFlow's
+normal distributions are truncated."""
 
 _NO_VALUE = ("none", "null", "nan")
-"""Texts that stand for no value, in small letters."""
+"""Texts for a missing value, in lower case."""
 
 _OUR_WORDS: Mapping[str, Mapping[str, str]] = {
     "activation": {kind.lower(): name for name, kind in ACTIVATIONS.items()} | {"swish": "silu"},
     "init": {theirs.lower(): ours for theirs, ours in INITS.items()},
 }
-"""Hyperparameter -> word of torch.nn or of TensorFlow, in small letters -> ours."""
+"""Hyperparameter -> word of torch.nn or of TensorFlow, in lower case -> our word."""
 
 CAN_BE_NULL = ("optimizer", "init")
-"""Hyperparameters with which a model runs, whatever they are: rows have null for unknown ones."""
+"""Hyperparameters that a network can run without; rows have null for values unknown to us."""
 
 
 def cell_hyperparameters(
     values: Mapping[str, object], others: dict[str, str] | None = None
 ) -> dict[str, Any]:
-    """Return the hyperparameters among some values; those of a cell without any are None.
+    """Return the hyperparameters among some values; None for empty cells.
 
     Args:
-        values: of a row.
-        others: receives the values of `CAN_BE_NULL` that rows cannot have; None to refuse them.
+        values: the values of a row.
+        others: receives values of `CAN_BE_NULL` that our rows cannot have; None to refuse them.
     """
     found: dict[str, Any] = {}
     for name in HYPERPARAMETERS.keys() & values.keys():
@@ -82,7 +82,7 @@ def cell_hyperparameters(
 
 
 def null_remark(name: str, texts: Iterable[str]) -> str:
-    """Return the remark on a hyperparameter that is null where it has one of these texts."""
+    """Return the remark on a hyperparameter that is null because of such texts."""
     some = ", ".join(shown(text) for text in sorted(texts)[:3])
     return f"{name} is null where it is none of ours ({some}); {SOURCE_COLUMNS} has it"
 
@@ -114,7 +114,7 @@ def _stands_for_none(value: object) -> bool:
 
 
 def _exactly(value: object, number: float) -> int | None:
-    """Return a cell that is this number as a whole one, to the last digit; None if it has none."""
+    """Return a cell's number exactly, as an integer; None if it is not an integer."""
     if isinstance(value, str | int):
         with suppress(ValueError):  # a text such as 1.0 or 1e3
             return int(value)
@@ -122,7 +122,7 @@ def _exactly(value: object, number: float) -> int | None:
 
 
 def cell_text(value: object) -> str | None:
-    """Return a cell as a text without spaces around it; None if it is empty."""
+    """Return a cell as a text, stripped of spaces; None if it is empty."""
     if isinstance(value, float):
         if math.isnan(value):
             return None

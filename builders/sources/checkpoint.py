@@ -1,9 +1,9 @@
-"""Reading torch's files without torch.
+"""Read torch's files without torch.
 
 torch.save writes a zip with `data.pkl`, a pickle whose tensors refer to storages, and one raw file
-for each storage (torch >= 1.6), or one stream of pickles and storages (before). The pickles are run
-by the machine of pickles.py, which calls nothing that they name. Tensors are plain records there,
-which become arrays here, only after their sizes were checked against the bytes that exist.
+for each storage (torch >= 1.6), or one stream of pickles and storages (before). pickles.py
+interprets the pickles and calls nothing that they name. Tensors are plain records at first. They
+become arrays only after their sizes have been checked against the bytes that exist.
 
 Source: torch/serialization.py (`_save`, `_legacy_save`).
 """
@@ -34,10 +34,10 @@ _BYTES = {kind: 2 if kind == "bf16" else np.dtype(kind).itemsize for kind in _KI
     "torch.QInt32Storage": 4,
     "torch.storage.UntypedStorage": 1,
 }
-"""Type of a storage -> bytes of an element, also of types that are read over."""
+"""Type of a storage -> bytes of an element; also for types that are skipped."""
 
 _STATE_DICTS = ("model_state_dict", "state_dict", "model", "model_state", "net", "network")
-"""Keys under which training scripts put a model's state_dict, if there are several others."""
+"""Keys under which training scripts keep a model's state_dict; used if several keys hold one."""
 
 _LEGACY = (0x1950A86A20F9469CFC6C, 1001)
 """Magic number and version of torch's old form."""
@@ -45,10 +45,10 @@ _LEGACY = (0x1950A86A20F9469CFC6C, 1001)
 
 _MOST_ELEMENTS = 1 << 40
 _LARGEST_PICKLE = 1 << 21
-"""Limit of a checkpoint's pickle in bytes. That of ResNet-18 has 20 kB, with an optimizer 60 kB;
-a list of 100,000 losses takes 1 MB."""
+"""Limit of a checkpoint's pickle in bytes. ResNet-18's has 20 kB, or 60 kB with an optimizer; a
+list of 100,000 losses takes 1 MB."""
 _BYTES_OF_STORAGE = 20
-"""Bytes that a storage takes in a pickle, at least."""
+"""Minimum of the bytes that a storage takes in a pickle."""
 
 _T = TypeVar("_T")
 
@@ -108,7 +108,7 @@ def read_torch(read: Read, total: int, largest_pickle: int) -> TorchFile:
     Args:
         read: reads the file.
         total: bytes of the file.
-        largest_pickle: bytes that its pickle may have; objects take up to 70 times as much memory.
+        largest_pickle: maximum of bytes in its pickle; objects take up to 70 times as much memory.
 
     Raises:
         Unreadable: it is empty, truncated or damaged, or its pickle names something unknown.
@@ -141,14 +141,14 @@ def read_torch(read: Read, total: int, largest_pickle: int) -> TorchFile:
 
 
 def read_state_dict(content: bytes) -> dict[str, NDArray[Any]]:
-    """Read a checkpoint: a state_dict, alone or beside an optimizer's and other values.
+    """Read a checkpoint: a state_dict, alone or with an optimizer's and other values.
 
     Returns:
         Name -> array in the order of the file. The arrays are read-only. Tensors of types that
-        numpy lacks are passed over.
+        numpy lacks are skipped.
 
     Raises:
-        Unreadable: as in `read_torch`, or it holds no or several state_dicts.
+        Unreadable: see `read_torch`; also if it holds no state_dict or several.
     """
     view = memoryview(content)  # so that 45 MB of ResNet-18 are not copied
     read: Read = lambda offset, count: view[offset : offset + count]  # noqa: E731
@@ -162,7 +162,8 @@ def read_state_dict(content: bytes) -> dict[str, NDArray[Any]]:
     for name, tensor in tensors.items():
         arrays[name] = file.array(tensor)
         size += arrays[name].nbytes
-        # Storages lie in the file as they are; only many views of one, which none needs, are more.
+        # Real tensors take at most the file's bytes; only many views of one storage exceed the
+        # limit.
         if size > 4 * len(content):
             raise Unreadable(f"too large: its tensors have more than {4 * len(content):,} bytes")
     return arrays
@@ -173,9 +174,9 @@ def _is_readable(value: object) -> bool:
 
 
 def _is_passed_over(value: object) -> bool:
-    """Return whether a value is a tensor of a kind that is not read: of float8, sparse, quantized.
+    """Return whether a value is a tensor of a kind that is skipped: float8, sparse or quantized.
 
-    A network that needs it is found to lack it.
+    If a network needs such a tensor, a later check reports that it is missing.
     """
     if type(value) is Tensor:
         return not _is_readable(value)
@@ -183,13 +184,13 @@ def _is_passed_over(value: object) -> bool:
 
 
 def _state_dict(tree: object) -> dict[str, Any]:
-    """Return the state_dict of a model in what a checkpoint holds."""
+    """Return the state_dict of a model within the content of a checkpoint."""
     if isinstance(tree, Unread):
         raise Unreadable(
             f"unreadable: it holds an object of {printable(tree)}, expected a state_dict: "
             "torch.save(model.state_dict(), ...) writes one"
         )
-    for _ in range(3):  # Lightning and others wrap once, some twice
+    for _ in range(3):  # Lightning and others nest it once, some twice
         if not isinstance(tree, dict) or len(tree) > 1000:  # ResNet-18 has 122 tensors
             kind = f"{len(tree):,}" if isinstance(tree, dict) else f"a {type(tree).__name__}"
             raise Unreadable(
@@ -197,7 +198,7 @@ def _state_dict(tree: object) -> dict[str, Any]:
             )
         inner = {str(key): value for key, value in tree.items() if isinstance(value, dict)}
         names = [name for name in _STATE_DICTS if name in inner]
-        # A tensor without axes, such as a loss, is not yet a network.
+        # A tensor without axes, such as a loss, does not make a network.
         if not names and any(type(value) is Tensor and value.shape for value in tree.values()):
             break
         names = names or [
@@ -262,5 +263,5 @@ def _short(shape: tuple[int, ...]) -> str:
 
 @lru_cache(maxsize=8)
 def _unpickle_cached(pickled: bytes) -> object:
-    """Return `unpickle` of a checkpoint: most states of a zoo differ only in their storages."""
+    """Return `unpickle` of a checkpoint, cached: most states differ only in their storages."""
     return unpickle(pickled)[0]

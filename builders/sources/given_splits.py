@@ -1,11 +1,11 @@
-"""Splits that came with a source, as a file: names of models with a split each, or an index list.
+"""Splits that come with a source as a file: a split for each model's name, or an index list.
 
     model_id,split              4711
     run_1,train                 12
     run_2,test                  ...
 
-Published work on the Small CNN Zoo commits lists of the second kind: an order of all rows. Of the
-final states in this order, the second half are the test set; the first half is shuffled by Python's
+Published work on the Small CNN Zoo commits lists of the second kind: an order of all rows. In this
+order, the second half of the final states is the test set. The first half is shuffled by Python's
 random.Random(0) and cut into 80 % for training and 20 % for validation.
 """
 
@@ -42,12 +42,12 @@ def splits_of_file(
     names: Mapping[str, str],
     finals: Callable[[], Mapping[int, str | None]] | None,
 ) -> tuple[dict[str, str], dict[str, str], list[str]]:
-    """Return the split of each model that a file names, what zoo.json says of it, and remarks.
+    """Return the split of each model that a file names, the entry for zoo.json, and remarks.
 
     Args:
         path: the file; None if there is none.
         names: model id -> name in the source.
-        finals: returns the argument of `_by_order`; None where rows have no numbers.
+        finals: returns the argument of `_by_order`; None if rows have no numbers.
     """
     remarks: list[str] = []
     if path is None:
@@ -76,7 +76,7 @@ def splits_of_file(
 
 @blamed_on_the_file()
 def _read_splits(path: Path) -> Mapping[str, str] | Sequence[int]:
-    """Return the split of each model by its name, or the order of all rows of the source.
+    """Return each model's split by its name, or the order of all rows of the source.
 
     Raises:
         Unreadable: it is neither, repeats a model or row, or names an unknown split.
@@ -128,11 +128,11 @@ def _by_name(splits: Mapping[str, str], names: Mapping[str, str]) -> dict[str, s
 
 
 def _by_order(order: Sequence[int], finals: Mapping[int, str | None]) -> dict[str, str]:
-    """Return model id -> split, as published work assigns them.
+    """Return model id -> split, assigned as published work does.
 
     Args:
         order: rows of the source, from `_read_splits`.
-        finals: row of each final state -> id of its model; None where it is left out.
+        finals: row of each final state -> id of its model; None if it is left out.
     """
     rows = [row for row in order if row in finals]
     half = len(rows) // 2

@@ -1,7 +1,7 @@
-"""Identification: which zoo the trials of a source, or a preprocessed file, belong to.
+"""Identify which zoo the trials of a source, or a preprocessed file, belong to.
 
-A zoo of the catalog is recognised by the name of the run, of the file, or by the name that the
-caller gives. For other trials a specification is made of what their params.json say.
+A zoo of the catalog is recognised by the name of the run or of the file, or by the name that the
+caller gives. For other trials, a specification is made from their params.json.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ def zoo_of_file(name: str, architecture: str | None = None) -> str | None:
 
     Args:
         name: `dataset_cifar_small_hyp_rand.pt`.
-        architecture: architecture of its models, None if it is not known. A word in the name counts
-            more.
+        architecture: architecture of its models, None if it is not known. A word in the name takes
+            precedence.
     """
     match = _PREPROCESSED.fullmatch(name)
     if match is None:
@@ -96,14 +96,14 @@ def zoos_of_trials(
 ) -> list[tuple[Zoo, list[Trial]]]:
     """Return the zoos of a source with their trials, dense zoos before twins.
 
-    Trials of one run belong together, also those whose params.json cannot be read.
+    Trials of one run belong together, including those whose params.json cannot be read.
 
     Args:
         trials: all trials of the source, at least one.
-        described: folder of each trial -> its description, or why there is none; trials of a run
-            that can be no zoo get the reason, if another run can.
+        described: folder of each trial -> its description, or why there is none. If only some runs
+            can be a zoo, the trials of the others get the reason here.
         stem: name of the source, for runs without a name.
-        name: name of the zoo as the caller gives it; None to recognise it.
+        name: name of the zoo given by the caller; None to recognise it.
 
     Raises:
         Unreadable: no trial can be used, or the trials do not fit the name.
@@ -120,7 +120,7 @@ def zoos_of_trials(
             continue
         twin = _most_frequent(d.twin for d in good)
         experiment = _run_name(good, twin) or run.rpartition("/")[2] or stem
-        # Under a given name belong all runs, whatever they were called.
+        # All runs belong to a name that the caller gives, whatever their own names.
         groups.setdefault((twin, name or experiment), []).extend(members)
     if not groups:
         reason = next(str(described[t.folder]) for t in trials)
@@ -155,16 +155,16 @@ def _usable(
 def identify(
     descriptions: Sequence[Description], twin: bool, experiment: str, name: str | None
 ) -> Zoo:
-    """Return the specification of a zoo: the catalog's, or one made of the descriptions.
+    """Return the specification of a zoo: the catalog's, or one made from the descriptions.
 
     Args:
-        descriptions: those of its models, at least one.
+        descriptions: descriptions of its models, at least one.
         twin: whether the models are sparse twins.
         experiment: name of the run.
-        name: name of the zoo as the caller gives it; None to recognise it.
+        name: name of the zoo given by the caller; None to recognise it.
 
     Raises:
-        Unreadable: the models are not those of the zoo of this name, or they say too little.
+        Unreadable: the models do not belong to the named zoo, or their descriptions lack values.
     """
     shape = _most_frequent(d.shape for d in descriptions)
     fitting = [z for z in ZOOS.values() if (z.architecture, z.channels, z.classes) == shape]
@@ -206,7 +206,7 @@ def _specify(
     experiment: str,
     name: str | None,
 ) -> Zoo:
-    """Make a specification of what the trials' params.json say."""
+    """Make a specification from the trials' params.json."""
     architecture, channels, classes = shape
     models = [d.hyperparameters for d in descriptions if d.shape == shape]
     grid = {key: sorted({m[key] for m in models if m[key] is not None}) for key in GRID_KEYS}
@@ -223,7 +223,7 @@ def _specify(
     single = all(len(values) == 1 for values in grid.values())
     momenta = [model["momentum"] for model in models if model["momentum"] is not None]
     needs_momentum = any(optimizer in MOMENTUM_OPTIMIZERS for optimizer in grid["optimizer"])
-    # With a name of the user's own, the run still says which images it was trained on.
+    # The run names the images even if the user gives the zoo another name.
     run = _most_frequent(d.parent_experiment if d.twin else d.experiment for d in descriptions)
     image_dataset = _image_dataset(run or experiment)
     trained_on = (image_dataset, architecture)
@@ -264,11 +264,11 @@ def _specify(
 def specify_drawn(models: Sequence[Mapping[str, Any]], fields: Mapping[str, Any]) -> Zoo:
     """Return the specification of a zoo whose hyperparameters form no grid.
 
-    Its grid has the most frequent value of each: each row says what its model has.
+    Its grid has only the most frequent value of each; the rows hold each model's own values.
 
     Args:
         models: hyperparameters of each model, under the names of the rows; None where not known.
-        fields: further fields of the zoo, which count more than those made here.
+        fields: further fields of the zoo, which override those made here.
     """
 
     def usual(key: str, good: Callable[[Any], bool], default: object) -> object:
@@ -309,7 +309,7 @@ def _is_share(value: object) -> bool:
 
 
 def misfit(description: Description, zoo: Zoo) -> str | None:
-    """Return why a trial is not a model of a zoo, or None."""
+    """Return why a trial is not a model of a zoo; None if it is one."""
     expected = (zoo.architecture, zoo.channels, zoo.classes, zoo.name.endswith("_sparse"))
     found = (*description.shape, description.twin)
     if found != expected:
@@ -323,7 +323,7 @@ def _told(architecture: str, channels: int, classes: int, twin: bool) -> str:
 
 
 def in_grid(description: Description, zoo: Zoo) -> bool:
-    """Whether the hyperparameters that are known lie in the grid of a zoo."""
+    """Whether the known hyperparameters lie in the grid of a zoo."""
     found = description.hyperparameters
     return all(found[key] is None or found[key] in values for key, values in zoo.grid)
 
@@ -338,6 +338,6 @@ def _image_dataset(experiment: str) -> str:
 
 
 def _most_frequent(values: Iterable[_T]) -> _T:
-    """Return the most frequent value; among equally frequent ones, the first in their order."""
+    """Return the most frequent value; among equally frequent ones, the first by its text."""
     counts = Counter(values)
     return min(counts, key=lambda value: (-counts[value], str(value)))

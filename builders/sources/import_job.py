@@ -1,4 +1,4 @@
-"""One call of `import_zoo`: its arguments, what became of models, and the report on them."""
+"""One call of `import_zoo`: its arguments, the outcome for its models, and the report."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .report import LeftOut, Report
 
 @dataclass(frozen=True)
 class ImportJob:
-    """The arguments of `import_zoo` that all forms of sources have, checked."""
+    """The checked arguments of `import_zoo` that all source formats share."""
 
     path: Path
     root: Path
@@ -26,7 +26,7 @@ class ImportJob:
     splits: Path | None = None
 
     def create(self, zoo: Zoo, about: Mapping[str, object], **provenance: object) -> ZooDirectory:
-        """Create the directory of a zoo, or open it where an import was interrupted."""
+        """Create the directory of a zoo, or open that of an interrupted import."""
         return create_zoo(
             self.root,
             zoo,
@@ -46,16 +46,16 @@ class ImportJob:
         left_out: Iterable[LeftOut],
         remarks: Iterable[str] = (),
     ) -> Report:
-        """Run the outcomes of all models to their end, and write the report on them.
+        """Consume the outcomes of all models, then write the report on them.
 
         Args:
             directory: the zoo.
-            about: what the report says of the source.
+            about: the report's facts on the source.
             outcomes: outcomes of all models.
             expected: number of models.
             found: number of states of the zoo in the source.
             left_out: states that belong to none of the models.
-            remarks: remarks that belong to none of the models.
+            remarks: remarks that concern none of the models.
         """
         name = directory.zoo.name
         kept: list[int] = []
@@ -82,7 +82,7 @@ class ImportJob:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of the states of some models, or of one.
+    """The outcome for the states of one or several models.
 
     Attributes:
         kept: number of kept states of each model.
@@ -98,7 +98,7 @@ class Outcome:
 
     @classmethod
     def of_all(cls, outcomes: Sequence[Outcome]) -> Outcome:
-        """Return several outcomes as one, which goes from process to process in less time."""
+        """Return several outcomes as one, which is faster to send between processes."""
         return cls(
             [kept for outcome in outcomes for kept in outcome.kept],
             [state for outcome in outcomes for state in outcome.left_out],

@@ -15,15 +15,15 @@ from .write_model import write_model
 
 
 def is_preprocessed(path: Path) -> bool:
-    """Whether a path is that of a preprocessed data set, by its name."""
+    """Whether a path's name is that of a preprocessed data set."""
     return path.is_file() and path.suffix in (".pt", ".pth")
 
 
 def import_preprocessed(job: ImportJob) -> list[Report]:
-    """Import the states of a file with their published splits.
+    """Import the states of a file with the splits that it holds.
 
     Raises:
-        Unreadable: the file cannot be read, or is of no architecture of the catalog.
+        Unreadable: the file cannot be read, or no architecture of the catalog fits its states.
     """
     data = preprocessed.read_datasets(job.path)
     size = data.size()

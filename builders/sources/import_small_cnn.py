@@ -1,4 +1,4 @@
-"""Import of the Small CNN Zoo: its models in parts, by several processes."""
+"""Import of the Small CNN Zoo: several processes import its models in parts."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from .write_model import write_model
 _Part = Part[small_cnn_zoo.SmallCnnZoo]
 
 CHUNK = 200
-"""Models of the Small CNN Zoo that a process imports at a time."""
+"""Number of models of the Small CNN Zoo that a process imports at a time."""
 
 _MOST_READERS = 4
-"""Processes that are started for it without being asked for: each takes 150 MB."""
+"""Maximum of processes started by default; each takes 150 MB."""
 
 
 def import_tarball(job: ImportJob) -> list[Report]:
-    """Import a Small CNN Zoo from an archive, which is unpacked for as long as it is read.
+    """Import a Small CNN Zoo from an archive, which is unpacked into a temporary folder.
 
     Raises:
-        Unreadable: the archive cannot be read, or lacks a file; else as `import_small_cnn_zoo`.
+        Unreadable: the archive cannot be read or lacks a file; see also `import_small_cnn_zoo`.
     """
     with unpacked(job.path, small_cnn_zoo.FILES, job.root) as folder:
         return [_import_folder(job, folder)]
@@ -43,7 +43,7 @@ def import_small_cnn_zoo(job: ImportJob) -> list[Report]:
     """Import a Small CNN Zoo from the folder of its files.
 
     Raises:
-        Unreadable: a file is not what it should be, or they contradict each other.
+        Unreadable: a file is malformed, or the files contradict each other.
     """
     return [_import_folder(job, job.path)]
 
@@ -88,8 +88,8 @@ def _import_models(
 
 def _import_part(part: _Part) -> Outcome:
     with part.data.opened() as opened:
-        # The headers of all models first, the weights after: by turns, the weights would drive what
-        # makes the headers out of the processor's cache.
+        # First the headers of all models, then the weights: if they alternated, the weights would
+        # evict the header code from the processor's cache.
         files = [_new_files(part, model_id, opened) for model_id in part.data.models]
         outcomes = [
             _import_model(part, model_id, opened, found)
@@ -132,7 +132,7 @@ def _import_model(
 ) -> Outcome:
     data, directory, zoo = part.data, part.directory, part.directory.zoo
     epochs = data.epochs[data.models[model_id]].tolist()
-    # Nearly every model is new and whole: state by state, it would take twice as long.
+    # Nearly every model is new and complete: importing it state by state would take twice as long.
     if files and not any(opened.read(model_id, part.max_weight)):
         for file in files:
             directory.write_file(model_id, file)

@@ -86,7 +86,7 @@ def table_options(
 
 
 def _warn_of_images(images: str | None) -> None:
-    """Warn if no images are named, or none that `verify` can load."""
+    """Warn if the images are not named, or `verify` cannot load them."""
     names = list(dict.fromkeys(zoo.images for zoo in ZOOS.values()))
     known = {name.partition("/")[0] for name in (*names, IMAGE_FOLDER)}
     if images is None:
@@ -106,7 +106,7 @@ def import_table(job: ImportJob, table: TableOptions) -> Report:
 
     Raises:
         InvalidArgument: an argument does not fit the table, or no zoo can have the folder's name.
-        Unreadable: the table cannot be used, or no checkpoint is of the architecture.
+        Unreadable: the table cannot be used, or no checkpoint fits the architecture.
     """
     name = job.name or re.sub(r"[^a-z0-9]+", "_", normalize_name(job.path.resolve().name))
     name = name.strip("_")[:100]
@@ -130,7 +130,7 @@ def import_table(job: ImportJob, table: TableOptions) -> Report:
         **table.facts,
     }
     zoo = data.specify(layout, name, table.images)
-    with suppress(ZooNotFound, FaultyZoo):  # create_zoo raises it
+    with suppress(ZooNotFound, FaultyZoo):  # create_zoo will raise it
         begun = open_zoo(job.root, name).zoo
         if zoo == replace(begun, image_dataset=zoo.image_dataset):
             zoo = begun  # earlier versions called all folders of images "folder"

@@ -1,4 +1,4 @@
-"""Import of raw zoos: zips and folders of the trials of ray tune."""
+"""Import of raw zoos: zips and folders of ray tune's trials."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .report import LeftOut, Report
 from .write_model import differ, present_states, write_model
 
 _ARCHIVES = (".zip", *tarball.SUFFIXES)
-"""How the names of archives end, which are not opened within a source."""
+"""Suffixes of archives, which are not opened within a source."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def import_trials(job: ImportJob) -> list[Report]:
     """Import each zoo among the trials of a zip or a folder.
 
     Raises:
-        Unreadable: there is no trial, or none of the zoo of this name.
+        Unreadable: there are no trials, or none of the named zoo.
     """
     try:
         return _import_trials(job)
@@ -113,7 +113,7 @@ def _folder_facts(path: Path, trials: Sequence[Trial]) -> dict[str, object]:
 def _correct_classes(
     source: Source, trials: Sequence[Trial], described: dict[str, Description | str]
 ) -> list[str]:
-    """Give descriptions as many classes as the checkpoints have; return remarks on these."""
+    """Correct the descriptions' classes to those of the checkpoints; return remarks on changes."""
     groups: dict[tuple[object, ...], list[Trial]] = {}
     for trial in trials:
         if isinstance(found := described[trial.folder], Description):
@@ -198,10 +198,10 @@ def _import_trial(task: _Task) -> Outcome:
         epochs = [-1 if measured.epoch is None else measured.epoch for measured in found]
         model_id, name = trial.model_id, trial.name
         present = present_states(directory, model_id)
-        # Of two states of an epoch the first counts.
+        # Of two states with one epoch, the first counts.
         first = {epoch: m.metrics for epoch, m in zip(epochs[::-1], found[::-1], strict=True)}
         if any(differ(metrics, first.get(epoch)) for epoch, metrics in present.items()):
-            # A folder is known by names and sizes, which another run can have too.
+            # A folder is identified by names and sizes, which another run can share.
             reason = (
                 "refused: the zoo has a model of this name with other metrics, from another "
                 "source; import this one into another folder"
@@ -214,10 +214,10 @@ def _import_trial(task: _Task) -> Outcome:
 
 
 def _given_splits(root: Path, zoo: Zoo, tasks: Mapping[str, _Task]) -> dict[str, str]:
-    """Return the splits that are decided already: a twin lies in its parent's split.
+    """Return the splits that are already fixed, since a twin lies in its parent's split.
 
-    Either of the two may be imported first. Only models that are imported now count, and only where
-    the counterpart is in the same folder.
+    Twins or parents may be imported first. Only models of this import are considered, and only
+    counterparts in the same folder.
     """
     if zoo.name.endswith("_sparse"):
         dense = zoo.name.removesuffix("_sparse")

@@ -1,15 +1,15 @@
-"""Import: turn the original files of a zoo into zoo directories, with a report on every state.
+"""Import the original files of a zoo into zoo directories, with a report on every state.
 
     >>> [report] = import_zoo("tune_zoo_mnist_uniform.zip", "zoos")
     >>> report.found == report.kept + len(report.left_out)
     True
 
-A model is written once all its states have been read. A model that has every state of the source is
-skipped, so that an interrupted import can be resumed, and the same source always gives the same
-bytes. Large imports use several processes.
+A model is written once all its states have been read. A model that already has every state of the
+source is skipped, so that an interrupted import can be resumed. The same source always gives the
+same bytes. Large imports use several processes.
 
-A new form of sources is one more entry of `FORMS`, before the last. A table of checkpoints, which
-its caller names, is imported by import_table.py.
+A new source format is one more entry of `FORMS`, before the last. Checkpoints with a table, which
+the caller names, are imported by import_table.py.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ from .tarball import is_tarball
 
 @dataclass(frozen=True)
 class Form:
-    """A form of sources that needs no table.
+    """A source format that needs no table.
 
     Attributes:
-        fits: whether a path, which exists, is a source of this form.
+        fits: whether an existing path is a source of this format.
         run: imports it.
         has_splits: whether the splits of its models can be given as a file.
     """
@@ -55,7 +55,7 @@ FORMS: Sequence[Form] = (
     Form(is_preprocessed, import_preprocessed),
     Form(Path.exists, import_trials),
 )
-"""The first one that fits is taken; the last one says what was expected, where it finds nothing."""
+"""The first format that fits is used; the last one raises the error that says what was expected."""
 
 
 def import_zoo(
@@ -83,10 +83,10 @@ def import_zoo(
             `table`, of a folder of checkpoints.
         root: folder of all zoos.
         name: name of the zoo; None to recognise it. Sparse twins get the name `<name>_sparse`.
-        table: path of a table of the checkpoints (run_table.py); where there is no such file, it is
-            looked for in the source.
-        architecture: name or text of their network, which a table needs.
-        images: key of the images that the models of a table were trained on, such as "digits".
+        table: path of a table of the checkpoints (run_table.py); if there is no such file, it is
+            searched for in the source.
+        architecture: name or text of the network, which a table needs.
+        images: key of the images on which the models of a table were trained, such as "digits".
         rename: name of a column in the table -> name of our column.
         constants: hyperparameters that all models of a table share: {"activation": "relu"}.
         licence, cite: of the checkpoints, for zoo.json and the card of a repository.
@@ -94,8 +94,8 @@ def import_zoo(
             Zoo and for checkpoints with a table; None to assign them.
         max_weight: largest |w| of a state that is kept (5 in the paper's data sets); None for no
             limit.
-        workers: number of processes; None for one, or for one a core if the import is large.
-        on_progress: called with the name of the zoo, the number of finished models, and of all.
+        workers: number of processes; None for one, or one per core if the import is large.
+        on_progress: called with the zoo's name, the number of finished models, and their total.
 
     Returns:
         The report on each zoo of the source, as in its import_report.json.
@@ -103,7 +103,7 @@ def import_zoo(
     Raises:
         FileNotFoundError: there is no such source.
         InvalidArgument: an argument cannot be used.
-        Unreadable: the source cannot be read at all, holds no zoo, or not the one of this name.
+        Unreadable: the source cannot be read at all, or does not hold the named zoo or any zoo.
         FaultyZoo: the directory holds a zoo that was made in another way.
     """
     path = Path(source).expanduser()

@@ -1,6 +1,6 @@
-"""Names in a source: from the folder of a trial to the id of its model.
+"""Names in a source: derive the id of a model from the folder of its trial.
 
-Ray tune writes hyperparameters into the names of its folders, ray 1.8 with the full keys:
+Ray tune writes hyperparameters into the names of its folders; ray 1.8 writes the full keys:
 `NN_tune_trainable_5f2aa_00000_0_model::dropout=0.5,model::init_type=uniform,..._2021-07-01_16-59-53`
 """
 
@@ -12,7 +12,7 @@ import re
 from ..model_file import MODEL_ID
 
 _LONGEST = 64
-"""Characters of an id that is made here."""
+"""Length of an id that is made here, in characters."""
 
 _LONGEST_PATH = 4096
 
@@ -24,16 +24,16 @@ _CHECKPOINT = re.compile(r"checkpoints|checkpoint_\d{1,8}")
 
 
 def model_id_of(name: str) -> str:
-    """Return the id of the model in a folder: the folder's name, if it can be an id.
+    """Return the id of the model in a folder: the folder's name, if it is a valid id.
 
-    Any other name is cut to its readable beginning, and followed by a digest of all of it:
-    `NN_tune_trainable_5f2aa_00000_0_dropout=0.5,sha=0123456789abcdef`. So different names have
-    different ids, in every file system. Names of 65 to 200 characters that can be ids stay as they
-    are: zoos with such names exist, and resume. A name that looks like an id made here gets one
-    too, lest it be that of another folder.
+    Any other name is cut to its readable beginning, followed by a digest of the whole name:
+    `NN_tune_trainable_5f2aa_00000_0_dropout=0.5,sha=0123456789abcdef`. Different names thus have
+    different ids on every file system. Names of 65 to 200 characters that are valid ids stay
+    unchanged, so that existing zoos with such names can be resumed. A name that has the form of an
+    id made here is replaced too, since it could otherwise equal the id of another folder.
 
     Args:
-        name: last part of the folder's path; bytes that are no UTF-8 are surrogates.
+        name: last part of the folder's path; bytes that are not UTF-8 are surrogates.
     """
     if MODEL_ID.fullmatch(name) and not _MADE.fullmatch(name):
         return name
@@ -43,9 +43,9 @@ def model_id_of(name: str) -> str:
 
 
 def last_folders(path: object) -> tuple[str, str]:
-    """Return the last two parts of a path of any system, "" where there is none.
+    """Return the last two parts of a path of any system; "" for a missing part.
 
-    Those of a checkpoint's path are those of its trial.
+    Two paths of the same trial, on different machines, agree in them.
     """
     if not isinstance(path, str) or len(path) > _LONGEST_PATH:
         return "", ""

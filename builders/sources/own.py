@@ -10,10 +10,10 @@ from ..zoo_directory import built_zoos, list_zoo_directories
 
 
 def refuse_zoo_directory(path: Path) -> None:
-    """Say what to do with a zoo directory, which is no source of an import.
+    """Refuse a zoo directory, which needs no import, and say what to do with it.
 
     Raises:
-        Unreadable: it is one.
+        Unreadable: the path is a zoo directory.
     """
     path = path.resolve()
     if path.name in list_zoo_directories(path.parent):
@@ -25,10 +25,10 @@ def refuse_zoo_directory(path: Path) -> None:
 
 
 def refuse_own_folder(path: Path) -> None:
-    """Say what to do with a folder that holds no source but zoo directories, or was built.
+    """Refuse a folder of zoo directories only, or a built folder, and say what to do with it.
 
     Raises:
-        Unreadable: it is one.
+        Unreadable: the folder is one of these.
     """
     path = path.resolve()
     if zoos := list_zoo_directories(path):

@@ -1,10 +1,10 @@
-"""A machine for the few pickle instructions that torch's files need, which calls nothing they name.
+"""An interpreter for the few pickle instructions in torch's files, which calls nothing they name.
 
-Python's unpickler calls what a pickle names, and even when restricted to a list it lets a file
-exhaust memory (indices of its memo) or time (hashes of nested tuples). This machine knows 45
+Python's unpickler calls what a pickle names. Even restricted to a list of names, it lets a file
+exhaust memory (indices of its memo) or time (hashes of nested tuples). This interpreter knows 45
 instructions and calls nothing but the functions in `_CALLS`. Tensors are plain records. Of all
-other objects, such as those of numpy, of one's own configuration or tensors of float8, nothing but
-the name of their class or function remains.
+other objects, such as those of numpy or of a user's configuration, or tensors of float8, only the
+name of their class or function is kept.
 
 Sources: Lib/pickletools.py for the instructions, torch/serialization.py for the names of storages,
 and torch/_utils.py (`_rebuild_tensor_v2`) for the rest.
@@ -35,22 +35,23 @@ STORAGES = {
     "torch.ComplexFloatStorage": "<c8",
     "torch.ComplexDoubleStorage": "<c16",
 }
-"""Storage class -> numpy type; "bf16", which numpy lacks, has the upper half of a float32."""
+"""Storage class -> numpy type; "bf16", which numpy lacks, holds the upper half of a float32."""
 
 _LONGEST_PATH = 4096
 _BYTES_OF_CONTAINER = 8
 _FEWEST_CONTAINERS = 50_000
-"""A pickle may hold a list, dictionary or tuple for so many of its bytes, and so many in any case.
-Those of torch have one for 12 bytes; an empty one takes one byte there, and 64 in memory."""
+"""A pickle may create one container (list, dictionary or tuple) for this many bytes, plus a fixed
+allowance. torch's pickles have one for 12 bytes; an empty one takes one byte there, and 64 in
+memory."""
 _DEEPEST = 1000
-"""Limit of open marks, which enclose the items of a container."""
+"""Limit of nested marks; a mark begins the items of a container."""
 
 
 class Storage(NamedTuple):
     """A storage that a file refers to.
 
     Attributes:
-        kind: value of `STORAGES`; of a class that is not there, its name.
+        kind: value of `STORAGES`; the name of the class if it is not among its keys.
         key: name in the file.
         length: number of elements.
     """
@@ -63,8 +64,8 @@ class Storage(NamedTuple):
 class Tensor(NamedTuple):
     """A view of a storage; offset, shape and stride count elements, as in torch.as_strided.
 
-    The values of a negative one are those of the storage with the other sign, as torch keeps the
-    imaginary part of a conjugate.
+    The values of a negative tensor are those of the storage with the opposite sign, which is how
+    torch keeps the imaginary part of a conjugate.
     """
 
     storage: Storage
@@ -75,11 +76,11 @@ class Tensor(NamedTuple):
 
 
 class Record(dict[Any, Any]):
-    """The attributes of an object of the paper's ModelDatasetBase, which is not reproduced."""
+    """The attributes of an object of the paper's ModelDatasetBase, without its class."""
 
 
 class _Name(str):
-    """The name of a global in a pickle, as opposed to an ordinary text."""
+    """The name of a global in a pickle, as opposed to a text value."""
 
 
 class Unread(str):
@@ -141,11 +142,11 @@ _VALUES: Mapping[int, Callable[[Take], object]] = {
 }
 """Instructions that push a value."""
 _TUPLES = {0x85: 1, 0x86: 2, 0x87: 3}
-"""Instructions that make a tuple of the uppermost values: TUPLE1, TUPLE2, TUPLE3."""
+"""Instructions that make a tuple of the top values: TUPLE1, TUPLE2, TUPLE3."""
 _CONTAINERS = frozenset({0x5D, 0x7D, *_TUPLES, 0x74, 0x52})
 """Instructions that make a container: EMPTY_LIST, EMPTY_DICT, the tuples, REDUCE."""
 _SKIPPED = {0x80: 1, 0x95: 8}
-"""Instructions without effect here, and the bytes that follow them: PROTO, FRAME."""
+"""Instructions without effect here -> number of bytes that follow: PROTO, FRAME."""
 
 
 def _run(data: bytes, at: int, storages: dict[str, Storage]) -> tuple[object, int]:
@@ -153,7 +154,7 @@ def _run(data: bytes, at: int, storages: dict[str, Storage]) -> tuple[object, in
     below: list[list[Any]] = []  # the stacks under each mark
     memo: list[Any] = []  # picklers number its entries 0, 1, 2, ...
     end = len(data)
-    budget = 2 * end + 1000  # what a pickle describes in its own bytes needs at most one of each
+    budget = 2 * end + 1000  # a pickle that writes out its values needs at most one per byte
     containers = end // _BYTES_OF_CONTAINER + _FEWEST_CONTAINERS
 
     def pay(values: Sized) -> None:
@@ -270,7 +271,7 @@ def _run(data: bytes, at: int, storages: dict[str, Storage]) -> tuple[object, in
             if type(stack[-1]) is Record and type(state) is dict:
                 pay(state)
                 _set_items(stack[-1], state.items())
-            # Not needed: attributes of a state_dict (_metadata), or of what is not read.
+            # Not needed: attributes of a state_dict (_metadata), or of an unread object.
             elif type(stack[-1]) not in (dict, Unread):
                 raise Unreadable("unreadable: a pickle that changes an unknown object")
         elif code == 0x30:  # POP
@@ -298,7 +299,7 @@ def _set_items(target: object, items: Iterable[tuple[Any, Any]]) -> None:
     for key, value in items:
         if isinstance(key, Unread | _Name):
             continue
-        # The hash of nested or long tuples can take for ever.
+        # The hash of nested or long tuples can take extremely long.
         flat = key if type(key) is tuple and len(key) <= _LONGEST_KEY else (key,)
         if any(type(part) not in _KEYS for part in flat):
             raise Unreadable(f"unreadable: a {type(key).__name__} as key of a dictionary")
@@ -321,8 +322,8 @@ def _name(module: str, name: str) -> _Name:
 
 
 def _persistent(reference: object, storages: dict[str, Storage]) -> Storage | _Name:
-    """Return what a persistent id names: ("storage", class, key, device, elements[, view]), or in
-    torch's old form ("module", class, file, source)."""
+    """Return what a persistent id names: ("storage", class, key, device, elements[, view]), or
+    ("module", class, file, source) in torch's old form."""
     if type(reference) is tuple and len(reference) == 4:
         word, kind, *_ = reference
         if word == "module" and type(kind) is _Name:
@@ -370,7 +371,7 @@ def _parameter(tensor: object, *_: object) -> Tensor:
 
 
 def _of_subclass(function: object, _: object, arguments: object, *__: object) -> object:
-    """Return a tensor with attributes of its own, or one of a class of its own, as plain tensor."""
+    """Return a tensor of a subclass, or with extra attributes, as a plain tensor."""
     if function != "torch._utils._rebuild_tensor_v2" or type(arguments) is not tuple:
         return Unread("torch._tensor._rebuild_from_type_v2")
     return _tensor(*arguments)
@@ -398,7 +399,7 @@ _LONGEST_KEY = 8
 """Parts of a key that is a tuple."""
 
 _MOVED = {"pathlib._local": "pathlib", "_pydatetime": "datetime", "_pydecimal": "decimal"}
-"""Module of some version of Python -> where the same classes lie in all."""
+"""Module in some version of Python -> module that has the same classes in all versions."""
 
 _DATA_MODULES = frozenset(
     {
@@ -406,11 +407,11 @@ _DATA_MODULES = frozenset(
         *("fractions", "ipaddress", "numbers", "pathlib", "string", "typing", "uuid", "zoneinfo"),
     }
 )
-"""Modules of Python's library whose objects are data, which is not read."""
+"""Modules of Python's library whose objects are data, which is skipped."""
 
 _DATA = frozenset(
     {
-        # The classes of builtins make data; of its functions, getattr names a nested class.
+        # The types in builtins make data; getattr, a function there, names a nested class.
         *(f"builtins.{name}" for name, value in vars(builtins).items() if isinstance(value, type)),
         *("builtins.getattr", "builtins.iter", "builtins.Ellipsis", "builtins.NotImplemented"),
         *("types.SimpleNamespace", "types.MappingProxyType", "types.NoneType", "time.struct_time"),
@@ -419,9 +420,9 @@ _DATA = frozenset(
         *("copyreg._reconstructor", "copyreg.__newobj__"),
     }
 )
-"""What else a pickle may name of Python's library, and is not read either. Another name of it, such
-as os.system, is that of a function which runs code, or of a class that nobody saves with weights:
-its file is refused, although nothing that is named would be called."""
+"""Further names of Python's library that a pickle may contain; their objects are skipped too. Any
+other name, such as os.system, is a function that runs code, or a class that nobody saves with
+weights. A file with such a name is refused, although nothing that it names would be called."""
 
 _DATASET = "checkpoints_to_datasets.dataset_base.ModelDatasetBase"
 _CALLS: Mapping[str, Callable[..., object]] = {

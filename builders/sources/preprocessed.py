@@ -1,8 +1,7 @@
 """The paper's preprocessed data sets: `dataset_mnist_seed.pt` and so on.
 
-Each is a torch file with a dictionary of `trainset`, `valset` and `testset`, which are pickled
-objects of the class ModelDatasetBase (code/checkpoints_to_datasets/dataset_base.py). These of its
-attributes are used:
+Each is a torch file with a dictionary of `trainset`, `valset` and `testset`: pickled objects of the
+class ModelDatasetBase (code/checkpoints_to_datasets/dataset_base.py). These attributes are used:
 
     data_in      list of state_dicts, or one tensor [rows, N] (mode "vector": weight, bias by layer)
     paths        path of the trial for each row; its last part becomes the id of the model
@@ -11,7 +10,7 @@ attributes are used:
                  accuracy - test accuracy, ...) and keys of params.json (model::nlin, ...)
 
 Metrics are matched by trial and training_iteration, as in the raw zoos. Hyperparameters that the
-file does not hold are null. The split of the file is kept. Most files were filtered when they were
+file does not hold are null. The file's splits are kept. Most files were filtered when they were
 made: they hold few epochs, and no states with a weight above 5.
 """
 
@@ -50,14 +49,14 @@ from .report import (
 _MOST_TENSORS = 1000
 """Limit of the tensors of a state; ResNet-18 has 122."""
 _MOST_PROPERTIES = 200
-"""Limit of the properties of a state; the published files have some dozens."""
+"""Limit of a state's properties; the original files have a few dozen."""
 
 SPLITS = {"trainset": "train", "valset": "validation", "testset": "test"}
 
 
 @dataclass(frozen=True)
 class Row:
-    """The place of one state in the file: name of the set and index in it; and its epoch."""
+    """The place of one state in the file (name of the set, index in it), and its epoch."""
 
     part: str
     index: int
@@ -74,7 +73,7 @@ class DataSets:
         names: model id -> name of the model in the file.
         splits: model id -> split in the file.
         metrics: model id -> training_iteration -> metrics under the names of the rows.
-        params: model id -> flat keys of params.json, as far as the file has them.
+        params: model id -> flat keys of params.json, if the file has them.
         experiment: name of the run, "" if it is not known.
         left_out: rows that belong to no model.
         remarks: metrics that cannot be used.
@@ -93,10 +92,10 @@ class DataSets:
     found: int
 
     def size(self) -> int:
-        """Return the number of weights that most states have.
+        """Return the most frequent number of weights of a state.
 
         Raises:
-            Unreadable: no state is readable.
+            Unreadable: no state can be read.
         """
         sizes = Counter[int]()
         for rows in self.rows.values():
@@ -112,7 +111,7 @@ class DataSets:
     def states(
         self, model_id: str, layout: Layout, max_weight: float | None = None
     ) -> Iterator[State | LeftOut]:
-        """Yield the states of one model by epoch; arguments as in `ray_tune.states`."""
+        """Yield the states of one model by epoch; arguments: see `ray_tune.states`."""
         last = -1
         for row in self.rows[model_id]:
             try:
@@ -147,7 +146,7 @@ class DataSets:
             return weights
         if not isinstance(data[row.index], dict):
             raise Unreadable("unreadable: not a state_dict")
-        if len(data[row.index]) > 2 * len(layout.slots):  # which many rows can share
+        if len(data[row.index]) > 2 * len(layout.slots):  # many rows can share one large dictionary
             raise Unreadable(f"wrong shape: {len(data[row.index])} tensors, not a {layout}")
         tensors = {name: self.file.array(t) for name, t in data[row.index].items()}
         try:
@@ -161,7 +160,7 @@ def read_datasets(path: Path) -> DataSets:
     """Read a preprocessed file, except for its weights.
 
     Raises:
-        Unreadable: it is no such file, is truncated, or its parts contradict each other.
+        Unreadable: it is not such a file, is truncated, or its parts contradict each other.
     """
     with path.open("rb") as opened:
         if path.stat().st_size == 0:
@@ -169,7 +168,7 @@ def read_datasets(path: Path) -> DataSets:
         # Rows are views of the mapped file: a tensor of all weights is never copied as a whole.
         view = memoryview(mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ))
     file = read_torch(lambda offset, count: view[offset : offset + count], len(view), len(view))
-    # All rows can lie in one storage, whose checksum need not be computed for each of them.
+    # All rows can lie in one storage; its checksum is not computed again for each row.
     file = TorchFile(file.tree, lru_cache(maxsize=2)(file.storage))
     tree = file.tree
     parts = [key for key in SPLITS if isinstance(tree, dict) and type(tree.get(key)) is Record]
@@ -252,7 +251,7 @@ def read_datasets(path: Path) -> DataSets:
 
 
 def _shapes(state: object) -> list[tuple[int, ...]]:
-    """Return the shapes of a state_dict's tensors; of anything else none."""
+    """Return the shapes of a state_dict's tensors; none for anything else."""
     if not isinstance(state, dict) or len(state) > _MOST_TENSORS:
         return []
     return [tensor.shape for tensor in state.values() if type(tensor) is Tensor]
@@ -262,6 +261,6 @@ def _metrics(values: Mapping[str, Any]) -> dict[str, Any]:
     found = {ours: values[theirs] for theirs, ours in METRICS.items() if theirs in values}
     gap, test = values.get("ggap"), values.get("test_acc")
     if "train_acc" not in found and isinstance(gap, float) and isinstance(test, float):
-        # The difference is rounded, so that the sum can lie just outside of [0, 1].
+        # The difference is rounded, so the sum can lie slightly outside [0, 1].
         found["train_acc"] = min(1.0, max(0.0, gap + test)) if abs(gap) <= 1 else gap + test
     return found

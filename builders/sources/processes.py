@@ -1,4 +1,4 @@
-"""How an import shares its work among processes."""
+"""Share the work of an import among processes."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from ..workers import end_with_parent, interrupts_held, main_hidden
 from ..zoo_directory import ZooDirectory
 
 BYTES_FOR_PROCESSES = 1 << 30
-"""Weights that one process reads in about the time that further processes take to start."""
+"""Bytes of weights that one process reads in the time that further processes take to start."""
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
 class Divisible(Protocol):
-    """What a source says of its models, by id, of which some can be cut out."""
+    """A source's data on its models, by id, which can be divided by models."""
 
     @property
     def models(self) -> Mapping[str, object]: ...
@@ -35,13 +35,13 @@ Data = TypeVar("Data", bound=Divisible)
 
 @dataclass(frozen=True)
 class Part(Generic[Data]):
-    """What a process needs to import some models of a source that has many.
+    """What a process needs to import some of a source's models.
 
     Attributes:
         directory: the zoo.
-        data: what the source says of these models.
+        data: the source's data on these models.
         max_weight: see `import_zoo`.
-        begun: those that had a file when the import began.
+        begun: the models that had a file when the import began.
     """
 
     directory: ZooDirectory
@@ -67,13 +67,13 @@ def parts_of(
 def mapped(
     work: Callable[[T], R], tasks: Sequence[T], size: int, workers: int | None
 ) -> Iterator[R]:
-    """Yield what the work makes of each task, in order.
+    """Yield the result of the work for each task, in order.
 
     Args:
         work: a function of a module.
         tasks: its arguments.
         size: bytes of the weights of all tasks.
-        workers: number of processes; None for one, or for one a core if there is much to do.
+        workers: number of processes; None for one, or one per core if there is much to do.
     """
     if workers is None:
         workers = cores() if size > BYTES_FOR_PROCESSES else 1
@@ -83,10 +83,10 @@ def mapped(
 
 @contextmanager
 def started(work: Callable[[T], R], workers: int) -> Iterator[Callable[[Iterable[T]], Iterator[R]]]:
-    """Yield a function from tasks to what the work makes of each, in order.
+    """Yield a function from tasks to the result of each, in order.
 
-    So many processes start at once and load the work's module, whatever this one does before it has
-    the tasks. If they are fewer than 2, this one does the work.
+    `workers` processes start at once and load the work's module while the caller prepares the
+    tasks. With fewer than 2, this process does the work.
     """
     if workers < 2:
         yield partial(map, work)
@@ -97,7 +97,7 @@ def started(work: Callable[[T], R], workers: int) -> Iterator[Callable[[Iterable
         try:
             with interrupts_held(), main_hidden():
                 for _ in range(workers):
-                    pool.submit(_load, work)  # which starts a process, as all others are busy
+                    pool.submit(_load, work)  # starts a process, since all others are busy
             yield partial(pool.map, work)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -105,4 +105,4 @@ def started(work: Callable[[T], R], workers: int) -> Iterator[Callable[[Iterable
 
 
 def _load(work: Callable[..., object]) -> None:
-    """Do nothing: a process to which this is sent has loaded the module of the work."""
+    """Do nothing: a process that receives this has loaded the work's module."""

@@ -6,15 +6,15 @@
 
 These are the folders of ray 1.8 and the paper's trainables
 (code/model_definitions/def_NN_experiment.py, def_NN_experiment_distillation.py); a zip holds the
-same. Metrics are matched by `training_iteration`: a resumed trial repeats lines, of which the last
-is right. From ray 2.7 on, folders of checkpoints are counted on their own, and each line names its
-own as `checkpoint_dir_name`. Tensors are taken by order and shape: the numbers in their names shift
-with dropout. Where the folders' names and the scripts' grids disagree with params.json, the latter
-is right.
+same. Metrics are matched by `training_iteration`. A resumed trial repeats lines; the last of them
+counts. From ray 2.7 on, checkpoint folders have numbers of their own, and each line names its
+folder as `checkpoint_dir_name`. Tensors are taken by order and shape, since the numbers in their
+names shift with dropout. Where the folders' names or the scripts' grids disagree with params.json,
+params.json counts.
 
 A twin's checkpoint (class CNN_ARD, def_net_distillation.py) has `log_sigma2` and `log_sigma2_bias`
-beside each weight and bias; builders/variational_dropout.py says which weights count in evaluation.
-Its losses in result.json include the divergence, with the weight of their epoch.
+for each weight and bias; builders/variational_dropout.py says which weights count in evaluation.
+Its losses in result.json include the divergence times the factor of the epoch.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ HYPERPARAMETERS: dict[str, tuple[str, type, Callable[[Any], bool]]] = {
     "epochs": ("training::epochs_train", *_COUNT),
     "scheduler": ("optim::scheduler", str, lambda value: True),
 }
-"""Hyperparameter -> its key in params.json, its type, and the test that its values pass."""
+"""Hyperparameter -> its key in params.json, its type, and the check of its values."""
 
 METRICS = {
     **{name: name for name in (*REQUIRED_METRICS, "val_loss", "val_acc")},
@@ -87,31 +87,31 @@ _BOOKKEEPING = frozenset({
     "trial_id", "trial_name", "warmup_time",
 })
 # fmt: on
-"""What ray tune itself writes into each line of a result.json."""
+"""Keys that ray tune itself writes into each line of a result.json."""
 
 _MOST_CLASSES = 10_000
 _TRIED = 5
-"""Checkpoints that are tried for one that can be read."""
+"""Number of checkpoints that are tried until one can be read."""
 
 _MOST_OTHERS = 200
-"""Names of further values that are listed."""
+"""Maximum of names of further values that are listed."""
 
 _CHECKPOINT = re.compile(r"checkpoint_(\d{1,8})")
 _PARAMS_LIMIT = 1 << 20
 _RESULT_LIMITS = 4 << 20, 64 << 10, 16 << 20
-"""Bytes of a result.json: of any, for each checkpoint, and at most. Usual are 1 kB a line."""
+"""Limits of a result.json in bytes: any, per checkpoint, and in all. A line usually has 1 kB."""
 _LINE_LIMIT = 1 << 18
 _MOST_BAD_LINES = 1000
-"""Lines of a result.json that cannot be used, after which the rest of it is not read."""
+"""Number of unusable lines of a result.json after which the rest is not read."""
 
 
 class Checkpoint(NamedTuple):
     """A folder of a trial that holds a state.
 
     Attributes:
-        number: number in the folder's name: the epoch, unless result.json says otherwise.
+        number: number in the folder's name; it is the epoch unless result.json has another.
         folder: the folder's name.
-        member: its file; None where the folder lacks it.
+        member: its file; None if the folder lacks it.
     """
 
     number: int
@@ -140,7 +140,7 @@ class Trial:
 
     @property
     def run(self) -> str:
-        """The folder above, which the trials of one run of ray tune share."""
+        """The parent folder, which the trials of one run of ray tune share."""
         return self.folder.rpartition("/")[0]
 
     def without(self, reason: str) -> list[LeftOut]:
@@ -150,14 +150,14 @@ class Trial:
 
 @dataclass(frozen=True)
 class Description:
-    """What the source says of one model.
+    """The source's description of one model.
 
     Attributes:
         shape: name of the architecture, channels and classes.
-        hyperparameters: as in `Model.hyperparameters`; None where the source does not say.
+        hyperparameters: see `Model.hyperparameters`; None where the source does not state them.
         experiment: name of the run, "" if it is not known.
         twin: whether the model is a sparse twin.
-        parent, parent_experiment: of a twin, the id of the dense model and the name of its run.
+        parent, parent_experiment: for a twin, the id of the dense model and the name of its run.
     """
 
     shape: tuple[str, int, int]
@@ -169,7 +169,7 @@ class Description:
 
 
 class Measured(NamedTuple):
-    """A checkpoint with what result.json says of it; None where no line is about it."""
+    """A checkpoint with its values from result.json; None if no line belongs to it."""
 
     epoch: int | None
     checkpoint: Checkpoint
@@ -183,8 +183,8 @@ class State:
     Attributes:
         epoch: epoch of training.
         weights: float32 [N]; those of a twin are pruned.
-        metrics: name in schema.METRICS -> value of those that were measured.
-        extra: `mean` and `log_sigma2` of a twin, float32 [N]; else empty.
+        metrics: name in schema.METRICS -> value, for the measured metrics.
+        extra: `mean` and `log_sigma2` of a twin, float32 [N]; empty for other models.
     """
 
     epoch: int
@@ -201,8 +201,8 @@ def find_trials(
     Args:
         members: files of the source, and its folders of checkpoints.
         name: name of the source, for a trial that is the whole source.
-        passed_over: receives the folders of checkpoints that have no number, such as those of a
-            copy that was not finished: checkpoint_000001.part.
+        passed_over: receives the folders of checkpoints without a number, such as those of an
+            unfinished copy: checkpoint_000001.part.
     """
     files: dict[str, dict[str, Member]] = {}
     found: dict[str, dict[tuple[int, str], Member | None]] = {}
@@ -241,7 +241,7 @@ def describe(source: Source, trial: Trial) -> Description:
     """Read and check the params.json of a trial.
 
     Raises:
-        Unreadable: it is missing, is not JSON, or has a value that no model can have.
+        Unreadable: it is missing, is not JSON, or has an impossible value.
     """
     if ".." in trial.folder.split("/") or trial.folder.startswith("/"):
         raise Unreadable("refused: its path leaves the folder")
@@ -285,7 +285,7 @@ def hyperparameters(params: Mapping[str, object]) -> dict[str, Any]:
     """Return hyperparameters under the names of the rows, from the flat keys of params.json.
 
     Raises:
-        Unreadable: a value that no model can have.
+        Unreadable: a value is impossible for a model.
     """
     values: dict[str, Any] = {}
     for name, (key, kind, is_possible) in HYPERPARAMETERS.items():
@@ -305,13 +305,13 @@ def hyperparameters(params: Mapping[str, object]) -> dict[str, Any]:
 def true_shape(
     source: Source, trials: Iterable[Trial], description: Description
 ) -> tuple[str, int, int]:
-    """Return the shape of models, with as many classes as their checkpoints have.
+    """Return the shape of models, with the number of classes that their checkpoints have.
 
     Args:
         source: the source.
-        trials: trials of this description. Some of their checkpoints are tried; one that has the
-            classes of the description decides.
-        description: what their params.json say.
+        trials: trials of this description. Some of their checkpoints are read; one with the
+            description's classes decides.
+        description: content of their params.json.
     """
     name, channels, _ = description.shape
     one, two = (make_layout(name, channels, classes).size for classes in (1, 2))
@@ -327,7 +327,7 @@ def true_shape(
                 shape = (name, channels, (size - one) // (two - one) + 1)
                 if not 1 <= shape[2] <= _MOST_CLASSES:
                     continue
-                make_layout(*shape).to_vector(tensors)  # raises ValueError if they are not it
+                make_layout(*shape).to_vector(tensors)  # raises ValueError if they do not fit
         except Unreadable:
             continue
         if shape == description.shape:
@@ -348,7 +348,7 @@ def results(
         others: receives the names of measured values that no row has a column for.
 
     Returns:
-        The trial's checkpoints by epoch, and remarks on what could not be used. Of two with the
+        The trial's checkpoints by epoch, and remarks on unusable lines. Of two checkpoints with the
         same epoch the first counts: it is the one that the later line names.
 
     Raises:
@@ -378,9 +378,9 @@ def results(
             others.update(names)
         for lines, about in ((of_folder, folder), (of_iteration, iteration)):
             if about in numbers:
-                lines.pop(about, None)  # to the end
+                lines.pop(about, None)  # moves the entry to the end
                 lines[about] = iteration, metrics
-    # In a file of ray >= 2.7 a line names each folder; a few odd lines do not make it one.
+    # In a file of ray >= 2.7 every line names its folder; a few odd lines do not make it one.
     named = 2 * len(of_folder) >= max(1, len(numbers))
     lines = of_folder if named else of_iteration
     places = {about: place for place, about in enumerate(lines)}
@@ -401,8 +401,8 @@ def results(
 
 
 def _line(line: bytes, what: str) -> tuple[int, int | None, dict[str, Any], list[str]]:
-    """Return the training_iteration of a line, the checkpoint that it names, its metrics, and the
-    names of what else was measured."""
+    """Return the training_iteration of a line, the number of the checkpoint that it names, its
+    metrics, and the names of its other measured values."""
     if len(line) > _LINE_LIMIT:
         raise Unreadable(f"too large: {what} has more than {_LINE_LIMIT:,} bytes")
     values = _json(line, what)
@@ -432,7 +432,7 @@ def states(
         trial: the trial.
         found: its checkpoints, from `results`.
         layout: layout that the checkpoints must have.
-        twin: whether they hold log_sigma2 as well.
+        twin: whether they also hold log_sigma2.
         max_weight: see `report.weights_fault`.
     """
     last = -1
@@ -449,7 +449,7 @@ def states(
             continue
         last = epoch
         yield state
-        del state  # while the next is read
+        del state  # before the next is read
 
 
 @blamed_on_the_file()
@@ -478,7 +478,7 @@ def _state(
 def _weights(
     content: bytes, layout: Layout, twin: bool
 ) -> tuple[NDArray[np.float32], dict[str, NDArray[np.float32]]]:
-    """Return the flat weights of a checkpoint, and of a twin its mean and log_sigma2."""
+    """Return the flat weights of a checkpoint, and for a twin its mean and log_sigma2."""
     tensors = read_state_dict(content)
     try:
         if not twin:

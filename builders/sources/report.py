@@ -4,8 +4,8 @@ A state is left out when its file is unreadable, truncated, empty or of the wron
 weight is NaN or infinite (the paper's code leaves out NaN: test_checkpoint_for_nan), when its
 losses or accuracies on the training and test set are missing, and, only on request, when a weight
 exceeds a threshold (the paper's data sets use 5: test_checkpoint_with_threshold). Other metrics are
-null where they were not measured, and so are the losses of the Small CNN Zoo and all metrics of a
-table. A faulty state never affects another state.
+null where they were not measured; all losses of the Small CNN Zoo and all metrics of a table may be
+null. A faulty state never affects another state.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ REQUIRED_METRICS = ("train_loss", "train_acc", "test_loss", "test_acc")
 
 @dataclass(frozen=True, order=True)
 class LeftOut:
-    """A state that did not become a row.
+    """A state that was not imported.
 
     Attributes:
-        trial: folder or model to which it belongs, as the source names it.
+        trial: its folder or model, under the source's name.
         epoch: epoch of the state.
-        reason: category, and after a colon what was found.
+        reason: category, followed by a colon and details.
     """
 
     trial: str
@@ -53,13 +53,13 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Report:
-    """What became of all states of a source that belong to one zoo.
+    """The outcome for all states of a source that belong to one zoo.
 
     Attributes:
         zoo: name of the zoo.
         source: `file`, `bytes` and `sha256` of the source.
         models: number of models with at least one kept state.
-        found: number of states in the source, always that of kept and left out states together.
+        found: number of states in the source, always the sum of kept and left out states.
         kept: number of states in the zoo.
         left_out: the other states, sorted.
         remarks: further facts worth knowing: a cut result.json, trials without any state.
@@ -80,7 +80,7 @@ class Report:
             )
 
     def categories(self) -> dict[str, int]:
-        """Return the number of left out states by category, the most frequent first."""
+        """Return the number of left out states by category, most frequent first."""
         return dict(Counter(state.category for state in self.left_out).most_common())
 
     def to_json(self) -> dict[str, object]:
@@ -88,25 +88,25 @@ class Report:
         return {**asdict(self), "categories": self.categories()}
 
     def write(self, folder: Path) -> None:
-        """Write import_report.json, unless it is there with the same content."""
+        """Write import_report.json, unless it exists with the same content."""
         content = (json.dumps(self.to_json(), indent=1) + "\n").encode()
         path = folder / REPORT
         try:
             same = read_plain(path, len(content)) == content
-        except OSError:  # there is none, or a longer one
+        except OSError:  # it does not exist, or is larger
             same = False
         if not same:
             write_atomically(path, content)
 
 
 def weights_fault(weights: NDArray[np.float32], max_weight: float | None = None) -> str | None:
-    """Return why a weight vector is left out, or None.
+    """Return why a weight vector is left out; None if it is kept.
 
     Args:
         weights: float32 [N].
         max_weight: largest |w| that is kept; None for no limit.
     """
-    largest = float(np.abs(weights).max())  # NaN if any is
+    largest = float(np.abs(weights).max())  # NaN if any weight is NaN
     if not math.isfinite(largest):
         bad = int((~np.isfinite(weights)).sum())
         return f"NaN or infinite weights: {bad} of {len(weights)}"
@@ -116,10 +116,10 @@ def weights_fault(weights: NDArray[np.float32], max_weight: float | None = None)
 
 
 def require_metrics(metrics: Mapping[str, object], names: Iterable[str]) -> None:
-    """Check the metrics without which a state is left out; a loss may be NaN, an accuracy may not.
+    """Check the metrics that a state must have; a loss may be NaN, an accuracy may not.
 
     Args:
-        metrics: metrics as the source records them, under the names of the rows.
+        metrics: metrics in the source, under the names of the rows.
         names: the metrics that this state must have.
 
     Raises:
@@ -133,10 +133,10 @@ def require_metrics(metrics: Mapping[str, object], names: Iterable[str]) -> None
 
 
 def drop_unusable(states: Iterable[tuple[int, dict[str, Any]]]) -> list[str]:
-    """Set the optional metrics of a model to null where they cannot be used.
+    """Set optional metrics of a model to null where their values cannot be used.
 
     Args:
-        states: epoch and metrics of each state; null stands for what was not measured.
+        states: epoch and metrics of each state; null stands for an unmeasured metric.
 
     Returns:
         A remark on each metric that was set to null.
@@ -167,7 +167,7 @@ def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
 
 
 def whole(value: object) -> int | None:
-    """Return a whole number, also where it is written as 1.0; None if it is none."""
+    """Return a whole number, even if it is written as 1.0; None for any other value."""
     if type(value) is float and value.is_integer() and abs(value) < 2**53:
         return int(value)
     return value if type(value) is int else None

@@ -1,15 +1,15 @@
-"""A folder of checkpoints with a table that says what they are: one row for each state.
+"""A folder of checkpoints with a table that describes them: one row for each state.
 
     path,model_id,epoch,test_acc,activation,learning_rate,gpu
     runs/3/last.pt,3,50,0.981,relu,0.001,A100
 
-The table is CSV, JSON lines or Parquet. `path` is that of the checkpoint in the folder, `model_id`
-and `epoch` name the state; metrics and hyperparameters are named as the columns of our rows. All
-other columns are kept as texts in source.parquet beside zoo.json, a row for each state.
+The table is CSV, JSON lines or Parquet. `path` is the checkpoint's path in the folder; `model_id`
+and `epoch` name the state; metrics and hyperparameters have the names of our columns. All other
+columns are kept as texts in source.parquet beside zoo.json, a row for each state.
 
-A fault in a row costs this row: a missing file, tensors of another network, a second row of the
-same epoch, a metric that is NaN. An empty cell is a value that was not measured or is not known.
-Two rows of one file and epoch are joined if they have different metrics and do not contradict each
+A fault in a row affects only this row: a missing file, tensors of another network, a second row of
+the same epoch, a NaN metric. An empty cell is a value that was not measured or is not known. Two
+rows of one file and epoch are joined if they have different metrics and do not contradict each
 other.
 """
 
@@ -50,13 +50,13 @@ from .state_files import floats, largest_file, read_tensors, weights_of
 from .table_files import Row, read_rows
 
 FORM = "table"
-"""What zoo.json says of the source's form."""
+"""The source format in zoo.json."""
 
 KEYS = ("path", "model_id", "epoch")
 """The columns that a table must have."""
 
 _ROUNDED = 1e-6
-"""By so much a share that was averaged in float32 may exceed 1."""
+"""Tolerance above 1 for a share that was averaged in float32."""
 
 _SHORT = {
     "lr": "learning_rate",
@@ -68,10 +68,10 @@ _SHORT = {
     "optim": "optimizer",
     "sched": "scheduler",
 }
-"""Short names of hyperparameters, for which a name of ours is suggested."""
+"""Common short names of hyperparameters, for which our name is suggested."""
 
 _FEWEST_PERCENTS = 2
-"""Values above 1 that make a column of shares suspect; a single one is a fault of its row."""
+"""Number of values above 1 that make a column of shares suspect; one alone is its row's fault."""
 
 _REPEATED = "repeated: another row is this epoch"
 
@@ -81,10 +81,10 @@ class Entry(NamedTuple):
 
     Attributes:
         epoch: its epoch.
-        path: of its checkpoint, as the table has it.
-        metrics: under the names of our rows; those that were measured.
-        others: columns that no row of ours has.
-        row: its number in the table, from 1 on.
+        path: path of its checkpoint, as written in the table.
+        metrics: the measured metrics, under our names.
+        others: values of the columns that our rows do not have.
+        row: its number in the table, starting at 1.
     """
 
     epoch: int
@@ -96,15 +96,15 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True)
 class RunTable:
-    """A table, without the checkpoints.
+    """The content of a table, without the checkpoints.
 
     Attributes:
         folder: of the checkpoints.
         models: model id -> its states by epoch.
         names: model id -> name in the table.
         hyperparameters: model id -> hyperparameters of our rows; None where not known.
-        left_out: rows that are no state.
-        remarks: what a user must know of the columns.
+        left_out: rows that do not describe a state.
+        remarks: facts on the columns that a user must know.
         count: number of states that the rows describe.
     """
 
@@ -117,7 +117,7 @@ class RunTable:
     count: int
 
     def part(self, ids: Sequence[str]) -> RunTable:
-        """Return some of the models alone: what another process needs."""
+        """Return a part with some of the models, for another process."""
         return replace(
             self,
             models={model: self.models[model] for model in ids},
@@ -157,7 +157,7 @@ class RunTable:
         return Path(path)
 
     def sizes(self) -> list[tuple[str, int | None]]:
-        """Return the path and the bytes of each checkpoint; None where there is none."""
+        """Return the path and the size in bytes of each checkpoint; None if it is missing."""
 
         def size(entry: Entry) -> int | None:
             try:
@@ -172,12 +172,12 @@ class RunTable:
         """Return the layout of the checkpoints.
 
         Args:
-            architecture: name or text of the network. Where a name leaves channels or classes open,
-                the first readable checkpoint has them.
+            architecture: name or text of the network. If a name leaves channels or classes open,
+                those of the first readable checkpoint are taken.
 
         Raises:
             InvalidArgument: there is no such network.
-            Unreadable: no checkpoint is of this network.
+            Unreadable: no checkpoint fits this network.
         """
         name = canonical_name(architecture)
         if looks_like_text(architecture):
@@ -197,7 +197,7 @@ class RunTable:
         return find_layout(name, sum(array.size for array in tensors.values()))
 
     def columns(self) -> pa.Table | None:
-        """Return the columns that no row of ours has, a row for each state; None without any."""
+        """Return the columns that our rows do not have, a row for each state; None without any."""
         rows = [(i, entry) for i in sorted(self.models) for entry in self.models[i]]
         names = dict.fromkeys(name for _, entry in rows for name in entry.others)
         if not names:
@@ -219,7 +219,7 @@ class RunTable:
         Args:
             layout: of its models.
             name: its name.
-            images: key of the images that they were trained on; None if they are not known.
+            images: key of the images on which they were trained; None if they are not known.
         """
         epochs = [entry.epoch for entries in self.models.values() for entry in entries]
         epochs += [model["epochs"] or 1 for model in self.hyperparameters.values()]
@@ -241,7 +241,7 @@ class RunTable:
 
 
 def check_name(name: str) -> str:
-    """Return the name of a zoo of one's own, or raise InvalidArgument if it is the catalog's."""
+    """Return the name of a user's zoo; raise InvalidArgument if it is in the catalog."""
     if name in config_names() or name in ELSEWHERE:
         raise InvalidArgument(
             f"{name} is a zoo of the catalog: give this one another name", hint="--zoo NAME"
@@ -255,16 +255,16 @@ def read_run_table(
     rename: Mapping[str, str] | None = None,
     constants: Mapping[str, str] | None = None,
 ) -> RunTable:
-    """Read a table, and check all that it says without opening a checkpoint.
+    """Read a table, and check its content without opening a checkpoint.
 
     Args:
         path: a file that ends in .csv, .tsv, .jsonl or .parquet.
-        folder: in which its paths lie.
+        folder: the folder to which its paths are relative.
         rename: name of a column in the table -> name here.
-        constants: hyperparameters that all models share, for which the table has no column.
+        constants: hyperparameters that all models share and that the table has no column for.
 
     Raises:
-        InvalidArgument: `rename` or `constants` do not fit the table or our rows.
+        InvalidArgument: `rename` or `constants` does not fit the table or our rows.
         Unreadable: the table cannot be read, or lacks a column.
     """
     rename, constants = dict(rename or {}), dict(constants or {})
@@ -318,7 +318,7 @@ def read_run_table(
 def _remarks(
     found: _Rows, models: Mapping[str, Sequence[Entry]], constants: Iterable[str]
 ) -> list[str]:
-    """Return what a user must know of the columns of a table.
+    """Return the facts on a table's columns that a user must know.
 
     Args:
         found: its rows.
@@ -352,7 +352,7 @@ def _remarks(
     if shared := found.shared_files():
         some = next(iter(shared))
         remarks.append(
-            f"{counted(len(shared), 'checkpoint')} of several models: {printable(some)} is that of "
+            f"{counted(len(shared), 'checkpoint')} of several models: {printable(some)} belongs to "
             f"{', '.join(map(printable, shared[some][:3]))}"
         )
     if found.joined:
@@ -364,12 +364,12 @@ def _remarks(
 
 
 def _suggested(entries: Sequence[Entry], others: Iterable[str], taken: Iterable[str]) -> list[str]:
-    """Return the options that rename columns whose names resemble ours, and whose values fit.
+    """Return options that rename columns whose names resemble ours and whose values fit.
 
     Args:
         entries: all states.
         others: columns that no row of ours has.
-        taken: our names that have a column or a constant.
+        taken: our names for which there is a column or a constant.
     """
     missing = {*METRICS, *HYPERPARAMETERS}.difference(taken)
     options = []
@@ -385,7 +385,7 @@ def _suggested(entries: Sequence[Entry], others: Iterable[str], taken: Iterable[
 
 
 def _fits(name: str, cell: str | None) -> bool:
-    """Return whether a column of ours can have a value."""
+    """Return whether a value is possible in a column of ours."""
     try:
         if name in METRICS:
             number = cell_number(name, cell, "metrics")
@@ -397,10 +397,10 @@ def _fits(name: str, cell: str | None) -> bool:
 
 
 class _Rows:
-    """The rows of a table as they are read: states by model and epoch, and those left out.
+    """The rows of a table during reading: states by model and epoch, and rows left out.
 
     Args:
-        folder: in which the paths of the table lie.
+        folder: the folder to which the paths of the table are relative.
         rename: name of a column in the table -> name here.
     """
 
@@ -426,8 +426,10 @@ class _Rows:
                 self._add(self._renamed(row))
 
     def refuse_percents(self, table: str) -> None:
-        """Raise Unreadable if a share is above 1 in several rows and in a tenth of all: if it is in
-        percent, its small values look like shares."""
+        """Raise Unreadable if a share is above 1 in several rows and in a tenth of all rows.
+
+        In a column in percent, small values would look like shares.
+        """
         suspect = [
             f"{name} is above 1 in {above} of {count} rows"
             for name, (above, count) in self._shares.items()
@@ -440,14 +442,14 @@ class _Rows:
             )
 
     def leave_out_shared_files(self) -> None:
-        """Leave out the epochs of a model that have one file, which can be only one of them."""
+        """Leave out epochs of a model that name the same file, which can hold only one of them."""
         for model, entries in [*self.entries.items()]:
             for epoch, entry in [*entries.items()]:
                 count = len(self._epochs[model, self._file(entry.path)])
                 if count > 1:
                     reason = (
-                        f"ambiguous: {shown(entry.path, 200)} is the file of {count} epochs, keep "
-                        "the row of the one that it is of"
+                        f"ambiguous: {shown(entry.path, 200)} is the file of {count} epochs: keep "
+                        "the row of the epoch at which it was saved"
                     )
                     self._leave_out(self.names[model], epoch, reason, entry.row)
                     del entries[epoch]
@@ -455,7 +457,7 @@ class _Rows:
                 del self.entries[model], self.hyperparameters[model], self.names[model]
 
     def shared_files(self) -> dict[str, list[str]]:
-        """Return each file that several models have -> their names."""
+        """Return each file that several models have -> names of these models."""
         models: dict[str, list[str]] = defaultdict(list)
         for model, file in self._epochs:
             if model in self.names:
@@ -470,7 +472,7 @@ class _Rows:
         ours = {name: self._rename.get(name, name) for name in row}
         for theirs, name in self._rename.items():
             if theirs in row and name in row and name not in self._rename:
-                # A column that has this name already gets another one.
+                # An existing column with this name is renamed.
                 ours[name] = f"{name}_in_table"
                 while ours[name] in row:
                     ours[name] += "_"
@@ -503,7 +505,7 @@ class _Rows:
         self.hyperparameters.setdefault(model, {})[epoch] = hyperparameters
 
     def _count(self, values: Row, model: str, epoch: int) -> None:
-        """Count what is looked at when all rows are known, also of rows that are left out."""
+        """Count what is checked once all rows are known, including rows that are left out."""
         if path := cell_text(values.get("path")):
             self._epochs[model, self._file(path)].add(epoch)
         for name, counts in self._shares.items():
@@ -514,7 +516,7 @@ class _Rows:
                     counts[1] += 1
 
     def _file(self, path: str) -> str:
-        """Return the file that a path names, whether it is absolute or in the folder."""
+        """Return the file of a path, which may be absolute or relative to the folder."""
         return os.path.normpath(os.path.join(self._folder, path))
 
     def _leave_out(self, trial: str, epoch: int, reason: object, row: int) -> None:
@@ -522,17 +524,17 @@ class _Rows:
 
 
 def _joined(first: Entry, second: Entry, known: Mapping[str, Any], new: Mapping[str, Any]) -> Entry:
-    """Return the state of two rows of one file that have different metrics, or one of them none.
+    """Join two rows of one file that have different metrics, or of which one has none.
 
-    Columns that no row of ours has may differ: both texts are kept, or of a row without metrics
-    none.
+    Columns that our rows do not have may differ: then both texts are kept, except those of a row
+    without metrics.
 
     Args:
         first, second: the two rows.
         known, new: their hyperparameters.
 
     Raises:
-        Unreadable: they have the same metrics, or disagree on a value.
+        Unreadable: both have the same metric, or they disagree on a value.
     """
 
     def values(entry: Entry, hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -591,7 +593,7 @@ def _agree(
 
 
 def _entry(values: Row, epoch: int, row: int) -> tuple[Entry, dict[str, Any]]:
-    """Return a row as a state, and the hyperparameters of its model."""
+    """Return the state of a row, and the hyperparameters of its model."""
     path = cell_text(values.get("path"))
     if path is None:
         raise Unreadable("missing file: its path is empty")

@@ -1,8 +1,8 @@
-"""The `config.*` of the Small CNN Zoo: the values of each model, and the rows that cannot be used.
+"""The `config.*` of the Small CNN Zoo: the values of each model, and the unusable rows.
 
-The table repeats the `config.*` of a model in each of its rows. Values are checked like those of a
-table of one's own: one that no model can have costs its row, an unknown optimizer or initialisation
-is null, and of values that change within a model the first by epoch counts.
+The table repeats the `config.*` of a model in each of its rows. Values are checked as in a user's
+table: a row with an impossible value is left out, an unknown optimizer or initialisation becomes
+null, and if values change within a model, the first by epoch counts.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ class _Values:
     """Some cells of a hyperparameter.
 
     Attributes:
-        values: the value of each; None where there is none that a row can have.
-        unknown: number of the cell -> text of an optimizer or initialisation that is none of ours.
-        faults: number of the cell -> why no model can have it.
+        values: the value of each; None if the cell has none that a row can have.
+        unknown: number of the cell -> text of an optimizer or initialisation that we do not have.
+        faults: number of the cell -> why its value is impossible for a model.
     """
 
     values: Sequence[Any]
@@ -53,11 +53,11 @@ class _Values:
 
 @dataclass(frozen=True)
 class _Column:
-    """A column that nearly always repeats one text in all rows of a model.
+    """A column that repeats one text in all rows of nearly every model.
 
     Attributes:
-        cells: texts of the first row of each model, and after them of each odd row.
-        odd: int64, the rows whose text is not that of the first row of their model.
+        cells: texts of the first row of each model, followed by those of each odd row.
+        odd: int64, the rows whose text differs from that of the first row of their model.
     """
 
     cells: pa.Array
@@ -70,12 +70,12 @@ class _Column:
         Args:
             column: texts of all rows.
             firsts: first row of each model.
-            first: of each row, the first row of its model.
+            first: for each row, the first row of its model.
         """
         texts = column.combine_chunks()
         expected = texts[0] if len(texts) else pa.scalar(None, pa.string())
         same = pc.equal(texts, expected)
-        if same.null_count or not pc.all(same).as_py():  # it is not the same for all models
+        if same.null_count or not pc.all(same).as_py():  # some model has several texts
             expected = texts.take(first)
             same = pc.equal(texts, expected)
         if same.null_count:
@@ -102,7 +102,7 @@ class Config:
     def __init__(self, config: pa.Table, numbers: NDArray[np.int64]) -> None:
         self._numbers = numbers
         firsts = np.empty(int(numbers.max(initial=-1)) + 1, np.int64)
-        firsts[numbers[::-1]] = np.arange(len(numbers))[::-1]  # of several the last remains
+        firsts[numbers[::-1]] = np.arange(len(numbers))[::-1]  # the first row is set last
         first = pa.array(firsts[numbers])
         self._columns = {
             name: _Column.of(config[name], firsts, first) for name in config.column_names
@@ -114,7 +114,7 @@ class Config:
         }
 
     def faults(self) -> Iterator[tuple[int, str]]:
-        """Yield the rows that have a value which no model can have, and why."""
+        """Yield the rows with a value that is impossible for a model, and why."""
         for name, values in self._values.items():
             column = self._columns[name]
             if values.faults:
@@ -130,7 +130,7 @@ class Config:
         """Return the `config.*` and the hyperparameters of each model, and remarks.
 
         Args:
-            kept: rows that are used, by model and epoch.
+            kept: rows that are used, sorted by model and epoch.
             starts: where the rows of each model start in `kept`.
         """
         ours = {theirs: name for name, theirs in _COLUMNS.items()}
@@ -164,8 +164,8 @@ class Config:
         kept: NDArray[np.int64],
         starts: NDArray[np.int64],
     ) -> tuple[NDArray[np.int64], int]:
-        """Return the number of the cell that counts for each model: the first one by epoch that is
-        not empty; and the number of models within which the values change."""
+        """Return the index of the cell that counts for each model, the first one by epoch that is
+        not empty, and the number of models within which the values change."""
         if not len(column.odd):
             return self._numbers[kept[starts]], 0
         places = column.places(self._numbers)[kept]
@@ -190,9 +190,10 @@ def _values(name: str, texts: pa.Array) -> _Values:
     """Read the cells of a hyperparameter."""
     _, kind, possible = HYPERPARAMETERS[name]
     if kind is not str and len(texts) and not texts.null_count:
-        with suppress(pa.ArrowInvalid):  # some value is no such number
+        with suppress(pa.ArrowInvalid):  # some value is not such a number
             column = pc.cast(texts, pa.int64() if kind is int else pa.float64()).to_numpy()
-            # What is possible is an interval, so that the ends speak for all; NaN is in none.
+            # The possible values form an interval, so checking the ends suffices; NaN is never in
+            # it.
             if possible(column.min().item()) and possible(column.max().item()):
                 return _Values(column.tolist(), {}, {})
     encoded = texts.dictionary_encode()
@@ -212,7 +213,7 @@ def _values(name: str, texts: pa.Array) -> _Values:
     places = encoded.indices.to_pylist()
 
     def by_cell(found: Mapping[int, str]) -> dict[int, str]:
-        cells = enumerate(places) if found else ()  # nearly always there is none
+        cells = enumerate(places) if found else ()  # nearly always empty
         return {cell: found[place] for cell, place in cells if place in found}
 
     values = [None if place is None else read[place] for place in places]

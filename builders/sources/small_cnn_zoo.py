@@ -6,12 +6,12 @@ weights.npy is a state; the same row of metrics.csv.gz says which model (`modeld
 layout.csv names the tensors, convolutions are [height, width, in, out] and linear layers [in, out].
 
 The networks are convolutions of stride 2 **without padding**, each with the activation, then the
-average over all places and a linear layer. Public readers disagree about the padding; with another
-one the recorded accuracies are not met, which `verify` shows. Images are grey (colours: the mean of
-the channels) with values from -1 to 1. Metrics are those of evaluation mode, at all epochs.
+average over all positions and a linear layer. Public readers disagree about the padding; with
+another padding the recorded accuracies are not reproduced, which `verify` shows. Images are grey
+(the mean of the channels) with values from -1 to 1. Metrics are from evaluation mode at all epochs.
 
-`config.*` that a row has no column for, such as the L2 penalty and the share of training images,
-are kept in source.parquet beside zoo.json, a row for each model, with all of its `config.*`.
+Source columns without a counterpart in rows, such as the L2 penalty and the share of training
+images, are kept in source.parquet beside zoo.json: one row for each model, with all its `config.*`.
 """
 
 from __future__ import annotations
@@ -53,23 +53,23 @@ from .report import LeftOut, weights_fault
 from .small_cnn_config import Config
 
 FORM = "small_cnn_zoo"
-"""What zoo.json says of the source's form."""
+"""The source format in zoo.json."""
 
 _MAX_TABLE = 1 << 28
-"""Limit of the unpacked table in bytes; 270,000 rows have 70 MB."""
+"""Limit of the unpacked table in bytes; 270,000 rows take 70 MB."""
 
 _MAX_LAYOUT = 1 << 16
 
 _BLANK_LINES = 1000
 
 FILES = {"weights.npy": 1 << 35, "metrics.csv.gz": _MAX_TABLE, "layout.csv": _MAX_LAYOUT}
-"""The files -> bytes that they may have; weights of 270,000 rows have 5.4 GB."""
+"""The files -> limit of their bytes; weights of 270,000 rows take 5.4 GB."""
 
 IMAGE_SETS = {"mnist": 28, "fashion_mnist": 28, "cifar10": 32, "svhn_cropped": 32}
 """Image data set of the source -> side of its images."""
 
 _NULLS = ("", "NA", "N/A", "#NA", "#N/A", "#N/A N/A", "n/a", "NULL", "null")
-"""Texts of an empty cell. NaN is none of them: the loss of a diverged model was measured."""
+"""Texts of an empty cell. NaN is not among them: the loss of a diverged model was measured."""
 
 _WRONG_STEP = "wrong epoch: its step is no whole number"
 
@@ -92,17 +92,17 @@ class SmallCnnZoo:
         architecture: text of the network.
         folder: of the files.
         offset: of the first weight in weights.npy, which is float32 [rows, N].
-        order: int64 [N], the place in the source of each weight in our order.
-        models: model id -> its place in the columns below, where its states stand by epoch.
+        order: int64 [N]; element n of our order is element order[n] of the source's.
+        models: model id -> its range in the arrays below, sorted by epoch.
         names: model id -> name in the source.
         hyperparameters: model id -> hyperparameters of the row.
-        config: all `config.*` of the source, a row for each model; in a `part` none.
-        rows: int64 [rows], the row of weights.npy; those that belong to no model stand last.
+        config: all `config.*` of the source, one row for each model; None in a `part`.
+        rows: int64 [rows], the row of weights.npy; those that belong to no model come last.
         epochs: int64 [rows].
-        metrics: name of the row's column -> float64 [rows]; masked where a loss was not measured.
-            One that the table has no column for is missing.
+        metrics: name of our column -> float64 [rows]; masked where a loss was not measured. A
+            metric without a column in the table is absent.
         left_out: rows that belong to no model.
-        remarks: what a user must know of the columns.
+        remarks: facts on the columns that a user must know.
     """
 
     dataset: str
@@ -132,10 +132,10 @@ class SmallCnnZoo:
         return self.models[model_id].stop - self.models[model_id].start
 
     def part(self, ids: Sequence[str]) -> SmallCnnZoo:
-        """Return some of the models, with no more than their rows: what another process needs.
+        """Return a part with some of the models and only their rows, for another process.
 
         Args:
-            ids: ids of models that follow on each other in `models`.
+            ids: ids of consecutive models in `models`.
         """
         places = [self.models[model] for model in ids]
         start = places[0].start
@@ -186,15 +186,16 @@ class SmallCnnZoo:
 
 @dataclass(frozen=True)
 class OpenWeights:
-    """An open weights.npy, of which models are read one after the other into the same memory.
+    """An open weights.npy from which models are read one after the other into the same memory.
 
-    New memory for each would take as long as reading it.
+    Allocating memory for each would take as long as reading it.
 
     Attributes:
-        zoo: whose weights they are.
+        zoo: the zoo of the weights.
         file: weights.npy.
-        scratch: float32 [2, S, N] for the model with most states: its rows, and these in our order.
-        lines: the memory of each of its rows.
+        scratch: float32 [2, S, N] for the model with most states: rows of the file, and the same
+            in our order.
+        lines: the memory of each row of the file.
     """
 
     zoo: SmallCnnZoo
@@ -205,12 +206,12 @@ class OpenWeights:
     def memory(self, model_id: str) -> NDArray[np.float32]:
         """Return the memory [S, N] into which `read` puts the weights of a model by epoch.
 
-        The next `read`, of whatever model, overwrites it.
+        The next `read` of any model overwrites it.
         """
         return self.scratch[1, : self.zoo.count(model_id)]
 
     def read(self, model_id: str, max_weight: float | None) -> list[str | None]:
-        """Read the weights of one model into its memory; return what is wrong with each state.
+        """Read the weights of one model into its memory; return the fault of each state, or None.
 
         Args:
             model_id: id of the model.
@@ -228,7 +229,7 @@ class OpenWeights:
         raw, found = self.scratch[:, : len(rows)]
         raw.take(self.zoo.order, 1, out=found, mode="clip")  # "raise" would copy once more
         limit = np.finfo(np.float32).max if max_weight is None else max_weight
-        if -limit <= found.min() and found.max() <= limit:  # not where one is NaN
+        if -limit <= found.min() and found.max() <= limit:  # False if one is NaN
             return [None] * len(rows)
         return [weights_fault(weights, max_weight) for weights in found]
 
@@ -243,7 +244,7 @@ def read_small_cnn_zoo(folder: Path) -> SmallCnnZoo:
     """Read all but the weights, which are read model by model.
 
     Raises:
-        Unreadable: a file is not what it should be, or they contradict each other.
+        Unreadable: a file is malformed, or the files contradict each other.
     """
     with blamed_on_the_file("layout.csv"):
         text, order = _layout(folder / "layout.csv")
@@ -357,7 +358,7 @@ def _layout(path: Path) -> tuple[str, NDArray[np.int64]]:
 
 
 def _offset(path: Path, shape: tuple[int, int]) -> int:
-    """Return where the weights begin, if the file has float32 of this shape, and all of them."""
+    """Return where the weights begin, after checking the file's type, shape and size."""
     with open_plain(path) as file:
         found, fortran, dtype = _npy_header(file)
         offset, size = file.tell(), file.seek(0, io.SEEK_END)
@@ -383,19 +384,19 @@ def _npy_header(file: io.FileIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
 
 
 def _table(path: Path, rows: int) -> pa.Table:
-    """Read the metrics of so many rows, all columns as texts."""
+    """Read the metrics of `rows` rows, with all columns as texts."""
     with open_plain(path) as file, gzip.GzipFile(fileobj=file) as unpacked:
         content = unpacked.read(_MAX_TABLE + 1)
     if len(content) > _MAX_TABLE:
         raise Unreadable(f"too large: metrics.csv.gz has more than {_MAX_TABLE:,} bytes unpacked")
-    if content.count(b"\n") > rows + _BLANK_LINES:  # before each becomes a row
+    if content.count(b"\n") > rows + _BLANK_LINES:  # checked before lines become rows
         raise Unreadable(f"metrics.csv.gz has more lines than weights.npy has rows, {rows:,}")
     names = next(csv.reader(io.StringIO(content[: 1 << 16].decode(errors="replace"))), [])
     if len(names) != len(set(names)) or len(names) > 1000:
         raise Unreadable("metrics.csv.gz repeats the name of a column, or has too many")
     return pacsv.read_csv(
         pa.BufferReader(content),
-        # Threads of Arrow take as long here, and could abort a process that ends by an error.
+        # Threads of Arrow would not be faster, and could abort a process that ends with an error.
         read_options=pacsv.ReadOptions(use_threads=False),
         convert_options=pacsv.ConvertOptions(
             column_types=dict.fromkeys(names, pa.string()),
@@ -406,12 +407,12 @@ def _table(path: Path, rows: int) -> pa.Table:
 
 
 def _numbers(table: pa.Table, name: str) -> NDArray[np.float64]:
-    """Return a column as float64; NaN where it has no number."""
+    """Return a column as float64; NaN for cells without a number."""
     if name not in table.column_names:
         return np.full(len(table), np.nan)
     try:
         column = pc.cast(table[name], pa.float64())
-    except pa.ArrowInvalid:  # some value is no number
+    except pa.ArrowInvalid:  # some value is not a number
 
         def number(text: str | None) -> float:
             try:
@@ -428,13 +429,13 @@ def _metric(column: pa.ChunkedArray, name: str, faults: dict[int, str]) -> NDArr
 
     Args:
         column: texts of the rows.
-        name: the metric, as our rows call it.
-        faults: receives the rows whose cell cannot be used, and why.
+        name: the metric, under our name.
+        faults: receives the rows whose cell cannot be used, and the reasons.
     """
     try:
         values = pc.cast(column, pa.float64()).to_numpy().astype(np.float64)
         absent = pc.is_null(column).to_numpy()
-    except pa.ArrowInvalid:  # some value is no number, or none that Arrow can read
+    except pa.ArrowInvalid:  # some value is not a number, or not one that Arrow can read
         found: list[float | None] = []
         for row, text in enumerate(column.to_pylist()):
             try:
@@ -464,7 +465,7 @@ def _null_metrics(metrics: Mapping[str, NDArray[np.float64]], kept: NDArray[np.i
 
 
 def _models(table: pa.Table, config: pa.Table) -> tuple[NDArray[np.int64], list[str]]:
-    """Return the number of each row's model, and the names of the models.
+    """Return the index of each row's model, and the names of the models.
 
     A row without a modeldir belongs to the model with the same `config.*`, if there is one.
     """
@@ -500,10 +501,10 @@ def write_source_columns(found: SmallCnnZoo, folder: Path) -> None:
 
 
 def l2_factors(folder: Path) -> dict[str, float]:
-    """Return model id -> factor of the L2 penalty on kernels; {} where the folder does not say.
+    """Return model id -> factor of the L2 penalty on kernels; {} if the folder does not state it.
 
-    The published losses contain the penalty, as Keras reports them (train_network.py of the
-    authors, `eval_model`).
+    The recorded losses contain the penalty, as Keras reports them (train_network.py of the authors,
+    `eval_model`).
     """
     names = ["model_id", "config.l2reg"]
     try:
@@ -511,7 +512,7 @@ def l2_factors(folder: Path) -> dict[str, float]:
         return dict(
             zip(table[names[0]].to_pylist(), _numbers(table, names[1]).tolist(), strict=True)
         )
-    except (OSError, pa.ArrowException, KeyError):  # no such file, or somebody else's
+    except (OSError, pa.ArrowException, KeyError):  # no such file, or another program's
         return {}
 
 

@@ -1,8 +1,9 @@
-"""Checkpoints of one's own training code: files of torch, safetensors or numpy as weight vectors.
+"""Checkpoints of a user's own training code: torch, safetensors or numpy files as weight vectors.
 
-Their tensors are those of a known network under names of somebody's own. They are taken by name
-where the names are ours, else by the order of the file, unless that sorts layers.10 before
-layers.2, else by shape: safetensors sorts names, and some frameworks put a bias before its weight.
+They hold the tensors of a known network, under any names. Tensors are matched by name if the names
+are ours. If not, they are matched by their order in the file, unless that is an alphabetical order
+with layers.10 before layers.2; then by shape. The reason: safetensors sorts names, and some
+frameworks put a bias before its weight.
 """
 
 from __future__ import annotations
@@ -31,15 +32,15 @@ from .checkpoint import read_state_dict
 Arrays = Mapping[str, NDArray[Any]]
 
 _WRAPPERS = re.compile(r"(?:module\.|_orig_mod\.)*")
-"""What DataParallel and torch.compile put before a name."""
+"""Prefixes that DataParallel and torch.compile put before a name."""
 
 _MOST_TENSORS = 1000
 _BASE_BYTES = 16 << 20
 
 
 def largest_file(layout: Layout) -> int:
-    """Return the bytes that a checkpoint may have: weights in float64, an optimizer and an average
-    beside them, and whatever else a script saved."""
+    """Return the limit of a checkpoint's bytes: weights in float64 with an optimizer and an
+    average, and whatever else a script saved."""
     return _BASE_BYTES + 64 * layout.size
 
 
@@ -48,10 +49,10 @@ def read_tensors(path: Path, limit: int) -> dict[str, NDArray[Any]]:
 
     Args:
         path: a file with a suffix of `READERS`.
-        limit: bytes that it may have.
+        limit: maximum of its bytes.
 
     Raises:
-        Unreadable: it is none of these, is larger, or is malformed.
+        Unreadable: it has another suffix, is larger, or is malformed.
         OSError: it cannot be read.
     """
     reader = READERS.get(path.suffix.lower())
@@ -92,7 +93,7 @@ def _read_npz(path: Path, limit: int) -> dict[str, NDArray[Any]]:
 
 
 def _array(name: str, content: bytes) -> NDArray[Any]:
-    """Return the array of a .npy file, whose header may say anything."""
+    """Return the array of a .npy file, whose header is not trusted."""
     file = io.BytesIO(content)
     version = npy.read_magic(file)
     header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
@@ -117,11 +118,11 @@ READERS: Mapping[str, Callable[[Path, int], dict[str, NDArray[Any]]]] = {
 
 
 def floats(tensors: Arrays) -> dict[str, NDArray[Any]]:
-    """Return the tensors that are weights, without what wraps their names: no whole numbers, such
-    as the steps that batch norm counts.
+    """Return the tensors that are weights, without prefixes of wrappers. Integer tensors, such as
+    the steps that batch norm counts, are left out.
 
     Raises:
-        Unreadable: two of them have one name then.
+        Unreadable: two tensors have the same name without the prefixes.
     """
     found = {}
     for name, array in tensors.items():
@@ -138,28 +139,28 @@ def weights_of(tensors: Arrays, layout: Layout) -> NDArray[np.float32]:
 
     Args:
         tensors: its tensors, in the order of the file.
-        layout: of the network that they must be.
+        layout: of the network that they must fit.
 
     Raises:
-        Unreadable: they are not this network, or could be it in several ways.
+        Unreadable: they do not fit this network, or fit in several ways.
     """
     found = floats(tensors)
     placed = _by_name(found, layout) or _by_order(found, layout) or _by_shape(found, layout)
     if placed is None:
         raise Unreadable(f"wrong shape: not a {layout}: {_difference(found, layout)}")
     vector = np.empty(layout.size, np.float32)
-    with np.errstate(over="ignore"):  # an infinite weight is found by those who check them
+    with np.errstate(over="ignore"):  # an infinite weight is found in a later check
         for slot, array in placed:
             vector[slot.slice] = array.reshape(-1)
     return vector
 
 
 _SHOWN = 12
-"""Tensors that a message lists."""
+"""Number of tensors that a message lists."""
 
 
 def _difference(found: Arrays, layout: Layout) -> str:
-    """Return in what shapes the tensors of a checkpoint differ from those of a layout."""
+    """Return how the shapes of a checkpoint's tensors differ from those of a layout."""
     lacking = Counter(slot.shape for slot in layout.slots)
     besides = []
     for name, array in found.items():
@@ -179,7 +180,7 @@ Placed = list[tuple[Slot, NDArray[Any]]]
 
 
 def _by_name(tensors: Arrays, layout: Layout) -> Placed | None:
-    """Place tensors that have our names, behind one prefix or none."""
+    """Match tensors that have our names, with or without a common prefix."""
     first = layout.slots[0].name
     for name in tensors:
         prefix = name.removesuffix(first)
@@ -193,8 +194,8 @@ def _by_name(tensors: Arrays, layout: Layout) -> Placed | None:
 
 
 def _by_order(tensors: Arrays, layout: Layout) -> Placed | None:
-    """Place tensors in the order of the file, unless it is that of an alphabet, in which layer 10
-    comes before layer 2."""
+    """Match tensors in the order of the file, unless it is alphabetical with layer 10 before
+    layer 2."""
     arrays = [*tensors.values()]
     if [array.shape for array in arrays] != [slot.shape for slot in layout.slots]:
         return None
@@ -205,12 +206,12 @@ def _by_order(tensors: Arrays, layout: Layout) -> Placed | None:
 
 
 def _with_numbers(name: str) -> list[tuple[str, int]]:
-    """Return a name as a key of sorting that compares the numbers in it as numbers."""
+    """Return a name as a sorting key that compares the numbers in it as numbers."""
     return [(text, int(number or 0)) for text, number in re.findall(r"(\D*)(\d*)", name)]
 
 
 def _by_shape(tensors: Arrays, layout: Layout) -> Placed | None:
-    """Place modules by the shapes of their tensors.
+    """Match modules by the shapes of their tensors.
 
     Modules of equal shapes are taken in the order of the numbers in their names.
 

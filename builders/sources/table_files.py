@@ -1,7 +1,7 @@
-"""The files in which a table of runs may be: CSV, JSON lines and Parquet, read row by row.
+"""The file formats of a table of runs: CSV, JSON lines and Parquet, read row by row.
 
-Each is read within limits of bytes, columns, cells and lines. What is wrong with a row is yielded
-in its place; what is wrong with the whole table is raised.
+Each is read within limits of bytes, columns, cells and lines. An error in a row is yielded in place
+of the row; an error in the whole table is raised.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ _MOST_NESTED = 64
 of an object that become columns."""
 
 _BETWEEN = (",", ";", "\t")
-"""Signs that separate the cells of a line: the first of them that the first line has."""
+"""Separators of the cells of a line; the first of them that occurs in the first line is used."""
 
 
 def read_rows(path: Path, dropped: list[str]) -> Iterator[Row | Unreadable]:
-    """Yield the rows of a table in order, and in place of one that cannot be read the reason.
+    """Yield the rows of a table in order; for an unreadable row, yield the error.
 
     Args:
         path: a file that ends in one of `READERS`.
-        dropped: receives the names of columns that are not read, as their cells are nested.
+        dropped: receives the names of columns that are not read because their cells are nested.
 
     Raises:
         Unreadable: the table as a whole cannot be used.
@@ -59,7 +59,7 @@ def _check_width(columns: int) -> None:
 
 
 def _check_unique(names: Iterable[str]) -> None:
-    """Raise Unreadable if two columns have one name."""
+    """Raise Unreadable if two columns have the same name."""
     if twice := [name for name, count in Counter(names).items() if count > 1 and name]:
         raise Unreadable(f"two columns of the table are named {shown(twice[0])}")
 
@@ -131,7 +131,8 @@ def _json_rows(content: bytes, dropped: list[str]) -> Iterator[Row | Unreadable]
 def _flat(row: Mapping[str, Any], depth: int = 5) -> dict[str, Any]:
     """Return a row whose nested objects are columns such as config.lr.
 
-    Objects stay as they are if they are deeper, have many keys, or one that a column has already.
+    Objects stay unchanged if they are nested deeper, have many keys, or have a key that would
+    repeat a column.
     """
     flat: dict[str, Any] = {}
     for name, value in row.items():
@@ -159,7 +160,8 @@ def _parquet_rows(content: bytes, dropped: list[str]) -> Iterator[Row | Unreadab
     groups = [about.row_group(number) for number in range(about.num_row_groups)]
     if any(group.total_byte_size > 4 * _MAX_BYTES for group in groups):
         raise Unreadable("too large: a row group of the table does not fit into memory")
-    # Texts stay in dictionaries until their lengths are known: a few bytes can repeat a long one.
+    # Texts stay in dictionaries until their lengths are checked: a few bytes can repeat a long
+    # text.
     texts = [f.name for f in flat if pa.types.is_string(f.type) or pa.types.is_binary(f.type)]
     file = pq.ParquetFile(pa.BufferReader(content), read_dictionary=texts)
 
@@ -181,5 +183,5 @@ READERS: Mapping[str, Callable[[bytes, list[str]], Iterator[Row | Unreadable]]] 
     ".jsonl": _json_rows,
     ".parquet": _parquet_rows,
 }
-"""Suffix of a table -> function from its content to its rows, name of a column -> value. It adds
-the columns that it does not read to a list."""
+"""Suffix of a table -> function from its content to its rows, each name of a column -> value. The
+function adds the columns that it does not read to a list."""

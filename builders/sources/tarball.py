@@ -1,7 +1,7 @@
-"""A few files of a .tar, .tar.gz or .tar.xz, unpacked for as long as they are read.
+"""Unpack a few files of a .tar, .tar.gz or .tar.xz into a temporary folder.
 
-The archive is read once and in order, a block at a time. Nothing is written but the wanted files,
-under their own names, in a folder that is made for them: names in the archive are never paths here.
+The archive is read once and in order, a block at a time. Only the wanted files are written, under
+fixed names in a new folder: names in the archive are never used as paths.
 """
 
 from __future__ import annotations
@@ -29,33 +29,34 @@ _PREFIX = ".import-"
 _BLOCK = 1 << 20
 _MAX_MEMBERS = 10_000
 _MAX_HEADER = 1 << 20
-"""Limit of what stands between two files: headers and long names."""
+"""Limit of the bytes between two files: headers and long names."""
 _MAX_UNPACKED = 1 << 36
 _XZ_MEMORY = 1 << 28
-"""Limit of the memory that an xz file may ask for; `xz -9` asks for 65 MB."""
+"""Limit of the memory that an xz file may require; `xz -9` requires 65 MB."""
 _OLD = 24 * 3600
 
 
 def is_tarball(path: Path) -> bool:
-    """Whether a path is that of an archive which `unpacked` reads, by its name."""
+    """Whether a path's name is that of an archive that `unpacked` reads."""
     return path.is_file() and path.name.lower().endswith(SUFFIXES)
 
 
 @contextmanager
 def unpacked(path: Path, wanted: Mapping[str, int], beside: Path) -> Iterator[Path]:
-    """Unpack files that lie together in an archive, into a folder that is deleted afterwards.
+    """Unpack files that share a folder in an archive into a new folder, which is deleted
+    afterwards.
 
     Args:
         path: the archive.
-        wanted: name of each file -> bytes that it may have.
+        wanted: name of each file -> limit of its bytes.
         beside: folder in which the new folder is made, created if it does not exist.
 
     Raises:
         Unreadable: the archive is malformed, lacks a file or has one twice, holds links, devices
-            or paths that leave it, or unpacks to more than there may be or is room for.
+            or paths that leave it, or unpacks to more than the limit or the free disk space.
     """
     beside.mkdir(parents=True, exist_ok=True)
-    for left in beside.glob(f"{_PREFIX}*"):  # by killed imports
+    for left in beside.glob(f"{_PREFIX}*"):  # left by killed imports
         if time.time() - left.stat().st_mtime > _OLD:
             shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=beside) as folder:
@@ -101,7 +102,7 @@ def _unpack(path: Path, wanted: Mapping[str, int], folder: Path) -> None:
 
 
 def _refuse(member: tarfile.TarInfo, left: int) -> None:
-    """Refuse what no data set holds."""
+    """Refuse entries that no data set holds."""
     if member.name.startswith("/") or ".." in member.name.split("/"):
         raise Unreadable(f"refused: the path {shown(member.name)} leaves the folder")
     if not (member.isreg() or member.isdir()) or member.issparse():
@@ -111,7 +112,7 @@ def _refuse(member: tarfile.TarInfo, left: int) -> None:
 
 
 def _copy(archive: tarfile.TarFile, member: tarfile.TarInfo, target: Path | None) -> None:
-    """Write a file, or only read over it."""
+    """Write a file, or skip it if there is no target."""
     if target is not None and member.size > (free := shutil.disk_usage(target.parent).free):
         raise Unreadable(
             f"{target.name} needs {byte_size(member.size)}, {target.parent.parent} has "
@@ -138,7 +139,7 @@ def _opened(path: Path, raw: io.FileIO) -> IO[bytes]:
 
 
 class _Xz(io.RawIOBase):
-    """An xz file as its content, with a limit of memory, which lzma.open does not have."""
+    """The content of an xz file, with a memory limit, which lzma.open does not have."""
 
     def __init__(self, file: io.FileIO) -> None:
         self._file = file
@@ -164,7 +165,7 @@ class _Xz(io.RawIOBase):
 
 
 class _Bounded:
-    """A stream of which at most `left` bytes can be read: a header may claim any length."""
+    """A stream from which at most `left` bytes can be read, since a header may state any length."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file, self.left = file, _MAX_HEADER

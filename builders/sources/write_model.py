@@ -27,16 +27,16 @@ def write_model(
     present: Collection[int] | None = None,
     remarks: Sequence[str] = (),
 ) -> Outcome:
-    """Write the states of one model: each as soon as it is read, if it has a file of its own.
+    """Write the states of one model: those with their own files as soon as they are read.
 
     Args:
         directory: the zoo.
         model_id: id of the model.
-        name: what the source calls it.
-        description: what the source says of the model.
+        name: its name in the source.
+        description: the source's description of the model.
         found: epochs of its states in the source.
         states: the states; none is read if an earlier run wrote them all.
-        present: epochs that an earlier run wrote; None to look for them.
+        present: epochs that an earlier run wrote; None to search for them.
         remarks: remarks on the model.
     """
     present = set(present_states(directory, model_id) if present is None else present)

@@ -1,8 +1,9 @@
-"""Downloads from Zenodo: find a zoo's record, choose its file, resume and check the download.
+"""Downloads from Zenodo: find a zoo's record, choose its file, download it, check it.
 
 The DOI of a zoo ends in the number of its record. `/api/records/<number>` describes the record with
 name, size, MD5 and address of each file (https://developers.zenodo.org/#records). An interrupted
-download resumes (HTTP Range), also in a later run, and counts only when its MD5 is the record's.
+download can be resumed (HTTP Range), also in a later run. It is complete only if its MD5 is the
+record's.
 """
 
 from __future__ import annotations
@@ -31,13 +32,13 @@ ADDRESS = "https://zenodo.org"
 """Address of the API. The variable MODEL_ZOOS_ZENODO names another server with the same API."""
 
 RECORD_ATTEMPTS = 3
-"""Requests for the description of a record. They are few: without a network the wait is short."""
+"""Attempts to get the description of a record. They are few, so that being offline shows soon."""
 
 ATTEMPTS = 8
-"""Requests in a row that bring nothing before a download fails."""
+"""Consecutive requests without new data after which a download fails."""
 
 LONGEST_PAUSE = 60.0
-"""Seconds before a request is repeated, at most, also where the server asks for more."""
+"""Maximum of seconds before a request is retried, even if the server asks for more."""
 
 _RETRIED = frozenset({408, 429, *range(500, 600)})
 _TIMEOUT = 60.0
@@ -79,18 +80,18 @@ def download(
         folder: folder in which the file is written under its own name.
         file: its name in the record; None to choose it by the zoo's name.
         preprocessed: take the preprocessed data set instead of the raw zip.
-        address: address of the API; None for that of MODEL_ZOOS_ZENODO, or else `ADDRESS`.
-        pause: seconds before a failed request is repeated; they double with each.
+        address: address of the API; None for MODEL_ZOOS_ZENODO, or else `ADDRESS`.
+        pause: seconds before the first retry of a request; they double with each further one.
         on_progress: called with the file's name, the bytes that have arrived, and its size.
-        on_wait: called with the seconds until a request is repeated, before each wait.
+        on_wait: called before each wait, with the seconds until the retry.
 
     Returns:
         The path of the file, whose MD5 is the record's.
 
     Raises:
         UnknownZoo: the catalog has no such zoo.
-        InvalidArgument: the zoo has no original files, or its record does not have exactly one file
-            that fits. The message lists the files of the record.
+        InvalidArgument: the zoo has no original files, or not exactly one file of its record fits.
+            The message lists the files of the record.
         DownloadFailed: the server is out of reach, or sends other bytes than the record's.
     """
     address = (address or os.environ.get("MODEL_ZOOS_ZENODO") or ADDRESS).rstrip("/")
@@ -125,7 +126,7 @@ def record_files(
     Args:
         doi: DOI of the record.
         address: address of the API.
-        pause, on_wait: as in `download`.
+        pause, on_wait: see `download`.
 
     Raises:
         DownloadFailed: the server is out of reach, or its answer does not describe a record.
@@ -137,7 +138,7 @@ def record_files(
             response.raise_for_status()
             record: Any = parse_json(response.raw.read(MAX_JSON, decode_content=True))
         files = record["files"]
-        if isinstance(files, dict):  # as InvenioRDM's own form has them
+        if isinstance(files, dict):  # the form of InvenioRDM itself
             files = [*files["entries"].values()]
         return [_remote_file(entry) for entry in files]
     except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
@@ -149,11 +150,11 @@ def record_files(
 
 
 def _remote_file(entry: Mapping[str, Any]) -> RemoteFile:
-    """Read the description of a file, in the names of the API's versions since 2017."""
+    """Read the description of a file, under the names in any API version since 2017."""
     name = entry.get("key", entry.get("filename"))
     size = entry.get("size", entry.get("filesize"))
     checksum, links = str(entry.get("checksum")).removeprefix("md5:"), entry.get("links")
-    # The address `self` is that of the content in one version and of its description in another.
+    # The link `self` leads to the content in one API version and to its description in another.
     urls = [links.get(key) for key in ("content", "download", "self")] if links else []
     url = next((url for url in urls if isinstance(url, str)), "")
     if not isinstance(name, str) or not re.fullmatch(r"[^./\\\0][^/\\\0]{,199}", name):
@@ -177,18 +178,18 @@ def choose(
 ) -> RemoteFile:
     """Return the file of a record that holds a zoo.
 
-    That is the zip named after the zoo's experiment, or the preprocessed file named after the zoo,
-    or else the only zip of the record.
+    It is the zip named after the zoo's experiment, or the preprocessed file named after the zoo, or
+    else the only zip of the record.
 
     Args:
         files: the files of the record.
         name: name of the zoo or of its twins.
         zoo: the zoo, or the dense parent of its twins.
         doi: DOI of the record.
-        file, preprocessed: as in `download`.
+        file, preprocessed: see `download`.
 
     Raises:
-        InvalidArgument: no file fits, or several do. The message lists the files of the record.
+        InvalidArgument: no file fits, or several fit. The message lists the files of the record.
     """
     zips = [f for f in files if f.name.lower().endswith(".zip")]
     matching: list[RemoteFile] = []
@@ -225,7 +226,7 @@ def fetch(
     Args:
         file: the file.
         folder: folder in which it is written.
-        pause, on_progress, on_wait: as in `download`.
+        pause, on_progress, on_wait: see `download`.
 
     Returns:
         The path of the file.
@@ -243,7 +244,7 @@ def fetch(
         if _is_right(partial, file):
             partial.replace(path)
             return path
-        partial.unlink()  # which byte is wrong is not known, so all of it is downloaded once more
+        partial.unlink()  # it is not known which byte is wrong, so all are downloaded again
     raise DownloadFailed(
         f"{file.url}: came twice with another MD5 than the record's {file.md5}: try again later"
     )
@@ -285,7 +286,7 @@ def _fill(
             kind = response.headers.get("Content-Type", "")
             if kind.startswith("application/json") and not file.name.endswith(".json"):
                 raise DownloadFailed(f"{file.url}: is a description in JSON, not the file itself")
-            if response.status_code != 206:  # the server cannot resume and sends all of it
+            if response.status_code != 206:  # the server cannot resume and sends the whole file
                 have = 0
             with response, partial.open("ab" if have else "wb") as target:
                 try:
@@ -306,7 +307,7 @@ def _fill(
 
 
 class _Retry(urllib3.Retry):
-    """Retries of a request that wait as long as the server asks, but never very long."""
+    """Retries of a request that wait as long as the server asks, up to a limit."""
 
     on_wait: Callable[[float], None] | None = None
 
@@ -337,7 +338,7 @@ class _Retry(urllib3.Retry):
 def _session(
     attempts: int, pause: float, on_wait: Callable[[float], None] | None
 ) -> requests.Session:
-    """Return a session that sends each request up to so many times."""
+    """Return a session that retries each request up to a limit."""
     session = requests.Session()
     session.headers["User-Agent"] = f"model_zoos/{version('model_zoos')}"
     retry = _Retry(

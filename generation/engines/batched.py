@@ -1,18 +1,18 @@
-"""Stacked models in torch: every operation of a training step works on many models at once.
+"""Stacked models in torch: every operation of a training step handles many models at once.
 
-For machines without a C++ compiler and for GPUs; with a compiler the lane kernel (engines/lanes) is
-the faster engine on a CPU. Activations are [model, channel, row, column, sample]. With the samples
-innermost the columns of a convolution ("im2col") are copies of long runs, the convolution of each
-model is one matrix product, and torch's max-pool finds the samples where it looks for channels. The
-backward pass is written out, as torch's own for the columns is slow. Adam and SGD work on the flat
-vectors of all models, with torch.optim's formulas and a rate for each model.
+For GPUs and for machines without a C++ compiler; with a compiler the lane kernel (engines/lanes) is
+faster on a CPU. Activations are [model, channel, row, column, sample]. With samples innermost, the
+columns of a convolution ("im2col") are copied in long runs, the convolution of each model is one
+matrix product, and torch's max-pool can take samples for channels. The backward pass is written
+out, since torch's own is slow for the columns. Adam and SGD work on the flat vectors of all models,
+with torch.optim's formulas and a rate for each model.
 
 Models are trained in *blocks* whose columns fit the workspace: on a CPU a few models, so that
-activations stay in the cache, on a GPU all of them if there is memory. There a step is captured
-once as a CUDA graph and replayed, and an epoch waits for the device at its end only.
+activations stay in the cache; on a GPU all models if memory allows. On a GPU a step is captured
+once as a CUDA graph and replayed, and an epoch waits for the device only at its end.
 
-Models do not influence each other, but unlike in the lane kernel a model's bits may depend on how
-many there are: matrix products of another number of models may be summed in another order.
+Models do not influence each other. Unlike in the lane kernel, a model's bits may depend on the
+number of models, since matrix products of different sizes may be summed in another order.
 
 On one core (Xeon, AVX-512), batch 10, Adam, it trains 4.4 times as many model-samples a second as
 the loop of the paper's code for CNN-s and 2.3 times for CNN-l; torch's grouped convolutions with
@@ -50,21 +50,21 @@ ALPHA = 0.99
 """torch.optim.RMSprop's default."""
 
 CPU_WORKSPACE = 12 * 2**20
-"""Bytes of columns in a block: 11 models of CNN-s, 5 of CNN-l. On a quiet machine 8 to 16 MiB are
-equally fast; beside other work, which wants its share of the cache, 16 MiB are much slower."""
+"""Bytes of columns in a block: 11 models of CNN-s, 5 of CNN-l. On an otherwise idle machine, 8 to
+16 MiB are equally fast; beside other processes, which use the cache too, 16 MiB are much slower."""
 GPU_WORKSPACE = 1 / 8
-"""The same as share of the free memory; the rest of a step takes up to twice as much again."""
+"""Columns in a block as a share of free memory; the rest of a step takes up to twice as much."""
 
 
 class BatchedWeights:
-    """Networks of one architecture and activation, to be evaluated side by side.
+    """Networks of one architecture and activation, to be evaluated together.
 
     Args:
         layout: of an architecture with `layers`.
         activation: key of hyperparameters.ACTIVATIONS; gelu is the exact one.
         weights: float32 [P, layout.size] in layout order.
         device: "cpu", "cuda" or "cuda:1".
-        threads: of torch, while this population works; None for as many as torch has.
+        threads: number of torch's threads during this population's work; None to leave it.
 
     Raises:
         InvalidArgument: arguments of a wrong shape or an unknown activation.
@@ -88,18 +88,18 @@ class BatchedWeights:
         self.device = torch.device(device)
         self._weights = torch.tensor(values, device=self.device)
         self._capacity = max(1, _capacity(layout, self.device) // self._memory_of_column())
-        # CUDA's allocator keeps memory by itself, and a graph has its own.
+        # CUDA's allocator keeps memory by itself, and a graph has its own memory.
         self._columns: dict[str, torch.Tensor] | None = {} if self.device.type == "cpu" else None
         count = math.ceil(self.models / max(1, self._capacity // self._samples_at_once()))
         self._members = np.array_split(np.arange(self.models), count)
         self._blocks = [self._make_block(members) for members in self._members]
 
     def _memory_of_column(self) -> int:
-        """Memory of a step relative to that of its columns."""
+        """Return the memory of a step relative to that of its columns."""
         return 1
 
     def _samples_at_once(self) -> int:
-        """Samples of each model that a block works on together, at least."""
+        """Return the minimum number of samples of each model that a block handles together."""
         return 1
 
     def _make_block(self, members: NDArray[np.int64]) -> Block:
@@ -112,7 +112,7 @@ class BatchedWeights:
         return self._weights.cpu().numpy().copy()
 
     def evaluate(self, images: ArrayLike, labels: ArrayLike) -> Scores:
-        """Score every model in evaluation mode. Arguments as in `Population.train_epoch`."""
+        """Score every model in evaluation mode. Arguments: see `Population.train_epoch`."""
         pixels, targets = self._samples(images, labels)
         with _settings(self.threads, self.device):
             for block in self._blocks:
@@ -125,13 +125,13 @@ class BatchedWeights:
             return self._means(len(pixels))
 
     def _means(self, samples: int) -> Scores:
-        """The blocks' totals divided by the samples of each model; waits for the device."""
+        """Return the blocks' totals divided by the samples of each model; waits for the device."""
         loss = torch.cat([block.loss for block in self._blocks])
         correct = torch.cat([block.correct for block in self._blocks])
         return loss.cpu().numpy() / samples, correct.cpu().numpy() / samples
 
     def _samples(self, images: ArrayLike, labels: ArrayLike) -> tuple[torch.Tensor, torch.Tensor]:
-        """Checked and on the device."""
+        """Return images and labels, checked and on the device."""
         if not isinstance(images, torch.Tensor):
             images = torch.from_numpy(np.require(images, np.float32, ["C", "W"]))
         side = self.layout.architecture.image_size
@@ -149,16 +149,16 @@ class BatchedWeights:
 class BatchedPopulation(BatchedWeights):
     """Models in training that share architecture, activation, optimizer and batch size.
 
-    Losses are in nats, accuracies shares of 1, both float64 [P]. A model that diverges
-    continues with NaN weights and losses, as in torch, and does not disturb the others.
+    Losses are in nats, accuracies in [0, 1], both float64 [P]. A model that diverges continues
+    with NaN weights and losses, as in torch, and does not affect the others.
 
     Args:
         layout: of an architecture with `layers`.
-        models: that share activation, optimizer and batch size; their rates and seeds may differ.
-            Dropout masks are those of generation/streams.py.
+        models: that share activation, optimizer, schedule and batch size; their rates and seeds may
+            differ. Dropout masks are those of generation/streams.py.
         weights: initial weights, float32 [P, layout.size] in layout order.
         device: "cpu", "cuda" or "cuda:1".
-        threads: of torch, while this population works; None for as many as torch has.
+        threads: number of torch's threads during this population's work; None to leave it.
         pruned: weights that are 0 and stay 0, bool [P, layout.size]; None for none.
 
     Raises:
@@ -230,7 +230,7 @@ class BatchedPopulation(BatchedWeights):
     ) -> Scores:
         """Train every model for one epoch; see `Population.train_epoch`. `more` is empty.
 
-        Images that lie on the device already are not copied.
+        Images that are on the device already are not copied.
         """
         pixels, targets = self._samples(images, labels)
         chosen = _integers("orders", orders)
@@ -269,7 +269,7 @@ class BatchedPopulation(BatchedWeights):
 
 
 class BlockRates(NamedTuple):
-    """Values that may differ between models of a block: a row a model, tensors on the device."""
+    """Values that may differ between models of a block: one row per model, on the device."""
 
     learning_rate: Any  # float64 [p, 1]
     weight_decay: Any  # float32 [p, 1]
@@ -298,7 +298,7 @@ class DeviceSchedule(NamedTuple):
 
 
 class Recorded(Protocol):
-    """A layer's output before and behind its activation, with torch's graph between them."""
+    """A layer's output before and after its activation, with torch's graph between them."""
 
     @property
     def z(self) -> torch.Tensor: ...
@@ -308,24 +308,24 @@ class Recorded(Protocol):
 
 
 class Saved(NamedTuple):
-    """What the backward pass needs of one layer."""
+    """What the backward pass needs from one layer."""
 
     shape: torch.Size  # of the layer's input
     columns: torch.Tensor  # [p, inputs of one output, outputs of one channel * b]
     pooled: Sequence[torch.Tensor]  # what `unpool` needs, if there is a pool
     z: torch.Tensor  # before the activation
-    a: torch.Tensor  # behind it, with torch's graph back to z
+    a: torch.Tensor  # after it, with torch's graph back to z
 
 
 class Block:
     """Networks that are evaluated together.
 
     Args:
-        layout, activation: as in `BatchedWeights`.
+        layout, activation: see `BatchedWeights`.
         weights: float32 [p, N].
-        columns: memory for the columns of each layer, shared by blocks that work one after
-            another: new memory in every step costs a tenth of the time, for its first touch. None:
-            new memory.
+        columns: memory for the columns of each layer, shared by blocks that run one after another;
+            None to allocate new memory. Allocating it in every step would cost a tenth of the
+            time, spent on first accesses.
     """
 
     def __init__(
@@ -351,7 +351,7 @@ class Block:
         self.correct.zero_()
 
     def add_to_totals(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Count losses and correct answers; return the log-probabilities.
+        """Add losses and correct answers to the totals; return the log-probabilities.
 
         Args:
             logits: float32 [p, classes, b].
@@ -369,14 +369,14 @@ class Block:
         masks: list[torch.Tensor] | None = None,
         tape: list[Saved] | None = None,
     ) -> torch.Tensor:
-        """Logits [p, classes, b] of images [p or 1, channels, h, w, b]; 1: all see the same ones.
+        """Return logits [p, classes, b] of images [p or 1, channels, h, w, b]; 1 if all share them.
 
-        A bias is added behind the pool, where there are a quarter of the numbers; the largest stays
-        the largest.
+        A bias is added after the pool, where there are a quarter of the numbers; it does not change
+        which number is the largest.
 
         Args:
-            masks: of dropout, in training.
-            tape: receives what `backward` needs, in training.
+            masks: dropout masks, in training.
+            tape: in training, receives what `backward` needs.
         """
         remaining = iter(masks or ())
         for layer, weight, bias in self.layers():
@@ -400,7 +400,7 @@ class Block:
         return x
 
     def activate(self, z: torch.Tensor, layer: Layer, recorded: bool) -> torch.Tensor:
-        """The layer's activation of z; `recorded` by torch, so that it knows the derivative."""
+        """Return the layer's activation of z; if `recorded`, torch records its derivative."""
         own = layer.activation_of(self.activation)
         if own is None:
             return z
@@ -408,17 +408,18 @@ class Block:
             result: torch.Tensor = self.activations[own](z)
             return result
         with torch.enable_grad():
-            # The identity too gets a node of its own.
+            # Even the identity gets its own node.
             recorded_result: torch.Tensor = self.activations[own](z.requires_grad_()).view_as(z)
             return recorded_result
 
     def layers(
         self, vectors: torch.Tensor | None = None
     ) -> list[tuple[Layer, torch.Tensor, torch.Tensor]]:
-        """Each layer with its weight [p, out, inputs of one output] and bias [p, out], as views.
+        """Yield each layer with views of its weight [p, out, inputs of one output] and bias [p,
+        out].
 
         Args:
-            vectors: [p, N] in place of the weights.
+            vectors: [p, N], used instead of the weights.
         """
         vectors, layers = self.weights if vectors is None else vectors, []
         for layer, slots in zip(
@@ -430,12 +431,12 @@ class Block:
 
 
 class TrainingBlock(Block):
-    """Models that take their steps together, and everything that a step changes.
+    """Models that make their steps together, and everything that a step changes.
 
     Args:
-        layout, activation, weights, columns: as in `Block`; the weights are trained in place.
+        layout, activation, weights, columns: see `Block`; the weights are trained in place.
         optimizer: key of `OPTIMIZERS`.
-        rates: of these models.
+        rates: the rates of these models.
         dropout: whether any model has a rate above 0.
         pruned: weights that stay 0, bool [p, N], or None.
     """
@@ -464,7 +465,7 @@ class TrainingBlock(Block):
         return [self.weights, self.mean, self.square, self.steps, self.loss, self.correct]
 
     def step(self, x: torch.Tensor, labels: torch.Tensor) -> None:
-        """One training step of every model on its own batch.
+        """Make one training step of every model, each on its own batch.
 
         Args:
             x: float32 [p, channels, h, w, b].
@@ -478,7 +479,7 @@ class TrainingBlock(Block):
             self.weights.masked_fill_(self.pruned, 0)
 
     def masks(self, batch_size: int) -> list[torch.Tensor] | None:
-        """The dropout masks of this step."""
+        """Return the dropout masks of this step."""
         if not self.dropout:
             return None
         return dropout_masks(self.layout, self.rates, self.steps, batch_size)
@@ -496,7 +497,7 @@ class TrainingBlock(Block):
     def backward(
         self, g: torch.Tensor, tape: list[Saved], masks: list[torch.Tensor] | None
     ) -> torch.Tensor:
-        """Return the gradient with respect to the weights, [p, N], from that of the logits."""
+        """Return the gradient of the weights, [p, N], given that of the logits."""
         remaining, parts = list(masks or ()), []
         layers = self.layers()
         for (layer, weight, _), saved in zip(reversed(layers), reversed(tape), strict=True):
@@ -515,7 +516,7 @@ class TrainingBlock(Block):
     def before_activation(
         g: torch.Tensor, layer: Layer, saved: Recorded, masks: list[torch.Tensor]
     ) -> torch.Tensor:
-        """Return the gradient with respect to z from that of the layer's output.
+        """Return the gradient with respect to z, given that of the layer's output.
 
         If the layer has dropout, the last of the masks is removed from the list.
         """
@@ -535,25 +536,25 @@ class TrainingBlock(Block):
         return rate if self.schedule is None else rate * self._now(self.schedule.factor)
 
     def momentum(self, otherwise: torch.Tensor | float) -> torch.Tensor | float:
-        """The schedule's momentum of this step, float64 [], where it has one."""
+        """Return the schedule's momentum for this step, float64 [], or the argument without one."""
         if self.schedule is None or self.schedule.momentum is None:
             return otherwise
         return self._now(self.schedule.momentum)
 
     def _now(self, values: torch.Tensor) -> torch.Tensor:
-        """One of the values [steps], by the number of steps made, a tensor on the device."""
+        """Return the value for this step, a tensor on the device, from values [steps]."""
         return values.index_select(0, self.steps.view(1).clamp(max=len(values) - 1)).view(())
 
     def decayed(self, g: torch.Tensor) -> torch.Tensor:
-        """The gradient with the weight decay as an L2 term."""
+        """Return the gradient with the weight decay added as an L2 term."""
         return g + self.rates.weight_decay * self.weights
 
     def adam(self, g: torch.Tensor) -> None:
-        """torch.optim.Adam's step for every model, from the gradient [p, N]."""
+        """Make torch.optim.Adam's step for every model, from the gradient [p, N]."""
         self._adam(self.decayed(g))
 
     def adamw(self, g: torch.Tensor) -> None:
-        """torch.optim.AdamW's step: the weights themselves decay."""
+        """Make torch.optim.AdamW's step, in which the weights themselves decay."""
         self.weights *= (1 - self.learning_rate() * self.rates.weight_decay.double()).float()
         self._adam(g)
 
@@ -568,11 +569,11 @@ class TrainingBlock(Block):
         self.weights -= step_size * (self.mean / (self.square.sqrt() / correction + EPSILON))
 
     def sgd(self, g: torch.Tensor) -> None:
-        """torch.optim.SGD's step for every model, from the gradient [p, N]."""
+        """Make torch.optim.SGD's step for every model, from the gradient [p, N]."""
         self._sgd(self.decayed(g), nesterov=False)
 
     def nesterov(self, g: torch.Tensor) -> None:
-        """torch.optim.SGD's step with Nesterov's momentum."""
+        """Make torch.optim.SGD's step with Nesterov's momentum."""
         self._sgd(self.decayed(g), nesterov=True)
 
     def _sgd(self, g: torch.Tensor, nesterov: bool) -> None:
@@ -584,7 +585,7 @@ class TrainingBlock(Block):
         self.weights -= rate * (g + momentum * self.mean if nesterov else self.mean)
 
     def rmsprop(self, g: torch.Tensor) -> None:
-        """torch.optim.RMSprop's step; it has a momentum under a schedule with one."""
+        """Make torch.optim.RMSprop's step, with momentum if the schedule has one."""
         g, rate, momentum = self.decayed(g), self.learning_rate().float(), self.momentum(0.0)
         self.steps += 1
         self.square.mul_(ALPHA).addcmul_(g, g, value=1 - ALPHA)
@@ -605,7 +606,7 @@ OPTIMIZERS: dict[str, tuple[Callable[[TrainingBlock, torch.Tensor], None], bool]
 
 
 def _gather(images: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
-    """The models' batches, float32 [p, channels, h, w, b], of images [n, channels, h, w].
+    """Return the models' batches, float32 [p, channels, h, w, b], from images [n, channels, h, w].
 
     Args:
         order: int64 [p, b].
@@ -617,10 +618,10 @@ def _gather(images: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
 def unfold(
     x: torch.Tensor, layer: Layer, memory: dict[str, torch.Tensor] | None = None
 ) -> tuple[torch.Tensor, int | None]:
-    """The inputs [p, inputs of one output, ...] of each output, and the side of the output.
+    """Return the inputs [p, inputs of one output, ...] of each output, and the output's side.
 
-    A last row and column that the pool behind the convolution drops are not computed. With a
-    `memory` the result lies in it until the layer's next call.
+    A last row and column that the pool after the convolution drops are not computed. With
+    `memory`, the result is in it and valid until the layer's next call.
     """
     if layer.kernel is None:
         return x.flatten(1, -2), None
@@ -644,7 +645,7 @@ def unfold(
 
 
 def fold(columns: torch.Tensor, layer: Layer, shape: torch.Size) -> torch.Tensor:
-    """The transpose of `unfold`: every input's sum over its places in the columns, `shape`."""
+    """Return the transpose of `unfold`: for every input, the sum over its positions in columns."""
     if layer.kernel is None:
         return columns.view(shape)
     k, stride, padding = layer.kernel, layer.stride, layer.padding
@@ -661,14 +662,14 @@ def fold(columns: torch.Tensor, layer: Layer, shape: torch.Size) -> torch.Tensor
 
 
 def average(x: torch.Tensor, layer: Layer) -> torch.Tensor:
-    """The mean over all places of x [p, channels, h, w, b] where the layer has it: 1 x 1 images."""
+    """Return the mean over all positions of x [p, channels, h, w, b] if the layer has `gap`."""
     return x.mean((2, 3), keepdim=True) if layer.gap else x
 
 
 def pool(y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Max-pool 2 of y [p, channels, h, w, b]: the maxima, and what `unpool` needs.
+    """Return the 2 x 2 maxima of y [p, channels, h, w, b], and what `unpool` needs.
 
-    To torch this is channels-last memory with b channels, its fastest kernel.
+    torch sees channels-last memory with b channels, for which its kernel is fastest.
     """
     images = y.flatten(0, 1).permute(0, 3, 1, 2)
     maxima, places = aten.max_pool2d_with_indices(images, [2, 2], [2, 2])
@@ -676,7 +677,7 @@ def pool(y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 
 def unpool(g: torch.Tensor, images: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    """Each gradient at the place of its maximum (the first of equals), 0 elsewhere."""
+    """Return each gradient at the position of its maximum (the first of equals), 0 elsewhere."""
     shape = g.shape[:2]
     g = aten.max_pool2d_with_indices_backward(
         g.flatten(0, 1).permute(0, 3, 1, 2), images, [2, 2], [2, 2], [0, 0], [1, 1], False, places
@@ -687,16 +688,16 @@ def unpool(g: torch.Tensor, images: torch.Tensor, places: torch.Tensor) -> torch
 def dropout_masks(
     layout: Layout, rates: BlockRates, step: torch.Tensor, batch_size: int
 ) -> list[torch.Tensor]:
-    """streams.dropout_masks to the bit, on the device of the rates, with the samples innermost.
+    """Return the bits of streams.dropout_masks, on the rates' device, with samples innermost.
 
     Args:
         layout: of the architecture.
-        rates: of p models.
+        rates: the rates of p models.
         step: optimizer steps made before this one, int64 [], on the device.
         batch_size: samples of this batch, b.
 
     Returns:
-        For each dropout layer float32 [p, *shape, b].
+        For each dropout layer, float32 [p, *shape, b].
     """
     shapes = dropout_shapes(layout)
     sizes = [math.prod(shape) for shape in shapes]
@@ -711,9 +712,9 @@ def dropout_masks(
 def random_words(
     purpose: int, units: int, rates: BlockRates, step: torch.Tensor, batch_size: int
 ) -> list[torch.Tensor]:
-    """Words of 32 bits of streams.py's generator: four int64 [p, units / 4 rounded up, b].
+    """Return random words of 32 bits as in streams.py: four int64 [p, units / 4 rounded up, b].
 
-    Word i of four stands for the units 4 j + i.
+    Word i of the four belongs to the units 4 j + i.
     """
     blocks = torch.arange(-(-units // 4), device=step.device)[:, None]
     samples = torch.arange(batch_size, device=step.device) | purpose << 24
@@ -725,10 +726,10 @@ _LOW = 2**32 - 1
 
 
 def _philox(counter: Sequence[torch.Tensor], key: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """streams.philox on words of 32 bits in int64 tensors that broadcast against each other.
+    """Compute streams.philox with words of 32 bits in int64 tensors, which are broadcast.
 
-    A product of two words may need all 64 bits, and compilers take for granted that signed numbers
-    do not overflow. The factors less 2^32 are small enough: word * factor = word * 2^32 + product.
+    A product of two words may need all 64 bits, and compilers may assume that signed numbers do not
+    overflow. The factors minus 2^32 are small enough: word * factor = word * 2^32 + product.
     """
     c0, c1, c2, c3 = counter
     k0, k1 = key
@@ -743,11 +744,11 @@ def _philox(counter: Sequence[torch.Tensor], key: Sequence[torch.Tensor]) -> lis
 class _Graph:
     """A training step for batches of one size, captured once as a CUDA graph, then replayed.
 
-    The graph reads its batch from tensors of its own and changes the block's state in place. It is
-    warmed up on a side stream, as torch asks for, and what that changed is put back.
+    The graph reads its batch from its own tensors and changes the block's state in place. It is
+    warmed up on a side stream, as torch requires; changes by the warm-up are undone.
 
     Args:
-        step: from a batch (x, labels) to nothing.
+        step: function of a batch (x, labels).
         state: every tensor that a step changes.
         x, labels: a batch.
         memory: pool that all graphs share. They run one after another and leave nothing in it.
@@ -782,7 +783,7 @@ class _Graph:
 
 
 def _capacity(layout: Layout, device: torch.device) -> int:
-    """How many model-samples at a time have columns that fit the workspace."""
+    """Return how many model-samples at a time have columns that fit the workspace."""
     if device.type == "cuda":
         workspace = GPU_WORKSPACE * torch.cuda.mem_get_info(device)[0]
     else:
@@ -809,7 +810,7 @@ def _integers(name: str, values: ArrayLike) -> torch.Tensor:
 
 @contextmanager
 def _settings(threads: int | None, device: torch.device) -> Iterator[None]:
-    """This device, so many threads and true float32 products; then everything as before."""
+    """Set the device, thread count and float32 products within the context, then restore them."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     try:
@@ -821,7 +822,7 @@ def _settings(threads: int | None, device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def _float32() -> Iterator[None]:
-    """No TF32 and no bfloat16 in matrix products, whatever the user allows elsewhere."""
+    """Turn TF32 and bfloat16 in matrix products off within the context."""
     if not hasattr(torch.backends.cuda.matmul, "fp32_precision"):  # torch < 2.9
         before = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision("highest")

@@ -1,10 +1,10 @@
 """Sparse twins, stacked in torch: variational dropout for the batched engine (batched.py).
 
-The formulas and their sources: builders/variational_dropout.py; the normal numbers:
-streams.gaussian_noise, here in torch. Means and log_sigma2 of a model are one vector [2 N] to the
-optimizer. A layer's outputs have the variance columns^2 exp(log_alpha) w^2, so that a step has two
-matrix products where dense training has one, and draws a normal number for every output before
-pooling: in torch that costs more than all the rest.
+The formulas and their sources are in builders/variational_dropout.py; the normal numbers are those
+of streams.gaussian_noise, computed in torch. To the optimizer, means and log_sigma2 of a model are
+one vector [2 N]. A layer's outputs have the variance columns^2 exp(log_alpha) w^2. So a step has
+two matrix products where dense training has one, and draws a normal number for every output before
+pooling, which in torch costs more than everything else.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ class BatchedTwins(BatchedPopulation):
 
     Args:
         layout: of an architecture with `layers`.
-        models: the twins, whose seeds are those of dropout masks and noise.
-        weights: of the parents, float32 [P, layout.size] in layout order.
-        log_sigma2: float32 [P, layout.size]; -10 everywhere at the first step.
-        device, threads: as in `BatchedPopulation`.
+        models: the twins; their seeds give dropout masks and noise.
+        weights: the parents' weights, float32 [P, layout.size] in layout order.
+        log_sigma2: float32 [P, layout.size]; -10 everywhere before the first step.
+        device, threads: see `BatchedPopulation`.
     """
 
     _blocks: list[TwinBlock]  # type: ignore[assignment]
@@ -86,7 +86,7 @@ class BatchedTwins(BatchedPopulation):
 
     @property
     def weights(self) -> NDArray[np.float32]:
-        """The pruned weights, as evaluation uses them, [P, layout.size], a copy."""
+        """The pruned weights, used in evaluation, [P, layout.size], a copy."""
         return _collect([block.pruned_weights() for block in self._blocks])
 
     @property
@@ -98,7 +98,7 @@ class BatchedTwins(BatchedPopulation):
     def log_sigma2(self) -> NDArray[np.float32]:
         """The logarithms of the variances, [P, layout.size], a copy.
 
-        Those of biases of linear layers keep their start.
+        For biases of linear layers, they keep their initial values.
         """
         return _collect([block.log_sigma2 for block in self._blocks])
 
@@ -108,13 +108,13 @@ class BatchedTwins(BatchedPopulation):
         """Train every twin for one epoch.
 
         Args:
-            images, labels, orders: as in `Population.train_epoch`.
-            more: one number, the weight of the divergence in the loss
+            images, labels, orders: see `Population.train_epoch`.
+            more: one number, the factor of the divergence in the loss
                 (variational_dropout.kl_weight).
 
         Returns:
-            Cross entropy (without divergence) and accuracy of each twin, means over its samples as
-            they were trained on, with noise.
+            Cross entropy (without divergence) and accuracy of each twin: means over the samples
+            during training, with noise.
         """
         (kl_weight,) = more
         for block in self._blocks:
@@ -127,7 +127,7 @@ def _collect(parts: list[torch.Tensor]) -> NDArray[np.float32]:
 
 
 class SavedNoisy(NamedTuple):
-    """What the backward pass needs of one layer."""
+    """What the backward pass needs from one layer."""
 
     shape: torch.Size  # of the layer's input
     columns: torch.Tensor  # [p, inputs of one output, outputs of one channel * b]
@@ -135,11 +135,11 @@ class SavedNoisy(NamedTuple):
     slope: torch.Tensor  # of the outputs by their variance: noise / (2 deviation), as the outputs
     pooled: Sequence[torch.Tensor]  # what `unpool` needs, if there is a pool
     z: torch.Tensor  # before the activation
-    a: torch.Tensor  # behind it, with torch's graph back to z
+    a: torch.Tensor  # after it, with torch's graph back to z
 
 
 class TwinBlock(TrainingBlock):
-    """Twins that take their steps together. Arguments as in `TrainingBlock`; weights are means."""
+    """Twins that make their steps together. Arguments: see `TrainingBlock`; weights are means."""
 
     def __init__(
         self,
@@ -152,7 +152,7 @@ class TwinBlock(TrainingBlock):
         dropout: bool,
         pruned: torch.Tensor | None = None,
     ) -> None:
-        assert pruned is None, "variational dropout prunes by itself"
+        assert pruned is None, "variational dropout chooses the pruned weights itself"
         theta = torch.cat([weights, torch.full_like(weights, LOG_SIGMA2_START)], 1)
         super().__init__(layout, activation, theta, columns, optimizer, rates, dropout)
         self.means, self.log_sigma2 = theta[:, : layout.size], theta[:, layout.size :]
@@ -161,27 +161,27 @@ class TwinBlock(TrainingBlock):
         self.bounds = bounds.nan_to_num(0)
         self.kl_weight = theta.new_zeros(())
         self.fixed = self.log_sigma2.clone()
-        """What log_sigma2 is where there is no noise."""
+        """The value of log_sigma2 where there is no noise."""
 
     def log_alpha(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Clamped, [p, N], and whether each lay within its bounds."""
+        """Return log alpha, clamped, [p, N], and whether each value was within its bounds."""
         values = self.log_sigma2 - 2 * torch.log(self.means.abs() + TINY)
         within = (values >= -self.bounds) & (values <= self.bounds)
         return values.clamp(-self.bounds, self.bounds), within
 
     def pruned_weights(self) -> torch.Tensor:
         """[p, N]."""
-        # The comparison with NaN is false: what has diverged stays to be seen.
+        # Comparisons with NaN are false, so the weights of a diverged twin stay NaN.
         return self.means.masked_fill((self.log_alpha()[0] >= PRUNE_LOG_ALPHA) & self.noisy, 0)
 
     def layers(
         self, vectors: torch.Tensor | None = None
     ) -> list[tuple[Layer, torch.Tensor, torch.Tensor]]:
-        """As in `Block`; by default with the pruned weights, so that `forward` evaluates."""
+        """See `Block.layers`; by default with the pruned weights, so that `forward` evaluates."""
         return super().layers(self.pruned_weights() if vectors is None else vectors)
 
     def step(self, x: torch.Tensor, labels: torch.Tensor) -> None:
-        """One training step of every twin on its own batch; arguments as in `TrainingBlock`."""
+        """Make one training step of every twin on its own batch; see `TrainingBlock.step`."""
         masks = self.masks(labels.shape[1])
         noise = gaussian_noise(self.layout, self.rates, self.steps, labels.shape[1])
         log_alpha, within = self.log_alpha()
@@ -189,7 +189,7 @@ class TwinBlock(TrainingBlock):
         variances = alpha * self.means * self.means
         logits, tape = self.forward_noisy(x, variances, masks, noise)
         g, by_variance = self.backward_noisy(self.gradient(logits, labels), tape, variances, masks)
-        # By log_alpha: of the variances, and of the divergence's approximation.
+        # Derivatives by log_alpha: of the variances, and of the divergence's approximation.
         k1, k2, k3 = KL_CONSTANTS
         sigmoid = torch.sigmoid(k2 + k3 * log_alpha)
         divergence = -k1 * k3 * sigmoid * (1 - sigmoid) - 0.5 * torch.sigmoid(-log_alpha)
@@ -199,7 +199,7 @@ class TwinBlock(TrainingBlock):
         g += 2 * by_variance * alpha * self.means
         g -= 2 * by_log_sigma2 * self.means.sign() / (self.means.abs() + TINY)
         self.update(self, torch.cat([g, by_log_sigma2], 1))
-        # The optimizer's weight decay is for what is trained.
+        # Undo the optimizer's weight decay where log_sigma2 is not trained.
         torch.where(self.noisy, self.log_sigma2, self.fixed, out=self.log_sigma2)
 
     def forward_noisy(
@@ -209,10 +209,10 @@ class TwinBlock(TrainingBlock):
         masks: list[torch.Tensor] | None,
         noise: list[torch.Tensor],
     ) -> tuple[torch.Tensor, list[SavedNoisy]]:
-        """Logits [p, classes, b] of images [p, channels, h, w, b], with noise.
+        """Return logits [p, classes, b] of images [p, channels, h, w, b], with noise.
 
         Args:
-            variances: of the weights, [p, N]; 0 for biases of linear layers.
+            variances: variances of the weights, [p, N]; 0 for biases of linear layers.
             noise: standard normal numbers for each layer's outputs.
         """
         dropped, tape = iter(masks or ()), []
@@ -250,7 +250,7 @@ class TwinBlock(TrainingBlock):
         variances: torch.Tensor,
         masks: list[torch.Tensor] | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the gradients of means and variances, [p, N] each, from that of the logits."""
+        """Return the gradients of means and variances, [p, N] each, given that of the logits."""
         remaining, by_mean, by_variance = list(masks or ()), [], []
         layers = list(zip(self.layers(self.means), self.layers(variances), tape, strict=True))
         for (layer, weight, _), (_, variance, _), saved in reversed(layers):
@@ -271,16 +271,16 @@ class TwinBlock(TrainingBlock):
 def gaussian_noise(
     layout: Layout, rates: BlockRates, step: torch.Tensor, batch_size: int
 ) -> list[torch.Tensor]:
-    """streams.gaussian_noise on the device of the rates, with the samples innermost.
+    """Compute streams.gaussian_noise on the device of the rates, with samples innermost.
 
     Args:
         layout: of the architecture.
-        rates: of p models.
+        rates: the rates of p models.
         step: optimizer steps made before this one, int64 [], on the device.
         batch_size: samples of this batch, b.
 
     Returns:
-        For each layer float32 [p, *outputs before pooling, b], within 2e-6 of those of streams.py.
+        For each layer float32 [p, *outputs before pooling, b], within 2e-6 of streams.py's values.
     """
     shapes = layout.outputs
     sizes = [math.prod(shape) for shape in shapes]
@@ -288,7 +288,7 @@ def gaussian_noise(
     uniform = [((word >> 8).float() + 0.5) * 2**-24 for word in words]
     normals = []
     for first, second in (uniform[:2], uniform[2:]):
-        # Half a turn less, which float32 subtracts exactly, and a minus sign for it.
+        # Subtract half a turn, which is exact in float32, and change the sign to compensate.
         radius = -torch.sqrt(-2 * torch.log(first))
         angle = (second - 0.5) * (2 * math.pi)
         normals += [radius * torch.cos(angle), radius * torch.sin(angle)]

@@ -1,8 +1,8 @@
 """Train large models state by state: each state is written while the next epoch trains.
 
-A ResNet-18 trains for minutes or hours and has 45 MB a state. So every state that the zoo keeps is
-written as soon as it is there, in the background. Beside the states lies a checkpoint with all that
-is needed to resume training (`<model_id>/checkpoint.pt`, 90 MB). After an interruption, training
+A ResNet-18 trains for minutes or hours, and each state has 45 MB. So every state that the zoo keeps
+is written in the background as soon as it exists. A checkpoint beside the states holds everything
+needed to resume training (`<model_id>/checkpoint.pt`, 90 MB). After an interruption, training
 resumes after the last epoch whose checkpoint was written, with the same bits (on a CPU, if the
 number of threads is the same). The checkpoint is deleted when the model is finished.
 """
@@ -55,15 +55,15 @@ def train_trajectory(
     """Train a model up to the last epoch that the zoo keeps, from its checkpoint if there is one.
 
     Args:
-        directory: where `directory.kept_epochs` are written.
-        model: of the zoo.
-        images: on the device on which it shall train.
+        directory: where the epochs `directory.kept_epochs` are written.
+        model: a model of the zoo.
+        images: images on the device that trains.
         precision, compile, threads: see `ResNetTraining`.
-        on_step: called with the number of images after every step; False stops.
-        on_state: called with the number of states that are new on disk, or were there already.
+        on_step: called with the number of images after every step; returns False to stop.
+        on_state: called with the number of states that are newly on disk, or were there already.
 
     Raises:
-        Stopped: `on_step` said so; the next call resumes after the last whole epoch.
+        Stopped: `on_step` returned False; the next call resumes after the last whole epoch.
         OSError: a file could not be written.
     """
 
@@ -79,13 +79,13 @@ def train_trajectory(
     if path.exists() and not resume(training, directory, path):
         training = begin()
     kept = directory.kept_epochs
-    for epoch in reversed(kept):  # of a run that is not resumed: the two never mix
+    for epoch in reversed(kept):  # a restarted run must never mix with an earlier one's states
         if epoch > training.epoch:
             directory.state_path(model.model_id, epoch).unlink(missing_ok=True)
     on_state(sum(epoch <= training.epoch for epoch in kept))
     first, states = training.epoch, 0
     test_acc, weights = float("nan"), None
-    # One writer: states appear in order, and at most one waits in memory while the next trains.
+    # One writer: states appear in order, and at most one waits in memory during the next epoch.
     with ThreadPoolExecutor(1) as writer:
         pending: Future[None] | None = None
         for epoch in range(first + 1, kept[-1] + 1):
@@ -133,7 +133,7 @@ def _write(
     path: Path,
     on_state: Callable[[int], None],
 ) -> None:
-    """A state, then the checkpoint: where there is one, all states up to it are on disk."""
+    """Write a state, then the checkpoint; a checkpoint implies all states up to it on disk."""
     if weights is not None:
         directory.write_model(
             model.model_id,
@@ -145,15 +145,15 @@ def _write(
         on_state(1)
     if snapshot is None:
         return
-    buffer = io.BytesIO()  # a full disk is then an OSError, as everywhere
+    buffer = io.BytesIO()  # so that a full disk raises an OSError, as everywhere
     torch.save(snapshot, buffer)
     write_atomically(path, buffer.getbuffer())
 
 
 def resume(training: ResNetTraining, directory: ZooDirectory, path: Path) -> bool:
-    """Resume from the checkpoint and return True, if it and all states before it are in order."""
+    """Resume from the checkpoint and return True if it and all states before it are intact."""
     try:
-        # As downloaded files, ours are never unpickled freely.
+        # Like downloaded files, our own are never unpickled without restrictions.
         snapshot = torch.load(path, map_location="cpu", weights_only=True)
         epoch, threads = int(snapshot["epoch"]), snapshot["threads"]
         for kept in directory.kept_epochs:
@@ -183,7 +183,7 @@ def resume(training: ResNetTraining, directory: ZooDirectory, path: Path) -> boo
 
 
 def train(work: Work, models: Sequence[Model]) -> Iterator[Outcome]:
-    """Train one model after the other. Their states are written by a second thread."""
+    """Train one model after the other; a second thread writes their states."""
     directory, images = work.job.directory, work.job.images.to(work.device)
     stop, counts = threading.Event(), {"states": 0, "images": 0}
 
@@ -221,7 +221,7 @@ def train(work: Work, models: Sequence[Model]) -> Iterator[Outcome]:
         states, epochs = counts["states"], counts["images"] / len(images.train)
         if not epochs:
             return Done(states, epochs, None)
-        # States that were there already have taken no time of this run.
+        # Existing states took no time in this run.
         total = len(models) * directory.kept_epochs[-1] - max(0.0, states - epochs)
         return Done(states, epochs, max(0.0, total / epochs - 1) * (time.monotonic() - began))
 

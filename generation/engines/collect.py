@@ -21,7 +21,7 @@ AFTER_THE_EPOCH = (
 
 @dataclass(frozen=True)
 class Done:
-    """How far the workers are.
+    """The progress of the workers.
 
     Attributes:
         states: number of states that exist, over all models.
@@ -55,7 +55,7 @@ def collect(
         work: the work of the run.
         pool: executor that runs the workers.
         futures: future of each task -> the models that it trains.
-        done: returns how far the workers are.
+        done: returns the progress of the workers.
         stop: event that tells the workers to stop.
         remark: remark of the first `Progress`.
         stopping: remark after an interruption.
@@ -74,7 +74,7 @@ def collect(
         if work.on_progress is None:
             return
         now, seen = time.monotonic(), done()
-        if seen.seconds_left != left:  # else it is that of some time ago
+        if seen.seconds_left != left:  # keep the time of an unchanged estimate
             changed, left = now, seen.seconds_left
         work.on_progress(
             Progress(

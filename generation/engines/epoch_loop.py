@@ -1,6 +1,6 @@
 """Train models side by side: the epoch loop of the engines lanes, cuda and batched.
 
-reference.py has its own, checkpointed.py that of ResNets.
+reference.py has its own epoch loop, and so has checkpointed.py for ResNets.
 
 Models that share activation, optimizer, schedule, batch size and number of epochs, and either all
 or none of which use dropout, fill a *block*. A block is trained from its first to its last epoch by
@@ -26,18 +26,18 @@ from .population import Population
 from .track import Track, seconds_left
 
 Sets = Mapping[str, tuple[torch.Tensor, torch.Tensor]]
-"""Normalised images and labels by name of the metrics: train, val, test."""
+"""Normalised images and labels under the names in metrics: train, val, test."""
 
 
 TOGETHER = (
     "models train together if they share an activation, an optimizer, a schedule, a batch size and "
     "a number of epochs, and either all or none use dropout"
 )
-"""What `group_models` does, for messages."""
+"""The rule of `group_models`, for messages."""
 
 
 def group_models(models: Sequence[Model], size: int) -> list[list[Model]]:
-    """Cut models into blocks of at most `size` that can be trained side by side, in their order.
+    """Divide models into blocks of at most `size` that can train together, in their order.
 
     Learning rate, weight decay, momentum, dropout rate, initialisation and seed may differ in a
     block.
@@ -66,18 +66,18 @@ def train_blocks(
     in_lanes: bool = False,
     remark: str = "",
 ) -> Iterator[Outcome]:
-    """Train blocks of models, `threads` of them at a time, and write them.
+    """Train blocks of models, `threads` of them at a time, and write the models.
 
     Args:
-        work: of the run.
+        work: the work of the run.
         blocks: see `group_models`.
-        populate: makes a population from models and what they start from (`Job.start`).
-        threads: blocks at a time.
-        device: of the images.
-        in_lanes: a block takes as long as any other, however few models it has.
-        remark: for `Progress`.
+        populate: makes a population from models and their initial tensors (`Job.start`).
+        threads: number of blocks at a time.
+        device: device of the images.
+        in_lanes: whether a block with few models takes as long as a full one.
+        remark: remark of the first `Progress`.
     """
-    # On the device once and for all: an engine does not copy what lies there already.
+    # Copied to the device once: an engine does not copy what is there already.
     images = work.job.images
     sets = {
         name: (images.normalized(split).to(device), getattr(images, split).labels.to(device))
@@ -123,13 +123,13 @@ def _train_block(
     stop: threading.Event,
 ) -> list[Outcome]:
     """Train the models of one block through all epochs, then write their files."""
-    # Another run of the same zoo may have come first.
+    # Another run of the same zoo may have trained these models.
     block = [model for model in block if not job.directory.finished(model.model_id)]
     if not block:
         track.skip()
         return []
     layout, epochs = job.directory.zoo.layout, block[0].epochs
-    with drawing:  # torch's global stream is borrowed
+    with drawing:  # uses and restores torch's global stream
         drawn = [initial_weights(layout, model.init, model.seed) for model in block]
     orders = [SampleOrders(generator, len(sets["train"][1])) for _, generator in drawn]
     start = job.start(block, np.stack([weights for weights, _ in drawn]))

@@ -22,10 +22,10 @@ from .population import Scores, check_models
 _T = TypeVar("_T")
 
 _BATCH = 64
-"""Images on which a population in training is evaluated at a time."""
+"""Number of images on which a population in training is evaluated at a time."""
 
 LARGE_BATCH = {"cpu": 64, "cuda": 256}
-"""Images on which a network that is no sequence of layers is evaluated at a time."""
+"""The same for networks that are not a sequence of layers."""
 
 
 class ModulesWeights:
@@ -75,14 +75,14 @@ class ModulesWeights:
 
 
 class ModulesPopulation:
-    """Models in training in plain torch, as many at a time as there are threads.
+    """Models in training in plain torch, one per thread at a time.
 
     Args:
         layout: of any architecture.
         models: with one activation, optimizer, schedule and batch size.
         weights: float32 [P, N] in layout order.
         device: "cpu" or "cuda"; None for the CPU.
-        threads: models at a time; None for one on each core.
+        threads: number of models at a time; None for one per core.
 
     Raises:
         InvalidArgument: models that do not fit together, or weights of another shape.
@@ -162,7 +162,7 @@ class ModulesPopulation:
 
 
 def _each(work: Callable[[_T], tuple[float, float]], things: Iterable[_T], threads: int) -> Scores:
-    """Do something with each of some networks, on one thread each."""
+    """Apply a function to each network, with one thread for each."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,4 +1,4 @@
-"""What the engines that train many models side by side have in common."""
+"""The interface of the engines that train many models together, and their checks."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ class Evaluable(Protocol):
 
 
 class Population(Protocol):
-    """Models in training side by side. Arrays have one entry or row for each model."""
+    """Models that train together. Arrays have one entry or row for each model."""
 
     @property
     def weights(self) -> NDArray[np.float32]:
-        """The weights that evaluation uses, [P, N] in layout order, a copy."""
+        """The weights used in evaluation, [P, N] in layout order, a copy."""
 
     @property
     def epoch_share(self) -> float:
         """Fraction of the running epoch or evaluation that is done, 0 if none runs.
 
-        Another thread may read it.
+        Other threads may read it.
         """
 
     def train_epoch(
@@ -48,14 +48,14 @@ class Population(Protocol):
             images: float32 [n, channels, h, w], normalised.
             labels: integers [n] in [0, classes).
             orders: integers [P, m] in [0, n), usually permutations.
-            more: of twins by variational dropout, the weight of the divergence in the loss.
+            more: for twins by variational dropout, the factor of the divergence in the loss.
 
         Returns:
-            Means over the samples as they were trained on.
+            Means over the samples during training.
         """
 
     def evaluate(self, images: ArrayLike, labels: ArrayLike) -> Scores:
-        """Score every model in evaluation mode. Arguments as in `train_epoch`."""
+        """Score every model in evaluation mode. Arguments: see `train_epoch`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,9 +63,9 @@ class Rates:
     """Hyperparameters that may differ between the models of a population, [P] each.
 
     Attributes:
-        seeds: of dropout masks and noise.
+        seeds: seeds of dropout masks and noise.
         learning_rate, weight_decay, dropout: see `Model`.
-        momentum: 0 for optimizers that have none.
+        momentum: 0 for optimizers without momentum.
     """
 
     seeds: NDArray[np.int64]
@@ -76,11 +76,11 @@ class Rates:
 
 
 def check_weights(layout: Layout, activation: str, weights: ArrayLike) -> NDArray[np.float32]:
-    """The weights of a population as float32 [P, N].
+    """Return the weights of a population as float32 [P, N].
 
     Raises:
-        InvalidArgument: another shape, an unknown activation, or an architecture that is no plain
-            sequence of layers.
+        InvalidArgument: another shape, an unknown activation, or an architecture that is not a
+            plain sequence of layers.
     """
     if not layout.architecture.layers:
         raise InvalidArgument(
@@ -95,23 +95,24 @@ def check_weights(layout: Layout, activation: str, weights: ArrayLike) -> NDArra
 
 
 def check_models(models: Sequence[Model], count: int, optimizers: Sequence[str]) -> Rates:
-    """The rates of models that an engine can train side by side.
+    """Return the rates of models that an engine can train together.
 
     Args:
-        models: with one activation, optimizer and batch size.
-        count: of the weights that they start from.
-        optimizers: that the engine knows.
+        models: with one activation, optimizer, scheduler and batch size, and, if they have a
+            scheduler, one number of epochs.
+        count: number of weight vectors from which they start.
+        optimizers: names of the optimizers that the engine knows.
 
     Raises:
-        InvalidArgument: models that differ in these, or an optimizer or a rate that the engine
-            cannot train with.
+        InvalidArgument: the models differ in these, or the engine does not know the optimizer or
+            cannot train with a rate.
     """
     if len(models) != count:
         raise InvalidArgument(f"found {len(models)} models and weights for {count}")
     first = models[0]
     for name in ("activation", "optimizer", "scheduler", "batch_size"):
         if any(getattr(model, name) != getattr(first, name) for model in models):
-            raise InvalidArgument(f"models that train side by side have one {name}")
+            raise InvalidArgument(f"models that train together must share one {name}")
     if first.optimizer not in optimizers:
         raise InvalidArgument(
             f"unknown optimizer {first.optimizer!r}; known: {', '.join(optimizers)}"
@@ -119,7 +120,9 @@ def check_models(models: Sequence[Model], count: int, optimizers: Sequence[str])
     if first.scheduler is not None:
         parse_scheduler(first.scheduler)
         if any(model.epochs != first.epochs for model in models):
-            raise InvalidArgument("models with a scheduler train side by side for as many epochs")
+            raise InvalidArgument(
+                "models with a scheduler that train together must share one number of epochs"
+            )
     if not 1 <= first.batch_size < 2**24:  # a sample's place in the batch has 24 bits in the masks
         raise InvalidArgument(f"batch_size must lie in [1, 2^24), found {first.batch_size}")
     for model in models:

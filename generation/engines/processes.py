@@ -31,16 +31,16 @@ NETWORKS: dict[str, Callable[[Start], Callable[..., Network]]] = {
         PrunedTwin, parent=start["weights"][0], pruned=start["pruned"][0]
     ),
 }
-"""What is trained by each method (`Job.method`), from what `Job.start` says."""
+"""What is trained by each method (`Job.method`), made from the result of `Job.start`."""
 
 _worker: dict[str, Any] = {}
-"""What a worker process works with, set when it starts: `job`, `states` and `stop`. All workers
-share `states`: the number of untrained and of trained states, then the seconds for each kind."""
+"""State of a worker process, set when it starts: `job`, `states` and `stop`. All workers share
+`states`: the number of untrained and of trained states, then the seconds for each kind."""
 
 
 def train_in_processes(work: Work, models: Sequence[Model]) -> Iterator[Outcome]:
     """Train models one by one, `work.threads` of them at a time, and write them."""
-    # Not fork: a forked child of a process whose torch has started threads can hang.
+    # Not fork: a forked child can hang if torch has started threads in the parent.
     context = multiprocessing.get_context("spawn")
     states, stop = context.Array("d", 4), context.Event()
     pool = ProcessPoolExecutor(
@@ -64,7 +64,7 @@ def train_in_processes(work: Work, models: Sequence[Model]) -> Iterator[Outcome]
 
 
 def _start(job: Job, states: object, stop: object) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it and sets `stop`
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent receives it and sets `stop`
     end_with_parent()
     _worker.update(job=job, states=states, stop=stop)
 

@@ -1,13 +1,13 @@
-"""One model at a time in plain torch, to the bit as the paper's code trains it.
+"""One model at a time in plain torch, bit for bit as the paper's code trains it.
 
 Every random number is drawn from torch's global stream in the order of the paper's code (its
-def_NN_experiment.py and def_net.py): default initialisation, the zoo's initialisation, one sample
-order that the evaluation of the untrained model uses, then for each epoch a sample order and the
-dropout masks of its steps. With float32, one thread, torch 2.13 and an Intel processor with AVX-512
-this repeats models that the paper's code trained so, bit for bit. Where torch computes in
-another way (`cpu_kind`), the draws are the same and sums differ in their last bits, which training
-amplifies. It is the oracle of the other engines, and the slowest; to be compared with them it can
-take its dropout masks from the counter generator that they use (streams.py).
+def_NN_experiment.py and def_net.py): torch's default initialisation, the zoo's initialisation, one
+sample order for the evaluation of the untrained model, then for each epoch a sample order and the
+dropout masks of its steps. With float32, one thread, torch 2.13 and an Intel processor with
+AVX-512, this reproduces models of the paper's code bit for bit. Where torch computes differently
+(`cpu_kind`), the draws are the same and sums differ in their last bits, which training amplifies.
+This engine is the slowest, and the reference for testing the others. To be compared with them it
+can take its dropout masks from their counter generator (streams.py).
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from ..streams import dropout_masks
 
 
 def cpu_kind() -> str:
-    """What the last bits of torch's sums depend on: `AVX512 GenuineIntel`.
+    """Return the facts on which the last bits of torch's sums depend: `AVX512 GenuineIntel`.
 
-    The instructions that torch uses here, and (where Linux says it) who made the processor, which
-    its matrix library goes by.
+    They are the instructions that torch uses here and, if Linux states it, the processor's maker,
+    by which its matrix library chooses.
     """
     path = Path("/proc/cpuinfo")
     lines = path.read_text().splitlines() if path.exists() else []
@@ -61,13 +61,13 @@ class State:
 
 
 class Network:
-    """A network as it is trained; twins (reference_twins.py) are trained otherwise.
+    """A network in training, with hooks around each step that twins override.
 
     Args:
-        module: initialised, changed in place.
+        module: initialised network, changed in place.
         model: hyperparameters and seed.
         layout: of the architecture.
-        stream: of what is drawn in training: "torch" or "philox".
+        stream: source of the draws in training: "torch" or "philox".
     """
 
     def __init__(self, module: nn.Module, model: Model, layout: Layout, stream: str) -> None:
@@ -80,14 +80,14 @@ class Network:
             self.given.draw(batch_size)
 
     def penalty(self, epoch: int) -> torch.Tensor | None:
-        """What an epoch's loss has beside the mean cross entropy; None for nothing."""
+        """Return the term that an epoch's loss adds to the mean cross entropy; None for no term."""
         return None
 
     def after_step(self) -> None:
         """Called after each step of the optimizer."""
 
     def state(self) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """The weights in evaluation mode, float32 [N], and a twin's further vectors; copies."""
+        """Return copies of the weights in evaluation, float32 [N], and a twin's other vectors."""
         return torch.cat([p.detach().reshape(-1) for p in self.module.parameters()]), {}
 
 
@@ -101,15 +101,16 @@ def train(
     """Train one model and yield its state after every epoch, the untrained one first.
 
     The training metrics of epoch 0 are measured in evaluation mode; those of later epochs are
-    running means over the epoch in training mode, as the paper's code records
-    them. A diverged model is trained to its last epoch with NaN weights and losses, as there.
+    running means over the epoch in training mode, as in the paper's code. As there, a diverged
+    model is trained to its last epoch with NaN weights and losses.
 
     Args:
         model: hyperparameters and seed.
         layout: of the architecture.
-        images: see generation/images/data.py; without a validation set, no val_ metrics.
-        stream: of the dropout masks: "torch" as the paper's code, "philox" as the other engines.
-        network: makes what is trained of an initialised module: a model of its own, or a twin.
+        images: see generation/images/data.py; without a validation set, there are no val_ metrics.
+        stream: source of the dropout masks: "torch" as in the paper's code, "philox" as in the
+            other engines.
+        network: class that wraps an initialised module for training: `Network`, or a twin's.
 
     Raises:
         ValueError: an architecture that this engine does not train, unknown stream or schedule.
@@ -138,7 +139,7 @@ def train(
     optimizer = make_optimizer(model, module)
     scheduler = make_scheduler(optimizer, model, -(-len(y) // model.batch_size))
     for epoch in range(model.epochs + 1):
-        torch.set_num_threads(1)  # more threads sum in another order: other bits
+        torch.set_num_threads(1)  # more threads would sum in another order, with other bits
         try:
             if epoch == 0:
                 # The paper's code evaluates over the shuffled training set.
@@ -153,7 +154,8 @@ def train(
                     state = borrowed.leave()
             for name in ("val", "test"):
                 if name in sets:
-                    # The paper's code evaluates in one batch, which decides a loss's last digit.
+                    # The paper's code evaluates in one batch, on which the loss's last digit
+                    # depends.
                     losses[name] = evaluate(module, *sets[name], len(sets[name][1]))
         finally:
             torch.set_num_threads(threads)
@@ -174,7 +176,7 @@ def train_epoch(
     scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
     order: torch.Tensor | None = None,
 ) -> tuple[float, float]:
-    """One epoch in the given order or a fresh random one; running mean of loss and accuracy."""
+    """Train one epoch, in a given or a random order; return running means of loss and accuracy."""
     module = network.module.train()
     total, correct = 0.0, 0
     for batch in (torch.randperm(len(y)) if order is None else order).split(batch_size):
@@ -197,7 +199,7 @@ def train_epoch(
 def evaluate(
     module: nn.Module, x: torch.Tensor, y: torch.Tensor, batch_size: int
 ) -> tuple[float, float]:
-    """Mean loss (nats) and accuracy of a network in evaluation mode.
+    """Return mean loss (nats) and accuracy of a network in evaluation mode.
 
     Args:
         x: normalised images, float32 [n, c, h, w].
@@ -238,11 +240,11 @@ OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter], Model], torch.optim.Opti
         parameters, lr=model.learning_rate, weight_decay=model.weight_decay
     ),
 }
-"""torch's optimizers, with weight decay as an L2 term of the gradient (adamw: as torch has it)."""
+"""torch's optimizers, with weight decay as an L2 term of the gradient (adamw: torch's own)."""
 
 
 def make_optimizer(model: Model, module: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer of a model's module.
+    """Return the optimizer for a model's module.
 
     Raises:
         InvalidArgument: an unknown optimizer.
@@ -255,7 +257,7 @@ def make_optimizer(model: Model, module: nn.Module) -> torch.optim.Optimizer:
 
 
 class _GivenDropout:
-    """Dropout by the counter generator's masks in place of a network's own Dropout modules."""
+    """Replaces a network's Dropout modules by masks of the counter generator."""
 
     class Layer(nn.Module):
         mask: torch.Tensor
@@ -268,7 +270,7 @@ class _GivenDropout:
 
     @classmethod
     def replace(cls, module: nn.Module, model: Model, layout: Layout) -> _GivenDropout | None:
-        """Put its layers into a network; None for a network without dropout."""
+        """Replace the Dropout modules of a network; return None for a network without dropout."""
         names = [n for n, child in module.named_children() if isinstance(child, nn.Dropout)]
         for name in names:
             setattr(module, name, cls.Layer())
@@ -276,7 +278,7 @@ class _GivenDropout:
         return cls(layers, model, layout) if layers else None
 
     def draw(self, batch_size: int) -> None:
-        """The masks of the next step."""
+        """Draw the masks of the next step."""
         masks = dropout_masks(
             self.layout, self.model.seed, self.model.dropout, self.step, batch_size
         )
@@ -286,7 +288,7 @@ class _GivenDropout:
 
 
 class _Stream:
-    """Use torch's global stream for a while, then give it back as it was."""
+    """Use torch's global stream within the context, and restore it afterwards."""
 
     def __init__(self, state: torch.Tensor | None = None) -> None:
         self.state = state
@@ -298,7 +300,7 @@ class _Stream:
         return self
 
     def leave(self) -> torch.Tensor:
-        """Where the stream stands now, to continue from there later."""
+        """Return the state of the stream, from which another context can continue."""
         return torch.get_rng_state()
 
     def __exit__(self, *exception: object) -> None:

@@ -1,13 +1,14 @@
-"""Sparse twins one at a time in plain torch, to the bit as the paper's code trains them.
+"""Sparse twins one at a time in plain torch, bit for bit as the paper's code trains them.
 
-The formulas and their sources: builders/variational_dropout.py. Random numbers come from torch's
-global stream in the order of the paper's code (def_NN_experiment_distillation.py): it builds a
-dense network of the twin's seed last, so that its stream stands where a dense model's stands after
-its initialisation; then one sample order that the evaluation of epoch 0 uses, then for each epoch a
-sample order and, for each step, the noise of the layers' outputs in forward order. Gradients are
-summed in the order of torch's graph, which is therefore that of the paper's code: a linear layer's
-log_alpha, for instance, enters the divergence twice as two nodes. With float32, one thread, torch
-2.13 and an Intel processor with AVX-512 this repeats twins of the paper's code bit for bit.
+The formulas and their sources are in builders/variational_dropout.py. Random numbers come from
+torch's global stream in the order of the paper's code (def_NN_experiment_distillation.py). It
+builds a dense network with the twin's seed last, so its stream then has the state of a dense
+model's after initialisation. One sample order for the evaluation of epoch 0 follows, then for each
+epoch a sample order and, for each step, the noise of the layers' outputs in forward order.
+Gradients are summed in the order of torch's graph, which therefore equals that of the paper's code:
+for instance, a linear layer's log_alpha enters the divergence twice, as two nodes. With float32,
+one thread, torch 2.13 and an Intel processor with AVX-512, this reproduces twins of the paper's
+code bit for bit.
 """
 
 from __future__ import annotations
@@ -34,11 +35,12 @@ from .reference import Network
 
 
 class TwinLayer(nn.Module):
-    """A convolution or linear layer whose weights are normally distributed, by local
-    reparametrisation: in training mode it draws its outputs, not its weights.
+    """A convolution or linear layer whose weights are normally distributed.
+
+    It uses local reparametrisation: in training mode it draws its outputs instead of its weights.
 
     Args:
-        layer: gives its weight and bias, the means.
+        layer: provides weight and bias, the means.
 
     Attributes:
         weight, bias, log_sigma2, log_sigma2_bias: parameters; the last is None in a linear layer.
@@ -77,7 +79,7 @@ class TwinLayer(nn.Module):
         return torch.clamp(values, -self.bound, self.bound)
 
     def pruned(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Weight and bias as evaluation uses them."""
+        """Return weight and bias as used in evaluation."""
         weight = torch.where(self.log_alpha() >= PRUNE_LOG_ALPHA, 0.0, self.weight)
         if not self.convolution:
             return weight, self.bias
@@ -123,11 +125,11 @@ def _divergence(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
 class VariationalTwin(Network):
     """The twin of a dense model, to be trained by `reference.train`.
 
-    Its losses are cross entropies alone, as those of its parent; those of the paper's code hold the
-    divergence too.
+    Its losses are cross entropies only, like those of its parent; those of the paper's code also
+    contain the divergence.
 
     Args:
-        module, model, layout, stream: as in `Network`; `model.epochs` are the twin's.
+        module, model, layout, stream: see `Network`; `model.epochs` are the twin's.
         parent: the dense model's weights, float32 [N].
     """
 
@@ -157,7 +159,7 @@ class VariationalTwin(Network):
 
     @torch.no_grad()
     def state(self) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """The pruned weights; `mean` and `log_sigma2`."""
+        """Return the pruned weights, and `mean` and `log_sigma2`."""
         start = torch.tensor(LOG_SIGMA2_START)
         vectors = [
             [tensor for layer in self.layers for tensor in layer.pruned()],
@@ -178,12 +180,12 @@ class VariationalTwin(Network):
 
 
 class PrunedTwin(Network):
-    """A dense model whose pruned weights stay 0 while the others are trained on.
+    """A dense model whose pruned weights stay 0 while the other weights continue training.
 
     Args:
-        module, model, layout, stream: as in `Network`; `model.epochs` are the twin's.
+        module, model, layout, stream: see `Network`; `model.epochs` are the twin's.
         parent: the dense model's weights, float32 [N].
-        pruned: which of them are 0, bool [N].
+        pruned: whether each of them is 0, bool [N].
     """
 
     def __init__(

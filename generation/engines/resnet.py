@@ -1,16 +1,16 @@
 """ResNet-18, one model at a time, in torch on a CPU or a GPU.
 
 The training is that of the paper's code (code/model_definitions/def_net.py and
-code/zoo_generators/train_zoo_*_resnet18_kaiming_uniform.py): SGD with momentum and weight decay as
-an L2 term, torch's OneCycleLR stepped after every batch with the zoo's learning rate as its highest
-and torch's defaults otherwise (it also cycles the momentum, between 0.95 and 0.85), augmented
-training images. The images lie on the device as 8-bit pixels, a batch is augmented and normalised
-there, and the network runs in channels-last order, which is faster on every device.
+code/zoo_generators/train_zoo_*_resnet18_kaiming_uniform.py): SGD with momentum, weight decay as an
+L2 term, augmented training images, and torch's OneCycleLR stepped after every batch. Its maximum is
+the zoo's learning rate; its other settings are torch's defaults, which also cycle the momentum
+between 0.95 and 0.85. The images are on the device as 8-bit pixels, where a batch is augmented and
+normalised. The network runs in channels-last order, which is faster on every device.
 
 Every draw is a function of the model's seed, the epoch and the step: initial weights and sample
-orders as in the other engines, augmentation as augmentation.py says. On one device, with one number
-of threads, a model has the same bits however it is run and interrupted; checkpointed.py saves and
-resumes it.
+orders as in the other engines, augmentation as in augmentation.py. On one device, with one number
+of threads, a model has the same bits even if it was interrupted; checkpointed.py saves and resumes
+it.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from .reference import make_optimizer
 
 
 class Stopped(Exception):
-    """Training was told to stop within an epoch."""
+    """Training was stopped within an epoch."""
 
 
 def check_zoo(zoo: Zoo) -> None:
-    """Refuse what this engine cannot train.
+    """Refuse a zoo that this engine cannot train.
 
     Raises:
         InvalidArgument: an activation other than relu, or dropout. The networks of this engine
@@ -54,10 +54,10 @@ def check_zoo(zoo: Zoo) -> None:
 
 
 def check_images(images: ImageData) -> None:
-    """Refuse images that the network or the augmentation cannot work on.
+    """Refuse images that the network or the augmentation cannot use.
 
     Raises:
-        InvalidArgument: below 9 pixels a side, where batches of one have no variance; or as
+        InvalidArgument: fewer than 9 pixels a side, where batches of one have no variance; see also
             `augmentation.check_augmentation`.
     """
     height, width = images.train.pixels.shape[2:]
@@ -75,14 +75,14 @@ class ResNetTraining:
     Args:
         model: hyperparameters and seed.
         layout: of its architecture.
-        images: on the device on which it shall train (`ImageData.to`).
+        images: on the device that trains (`ImageData.to`).
         precision: one of `options.PRECISIONS`.
         compile: train with torch.compile; the first step then takes a minute, and last bits differ.
-        threads: of a CPU; None for torch's own setting.
+        threads: number of CPU threads; None for torch's own setting.
 
     Attributes:
-        epoch: epochs trained.
-        steps_per_epoch: the last batch may be smaller.
+        epoch: number of epochs trained.
+        steps_per_epoch: number of steps; the last batch may be smaller.
     """
 
     def __init__(
@@ -119,18 +119,18 @@ class ResNetTraining:
         """Train the next epoch.
 
         Args:
-            on_step: called with the number of images after every step; False stops.
+            on_step: called with the number of images after every step; returns False to stop.
 
         Returns:
             Running means of loss (nats) and accuracy in training mode.
 
         Raises:
-            Stopped: `on_step` said so; what was trained of the epoch is not to be used.
+            Stopped: `on_step` returned False; the weights are then those of an unfinished epoch.
         """
         epoch = self.epoch + 1
         pixels, labels = self.images.train.pixels, self.images.train.labels
         order = torch.from_numpy(self._orders.epoch(epoch)).to(self.device)
-        # Summed on the device: it would be waited for at every step otherwise.
+        # Summed on the device, since every transfer would wait for it.
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
         self.network.train()
@@ -143,7 +143,7 @@ class ResNetTraining:
                 self.optimizer.zero_grad(set_to_none=True)
                 with self._autocast():
                     logits = self._forward(x)
-                # The loss of bf16 would have 3 digits.
+                # In bf16 the loss would have 3 digits.
                 logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
                 loss = functional.cross_entropy(logits, target)  # log_softmax + NLL
                 loss.backward()
@@ -158,7 +158,7 @@ class ResNetTraining:
 
     @torch.no_grad()
     def evaluate(self, split: str) -> tuple[float, float]:
-        """Mean loss (nats) and accuracy in evaluation mode, float32 whatever the precision."""
+        """Return mean loss (nats) and accuracy in evaluation mode, in float32 for any precision."""
         images = getattr(self.images, split)
         total, correct = 0.0, 0
         self.network.eval()
@@ -178,7 +178,7 @@ class ResNetTraining:
         return self.layout.to_vector(self.network.state_dict())
 
     def snapshot(self) -> dict[str, Any]:
-        """All that is needed to resume from here: a copy on the CPU for `restore`."""
+        """Return the state needed to resume from here: a copy on the CPU for `restore`."""
         state = {
             "model_id": self.model.model_id,
             "epoch": self.epoch,
@@ -193,7 +193,7 @@ class ResNetTraining:
         """Resume from a snapshot of the same model.
 
         Raises:
-            ValueError: it is another model's, or no snapshot.
+            ValueError: it is another model's snapshot, or not a snapshot.
         """
         try:
             if snapshot["model_id"] != self.model.model_id:
@@ -215,7 +215,7 @@ class ResNetTraining:
 
 
 def _copied(value: Any) -> Any:  # noqa: ANN401  # a state of any nesting
-    """A nested state with copies of its tensors on the CPU, in their memory order."""
+    """Return a nested state with copies of its tensors on the CPU, in their memory order."""
     if isinstance(value, torch.Tensor):
         return value.detach().to("cpu", copy=True)
     if isinstance(value, Mapping):
@@ -227,7 +227,7 @@ def _copied(value: Any) -> Any:  # noqa: ANN401  # a state of any nesting
 
 @contextmanager
 def _settings(device: torch.device, threads: int | None) -> Iterator[None]:
-    """This device, so many threads and repeatable convolutions; then everything as before."""
+    """Set device, threads and repeatable convolutions within the context, then restore them."""
     before = torch.get_num_threads()
     if threads is not None:
         torch.set_num_threads(threads)

@@ -1,4 +1,4 @@
-"""How far the training of blocks of models is, and how long the rest will take."""
+"""Track the training of blocks of models, and estimate the remaining time."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 STEP = 3
-"""Time of an image in training relative to its evaluation, until it is measured."""
+"""Time of an image in training relative to evaluation, until it is measured."""
 
 _EVALUATED, _TRAINED = 0, 1
 
 
 class Track:
-    """How far a block is.
+    """The progress of a block.
 
     The thread that trains it calls `begin` before each pass over a set of images and `end` after
     it; another thread calls `look`.
 
     Args:
         sizes: number of images by name of the set; "train" is one of them.
-        epochs: that the block trains for.
-        cost: of an image, relative to those of other blocks.
+        epochs: number of epochs for which the block trains.
+        cost: time of an image, relative to those of other blocks.
     """
 
     def __init__(self, sizes: Mapping[str, int], epochs: int, cost: int = 1) -> None:
@@ -38,7 +38,7 @@ class Track:
         self.skipped = False
 
     def begin(self, name: str, trained: bool = False) -> None:
-        """A pass begins: an epoch of training, or an evaluation."""
+        """Begin a pass: an epoch of training, or an evaluation."""
         self._kind, self._began = int(trained), time.monotonic()
         self._size = self._sizes[name]
 
@@ -49,21 +49,21 @@ class Track:
         self._size = 0
 
     def skip(self) -> None:
-        """The models of the block are there already."""
+        """Count the block as done, since its models exist already."""
         self._finished[:], self.skipped = self.total, True
 
     def look(self, share: float) -> None:
-        """Set `done` and `seconds`, where the running pass has done this share of its images."""
+        """Set `done` and `seconds`, given the share of images done in the running pass."""
         done, seconds = self._finished.copy(), self._measured.copy()
         if share > 0 and self._size:
             done[self._kind] += share * self._size
             seconds[self._kind] += time.monotonic() - self._began
-        # A pass that has just ended shows a share of 0 for a moment.
+        # The share is 0 for a moment after a pass ends.
         self.done, self.seconds = np.maximum(self.done, done), np.maximum(self.seconds, seconds)
 
     @property
     def states(self) -> float:
-        """States that are there, the running epoch by its share."""
+        """The number of states that exist; the running epoch counts by its share."""
         work = float(self.done @ (1, STEP))
         if work <= self._untrained:
             return work / self._untrained
@@ -71,10 +71,10 @@ class Track:
 
 
 def seconds_left(tracks: Sequence[Track], threads: int) -> float | None:
-    """The time until all blocks are done, if each thread begins the next one when it is free.
+    """Return the time until all blocks are done; each thread takes the next block when it is free.
 
-    An image in training and an evaluated one take as long as they have taken so far. None before
-    the first ones are done.
+    The estimate uses the times measured so far for images in training and in evaluation. It is None
+    before the first ones are measured.
     """
     measured = [track for track in tracks if not track.skipped]
     images = sum((track.done * track.cost for track in measured), np.zeros(2))

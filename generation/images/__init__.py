@@ -5,7 +5,7 @@
     torch.Size([1200, 1, 28, 28])
 
 data.py has the types, sources.py the table of all sets, readers.py their file formats, verify.py
-their checksums, load.py the way from files to tensors, folder.py a user's own folder of images.
+their checksums, load.py the steps from files to tensors, folder.py a user's own folder of images.
 """
 
 from ...errors import (

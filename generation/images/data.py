@@ -18,10 +18,10 @@ from ...errors import InvalidArgument
 SPLITS = ("train", "validation", "test")
 
 SPLIT_SEED = 42
-"""Seed of the split into training and validation images, for every set (the paper's code)."""
+"""Seed of the split into training and validation images, for every set, from the paper's code."""
 
 Index = slice | Sequence[int] | np.ndarray | torch.Tensor
-"""A slice, whole numbers or a mask."""
+"""A slice, integer indices or a mask."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,10 +31,10 @@ class Images:
     Args:
         pixels: uint8 [n, c, h, w], 0..255: after resize, crop and grayscale, not normalised. A
             numpy array is converted.
-        labels: int64 [n], classes from 0; likewise.
+        labels: int64 [n], classes from 0. A numpy array is converted.
 
     Raises:
-        InvalidArgument: another dtype or number of dimensions, or not as many labels as images.
+        InvalidArgument: another dtype or number of dimensions, or unequal numbers of both.
     """
 
     pixels: torch.Tensor
@@ -55,22 +55,22 @@ class Images:
 
 @dataclass(frozen=True, eq=False)
 class ImageData:
-    """An image data set: training, validation and test images and how they are normalised.
+    """An image data set: training, validation and test images and their normalisation.
 
-    It can be made by hand from arrays. Two sets have the same images if their digests are equal.
+    It can be made directly from arrays. Two sets have the same images if their digests are equal.
 
     Args:
         name: key of `IMAGE_SOURCES`, such as "mnist" or "cifar10/cnn_s", or any other name.
         train: the training images, in the order of the split.
         validation: the validation images; None if there are none (Tiny-ImageNet).
         test: the test images.
-        mean: of each channel, on the 0..1 scale.
+        mean: mean of each channel, on the 0..1 scale.
         std: standard deviation of each channel, on the 0..1 scale.
         augmentation: transforms of the training pixels in every epoch, before normalisation
             (augmentation.py); () for CNN zoos.
         classes: number of classes.
-        verified: whether every file has a published checksum and is equal to it.
-        grey: whether networks see one channel, the mean of the normalised ones.
+        verified: whether every file has an original checksum and matches it.
+        grey: whether networks see one channel, the mean of the normalised channels.
 
     Raises:
         InvalidArgument: shapes, channels or labels that do not fit together.
@@ -124,10 +124,10 @@ class ImageData:
         return len(self.train), validation, len(self.test)
 
     def normalized(self, split: str) -> torch.Tensor:
-        """Return the images of a split as a network sees them: (pixels / 255 - mean) / std.
+        """Return the images of a split as networks see them: (pixels / 255 - mean) / std.
 
         The operations and their order are those of torchvision's ToTensor and Normalize, so that
-        all bits are equal to theirs on the CPU.
+        all bits equal theirs on the CPU.
 
         Args:
             split: "train", "validation" or "test".
@@ -145,19 +145,19 @@ class ImageData:
         return self.normalize(images.pixels)
 
     def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Normalise pixels, uint8 [n, c, h, w], as `normalized` does: augmented ones, say."""
+        """Normalise pixels, uint8 [n, c, h, w], as `normalized` does; also augmented ones."""
 
         def column(values: tuple[float, ...]) -> torch.Tensor:
             return torch.tensor(values, dtype=torch.float32, device=pixels.device).view(-1, 1, 1)
 
-        # A new tensor in plain order. A conversion keeps the strides, and those of one channel can
-        # be taken for channels-last: then torch convolves by another algorithm, to other last bits.
+        # A new tensor in plain order. A conversion keeps the strides. Those of a single channel can
+        # look like channels-last: torch would convolve by another algorithm, with other last bits.
         floats = torch.empty(pixels.shape, dtype=torch.float32, device=pixels.device).copy_(pixels)
         floats.div_(255).sub_(column(self.mean)).div_(column(self.std))
         return floats.mean(1, keepdim=True) if self.grey else floats
 
     def to(self, device: str | torch.device) -> ImageData:
-        """Return the same images on a device, to train there without copies."""
+        """Return the same images on a device, for training there without copies."""
         moved: dict[str, Any] = {
             split: Images(images.pixels.to(device), images.labels.to(device))
             for split, images in self._splits()
@@ -165,9 +165,9 @@ class ImageData:
         return replace(self, **moved)
 
     def provenance(self) -> dict[str, object]:
-        """Return what zoo.json says of the images that a zoo was trained on.
+        """Return the entry of zoo.json about the images that a zoo was trained on.
 
-        Of images that are not of the catalog, it says how to prepare them and how many there are.
+        For images outside the catalog it adds shape, normalisation and split sizes.
         """
         about = {"name": self.name, "sha256": self.digest(), "verified": self.verified}
         if self.name in IMAGE_SETS:
@@ -184,7 +184,7 @@ class ImageData:
     def digest(self) -> str:
         """Return the SHA-256 (hex) of pixels, labels, mean, std and grey, equal on every machine.
 
-        It does not depend on the name, the augmentation and `verified`.
+        It does not depend on the name, the augmentation or `verified`.
         """
         sha256 = hashlib.sha256()
         for numbers in (self.mean, self.std):
@@ -205,7 +205,7 @@ class ImageData:
         """Return some of the images, for small zoos and tests.
 
         Args:
-            train: a slice, indices or a mask into the training images; None keeps them all.
+            train: a slice, indices or a mask for the training images; None keeps all.
             validation: the same for the validation images.
             test: the same for the test images.
 
@@ -237,7 +237,7 @@ def _index(index: Index) -> slice | torch.Tensor:
 
 
 class RawImages(NamedTuple):
-    """Images as a reader finds them.
+    """Images returned by a reader.
 
     Attributes:
         images: uint8 [n, h, w] or [n, h, w, 3], or the paths of n image files.
@@ -250,19 +250,19 @@ class RawImages(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """The published files of an image data set, as torchvision lays them out.
+    """The original files of an image data set, in the folders that torchvision uses.
 
     Args:
-        title: for messages.
+        title: name for messages.
         read: `read(part, paths)` returns the images of the part "train" or "test" from the paths
             of its files (readers.py).
         train: (path, MD5) of the files with the training images. A path that ends in "/" is a
-            folder; the MD5 is None where only the archive's is published.
+            folder. The MD5 is None if only the archive has an original one.
         test: the same for the test images; None if the set has no test part.
-        folders: the folders under the images folder in which the files may lie. A download goes
-            to the first.
-        archive: (path, MD5) of the archive, if single files have no published MD5. If it is there,
-            the CRC-32 sums in it are compared with the image files.
+        folders: the folders below the images folder that may hold the files. A download goes to the
+            first.
+        archive: (path, MD5) of the archive, if single files have no original MD5. If the archive
+            is present, its CRC-32 sums are compared with the image files.
         fetch: `fetch(torchvision.datasets, folder)` downloads the set; None if there is nothing to
             download.
     """
@@ -287,17 +287,14 @@ class ImageSource:
 
     Args:
         name: such as "mnist", or "cifar10/cnn_s" if architectures see different images.
-        files: where the images come from.
+        files: its files.
         classes: number of classes.
         shape: (channels, height, width) after the transforms.
         sizes: number of training, validation and test images. Without a validation set its number
             is None, and the training images keep the order of the files. If `files.test` is None,
             the test images are split off as well.
         transform: (class of torchvision.transforms, its argument) on PIL images, in order.
-        mean: as in `ImageData`.
-        std: as in `ImageData`.
-        augmentation: as in `ImageData`.
-        grey: as in `ImageData`.
+        mean, std, augmentation, grey: see `ImageData`.
     """
 
     name: str

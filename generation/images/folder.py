@@ -1,20 +1,21 @@
 """A user's own images: a folder for each class, named in a zoo's JSON file as `folder/NAME`.
 
-    <images folder>/NAME/train/<class>/*.png      also .jpg, .jpeg, .bmp, .webp, ...
-                         test/<class>/*.png       the same classes
-                         validation/<class>/*.png  if there is a validation set
-                         images.json              optional
+    <images folder>/NAME/train/<class>/*.png        or .jpg, .jpeg, .bmp, .webp, ...
+                         test/<class>/*.png         the same classes
+                         validation/<class>/*.png   optional
+                         images.json                optional
 
-Classes are numbered in the order of their names, and images are ordered by class and name, as by
-torchvision's ImageFolder. Without images.json all images must have one size. A zoo of one channel
-sees them in grey, one of three in colour; without a zoo, they are grey if all training images are.
-They are normalised with mean and deviation 0.5. ResNet-18 augments them by a crop, padded by an
-eighth of the size (square images only), and a flip. Each key of images.json changes one of these:
+Classes are numbered in the order of their names, and images are ordered by class and name, as in
+torchvision's ImageFolder. Without images.json all images must have the same size. A zoo of one
+channel sees them in grey, one of three in colour; without a zoo, they are grey if all training
+images are grey. They are normalised with mean and deviation 0.5. For ResNet-18 they are augmented
+by a crop, padded by an eighth of the size (square images only), and a flip. Each key of images.json
+changes one of these settings:
 
     {"size": [32, 32], "mean": [0.49, 0.48, 0.45], "std": [0.25, 0.24, 0.26],
      "augmentation": ["random_crop_32_4", "horizontal_flip"]}
 
-One mean and one std make the images grey.
+A single mean and a single std make the images grey.
 """
 
 from __future__ import annotations
@@ -49,14 +50,14 @@ def load_folder(
     Args:
         name: `folder/NAME`, where NAME is a folder in `root`.
         root: the images folder.
-        channels: 1 or 3; None for what images.json says, else 1 if all training images are grey
-            files, else 3.
+        channels: 1 or 3; None to use those of images.json, or else 1 if all training images are
+            grey files and 3 if not.
         progress: show a bar if reading takes more than a few seconds.
 
     Raises:
-        InvalidArgument: NAME is no plain name, or images.json has an unknown key or a wrong value.
+        InvalidArgument: NAME is not a plain name, or images.json has an unknown key or a bad value.
         MissingImagesError: there is no such folder, or it lacks train/ or test/.
-        UnreadableImagesError: a file is no image, sizes or classes differ, a class is empty.
+        UnreadableImagesError: a file is not an image, sizes or classes differ, or a class is empty.
     """
     plain = name.removeprefix(PREFIX)
     if not plain or plain.startswith(".") or "/" in plain or "\\" in plain:
@@ -117,7 +118,7 @@ def load_folder(
 
 
 def _settings(path: Path) -> Mapping[str, Any]:
-    """Return the entries of images.json, checked; {} if there is none."""
+    """Return the checked entries of images.json; {} if there is none."""
     if not path.exists():
         return {}
     try:
@@ -156,7 +157,7 @@ def _settings(path: Path) -> Mapping[str, Any]:
 
 
 _GREY = ("1", "L", "LA", "I", "I;16", "F")
-"""Modes of PIL that have one channel of brightness."""
+"""Modes of PIL with one channel of brightness."""
 
 
 def _are_grey(folder: Path) -> bool:
@@ -174,7 +175,7 @@ def _opened(path: str) -> Iterator[Image.Image]:
     """Open an image file.
 
     Raises:
-        UnreadableImagesError: it cannot be read, here or while it is open.
+        UnreadableImagesError: it cannot be read, also if that fails within the context.
     """
     try:
         with Image.open(path) as file:
@@ -197,7 +198,7 @@ def _samples(folder: Path) -> tuple[list[str], list[tuple[str, int]]]:
         classes = [name for name in vision.find_classes(folder)[0] if not is_clutter(name)]
         numbers = {name: number for number, name in enumerate(classes)}
         return classes, vision.make_dataset(folder, numbers, is_valid_file=is_image)
-    except (FileNotFoundError, ValueError) as error:  # no class, or one without images
+    except (FileNotFoundError, ValueError) as error:  # there is no class, or one has no images
         raise UnreadableImagesError(f"{folder}: {' '.join(str(error).split())}") from None
 
 

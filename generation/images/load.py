@@ -1,10 +1,10 @@
-"""Read an image data set: find or download its files, verify, read, transform and split them.
+"""Load an image data set: find or download its files, verify, read, transform and split them.
 
-The transforms of the paper's code end in 8-bit images, then ToTensor and Normalize. The 8-bit
-pixels are kept here (after resize, crop or grayscale), and `ImageData.normalized` makes the floats,
-equal to torchvision's in all bits. Two sets differ from the paper's code in a detail:
+The transforms of the paper's code produce 8-bit images, then apply ToTensor and Normalize. The
+8-bit pixels (after resize, crop or grayscale) are kept here. `ImageData.normalized` makes the
+floats, equal to torchvision's in all bits. Two details differ from the paper's code:
 
-- Tiny-ImageNet was normalised on the 0..255 scale. Here it is on 0..1 as the other sets, which
+- Tiny-ImageNet was normalised on the 0..255 scale. Here it is on 0..1 like the other sets, which
   agrees up to rounding.
 - The validation images of ResNet-18 were augmented like the training images, since one
   `random_split` made both. Here only training images are augmented.
@@ -54,27 +54,26 @@ def load_images(
     allow_unverified: bool = False,
     progress: bool = True,
 ) -> ImageData:
-    """Read an image data set with the transforms and the split of the paper's code.
+    """Load an image data set with the transforms and the split of the paper's code.
 
-    Training and validation images are those of `random_split` with seed 42. If an incomplete copy
-    is allowed with `allow_unverified`, the split keeps the published proportions.
+    Training and validation images are those of `random_split` with seed 42. If `allow_unverified`
+    accepts an incomplete copy, the parts keep the proportions of the original split.
 
     Args:
-        name: key of `IMAGE_SOURCES` (hyphens may stand for underscores), a source of your own, or
+        name: key of `IMAGE_SOURCES` (hyphens may stand for underscores), your own `ImageSource`, or
             `folder/NAME` for a folder of image files (folder.py).
         images_dir: the images folder; by default MODEL_ZOOS_IMAGES, else "images".
-        channels: of a folder of image files, 1 to read them in grey or 3 in colour; None for what
-            its images.json says, else 1 if all training images are grey files, else 3. All other
-            sets have their own.
-        download: download the set if it is missing. Files that are there stay.
-        allow_unverified: accept files that are not the published ones, with a warning and
+        channels: for a folder of image files, 1 to read them in grey or 3 in colour; None to use
+            those of its images.json, or else 1 if all training images are grey files and 3 if not.
+            Other sets have fixed channels.
+        download: download the set if it is missing. Existing files are kept.
+        allow_unverified: accept files that differ from the original ones, with a warning and
             `verified=False`.
-        progress: show a bar if the transforms take more than a few seconds.
 
     Raises:
         InvalidArgument: no such image data set.
         MissingImagesError: files are missing, or the download failed.
-        UnverifiedImagesError: the MD5 sum of a file or the number of images is not the published.
+        UnverifiedImagesError: an MD5 sum or an image count differs from that of the original files.
         UnreadableImagesError: a file is truncated or damaged.
 
     Example:
@@ -136,16 +135,16 @@ def named_images(
     *,
     download: bool = False,
 ) -> ImageData:
-    """Return images, which are read if only their name or source is given.
+    """Return images, loading them if only their name or source is given.
 
     Args:
-        images: also a name such as "cifar10", which stands for the images of the layout's
-            architecture: "cifar10/cnn_s".
+        images: `ImageData`, an `ImageSource`, or a name such as "cifar10". Such a name stands for
+            the images of the layout's architecture: "cifar10/cnn_s".
         layout: layout of the networks that see them.
-        images_dir, download: as for `load_images`.
+        images_dir, download: see `load_images`.
 
     Raises:
-        InvalidArgument: no such image data set, or nothing of the kind.
+        InvalidArgument: no such image data set, or an argument of another type.
         ImageFilesError: the images are missing, damaged, or not the original ones.
     """
     if isinstance(images, ImageData):
@@ -172,13 +171,13 @@ def _source(name: str) -> ImageSource:
 
 
 def find_folder(files: ImageFiles, root: Path) -> Path | None:
-    """Return the folder in which all files of a set lie, or None."""
+    """Return the folder that holds all files of a set; None if there is none."""
     folders = (root / name for name in files.folders)
     return next((folder for folder in folders if not _missing(files, folder)), None)
 
 
 def _missing(files: ImageFiles, folder: Path) -> list[str]:
-    """Return the files, and the folders with a slash at the end, that are not in a folder."""
+    """Return the files missing in a folder, and the missing folders with a slash at the end."""
     return [
         file
         for file in dict.fromkeys(file for file, _ in files.listed)
@@ -187,7 +186,7 @@ def _missing(files: ImageFiles, folder: Path) -> list[str]:
 
 
 def _files_folder(files: ImageFiles, root: Path, download: bool) -> Path:
-    """Return the folder in which the files of a set lie, after a download if one is needed.
+    """Return the folder that holds the files of a set, downloaded if needed and allowed.
 
     Raises:
         MissingImagesError: files are missing, or the download failed.
@@ -197,7 +196,7 @@ def _files_folder(files: ImageFiles, root: Path, download: bool) -> Path:
         target, vision = root / files.folders[0], import_torchvision()
         try:
             files.fetch(vision.datasets, target)
-        except Exception as error:  # network, disk, MD5 of the archive: torchvision has many kinds
+        except Exception as error:  # torchvision has many: network, disk, MD5 of the archive
             message = f"the {files.title} images could not be downloaded into {target}: {error}"
             raise MissingImagesError(message) from error
         folder = find_folder(files, root)
@@ -216,7 +215,7 @@ def _refuse(files: ImageFiles, doubts: Sequence[str]) -> None:
     if doubts:
         raise UnverifiedImagesError(
             f"{files.title}: {'; '.join(doubts)}; with allow_unverified they are used as they are",
-            hint="delete what differs and use --download for the published files, or use "
+            hint="delete what differs and use --download for the original files, or use "
             "--allow-unverified",
         )
 
@@ -252,7 +251,8 @@ def _transform(source: ImageSource, raw: RawImages, progress: bool) -> torch.Ten
 
     steps = [_step(name, argument) for name, argument in source.transform]
     pixels = np.empty((len(raw.labels), height, width, channels), dtype=np.uint8)
-    # One thread: images are so small that more of them only wait for each other (measured).
+    # One thread: images are so small that several threads would only wait for each other
+    # (measured).
     bar = tqdm(raw.images, source.name, len(pixels), unit=" images", delay=3, disable=not progress)
     for index, image in enumerate(bar):
         if isinstance(image, Path):
@@ -270,11 +270,11 @@ _PILLOW: dict[tuple[str, str], Step] = {
     ("Resize", "(32, 32)"): lambda image: image.resize((32, 32), Image.Resampling.BILINEAR),
     ("Grayscale", "1"): lambda image: image.convert("L"),
 }
-"""What torchvision's transforms do with images of Pillow, so that these sets do without it."""
+"""The effect of torchvision's transforms on Pillow images; these sets do not need torchvision."""
 
 
 def _step(name: str, argument: object) -> Step:
-    """Return a transform of torchvision, by its class and argument, as a function of an image."""
+    """Return a transform of torchvision, by class and argument, as a function of an image."""
     if (name, str(argument)) in _PILLOW:
         return _PILLOW[name, str(argument)]
     step: Step = getattr(import_torchvision().transforms, name)(argument)
@@ -288,7 +288,7 @@ def _apply(image: Image.Image, step: Step) -> Image.Image:
 def _random_split(images: Images, sizes: Sequence[int]) -> list[Images]:
     """Split images as torch.utils.data.random_split does with seed 42.
 
-    If there are not sum(sizes) images, the parts have the proportions of `sizes`.
+    If there are not sum(sizes) images, the parts keep the proportions of `sizes`.
     """
     n, total = len(images), sum(sizes)
     order = torch.randperm(n, generator=torch.Generator().manual_seed(SPLIT_SEED))

@@ -48,6 +48,7 @@ def _unchecked(name: str) -> type:
 
 
 def read_mnist(part: str, paths: Sequence[Path]) -> RawImages:
+    """Read two IDX files: images uint8 [n, 28, 28], labels uint8 [n] from 0."""
     images, labels = paths
     with refuse_damage(images):
         pixels = _read_idx(images, 3)
@@ -66,6 +67,7 @@ def _read_idx(path: Path, axes: int) -> NDArray[np.uint8]:
 
 
 def read_usps(part: str, paths: Sequence[Path]) -> RawImages:
+    """Read one file with torchvision: images uint8 [n, 16, 16], labels int64 [n] from 0."""
     (path,) = paths
     with refuse_damage(path):
         usps = import_torchvision().datasets.USPS(path.parent, train=part == "train")
@@ -73,6 +75,10 @@ def read_usps(part: str, paths: Sequence[Path]) -> RawImages:
 
 
 def read_svhn(part: str, paths: Sequence[Path]) -> RawImages:
+    """Read one file with torchvision: images uint8 [n, 32, 32, 3], labels int64 [n] from 0.
+
+    The file has the label 10 for the digit 0; torchvision replaces it by 0.
+    """
     (path,) = paths
     with refuse_damage(path):
         svhn = _unchecked("SVHN")(path.parent, split=part)
@@ -80,6 +86,10 @@ def read_svhn(part: str, paths: Sequence[Path]) -> RawImages:
 
 
 def read_stl10(part: str, paths: Sequence[Path]) -> RawImages:
+    """Read two files with torchvision: images uint8 [n, 96, 96, 3], labels uint8 [n] from 0.
+
+    The files count labels from 1; torchvision subtracts 1.
+    """
     with refuse_damage(paths[0]):
         stl10 = _unchecked("STL10")(paths[0].parent.parent, split=part)
         return RawImages(stl10.data.transpose(0, 2, 3, 1), stl10.labels)
@@ -103,6 +113,10 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 
 def read_cifar(part: str, paths: Sequence[Path]) -> RawImages:
+    """Read pickled batches of CIFAR-10 or CIFAR-100, in the order of the paths.
+
+    Images are uint8 [n, 32, 32, 3], labels (of CIFAR-100 the fine ones) int64 [n] from 0.
+    """
     images: list[np.ndarray] = []
     labels: list[int] = []
     for path in paths:
@@ -114,6 +128,10 @@ def read_cifar(part: str, paths: Sequence[Path]) -> RawImages:
 
 
 def read_eurosat(part: str, paths: Sequence[Path]) -> RawImages:
+    """List the image files of a folder of 10 class folders, with labels int64 [n] from 0.
+
+    Classes are numbered in the sorted order of their folders; images are sorted by path.
+    """
     (folder,) = paths
     with refuse_damage(folder):
         eurosat = import_torchvision().datasets.EuroSAT(folder.parent.parent)

@@ -1,8 +1,9 @@
 """The table of image data sets: files, transforms, split and normalisation of each.
 
-A new set is one more `ImageSource` in it, with a reader (readers.py) if its file format is new.
-Transforms and splits are those of the scripts of the paper's code, MD5 sums those that torchvision
-0.28 lists; for MNIST and Fashion-MNIST they are of the files unpacked from its archives.
+A new set is one more `ImageSource` in the table, with a reader (readers.py) if its file format is
+new. Transforms and splits are those of the scripts of the paper's code. MD5 sums are those listed
+in torchvision 0.28; for MNIST and Fashion-MNIST they belong to the files unpacked from its
+archives.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ _SVHN = ImageFiles(
 _SOURCES = (
     ImageSource("mnist", _MNIST, 10, (1, 28, 28), _MNIST_SPLIT, (), *_MNIST_SCALE),
     ImageSource("fashion_mnist", _FASHION, 10, (1, 28, 28), _MNIST_SPLIT, (), *_GREY),
-    # As the Small CNN Zoo saw them: all training images, in no order that is known.
+    # As for the Small CNN Zoo: all training images, in an order that is not known.
     ImageSource("mnist/grey", _MNIST, 10, (1, 28, 28), _WHOLE, (), *_GREY),
     ImageSource("fashion_mnist/grey", _FASHION, 10, (1, 28, 28), _WHOLE, (), *_GREY),
     ImageSource(
@@ -185,7 +186,7 @@ _SOURCES = (
         std=(0.229, 0.224, 0.225),
         augmentation=("horizontal_flip", "random_rotation_20"),
     ),
-    # The transforms and the split of EuroSAT are chosen here: the paper's code has neither.
+    # The transforms and the split of EuroSAT are our choice: the paper's code has neither.
     ImageSource(
         "eurosat/cnn_s",
         ImageFiles(
@@ -202,7 +203,7 @@ _SOURCES = (
         _RESIZE_28,
         *_RGB,
     ),
-    # Not of the paper: small, and a part of scikit-learn.
+    # Not in the paper: small, and part of scikit-learn.
     ImageSource(
         "digits",
         ImageFiles(title="digits", read=readers.read_digits, train=(), test=()),

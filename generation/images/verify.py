@@ -1,6 +1,6 @@
-"""Compare the files of an image data set with their published checksums and counts.
+"""Compare the files of an image data set with the original checksums and counts.
 
-Each comparison returns a sentence for everything that differs.
+Each comparison returns a sentence for each difference.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ from .data import ImageFiles, ImageSource, RawImages
 
 
 def compare_checksums(files: ImageFiles, folder: Path) -> tuple[bool, list[str]]:
-    """Compare the MD5 sums of files; also return whether all of them have one and are equal."""
+    """Compare the MD5 sums of files; also return whether all of them have one and match it."""
     doubts = []
     for file, expected in files.listed:
         if expected is not None and (found := file_digest(folder / file, "md5")) != expected:
-            doubts.append(f"{folder / file} has MD5 {found}, the published file has {expected}")
+            doubts.append(f"{folder / file} has MD5 {found}, the original file has {expected}")
     return all(md5 is not None for _, md5 in files.listed) and not doubts, doubts
 
 
 def compare_archive(
     files: ImageFiles, folder: Path, parts: Sequence[RawImages]
 ) -> tuple[bool, list[str]]:
-    """Compare image files with the CRC-32 sums in their published archive.
+    """Compare image files with the CRC-32 sums in their original archive.
 
     Args:
-        files: of the set, with an archive.
-        folder: where they lie; without the intact archive beside them nothing is compared.
+        files: files of the set, with an archive.
+        folder: their folder; without the intact archive in it, nothing is compared.
         parts: the image files that were read.
 
     Returns:
-        Whether all files are those of the archive, and a sentence if some differ.
+        Whether all files equal those of the archive, and a sentence if some differ.
     """
     assert files.archive is not None
     archive, expected = folder / files.archive[0], files.archive[1]
@@ -56,7 +56,7 @@ def compare_archive(
 
 
 def compare_counts(source: ImageSource, parts: Sequence[RawImages]) -> list[str]:
-    """Compare the number of images in each part with the published one."""
+    """Compare the number of images in each part with that of the original files."""
     train, validation, test = source.sizes
     published = {"training": train + (validation or 0), "test": test}
     if len(parts) == 1:

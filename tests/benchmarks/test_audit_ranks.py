@@ -140,7 +140,7 @@ def test_what_does_not_belong_together_is_refused(digits_home: Path, tmp_path: P
         with pytest.raises(InvalidArgument, match=r"rank-1-of-2\.json: not what"):
             read_shares(parts, NAME, 2)
     path.write_text(json.dumps({**good, "digests": good["digests"][:-32]}))
-    with pytest.raises(InvalidArgument, match="rank 1 has looked at other states"):
+    with pytest.raises(InvalidArgument, match="rank 1 has checked other states"):
         join_shares(NAME, read_shares(parts, NAME, 2), root)
     open_zoo(root, NAME).files()[0].unlink()
     with pytest.raises(InvalidArgument, match="has changed since rank 0"):

@@ -133,7 +133,7 @@ def test_bad_lists(parts: list[object], message: str) -> None:
         ("1x8x8 conv4k8 pool fc10", "at character 7.*its pool of 2 meets 1 x 1"),
         ("1x8x8 fc16 pool fc10", "at character 12, 'pool': pool follows a convolution"),
         ("1x8x8 conv4k3 drop pool fc10", "at character 20.*the order is pool, drop, gap"),
-        ("1x8x8 conv4k3 drop drop fc10", "one drop at most"),
+        ("1x8x8 conv4k3 drop drop fc10", "at most one drop"),
         ("1x8x8 fc16:cube fc10", "at character 7.*unknown activation 'cube'; known: tanh"),
         ("1x8x8 fc16 fc10:relu", "at character 12.*the logits, which have no activation"),
         ("1x8x8 fc16 fc10 drop", "at character 12.*the logits, which have no dropout"),

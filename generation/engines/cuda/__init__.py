@@ -1,9 +1,9 @@
 """The GPU kernel: one block of threads trains one small network, epoch by epoch.
 
 kernel.cu has the network, for a GPU and, in tests, for a processor; library.py compiles it for a
-network with NVRTC; population.py keeps the models and launches it. The kernel makes each sum in the
-order of the lanes (../lanes) with the same arithmetic (../kernels). On a processor it gives their
-bits; whether a GPU does too has not been seen yet, and no speed has been measured.
+given network with NVRTC; population.py keeps the models and launches it. The kernel computes each
+sum in the order of the lanes (../lanes) with the same arithmetic (../kernels). On a processor it
+gives the same bits as the lanes. Whether a GPU does too, and how fast it is, was not yet measured.
 """
 
 from __future__ import annotations

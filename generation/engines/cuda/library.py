@@ -1,8 +1,8 @@
-"""Compiles the GPU kernel of one network with NVRTC, and launches it.
+"""Compile the GPU kernel of one network with NVRTC, and launch it.
 
-The compiler and the driver are reached through cuda-bindings, which recent CUDA builds of torch
-bring along with NVRTC itself. A cubin is made at first use for the GPU at hand, in ten seconds or,
-for networks of many layers, minutes, and kept (kernels/cache.py).
+The compiler and the driver are called through cuda-bindings, which recent CUDA builds of torch
+install together with NVRTC. A cubin is compiled at first use for the present GPU, in ten seconds
+or, for networks of many layers, minutes, and cached (kernels/cache.py).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ..kernels.cache import cache_root, cached
 
 FOLDER = Path(__file__).parent
 THREADS = 256
-"""Threads of a block. Chosen by arithmetic, not measured yet."""
+"""Threads of a block. Chosen by calculation, not measured yet."""
 
 OPTIONS = (
     "--std=c++17",
@@ -36,27 +36,28 @@ OPTIONS = (
     "--prec-div=true",
     "--prec-sqrt=true",
 )
-"""No contraction but the kernel's own, as in the lanes: the bits depend on it."""
+"""As in the lanes, the kernel alone decides on contractions, since the bits depend on them."""
 
 LIMITS = SizeLimits(layers=16, weights=1_000_000, outputs=1_000_000, row=16_384)
-"""Of the networks that this engine trains. NVRTC takes minutes for more layers; larger networks are
-read from global memory by every block, where stacked products are faster."""
+"""Size limits of the networks that this engine trains. NVRTC takes minutes for more layers. Larger
+networks do not fit shared memory: every block would read them from global memory, and stacked
+products are faster."""
 
 _building = threading.Lock()
-"""So that the threads of a process do not compile the same kernel at the same time."""
+"""Keeps the threads of a process from compiling the same kernel at the same time."""
 
 
 class Facts(NamedTuple):
-    """What a kernel says of itself; kernel.cu lists them in this order.
+    """Facts that a kernel states about itself; kernel.cu lists them in this order.
 
     Attributes:
-        span: numbers of a weight vector in the kernel's order, with those between the tensors.
-        together: samples that a block works on at a time.
-        weights_in_shared, samples_in_shared: what lies in shared memory, 0 or 1.
-        shared_bytes: of shared memory for each block.
-        scratch_bytes: of global memory for each block.
-        threads: of a block.
-        slice_images: that a block evaluates.
+        span: length of a weight vector in the kernel's order, including gaps between tensors.
+        together: samples that a block handles at a time.
+        weights_in_shared, samples_in_shared: whether they are in shared memory, 0 or 1.
+        shared_bytes: bytes of shared memory for each block.
+        scratch_bytes: bytes of global memory for each block.
+        threads: number of threads in a block.
+        slice_images: number of images that a block evaluates.
     """
 
     span: int
@@ -86,9 +87,9 @@ class Source:
     """Everything that a kernel is compiled from.
 
     Attributes:
-        kernel: kernel.cu.
-        headers: name and text of what it includes.
-        options: of the compiler.
+        kernel: content of kernel.cu.
+        headers: name and text of its include files.
+        options: options of the compiler.
     """
 
     kernel: str
@@ -105,13 +106,13 @@ class Source:
         shared_bytes: int,
         more: tuple[str, ...] = (),
     ) -> Source:
-        """The source for one network and one architecture of GPUs.
+        """Return the source for one network and one GPU architecture.
 
         Args:
             layout, activation: of the network.
-            dropout: whether units can be dropped.
+            dropout: whether the kernel supports dropout.
             architecture: of the GPU, such as "sm_90a".
-            shared_bytes: of shared memory that a block can have on it.
+            shared_bytes: bytes of shared memory that a block can use on it.
             more: further options of NVRTC.
         """
         included = [(path.name, path.read_text()) for path in (FOLDER / "scalars.hpp", *HEADERS)]
@@ -126,10 +127,10 @@ class Source:
         )
 
     def compile(self) -> tuple[bytes, str]:
-        """The cubin, and what the compiler says. No GPU is needed.
+        """Return the cubin, and the compiler's messages. No GPU is needed.
 
         Raises:
-            CudaUnavailable: there is no NVRTC, or it refuses.
+            CudaUnavailable: NVRTC is missing, or cannot compile the source.
         """
         nvrtc, version = _compiler()
         names, texts = zip(*self.headers, strict=True)
@@ -145,7 +146,7 @@ class Source:
         try:
             options = [option.encode() for option in self.options]
             [result] = nvrtc.nvrtcCompileProgram(program, len(options), options)
-            # Bytearrays, since NVRTC writes into them: Python shares short bytes.
+            # Bytearrays, since NVRTC writes into them, and Python shares short bytes objects.
             log = bytearray(_nvrtc(nvrtc.nvrtcGetProgramLogSize(program)))
             _nvrtc(nvrtc.nvrtcGetProgramLog(program, log))
             text = log.decode(errors="replace").strip("\0 \n")
@@ -182,7 +183,7 @@ def check(layout: Layout, activations: Iterable[str], device: str | torch.device
 
 
 def load(layout: Layout, activation: str, dropout: bool, device: torch.device) -> CudaKernel:
-    """The kernel of one network on one GPU; compiled if it is not in the cache.
+    """Return the kernel of one network on one GPU; compile it if it is not in the cache.
 
     Raises:
         CudaUnavailable: no GPU, no cuda-bindings, no NVRTC, a network that is too large.
@@ -200,7 +201,7 @@ def _load(layout: Layout, activation: str, dropout: bool, index: int) -> CudaKer
     driver, (_, version) = _bindings("driver"), _compiler()
     torch.cuda.init()
     with torch.cuda.device(index):
-        torch.cuda.current_stream().synchronize()  # this thread has torch's context now
+        torch.cuda.current_stream().synchronize()  # this thread now has torch's context
         major, minor = torch.cuda.get_device_capability(index)
         architecture = f"sm_{major}{minor}" + "a" * (major >= 9)
         opt_in = driver.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
@@ -226,8 +227,8 @@ class CudaKernel:
 
     Args:
         driver: cuda.bindings.driver.
-        cubin: of `Source.compile`.
-        index: of the device, whose context must be the current one.
+        cubin: the result of `Source.compile`.
+        index: index of the device, whose context must be the current one.
     """
 
     def __init__(self, driver: Any, cubin: bytes, index: int) -> None:  # noqa: ANN401
@@ -245,7 +246,7 @@ class CudaKernel:
             self._functions[name] = function
 
     def launch(self, name: str, grid: tuple[int, int], arguments: Arguments) -> None:
-        """Start a function of the kernel behind whatever torch has started on this device."""
+        """Launch a function of the kernel after all that torch has launched on this device."""
         pointers = (ctypes.c_void_p * 1)(ctypes.addressof(arguments))
         with torch.cuda.device(self._index):
             stream = torch.cuda.current_stream().cuda_stream
@@ -263,7 +264,7 @@ class CudaKernel:
 
 
 def _bindings(name: str) -> Any:  # noqa: ANN401
-    """A module of cuda-bindings, which has no types.
+    """Return a module of cuda-bindings, which has no types.
 
     Raises:
         CudaUnavailable: it is not installed.
@@ -277,7 +278,7 @@ def _bindings(name: str) -> Any:  # noqa: ANN401
 
 
 def _compiler() -> tuple[Any, str]:
-    """NVRTC and its version.
+    """Return NVRTC and its version.
 
     Raises:
         CudaUnavailable: it is not installed.
@@ -294,7 +295,7 @@ def _compiler() -> tuple[Any, str]:
 
 
 def _nvrtc(answer: tuple[Any, ...]) -> Any:  # noqa: ANN401
-    """What a call of NVRTC returns behind its result."""
+    """Return the results of a call of NVRTC after its status."""
     result, *rest = answer
     if result.value:
         raise CudaUnavailable(f"NVRTC: {result.name}")
@@ -302,7 +303,7 @@ def _nvrtc(answer: tuple[Any, ...]) -> Any:  # noqa: ANN401
 
 
 def _driver(driver: Any, call: Any, *given: object) -> Any:  # noqa: ANN401
-    """What a call of the driver returns behind its result."""
+    """Return the results of a call of the driver after its status."""
     try:
         result, *rest = call(*given)
     except (RuntimeError, ValueError, KeyError) as error:  # a driver that cuda-bindings cannot use

@@ -1,4 +1,4 @@
-"""Small networks on a GPU, one block of threads for each: their evaluation and their training."""
+"""Evaluate and train small networks on a GPU, with one block of threads for each."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from .library import Arguments, Facts, load
 
 TOTALS = np.dtype([("loss", "f8"), ("correct", "i8")])
 SCRATCH = 2**31
-"""Bytes of global memory that the blocks of one launch may take for what shared memory cannot
+"""Bytes of global memory that the blocks of one launch may use for data that shared memory cannot
 hold; more models take several launches."""
 
 BETA1, BETA2 = 0.9, 0.999
-"""torch.optim.Adam's defaults; the kernel has the second one too."""
+"""torch.optim.Adam's defaults; the kernel contains the second one too."""
 
 
 class Kernel(Protocol):
@@ -41,11 +41,11 @@ class Kernel(Protocol):
         """What it says of itself."""
 
     def launch(self, name: str, grid: tuple[int, int], arguments: Arguments) -> None:
-        """Start one of its functions behind whatever torch has started on this device."""
+        """Launch a function after everything that torch has launched on this device."""
 
 
 Load = Callable[[Layout, str, bool, torch.device], Kernel]
-"""Makes the kernel of a layout and activation, with or without dropout, for a device."""
+"""Function that makes the kernel of a layout and activation, with or without dropout."""
 
 
 class CudaWeights:
@@ -56,8 +56,8 @@ class CudaWeights:
         activation: key of hyperparameters.ACTIVATIONS; gelu is the exact one.
         weights: float32 [P, layout.size] in layout order.
         device: "cuda" or "cuda:1".
-        dropout: whether the kernel must be able to drop units.
-        load: makes the kernel.
+        dropout: whether the kernel must support dropout.
+        load: function that makes the kernel.
 
     Raises:
         CudaUnavailable: the kernel cannot be built or run here.
@@ -102,7 +102,7 @@ class CudaWeights:
     def evaluate(
         self, images: ArrayLike | torch.Tensor, labels: ArrayLike | torch.Tensor
     ) -> Scores:
-        """Score every model in evaluation mode. Arguments as in `Population.train_epoch`."""
+        """Score every model in evaluation mode. Arguments: see `Population.train_epoch`."""
         pixels, targets = self._samples(images, labels)
         slices = -(-len(pixels) // self._kernel.facts.slice_images)
         losses = torch.empty((self.models, len(pixels)), device=self.device)
@@ -120,7 +120,7 @@ class CudaWeights:
     def _samples(
         self, images: ArrayLike | torch.Tensor, labels: ArrayLike | torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Checked, contiguous and on the device."""
+        """Return images and labels checked, contiguous and on the device."""
         # Arrays of numpy may be read-only, reversed or of another byte order.
         pixels = (
             images
@@ -138,7 +138,7 @@ class CudaWeights:
         """Launch the kernel for all models, and wait for the means over the samples."""
         facts, samples = self._kernel.facts, arguments.n
         totals = torch.empty((self.models, slices, 2), dtype=torch.float64, device=self.device)
-        # As many blocks at a time as there is scratch memory for: slices first, then models.
+        # As many blocks at a time as fit the scratch memory: slices first, then models.
         room = max(1, SCRATCH // max(1, facts.scratch_bytes))
         across = min(slices, room)
         down = max(1, min(self.models, room // across))
@@ -160,17 +160,17 @@ class CudaWeights:
 class CudaPopulation(CudaWeights):
     """Models in training that share architecture, activation, optimizer and batch size.
 
-    Losses are in nats, accuracies shares of 1, both float64 [P]. A model that diverges continues
-    with NaN weights and losses, as in torch, and does not disturb the others.
+    Losses are in nats, accuracies in [0, 1], both float64 [P]. A model that diverges continues
+    with NaN weights and losses, as in torch, and does not affect the others.
 
     Args:
         layout: of an architecture with `layers`.
-        models: that share activation, optimizer and batch size; their rates and seeds may differ.
-            Dropout masks are those of generation/streams.py.
+        models: that share activation, optimizer, schedule and batch size; their rates and seeds may
+            differ. Dropout masks are those of generation/streams.py.
         weights: initial weights, float32 [P, layout.size] in layout order.
         device: "cuda" or "cuda:1".
-        threads: ignored; other engines have it.
-        load: makes the kernel.
+        threads: ignored; other engines need it.
+        load: function that makes the kernel.
 
     Raises:
         CudaUnavailable: the kernel cannot be built or run here.
@@ -229,11 +229,11 @@ class CudaPopulation(CudaWeights):
         return scores
 
     def _pace(self, steps: int) -> tuple[NDArray[np.float64], bool]:
-        """The kernel's `Step` of each step to come, and whether momenta are the schedule's."""
+        """Return the kernel's `Step` for each coming step, and whether a schedule sets momenta."""
         pace = pace_of_epoch(self._scheduler, self._epochs, self._steps, steps)
         factors = np.ones(steps) if pace.factors is None else pace.factors
         momenta = np.full(steps, BETA1) if pace.momenta is None else pace.momenta
-        # Python's powers, which are those of the C library and of the lanes.
+        # Python's powers equal those of the C library and of the lanes.
         numbers = [float(self._steps + number) for number in range(1, steps + 1)]
         mean = [1 - beta1**n for beta1, n in zip(momenta.tolist(), numbers, strict=True)]
         root = [math.sqrt(1 - BETA2**n) for n in numbers]

@@ -2,19 +2,19 @@
 
 A small CNN cannot fill a processor core, and an array library that stacks models streams the
 activations of all of them through memory at every operation. Here a *block* of models (16 with
-AVX-512, 8 with AVX2) shares a core's vector registers, one model in each lane, and the whole
-training step runs fused, sample by sample, with everything in the core's own cache. The sources are
-in this folder, vectors.hpp (what a vector is), layers.hpp (one template for each kind of layer),
-network.hpp (the network put together, its evaluation), dense.cpp and twins.cpp (training of dense
-models and of sparse twins, a library each), and in ../kernels, which other engines share.
+AVX-512, 8 with AVX2) shares a core's vector registers, one model in each lane. The whole training
+step runs fused, sample by sample, with all data in the core's own cache. The sources in this folder
+are vectors.hpp (the type of a vector), layers.hpp (one template for each kind of layer),
+network.hpp (the whole network and its evaluation), and dense.cpp and twins.cpp (training of dense
+models and of sparse twins, a library each). Those in ../kernels are shared with other engines.
 
-A model's weights depend on its own specification alone: they are the same to the bit in any lane,
+A model's weights depend only on its own specification. They are the same to the bit in any lane,
 beside any other models, for any number of threads, and in the AVX-512, AVX2 and portable builds on
-x86 processors with fused multiply-add. (Without it the portable build rounds more often; and other
-processors keep subnormal numbers, which the x86 builds take as zero.)
+x86 processors with fused multiply-add. (Without it the portable build rounds more often. Other
+processors keep subnormal numbers, which the x86 builds replace by zero.)
 
-docs/generate.md has a table of how fast it is. A library is built in 1.5 seconds for each
-architecture and activation.
+docs/generate.md has a table of its speed. A library is built in 1.5 seconds for each architecture
+and activation.
 """
 
 from __future__ import annotations
@@ -65,15 +65,15 @@ def block_size() -> int:
 def lanes_are_faster(layout: Layout, activation: str = "tanh", kernel: str = "dense") -> bool:
     """Whether lanes are faster than the batched engine; if so, their kernel has been built too.
 
-    `is_faster` has the rule.
+    See `is_faster` for the rule.
 
     Args:
         layout: of an architecture with `layers`.
-        activation: of the models that are trained first.
-        kernel: what trains them, one of `library.KERNELS`.
+        activation: activation of the models that are trained first.
+        kernel: the kernel that trains them, one of `library.KERNELS`.
 
     Raises:
-        LanesUnavailable: as `lanes_count`.
+        LanesUnavailable: see `lanes_count`.
     """
     return is_faster(layout) and load(layout, activation, kernel=kernel).weights_count() > 0
 
@@ -81,15 +81,15 @@ def lanes_are_faster(layout: Layout, activation: str = "tanh", kernel: str = "de
 class LanesPopulation(Blocks):
     """Models in training that share architecture, activation, optimizer and batch size.
 
-    Losses are in nats, accuracies shares of 1, both float64 [P]. A model that diverges
-    continues with NaN weights and losses, as in torch, and does not disturb the others.
+    Losses are in nats, accuracies in [0, 1], both float64 [P]. A model that diverges continues
+    with NaN weights and losses, as in torch, and does not affect the others.
 
     Args:
         layout: of an architecture with `layers`.
-        models: that share activation, optimizer and batch size; their rates and seeds may differ.
-            Dropout masks are those of generation/streams.py.
+        models: that share activation, optimizer, schedule and batch size; their rates and seeds may
+            differ. Dropout masks are those of generation/streams.py.
         weights: initial weights, float32 [P, layout.size] in layout order.
-        threads: blocks trained at a time; None for one on each core that this process may use.
+        threads: number of blocks trained at a time; None for one per core of this process.
         isa: "auto", "avx512", "avx2" or "portable".
 
     Raises:

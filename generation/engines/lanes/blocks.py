@@ -1,4 +1,4 @@
-"""Weights in blocks of lanes, one model in each lane: their evaluation and their training."""
+"""Evaluate and train weights in blocks of lanes, one model in each lane."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ class LanesWeights:
         layout: of an architecture with `layers`.
         activation: key of hyperparameters.ACTIVATIONS; gelu is the exact one.
         weights: float32 [P, layout.size] in layout order.
-        threads: blocks that are worked on at a time; None for one on each core.
+        threads: number of blocks processed at a time; None for one per core.
         isa: "auto", "avx512", "avx2" or "portable".
 
     Attributes:
-        kernel: which of `library.KERNELS`.
-        parameters: how many numbers of a weight are trained.
-        moments: how many numbers the optimizer keeps of each of them.
+        kernel: which of `library.KERNELS` is used.
+        parameters: how many numbers are trained for each weight.
+        moments: how many numbers the optimizer keeps for each of these.
 
     Raises:
         LanesUnavailable: no C++ compiler, or it cannot build the kernel for this machine.
@@ -63,11 +63,11 @@ class LanesWeights:
         self._library = load(layout, activation, isa, self.kernel)
         lanes = self._library.lanes_count()
         assert self._library.weights_count() == layout.size
-        # Lanes without a model repeat the last one; what they compute is dropped.
+        # Lanes without a model repeat the last one, and their results are ignored.
         members = np.arange(-(-self.models // lanes) * lanes).clip(max=self.models - 1)
         self._members = members.reshape(-1, lanes)
         self._order = weights_order(layout)
-        # The kernel's `Parameters`: each with its moments.
+        # The kernel's `Parameters`, each with its moments.
         shape = (self.parameters, 1 + self.moments, layout.size, lanes)
         self._blocks = [aligned(shape) for _ in self._members]
         self._scatter(values, 0)
@@ -75,7 +75,7 @@ class LanesWeights:
 
     @property
     def epoch_share(self) -> float:
-        """Share of the images that the running epoch or evaluation has seen; else 0."""
+        """Share of the images done in the running epoch or evaluation; 0 if none runs."""
         return float(self._samples_seen.mean() / self._samples_all)
 
     @property
@@ -84,7 +84,7 @@ class LanesWeights:
         return self._gather([self._evaluated(number) for number in range(len(self._blocks))])
 
     def evaluate(self, images: ArrayLike, labels: ArrayLike) -> Scores:
-        """Score every model in evaluation mode. Arguments as in `Population.train_epoch`."""
+        """Score every model in evaluation mode. Arguments: see `Population.train_epoch`."""
         pixels, targets = self._samples(images, labels)
 
         def evaluate(number: int, totals: NDArray[np.void]) -> int:
@@ -100,16 +100,16 @@ class LanesWeights:
         return self._run(evaluate, len(pixels))
 
     def _evaluated(self, number: int) -> NDArray[np.float32]:
-        """The weights that a block is evaluated with, [N, lanes] in the kernel's order."""
+        """Return the weights for the evaluation of a block, [N, lanes] in the kernel's order."""
         return self._blocks[number][0, 0]
 
     def _scatter(self, values: NDArray[np.float32], parameter: int) -> None:
-        """Give the blocks a parameter, [P, N] in layout order."""
+        """Copy a parameter, [P, N] in layout order, into the blocks."""
         for block, members in zip(self._blocks, self._members, strict=True):
             block[parameter, 0] = values[members][:, self._order].T
 
     def _gather(self, blocks: list[NDArray[np.float32]]) -> NDArray[np.float32]:
-        """[P, N] in layout order from the blocks' [N, lanes]."""
+        """Return [P, N] in layout order from the blocks' [N, lanes]."""
         values = np.empty((len(blocks), self._members.shape[1], self.layout.size), np.float32)
         for block, rows in zip(blocks, values, strict=True):
             rows[:, self._order] = block.T
@@ -118,7 +118,7 @@ class LanesWeights:
         return values
 
     def _run(self, work: Callable[[int, NDArray[np.void]], int], samples: int) -> Scores:
-        """Call the kernel for every block, `threads` at a time, and join the lanes' means."""
+        """Call the kernel for every block, `threads` at a time; return the means of all lanes."""
         lanes = self._members.shape[1]
         totals = np.zeros(
             len(self._blocks),
@@ -151,7 +151,7 @@ class LanesWeights:
 
 
 class Blocks(LanesWeights):
-    """A population in training: `LanesPopulation` has the arguments."""
+    """A population in training; for the arguments see `LanesPopulation`."""
 
     moments = 2
 
@@ -175,7 +175,7 @@ class Blocks(LanesWeights):
     def _train(
         self, images: ArrayLike, labels: ArrayLike, orders: ArrayLike, *more: float
     ) -> Scores:
-        """Train one epoch. `more` are arguments of this kernel alone."""
+        """Train one epoch. `more` are arguments that only this kernel takes."""
         pixels, targets = self._samples(images, labels)
         order = check_orders(orders, self.models, len(pixels))
         samples = order.shape[1]
@@ -207,7 +207,7 @@ class Blocks(LanesWeights):
 
 
 def _by_field(records: NDArray[np.void]) -> NDArray[np.void]:
-    """An array of structures [lanes] as one structure of arrays, the kernel's `Rates`."""
+    """Return an array of structures [lanes] as one structure of arrays, the kernel's `Rates`."""
     names = records.dtype.names or ()
     joined = np.zeros(1, [(name, records.dtype[name], len(records)) for name in names])
     for name in names:
@@ -216,7 +216,7 @@ def _by_field(records: NDArray[np.void]) -> NDArray[np.void]:
 
 
 def aligned(shape: tuple[int, ...]) -> np.ndarray:
-    """Zeros, float32, on a page boundary."""
+    """Return zeros, float32, aligned to a page boundary."""
     page, size = 4096, 4 * int(np.prod(shape))
     memory = np.zeros(size + page, np.uint8)
     start = -memory.ctypes.data % page

@@ -1,9 +1,9 @@
-"""Compiles a kernel for one architecture and activation with the system's C++ compiler.
+"""Compile a kernel for one architecture and activation with the system's C++ compiler.
 
-A library is built at first use, in a few seconds, and kept (kernels/cache.py) under a digest of the
-sources, the generated header, the flags and everything the compiler says about itself and this
-processor. Environment: `CXX` (a compiler, may carry arguments), `MODEL_ZOOS_CACHE` (the folder),
-`MODEL_ZOOS_ISA` (avx512, avx2 or portable in place of the best one).
+A library is built at first use, in a few seconds, and cached (kernels/cache.py) under a digest of
+the sources, the generated header, the flags and everything that the compiler states about itself
+and this processor. Environment variables: `CXX` (a compiler, possibly with arguments),
+`MODEL_ZOOS_CACHE` (the folder), `MODEL_ZOOS_ISA` (avx512, avx2 or portable instead of the best).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from ..kernels.cache import cache_root, cached
 
 FOLDER = Path(__file__).parent
 KERNELS = {"dense": "dense.cpp", "twins": "twins.cpp"}
-"""What can be trained, and where the kernel is."""
+"""Name of each kernel -> its source file."""
 
 HEADERS = (
     *(FOLDER / name for name in ("network.hpp", "layers.hpp", "vectors.hpp")),
@@ -40,25 +40,25 @@ ISAS = {
     "avx2": ("AVX2", "FMA"),
     "portable": (),
 }
-"""What an instruction set needs, by the names of gcc's and clang's macros; best first."""
+"""Instruction set -> its requirements, as names of gcc's and clang's macros; best first."""
 
 FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared", "-fno-math-errno", "-fno-trapping-math")
-"""No -ffast-math, and no contraction but the kernel's own: the bits depend on both."""
+"""No -ffast-math, and contractions only where the kernel asks for them: the bits depend on both."""
 
 
 LIMITS = kernels.SizeLimits(layers=32, weights=4_000_000, outputs=1_000_000, row=16_384)
-"""Of the networks that the kernel trains: for larger ones a block takes gigabytes, its stack
-megabytes, or a build minutes."""
+"""Size limits of the networks that this kernel trains. Beyond them, a block needs gigabytes of
+memory, megabytes of stack, or minutes to compile."""
 
 _building: dict[str, threading.Lock] = {}
-"""Name of a kernel -> its lock: threads of a process compile several at a time, but none twice."""
+"""Name of a kernel -> its lock: threads can compile several kernels at once, but none twice."""
 
 
 def load(layout: Layout, activation: str, isa: str = "auto", kernel: str = "dense") -> ctypes.CDLL:
-    """One of `KERNELS` as a library; compiled if it is not in the cache.
+    """Return one of `KERNELS` as a library; compile it if it is not in the cache.
 
     Raises:
-        LanesUnavailable: no compiler, an instruction set that this machine lacks, a failed build.
+        LanesUnavailable: no compiler, an instruction set missing on this machine, a failed build.
         ValueError: an unknown instruction set or activation, or an architecture without lanes.
     """
     header = kernels.architecture_header(layout, activation)
@@ -91,7 +91,7 @@ def check(layout: Layout, activations: Iterable[str]) -> None:
 
 
 def usable_isas() -> list[str]:
-    """The instruction sets of `ISAS` that this processor and compiler have, best first.
+    """Return the instruction sets that this processor and compiler support, best first.
 
     Raises:
         LanesUnavailable: no compiler.
@@ -102,7 +102,7 @@ def usable_isas() -> list[str]:
 
 
 def chosen_isa(isa: str = "auto") -> str:
-    """The instruction set that is asked for, here or by `MODEL_ZOOS_ISA`; else the best one.
+    """Return the instruction set that the argument or `MODEL_ZOOS_ISA` names; else the best one.
 
     Raises:
         InvalidArgument: it is unknown.
@@ -124,10 +124,10 @@ def is_faster(layout: Layout) -> bool:
     """Whether lanes train a network faster than the batched engine on this processor.
 
     Measured on one core with AVX2 (8 lanes, 512 KiB of L2), batches of 10 and 128, against the
-    batched engine: 2.6 to 15 times for linear layers of up to 4 million weights, 8 for CNN-s, 3 to
-    4 for LeNet-5, 1.3 for convolutions of 64 channels, 0.7 for those of 128. Linear layers are read
-    once for many samples, but the weights of a convolution at every band of rows: once those of a
-    block are several times the core's cache, nothing is gained.
+    batched engine: 2.6 to 15 times as fast for linear layers of up to 4 million weights, 8 for
+    CNN-s, 3 to 4 for LeNet-5, 1.3 for convolutions of 64 channels, 0.7 for those of 128. Weights of
+    a linear layer are read once for many samples, but those of a convolution for every band of
+    rows. If those of a block are several times the core's cache, there is no gain.
 
     Raises:
         LanesUnavailable: no compiler.
@@ -142,10 +142,10 @@ def is_faster(layout: Layout) -> bool:
 
 
 LANES = {"avx512": 16, "avx2": 8, "portable": 4}
-"""Models in a block (vectors.hpp)."""
+"""Number of models in a block (vectors.hpp)."""
 
 CACHES = 4
-"""The weights of a convolution of a block may take so many times the L2 cache of a core."""
+"""Lanes are chosen while a block's convolution weights take at most this many times a core's L2."""
 
 
 def _cache_of_a_core() -> int:
@@ -175,7 +175,7 @@ def _compiler() -> tuple[str, ...]:
 
 @lru_cache
 def _describe(compiler: tuple[str, ...]) -> tuple[tuple[str, ...], str]:
-    """The flag for this very processor where the compiler knows it, and all predefined macros."""
+    """Return the flag for this exact processor, if there is one, and all predefined macros."""
     if platform.system() == "Windows":
         raise LanesUnavailable("the lane kernel is not built on Windows")
     error = ""

@@ -15,22 +15,22 @@ from .blocks import Blocks, aligned
 
 
 class LanesTwins(Blocks):
-    """Sparse twins in training by variational dropout, as in the paper's code (twins.cpp has it).
+    """Sparse twins in training by variational dropout, as in the paper's code (see twins.cpp).
 
-    Every weight has a mean and a log_sigma2, the logarithm of its variance. Both are trained, by
-    one optimizer with the model's rates; weight decay, too, is added to the gradients of both.
-    Weights whose log_alpha = log_sigma2 - log(mean^2) is at least 3 are pruned, 0 in evaluation.
-    The kernel alone decides that, in single precision, for `weights` and for `evaluate`: another
-    logarithm may see a log_alpha within a millionth of 3 on the other side. Biases of linear layers
-    have no noise, are not pruned, and keep their log_sigma2. The noise is that of `gaussian_noise`
-    in generation/streams.py.
+    Every weight has a mean and a log_sigma2, the logarithm of its variance. One optimizer trains
+    both with the model's rates, and weight decay is added to the gradients of both. Weights with
+    log_alpha = log_sigma2 - log(mean^2) of at least 3 are pruned: they are 0 in evaluation. The
+    kernel decides this for `weights` and for `evaluate`, in single precision; another logarithm may
+    put a log_alpha within a millionth of 3 on the other side. Biases of linear layers have no
+    noise, are not pruned, and keep their log_sigma2. The noise is that of `gaussian_noise` in
+    generation/streams.py.
 
     Args:
         layout: of an architecture with `layers`.
-        models: the twins, whose seeds are those of dropout masks and noise.
+        models: the twins; their seeds give dropout masks and noise.
         weights: initial means, float32 [P, layout.size] in layout order.
-        log_sigma2: initial, float32 [P, layout.size] in layout order.
-        threads, isa: as for `LanesPopulation`.
+        log_sigma2: initial values, float32 [P, layout.size] in layout order.
+        threads, isa: see `LanesPopulation`.
 
     Raises:
         LanesUnavailable: no C++ compiler, or it cannot build the kernel for this machine.
@@ -58,7 +58,7 @@ class LanesTwins(Blocks):
 
     @property
     def mean(self) -> NDArray[np.float32]:
-        """The means, also those of pruned weights: [P, layout.size] in layout order."""
+        """The means, including those of pruned weights: [P, layout.size] in layout order."""
         return self._gather([block[0, 0] for block in self._blocks])
 
     @property
@@ -72,12 +72,12 @@ class LanesTwins(Blocks):
         """Train every model for one epoch on cross entropy + kl_weight * divergence.
 
         Args:
-            images, labels, orders: as in `Population.train_epoch`.
-            more: one number, kl_weight: of the divergence from the prior in each step's loss.
+            images, labels, orders: see `Population.train_epoch`.
+            more: one number, kl_weight: factor of the divergence from the prior in the loss.
 
         Returns:
-            Cross entropy and accuracy of each model, means over its samples as they were trained on
-            (with noise).
+            Cross entropy and accuracy of each model: means over the samples during training, with
+            noise.
         """
         (kl_weight,) = more
         if not np.isfinite(kl_weight):

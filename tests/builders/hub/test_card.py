@@ -526,7 +526,7 @@ def test_own_images_stand_before_those_of_the_catalog(folder: Path) -> None:
 
 
 PAPER = "The original zoos are by K. Schürholt"
-ANEW = "were made anew with model_zoos, after the specification of the paper's zoos: "
+ANEW = "were made again with model_zoos, by the specification of the paper's zoos: "
 ADDED = "made with model_zoos, whose catalog adds them to those of the paper: "
 OWN = "are not the paper's, but were made or imported by the authors of this repository: "
 
