@@ -16,7 +16,7 @@ from ..hyperparameters import ACTIVATIONS
 from ..specification import HYPERPARAMETER_CHECKS
 from ..zoo_directory import SOURCE_COLUMNS
 from .archive import shown
-from .ray_tune import HYPERPARAMETERS
+from .found import HYPERPARAMETER_KINDS
 from .report import whole
 
 INITS = {
@@ -54,8 +54,8 @@ def cell_hyperparameters(
         others: receives the values of `CAN_BE_NULL` that rows cannot have; None to refuse them.
     """
     found: dict[str, Any] = {}
-    for name in HYPERPARAMETERS.keys() & values.keys():
-        _, kind, possible = HYPERPARAMETERS[name]
+    for name in HYPERPARAMETER_KINDS.keys() & values.keys():
+        kind, possible = HYPERPARAMETER_KINDS[name]
         cell = None if _stands_for_none(values[name]) else values[name]
         value: Any
         if kind is str:

@@ -35,7 +35,8 @@ from ..specification import (
     is_zoo_name,
     normalize_name,
 )
-from .ray_tune import Description, Trial
+from .found import Description
+from .ray_tune import Trial
 
 _T = TypeVar("_T")
 

@@ -12,10 +12,10 @@ from ..catalog import ELSEWHERE
 from ..machine import cores
 from ..model_file import Encoded, encode_model
 from . import small_cnn_zoo
+from .found import Description
 from .given_splits import splits_of_file
 from .import_job import ImportJob, Outcome
 from .processes import BYTES_FOR_PROCESSES, Part, parts_of, started
-from .ray_tune import Description
 from .report import Report
 from .tarball import unpacked
 from .write_model import write_model

@@ -27,10 +27,10 @@ from ..machine import file_digest
 from ..specification import normalize_name
 from ..zoo_directory import SOURCE_COLUMNS, open_zoo
 from . import run_table
+from .found import Description
 from .given_splits import splits_of_file
 from .import_job import ImportJob, Outcome
 from .processes import Part, mapped, parts_of
-from .ray_tune import Description
 from .report import Report
 from .write_model import write_model
 

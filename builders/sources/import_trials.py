@@ -15,11 +15,12 @@ from ..specification import Zoo
 from ..zoo_directory import ZooDirectory, open_zoo
 from . import ray_tune, tarball
 from .archive import Source, first_of, printable
+from .found import Description
 from .identify import in_grid, misfit, zoos_of_trials
 from .import_job import ImportJob, Outcome, file_facts
 from .own import refuse_own_folder
 from .processes import mapped
-from .ray_tune import Description, Trial
+from .ray_tune import Trial
 from .report import LeftOut, Report
 from .write_model import differ, present_states, write_model
 

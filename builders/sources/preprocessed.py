@@ -34,9 +34,10 @@ from ..layout import Layout
 from ..machine import counted
 from .archive import blamed_on_the_file, printable
 from .checkpoint import TorchFile, read_torch
+from .found import State
 from .names import last_folders, model_id_of
 from .pickles import Record, Tensor
-from .ray_tune import METRICS, State
+from .ray_tune import RESULT_KEYS
 from .report import (
     REQUIRED_METRICS,
     LeftOut,
@@ -259,7 +260,7 @@ def _shapes(state: object) -> list[tuple[int, ...]]:
 
 
 def _metrics(values: Mapping[str, Any]) -> dict[str, Any]:
-    found = {ours: values[theirs] for theirs, ours in METRICS.items() if theirs in values}
+    found = {ours: values[theirs] for theirs, ours in RESULT_KEYS.items() if theirs in values}
     gap, test = values.get("ggap"), values.get("test_acc")
     if "train_acc" not in found and isinstance(gap, float) and isinstance(test, float):
         # The difference is rounded, so that the sum can lie just outside of [0, 1].

@@ -46,9 +46,9 @@ from ..untrusted import open_plain, read_plain
 from ..zoo_directory import SOURCE_COLUMNS
 from .archive import blamed_on_the_file, printable, shown
 from .cells import cell_number
+from .found import State
 from .identify import specify_drawn
 from .names import model_id_of
-from .ray_tune import State
 from .report import LeftOut, weights_fault
 from .small_cnn_config import Config
 
