@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from ..builders.catalog import ZOOS, twin_name
 from ..builders.manifest import MANIFEST
 from ..builders.model_file import ModelFile
+from ..builders.schema import METRICS
 from ..builders.splits import SHARES, SPLITS, assign_splits
 from ..builders.zoo_directory import ZooDirectory, open_zoo
 from ..errors import ZooNotFound
@@ -25,8 +26,6 @@ from .states import Column, objects, open_stream, read_table
 
 _SHOWN = 10
 """Offenders that a check names."""
-
-METRICS = ("train_loss", "train_acc", "val_loss", "val_acc", "test_loss", "test_acc", "sparsity")
 
 
 @dataclass

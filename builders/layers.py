@@ -106,7 +106,7 @@ def weight_shapes(
         features = (out[0], *(pooled_side(layer, size) for size in out[1:] if not layer.gap))
 
 
-def misfit(layers: Sequence[Layer], side: int) -> tuple[int, str] | None:
+def misplaced_layer(layers: Sequence[Layer], side: int) -> tuple[int, str] | None:
     """The first layer that cannot stand where it does, by number, and why; None if all can."""
     kinds = [layer.kernel is not None for layer in layers]
     names = [layer.name for layer in layers]
@@ -247,7 +247,7 @@ def parse_text(text: str) -> Sequential:
             raise fail(number, f"at most {MAX_LAYERS} layers with weights")
     if layers and layers[-1].activation is True:
         layers[-1] = replace(layers[-1], activation=False)
-    if found := misfit(layers, side):
+    if found := misplaced_layer(layers, side):
         raise fail(words_of_layers[found[0]] if layers else len(words) - 1, found[1])
     classes, total, features = layers[-1].out, 0, 0
     for (layer, weight), out, place in zip(

@@ -19,7 +19,7 @@ from .archive import shown
 from .found import HYPERPARAMETER_KINDS
 from .report import whole
 
-INITS = {
+TENSORFLOW_INITS = {
     "glorot_normal": "xavier_normal",
     "glorot_uniform": "xavier_uniform",
     "he_normal": "kaiming_normal",
@@ -36,7 +36,7 @@ _NO_VALUE = ("none", "null", "nan")
 
 _OUR_WORDS: Mapping[str, Mapping[str, str]] = {
     "activation": {kind.lower(): name for name, kind in ACTIVATIONS.items()} | {"swish": "silu"},
-    "init": {theirs.lower(): ours for theirs, ours in INITS.items()},
+    "init": {theirs.lower(): ours for theirs, ours in TENSORFLOW_INITS.items()},
 }
 """Hyperparameter -> word of torch.nn or of TensorFlow, in small letters -> ours."""
 

@@ -309,7 +309,7 @@ def _is_share(value: object) -> bool:
     return isinstance(value, float) and 0 <= value < 1
 
 
-def misfit(description: Description, zoo: Zoo) -> str | None:
+def wrong_shape(description: Description, zoo: Zoo) -> str | None:
     """Return why a trial is not a model of a zoo, or None."""
     expected = (zoo.architecture, zoo.channels, zoo.classes, zoo.name.endswith("_sparse"))
     found = (*description.shape, description.twin)

@@ -30,7 +30,7 @@ from . import run_table
 from .found import Description
 from .given_splits import splits_of_file
 from .import_job import ImportJob, Outcome
-from .processes import Part, mapped, parts_of
+from .processes import Part, in_parts, mapped
 from .report import Report
 from .write_model import write_model
 
@@ -140,7 +140,7 @@ def import_table(job: ImportJob, table: TableOptions) -> Report:
         pq.write_table(others, directory.path / SOURCE_COLUMNS)
     directory.add_splits(data.models, given)
     expected = len(data.models)
-    parts = list(parts_of(directory, data, max(1, min(20, expected // 64)), job.max_weight))
+    parts = list(in_parts(directory, data, max(1, min(20, expected // 64)), job.max_weight))
     size = sum(size or 0 for _, size in sizes)
     outcomes = mapped(_import_part, parts, size, job.workers)
     remarks += data.remarks

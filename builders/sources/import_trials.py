@@ -16,7 +16,7 @@ from ..zoo_directory import ZooDirectory, open_zoo
 from . import ray_tune, tarball
 from .archive import Source, first_of, printable
 from .found import Description
-from .identify import in_grid, misfit, zoos_of_trials
+from .identify import in_grid, wrong_shape, zoos_of_trials
 from .import_job import ImportJob, Outcome, file_facts
 from .own import refuse_own_folder
 from .processes import mapped
@@ -150,7 +150,7 @@ def _import_zoo_of_trials(
     left_out: list[LeftOut] = []
     for trial in trials:
         found = described[trial.folder]
-        reason = found if isinstance(found, str) else misfit(found, zoo)
+        reason = found if isinstance(found, str) else wrong_shape(found, zoo)
         if reason is None and trial.model_id in tasks:
             first = printable(tasks[trial.model_id].trial.folder)
             reason = (

@@ -53,7 +53,7 @@ _MOST_TENSORS = 1000
 _MOST_PROPERTIES = 200
 """Limit of the properties of a state; the published files have some dozens."""
 
-SPLITS = {"trainset": "train", "valset": "validation", "testset": "test"}
+SPLIT_OF_PART = {"trainset": "train", "valset": "validation", "testset": "test"}
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,9 @@ def read_datasets(path: Path) -> DataSets:
     # All rows can lie in one storage, whose checksum need not be computed for each of them.
     file = TorchFile(file.tree, lru_cache(maxsize=2)(file.storage))
     tree = file.tree
-    parts = [key for key in SPLITS if isinstance(tree, dict) and type(tree.get(key)) is Record]
+    parts = [
+        key for key in SPLIT_OF_PART if isinstance(tree, dict) and type(tree.get(key)) is Record
+    ]
     if not parts:
         raise Unreadable("is no preprocessed data set: it has no trainset, valset or testset")
     rows: dict[str, list[Row]] = {}
@@ -206,7 +208,7 @@ def read_datasets(path: Path) -> DataSets:
                 fault, number = "wrong epoch: no whole number", -1
             elif not name:
                 fault = "refused: its path cannot name a model"
-            elif splits.setdefault(model, SPLITS[part]) != SPLITS[part]:
+            elif splits.setdefault(model, SPLIT_OF_PART[part]) != SPLIT_OF_PART[part]:
                 fault = f"repeated: its model lies in {splits[model]} already"
             if fault:
                 left_out.append(LeftOut(printable(name), number, fault))

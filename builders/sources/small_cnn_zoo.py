@@ -65,7 +65,7 @@ _BLANK_LINES = 1000
 FILES = {"weights.npy": 1 << 35, "metrics.csv.gz": _MAX_TABLE, "layout.csv": _MAX_LAYOUT}
 """The files -> bytes that they may have; weights of 270,000 rows have 5.4 GB."""
 
-IMAGE_SETS = {"mnist": 28, "fashion_mnist": 28, "cifar10": 32, "svhn_cropped": 32}
+IMAGE_SIDES = {"mnist": 28, "fashion_mnist": 28, "cifar10": 32, "svhn_cropped": 32}
 """Image data set of the source -> side of its images."""
 
 _NULLS = ("", "NA", "N/A", "#NA", "#N/A", "#N/A N/A", "n/a", "NULL", "null")
@@ -75,7 +75,7 @@ _WRONG_STEP = "wrong epoch: its step is no whole number"
 
 _LAYOUT_COLUMNS = ("varname", "start_idx", "end_idx", "shape")
 
-METRICS = {
+METRIC_COLUMNS = {
     "train_loss": "train_loss",
     "train_accuracy": "train_acc",
     "test_loss": "test_loss",
@@ -252,16 +252,16 @@ def read_small_cnn_zoo(folder: Path) -> SmallCnnZoo:
     with blamed_on_the_file("metrics.csv.gz"):
         table = _table(folder / "metrics.csv.gz", shape[0] if shape else 0)
     offset = _offset(folder / "weights.npy", (len(table), len(order)))
-    accuracies = [theirs for theirs, ours in METRICS.items() if ours in SHARES_OF_1]
+    accuracies = [theirs for theirs, ours in METRIC_COLUMNS.items() if ours in SHARES_OF_1]
     needed = ["step", "config.dataset", *accuracies]
     if missing := [name for name in needed if name not in table.column_names]:
         raise Unreadable(f"metrics.csv.gz has no column {' and no '.join(missing)}")
     config = table.select([name for name in table.column_names if name.startswith("config.")])
     datasets = config["config.dataset"].unique().to_pylist()
-    if len(datasets) != 1 or datasets[0] not in IMAGE_SETS:
+    if len(datasets) != 1 or datasets[0] not in IMAGE_SIDES:
         raise Unreadable(
             f"its models were trained on {', '.join(map(shown, datasets[:5]))}, expected one of "
-            f"{', '.join(IMAGE_SETS)}"
+            f"{', '.join(IMAGE_SIDES)}"
         )
     dataset = datasets[0]
     numbers, names = _models(table, config)
@@ -270,7 +270,7 @@ def read_small_cnn_zoo(folder: Path) -> SmallCnnZoo:
     epochs = np.where(good, steps, -1).astype(np.int64)
     faults = dict.fromkeys(np.flatnonzero(~good).tolist(), _WRONG_STEP)
     metrics = {}
-    for theirs, ours in METRICS.items():
+    for theirs, ours in METRIC_COLUMNS.items():
         if theirs in table.column_names:
             metrics[ours] = _metric(table[theirs], ours, faults)
     of_rows = Config(config, numbers)
@@ -300,7 +300,7 @@ def read_small_cnn_zoo(folder: Path) -> SmallCnnZoo:
     rest = np.ones(len(epochs), np.bool_)
     rest[kept] = False
     rows = np.concatenate([kept, np.flatnonzero(rest)])
-    side = IMAGE_SETS[dataset]
+    side = IMAGE_SIDES[dataset]
     return SmallCnnZoo(
         dataset=dataset,
         architecture=f"1x{side}x{side} {text}",
@@ -455,7 +455,7 @@ def _metric(column: pa.ChunkedArray, name: str, faults: dict[int, str]) -> NDArr
 def _null_metrics(metrics: Mapping[str, NDArray[np.float64]], kept: NDArray[np.int64]) -> list[str]:
     """Return a remark on each metric that is null at some of the rows that are used."""
     remarks = []
-    for theirs, name in METRICS.items():
+    for theirs, name in METRIC_COLUMNS.items():
         if name not in metrics:
             remarks.append(f"{name} is null: metrics.csv.gz has no column {theirs}")
         elif count := int(np.ma.getmaskarray(metrics[name])[kept].sum()):

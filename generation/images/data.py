@@ -13,9 +13,8 @@ import numpy as np
 import torch
 
 from ...builders.catalog import IMAGE_SETS
+from ...builders.splits import SPLITS
 from ...errors import InvalidArgument
-
-SPLITS = ("train", "validation", "test")
 
 SPLIT_SEED = 42
 """Seed of the split into training and validation images, for every set (the paper's code)."""

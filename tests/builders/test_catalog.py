@@ -179,7 +179,7 @@ def test_filters_of_the_list() -> None:
 def test_what_can_be_trained_is_what_a_specification_may_name() -> None:
     from model_zoos.generation import networks
 
-    assert tuple(networks.INITS) == tuple(INITS)
+    assert tuple(networks.INIT_FUNCTIONS) == tuple(INITS)
 
 
 @pytest.mark.parametrize("name", ZOOS)
