@@ -31,7 +31,7 @@ from sklearn.decomposition import PCA
 
 from ..builders.catalog import dense_name
 from ..builders.layout import Layout, find_layout
-from ..builders.machine import counted
+from ..builders.phrases import counted
 from ..builders.schema import HYPERPARAMETERS
 from ..errors import ZooNotFound
 from .literature import TWINS, TWINS_ZOO

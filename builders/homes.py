@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ..errors import FaultyFilesWarning, FaultyZoo, InvalidArgument, UnknownZoo, ZooNotFound
 from . import catalog
 from .catalog import METRICS_NAME, dense_name
-from .machine import typed
+from .phrases import typed
 from .specification import Zoo, normalize_name, refuse_reserved
 from .untrusted import MAX_JSON, parse_json, read_plain
 from .zoo_directory import ZooDirectory, list_zoo_directories, open_zoo, refuse_zoo_as_root

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .homes import is_zoo, open_parts, zoos_home
-from .machine import byte_size
+from .phrases import byte_size
 from .specification import normalize_name
 from .splits import SPLITS
 from .zoo_directory import ZooDirectory, open_zoo

@@ -34,10 +34,11 @@ from ..errors import FaultyFile, FaultyZoo, ZooNotFound
 from .architecture import find_architecture
 from .atomic import json_bytes, write_atomically
 from .catalog import dense_name, refuse_union
+from .files import Stamp, file_stamp
 from .ledger import LEDGER, NOTHING, Published, read_ledger, write_ledger
-from .machine import Stamp, file_stamp, typed
 from .manifest import clock, nothing_recorded, read_manifest, settled, write_manifest
 from .model_file import FORMAT, Encoded, ModelFile, encode_model, read_model_file
+from .phrases import typed
 from .specification import Zoo, is_zoo_name, normalize_name, refuse_reserved
 from .splits import SPLITS, assign_splits
 from .untrusted import read_json

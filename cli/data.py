@@ -14,7 +14,7 @@ import typer
 from ..builders.architecture import ARCHITECTURES
 from ..builders.catalog import ELSEWHERE, ZOOS, list_zoos
 from ..builders.homes import open_parts, zoos_home
-from ..builders.machine import byte_size, counted, typed
+from ..builders.phrases import byte_size, counted, typed
 from ..builders.ranks import find_rank
 from ..builders.specification import Zoo, normalize_name
 from ..builders.splits import why_empty

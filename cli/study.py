@@ -15,7 +15,7 @@ import typer
 
 from ..builders.catalog import dense_name, parts_of, zoo_spec
 from ..builders.homes import open_parts, zoo_to_train, zoos_home
-from ..builders.machine import typed
+from ..builders.phrases import typed
 from ..builders.ranks import Rank, find_rank, rank_cores
 from ..builders.specification import Zoo, normalize_name
 from ..errors import InvalidArgument, ZooNotFound

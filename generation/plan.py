@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..builders.machine import byte_size, counted
+from ..builders.phrases import byte_size, counted
 from ..builders.specification import Model, Zoo
 from ..builders.zoo_directory import ZooDirectory, create_zoo
 from ..errors import NotEnoughSpace

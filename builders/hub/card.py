@@ -26,7 +26,7 @@ from ..catalog import (
     dense_name,
     has_images,
 )
-from ..machine import byte_size
+from ..phrases import byte_size
 from ..schema import row_features
 from ..splits import SPLITS
 from ..untrusted import printable

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from ...errors import FaultyZoo
 from ..catalog import METRICS_NAME, UNIONS, ZOOS, dense_name, parts_of, twin_name
-from ..machine import files_below
+from ..files import files_below
 from ..specification import Zoo, zoo_from_json
 from ..splits import SPLITS
 from ..untrusted import printable

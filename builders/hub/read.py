@@ -24,8 +24,8 @@ from huggingface_hub import HfApi, HfFileSystem
 
 from ...errors import FaultyZoo, InvalidArgument, ZooNotFound
 from ..catalog import METRICS_NAME
+from ..files import file_stamp, files_below
 from ..layout import Layout
-from ..machine import file_stamp, files_below
 from ..schema import row_schema
 from ..specification import Zoo, is_zoo_name
 from ..untrusted import open_plain

@@ -18,7 +18,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ...errors import SourceNotFound, Unreadable
-from ..machine import counted, file_digest
+from ..files import file_digest
+from ..phrases import counted
 from ..untrusted import read_plain
 from .archive import blamed_on_the_file, first_of, shown
 

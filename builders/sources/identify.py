@@ -26,7 +26,7 @@ from ..catalog import (
     zoo_spec,
 )
 from ..hyperparameters import ACTIVATIONS, INITS, MOMENTUM_OPTIMIZERS, OPTIMIZERS
-from ..machine import counted
+from ..phrases import counted
 from ..specification import (
     GRID_KEYS,
     MAX_EPOCHS,

@@ -23,7 +23,7 @@ from ...errors import (
     did_you_mean,
 )
 from ..catalog import IMAGE_FOLDER, ZOOS
-from ..machine import file_digest
+from ..files import file_digest
 from ..specification import normalize_name
 from ..zoo_directory import SOURCE_COLUMNS, open_zoo
 from . import run_table

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ...errors import Unreadable
 from ..catalog import twin_name
-from ..machine import counted
+from ..phrases import counted
 from ..specification import Zoo
 from ..zoo_directory import ZooDirectory, open_zoo
 from . import ray_tune, tarball

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from ...errors import Unreadable
 from ..layout import Layout
-from ..machine import counted
+from ..phrases import counted
 from .archive import blamed_on_the_file, printable
 from .checkpoint import TorchFile, read_torch
 from .found import State

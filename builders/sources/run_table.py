@@ -35,8 +35,8 @@ from ..architecture import canonical_name, find_architecture
 from ..catalog import ELSEWHERE, IMAGE_FOLDER, UNKNOWN_IMAGES, config_names
 from ..layers import looks_like_text, parse_text
 from ..layout import Layout, find_layout, make_layout
-from ..machine import counted
 from ..model_file import SHARES_OF_1
+from ..phrases import counted
 from ..schema import HYPERPARAMETERS, METRICS
 from ..specification import Zoo
 from ..zoo_directory import SOURCE_COLUMNS

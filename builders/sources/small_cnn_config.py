@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ...errors import Unreadable
-from ..machine import counted
+from ..phrases import counted
 from ..zoo_directory import SOURCE_COLUMNS
 from .archive import printable
 from .cells import cell_hyperparameters, null_remark

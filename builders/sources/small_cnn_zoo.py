@@ -39,8 +39,8 @@ from numpy.typing import NDArray
 
 from ...errors import Unreadable
 from ..architecture import find_architecture
-from ..machine import counted
 from ..model_file import SHARES_OF_1
+from ..phrases import counted
 from ..specification import MAX_EPOCHS, Zoo
 from ..untrusted import open_plain, read_plain
 from ..zoo_directory import SOURCE_COLUMNS

@@ -22,7 +22,8 @@ import urllib3
 
 from ...errors import DownloadFailed, InvalidArgument
 from ..catalog import TWIN_DOIS, get_zoo
-from ..machine import byte_size, file_digest
+from ..files import file_digest
+from ..phrases import byte_size
 from ..specification import Zoo, normalize_name
 from ..untrusted import MAX_JSON, parse_json
 from .identify import zoo_of_file

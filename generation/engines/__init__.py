@@ -23,7 +23,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from ...builders.layout import Layout
-from ...builders.machine import cores, counted
+from ...builders.machine import cores
+from ...builders.phrases import counted
 from ...builders.specification import Model, Zoo
 from ...builders.zoo_directory import open_zoo
 from ...errors import (
