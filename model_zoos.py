@@ -34,15 +34,8 @@ if "__path__" not in globals():  # a checkout, where this file is no package's _
     __path__ = [str(Path(__file__).resolve().parent)]
 
 from model_zoos import errors, weight_space
-from model_zoos.builders.access import (
-    as_vector,
-    check_kind,
-    check_row,
-    dropout_of,
-    layer,
-    layout_of,
-    weights,
-)
+from model_zoos.builders.access import as_vector, check_row, dropout_of, layer, layout_of, weights
+from model_zoos.builders.arguments import check_kind
 from model_zoos.builders.catalog import list_zoos, zoo_spec
 from model_zoos.builders.homes import zoo_to_train
 from model_zoos.builders.homes import zoos_home as zoos_home

@@ -14,9 +14,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ..builders.catalog import ZOOS, twin_name
+from ..builders.catalog import ZOOS
 from ..builders.manifest import MANIFEST
 from ..builders.model_file import ModelFile
+from ..builders.names import twin_name
 from ..builders.schema import METRICS
 from ..builders.splits import SHARES, SPLITS, assign_splits
 from ..builders.zoo_directory import ZooDirectory, open_zoo

@@ -29,8 +29,8 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 
-from ..builders.catalog import dense_name
 from ..builders.layout import Layout, find_layout
+from ..builders.names import dense_name
 from ..builders.phrases import counted
 from ..builders.schema import HYPERPARAMETERS
 from ..errors import ZooNotFound

@@ -18,8 +18,8 @@ from pathlib import Path
 import jinja2
 
 from ..builders.homes import open_parts, zoos_home
+from ..builders.names import normalize_name
 from ..builders.sources.report import REPORT
-from ..builders.specification import normalize_name
 from ..builders.splits import SPLITS
 from ..builders.untrusted import read_json
 from ..builders.zoo_directory import ZooDirectory

@@ -30,7 +30,7 @@ from ..errors import (
     did_you_mean,
 )
 from . import catalog
-from .catalog import METRICS_NAME, dense_name, zoo_spec
+from .catalog import zoo_spec
 from .homes import absent, is_zoo, open_all, zoos_home, zoos_of
 from .hub.checked import Seen, weights_type
 from .hub.names import whole_models
@@ -47,9 +47,9 @@ from .hub.read import (
 )
 from .layout import Layout
 from .model_file import ModelFile
+from .names import METRICS_NAME, dense_name, normalize_name
 from .rows import Filters, choose_tensors, filter_expression, read_rows
 from .schema import CHOICE, COLUMNS, row_features, row_schema
-from .specification import normalize_name
 from .splits import SPLITS
 from .zoo_directory import ZooDirectory, open_zoo
 

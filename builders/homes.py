@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from ..errors import FaultyFilesWarning, FaultyZoo, InvalidArgument, UnknownZoo, ZooNotFound
 from . import catalog
-from .catalog import METRICS_NAME, dense_name
+from .names import METRICS_NAME, dense_name, normalize_name, refuse_reserved, twin_name
 from .phrases import typed
-from .specification import Zoo, normalize_name, refuse_reserved
+from .specification import Zoo
 from .untrusted import MAX_JSON, parse_json, read_plain
 from .zoo_directory import ZooDirectory, list_zoo_directories, open_zoo, refuse_zoo_as_root
 
@@ -191,7 +191,7 @@ def absent(
             file = other.url.rpartition("/")[2]
             commands.append(f"model-zoos import {file} --out {typed(root)}")
         doi = zoo.doi if zoo and part == dense else None
-        if zoo and part == catalog.twin_name(dense):
+        if zoo and part == twin_name(dense):
             doi = catalog.TWIN_DOIS.get(dense)
         if doi:
             sources.append(f"Original files of {part}: https://doi.org/{doi}.")

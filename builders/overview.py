@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from .homes import is_zoo, open_parts, zoos_home
+from .names import normalize_name
 from .phrases import byte_size
-from .specification import normalize_name
 from .splits import SPLITS
 from .zoo_directory import ZooDirectory, open_zoo
 

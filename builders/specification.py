@@ -11,19 +11,18 @@ import hashlib
 import itertools
 import json
 import math
-import os
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from ..errors import InvalidArgument, did_you_mean
 from .architecture import (
     canonical_name,
     check_image_facts,
     find_architecture,
     image_facts,
 )
+from .arguments import Check, require, wrong_keys
 from .hyperparameters import (
     ACTIVATIONS,
     INITS,
@@ -34,6 +33,7 @@ from .hyperparameters import (
     parse_scheduler,
 )
 from .layout import Layout, make_layout
+from .names import is_zoo_name
 from .untrusted import is_text
 
 VARIANTS = ("seed", "hyp_10_r", "hyp_10_f")
@@ -53,11 +53,6 @@ MAX_EPOCHS = 1_000_000
 
 _MAX_MODELS = 1_000_000
 """Limit of a grid that `Zoo.models` lists, which it does as a whole."""
-
-_SHOWN = 5
-"""Unknown keys that a message names."""
-
-Check = tuple[Callable[[Any], bool], str]
 
 
 def _one_of(names: Collection[str]) -> Check:
@@ -140,17 +135,6 @@ HYPERPARAMETER_CHECKS = {
     **{name: _FIELD_CHECKS[name] for name in ("batch_size", "momentum", "epochs")},
 }
 """Hyperparameter of a model -> what its value must be."""
-
-
-def require(name: str, value: object, check: Check) -> None:
-    """Refuse a value that does not pass its check.
-
-    Raises:
-        InvalidArgument: with the name, what was expected and what was found.
-    """
-    good, expected = check
-    if not good(value):
-        raise InvalidArgument(f"{name} must be {expected}, found {value!r:.80}")
 
 
 @dataclass(frozen=True)
@@ -401,18 +385,6 @@ class Zoo:
         return cls(**arguments)
 
 
-def wrong_keys(found: Iterable[str], known: Collection[str], required: Collection[str]) -> str:
-    """Say which keys are missing and which are unknown, with the close ones; "" if none is."""
-    keys = list(map(str, found))
-    unknown = []
-    for key in [key for key in keys if key not in known][:_SHOWN]:
-        advice = did_you_mean(key, known)
-        unknown.append(f"{key!r:.80}" + (f" ({advice})" if advice else ""))
-    missing = [key for key in known if key in required and key not in keys]
-    parts = {"missing": missing, "unknown": unknown}
-    return "; ".join(f"{what}: {', '.join(names)}" for what, names in parts.items() if names)
-
-
 def _with_image_facts(values: Mapping[str, object]) -> Mapping[str, object]:
     """Take channels and classes, where absent, from the text or list of layers."""
     given = values.get("architecture")
@@ -424,39 +396,6 @@ def _with_image_facts(values: Mapping[str, object]) -> Mapping[str, object]:
 
 zoo_from_json = Zoo.from_json
 """The name of `Zoo.from_json` in version 0.1."""
-
-
-def normalize_name(name: str) -> str:
-    """Spell a name as the catalog does: underscores for hyphens, and small letters.
-
-    An absolute path, which is no name, stays as it is for the message that says so.
-    """
-    return name if os.path.isabs(name) else name.strip().replace("-", "_").lower()
-
-
-def is_zoo_name(name: str) -> bool:
-    """Whether a zoo and its folder can have this name."""
-    plain = name.replace("_", "")
-    return name == normalize_name(name) and plain.isalnum() and plain.isascii()
-
-
-RESERVED_NAMES = {
-    "default": "datasets takes the config of this name for the one that is loaded without a name",
-    "metrics": "in every repository, the config of this name has the states of all zoos",
-}
-"""Names that no new zoo can have, and why."""
-
-
-def refuse_reserved(name: str) -> None:
-    """Refuse a reserved name for a new zoo; a zoo on disk that has one can still be read.
-
-    Raises:
-        InvalidArgument: with the reason.
-    """
-    if name in RESERVED_NAMES:
-        raise InvalidArgument(
-            f"a zoo cannot be named {name!r}: {RESERVED_NAMES[name]}. Choose another name"
-        )
 
 
 def _digest(values: Mapping[str, Any]) -> str:

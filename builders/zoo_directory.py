@@ -33,13 +33,14 @@ from numpy.typing import ArrayLike, NDArray
 from ..errors import FaultyFile, FaultyZoo, ZooNotFound
 from .architecture import find_architecture
 from .atomic import json_bytes, write_atomically
-from .catalog import dense_name, refuse_union
+from .catalog import refuse_union
 from .files import Stamp, file_stamp
 from .ledger import LEDGER, NOTHING, Published, read_ledger, write_ledger
 from .manifest import clock, nothing_recorded, read_manifest, settled, write_manifest
 from .model_file import FORMAT, Encoded, ModelFile, encode_model, read_model_file
+from .names import dense_name, is_zoo_name, normalize_name, refuse_reserved
 from .phrases import typed
-from .specification import Zoo, is_zoo_name, normalize_name, refuse_reserved
+from .specification import Zoo
 from .splits import SPLITS, assign_splits
 from .untrusted import read_json
 

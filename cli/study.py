@@ -13,11 +13,12 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from ..builders.catalog import dense_name, parts_of, zoo_spec
+from ..builders.catalog import parts_of, zoo_spec
 from ..builders.homes import open_parts, zoo_to_train, zoos_home
+from ..builders.names import dense_name, normalize_name
 from ..builders.phrases import typed
 from ..builders.ranks import Rank, find_rank, rank_cores
-from ..builders.specification import Zoo, normalize_name
+from ..builders.specification import Zoo
 from ..errors import InvalidArgument, ZooNotFound
 from . import display
 from .options import (

@@ -12,8 +12,8 @@ import typer
 
 from ..builders.catalog import IMAGE_FOLDER, TWIN_EPOCHS, ZOOS, parts_of
 from ..builders.homes import is_zoo, open_parts, zoo_to_train, zoos_home
+from ..builders.names import normalize_name
 from ..builders.phrases import byte_size, counted
-from ..builders.specification import normalize_name
 from ..errors import InvalidArgument
 from . import display
 from .options import (

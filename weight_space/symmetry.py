@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from ..builders.access import check_kind
+from ..builders.arguments import check_kind
 from ..builders.layout import Layout
 from ..builders.wiring import wiring
 from ..errors import InvalidArgument

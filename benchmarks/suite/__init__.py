@@ -24,7 +24,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from ...builders.specification import normalize_name
+from ...builders.names import normalize_name
 from ...builders.splits import SPLITS
 from ...errors import InvalidArgument, ModelZoosError
 from ..states import fingerprint

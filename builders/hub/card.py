@@ -18,14 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import InvalidArgument
 from ..architecture import ARCHITECTURES
-from ..catalog import (
-    IMAGE_FOLDER,
-    METRICS_NAME,
-    UNKNOWN_IMAGES,
-    ZOOS,
-    dense_name,
-    has_images,
-)
+from ..catalog import IMAGE_FOLDER, UNKNOWN_IMAGES, ZOOS, has_images
+from ..names import METRICS_NAME, dense_name
 from ..phrases import byte_size
 from ..schema import row_features
 from ..splits import SPLITS

@@ -15,8 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ...errors import FaultyZoo
-from ..catalog import METRICS_NAME, UNIONS, ZOOS, dense_name, parts_of, twin_name
+from ..catalog import UNIONS, ZOOS, parts_of
 from ..files import files_below
+from ..names import METRICS_NAME, dense_name, twin_name
 from ..specification import Zoo, zoo_from_json
 from ..splits import SPLITS
 from ..untrusted import printable

@@ -16,25 +16,11 @@ import numpy as np
 
 from ...errors import Unreadable
 from ..architecture import ARCHITECTURES, find_architecture
-from ..catalog import (
-    TWIN_DOIS,
-    TWIN_EPOCHS,
-    UNKNOWN_IMAGES,
-    ZOOS,
-    config_names,
-    twin_name,
-    zoo_spec,
-)
+from ..catalog import TWIN_DOIS, TWIN_EPOCHS, UNKNOWN_IMAGES, ZOOS, config_names, zoo_spec
 from ..hyperparameters import ACTIVATIONS, INITS, MOMENTUM_OPTIMIZERS, OPTIMIZERS
+from ..names import RESERVED_NAMES, is_zoo_name, normalize_name, twin_name
 from ..phrases import counted
-from ..specification import (
-    GRID_KEYS,
-    MAX_EPOCHS,
-    RESERVED_NAMES,
-    Zoo,
-    is_zoo_name,
-    normalize_name,
-)
+from ..specification import GRID_KEYS, MAX_EPOCHS, Zoo
 from .found import Description
 from .ray_tune import Trial
 

@@ -24,7 +24,7 @@ from ...errors import (
 )
 from ..catalog import IMAGE_FOLDER, ZOOS
 from ..files import file_digest
-from ..specification import normalize_name
+from ..names import normalize_name
 from ..zoo_directory import SOURCE_COLUMNS, open_zoo
 from . import run_table
 from .found import Description

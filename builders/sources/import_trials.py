@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ...errors import Unreadable
-from ..catalog import twin_name
+from ..names import twin_name
 from ..phrases import counted
 from ..specification import Zoo
 from ..zoo_directory import ZooDirectory, open_zoo

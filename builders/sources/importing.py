@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import InvalidArgument, SourceNotFound, Unreadable
-from ..specification import is_zoo_name, normalize_name, refuse_reserved
+from ..names import is_zoo_name, normalize_name, refuse_reserved
 from .import_job import ImportJob
 from .import_preprocessed import import_preprocessed, is_preprocessed
 from .import_small_cnn import import_small_cnn_zoo, import_tarball

@@ -23,8 +23,9 @@ import urllib3
 from ...errors import DownloadFailed, InvalidArgument
 from ..catalog import TWIN_DOIS, get_zoo
 from ..files import file_digest
+from ..names import normalize_name
 from ..phrases import byte_size
-from ..specification import Zoo, normalize_name
+from ..specification import Zoo
 from ..untrusted import MAX_JSON, parse_json
 from .identify import zoo_of_file
 
