@@ -87,7 +87,6 @@ def make_report(
     *,
     images_dir: str | os.PathLike[str] | None = None,
     download: bool = False,
-    seed: int = 0,
     on_progress: Callable[[str], None] | None = None,
 ) -> ZooReport:
     """Draw, measure and count everything that is on the page.
@@ -97,7 +96,6 @@ def make_report(
         data_dir: folder of zoo directories, else MODEL_ZOOS_HOME, else ./zoos.
         images_dir, download: as for images.load_images. Without images, what needs them is not
             obtained.
-        seed: seed of every choice of models and images.
         on_progress: called with the name of the next step.
 
     Raises:
@@ -111,7 +109,7 @@ def make_report(
     size = weights_size(name, data_dir)
     directories = open_parts(name, zoos_home(data_dir))
     states = read_states(name, data_dir)
-    plots = draw_all(name, data_dir, states=states, seed=seed, on_progress=say)
+    plots = draw_all(name, data_dir, states=states, on_progress=say)
     say("diversity")
     measured = diversity(
         name,
@@ -119,7 +117,6 @@ def make_report(
         states=states,
         images_dir=images_dir,
         download=download,
-        seed=seed,
         on_progress=lambda done, total: say(f"diversity, epoch {done} of {total}"),
     )
     not_obtained = dict(measured.not_obtained)

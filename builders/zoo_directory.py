@@ -51,6 +51,9 @@ there is a row for each state and not for each model, then the columns under the
 FINE_TUNING = "fine_tuning"
 """The engine in zoo.json of a zoo whose models began with given weights."""
 
+CHECKPOINT = "checkpoint.pt"
+"""Name of the file in a model's folder from which its training is resumed."""
+
 MAX_SOURCE_COLUMNS = 1 << 28
 """Limit of the size of `SOURCE_COLUMNS` in bytes."""
 
