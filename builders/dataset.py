@@ -31,7 +31,7 @@ from ..errors import (
 )
 from . import catalog
 from .catalog import zoo_spec
-from .homes import absent, is_zoo, open_all, zoos_home, zoos_of
+from .homes import absent, has_zoo, open_all, zoos_home, zoos_of
 from .hub.checked import Seen, weights_type
 from .hub.names import whole_models
 from .hub.offline import CachedRows, recall, remember
@@ -181,7 +181,7 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
             )
         root = zoos_home(config.data_dir)
         parts = zoos_of(name, root)
-        present = [part for part in parts if is_zoo(root, part)]
+        present = [part for part in parts if has_zoo(root, part)]
         if config.revision and present and len(present) == len(parts):
             raise InvalidArgument(
                 f"revision={config.revision!r}: the rows of {name} come from the folder of zoos "
@@ -226,7 +226,7 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
 
     def _info(self) -> datasets.DatasetInfo:
         root, (first, *_) = zoos_home(self.config.data_dir), catalog.parts_of(self.config.name)
-        directory = open_zoo(root, first) if is_zoo(root, first) else None
+        directory = open_zoo(root, first) if has_zoo(root, first) else None
         self._size = size = self._weights_size(first, directory)
         self._chosen: Layout | None = None
         for name in ("max_weight", "tensors"):
@@ -378,7 +378,7 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
     def _there(self) -> str:
         """Say which epochs a zoo directory has, if filters speak of epochs; else ""."""
         root, name = zoos_home(self.config.data_dir), self.config.name
-        if "epoch" not in str(self.config.filters) or not is_zoo(root, name):
+        if "epoch" not in str(self.config.filters) or not has_zoo(root, name):
             return ""
         kept = open_zoo(root, name).kept_epochs
         return f"; its epochs are {kept[0]} to {kept[-1]}"
