@@ -115,7 +115,17 @@ def benchmark(
     name = normalize_name(name)
     if suite:
         _refuse(of_prediction, "--suite is a fixed protocol, without")
-        _suite(name, data_dir, out, against, part, images_dir, download, quiet, as_json)
+        _suite(
+            name,
+            data_dir,
+            out,
+            against=against,
+            parts=part,
+            images_dir=images_dir,
+            download=download,
+            quiet=quiet,
+            as_json=as_json,
+        )
         return
     _refuse(of_suite, "only --suite takes")
     chosen = epochs if epochs == LAST else parse_epochs("--epochs", epochs)
@@ -190,6 +200,7 @@ def _suite(
     name: str,
     data_dir: Path | None,
     out: Path | None,
+    *,
     against: list[str] | None,
     parts: list[str] | None,
     images_dir: Path | None,

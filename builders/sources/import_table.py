@@ -50,6 +50,7 @@ class TableOptions:
 def table_options(
     source: Path,
     table: str | os.PathLike[str] | None,
+    *,
     architecture: str | None,
     images: str | None,
     rename: Mapping[str, str] | None,

@@ -123,7 +123,15 @@ def import_zoo(
     if workers is not None and workers < 1:
         raise InvalidArgument(f"the number of workers must be at least 1, found {workers}")
     facts = {"cite": cite, "licence": licence}
-    options = table_options(path, table, architecture, images, rename, constants, facts)
+    options = table_options(
+        path,
+        table,
+        architecture=architecture,
+        images=images,
+        rename=rename,
+        constants=constants,
+        facts=facts,
+    )
     job = ImportJob(
         path,
         Path(root).expanduser(),
