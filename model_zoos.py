@@ -15,7 +15,13 @@ from __future__ import annotations
 
 import sys
 
-if sys.argv[0].endswith(("/model-zoos", "-m", "model_zoos.py")):
+if (
+    sys.argv[0].endswith(("/model-zoos", "model_zoos.py"))
+    or (
+        sys.argv[0] == "-m"  # while the module that is named after it is imported
+        and sys.orig_argv[-len(sys.argv) :][:1] in (["model_zoos"], ["model_zoos.cli"])
+    )
+):
     # Ctrl-C while the command imports what follows: a line, as later (cli.display).
     sys.excepthook = lambda kind, error, trace: (
         print("interrupted", file=sys.stderr)
@@ -52,7 +58,6 @@ from model_zoos.errors import UnknownZoo as UnknownZoo
 from model_zoos.errors import ZooNotFound as ZooNotFound
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Callable
 
     import torch
