@@ -15,7 +15,13 @@ from __future__ import annotations
 
 import sys
 
-if sys.argv[0].endswith(("/model-zoos", "-m", "model_zoos.py")):
+if (
+    sys.argv[0].endswith(("/model-zoos", "model_zoos.py"))
+    or (
+        sys.argv[0] == "-m"  # while the module that is named after it is imported
+        and sys.orig_argv[-len(sys.argv) :][:1] in (["model_zoos"], ["model_zoos.cli"])
+    )
+):
     # Ctrl-C while the command imports what follows: a line, as later (cli.display).
     sys.excepthook = lambda kind, error, trace: (
         print("interrupted", file=sys.stderr)
@@ -34,15 +40,8 @@ if "__path__" not in globals():  # a checkout, where this file is no package's _
     __path__ = [str(Path(__file__).resolve().parent)]
 
 from model_zoos import errors, weight_space
-from model_zoos.builders.access import (
-    as_vector,
-    check_kind,
-    check_row,
-    dropout_of,
-    layer,
-    layout_of,
-    weights,
-)
+from model_zoos.builders.access import as_vector, check_row, dropout_of, layer, layout_of, weights
+from model_zoos.builders.arguments import check_kind
 from model_zoos.builders.catalog import list_zoos, zoo_spec
 from model_zoos.builders.homes import zoo_to_train
 from model_zoos.builders.homes import zoos_home as zoos_home
@@ -59,7 +58,6 @@ from model_zoos.errors import UnknownZoo as UnknownZoo
 from model_zoos.errors import ZooNotFound as ZooNotFound
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Callable
 
     import torch

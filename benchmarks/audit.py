@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..builders.homes import zoos_home
-from ..builders.machine import counted
+from ..builders.phrases import counted
 from ..builders.ranks import ALONE, Rank
 from ..builders.zoo_directory import ZooDirectory, open_zoo
 from ..errors import InvalidArgument

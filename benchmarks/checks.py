@@ -14,10 +14,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ..builders.catalog import ZOOS, twin_name
-from ..builders.machine import counted
+from ..builders.catalog import ZOOS
 from ..builders.manifest import MANIFEST
 from ..builders.model_file import ModelFile
+from ..builders.names import twin_name
+from ..builders.phrases import counted
+from ..builders.schema import METRICS
 from ..builders.splits import SHARES, SPLITS, assign_splits
 from ..builders.zoo_directory import ZooDirectory, open_zoo
 from ..errors import ZooNotFound
@@ -26,8 +28,6 @@ from .states import Column, objects, open_stream, read_table
 
 _SHOWN = 10
 """Maximal number of offenders that a check names."""
-
-METRICS = ("train_loss", "train_acc", "val_loss", "val_acc", "test_loss", "test_acc", "sparsity")
 
 
 @dataclass

@@ -22,7 +22,7 @@ from scipy.spatial.distance import pdist
 
 from ..builders.homes import zoos_home
 from ..builders.layout import Layout, find_layout
-from ..builders.machine import counted
+from ..builders.phrases import counted
 from ..builders.zoo_directory import open_zoo
 from ..errors import ImageFilesError, InvalidArgument
 from ..generation.images import ImageData
@@ -221,7 +221,7 @@ def diversity(
 
     Raises:
         ZooNotFound: the zoo is not there.
-        FaultyZoo: none of its files can be read.
+        FaultyZoo: all its files are unreadable.
         InvalidArgument: `metrics`, which has no weights.
     """
     states = states or read_states(name, data_dir)

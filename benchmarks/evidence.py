@@ -22,7 +22,8 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from ..builders.catalog import ZOOS, dense_name
+from ..builders.catalog import ZOOS
+from ..builders.names import dense_name
 from . import literature
 from .beside_published import accuracy_beside_published, twins_beside_published
 from .epochs import summarise, to_text

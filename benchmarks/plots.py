@@ -29,9 +29,9 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 
-from ..builders.catalog import dense_name
 from ..builders.layout import Layout, find_layout
-from ..builders.machine import counted
+from ..builders.names import dense_name
+from ..builders.phrases import counted
 from ..builders.schema import HYPERPARAMETERS
 from ..errors import ZooNotFound
 from .literature import TWINS, TWINS_ZOO
@@ -58,7 +58,7 @@ HISTOGRAM_MODELS = 200
 POINTS = 1000
 """Limit of the points in a figure."""
 
-INITS = 4
+MOST_INITS = 4
 """Number of initialisations whose weights are drawn, most frequent first; a row of panels each."""
 
 _SETTINGS: dict[Any, Any] = {
@@ -157,7 +157,7 @@ def draw_all(
 
     Raises:
         ZooNotFound: the zoo is not there.
-        FaultyZoo: none of its files can be read.
+        FaultyZoo: all its files are unreadable.
         InvalidArgument: `metrics`, which has no weights.
     """
     say = on_progress or (lambda what: None)
@@ -317,7 +317,7 @@ def weight_histograms(
         places = np.linspace(0, len(slots) - 1, 6).round().astype(int)
         slots = [slots[place] for place in places]
     inits = [_value(init) for init in states["init"][rows]]
-    shown = [init for init, _ in Counter(inits).most_common(INITS)]
+    shown = [init for init, _ in Counter(inits).most_common(MOST_INITS)]
     epochs = np.unique(states["epoch"][rows])
     figure = new_figure(0.8 + 1.7 * len(shown))
     panels = figure.subplots(len(shown), len(slots), squeeze=False)
@@ -346,7 +346,7 @@ def weight_histograms(
         "weight-histograms",
         f"Weights (without biases) of {count:,} models at {_epochs(epochs)}, 99 % of the values, "
         "by initialisation (from top to bottom) and layer (from left to right)."
-        + f" Only the {INITS} most frequent initialisations." * (len(set(inits)) > INITS)
+        + f" Only the {MOST_INITS} most frequent initialisations." * (len(set(inits)) > MOST_INITS)
         + (" Pruned weights, which are 0, are left out." if states.twins else "")
         + left_out,
     )

@@ -32,9 +32,9 @@ import numpy as np
 from datasets import DatasetDict, load_dataset
 from scipy.stats import kendalltau
 
-from ..builders.access import check_kind
+from ..builders.arguments import check_kind
 from ..builders.layout import find_layout
-from ..builders.machine import counted
+from ..builders.phrases import counted
 from ..builders.schema import HYPERPARAMETERS
 from ..builders.splits import SPLITS, why_empty
 from ..errors import InvalidArgument, NoRowsLeft, TooFewModels

@@ -18,8 +18,8 @@ from pathlib import Path
 import jinja2
 
 from ..builders.homes import open_parts, zoos_home
+from ..builders.names import normalize_name
 from ..builders.sources.report import REPORT
-from ..builders.specification import normalize_name
 from ..builders.splits import SPLITS
 from ..builders.untrusted import read_json
 from ..builders.zoo_directory import ZooDirectory
@@ -87,7 +87,6 @@ def make_report(
     *,
     images_dir: str | os.PathLike[str] | None = None,
     download: bool = False,
-    seed: int = 0,
     on_progress: Callable[[str], None] | None = None,
 ) -> ZooReport:
     """Draw, measure and count everything on the page.
@@ -97,12 +96,11 @@ def make_report(
         data_dir: folder of zoo directories, else MODEL_ZOOS_HOME, else ./zoos.
         images_dir, download: see `images.load_images`. Parts that need images are not obtained
             without them.
-        seed: seed of every choice of models and images.
         on_progress: called with the name of the next step.
 
     Raises:
         ZooNotFound: the zoo is not there.
-        FaultyZoo: none of its files can be read.
+        FaultyZoo: all its files are unreadable.
         InvalidArgument: `metrics`, which has no weights.
     """
     name = normalize_name(name)
@@ -111,7 +109,7 @@ def make_report(
     size = weights_size(name, data_dir)
     directories = open_parts(name, zoos_home(data_dir))
     states = read_states(name, data_dir)
-    plots = draw_all(name, data_dir, states=states, seed=seed, on_progress=say)
+    plots = draw_all(name, data_dir, states=states, on_progress=say)
     say("diversity")
     measured = diversity(
         name,
@@ -119,7 +117,6 @@ def make_report(
         states=states,
         images_dir=images_dir,
         download=download,
-        seed=seed,
         on_progress=lambda done, total: say(f"diversity, epoch {done} of {total}"),
     )
     not_obtained = dict(measured.not_obtained)

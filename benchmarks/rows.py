@@ -10,8 +10,8 @@ from datasets import Dataset, DatasetDict, concatenate_datasets
 from numpy.typing import NDArray
 
 from ..builders.access import weights
-from ..builders.catalog import dense_name
-from ..builders.machine import counted
+from ..builders.names import dense_name
+from ..builders.phrases import counted
 from ..builders.splits import FEWEST_MODELS, SPLITS, assign_splits
 from ..errors import Leakage, TooFewModels
 from .states import Column, number_models, objects

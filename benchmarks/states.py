@@ -88,7 +88,7 @@ def read_states(
 
     Raises:
         ZooNotFound: the zoo is not there.
-        FaultyZoo: none of its files can be read.
+        FaultyZoo: all its files are unreadable.
     """
     wanted = [*_TEXTS, *_NUMBERS, *HYPERPARAMETERS]
     table, split = read_table(open_stream(name, data_dir, wanted, on_bad_files=on_bad_files))

@@ -22,21 +22,6 @@ if TYPE_CHECKING:
     import torch
 
 
-def check_kind(value: object, kind: type | tuple[type, ...], expected: str) -> None:
-    """Refuse an argument of another type.
-
-    Args:
-        value: the argument.
-        kind: the types that it may have.
-        expected: what the argument must be, as the beginning of a sentence.
-
-    Raises:
-        InvalidArgument: it has another type.
-    """
-    if not isinstance(value, kind):
-        raise InvalidArgument(f"{expected}, found {type(value).__name__}")
-
-
 def check_row(row: Mapping[str, object], columns: Sequence[str]) -> Mapping[str, Any]:
     """Return a row after checking that it is one and has the required columns.
 

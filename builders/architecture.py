@@ -27,7 +27,7 @@ from .layers import (
     Shape,
     format_text,
     looks_like_text,
-    misfit,
+    misplaced_layer,
     outputs_of,
     parse_text,
     text_of_list,
@@ -110,7 +110,7 @@ class Architecture:
             return
         if self.image_size is None:
             raise ValueError(f"architecture {self.name!r} has layers, which need an image_size")
-        if found := misfit(self.layers, self.image_size):
+        if found := misplaced_layer(self.layers, self.image_size):
             raise ValueError(f"architecture {self.name!r}: {found[1]}")
 
     def shapes(self, channels: int, classes: int) -> Shapes:

@@ -14,14 +14,11 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
-import re
 from collections.abc import Iterable
 
 from ..errors import InvalidArgument, UnknownZoo, did_you_mean
-from .specification import GRID_KEYS, VARIANTS, Grid, Zoo, make_grid, normalize_name
-
-METRICS_NAME = "metrics"
-"""Name of the data set with every state of every zoo, without the weights."""
+from .names import METRICS_NAME, dense_name, normalize_name, twin_name
+from .specification import GRID_KEYS, VARIANTS, Grid, Zoo, make_grid
 
 TWIN_EPOCHS = 25
 """Epochs of a sparse twin, each of which is a state (README of the paper's code)."""
@@ -380,29 +377,6 @@ def has_images(name: str) -> bool:
     """
     key = normalize_name(name)
     return key in IMAGE_SETS or key in {images.partition("/")[0] for images in IMAGE_SETS}
-
-
-def twin_name(name: str) -> str:
-    """Return the name of the sparse twins of a zoo or union."""
-    return f"{name}_sparse"
-
-
-def dense_name(name: str) -> str:
-    """Return the dense zoo or union of a twin zoo of either method; a dense name is unchanged."""
-    return re.sub(r"_sparse(_magnitude)?\Z", "", name)
-
-
-def refuse_twin_name(name: str) -> None:
-    """Refuse the name of sparse twins for a zoo of dense models.
-
-    Raises:
-        InvalidArgument: with the reason.
-    """
-    if dense_name(name) != name:
-        raise InvalidArgument(
-            f"a zoo of dense models cannot be named {name!r}: such names are those of the sparse "
-            f"twins of {dense_name(name)!r}. Choose another name"
-        )
 
 
 def parts_of(name: str) -> tuple[str, ...]:

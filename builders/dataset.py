@@ -30,8 +30,8 @@ from ..errors import (
     did_you_mean,
 )
 from . import catalog
-from .catalog import METRICS_NAME, dense_name, zoo_spec
-from .homes import absent, is_zoo, open_all, zoos_home, zoos_of
+from .catalog import zoo_spec
+from .homes import absent, has_zoo, open_all, zoos_home, zoos_of
 from .hub.checked import Seen, weights_type
 from .hub.names import whole_models
 from .hub.offline import CachedRows, recall, remember
@@ -47,9 +47,9 @@ from .hub.read import (
 )
 from .layout import Layout
 from .model_file import ModelFile
+from .names import METRICS_NAME, dense_name, normalize_name
 from .rows import Filters, choose_tensors, filter_expression, read_rows
 from .schema import CHOICE, COLUMNS, row_features, row_schema
-from .specification import normalize_name
 from .splits import SPLITS
 from .zoo_directory import ZooDirectory, open_zoo
 
@@ -180,7 +180,7 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
             )
         root = zoos_home(config.data_dir)
         parts = zoos_of(name, root)
-        present = [part for part in parts if is_zoo(root, part)]
+        present = [part for part in parts if has_zoo(root, part)]
         if config.revision and present and len(present) == len(parts):
             raise InvalidArgument(
                 f"revision={config.revision!r}: the rows of {name} come from the folder of zoos "
@@ -225,7 +225,7 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
 
     def _info(self) -> datasets.DatasetInfo:
         root, (first, *_) = zoos_home(self.config.data_dir), catalog.parts_of(self.config.name)
-        directory = open_zoo(root, first) if is_zoo(root, first) else None
+        directory = open_zoo(root, first) if has_zoo(root, first) else None
         self._size = size = self._weights_size(first, directory)
         self._chosen: Layout | None = None
         for name in ("max_weight", "tensors"):
@@ -377,7 +377,7 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
     def _there(self) -> str:
         """Return the epochs of a zoo directory as a phrase if filters name epochs; else ""."""
         root, name = zoos_home(self.config.data_dir), self.config.name
-        if "epoch" not in str(self.config.filters) or not is_zoo(root, name):
+        if "epoch" not in str(self.config.filters) or not has_zoo(root, name):
             return ""
         kept = open_zoo(root, name).kept_epochs
         return f"; its epochs are {kept[0]} to {kept[-1]}"

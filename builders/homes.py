@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from ..errors import FaultyFilesWarning, FaultyZoo, InvalidArgument, UnknownZoo, ZooNotFound
 from . import catalog
-from .catalog import METRICS_NAME, dense_name
-from .machine import typed
-from .specification import Zoo, normalize_name, refuse_reserved
+from .names import METRICS_NAME, dense_name, normalize_name, refuse_reserved, twin_name
+from .phrases import typed
+from .specification import Zoo
 from .untrusted import MAX_JSON, parse_json, read_plain
 from .zoo_directory import ZooDirectory, list_zoo_directories, open_zoo, refuse_zoo_as_root
 
@@ -46,10 +46,10 @@ def open_all(name: str, root: Path, repository: Snapshot | None) -> list[ZooDire
     published = repository.zoos() if repository else []
     if not parts and published:
         return [METRICS_NAME]
-    missing = [part for part in parts if not is_zoo(root, part) and part not in published]
+    missing = [part for part in parts if not has_zoo(root, part) and part not in published]
     if missing or not parts:
         raise absent(name, missing, root, repository)
-    return [open_zoo(root, part) if is_zoo(root, part) else part for part in parts]
+    return [open_zoo(root, part) if has_zoo(root, part) else part for part in parts]
 
 
 def zoos_of(name: str, root: Path) -> tuple[str, ...]:
@@ -70,7 +70,7 @@ def zoos_of(name: str, root: Path) -> tuple[str, ...]:
     return tuple(usable)
 
 
-def is_zoo(root: Path, name: str) -> bool:
+def has_zoo(root: Path, name: str) -> bool:
     """Whether a folder holds a zoo directory of this name; False for a path."""
     return Path(name).name == name and (root / name / "zoo.json").exists()
 
@@ -82,7 +82,7 @@ def zoo_named(name: str, root: Path) -> Zoo:
         UnknownZoo: neither has this name.
     """
     own = normalize_name(name)
-    if is_zoo(root, own):
+    if has_zoo(root, own):
         return open_zoo(root, own).zoo
     if own in catalog.ZOOS or own in catalog.UNIONS:
         return catalog.zoo_spec(name)
@@ -143,7 +143,7 @@ def absent(
     published = repository.zoos() if repository else []
     own = list_zoo_directories(root)
     path = Path(name)
-    if path.name != name and is_zoo(path.parent, path.name):
+    if path.name != name and has_zoo(path.parent, path.name):
         return UnknownZoo(
             f"{name} is the folder of a zoo: its name is {path.name}, and {path.parent} is the "
             "folder of zoo directories (data_dir=)",
@@ -191,7 +191,7 @@ def absent(
             file = other.url.rpartition("/")[2]
             commands.append(f"model-zoos import {file} --out {typed(root)}")
         doi = zoo.doi if zoo and part == dense else None
-        if zoo and part == catalog.twin_name(dense):
+        if zoo and part == twin_name(dense):
             doi = catalog.TWIN_DOIS.get(dense)
         if doi:
             sources.append(f"Original files of {part}: https://doi.org/{doi}.")

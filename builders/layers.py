@@ -107,7 +107,7 @@ def weight_shapes(
         features = (out[0], *(pooled_side(layer, size) for size in out[1:] if not layer.gap))
 
 
-def misfit(layers: Sequence[Layer], side: int) -> tuple[int, str] | None:
+def misplaced_layer(layers: Sequence[Layer], side: int) -> tuple[int, str] | None:
     """Return the index of the first layer that is invalid at its position, and the reason.
 
     None if all layers are valid.
@@ -251,7 +251,7 @@ def parse_text(text: str) -> Sequential:
             raise fail(number, f"at most {MAX_LAYERS} layers with weights")
     if layers and layers[-1].activation is True:
         layers[-1] = replace(layers[-1], activation=False)
-    if found := misfit(layers, side):
+    if found := misplaced_layer(layers, side):
         raise fail(words_of_layers[found[0]] if layers else len(words) - 1, found[1])
     classes, total, features = layers[-1].out, 0, 0
     for (layer, weight), out, place in zip(

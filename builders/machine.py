@@ -1,16 +1,8 @@
-"""Facts of this machine and its files: cores, listings, stamps, digests; and sizes in words."""
+"""The cores of this machine."""
 
 from __future__ import annotations
 
-import hashlib
 import os
-import shlex
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TypeAlias
-
-Stamp: TypeAlias = tuple[int, int, int, int]
-"""Size in bytes, times of the last change of content and of metadata in ns, and inode of a file."""
 
 
 def cores() -> int:
@@ -18,66 +10,3 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def file_stamp(path: str | os.PathLike[str]) -> Stamp:
-    """Return the stamp of a file, which changes whenever the file is replaced."""
-    found = os.stat(path)
-    return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
-
-
-def files_below(folder: Path) -> dict[str, Path]:
-    """Return name with slashes -> path of all files below a folder, following links to folders.
-
-    A link to a folder that contains the link is not followed, so that there are no endless loops.
-    """
-    found: dict[str, Path] = {}
-    passed = {os.fspath(folder): {os.path.realpath(folder)}}  # folder -> folders on the way to it
-    for parent, below, files in os.walk(folder, followlinks=True):
-        for name in tuple(below):
-            path = os.path.join(parent, name)
-            real = os.path.realpath(path)
-            if real in passed[parent]:
-                below.remove(name)
-            else:
-                passed[path] = passed[parent] | {real}
-        paths = (Path(parent, name) for name in files)
-        found |= {path.relative_to(folder).as_posix(): path for path in paths}
-    return found
-
-
-def file_digest(path: Path, algorithm: str) -> str:
-    """Return the digest of a file in hexadecimal; `algorithm` is "md5" or "sha256"."""
-    digest = hashlib.new(algorithm, usedforsecurity=False)
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def counted(number: int, thing: str) -> str:
-    """Return a number with its noun: "1 model", "2,000 models"."""
-    return f"{number:,} {thing}{'s' * (number != 1)}"
-
-
-def few(texts: Sequence[str], most: int) -> str:
-    """Return the first texts and the number of the others: "a, b and 3 more"."""
-    return ", ".join(texts[:most]) + f" and {len(texts) - most} more" * (len(texts) > most)
-
-
-def typed(path: str | os.PathLike[str]) -> str:
-    """Return a path as it is typed in a shell, quoted where needed."""
-    return shlex.quote(os.fspath(path))
-
-
-def byte_size(count: float, smallest: str = "kB") -> str:
-    """Return a number of bytes in words: "12 kB", "1.2 MB", "3.4 GB". Units are powers of 1000.
-
-    Args:
-        count: the number of bytes.
-        smallest: the smallest unit used, "kB" or "MB".
-    """
-    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
-        if count >= scale or unit == smallest:
-            return f"{count / scale:.1f} {unit}"
-    return f"{count / 1e3:.0f} kB"

@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from .atomic import write_atomically
-from .machine import Stamp
+from .files import Stamp
 from .model_file import (
     HEADER_KEY,
     SHARES_OF_1,

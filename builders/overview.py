@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .homes import is_zoo, open_parts, zoos_home
-from .machine import byte_size
-from .specification import normalize_name
+from .homes import has_zoo, open_parts, zoos_home
+from .names import normalize_name
+from .phrases import byte_size
 from .splits import SPLITS
 from .zoo_directory import ZooDirectory, open_zoo
 
@@ -146,7 +146,7 @@ def _specified(directory: ZooDirectory) -> int | None:
     parent, root = directory.parent_zoo, directory.path.parent
     if parent is None:
         return directory.zoo.model_count
-    if not is_zoo(root, parent):
+    if not has_zoo(root, parent):
         return None
     return len(open_zoo(root, parent).files()) * max(1, len(twin_levels(directory)))
 

@@ -11,19 +11,18 @@ import hashlib
 import itertools
 import json
 import math
-import os
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from ..errors import InvalidArgument, did_you_mean
 from .architecture import (
     canonical_name,
     check_image_facts,
     find_architecture,
     image_facts,
 )
+from .arguments import Check, require, wrong_keys
 from .hyperparameters import (
     ACTIVATIONS,
     INITS,
@@ -34,6 +33,7 @@ from .hyperparameters import (
     parse_scheduler,
 )
 from .layout import Layout, make_layout
+from .names import is_zoo_name
 from .untrusted import is_text
 
 VARIANTS = ("seed", "hyp_10_r", "hyp_10_f")
@@ -53,11 +53,6 @@ MAX_EPOCHS = 1_000_000
 
 _MAX_MODELS = 1_000_000
 """Limit of the grid points and seeds that `Zoo.models` lists, since it builds the whole list."""
-
-_SHOWN = 5
-"""Maximum number of unknown keys that a message names."""
-
-Check = tuple[Callable[[Any], bool], str]
 
 
 def _one_of(names: Collection[str]) -> Check:
@@ -140,17 +135,6 @@ HYPERPARAMETER_CHECKS = {
     **{name: _FIELD_CHECKS[name] for name in ("batch_size", "momentum", "epochs")},
 }
 """Hyperparameter of a model -> check of its value."""
-
-
-def require(name: str, value: object, check: Check) -> None:
-    """Refuse a value that does not pass its check.
-
-    Raises:
-        InvalidArgument: with the name, what was expected and what was found.
-    """
-    good, expected = check
-    if not good(value):
-        raise InvalidArgument(f"{name} must be {expected}, found {value!r:.80}")
 
 
 @dataclass(frozen=True)
@@ -404,18 +388,6 @@ class Zoo:
         return cls(**arguments)
 
 
-def wrong_keys(found: Iterable[str], known: Collection[str], required: Collection[str]) -> str:
-    """Name the missing and the unknown keys, with similar known ones; "" if there are none."""
-    keys = list(map(str, found))
-    unknown = []
-    for key in [key for key in keys if key not in known][:_SHOWN]:
-        advice = did_you_mean(key, known)
-        unknown.append(f"{key!r:.80}" + (f" ({advice})" if advice else ""))
-    missing = [key for key in known if key in required and key not in keys]
-    parts = {"missing": missing, "unknown": unknown}
-    return "; ".join(f"{what}: {', '.join(names)}" for what, names in parts.items() if names)
-
-
 def _with_image_facts(values: Mapping[str, object]) -> Mapping[str, object]:
     """Add channels and classes, if absent, from the text or list of layers."""
     given = values.get("architecture")
@@ -427,39 +399,6 @@ def _with_image_facts(values: Mapping[str, object]) -> Mapping[str, object]:
 
 zoo_from_json = Zoo.from_json
 """The name that `Zoo.from_json` had in version 0.1."""
-
-
-def normalize_name(name: str) -> str:
-    """Spell a name as in the catalog: with underscores for hyphens, in lower case.
-
-    An absolute path, which is not a name, is unchanged so that the error message can show it.
-    """
-    return name if os.path.isabs(name) else name.strip().replace("-", "_").lower()
-
-
-def is_zoo_name(name: str) -> bool:
-    """Whether a zoo and its folder can have this name."""
-    plain = name.replace("_", "")
-    return name == normalize_name(name) and plain.isalnum() and plain.isascii()
-
-
-RESERVED_NAMES = {
-    "default": "datasets takes the config of this name for the one that is loaded without a name",
-    "metrics": "in every repository, the config of this name has the states of all zoos",
-}
-"""Names that no new zoo can have, and why."""
-
-
-def refuse_reserved(name: str) -> None:
-    """Refuse a reserved name for a new zoo; an existing zoo with such a name can still be read.
-
-    Raises:
-        InvalidArgument: with the reason.
-    """
-    if name in RESERVED_NAMES:
-        raise InvalidArgument(
-            f"a zoo cannot be named {name!r}: {RESERVED_NAMES[name]}. Choose another name"
-        )
 
 
 def _digest(values: Mapping[str, Any]) -> str:

@@ -33,12 +33,14 @@ from numpy.typing import ArrayLike, NDArray
 from ..errors import FaultyFile, FaultyZoo, ZooNotFound
 from .architecture import find_architecture
 from .atomic import json_bytes, write_atomically
-from .catalog import dense_name, refuse_union
+from .catalog import refuse_union
+from .files import Stamp, file_stamp
 from .ledger import LEDGER, NOTHING, Published, read_ledger, write_ledger
-from .machine import Stamp, file_stamp, typed
 from .manifest import clock, nothing_recorded, read_manifest, settled, write_manifest
 from .model_file import FORMAT, Encoded, ModelFile, encode_model, read_model_file
-from .specification import Zoo, is_zoo_name, normalize_name, refuse_reserved
+from .names import dense_name, is_zoo_name, normalize_name, refuse_reserved
+from .phrases import typed
+from .specification import Zoo
 from .splits import SPLITS, assign_splits
 from .untrusted import read_json
 
@@ -48,6 +50,9 @@ SOURCE_COLUMNS = "source.parquet"
 
 FINE_TUNING = "fine_tuning"
 """The engine in zoo.json of a zoo whose models started from given weights."""
+
+CHECKPOINT = "checkpoint.pt"
+"""Name of the file in a model's folder from which its training is resumed."""
 
 MAX_SOURCE_COLUMNS = 1 << 28
 """Limit of the size of `SOURCE_COLUMNS` in bytes."""

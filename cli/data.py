@@ -14,9 +14,10 @@ import typer
 from ..builders.architecture import ARCHITECTURES
 from ..builders.catalog import ELSEWHERE, ZOOS, list_zoos
 from ..builders.homes import open_parts, zoos_home
-from ..builders.machine import byte_size, counted, typed
+from ..builders.names import normalize_name
+from ..builders.phrases import byte_size, counted, typed
 from ..builders.ranks import find_rank
-from ..builders.specification import Zoo, normalize_name
+from ..builders.specification import Zoo
 from ..builders.splits import why_empty
 from ..builders.zoo_directory import list_zoo_directories, open_zoo, refuse_zoo_as_root
 from ..errors import FaultyZoo, InvalidArgument, UnknownZoo, ZooNotFound

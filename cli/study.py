@@ -13,11 +13,12 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from ..builders.catalog import dense_name, parts_of, zoo_spec
+from ..builders.catalog import parts_of, zoo_spec
 from ..builders.homes import open_parts, zoo_to_train, zoos_home
-from ..builders.machine import typed
+from ..builders.names import dense_name, normalize_name
+from ..builders.phrases import typed
 from ..builders.ranks import Rank, find_rank, rank_cores
-from ..builders.specification import Zoo, normalize_name
+from ..builders.specification import Zoo
 from ..errors import InvalidArgument, ZooNotFound
 from . import display
 from .options import (
@@ -114,7 +115,17 @@ def benchmark(
     name = normalize_name(name)
     if suite:
         _refuse(of_prediction, "--suite is a fixed protocol, without")
-        _suite(name, data_dir, out, against, part, images_dir, download, quiet, as_json)
+        _suite(
+            name,
+            data_dir,
+            out,
+            against=against,
+            parts=part,
+            images_dir=images_dir,
+            download=download,
+            quiet=quiet,
+            as_json=as_json,
+        )
         return
     _refuse(of_suite, "only --suite takes")
     chosen = epochs if epochs == LAST else parse_epochs("--epochs", epochs)
@@ -189,6 +200,7 @@ def _suite(
     name: str,
     data_dir: Path | None,
     out: Path | None,
+    *,
     against: list[str] | None,
     parts: list[str] | None,
     images_dir: Path | None,

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from ..builders.catalog import IMAGE_FOLDER, TWIN_EPOCHS, ZOOS, parts_of
-from ..builders.homes import is_zoo, open_parts, zoo_to_train, zoos_home
-from ..builders.machine import byte_size, counted
-from ..builders.specification import normalize_name
+from ..builders.homes import has_zoo, open_parts, zoo_to_train, zoos_home
+from ..builders.names import normalize_name
+from ..builders.phrases import byte_size, counted
 from ..errors import InvalidArgument
 from . import display
 from .options import (
@@ -235,7 +235,7 @@ def sparsify(
     )
     options = TrainOptions(engine=engine, threads=threads, device=device)
     name, hidden = normalize_name(zoo), quiet or as_json
-    if data_dir is None and out is not None and any(is_zoo(out, part) for part in parts_of(name)):
+    if data_dir is None and out is not None and any(has_zoo(out, part) for part in parts_of(name)):
         data_dir = out
     home = zoos_home(data_dir)
     if name in ZOOS:  # before an absent zoo is refused, with how to get it

@@ -24,8 +24,8 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
-from ..builders.catalog import refuse_twin_name
 from ..builders.machine import cores
+from ..builders.names import refuse_twin_name
 from ..builders.ranks import launched_rank
 from ..builders.specification import Model, Zoo
 from ..builders.zoo_directory import ZooDirectory, check_zoo_directory, create_zoo
@@ -35,16 +35,10 @@ from .engines.checkpointed import remove_checkpoint
 from .images import IMAGE_SOURCES, ImageData
 from .images.folder import PREFIX, SETTINGS
 from .job import Job, Progress, Summary, Work
+from .measuring import measure_epoch, measure_population
 from .networks import init_numbers
 from .options import TrainOptions, check_count
-from .plan import (
-    Plan,
-    check_space,
-    make_plan,
-    measure_epoch,
-    measure_population,
-    model_bytes,
-)
+from .plan import Plan, check_space, make_plan, model_bytes
 from .ranks import join_ranks, join_summaries, share_models
 
 

@@ -29,7 +29,7 @@ def _trunc_normal(tensor: torch.Tensor, std: float = 1.0) -> torch.Tensor:
     return nn.init.trunc_normal_(tensor, std=std, a=-2 * std, b=2 * std)
 
 
-INITS: dict[str, Callable[..., torch.Tensor]] = {
+INIT_FUNCTIONS: dict[str, Callable[..., torch.Tensor]] = {
     name: getattr(nn.init, f"{name}_") for name in hyperparameters.INITS
 } | {"trunc_normal": _trunc_normal}
 """The function of each initialisation, which fills a tensor in place."""
@@ -171,7 +171,7 @@ def initialise(module: nn.Module, init: str) -> None:
 
     Args:
         module: changed in place.
-        init: key of `INITS`, with its parameters in brackets if they differ from torch's.
+        init: key of `INIT_FUNCTIONS`, with its numbers in brackets where they are not torch's.
 
     Raises:
         InvalidArgument: an unknown initialisation.
@@ -180,7 +180,7 @@ def initialise(module: nn.Module, init: str) -> None:
     bias = numbers.pop("bias", hyperparameters.BIAS)
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
-            INITS[name](layer.weight, **numbers)
+            INIT_FUNCTIONS[name](layer.weight, **numbers)
             if layer.bias is not None:
                 nn.init.constant_(layer.bias, bias)
 
@@ -192,7 +192,7 @@ def init_numbers(init: str) -> tuple[str, dict[str, float]]:
         InvalidArgument: an unknown initialisation.
     """
     name, numbers = hyperparameters.parse_init(init)
-    torchs = inspect.signature(INITS[name]).parameters
+    torchs = inspect.signature(INIT_FUNCTIONS[name]).parameters
     known = hyperparameters.INITS[name]
     defaults = {key: torchs[key].default for key in known if key != "bias"}
     return name, {"bias": hyperparameters.BIAS, **defaults, **numbers}

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import atexit
 import dataclasses
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -15,8 +14,7 @@ from typing import TypeVar
 
 import torch
 
-from ..builders.machine import cores
-from ..builders.ranks import launched_rank
+from ..builders.ranks import launched_rank, rank_cores
 from ..builders.specification import Model, Zoo
 from .engines import group_models
 from .job import Summary
@@ -33,11 +31,10 @@ class Ranks:
 
     index: int
     count: int
-    local_count: int
 
     def cores(self) -> int:
         """Number of cores for this rank: its share of the cores of this machine's ranks."""
-        return max(1, cores() // self.local_count)
+        return rank_cores()
 
     def gather(self, value: T) -> list[T]:
         """Wait until all ranks call this; return their values in the order of ranks."""
@@ -56,7 +53,7 @@ def join_ranks(device: str) -> Ranks:
     """Connect to the other ranks of this run, if a launcher started several; cheap to repeat."""
     count = launched_rank().count
     if count == 1:
-        return Ranks(0, 1, 1)
+        return Ranks(0, 1)
     from accelerate import PartialState
 
     # Ranks meet at the end, when some may have been finished for days, so there is no time-out.
@@ -64,8 +61,7 @@ def join_ranks(device: str) -> Ranks:
     state = PartialState(cpu=device == "cpu", backend="gloo", timeout=timedelta(days=365))
     # A group that still exists when Python shuts down can abort the process after its work.
     atexit.register(_leave_ranks)
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", count))
-    return Ranks(state.process_index, state.num_processes, local)
+    return Ranks(state.process_index, state.num_processes)
 
 
 def _leave_ranks() -> None:

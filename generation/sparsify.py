@@ -38,10 +38,11 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ..builders.catalog import TWIN_EPOCHS, twin_name
+from ..builders.catalog import TWIN_EPOCHS
 from ..builders.hyperparameters import MOMENTUM_OPTIMIZERS
 from ..builders.layout import Layout
 from ..builders.model_file import ModelFile
+from ..builders.names import twin_name
 from ..builders.specification import Model, Zoo
 from ..builders.variational_dropout import LOG_SIGMA2_START, kl_weight, sparsity, weight_entries
 from ..builders.zoo_directory import ZooDirectory

@@ -186,7 +186,7 @@ def initial_weights(layout: Layout, init: str, seed: int) -> tuple[np.ndarray, t
 
     Args:
         layout: of the architecture.
-        init: key of `networks.INITS`, with its parameters in brackets: "normal(std=0.1)".
+        init: key of `networks.INIT_FUNCTIONS`, with its numbers in brackets: "normal(std=0.1)".
         seed: the model's seed.
 
     Returns:

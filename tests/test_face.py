@@ -390,3 +390,25 @@ def test_an_extension_that_cannot_be_imported_is_a_warning(tmp_path: Path) -> No
     )
     assert done.stdout.split() == ["imported", "True"]
     assert "MODEL_ZOOS_EXTENSIONS names 'broken', which cannot be imported" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "ours"), [(["-m", "model_zoos.cli"], True), (["-u", "-m", "theirs", "x"], False)]
+)
+def test_only_our_own_command_changes_what_ctrl_c_prints(
+    tmp_path: Path, command: list[str], ours: bool
+) -> None:
+    (tmp_path / "theirs.py").write_text("import model_zoos\n")
+    (tmp_path / "sitecustomize.py").write_text(
+        "import atexit, sys\n"
+        "atexit.register(lambda: print('changed', sys.excepthook is not sys.__excepthook__))\n"
+    )
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    done = subprocess.run(
+        [sys.executable, *command, *["--version"] * ours],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines()[-1] == f"changed {ours}"

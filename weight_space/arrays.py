@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from ..builders.access import check_kind
+from ..builders.arguments import check_kind
 from ..builders.layout import Layout
 from ..errors import InvalidArgument
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from ..builders.access import check_kind
+from ..builders.arguments import check_kind
 from ..builders.connections import CLASSES
 from ..builders.layout import Layout
 from ..builders.wiring import Wire, wiring

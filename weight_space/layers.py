@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..builders.access import check_kind
+from ..builders.arguments import check_kind
 from ..builders.layout import Layout
 from ..errors import InvalidArgument
 from .arrays import check_layout, check_vectors, concatenate

@@ -22,9 +22,9 @@ from scipy.optimize import linear_sum_assignment
 
 from ..builders.access import layout_of
 from ..builders.access import weights as weights_of
-from ..builders.catalog import dense_name
 from ..builders.connections import IMAGES
 from ..builders.layout import Layout, as_numpy
+from ..builders.names import dense_name
 from ..builders.wiring import Wire, Wiring, wiring
 from ..errors import InvalidArgument
 from .arrays import check_vectors

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from ..builders.access import check_kind
+from ..builders.arguments import check_kind
 from ..builders.hyperparameters import HOMOGENEOUS, ODD, check_activation
 from ..builders.layout import Layout
 from ..builders.wiring import Group, wiring

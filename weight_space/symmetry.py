@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from ..builders.access import check_kind
+from ..builders.arguments import check_kind
 from ..builders.layout import Layout
 from ..builders.wiring import wiring
 from ..errors import InvalidArgument
@@ -134,7 +134,7 @@ def _check(layout: Layout, permutation: Permutation) -> dict[str, NDArray[np.int
     """Return the orders as arrays [units] or [rows, units].
 
     Raises:
-        InvalidArgument: they are something else.
+        InvalidArgument: they have another type or shape.
     """
     _check_kind(permutation)
     units, orders = hidden_units(layout), {}

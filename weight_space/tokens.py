@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..builders.access import check_kind
+from ..builders.arguments import check_kind
 from ..builders.layout import Layout
 from ..errors import InvalidArgument
 from .arrays import check_layout, check_vectors, concatenate, constant, zeros

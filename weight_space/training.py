@@ -16,16 +16,10 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from ..builders.arguments import require
 from ..builders.hyperparameters import MOMENTUM_OPTIMIZERS
-from ..builders.specification import (
-    GRID_KEYS,
-    HYPERPARAMETER_CHECKS,
-    Model,
-    Zoo,
-    make_grid,
-    normalize_name,
-    require,
-)
+from ..builders.names import normalize_name
+from ..builders.specification import GRID_KEYS, HYPERPARAMETER_CHECKS, Model, Zoo, make_grid
 from ..builders.splits import METRIC_OF_SPLIT
 from ..builders.zoo_directory import FINE_TUNING, create_zoo
 from ..errors import InvalidArgument

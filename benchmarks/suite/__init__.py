@@ -24,7 +24,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from ...builders.specification import normalize_name
+from ...builders.names import normalize_name
 from ...builders.splits import SPLITS
 from ...errors import InvalidArgument, ModelZoosError
 from ..states import fingerprint
@@ -85,7 +85,7 @@ def run_suite(
 
     Raises:
         ZooNotFound: a zoo is not there.
-        FaultyZoo: none of its files can be read.
+        FaultyZoo: all its files are unreadable.
         InvalidArgument: unknown parts, `metrics`, or a zoo against itself.
     """
     if unknown := [part for part in parts if part not in PARTS]:

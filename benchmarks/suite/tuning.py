@@ -32,7 +32,7 @@ SEED = 1 << 20
 NEEDED = ("init", "optimizer", "learning_rate", "batch_size")
 """Hyperparameters that training needs."""
 
-HYPERPARAMETERS = ("activation", "optimizer", "learning_rate", "weight_decay", "dropout", "init")
+COMMON = ("activation", "optimizer", "learning_rate", "weight_decay", "dropout", "init")
 """Hyperparameters that models must share so that their epochs can be compared."""
 
 
@@ -43,7 +43,7 @@ def fine_tuning(zoo: OpenZoo, say: Say) -> Part:
     data = zoo.images
     count, epochs = samples_that_fit(zoo, settings.tuned), settings.tuned_epochs
     best = last.rows[last.good[0]]
-    known = {name: states[name][best] for name in (*HYPERPARAMETERS, "batch_size", "momentum")}
+    known = {name: states[name][best] for name in (*COMMON, "batch_size", "momentum")}
     if unknown := [name for name in NEEDED if known[name] is None]:
         raise InvalidArgument(f"the source does not say the models' {', '.join(unknown)}")
     seeds = [SEED + number for number in range(count)]
@@ -61,7 +61,7 @@ def fine_tuning(zoo: OpenZoo, say: Say) -> Part:
     accuracy = metrics["test_acc"].reshape(len(methods), count, epochs + 1)
     goal = float(accuracy[0, :, -1].mean())
     alike = ~states.diverged
-    for name in HYPERPARAMETERS:
+    for name in COMMON:
         alike &= states[name] == known[name]
     curve = {
         epoch: states["test_acc"][alike & (states["epoch"] == epoch)].mean()

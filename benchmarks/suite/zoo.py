@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ...builders.homes import zoos_home
 from ...builders.layout import Layout, find_layout
-from ...builders.specification import normalize_name
+from ...builders.names import normalize_name
 from ...builders.splits import SPLITS
 from ...builders.zoo_directory import open_zoo as open_directory
 from ...errors import InvalidArgument, TooFewModels
@@ -212,7 +212,7 @@ def open_zoo(
 
     Raises:
         ZooNotFound: the zoo is not there.
-        FaultyZoo: none of its files can be read.
+        FaultyZoo: all its files are unreadable.
         InvalidArgument: `metrics`, which has no weights, or states of several architectures.
     """
     name = normalize_name(name)

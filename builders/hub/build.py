@@ -28,11 +28,11 @@ import pyarrow as pa
 
 from ...errors import Cancelled, FaultyFile, InvalidArgument
 from ..atomic import move, write_atomically
-from ..catalog import METRICS_NAME, parts_of
-from ..machine import few
+from ..catalog import parts_of
 from ..model_file import ModelFile
+from ..names import METRICS_NAME, normalize_name, refuse_reserved
+from ..phrases import few
 from ..ranks import ALONE, Rank, deal, rank_cores
-from ..specification import normalize_name, refuse_reserved
 from ..splits import SPLITS
 from ..untrusted import read_plain
 from ..zoo_directory import (

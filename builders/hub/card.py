@@ -18,15 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import InvalidArgument
 from ..architecture import ARCHITECTURES
-from ..catalog import (
-    IMAGE_FOLDER,
-    METRICS_NAME,
-    UNKNOWN_IMAGES,
-    ZOOS,
-    dense_name,
-    has_images,
-)
-from ..machine import byte_size
+from ..catalog import IMAGE_FOLDER, UNKNOWN_IMAGES, ZOOS, has_images
+from ..names import METRICS_NAME, dense_name
+from ..phrases import byte_size
 from ..schema import row_features
 from ..splits import SPLITS
 from ..untrusted import printable

@@ -60,8 +60,8 @@ class Bounded:
 
     closed = False
 
-    def __init__(self, file: IO[bytes], limit: int = MAX_FOOTER) -> None:
-        self._file, self.limit = file, limit
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self.limit = file, MAX_FOOTER
         self.seek, self.tell = file.seek, file.tell
 
     def read(self, size: int) -> bytes:

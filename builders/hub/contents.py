@@ -15,9 +15,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ...errors import FaultyZoo
-from ..catalog import METRICS_NAME, UNIONS, ZOOS, dense_name, parts_of, twin_name
-from ..machine import files_below
-from ..specification import Zoo, zoo_from_json
+from ..catalog import UNIONS, ZOOS, parts_of
+from ..files import files_below
+from ..names import METRICS_NAME, dense_name, twin_name
+from ..specification import Zoo
 from ..splits import SPLITS
 from ..untrusted import printable
 from .checked import Fault, last_rows, naming, read_metrics
@@ -204,7 +205,7 @@ def describe_contents(
 def _zoo_entry(
     name: str, about: Mapping[str, Any], tables: Mapping[str, pa.Table], file_bytes: int
 ) -> ZooEntry:
-    zoo = zoo_from_json(about.get("zoo"))
+    zoo = Zoo.from_json(about.get("zoo"))
     if zoo.name != name:
         raise Fault(f"it describes the zoo {zoo.name:.100}")
     tables = {split: tables[split] for split in SPLITS if split in tables}

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from ..catalog import METRICS_NAME
+from ..names import METRICS_NAME
 from ..schema import row_schema
 from ..splits import SPLITS
 from .card import TEMPLATE

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..atomic import write_atomically
-from ..machine import file_digest, file_stamp
+from ..files import file_digest, file_stamp
 from ..untrusted import parse_json, read_plain
 from .names import BUILD_FOLDER
 from .shards import sorted_json

@@ -40,7 +40,7 @@ from ..rows import read_rows, states_table
 from ..schema import row_schema
 from ..specification import Zoo
 from ..splits import SPLITS
-from ..zoo_directory import ZooDirectory, same_images
+from ..zoo_directory import CHECKPOINT, ZooDirectory, same_images
 from .checked import Seen, naming, read_metrics
 from .licence import card_licence
 from .merge import merge_cards
@@ -180,33 +180,33 @@ def prepare_push(directory: ZooDirectory, options: PublishOptions) -> None:
             if published.repo_id == repo_id:  # it existed; a new one would be empty
                 api.repo_info(repo_id, repo_type="dataset")
             head = open_head(api, repo_id, constants.DEFAULT_REVISION, options.private)
-            seen = _look(directory, Remote.at(api, repo_id, head))
-            _check_orphans(directory, seen, ())
-            theirs = seen.remote.card()
+            repo = _read_remote(directory, Remote.at(api, repo_id, head))
+            _check_orphans(directory, repo, ())
+            theirs = repo.remote.card()
             merge_cards("", theirs)
             card_licence(theirs)
             # Asks the Hub for an upload, which requires write access, and commits nothing.
             layout = directory.zoo.layout
-            seen.remote.upload([CommitOperationAdd(layout_file(layout), layout_bytes(layout))])
+            repo.remote.upload([CommitOperationAdd(layout_file(layout), layout_bytes(layout))])
             old = published.records if published.repo_id == repo_id else {}
             records = {
                 model: record
                 for model, record in old.items()
-                if seen.shards.get(model) == record.shards
+                if repo.shards.get(model) == record.shards
             }
             ours = published.freed if published.repo_id == repo_id else frozenset()
-            absent = {model for model in seen.models if not directory.complete(model)}
-            unknown = sorted(((ours & seen.models.keys()) | absent) - records.keys())
-            records |= _verified(directory, seen, unknown)
+            absent = {model for model in repo.models if not directory.complete(model)}
+            unknown = sorted(((ours & repo.models.keys()) | absent) - records.keys())
+            records |= _verified(directory, repo, unknown)
             freed = (ours | absent) & records.keys()
             _refuse_lost(directory, repo_id, ours - freed)
-        splits = {model: split for model, split in seen.models.items() if model in records}
+        splits = {model: split for model, split in repo.models.items() if model in records}
         # A model that is here in another split is left out and named when its turn comes.
-        directory.add_splits(seen.models, splits, moved=freed)
+        directory.add_splits(repo.models, splits, moved=freed)
         models = dict.fromkeys(sorted(freed), "freed")
         if published.repo_id == repo_id:
             here = {model for model, place in published.models.items() if place == "here"}
-            models |= dict.fromkeys((here & seen.models.keys() & records.keys()) - freed, "here")
+            models |= dict.fromkeys((here & repo.models.keys() & records.keys()) - freed, "here")
         if models or published.models or published.stopped:
             directory.write_published(Published(repo_id, models, records=records))
 
@@ -359,9 +359,9 @@ def _push(
         The summary, and the record of each model published.
     """
     zoo, splits = directory.zoo, directory.splits()
-    seen = _look(directory, remote)
-    _check_orphans(directory, seen, batch)
-    there = dict(seen.models)
+    repo = _read_remote(directory, remote)
+    _check_orphans(directory, repo, batch)
+    there = dict(repo.models)
     additions: list[CommitOperationAdd] = []
     by_split: dict[str, list[ModelFile]] = {split: [] for split in SPLITS}
     left_out: dict[str, str] = {}
@@ -374,7 +374,7 @@ def _push(
             left_out[model] = f"it is in the split {split} here, {there[model]} in {remote.repo_id}"
         else:
             try:
-                shards, new = _upload(directory, split, model, candidate, seen, cancelled)
+                shards, new = _upload(directory, split, model, candidate, repo, cancelled)
             except FaultyFile as error:
                 left_out[model] = str(error)
                 continue
@@ -409,9 +409,9 @@ def _push(
         shard = metrics_shard(directory, split, states)
         if not states and not kept:
             stale |= {shard.name} & remote.files.keys()
-        elif states or set(seen.metrics[split]["model_id"].to_pylist()) != kept:
+        elif states or set(repo.metrics[split]["model_id"].to_pylist()) != kept:
             contents[shard.name] = metrics_bytes(
-                _metrics(states, shard.schema, seen.metrics.get(split), kept)
+                _metrics(states, shard.schema, repo.metrics.get(split), kept)
             )
     sizes = {path: entry.size for path, entry in remote.files.items() if path not in stale}
     sizes |= new_files | {path: size_of(content) for path, content in contents.items()}
@@ -444,7 +444,7 @@ def _upload(
     split: str,
     model: str,
     candidate: _Candidate,
-    seen: _Seen,
+    repo: _RemoteZoo,
     cancelled: threading.Event,
 ) -> tuple[Mapping[str, Listed] | None, list[CommitOperationAdd]]:
     """Write and upload the Parquet files of one model, one after the other.
@@ -453,10 +453,10 @@ def _upload(
         What the Hub will list for them, and those that the commit must add. If the repository has
         the same rows in other files, what it lists for those; None if it has another model.
     """
-    remote = seen.remote
+    remote = repo.remote
     shards: dict[str, Listed] = {}
     additions: list[CommitOperationAdd] = []
-    theirs = seen.shards.get(model, {})
+    theirs = repo.shards.get(model, {})
     record = directory.published().records.get(model)
     replaceable = not theirs or (record is not None and record.shards == theirs)
     path = directory.path / _FOLDER / "shard.parquet"
@@ -471,7 +471,7 @@ def _upload(
             ours = (addition.upload_info.size, addition.upload_info.sha256.hex())
             if remote.listed(shard.name) != ours:
                 if not replaceable:
-                    same = _same_rows(directory, seen, model, candidate.states)
+                    same = _same_rows(directory, repo, model, candidate.states)
                     if same is not None:
                         return (theirs if same else None), []
                     replaceable = True
@@ -504,7 +504,7 @@ def _metrics(
 
 
 @dataclass(frozen=True)
-class _Seen:
+class _RemoteZoo:
     """A repository's content of a zoo.
 
     Attributes:
@@ -520,7 +520,7 @@ class _Seen:
     shards: Mapping[str, Mapping[str, Listed]]
 
 
-def _look(directory: ZooDirectory, remote: Remote) -> _Seen:
+def _read_remote(directory: ZooDirectory, remote: Remote) -> _RemoteZoo:
     """Read a repository's content of a zoo.
 
     Raises:
@@ -556,7 +556,7 @@ def _look(directory: ZooDirectory, remote: Remote) -> _Seen:
     if published.repo_id == repo_id:
         _refuse_lost(directory, repo_id, published.freed - models.keys())
     _check_provenance(directory, repo_id, provenance)
-    return _Seen(remote, metrics, models, shards)
+    return _RemoteZoo(remote, metrics, models, shards)
 
 
 def _refuse_lost(directory: ZooDirectory, repo_id: str, lost: Collection[str]) -> None:
@@ -591,23 +591,23 @@ def _check_provenance(
                 )
 
 
-def _check_orphans(directory: ZooDirectory, seen: _Seen, own: Collection[str]) -> None:
+def _check_orphans(directory: ZooDirectory, repo: _RemoteZoo, own: Collection[str]) -> None:
     """Refuse to continue if the repository has complete models without metrics.
 
     Models without metrics belong to another publication; continuing would delete them.
 
     Args:
         directory: the zoo.
-        seen: what the repository has.
+        repo: what the repository has.
         own: models of this directory that are to be published now.
 
     Raises:
         HubFailed: there are such models other than those of `own`.
     """
-    without = whole_models(seen.remote.files, directory.zoo.name).keys() - seen.models - set(own)
+    without = whole_models(repo.remote.files, directory.zoo.name).keys() - repo.models - set(own)
     if orphans := sorted(model for model in without if not directory.finished(model)):
         raise HubFailed(
-            f"{seen.remote.repo_id} has {len(orphans)} models of {directory.zoo.name} without "
+            f"{repo.remote.repo_id} has {len(orphans)} models of {directory.zoo.name} without "
             f"their metrics, first {orphans[0]}: another publication is under way and will add "
             "them, or its metrics/ were deleted: restore them, or delete the files of these models"
         )
@@ -629,7 +629,7 @@ def _free(directory: ZooDirectory, remote: Remote) -> PushSummary:
     Returns:
         Number of freed models, and those whose files differ from the repository's and are kept.
     """
-    seen = _look(directory, remote)
+    repo = _read_remote(directory, remote)
     published = directory.published()
     models, records = dict(published.models), dict(published.records)
     freed = 0
@@ -637,7 +637,7 @@ def _free(directory: ZooDirectory, remote: Remote) -> PushSummary:
         record = records.get(model)
         if place != "here":
             continue
-        if record is None or model not in seen.models or seen.shards[model] != record.shards:
+        if record is None or model not in repo.models or repo.shards[model] != record.shards:
             del models[model]
             records.pop(model, None)
         elif record.source == _source(directory, model):
@@ -648,8 +648,8 @@ def _free(directory: ZooDirectory, remote: Remote) -> PushSummary:
     left_out = {}
     for model, place in models.items():
         # Also deletes what an interrupted run has left.
-        if place == "freed" and model in seen.models and (left := _left(directory, model)):
-            if _may_go(directory, seen, model, left, records.get(model)):
+        if place == "freed" and model in repo.models and (left := _left(directory, model)):
+            if _may_go(directory, repo, model, left, records.get(model)):
                 _delete(directory, model)
             else:
                 left_out[model] = (
@@ -660,15 +660,19 @@ def _free(directory: ZooDirectory, remote: Remote) -> PushSummary:
 
 
 def _may_go(
-    directory: ZooDirectory, seen: _Seen, model: str, left: Sequence[int], record: Record | None
+    directory: ZooDirectory,
+    repo: _RemoteZoo,
+    model: str,
+    left: Sequence[int],
+    record: Record | None,
 ) -> bool:
     """Whether the repository has the model's remaining files, by the ledger or by reading it."""
     known = record is not None and record.source is not None
-    if known and record == Record(_source(directory, model), seen.shards[model]):
+    if known and record == Record(_source(directory, model), repo.shards[model]):
         return True
     try:
         states = [directory.read(directory.state_path(model, epoch)) for epoch in left]
-        return _same_rows(directory, seen, model, states) is True
+        return _same_rows(directory, repo, model, states) is True
     except FaultyFile:
         return False
 
@@ -676,7 +680,7 @@ def _may_go(
 def _delete(directory: ZooDirectory, model: str) -> None:
     """Delete the files of a model, but no other files in its folder."""
     folder = directory.models_path / model
-    for path in (folder / "checkpoint.pt", *folder.glob(".*.partial")):
+    for path in (folder / CHECKPOINT, *folder.glob(".*.partial")):
         path.unlink(missing_ok=True)
     for epoch in directory.kept_epochs:
         directory.state_path(model, epoch).unlink(missing_ok=True)
@@ -687,32 +691,34 @@ def _delete(directory: ZooDirectory, model: str) -> None:
 # --- What the repository's files hold -------------------------------------------------------------
 
 
-def _verified(directory: ZooDirectory, seen: _Seen, models: Sequence[str]) -> dict[str, Record]:
+def _verified(
+    directory: ZooDirectory, repo: _RemoteZoo, models: Sequence[str]
+) -> dict[str, Record]:
     """Return records of those models whose files in the repository hold all their rows.
 
     Only the footer and two columns of each file are read.
     """
     with ThreadPoolExecutor(8) as pool:
-        whole = pool.map(lambda model: _is_whole(directory, seen, model), models)
+        whole = pool.map(lambda model: _is_whole(directory, repo, model), models)
         found = [model for model, is_whole in zip(models, whole, strict=True) if is_whole]
-    return {model: Record(None, seen.shards[model]) for model in found}
+    return {model: Record(None, repo.shards[model]) for model in found}
 
 
-def _shards(seen: _Seen, model: str) -> list[Shard]:
-    remote = seen.remote
-    return [Shard(remote.repo_id, remote.head, path, model) for path in sorted(seen.shards[model])]
+def _shards(repo: _RemoteZoo, model: str) -> list[Shard]:
+    remote = repo.remote
+    return [Shard(remote.repo_id, remote.head, path, model) for path in sorted(repo.shards[model])]
 
 
-def _is_whole(directory: ZooDirectory, seen: _Seen, model: str) -> bool:
+def _is_whole(directory: ZooDirectory, repo: _RemoteZoo, model: str) -> bool:
     """Whether the files of a model in the repository can be read, and hold all kept epochs once."""
-    if any(size <= 0 for size, _ in seen.shards[model].values()):
+    if any(size <= 0 for size, _ in repo.shards[model].values()):
         return False
     size, epochs = directory.zoo.layout.size, set()
-    seen_rows: Seen = {}
+    seen: Seen = {}
     try:
-        for shard in _shards(seen, model):
+        for shard in _shards(repo, model):
             wanted = row_schema(size, ["model_id", "epoch"])
-            for table in read_tables(shard, wanted, None, seen.remote.api.token, None, seen_rows):
+            for table in read_tables(shard, wanted, None, repo.remote.api.token, None, seen):
                 if set(table["model_id"].to_pylist()) != {model}:
                     return False
                 epochs |= set(table["epoch"].to_pylist())
@@ -722,21 +728,21 @@ def _is_whole(directory: ZooDirectory, seen: _Seen, model: str) -> bool:
 
 
 def _same_rows(
-    directory: ZooDirectory, seen: _Seen, model: str, states: Sequence[ModelFile]
+    directory: ZooDirectory, repo: _RemoteZoo, model: str, states: Sequence[ModelFile]
 ) -> bool | None:
     """Whether the repository has exactly the same rows for some states of a model.
 
     Returns:
         None if its files of this model are damaged or incomplete.
     """
-    if not _is_whole(directory, seen, model):
+    if not _is_whole(directory, repo, model):
         return None
     schema = row_schema(directory.zoo.layout.size)
     by_epoch = {int(epoch): file for file in states for epoch in file.epochs}
     filters = pc.field("epoch").isin(sorted(by_epoch))
     try:
-        for shard in _shards(seen, model):
-            for table in read_tables(shard, schema, filters, seen.remote.api.token):
+        for shard in _shards(repo, model):
+            for table in read_tables(shard, schema, filters, repo.remote.api.token):
                 for row in range(len(table)):
                     theirs = table.slice(row, 1)
                     ours = read_rows([by_epoch[theirs["epoch"][0].as_py()]], schema)

@@ -26,7 +26,8 @@ import pyarrow.parquet as pq
 from huggingface_hub import CommitOperationAdd, HfApi, constants
 
 from ...errors import FaultyZoo, InvalidArgument, ModelZoosWarning
-from ..machine import counted, few, files_below, typed
+from ..files import files_below
+from ..phrases import counted, few, typed
 from ..zoo_directory import list_zoo_directories
 from .card import published_card, render_card
 from .contents import describe_contents, read_contents

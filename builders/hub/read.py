@@ -23,11 +23,11 @@ import pyarrow.dataset as pads
 from huggingface_hub import HfApi, HfFileSystem
 
 from ...errors import FaultyZoo, InvalidArgument, ZooNotFound
-from ..catalog import METRICS_NAME
+from ..files import file_stamp, files_below
 from ..layout import Layout
-from ..machine import file_stamp, files_below
+from ..names import METRICS_NAME, is_zoo_name
 from ..schema import row_schema
-from ..specification import Zoo, is_zoo_name
+from ..specification import Zoo
 from ..untrusted import open_plain
 from ..zoo_directory import built_zoos
 from .checked import (

@@ -16,10 +16,10 @@ from ..hyperparameters import ACTIVATIONS
 from ..specification import HYPERPARAMETER_CHECKS
 from ..zoo_directory import SOURCE_COLUMNS
 from .archive import shown
-from .ray_tune import HYPERPARAMETERS
+from .found import HYPERPARAMETER_KINDS
 from .report import whole
 
-INITS = {
+TENSORFLOW_INITS = {
     "glorot_normal": "xavier_normal",
     "glorot_uniform": "xavier_uniform",
     "he_normal": "kaiming_normal",
@@ -36,7 +36,7 @@ _NO_VALUE = ("none", "null", "nan")
 
 _OUR_WORDS: Mapping[str, Mapping[str, str]] = {
     "activation": {kind.lower(): name for name, kind in ACTIVATIONS.items()} | {"swish": "silu"},
-    "init": {theirs.lower(): ours for theirs, ours in INITS.items()},
+    "init": {theirs.lower(): ours for theirs, ours in TENSORFLOW_INITS.items()},
 }
 """Hyperparameter -> word of torch.nn or of TensorFlow, in lower case -> our word."""
 
@@ -54,8 +54,8 @@ def cell_hyperparameters(
         others: receives values of `CAN_BE_NULL` that our rows cannot have; None to refuse them.
     """
     found: dict[str, Any] = {}
-    for name in HYPERPARAMETERS.keys() & values.keys():
-        _, kind, possible = HYPERPARAMETERS[name]
+    for name in HYPERPARAMETER_KINDS.keys() & values.keys():
+        kind, possible = HYPERPARAMETER_KINDS[name]
         cell = None if _stands_for_none(values[name]) else values[name]
         value: Any
         if kind is str:

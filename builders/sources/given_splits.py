@@ -18,11 +18,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ...errors import SourceNotFound, Unreadable
-from ..machine import counted, file_digest
+from ..files import file_digest
+from ..phrases import counted
 from ..untrusted import read_plain
 from .archive import blamed_on_the_file, first_of, shown
 
-SPLITS = {
+SPLIT_WORDS = {
     "train": "train",
     "training": "train",
     "validation": "validation",
@@ -100,9 +101,9 @@ def _read_splits(path: Path) -> Mapping[str, str] | Sequence[int]:
     for row in rows:
         values = {key: value.strip() for key, value in zip(head, row, strict=False)}
         model, split = values.get(name, ""), values.get("split", "").lower()
-        if split not in SPLITS:
-            raise Unreadable(f"{path.name}: {shown(split)} is none of {', '.join(SPLITS)}")
-        if splits.setdefault(model, SPLITS[split]) != SPLITS[split]:
+        if split not in SPLIT_WORDS:
+            raise Unreadable(f"{path.name}: {shown(split)} is none of {', '.join(SPLIT_WORDS)}")
+        if splits.setdefault(model, SPLIT_WORDS[split]) != SPLIT_WORDS[split]:
             raise Unreadable(f"{path.name}: the model {shown(model)} is in two splits")
     return splits
 

@@ -16,26 +16,13 @@ import numpy as np
 
 from ...errors import Unreadable
 from ..architecture import ARCHITECTURES, find_architecture
-from ..catalog import (
-    TWIN_DOIS,
-    TWIN_EPOCHS,
-    UNKNOWN_IMAGES,
-    ZOOS,
-    config_names,
-    twin_name,
-    zoo_spec,
-)
+from ..catalog import TWIN_DOIS, TWIN_EPOCHS, UNKNOWN_IMAGES, ZOOS, config_names, zoo_spec
 from ..hyperparameters import ACTIVATIONS, INITS, MOMENTUM_OPTIMIZERS, OPTIMIZERS
-from ..machine import counted
-from ..specification import (
-    GRID_KEYS,
-    MAX_EPOCHS,
-    RESERVED_NAMES,
-    Zoo,
-    is_zoo_name,
-    normalize_name,
-)
-from .ray_tune import Description, Trial
+from ..names import RESERVED_NAMES, is_zoo_name, normalize_name, twin_name
+from ..phrases import counted
+from ..specification import GRID_KEYS, MAX_EPOCHS, Zoo
+from .found import Description
+from .ray_tune import Trial
 
 _T = TypeVar("_T")
 
@@ -308,7 +295,7 @@ def _is_share(value: object) -> bool:
     return isinstance(value, float) and 0 <= value < 1
 
 
-def misfit(description: Description, zoo: Zoo) -> str | None:
+def wrong_shape(description: Description, zoo: Zoo) -> str | None:
     """Return why a trial is not a model of a zoo; None if it is one."""
     expected = (zoo.architecture, zoo.channels, zoo.classes, zoo.name.endswith("_sparse"))
     found = (*description.shape, description.twin)

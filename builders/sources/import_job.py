@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..machine import file_digest
+from ..files import file_digest
 from ..specification import Zoo
 from ..zoo_directory import ZooDirectory, create_zoo, remove_if_empty
 from .archive import printable

@@ -7,9 +7,9 @@ from pathlib import Path
 from ...errors import Unreadable
 from ..catalog import ZOOS
 from . import preprocessed, ray_tune
+from .found import Description
 from .identify import identify, zoo_of_file
 from .import_job import ImportJob, file_facts
-from .ray_tune import Description
 from .report import LeftOut, Report
 from .write_model import write_model
 

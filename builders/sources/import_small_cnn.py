@@ -12,10 +12,10 @@ from ..catalog import ELSEWHERE
 from ..machine import cores
 from ..model_file import Encoded, encode_model
 from . import small_cnn_zoo
+from .found import Description
 from .given_splits import splits_of_file
 from .import_job import ImportJob, Outcome
-from .processes import BYTES_FOR_PROCESSES, Part, parts_of, started
-from .ray_tune import Description
+from .processes import BYTES_FOR_PROCESSES, Part, in_parts, started
 from .report import Report
 from .tarball import unpacked
 from .write_model import write_model
@@ -82,7 +82,7 @@ def _import_models(
     directory.add_splits(data.models, given)
     found = sum(map(data.count, data.models)) + len(data.left_out)
     begun = {path.stem for path in directory.files()}
-    parts = parts_of(directory, data, CHUNK, job.max_weight, begun)
+    parts = in_parts(directory, data, CHUNK, job.max_weight, begun)
     return job.report(directory, about, run(parts), len(data.models), found, data.left_out, remarks)
 
 

@@ -23,14 +23,14 @@ from ...errors import (
     did_you_mean,
 )
 from ..catalog import IMAGE_FOLDER, ZOOS
-from ..machine import file_digest
-from ..specification import normalize_name
+from ..files import file_digest
+from ..names import normalize_name
 from ..zoo_directory import SOURCE_COLUMNS, open_zoo
 from . import run_table
+from .found import Description
 from .given_splits import splits_of_file
 from .import_job import ImportJob, Outcome
-from .processes import Part, mapped, parts_of
-from .ray_tune import Description
+from .processes import Part, in_parts, mapped
 from .report import Report
 from .write_model import write_model
 
@@ -50,6 +50,7 @@ class TableOptions:
 def table_options(
     source: Path,
     table: str | os.PathLike[str] | None,
+    *,
     architecture: str | None,
     images: str | None,
     rename: Mapping[str, str] | None,
@@ -140,7 +141,7 @@ def import_table(job: ImportJob, table: TableOptions) -> Report:
         pq.write_table(others, directory.path / SOURCE_COLUMNS)
     directory.add_splits(data.models, given)
     expected = len(data.models)
-    parts = list(parts_of(directory, data, max(1, min(20, expected // 64)), job.max_weight))
+    parts = list(in_parts(directory, data, max(1, min(20, expected // 64)), job.max_weight))
     size = sum(size or 0 for _, size in sizes)
     outcomes = mapped(_import_part, parts, size, job.workers)
     remarks += data.remarks

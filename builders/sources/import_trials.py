@@ -9,17 +9,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ...errors import Unreadable
-from ..catalog import twin_name
-from ..machine import counted
+from ..names import twin_name
+from ..phrases import counted
 from ..specification import Zoo
 from ..zoo_directory import ZooDirectory, open_zoo
 from . import ray_tune, tarball
 from .archive import Source, first_of, printable
-from .identify import in_grid, misfit, zoos_of_trials
+from .found import Description
+from .identify import in_grid, wrong_shape, zoos_of_trials
 from .import_job import ImportJob, Outcome, file_facts
 from .own import refuse_own_folder
 from .processes import mapped
-from .ray_tune import Description, Trial
+from .ray_tune import Trial
 from .report import LeftOut, Report
 from .write_model import differ, present_states, write_model
 
@@ -149,7 +150,7 @@ def _import_zoo_of_trials(
     left_out: list[LeftOut] = []
     for trial in trials:
         found = described[trial.folder]
-        reason = found if isinstance(found, str) else misfit(found, zoo)
+        reason = found if isinstance(found, str) else wrong_shape(found, zoo)
         if reason is None and trial.model_id in tasks:
             first = printable(tasks[trial.model_id].trial.folder)
             reason = (

@@ -21,8 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import InvalidArgument, SourceNotFound, Unreadable
-from ..catalog import refuse_twin_name
-from ..specification import is_zoo_name, normalize_name, refuse_reserved
+from ..names import is_zoo_name, normalize_name, refuse_reserved, refuse_twin_name
 from .import_job import ImportJob
 from .import_preprocessed import import_preprocessed, is_preprocessed
 from .import_small_cnn import import_small_cnn_zoo, import_tarball
@@ -124,7 +123,15 @@ def import_zoo(
     if workers is not None and workers < 1:
         raise InvalidArgument(f"the number of workers must be at least 1, found {workers}")
     facts = {"cite": cite, "licence": licence}
-    options = table_options(path, table, architecture, images, rename, constants, facts)
+    options = table_options(
+        path,
+        table,
+        architecture=architecture,
+        images=images,
+        rename=rename,
+        constants=constants,
+        facts=facts,
+    )
     job = ImportJob(
         path,
         Path(root).expanduser(),

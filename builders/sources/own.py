@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...errors import Unreadable
-from ..machine import few, typed
+from ..phrases import few, typed
 from ..zoo_directory import built_zoos, list_zoo_directories
 
 

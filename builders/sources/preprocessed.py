@@ -30,12 +30,13 @@ from numpy.typing import NDArray
 
 from ...errors import Unreadable
 from ..layout import Layout
-from ..machine import counted
+from ..phrases import counted
 from .archive import blamed_on_the_file, printable
 from .checkpoint import TorchFile, read_torch
+from .found import State
 from .names import last_folders, model_id_of
 from .pickles import Record, Tensor
-from .ray_tune import METRICS, State
+from .ray_tune import RESULT_KEYS
 from .report import (
     REQUIRED_METRICS,
     LeftOut,
@@ -51,7 +52,7 @@ _MOST_TENSORS = 1000
 _MOST_PROPERTIES = 200
 """Limit of a state's properties; the original files have a few dozen."""
 
-SPLITS = {"trainset": "train", "valset": "validation", "testset": "test"}
+SPLIT_OF_PART = {"trainset": "train", "valset": "validation", "testset": "test"}
 
 
 @dataclass(frozen=True)
@@ -171,7 +172,9 @@ def read_datasets(path: Path) -> DataSets:
     # All rows can lie in one storage; its checksum is not computed again for each row.
     file = TorchFile(file.tree, lru_cache(maxsize=2)(file.storage))
     tree = file.tree
-    parts = [key for key in SPLITS if isinstance(tree, dict) and type(tree.get(key)) is Record]
+    parts = [
+        key for key in SPLIT_OF_PART if isinstance(tree, dict) and type(tree.get(key)) is Record
+    ]
     if not parts:
         raise Unreadable("is no preprocessed data set: it has no trainset, valset or testset")
     rows: dict[str, list[Row]] = {}
@@ -204,7 +207,7 @@ def read_datasets(path: Path) -> DataSets:
                 fault, number = "wrong epoch: no whole number", -1
             elif not name:
                 fault = "refused: its path cannot name a model"
-            elif splits.setdefault(model, SPLITS[part]) != SPLITS[part]:
+            elif splits.setdefault(model, SPLIT_OF_PART[part]) != SPLIT_OF_PART[part]:
                 fault = f"repeated: its model lies in {splits[model]} already"
             if fault:
                 left_out.append(LeftOut(printable(name), number, fault))
@@ -258,7 +261,7 @@ def _shapes(state: object) -> list[tuple[int, ...]]:
 
 
 def _metrics(values: Mapping[str, Any]) -> dict[str, Any]:
-    found = {ours: values[theirs] for theirs, ours in METRICS.items() if theirs in values}
+    found = {ours: values[theirs] for theirs, ours in RESULT_KEYS.items() if theirs in values}
     gap, test = values.get("ggap"), values.get("test_acc")
     if "train_acc" not in found and isinstance(gap, float) and isinstance(test, float):
         # The difference is rounded, so the sum can lie slightly outside [0, 1].

@@ -50,7 +50,7 @@ class Part(Generic[Data]):
     begun: frozenset[str]
 
 
-def parts_of(
+def in_parts(
     directory: ZooDirectory,
     data: Data,
     size: int,

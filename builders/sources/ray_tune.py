@@ -20,9 +20,8 @@ Its losses in result.json include the divergence times the factor of the epoch.
 from __future__ import annotations
 
 import io
-import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from json import JSONDecodeError
@@ -33,12 +32,13 @@ from numpy.typing import NDArray
 
 from ...errors import Unreadable
 from ..architecture import ARCHITECTURES
-from ..hyperparameters import ACTIVATIONS, MOMENTUM_OPTIMIZERS, OPTIMIZERS, is_init
+from ..hyperparameters import MOMENTUM_OPTIMIZERS
 from ..layout import Layout, make_layout
 from ..untrusted import parse_json
 from ..variational_dropout import prune
 from .archive import Member, Source, blamed_on_the_file, printable, shown
 from .checkpoint import read_state_dict
+from .found import HYPERPARAMETER_KINDS, Description, State
 from .names import last_folders, model_id_of
 from .report import (
     REQUIRED_METRICS,
@@ -53,25 +53,22 @@ from .report import (
 _CLASSES = {a.original_class: a for a in ARCHITECTURES.values() if a.original_class}
 """Architecture by `model::type`, which has the suffix _ARD for twins."""
 
-_COUNT: tuple[type, Callable[[Any], bool]] = int, lambda value: 1 <= value < 2**31
-_RATE: tuple[type, Callable[[Any], bool]] = float, lambda value: 0 <= value < math.inf
-
-HYPERPARAMETERS: dict[str, tuple[str, type, Callable[[Any], bool]]] = {
-    "seed": ("seed", int, lambda value: abs(value) < 2**63),
-    "activation": ("model::nlin", str, lambda value: value in ACTIVATIONS),
-    "init": ("model::init_type", str, is_init),
-    "dropout": ("model::dropout", float, lambda value: 0 <= value < 1),
-    "optimizer": ("optim::optimizer", str, lambda value: value in OPTIMIZERS),
-    "learning_rate": ("optim::lr", *_RATE),
-    "weight_decay": ("optim::wd", *_RATE),
-    "momentum": ("optim::momentum", *_RATE),
-    "batch_size": ("training::batchsize", *_COUNT),
-    "epochs": ("training::epochs_train", *_COUNT),
-    "scheduler": ("optim::scheduler", str, lambda value: True),
+PARAMS_KEYS = {
+    "seed": "seed",
+    "activation": "model::nlin",
+    "init": "model::init_type",
+    "dropout": "model::dropout",
+    "optimizer": "optim::optimizer",
+    "learning_rate": "optim::lr",
+    "weight_decay": "optim::wd",
+    "momentum": "optim::momentum",
+    "batch_size": "training::batchsize",
+    "epochs": "training::epochs_train",
+    "scheduler": "optim::scheduler",
 }
-"""Hyperparameter -> its key in params.json, its type, and the check of its values."""
+"""Hyperparameter -> its key in params.json."""
 
-METRICS = {
+RESULT_KEYS = {
     **{name: name for name in (*REQUIRED_METRICS, "val_loss", "val_acc")},
     "sparsity_ratio": "sparsity",
 }
@@ -148,49 +145,12 @@ class Trial:
         return [LeftOut(self.name, checkpoint.number, reason) for checkpoint in self.checkpoints]
 
 
-@dataclass(frozen=True)
-class Description:
-    """The source's description of one model.
-
-    Attributes:
-        shape: name of the architecture, channels and classes.
-        hyperparameters: see `Model.hyperparameters`; None where the source does not state them.
-        experiment: name of the run, "" if it is not known.
-        twin: whether the model is a sparse twin.
-        parent, parent_experiment: for a twin, the id of the dense model and the name of its run.
-    """
-
-    shape: tuple[str, int, int]
-    hyperparameters: Mapping[str, Any]
-    experiment: str
-    twin: bool = False
-    parent: str | None = None
-    parent_experiment: str = ""
-
-
 class Measured(NamedTuple):
     """A checkpoint with its values from result.json; None if no line belongs to it."""
 
     epoch: int | None
     checkpoint: Checkpoint
     metrics: dict[str, Any] | None
-
-
-@dataclass(frozen=True)
-class State:
-    """One state that can become a row.
-
-    Attributes:
-        epoch: epoch of training.
-        weights: float32 [N]; those of a twin are pruned.
-        metrics: name in schema.METRICS -> value, for the measured metrics.
-        extra: `mean` and `log_sigma2` of a twin, float32 [N]; empty for other models.
-    """
-
-    epoch: int
-    weights: NDArray[np.float32]
-    metrics: Mapping[str, float]
-    extra: Mapping[str, NDArray[np.float32]]
 
 
 def find_trials(
@@ -288,7 +248,8 @@ def hyperparameters(params: Mapping[str, object]) -> dict[str, Any]:
         Unreadable: a value is impossible for a model.
     """
     values: dict[str, Any] = {}
-    for name, (key, kind, is_possible) in HYPERPARAMETERS.items():
+    for name, (kind, is_possible) in HYPERPARAMETER_KINDS.items():
+        key = PARAMS_KEYS[name]
         value = params.get(key)
         if kind is float and type(value) is int and abs(value) < 2**53:
             value = float(value)
@@ -411,8 +372,8 @@ def _line(line: bytes, what: str) -> tuple[int, int | None, dict[str, Any], list
         raise Unreadable(f"{what} has no training_iteration")
     folder = values.get("checkpoint_dir_name")
     match = _CHECKPOINT.fullmatch(folder) if isinstance(folder, str) else None
-    metrics = {ours: values.get(theirs) for theirs, ours in METRICS.items()}
-    others = [name for name in values if name not in METRICS and name not in _BOOKKEEPING]
+    metrics = {ours: values.get(theirs) for theirs, ours in RESULT_KEYS.items()}
+    others = [name for name in values if name not in RESULT_KEYS and name not in _BOOKKEEPING]
     return iteration, int(match[1]) if match else None, metrics, others
 
 

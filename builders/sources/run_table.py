@@ -35,16 +35,16 @@ from ..architecture import canonical_name, find_architecture
 from ..catalog import ELSEWHERE, IMAGE_FOLDER, UNKNOWN_IMAGES, config_names
 from ..layers import looks_like_text, parse_text
 from ..layout import Layout, find_layout, make_layout
-from ..machine import counted
 from ..model_file import SHARES_OF_1
-from ..schema import METRICS
+from ..phrases import counted
+from ..schema import HYPERPARAMETERS, METRICS
 from ..specification import Zoo
 from ..zoo_directory import SOURCE_COLUMNS
 from .archive import blamed_on_the_file, printable, shown
 from .cells import CAN_BE_NULL, cell_hyperparameters, cell_number, cell_text, null_remark
+from .found import State
 from .identify import specify_drawn
 from .names import model_id_of
-from .ray_tune import HYPERPARAMETERS, State
 from .report import LeftOut, weights_fault, whole
 from .state_files import floats, largest_file, read_tensors, weights_of
 from .table_files import Row, read_rows

@@ -18,11 +18,11 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ...errors import Unreadable
-from ..machine import counted
+from ..phrases import counted
 from ..zoo_directory import SOURCE_COLUMNS
 from .archive import printable
 from .cells import cell_hyperparameters, null_remark
-from .ray_tune import HYPERPARAMETERS
+from .found import HYPERPARAMETER_KINDS
 
 _COLUMNS = {
     "activation": "config.activation",
@@ -188,7 +188,7 @@ class Config:
 
 def _values(name: str, texts: pa.Array) -> _Values:
     """Read the cells of a hyperparameter."""
-    _, kind, possible = HYPERPARAMETERS[name]
+    kind, possible = HYPERPARAMETER_KINDS[name]
     if kind is not str and len(texts) and not texts.null_count:
         with suppress(pa.ArrowInvalid):  # some value is not such a number
             column = pc.cast(texts, pa.int64() if kind is int else pa.float64()).to_numpy()

@@ -39,16 +39,16 @@ from numpy.typing import NDArray
 
 from ...errors import Unreadable
 from ..architecture import find_architecture
-from ..machine import counted
 from ..model_file import SHARES_OF_1
+from ..phrases import counted
 from ..specification import MAX_EPOCHS, Zoo
 from ..untrusted import open_plain, read_plain
 from ..zoo_directory import SOURCE_COLUMNS
 from .archive import blamed_on_the_file, printable, shown
 from .cells import cell_number
+from .found import State
 from .identify import specify_drawn
 from .names import model_id_of
-from .ray_tune import State
 from .report import LeftOut, weights_fault
 from .small_cnn_config import Config
 
@@ -65,7 +65,7 @@ _BLANK_LINES = 1000
 FILES = {"weights.npy": 1 << 35, "metrics.csv.gz": _MAX_TABLE, "layout.csv": _MAX_LAYOUT}
 """The files -> limit of their bytes; weights of 270,000 rows take 5.4 GB."""
 
-IMAGE_SETS = {"mnist": 28, "fashion_mnist": 28, "cifar10": 32, "svhn_cropped": 32}
+IMAGE_SIDES = {"mnist": 28, "fashion_mnist": 28, "cifar10": 32, "svhn_cropped": 32}
 """Image data set of the source -> side of its images."""
 
 _NULLS = ("", "NA", "N/A", "#NA", "#N/A", "#N/A N/A", "n/a", "NULL", "null")
@@ -75,7 +75,7 @@ _WRONG_STEP = "wrong epoch: its step is no whole number"
 
 _LAYOUT_COLUMNS = ("varname", "start_idx", "end_idx", "shape")
 
-METRICS = {
+METRIC_COLUMNS = {
     "train_loss": "train_loss",
     "train_accuracy": "train_acc",
     "test_loss": "test_loss",
@@ -253,16 +253,16 @@ def read_small_cnn_zoo(folder: Path) -> SmallCnnZoo:
     with blamed_on_the_file("metrics.csv.gz"):
         table = _table(folder / "metrics.csv.gz", shape[0] if shape else 0)
     offset = _offset(folder / "weights.npy", (len(table), len(order)))
-    accuracies = [theirs for theirs, ours in METRICS.items() if ours in SHARES_OF_1]
+    accuracies = [theirs for theirs, ours in METRIC_COLUMNS.items() if ours in SHARES_OF_1]
     needed = ["step", "config.dataset", *accuracies]
     if missing := [name for name in needed if name not in table.column_names]:
         raise Unreadable(f"metrics.csv.gz has no column {' and no '.join(missing)}")
     config = table.select([name for name in table.column_names if name.startswith("config.")])
     datasets = config["config.dataset"].unique().to_pylist()
-    if len(datasets) != 1 or datasets[0] not in IMAGE_SETS:
+    if len(datasets) != 1 or datasets[0] not in IMAGE_SIDES:
         raise Unreadable(
             f"its models were trained on {', '.join(map(shown, datasets[:5]))}, expected one of "
-            f"{', '.join(IMAGE_SETS)}"
+            f"{', '.join(IMAGE_SIDES)}"
         )
     dataset = datasets[0]
     numbers, names = _models(table, config)
@@ -271,7 +271,7 @@ def read_small_cnn_zoo(folder: Path) -> SmallCnnZoo:
     epochs = np.where(good, steps, -1).astype(np.int64)
     faults = dict.fromkeys(np.flatnonzero(~good).tolist(), _WRONG_STEP)
     metrics = {}
-    for theirs, ours in METRICS.items():
+    for theirs, ours in METRIC_COLUMNS.items():
         if theirs in table.column_names:
             metrics[ours] = _metric(table[theirs], ours, faults)
     of_rows = Config(config, numbers)
@@ -301,7 +301,7 @@ def read_small_cnn_zoo(folder: Path) -> SmallCnnZoo:
     rest = np.ones(len(epochs), np.bool_)
     rest[kept] = False
     rows = np.concatenate([kept, np.flatnonzero(rest)])
-    side = IMAGE_SETS[dataset]
+    side = IMAGE_SIDES[dataset]
     return SmallCnnZoo(
         dataset=dataset,
         architecture=f"1x{side}x{side} {text}",
@@ -456,7 +456,7 @@ def _metric(column: pa.ChunkedArray, name: str, faults: dict[int, str]) -> NDArr
 def _null_metrics(metrics: Mapping[str, NDArray[np.float64]], kept: NDArray[np.int64]) -> list[str]:
     """Return a remark on each metric that is null at some of the rows that are used."""
     remarks = []
-    for theirs, name in METRICS.items():
+    for theirs, name in METRIC_COLUMNS.items():
         if name not in metrics:
             remarks.append(f"{name} is null: metrics.csv.gz has no column {theirs}")
         elif count := int(np.ma.getmaskarray(metrics[name])[kept].sum()):

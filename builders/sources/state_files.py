@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from ...errors import Unreadable
 from ..layout import Layout, Slot
-from ..machine import few
+from ..phrases import few
 from ..tensor_file import TensorFile
 from ..untrusted import read_plain
 from .archive import printable, read_member, zip_members

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, cast
 
 from ...errors import Unreadable
-from ..machine import byte_size
+from ..phrases import byte_size
 from ..untrusted import is_clutter, open_plain
 from .archive import blamed_on_the_file, shown
 

@@ -12,8 +12,8 @@ from ...errors import FaultyFile
 from ..model_file import ModelFile
 from ..tensor_file import TensorFile
 from ..zoo_directory import ZooDirectory
+from .found import Description, State
 from .import_job import Outcome
-from .ray_tune import Description, State
 from .report import LeftOut
 
 

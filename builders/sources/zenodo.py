@@ -22,9 +22,11 @@ import requests
 import urllib3
 
 from ...errors import DownloadFailed, InvalidArgument
-from ..catalog import TWIN_DOIS, get_zoo
-from ..machine import byte_size, file_digest
-from ..specification import Zoo, normalize_name
+from ..catalog import TWIN_DOIS, zoo_spec
+from ..files import file_digest
+from ..names import normalize_name
+from ..phrases import byte_size
+from ..specification import Zoo
 from ..untrusted import MAX_JSON, parse_json
 from .identify import zoo_of_file
 
@@ -103,7 +105,7 @@ def download(
 
 def _zoo_and_doi(name: str, preprocessed: bool) -> tuple[Zoo, str]:
     key = normalize_name(name)
-    zoo = get_zoo(key.removesuffix("_sparse"))
+    zoo = zoo_spec(key.removesuffix("_sparse"))
     doi = TWIN_DOIS.get(zoo.name) if key.endswith("_sparse") else zoo.doi
     if preprocessed and zoo.doi_preprocessed and not key.endswith("_sparse"):
         doi = zoo.doi_preprocessed

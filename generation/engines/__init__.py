@@ -22,7 +22,7 @@ import torch
 from numpy.typing import ArrayLike
 
 from ...builders.layout import Layout
-from ...builders.machine import counted
+from ...builders.phrases import counted
 from ...builders.specification import Model, Zoo
 from ...builders.zoo_directory import open_zoo
 from ...errors import (

@@ -26,14 +26,12 @@ import torch
 from ...builders.atomic import write_atomically
 from ...builders.specification import Model
 from ...builders.splits import METRIC_OF_SPLIT
-from ...builders.zoo_directory import ZooDirectory
+from ...builders.zoo_directory import CHECKPOINT, ZooDirectory
 from ...errors import CheckpointWarning, FaultyFile
 from ..images import ImageData
 from ..job import Outcome, Work
 from .collect import Done, collect
 from .resnet import ResNetTraining, Stopped
-
-CHECKPOINT = "checkpoint.pt"
 
 _STOPPING = (
     "stopping; Ctrl-C again stops at once. Finished models are kept; the one in training resumes "

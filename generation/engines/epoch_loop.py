@@ -18,7 +18,6 @@ import numpy as np
 import torch
 
 from ...builders.specification import Model
-from ...builders.splits import METRIC_OF_SPLIT
 from ..job import Job, Outcome, Work
 from ..streams import SampleOrders, initial_weights, sample_orders
 from .collect import Done, collect
@@ -78,12 +77,7 @@ def train_blocks(
         remark: remark of the first `Progress`.
     """
     # Copied to the device once: an engine does not copy what is there already.
-    images = work.job.images
-    sets = {
-        name: (images.normalized(split).to(device), getattr(images, split).labels.to(device))
-        for split, name in METRIC_OF_SPLIT.items()
-        if getattr(images, split) is not None
-    }
+    sets = work.job.images.sets(device)
     sizes = {name: len(labels) for name, (_, labels) in sets.items()}
     stop, drawing = threading.Event(), threading.Lock()
     tracks = [Track(sizes, block[0].epochs, 1 if in_lanes else len(block)) for block in blocks]

@@ -23,7 +23,6 @@ from torch.nn import functional
 
 from ...builders.layout import Layout
 from ...builders.specification import Model
-from ...builders.splits import METRIC_OF_SPLIT
 from ...errors import InvalidArgument
 from ..images import ImageData
 from ..networks import build, initialise
@@ -121,11 +120,7 @@ def train(
         raise InvalidArgument(
             f"this engine trains sequences of layers, not {layout.architecture.title}"
         )
-    sets = {
-        name: (images.normalized(split), getattr(images, split).labels)
-        for split, name in METRIC_OF_SPLIT.items()
-        if getattr(images, split) is not None
-    }
+    sets = images.sets()
 
     threads = torch.get_num_threads()
     with _Stream() as borrowed:

@@ -13,9 +13,8 @@ import numpy as np
 import torch
 
 from ...builders.catalog import IMAGE_SETS
+from ...builders.splits import METRIC_OF_SPLIT, SPLITS
 from ...errors import InvalidArgument
-
-SPLITS = ("train", "validation", "test")
 
 SPLIT_SEED = 42
 """Seed of the split into training and validation images, for every set, from the paper's code."""
@@ -110,6 +109,20 @@ class ImageData:
 
     def _splits(self) -> Iterator[tuple[str, Images]]:
         return ((s, getattr(self, s)) for s in SPLITS if getattr(self, s) is not None)
+
+    def sets(self, device: str | None = None) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+        """Return the normalised images and the labels of each split, under its metrics' prefix.
+
+        Args:
+            device: where they shall lie; None for where the images are.
+        """
+        return {
+            METRIC_OF_SPLIT[split]: (
+                self.normalized(split).to(device=device),
+                images.labels.to(device=device),
+            )
+            for split, images in self._splits()
+        }
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -30,13 +30,14 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
+from ...builders.arguments import wrong_keys
 from ...builders.catalog import IMAGE_FOLDER
-from ...builders.specification import wrong_keys
+from ...builders.splits import SPLITS
 from ...builders.untrusted import MAX_JSON, is_clutter, parse_json, read_plain
 from ...errors import InvalidArgument, MissingImagesError, UnreadableImagesError
 from ..augmentation import check_augmentation
 from ..torchvision import import_torchvision
-from .data import SPLITS, ImageData, Images
+from .data import ImageData, Images
 
 PREFIX = IMAGE_FOLDER
 SETTINGS = "images.json"

@@ -24,7 +24,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from ...builders.access import check_kind
+from ...builders.arguments import check_kind
 from ...builders.layout import Layout
 from ...errors import (
     InvalidArgument,

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from ...builders.machine import file_digest
+from ...builders.files import file_digest
 from .data import ImageFiles, ImageSource, RawImages
 
 

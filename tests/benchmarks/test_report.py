@@ -210,9 +210,9 @@ def test_weights_are_drawn_by_initialisation(inits: list[str | None], odd: Path)
     assert plot is not None
     text = Page(plot.svg).text
     assert [name in text for name in ["conv1.weight", "conv1.bias", "fc2.weight"]] == [1, 0, 1]
-    assert len(plot.figure.axes) == 5 * min(len(inits), plots.INITS)
+    assert len(plot.figure.axes) == 5 * min(len(inits), plots.MOST_INITS)
     assert ("unknown" in text) == (None in inits)
-    assert ("most frequent" in plot.caption) == (len(inits) > plots.INITS)
+    assert ("most frequent" in plot.caption) == (len(inits) > plots.MOST_INITS)
 
 
 def test_densities_of_twins_are_labelled_in_plain_numbers(odd: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from model_zoos.builders import catalog, specification
 from model_zoos.builders.catalog import ZOOS, get_zoo, list_zoos
 from model_zoos.builders.hyperparameters import INITS
+from model_zoos.builders.names import dense_name
 from model_zoos.builders.specification import Zoo, zoo_from_json
 from model_zoos.errors import UnknownZoo
 from tests.shared import SHARED, needs_shared
@@ -126,7 +127,7 @@ def test_names() -> None:
     with pytest.raises(UnknownZoo, match="union of mnist_cnn_s_seed"):
         get_zoo("mnist_cnn_s")
     for twins in ("_sparse", "_sparse_magnitude"):
-        assert catalog.dense_name(f"mnist_cnn_s{twins}") == "mnist_cnn_s"
+        assert dense_name(f"mnist_cnn_s{twins}") == "mnist_cnn_s"
         assert catalog.parts_of(f"mnist_cnn_s{twins}") == tuple(
             f"mnist_cnn_s_{variant}{twins}" for variant in specification.VARIANTS
         )
@@ -179,7 +180,7 @@ def test_filters_of_the_list() -> None:
 def test_what_can_be_trained_is_what_a_specification_may_name() -> None:
     from model_zoos.generation import networks
 
-    assert tuple(networks.INITS) == tuple(INITS)
+    assert tuple(networks.INIT_FUNCTIONS) == tuple(INITS)
 
 
 @pytest.mark.parametrize("name", ZOOS)

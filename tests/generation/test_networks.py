@@ -9,7 +9,7 @@ from torch.nn import functional
 from model_zoos.builders.hyperparameters import ACTIVATIONS
 from model_zoos.builders.layout import make_layout
 from model_zoos.errors import InvalidArgument
-from model_zoos.generation.networks import INITS, build, initialise, make_activation
+from model_zoos.generation.networks import INIT_FUNCTIONS, build, initialise, make_activation
 
 FUNCTIONS = {
     "tanh": torch.tanh,
@@ -51,7 +51,7 @@ def test_what_they_compute(
     assert not torch.equal(module(x), expected)  # dropout is there and at work
 
 
-@pytest.mark.parametrize("init", INITS)
+@pytest.mark.parametrize("init", INIT_FUNCTIONS)
 def test_initialisation(init: str) -> None:
     torch.manual_seed(0)
     module = build(make_layout("cnn_l", 3), "relu")

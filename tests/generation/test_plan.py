@@ -22,8 +22,9 @@ from model_zoos.builders.zoo_directory import ZooDirectory, create_zoo, open_zoo
 from model_zoos.errors import FaultyZoo, NotEnoughSpace
 from model_zoos.generation.generate import generate, plan
 from model_zoos.generation.images import IMAGE_SOURCES, load_images
+from model_zoos.generation.measuring import measure_epoch
 from model_zoos.generation.options import TrainOptions
-from model_zoos.generation.plan import check_space, measure_epoch
+from model_zoos.generation.plan import check_space
 
 RESNET = get_zoo("cifar10_resnet18")
 
@@ -139,7 +140,7 @@ def test_a_zoo_that_does_not_fit_is_not_begun(tmp_path: Path) -> None:
 
 
 def test_a_measured_epoch_of_a_resnet_is_positive(tmp_path: Path) -> None:
-    one = measure_epoch(RESNET, IMAGE_SOURCES[RESNET.images], device="cpu", threads=1, steps=1)
+    one = measure_epoch(RESNET, IMAGE_SOURCES[RESNET.images], device="cpu", threads=1)
     assert one > 1
 
 

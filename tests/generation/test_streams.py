@@ -168,7 +168,7 @@ def test_threshold_and_scale():
     np.testing.assert_array_equal(split_seed(-1), [2**32 - 1, 2**32 - 1])
 
 
-@pytest.mark.parametrize("init", architectures.INITS)
+@pytest.mark.parametrize("init", architectures.INIT_FUNCTIONS)
 @pytest.mark.parametrize("layout", [CNN_S, CNN_L], ids=lambda layout: layout.architecture.name)
 def test_initial_weights_and_orders_are_the_originals(layout, init):
     """The recipe in torch's global stream, by hand."""

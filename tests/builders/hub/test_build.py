@@ -24,12 +24,13 @@ import pytest
 from datasets import Features, load_dataset
 
 from model_zoos.builders.architecture import ARCHITECTURES
-from model_zoos.builders.catalog import twin_name, zoo_spec
+from model_zoos.builders.catalog import zoo_spec
 from model_zoos.builders.hub import build, checked, parquet
 from model_zoos.builders.hub.build import build_folder
 from model_zoos.builders.hub.contents import read_contents
 from model_zoos.builders.hub.shards import PlannedShard
 from model_zoos.builders.layout import make_layout
+from model_zoos.builders.names import twin_name
 from model_zoos.builders.schema import row_features
 from model_zoos.builders.sources.importing import import_zoo
 from model_zoos.builders.specification import VARIANTS, Zoo

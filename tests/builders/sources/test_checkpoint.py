@@ -34,6 +34,7 @@ from safetensors.numpy import load_file
 from model_zoos.builders.sources import ray_tune
 from model_zoos.builders.sources.archive import Source
 from model_zoos.builders.sources.checkpoint import read_state_dict
+from model_zoos.builders.sources.found import State
 from model_zoos.builders.sources.importing import import_zoo
 from model_zoos.builders.sources.pickles import Record, Unread, unpickle
 from model_zoos.builders.sources.report import LeftOut
@@ -489,7 +490,7 @@ def flatten(content: bytes) -> bytes | None:
         return None
 
 
-def read_all(folder: Path) -> list[ray_tune.State | LeftOut]:
+def read_all(folder: Path) -> list[State | LeftOut]:
     with Source(folder) as source:
         [trial] = ray_tune.find_trials(source.members(), "trial")
         try:
@@ -518,8 +519,8 @@ def mutated_checkpoint(folder: Path, data: st.DataObject) -> None:
         before, state, after = read_all(folder)
     finally:
         path.write_bytes(original)
-    assert isinstance(before, ray_tune.State)
-    assert isinstance(after, ray_tune.State)
+    assert isinstance(before, State)
+    assert isinstance(after, State)
     assert state.epoch == 1
     if isinstance(state, LeftOut):
         assert state.reason

@@ -830,7 +830,7 @@ def test_a_file_of_several_models_is_theirs(runs: tuple[Path, Rows], tmp_path: P
     report = take(runs, tmp_path / "runs.csv", lambda rows: rows[3].update(path=rows[0]["path"]))
     assert report.kept == 6
     path, models = runs[1][0]["path"], [runs[1][row]["model_id"] for row in (0, 3)]
-    assert f"1 checkpoint of several models: {path} is that of {models[0]}, {models[1]}" in (
+    assert f"1 checkpoint of several models: {path} belongs to {models[0]}, {models[1]}" in (
         report.remarks
     )
 

@@ -30,8 +30,8 @@ from model_zoos.benchmarks.speed.measure import peak_memory
 from model_zoos.benchmarks.speed.small_cnn_zoo import write_source
 from model_zoos.builders.catalog import ELSEWHERE
 from model_zoos.builders.hub.build import build_folder
-from model_zoos.builders.machine import counted
 from model_zoos.builders.overview import overview
+from model_zoos.builders.phrases import counted
 from model_zoos.builders.sources import import_small_cnn
 from model_zoos.builders.sources.importing import import_zoo
 from model_zoos.builders.sources.report import REPORT, LeftOut

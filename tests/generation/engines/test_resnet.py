@@ -34,7 +34,7 @@ from model_zoos.builders.hub.incremental import PublishOptions, PushSummary
 from model_zoos.builders.hub.publisher import HubPublisher
 from model_zoos.builders.layout import Layout
 from model_zoos.builders.specification import Model, Zoo, zoo_from_json
-from model_zoos.builders.zoo_directory import open_zoo
+from model_zoos.builders.zoo_directory import CHECKPOINT, open_zoo
 from model_zoos.errors import (
     CheckpointWarning,
     FaultyZoo,
@@ -43,7 +43,7 @@ from model_zoos.errors import (
     TrainingFailed,
 )
 from model_zoos.generation.augmentation import augmentation_draws
-from model_zoos.generation.engines.checkpointed import CHECKPOINT, resume
+from model_zoos.generation.engines.checkpointed import resume
 from model_zoos.generation.engines.resnet import ResNetTraining, Stopped
 from model_zoos.generation.generate import generate
 from model_zoos.generation.images import ImageData, Images, load_images
