@@ -1,7 +1,8 @@
 """The activations, initialisations, optimizers and schedules of models, by name.
 
 A new activation is one more entry here, and, where speed matters, one struct in
-generation/engines/kernels/elementwise.hpp. What torch calls each of them is found by
+generation/engines/kernels/elementwise.hpp. A new schedule is one more entry here, and one in
+generation/schedules.py with its values. What torch calls each of them is found by
 generation/networks.py. The engines have their own step of each optimizer, in generation/engines:
 reference.py, batched.py, kernels/arguments.py (its number), kernels/elementwise.hpp and the
 switches in lanes/network.hpp and cuda/kernel.cu; tests compare the tables and the steps.
@@ -76,15 +77,12 @@ OPTIMIZERS = ("adam", "sgd", "adamw", "nesterov", "rmsprop")
 MOMENTUM_OPTIMIZERS = ("sgd", "nesterov")
 """The optimizers that have a momentum."""
 
-SCHEDULERS: tuple[str | None, ...] = (None, "OneCycleLR", "cosine", "step")
-"""Learning rate schedules, those of generation/schedules.py; None is a constant rate."""
-
 SCHEDULE_NUMBERS: dict[str, tuple[str, ...]] = {
     "OneCycleLR": (),
     "cosine": (),
     "step": ("epochs", "factor"),
 }
-"""Schedule -> the numbers that it can have."""
+"""Learning rate schedule of generation/schedules.py -> the numbers that it can have."""
 
 _SETTING = re.compile(r"(\w{1,40})(?:\(([^()]{0,200})\))?", re.ASCII)
 _NUMBER = re.compile(r"\s*(\w{1,40})\s*=\s*([-+.\w]{1,40})\s*", re.ASCII)

@@ -21,7 +21,6 @@ from ..errors import InvalidArgument, did_you_mean
 from .architecture import (
     canonical_name,
     check_image_facts,
-    find_architecture,
     image_facts,
 )
 from .hyperparameters import (
@@ -29,6 +28,7 @@ from .hyperparameters import (
     INITS,
     MOMENTUM_OPTIMIZERS,
     OPTIMIZERS,
+    SCHEDULE_NUMBERS,
     check_activation,
     parse_init,
     parse_scheduler,
@@ -73,6 +73,14 @@ def _is_init(value: object) -> bool:
         parse_init(value)
         return True
     return isinstance(value, str) and value in INITS
+
+
+def _is_scheduler(value: object) -> bool:
+    """Whether this is a schedule; errors as of `_is_init`."""
+    if isinstance(value, str) and "(" in value:
+        parse_scheduler(value)
+        return True
+    return isinstance(value, str) and value in SCHEDULE_NUMBERS
 
 
 def _is_activation(value: object) -> bool:
@@ -120,7 +128,7 @@ _FIELD_CHECKS: dict[str, Check] = {
     ),
     "channels": ((lambda value: type(value) is int and value in (1, 3)), "1 or 3"),
     "momentum": _or_null(_SHARE),
-    "scheduler": _or_null(_TEXT),
+    "scheduler": _or_null((_is_scheduler, " or ".join(SCHEDULE_NUMBERS))),
 }
 
 _GRID_CHECKS: dict[str, Check] = {
@@ -260,15 +268,6 @@ class Zoo:
     def _check(self) -> None:
         for name, check in _FIELD_CHECKS.items():
             require(name, getattr(self, name), check)
-        architecture = find_architecture(self.architecture)
-        schedule = self.scheduler
-        if isinstance(schedule, str) and "(" in schedule:
-            schedule = parse_scheduler(schedule)[0]
-        if schedule not in architecture.schedulers:
-            known = " or ".join(name or "null" for name in architecture.schedulers)
-            raise ValueError(
-                f"the scheduler of {architecture.title} must be {known}, found {self.scheduler!r}"
-            )
         grid = dict(self.grid)
         if wrong := wrong_keys(grid, GRID_KEYS, GRID_KEYS):
             beside = [key for key in grid if key in self.__dataclass_fields__]

@@ -25,7 +25,7 @@ from ..catalog import (
     twin_name,
     zoo_spec,
 )
-from ..hyperparameters import ACTIVATIONS, INITS, MOMENTUM_OPTIMIZERS, OPTIMIZERS
+from ..hyperparameters import ACTIVATIONS, INITS, MOMENTUM_OPTIMIZERS, OPTIMIZERS, SCHEDULE_NUMBERS
 from ..machine import counted
 from ..specification import (
     GRID_KEYS,
@@ -252,7 +252,7 @@ def _specify(
                 ),
                 "batch_size": _most_frequent(model["batch_size"] or 1 for model in models),
                 "momentum": _most_frequent(momenta) if momenta else 0.0 if needs_momentum else None,
-                "scheduler": find_architecture(architecture).schedulers[0],
+                "scheduler": find_architecture(architecture).scheduler,
                 "experiment": run or None,
                 "note": "imported; grid and seeds are those found in the models' params.json",
             }
@@ -280,7 +280,6 @@ def specify_drawn(models: Sequence[Mapping[str, Any]], fields: Mapping[str, Any]
         return float(np.median(found)) if found else default
 
     optimizer = usual("optimizer", OPTIMIZERS.__contains__, "adam")
-    schedulers = find_architecture(fields["architecture"]).schedulers
     grid = {
         "activation": [usual("activation", ACTIVATIONS.__contains__, "relu")],
         "init": [usual("init", INITS.__contains__, "normal")],
@@ -297,7 +296,7 @@ def specify_drawn(models: Sequence[Mapping[str, Any]], fields: Mapping[str, Any]
             "random_seeds": True,
             "batch_size": usual("batch_size", lambda value: value is not None, 10),
             "momentum": usual("momentum", _is_share, 0.9 if optimizer == "nesterov" else 0.0),
-            "scheduler": usual("scheduler", schedulers.__contains__, None),
+            "scheduler": usual("scheduler", (None, *SCHEDULE_NUMBERS).__contains__, None),
             **fields,
             "grid": {**grid, **fields.get("grid", {})},
         }

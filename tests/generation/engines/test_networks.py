@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, example, given, settings
 from torch.nn import functional
 
 from model_zoos.builders.architecture import find_architecture
-from model_zoos.builders.hyperparameters import ACTIVATIONS, OPTIMIZERS
+from model_zoos.builders.hyperparameters import ACTIVATIONS, OPTIMIZERS, SCHEDULE_NUMBERS
 from model_zoos.builders.layout import Layout, make_layout
 from model_zoos.generation.engines import evaluate
 from model_zoos.generation.engines.batched import BatchedPopulation
@@ -35,7 +35,7 @@ NETWORKS = (
     "1x28x28 conv6k5p2 pool drop conv16k5 pool fc120 fc84 fc10",
     "3x32x32 conv8k3s2p1 pool conv12k3s2p1:elu drop conv9k3p1 gap fc20 fc10",
 )
-SCHEDULERS = (None, "OneCycleLR", "cosine", "step")
+SCHEDULERS = (None, *SCHEDULE_NUMBERS)
 CASES = [
     (
         NETWORKS[(number + number // 5) % 5],

@@ -19,6 +19,7 @@ from model_zoos.generation.engines.cuda import CudaPopulation
 from model_zoos.generation.engines.lanes import LanesPopulation, LanesUnavailable, lanes_count
 from model_zoos.generation.engines.lanes import blocks as lanes
 from model_zoos.generation.images import IMAGE_SOURCES, ImageData, load_images
+from model_zoos.generation.schedules import SCHEDULES
 from model_zoos.generation.streams import SampleOrders, initial_weights, sample_orders
 
 LAYOUT = zoo_spec("digits_cnn_s").layout
@@ -36,11 +37,14 @@ def test_every_engine_knows_every_optimizer() -> None:
     assert set(hyperparameters.MOMENTUM_OPTIMIZERS) <= set(OPTIMIZERS)
 
 
+def test_every_schedule_has_its_values() -> None:
+    assert set(SCHEDULES) == set(hyperparameters.SCHEDULE_NUMBERS)
+
+
 def test_the_tables_of_architectures_engines_and_images_fit() -> None:
     for architecture in ARCHITECTURES.values():
         assert set(architecture.engines) <= set(ENGINES)
         assert bool(architecture.layers) != (architecture.name in networks.MODULES)
-        assert set(architecture.schedulers) == set(hyperparameters.SCHEDULERS)
     assert {zoo.images for zoo in ZOOS.values()} <= set(IMAGE_SOURCES)
 
 
