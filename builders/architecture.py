@@ -20,7 +20,6 @@ from itertools import pairwise
 
 from ..errors import InvalidArgument
 from .connections import CLASSES, IMAGES, Connection, connection_shapes
-from .hyperparameters import SCHEDULERS
 from .layers import (
     Layer,
     Sequential,
@@ -60,8 +59,7 @@ class Architecture:
         channels, classes: of the images; None for a name that stands for networks with any.
         graph: the connections of a network without `layers`, in the order of its tensors.
         engines: names of the engines that can train it, the default first.
-        schedulers: learning rate schedules that its models can have, the paper's first; None is a
-            constant rate.
+        scheduler: learning rate schedule of the paper's zoos; None for a constant rate.
         original_class: name of its class in the paper's code.
         file_words: words for it in the names of the paper's preprocessed files; "" if a name
             without such a word means it.
@@ -86,7 +84,7 @@ class Architecture:
     classes: int | None = None
     graph: tuple[Connection, ...] = ()
     engines: tuple[str, ...] = ("lanes", "batched", "reference", "cuda")
-    schedulers: tuple[str | None, ...] = SCHEDULERS
+    scheduler: str | None = None
     original_class: str | None = None
     file_words: tuple[str, ...] = ()
     always_dropout: bool = False
@@ -228,7 +226,7 @@ _ALL = (
         original_class="Resnet18",
         graph=_resnet18_connections(),
         engines=("resnet",),
-        schedulers=("OneCycleLR", None, "cosine", "step"),
+        scheduler="OneCycleLR",
         keeps_epoch_0=False,
         file_per_state=True,
         row_group_bytes=1,  # one state, 45 MB

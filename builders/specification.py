@@ -19,7 +19,6 @@ from typing import Any
 from .architecture import (
     canonical_name,
     check_image_facts,
-    find_architecture,
     image_facts,
 )
 from .arguments import Check, require, wrong_keys
@@ -28,6 +27,7 @@ from .hyperparameters import (
     INITS,
     MOMENTUM_OPTIMIZERS,
     OPTIMIZERS,
+    SCHEDULE_NUMBERS,
     check_activation,
     parse_init,
     parse_scheduler,
@@ -68,6 +68,14 @@ def _is_init(value: object) -> bool:
         parse_init(value)
         return True
     return isinstance(value, str) and value in INITS
+
+
+def _is_scheduler(value: object) -> bool:
+    """Whether this is a schedule; errors as of `_is_init`."""
+    if isinstance(value, str) and "(" in value:
+        parse_scheduler(value)
+        return True
+    return isinstance(value, str) and value in SCHEDULE_NUMBERS
 
 
 def _is_activation(value: object) -> bool:
@@ -115,7 +123,7 @@ _FIELD_CHECKS: dict[str, Check] = {
     ),
     "channels": ((lambda value: type(value) is int and value in (1, 3)), "1 or 3"),
     "momentum": _or_null(_SHARE),
-    "scheduler": _or_null(_TEXT),
+    "scheduler": _or_null((_is_scheduler, " or ".join(SCHEDULE_NUMBERS))),
 }
 
 _GRID_CHECKS: dict[str, Check] = {
@@ -244,15 +252,6 @@ class Zoo:
     def _check(self) -> None:
         for name, check in _FIELD_CHECKS.items():
             require(name, getattr(self, name), check)
-        architecture = find_architecture(self.architecture)
-        schedule = self.scheduler
-        if isinstance(schedule, str) and "(" in schedule:
-            schedule = parse_scheduler(schedule)[0]
-        if schedule not in architecture.schedulers:
-            known = " or ".join(name or "null" for name in architecture.schedulers)
-            raise ValueError(
-                f"the scheduler of {architecture.title} must be {known}, found {self.scheduler!r}"
-            )
         grid = dict(self.grid)
         if wrong := wrong_keys(grid, GRID_KEYS, GRID_KEYS):
             beside = [key for key in grid if key in self.__dataclass_fields__]
@@ -273,8 +272,8 @@ class Zoo:
         for optimizer in grid["optimizer"]:
             if optimizer in MOMENTUM_OPTIMIZERS and self.momentum is None:
                 raise ValueError(f'{optimizer} needs a "momentum" beside the grid (0 for none)')
-            if optimizer == "nesterov" and not self.momentum:
-                raise ValueError("nesterov needs a momentum above 0")
+            if OPTIMIZERS[optimizer].momentum == "above 0" and not self.momentum:
+                raise ValueError(f"{optimizer} needs a momentum above 0")
 
     def __repr__(self) -> str:
         return (

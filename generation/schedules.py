@@ -6,13 +6,15 @@
                           torch's StepLR: times `factor` (default 0.1) after every `epochs` epochs
                           (default: a third of all, rounded up)
 
-`make_scheduler` makes torch's own; `schedule` has the same numbers for engines that step by
-themselves, and a test compares the two.
+`make_scheduler` makes torch's own; `schedule` has the same values for engines that step by
+themselves, and a test compares the two. A new schedule is one entry in `SCHEDULES`, and its name
+with its numbers in builders/hyperparameters.py.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -37,6 +39,91 @@ class Schedule(NamedTuple):
     momentum: NDArray[np.float64] | None
 
 
+class Course(NamedTuple):
+    """The training that a schedule is for.
+
+    Attributes:
+        numbers: those of the schedule's text, such as `epochs` and `factor`.
+        epochs, steps_per_epoch: length of the training.
+    """
+
+    numbers: Mapping[str, float]
+    epochs: int
+    steps_per_epoch: int
+
+    @property
+    def steps(self) -> int:
+        return self.epochs * self.steps_per_epoch
+
+
+class Kind(NamedTuple):
+    """A schedule in its two forms.
+
+    Attributes:
+        values: the schedule of a training.
+        torch_class: its class in torch.optim.lr_scheduler.
+        torch_arguments: what this class takes beside the optimizer, from the training and the
+            model's learning rate; torch's defaults otherwise.
+    """
+
+    values: Callable[[Course], Schedule]
+    torch_class: str
+    torch_arguments: Callable[[Course, float], dict[str, float]]
+
+
+RISING_SHARE = 0.3
+START_DIVISOR, END_DIVISOR = 25, 1e4
+LOW_MOMENTUM, HIGH_MOMENTUM = 0.85, 0.95
+"""The defaults of torch's OneCycleLR: pct_start; div_factor, final_div_factor; base_momentum,
+max_momentum."""
+
+
+def _one_cycle(course: Course) -> Schedule:
+    steps = np.arange(course.steps, dtype=np.float64)
+    peak, last = RISING_SHARE * len(steps) - 1, len(steps) - 1
+    rising = steps <= peak
+
+    def between(start: float, top: float, end: float) -> NDArray[np.float64]:
+        share = np.where(rising, steps / (peak or 1), (steps - peak) / (last - peak))
+        first, second = np.where(rising, start, top), np.where(rising, top, end)
+        return second + (first - second) / 2 * (1 + np.cos(math.pi * share))
+
+    return Schedule(
+        between(1 / START_DIVISOR, 1, 1 / (START_DIVISOR * END_DIVISOR)),
+        between(HIGH_MOMENTUM, LOW_MOMENTUM, HIGH_MOMENTUM),
+    )
+
+
+def _cosine(course: Course) -> Schedule:
+    steps = np.arange(course.steps, dtype=np.float64)
+    return Schedule((1 + np.cos(math.pi * steps / len(steps))) / 2, None)
+
+
+def _step_arguments(course: Course) -> dict[str, float]:
+    epochs = int(course.numbers.get("epochs", math.ceil(course.epochs / 3)))
+    return {
+        "step_size": epochs * course.steps_per_epoch,
+        "gamma": course.numbers.get("factor", 0.1),
+    }
+
+
+def _step(course: Course) -> Schedule:
+    wait, factor = _step_arguments(course).values()
+    return Schedule(factor ** (np.arange(course.steps, dtype=np.float64) // wait), None)
+
+
+SCHEDULES = {
+    "OneCycleLR": Kind(
+        _one_cycle,
+        "OneCycleLR",
+        lambda course, rate: {"max_lr": rate, "total_steps": course.steps},
+    ),
+    "cosine": Kind(_cosine, "CosineAnnealingLR", lambda course, _: {"T_max": course.steps}),
+    "step": Kind(_step, "StepLR", lambda course, _: _step_arguments(course)),
+}
+"""Every schedule of hyperparameters.SCHEDULE_NUMBERS."""
+
+
 def schedule(scheduler: str | None, epochs: int, steps_per_epoch: int) -> Schedule | None:
     """The schedule of a training of so many epochs and steps; None for a constant rate.
 
@@ -46,22 +133,7 @@ def schedule(scheduler: str | None, epochs: int, steps_per_epoch: int) -> Schedu
     if scheduler is None:
         return None
     name, numbers = parse_scheduler(scheduler)
-    steps = np.arange(epochs * steps_per_epoch, dtype=np.float64)
-    if name == "step":
-        wait, factor = _step_numbers(numbers, epochs)
-        return Schedule(factor ** (steps // (wait * steps_per_epoch)), None)
-    if name == "cosine":
-        return Schedule((1 + np.cos(math.pi * steps / len(steps))) / 2, None)
-    # torch.optim.lr_scheduler.OneCycleLR with its defaults.
-    peak, last = 0.3 * len(steps) - 1, len(steps) - 1
-    rising = steps <= peak
-
-    def between(start: float, top: float, end: float) -> NDArray[np.float64]:
-        share = np.where(rising, steps / (peak or 1), (steps - peak) / (last - peak))
-        first, second = np.where(rising, start, top), np.where(rising, top, end)
-        return second + (first - second) / 2 * (1 + np.cos(math.pi * share))
-
-    return Schedule(between(1 / 25, 1, 1 / 25e4), between(0.95, 0.85, 0.95))
+    return SCHEDULES[name].values(Course(numbers, epochs, steps_per_epoch))
 
 
 def make_scheduler(
@@ -77,19 +149,7 @@ def make_scheduler(
     if model.scheduler is None:
         return None
     name, numbers = parse_scheduler(model.scheduler)
-    schedulers = torch.optim.lr_scheduler
-    if name == "step":
-        wait, factor = _step_numbers(numbers, model.epochs)
-        return schedulers.StepLR(optimizer, wait * steps_per_epoch, factor)
-    if name == "cosine":
-        return schedulers.CosineAnnealingLR(optimizer, model.epochs * steps_per_epoch)
-    return schedulers.OneCycleLR(
-        optimizer,
-        max_lr=model.learning_rate,
-        epochs=model.epochs,
-        steps_per_epoch=steps_per_epoch,
-    )
-
-
-def _step_numbers(numbers: dict[str, float], epochs: int) -> tuple[int, float]:
-    return int(numbers.get("epochs", math.ceil(epochs / 3))), numbers.get("factor", 0.1)
+    kind, course = SCHEDULES[name], Course(numbers, model.epochs, steps_per_epoch)
+    make: Callable[..., torch.optim.lr_scheduler.LRScheduler]
+    make = getattr(torch.optim.lr_scheduler, kind.torch_class)
+    return make(optimizer, **kind.torch_arguments(course, model.learning_rate))

@@ -17,7 +17,7 @@ import numpy as np
 from ...errors import Unreadable
 from ..architecture import ARCHITECTURES, find_architecture
 from ..catalog import TWIN_DOIS, TWIN_EPOCHS, UNKNOWN_IMAGES, ZOOS, config_names, zoo_spec
-from ..hyperparameters import ACTIVATIONS, INITS, MOMENTUM_OPTIMIZERS, OPTIMIZERS
+from ..hyperparameters import ACTIVATIONS, INITS, MOMENTUM_OPTIMIZERS, OPTIMIZERS, SCHEDULE_NUMBERS
 from ..names import RESERVED_NAMES, is_zoo_name, normalize_name, twin_name
 from ..phrases import counted
 from ..specification import GRID_KEYS, MAX_EPOCHS, Zoo
@@ -239,7 +239,7 @@ def _specify(
                 ),
                 "batch_size": _most_frequent(model["batch_size"] or 1 for model in models),
                 "momentum": _most_frequent(momenta) if momenta else 0.0 if needs_momentum else None,
-                "scheduler": find_architecture(architecture).schedulers[0],
+                "scheduler": find_architecture(architecture).scheduler,
                 "experiment": run or None,
                 "note": "imported; grid and seeds are those found in the models' params.json",
             }
@@ -267,7 +267,7 @@ def specify_drawn(models: Sequence[Mapping[str, Any]], fields: Mapping[str, Any]
         return float(np.median(found)) if found else default
 
     optimizer = usual("optimizer", OPTIMIZERS.__contains__, "adam")
-    schedulers = find_architecture(fields["architecture"]).schedulers
+    momentum = 0.9 if OPTIMIZERS[optimizer].momentum == "above 0" else 0.0
     grid = {
         "activation": [usual("activation", ACTIVATIONS.__contains__, "relu")],
         "init": [usual("init", INITS.__contains__, "normal")],
@@ -283,8 +283,8 @@ def specify_drawn(models: Sequence[Mapping[str, Any]], fields: Mapping[str, Any]
             "seeds": min(len(models), 100_000),
             "random_seeds": True,
             "batch_size": usual("batch_size", lambda value: value is not None, 10),
-            "momentum": usual("momentum", _is_share, 0.9 if optimizer == "nesterov" else 0.0),
-            "scheduler": usual("scheduler", schedulers.__contains__, None),
+            "momentum": usual("momentum", _is_share, momentum),
+            "scheduler": usual("scheduler", (None, *SCHEDULE_NUMBERS).__contains__, None),
             **fields,
             "grid": {**grid, **fields.get("grid", {})},
         }

@@ -197,7 +197,7 @@ def test_specification_survives_json(name: str) -> None:
         ({"name": "../up"}, "letters, digits"),
         ({"name": "Up_Case"}, "small letters, digits"),
         ({"channels": 2}, "channels must be 1 or 3"),
-        ({"scheduler": "warmup"}, "the scheduler of CNN-s must be null"),
+        ({"scheduler": "warmup"}, "scheduler must be null"),
         ({"variant": "My variant"}, "variant must be small letters"),
         ({"images": 5}, "images must be a text"),
         ({"grid": {"activation": ["relu", "relu"]}}, "repeats a value of activation"),

@@ -167,6 +167,8 @@ def torch_steps(
         schedule = pace.CosineAnnealingLR(step, steps)
     elif scheduler == "step":  # an epoch is one step here
         schedule = pace.StepLR(step, -(-steps // 3))
+    elif scheduler is not None:
+        raise ValueError(f"the oracle has no schedule {scheduler}")
     x, y = torch.tensor(images, dtype=dtype), torch.tensor(labels)
     after = []
     for number, batch in enumerate(torch.tensor(order).split(batch_size)):

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, example, given, settings
 from torch.nn import functional
 
 from model_zoos.builders.architecture import find_architecture
-from model_zoos.builders.hyperparameters import ACTIVATIONS, OPTIMIZERS
+from model_zoos.builders.hyperparameters import ACTIVATIONS, OPTIMIZERS, SCHEDULE_NUMBERS
 from model_zoos.builders.layout import Layout, make_layout
 from model_zoos.generation.engines import evaluate
 from model_zoos.generation.engines.batched import BatchedPopulation
@@ -35,7 +35,7 @@ NETWORKS = (
     "1x28x28 conv6k5p2 pool drop conv16k5 pool fc120 fc84 fc10",
     "3x32x32 conv8k3s2p1 pool conv12k3s2p1:elu drop conv9k3p1 gap fc20 fc10",
 )
-SCHEDULERS = (None, "OneCycleLR", "cosine", "step")
+SCHEDULERS = (None, *SCHEDULE_NUMBERS)
 CASES = [
     (
         NETWORKS[(number + number // 5) % 5],
@@ -50,7 +50,7 @@ CASES = [
 
 
 def test_each_pair_of_values_is_there() -> None:
-    names = (NETWORKS, tuple(ACTIVATIONS), OPTIMIZERS, SCHEDULERS)
+    names = (NETWORKS, tuple(ACTIVATIONS), tuple(OPTIMIZERS), SCHEDULERS)
     for (i, first), (j, second) in itertools.combinations(enumerate(names), 2):
         found = {(case[i], case[j]) for case in CASES}
         assert found == set(itertools.product(first, second)), (i, j)
@@ -136,7 +136,7 @@ def _check_any(text: str, engine: str) -> None:
         text,
         engine,
         list(ACTIVATIONS)[number % 10],
-        OPTIMIZERS[number % 5],
+        list(OPTIMIZERS)[number % 5],
         SCHEDULERS[number % 4],
         0.5 * (number % 3 == 0),
         steps=20,
