@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from tqdm import tqdm
 
 from ...builders.catalog import IMAGE_FOLDER
@@ -36,6 +36,7 @@ from ...errors import InvalidArgument, MissingImagesError, UnreadableImagesError
 from ..augmentation import check_augmentation
 from ..torchvision import import_torchvision
 from .data import SPLITS, ImageData, Images
+from .readers import refuse_damage
 
 PREFIX = IMAGE_FOLDER
 SETTINGS = "images.json"
@@ -176,11 +177,8 @@ def _opened(path: str) -> Iterator[Image.Image]:
     Raises:
         UnreadableImagesError: it cannot be read, here or while it is open.
     """
-    try:
-        with Image.open(path) as file:
-            yield file
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise UnreadableImagesError(f"{path}: no readable image ({error})") from error
+    with refuse_damage(path, published=False), Image.open(path) as file:
+        yield file
 
 
 def _samples(folder: Path) -> tuple[list[str], list[tuple[str, int]]]:

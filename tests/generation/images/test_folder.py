@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,29 @@ def test_what_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "mine" / "train" / "a" / "9.png").write_bytes(b"no image")
     with pytest.raises(UnreadableImagesError, match=r"9\.png: no readable image"):
         load_images("folder/mine", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("0.png", lambda data: data[:36] + b"\5" + data[37:]),  # the length of a chunk
+        ("0.bmp", lambda data: data[:30] + b"\1" + data[31:]),  # compressed, of 24 bits
+        ("0.ppm", lambda data: b"P6 8 x " + data[7:]),
+    ],
+)
+def test_damage_of_any_kind_names_the_file(
+    tmp_path: Path, name: str, damage: Callable[[bytes], bytes]
+) -> None:
+    """Pillow raises SyntaxError or ValueError for some damaged files."""
+    write(tmp_path, {"train": (16, 16), "test": (16, 16)})
+    path = tmp_path / "mine" / "train" / "a" / name
+    Image.new("RGB", (16, 16)).save(path)
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(UnreadableImagesError) as found:
+        load_images("folder/mine", tmp_path)
+    assert str(found.value).startswith(f"{path}: no readable image (")
+    assert "move it out of the folder" in str(found.value)
+    assert found.value.hint is None  # nothing can be downloaded again
 
 
 def test_other_classes_to_test(tmp_path: Path) -> None:
