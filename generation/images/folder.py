@@ -8,8 +8,9 @@
 Classes are numbered in the order of their names, and images are ordered by class and name, as by
 torchvision's ImageFolder. Without images.json all images must have one size. A zoo of one channel
 sees them in grey, one of three in colour; without a zoo, they are grey if all training images are.
-They are normalised with mean and deviation 0.5. ResNet-18 augments them by a crop, padded by an
-eighth of the size (square images only), and a flip. Each key of images.json changes one of these:
+Grey files of 16 bits are scaled to 8 bits. Images are normalised with mean and deviation 0.5.
+ResNet-18 augments them by a crop, padded by an eighth of the size (square images only), and a flip.
+Each key of images.json changes one of these:
 
     {"size": [32, 32], "mean": [0.49, 0.48, 0.45], "std": [0.25, 0.24, 0.26],
      "augmentation": ["random_crop_32_4", "horizontal_flip"]}
@@ -156,7 +157,10 @@ def _settings(path: Path) -> Mapping[str, Any]:
     return values
 
 
-_GREY = ("1", "L", "LA", "I", "I;16", "F")
+_SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
+"""Modes of PIL with one channel of 16 bits."""
+
+_GREY = ("1", "L", "LA", "I", *_SIXTEEN_BITS)
 """Modes of PIL that have one channel of brightness."""
 
 
@@ -175,10 +179,29 @@ def _opened(path: str) -> Iterator[Image.Image]:
     """Open an image file.
 
     Raises:
-        UnreadableImagesError: it cannot be read, here or while it is open.
+        UnreadableImagesError: it cannot be read, here or while it is open, or has 32-bit pixels.
     """
     with refuse_damage(path, published=False), Image.open(path) as file:
+        if file.mode == "F" or (file.mode == "I" and not _has_16_bits(file)):
+            kind = "floats" if file.mode == "F" else "32-bit integers"
+            raise UnreadableImagesError(
+                f"{path}: its pixels are {kind} (mode {file.mode} of Pillow), whose range is not "
+                "known; expected 8 or 16 bits a channel. Scale the pixels to 0..255 and save them "
+                "as an 8-bit PNG file"
+            )
         yield file
+
+
+def _has_16_bits(file: Image.Image) -> bool:
+    """Whether a file has one channel of 16 bits, which Pillow puts into 32 for some formats."""
+    return file.mode in _SIXTEEN_BITS or (file.mode == "I" and file.format in ("PNG", "PPM"))
+
+
+def _in_8_bits(file: Image.Image) -> Image.Image:
+    """Return an image with 8 bits a channel, of 16 the nearest: Pillow clips them at 255."""
+    if not _has_16_bits(file):
+        return file
+    return Image.fromarray(((np.asarray(file).astype(np.int64) + 128) // 257).astype(np.uint8))
 
 
 def _samples(folder: Path) -> tuple[list[str], list[tuple[str, int]]]:
@@ -208,7 +231,7 @@ def _read(
     bar = tqdm(samples, folder.name, unit=" images", delay=3, disable=not progress)
     for path, _ in bar:
         with _opened(path) as file:
-            image = file.convert("RGB" if channels == 3 else "L")
+            image = _in_8_bits(file).convert("RGB" if channels == 3 else "L")
         if size is not None and image.size != (size[1], size[0]):
             image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
         array = np.asarray(image).reshape(*image.size[::-1], channels)

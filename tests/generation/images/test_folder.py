@@ -89,6 +89,54 @@ def test_grey_files_are_grey_images(tmp_path: Path) -> None:
         load_images("folder/mine", tmp_path)
 
 
+def grey_files(root: Path, suffix: str, pixels: np.ndarray, mode: str | None = None) -> Path:
+    """One equal file for each of two splits and two classes; the path of the first."""
+    for split in ("train", "test"):
+        for name in "ab":
+            folder = root / "mine" / split / name
+            folder.mkdir(parents=True)
+            image = Image.fromarray(pixels)
+            if mode is not None:
+                image = Image.frombytes(mode, image.size, pixels.tobytes())
+            image.save(folder / f"0.{suffix}")
+    return root / "mine" / "train" / "a" / f"0.{suffix}"
+
+
+@pytest.mark.parametrize(
+    ("suffix", "dtype", "mode"),
+    [
+        ("png", "<u2", None),
+        ("tif", "<u2", None),
+        ("tif", ">u2", "I;16B"),
+        ("pgm", "<u2", None),  # which Pillow opens in mode I, as older versions do with PNG
+    ],
+)
+def test_16_bits_are_scaled_to_8(tmp_path: Path, suffix: str, dtype: str, mode: str | None) -> None:
+    eight = np.arange(256).reshape(16, 16)
+    offset = np.resize([-128, 0, 128], (16, 16))  # all of them are nearest to `eight`
+    sixteen = (eight * 257 + offset).clip(0, 65535).astype(dtype)
+    grey_files(tmp_path, suffix, sixteen, mode)
+    grey = load_images("folder/mine", tmp_path)
+    assert grey.shape == (1, 16, 16)
+    assert grey.train.pixels[0, 0].tolist() == eight.tolist()
+    coloured = load_images("folder/mine", tmp_path, channels=3)
+    assert coloured.train.pixels[1].tolist() == [eight.tolist()] * 3
+
+
+@pytest.mark.parametrize("channels", [None, 1, 3])
+@pytest.mark.parametrize(
+    ("dtype", "mode", "kind"), [("i4", "I", "32-bit integers"), ("f4", "F", "floats")]
+)
+def test_pixels_of_no_known_range_are_refused(
+    tmp_path: Path, dtype: str, mode: str, kind: str, channels: int | None
+) -> None:
+    path = grey_files(tmp_path, "tif", np.linspace(0, 1, 64).reshape(8, 8).astype(dtype))
+    with pytest.raises(UnreadableImagesError) as found:
+        load_images("folder/mine", tmp_path, channels=channels)
+    assert str(found.value).startswith(f"{path}: its pixels are {kind} (mode {mode} of Pillow)")
+    assert "as an 8-bit PNG file" in str(found.value)
+
+
 def test_settings(tmp_path: Path) -> None:
     write(tmp_path, {"train": (20, 12), "test": (9, 9)})
     settings = {"size": [16, 16], "mean": [0.1], "std": [0.2], "augmentation": []}
