@@ -20,10 +20,11 @@ One mean and one std make the images grey.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -33,7 +34,12 @@ from tqdm import tqdm
 from ...builders.catalog import IMAGE_FOLDER
 from ...builders.specification import wrong_keys
 from ...builders.untrusted import MAX_JSON, is_clutter, parse_json, read_plain
-from ...errors import InvalidArgument, MissingImagesError, UnreadableImagesError
+from ...errors import (
+    InvalidArgument,
+    MissingImagesError,
+    ModelZoosWarning,
+    UnreadableImagesError,
+)
 from ..augmentation import check_augmentation
 from ..torchvision import import_torchvision
 from .data import SPLITS, ImageData, Images
@@ -79,27 +85,27 @@ def load_folder(
             f'"mean": {settings["mean"]}, but the zoo has "channels": {channels}: give as many '
             "numbers in mean and std, or change the zoo's channels"
         )
+    listed = {split: _list(folder / split) for split in SPLITS if (folder / split).is_dir()}
+    _warn_of_skipped([path for listing in listed.values() for path in listing.skipped])
     if channels is None and "mean" not in settings:
-        channels = 1 if _are_grey(folder / "train") else 3
+        channels = 1 if _are_grey(listed["train"]) else 3
     usual = (0.5,) * (channels or 3)
     mean, std = (tuple(settings.get(key, usual)) for key in ("mean", "std"))
     read: dict[str, Images] = {}
-    classes: list[str] = []
-    for split in SPLITS:
-        if (folder / split).is_dir():
-            read[split], found = _read(folder / split, len(mean), settings.get("size"), progress)
-            height, width = read[split].pixels.shape[2:]
-            if read[split].pixels.shape[1:] != read["train"].pixels.shape[1:]:
-                raise UnreadableImagesError(
-                    f"{folder / split} has images of {height} x {width} pixels, other than "
-                    f"{folder / 'train'}: give a size in {SETTINGS}"
-                )
-            if split != "train" and found != classes:
-                raise UnreadableImagesError(
-                    f"{folder / split} has the classes {', '.join(found)}, "
-                    f"{folder / 'train'} has {', '.join(classes)}"
-                )
-            classes = found
+    classes = listed["train"].classes
+    for split, listing in listed.items():
+        read[split] = _read(split, listing, len(mean), settings.get("size"), progress)
+        height, width = read[split].pixels.shape[2:]
+        if read[split].pixels.shape[1:] != read["train"].pixels.shape[1:]:
+            raise UnreadableImagesError(
+                f"{folder / split} has images of {height} x {width} pixels, other than "
+                f"{folder / 'train'}: give a size in {SETTINGS}"
+            )
+        if listing.classes != classes:
+            raise UnreadableImagesError(
+                f"{folder / split} has the classes {', '.join(listing.classes)}, "
+                f"{folder / 'train'} has {', '.join(classes)}"
+            )
     crop = (f"random_crop_{height}_{height // 8}",) if height == width else ()
     augmentation = tuple(settings.get("augmentation", (*crop, "horizontal_flip")))
     try:
@@ -164,10 +170,9 @@ _GREY = ("1", "L", "LA", "I", *_SIXTEEN_BITS)
 """Modes of PIL that have one channel of brightness."""
 
 
-def _are_grey(folder: Path) -> bool:
+def _are_grey(listing: _Listing) -> bool:
     """Whether all images of a split are grey files, by their headers."""
-    _, samples = _samples(folder)
-    for path, _ in samples:
+    for path, _ in listing.samples:
         with _opened(path) as file:
             if file.mode not in _GREY:
                 return False
@@ -204,31 +209,74 @@ def _in_8_bits(file: Image.Image) -> Image.Image:
     return Image.fromarray(((np.asarray(file).astype(np.int64) + 128) // 257).astype(np.uint8))
 
 
-def _samples(folder: Path) -> tuple[list[str], list[tuple[str, int]]]:
-    """Return the classes of a split, and the path and class of each of its images."""
+class _Listing(NamedTuple):
+    """The files of one split.
+
+    Attributes:
+        classes: the names of its classes.
+        samples: the path and the class of each image.
+        skipped: the paths of other files in the folders of the classes, without those that systems
+            leave there.
+    """
+
+    classes: list[str]
+    samples: list[tuple[str, int]]
+    skipped: list[str]
+
+
+def _list(folder: Path) -> _Listing:
+    """List the files of a split.
+
+    Raises:
+        UnreadableImagesError: there is no class, or one without images.
+    """
     vision = import_torchvision().datasets.folder
+    skipped: list[str] = []
 
     def is_image(path: str) -> bool:
-        inside = Path(path).relative_to(folder).as_posix()
-        return not is_clutter(inside) and vision.has_file_allowed_extension(
-            path, vision.IMG_EXTENSIONS
-        )
+        inside = Path(path).relative_to(folder)
+        if is_clutter(inside.as_posix()):
+            return False
+        if vision.has_file_allowed_extension(path, vision.IMG_EXTENSIONS):
+            return True
+        hidden = any(part.startswith(".") for part in inside.parts)
+        if not hidden and inside.name.lower() not in ("thumbs.db", "desktop.ini"):
+            skipped.append(path)
+        return False
 
     try:
         classes = [name for name in vision.find_classes(folder)[0] if not is_clutter(name)]
         numbers = {name: number for number, name in enumerate(classes)}
-        return classes, vision.make_dataset(folder, numbers, is_valid_file=is_image)
+        samples = vision.make_dataset(folder, numbers, is_valid_file=is_image)
     except (FileNotFoundError, ValueError) as error:  # no class, or one without images
-        raise UnreadableImagesError(f"{folder}: {' '.join(str(error).split())}") from None
+        raise UnreadableImagesError(
+            f"{folder}: {' '.join(str(error).split())} Expected a folder for each class, with "
+            f"images in it ({', '.join(vision.IMG_EXTENSIONS)})"
+        ) from None
+    return _Listing(classes, samples, skipped)
+
+
+def _warn_of_skipped(paths: Sequence[str]) -> None:
+    """Warn of files in the folders of classes that are not read, if there are any."""
+    if not paths:
+        return
+    count = f"{len(paths):,} files are" if len(paths) > 1 else "1 file is"
+    formats = ", ".join(import_torchvision().datasets.folder.IMG_EXTENSIONS)
+    warnings.warn(
+        ModelZoosWarning(
+            f"{paths[0]}: {count} not read, of which this is the first. Images are read from "
+            f"{formats}; convert these files, or move them out of the folders of the classes"
+        ),
+        stacklevel=4,
+    )
 
 
 def _read(
-    folder: Path, channels: int, size: list[int] | None, progress: bool
-) -> tuple[Images, list[str]]:
-    """Read the images of one split, resized if a size is given, and the names of its classes."""
-    classes, samples = _samples(folder)
+    split: str, listing: _Listing, channels: int, size: list[int] | None, progress: bool
+) -> Images:
+    """Read the images of one split, resized if a size is given."""
     arrays: list[np.ndarray] = []
-    bar = tqdm(samples, folder.name, unit=" images", delay=3, disable=not progress)
+    bar = tqdm(listing.samples, split, unit=" images", delay=3, disable=not progress)
     for path, _ in bar:
         with _opened(path) as file:
             image = _in_8_bits(file).convert("RGB" if channels == 3 else "L")
@@ -242,4 +290,4 @@ def _read(
             )
         arrays.append(array)
     pixels = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
-    return Images(pixels, torch.tensor([label for _, label in samples])), classes
+    return Images(pixels, torch.tensor([label for _, label in listing.samples]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,12 @@ from model_zoos.benchmarks.audit import audit_zoo
 from model_zoos.builders.catalog import zoo_spec
 from model_zoos.builders.specification import Zoo
 from model_zoos.builders.zoo_directory import open_zoo
-from model_zoos.errors import InvalidArgument, MissingImagesError, UnreadableImagesError
+from model_zoos.errors import (
+    InvalidArgument,
+    MissingImagesError,
+    ModelZoosWarning,
+    UnreadableImagesError,
+)
 from model_zoos.generation.generate import generate
 from model_zoos.generation.images import load_images
 from model_zoos.generation.options import TwinOptions
@@ -63,6 +69,30 @@ def test_what_macos_and_jupyter_leave_behind_is_no_image_and_no_class(tmp_path: 
     assert images.classes == 2
     assert images.train.pixels.equal(before.train.pixels)
     assert images.test.labels.tolist() == [0, 0, 1, 1]
+
+
+def test_files_of_other_formats_are_counted_in_a_warning(tmp_path: Path) -> None:
+    write(tmp_path, {"train": (16, 16), "test": (16, 16)})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for name in ("Thumbs.db", "desktop.ini", ".DS_Store", ".hidden.gif"):
+            (tmp_path / "mine" / "train" / "a" / name).write_bytes(b"")
+        before = load_images("folder/mine", tmp_path)
+    first = tmp_path / "mine" / "train" / "a" / "2.gif"
+    for path in (first, tmp_path / "mine" / "test" / "b" / "deeper" / "3.gif"):
+        path.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (16, 16)).save(path)
+    with pytest.warns(ModelZoosWarning) as found:
+        after = load_images("folder/mine", tmp_path)
+    (message,) = [str(warning.message) for warning in found]
+    assert message.startswith(f"{first}: 2 files are not read, of which this is the first.")
+    assert ".png" in message
+    assert found[0].filename == __file__
+    assert after.digest() == before.digest()
+    for path in (tmp_path / "mine" / "train" / "a").glob("*.png"):
+        path.unlink()
+    with pytest.raises(UnreadableImagesError, match=r"the classes a\. Expected a folder .*\.png"):
+        load_images("folder/mine", tmp_path)
 
 
 def test_grey_files_are_grey_images(tmp_path: Path) -> None:
