@@ -274,6 +274,15 @@ def test_grey_images_for_a_zoo_of_one_channel(tmp_path: Path) -> None:
         generate(zoo_spec("cifar10_cnn_l_seed"), tmp_path / "zoos", images)
 
 
+@pytest.mark.parametrize("channels", [0, 2, 4, -1, True, "3", 1.0, [3]])
+def test_channels_are_1_or_3(tmp_path: Path, channels: Any) -> None:
+    write(tmp_path, {"train": (16, 16), "test": (16, 16)})
+    with pytest.raises(InvalidArgument, match=r"channels must be 1 or 3, found .*folder/mine"):
+        load_images("folder/mine", tmp_path, channels=channels)
+    three: Any = np.int64(3)
+    assert load_images("folder/mine", tmp_path, channels=three).shape == (3, 16, 16)
+
+
 def test_channels_that_contradict_the_settings(tmp_path: Path) -> None:
     write(tmp_path, {"train": (16, 16), "test": (16, 16)})
     settings = {"mean": [0.5, 0.5, 0.5], "std": [1, 1, 1]}

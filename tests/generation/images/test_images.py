@@ -31,6 +31,7 @@ from PIL import Image
 
 from model_zoos.errors import (
     ImageFilesError,
+    InvalidArgument,
     MissingImagesError,
     UnreadableImagesError,
     UnverifiedImagesError,
@@ -310,6 +311,27 @@ def test_hyphens_are_accepted_and_unknown_names_refused(tmp_path):
         load_images("mnits", tmp_path)
     with pytest.raises(ValueError, match=r"'xyz'; known: mnist, fashion_mnist.*digits\. Images"):
         load_images("xyz", tmp_path)
+
+
+def test_names_are_texts_or_paths_and_folders_are_paths():
+    assert load_images(Path("digits")).digest() == load_images("digits").digest()
+    for name in (None, 5, b"digits", ["digits"]):
+        with pytest.raises(InvalidArgument, match=r"named, such as 'mnist', found \w+"):
+            load_images(name)
+    with pytest.raises(InvalidArgument, match="images_dir must be the path of a folder, found int"):
+        load_images("digits", 5)
+
+
+def test_channels_that_a_set_does_not_have_are_refused_before_its_files_are_read(tmp_path):
+    assert load_images("digits", channels=1).shape == (1, 28, 28)
+    with pytest.raises(InvalidArgument, match=r"must be 1, found 3: digits has 1 channel\. Leave"):
+        load_images("digits", channels=3)
+    with pytest.raises(InvalidArgument, match="must be 3, found 1: cifar10/cnn_s has 3 channels"):
+        load_images("cifar10/cnn_s", tmp_path, channels=1)
+    with pytest.raises(InvalidArgument, match="must be 1, found 3: svhn/grey has 1 channel"):
+        load_images("svhn/grey", tmp_path, channels=3)
+    with pytest.raises(MissingImagesError):
+        load_images("svhn/grey", tmp_path, channels=1)
 
 
 # ----------------------------------------------------------------------------- real images
