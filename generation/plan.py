@@ -285,11 +285,11 @@ def measure_population(
 def _random_images(
     like: ImageSource | ImageData, train: int, others: Sequence[int | None]
 ) -> ImageData:
-    """Random images of the shape of others: so many to train, to validate (or None) and to test."""
+    """Random images like others: so many to train, to validate (or None) and to test."""
     generator = np.random.default_rng(0)
 
     def random(count: int) -> Images:
-        pixels = generator.integers(0, 256, (count, *like.shape), np.uint8)
+        pixels = generator.integers(0, 256, (count, len(like.mean), *like.shape[1:]), np.uint8)
         labels = generator.integers(0, like.classes, count)
         return Images(torch.from_numpy(pixels), torch.from_numpy(labels))
 
@@ -303,6 +303,7 @@ def _random_images(
         std=like.std,
         augmentation=like.augmentation,
         classes=like.classes,
+        grey=like.grey,
     )
 
 
