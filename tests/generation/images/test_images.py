@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -854,7 +854,7 @@ def test_digest_changes_with_every_pixel_label_and_scale(split, where, add):
     assert len({data.digest(), *(other.digest() for other in others)}) == 6
 
 
-@given(st.lists(st.integers(0, 5), max_size=10))
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=10))
 def test_subset_by_indices_slice_and_mask(indices):
     data = made()
     some = data.subset(train=indices, validation=slice(1, 4), test=data.test.labels > 4)
@@ -868,15 +868,17 @@ def test_subset_by_indices_slice_and_mask(indices):
 
 
 @pytest.mark.filterwarnings("ignore:Length of split")
-@given(n=st.integers(0, 60), sizes=st.lists(st.integers(0, 40), min_size=3, max_size=3))
+@given(n=st.none() | st.integers(1, 60), sizes=st.lists(st.integers(1, 40), min_size=3, max_size=3))
 def test_split_is_a_partition_and_random_split_at_full_size(n, sizes):
     """A set of one's own, that makes its images in memory: image i has label and pixel i."""
+
+    n = sum(sizes) if n is None else n
+    assume(n == sum(sizes) or n * min(sizes) > sum(sizes))  # every part gets images
 
     def read(part, paths):
         numbers = np.arange(n, dtype=np.uint8)
         return RawImages(numbers.reshape(-1, 1, 1), numbers)
 
-    sizes[0] += 1
     files = ImageFiles("numbers", read, train=(), test=None)
     source = ImageSource("numbers", files, 256, (1, 1, 1), tuple(sizes), (), (0.5,), (0.5,))
     if n != sum(sizes):
@@ -910,8 +912,13 @@ def test_wrong_arrays_are_refused():
     images = Images(pixels, labels)
     with pytest.raises(ValueError, match="each of 1 channels, found 3 means and 1 stds"):
         ImageData("a", images, None, images, (0.5,) * 3, (0.5,))
-    with pytest.raises(ValueError, match="std must not be 0"):
-        ImageData("a", images, None, images, (0.5,), (0.0,))
+    for std in ((0.0,), (-0.5,), (float("nan"),), (float("inf"),), (1e-60,), ("1",), 0.5, None):
+        with pytest.raises(InvalidArgument, match="std must have a finite number above 0 for each"):
+            ImageData("a", images, None, images, (0.5,), std)
+    for mean in ((float("nan"),), (-float("inf"),), (1e60,), ("1",), 0.5, None):
+        with pytest.raises(InvalidArgument, match="mean must have a finite number for each chan"):
+            ImageData("a", images, None, images, mean, (0.5,))
+    assert ImageData("a", images, None, images, np.array([-0.5]), np.array([0.5])).mean == -0.5
     with pytest.raises(ValueError, match="test images are"):
         ImageData("a", images, None, Images(pixels[..., 1:], labels), (0.5,), (0.5,))
     with pytest.raises(ValueError, match="test labels are not all from 0 to 9: found 1"):
@@ -921,6 +928,13 @@ def test_wrong_arrays_are_refused():
         data.normalized("validation")
     with pytest.raises(ValueError, match="no validation images"):
         data.subset(validation=slice(1))
+    with pytest.raises(InvalidArgument, match=r"a has no train images: expected at least one$"):
+        data.subset(train=slice(0))
+    with pytest.raises(InvalidArgument, match=r"a has no test images: expected at least one$"):
+        data.subset(test=[])
+    none = Images(pixels[:0], labels[:0])
+    with pytest.raises(InvalidArgument, match=r"no validation images: .* one, or validation=None"):
+        replace(data, validation=none)
 
 
 # ----------------------------------------------------------------------------- torchvision
