@@ -115,7 +115,7 @@ def instantiate(row: Mapping[str, object]) -> torch.nn.Module:
 
 
 def load_images(
-    name: str | ImageSource,
+    name: str | os.PathLike[str] | ImageSource,
     images_dir: str | os.PathLike[str] | None = None,
     *,
     channels: int | None = None,
@@ -128,13 +128,15 @@ def load_images(
     Args:
         name: key of an image data set, such as `zoo.images`, or your own ImageSource.
         images_dir: folder of image files; MODEL_ZOOS_IMAGES, else ./images by default.
-        channels: for a folder of image files, 1 to read them in grey or 3 in colour. None to use
-            those of images.json, or else 1 if all training images are grey and 3 if not.
+        channels: for a folder of image files, 1 to read them in grey or 3 in colour. None: as many
+            as images.json has means, else 1 if all training images are grey, else 3. Every other
+            set has its own number, and another one is refused.
         download: whether to download files that are missing.
         allow_unverified: whether to use files that are not the original ones.
         progress: whether to show progress.
 
     Raises:
+        InvalidArgument: no such image data set, or it does not have so many channels.
         ImageFilesError: the files are missing, damaged, or not the original ones.
     """
     from model_zoos.generation import images

@@ -337,7 +337,7 @@ def _test_images(
         directory = open_zoo(zoos_home(data_dir), states["zoo"][0])
         data = zoo_images(directory, None, images_dir, download)
         chosen = np.random.default_rng(seed).permutation(len(data.test))[:images]
-        data = data.subset(train=slice(0), test=np.sort(chosen))
+        data = data.subset(train=slice(1), test=np.sort(chosen))
     return samples_of(data, "test", layout)[0]
 
 

@@ -74,7 +74,7 @@ def _random_images(
     generator = np.random.default_rng(0)
 
     def random(count: int) -> Images:
-        pixels = generator.integers(0, 256, (count, *like.shape), np.uint8)
+        pixels = generator.integers(0, 256, (count, len(like.mean), *like.shape[1:]), np.uint8)
         labels = generator.integers(0, like.classes, count)
         return Images(torch.from_numpy(pixels), torch.from_numpy(labels))
 
@@ -88,6 +88,7 @@ def _random_images(
         std=like.std,
         augmentation=like.augmentation,
         classes=like.classes,
+        grey=like.grey,
     )
 
 

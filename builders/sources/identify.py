@@ -267,7 +267,7 @@ def specify_drawn(models: Sequence[Mapping[str, Any]], fields: Mapping[str, Any]
         return float(np.median(found)) if found else default
 
     optimizer = usual("optimizer", OPTIMIZERS.__contains__, "adam")
-    momentum = 0.9 if OPTIMIZERS[optimizer].momentum == "above 0" else 0.0
+    momentum = 0.9 if OPTIMIZERS[str(optimizer)].momentum == "above 0" else 0.0
     grid = {
         "activation": [usual("activation", ACTIVATIONS.__contains__, "relu")],
         "init": [usual("init", INITS.__contains__, "normal")],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -63,8 +64,8 @@ class ImageData:
         train: the training images, in the order of the split.
         validation: the validation images; None if there are none (Tiny-ImageNet).
         test: the test images.
-        mean: mean of each channel, on the 0..1 scale.
-        std: standard deviation of each channel, on the 0..1 scale.
+        mean: of each channel, on the 0..1 scale; finite.
+        std: standard deviation of each channel, on the 0..1 scale; finite and above 0.
         augmentation: transforms of the training pixels in every epoch, before normalisation
             (augmentation.py); () for CNN zoos.
         classes: number of classes.
@@ -72,7 +73,8 @@ class ImageData:
         grey: whether networks see one channel, the mean of the normalised channels.
 
     Raises:
-        InvalidArgument: shapes, channels or labels that do not fit together.
+        InvalidArgument: shapes, channels or labels that do not fit together, a split without
+            images, or a mean or std that images cannot be normalised with.
     """
 
     name: str
@@ -88,20 +90,25 @@ class ImageData:
 
     def __post_init__(self) -> None:
         shape = self.train.pixels.shape[1:]
+        _check_scale("mean", self.mean, -math.inf)
+        _check_scale("std", self.std, 0)
         if not len(self.mean) == len(self.std) == shape[0]:
             raise InvalidArgument(
                 f"expected a mean and a std for each of {shape[0]} channels, found "
                 f"{len(self.mean)} means and {len(self.std)} stds"
             )
-        if any(deviation == 0 for deviation in self.std):
-            raise InvalidArgument(f"std must not be 0, found {self.std}")
         for split, images in self._splits():
+            if not len(images):
+                without = ", or validation=None" if split == "validation" else ""
+                raise InvalidArgument(
+                    f"{self.name} has no {split} images: expected at least one{without}"
+                )
             if images.pixels.shape[1:] != shape:
                 raise InvalidArgument(
                     f"{split} images are {_kind(images.pixels)}, not {list(shape)}"
                 )
             labels = images.labels
-            if len(images) and not 0 <= labels.min() <= labels.max() < self.classes:
+            if not 0 <= labels.min() <= labels.max() < self.classes:
                 raise InvalidArgument(
                     f"{split} labels are not all from 0 to {self.classes - 1}: "
                     f"found {labels.min()} to {labels.max()}"
@@ -223,7 +230,8 @@ class ImageData:
             test: the same for the test images.
 
         Raises:
-            InvalidArgument: `validation` is given, but there are no validation images.
+            InvalidArgument: `validation` is given, but there are no validation images; or no image
+                of a split is chosen.
 
         Example:
             >>> load_images("mnist").subset(train=slice(2000), test=slice(500))
@@ -236,6 +244,23 @@ class ImageData:
                 images, where = getattr(self, split), _index(index)
                 chosen[split] = Images(images.pixels[where], images.labels[where])
         return replace(self, **chosen)
+
+
+def _check_scale(key: str, values: Sequence[float], low: float) -> None:
+    """Refuse a mean or std whose numbers, as the float32 that they become, are not usable.
+
+    Raises:
+        InvalidArgument: they are no sequence of numbers that are finite and above `low`.
+    """
+    try:
+        numbers = torch.as_tensor(values, dtype=torch.float32)
+    except (TypeError, ValueError, RuntimeError):
+        numbers = torch.tensor(math.nan)
+    if numbers.ndim != 1 or not bool((numbers.isfinite() & (numbers > low)).all()):
+        raise InvalidArgument(
+            f"{key} must have a finite number{' above 0' * (low == 0)} for each channel, found "
+            f"{values!r:.80}"
+        )
 
 
 def _kind(tensor: torch.Tensor) -> str:

@@ -5,12 +5,12 @@
                          validation/<class>/*.png   optional
                          images.json                optional
 
-Classes are numbered in the order of their names, and images are ordered by class and name, as in
-torchvision's ImageFolder. Without images.json all images must have the same size. A zoo of one
-channel sees them in grey, one of three in colour; without a zoo, they are grey if all training
-images are grey. They are normalised with mean and deviation 0.5. For ResNet-18 they are augmented
-by a crop, padded by an eighth of the size (square images only), and a flip. Each key of images.json
-changes one of these settings:
+Classes are numbered in the order of their names, and images are ordered by class and name, as by
+torchvision's ImageFolder. Without images.json all images must have one size. A zoo of one channel
+sees them in grey, one of three in colour; without a zoo, they are grey if all training images are.
+Grey files of 16 bits are scaled to 8 bits. Images are normalised with mean and deviation 0.5.
+ResNet-18 augments them by a crop, padded by an eighth of the size (square images only), and a flip.
+Each key of images.json changes one of these:
 
     {"size": [32, 32], "mean": [0.49, 0.48, 0.45], "std": [0.25, 0.24, 0.26],
      "augmentation": ["random_crop_32_4", "horizontal_flip"]}
@@ -20,24 +20,31 @@ A single mean and a single std make the images grey.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from tqdm import tqdm
 
 from ...builders.arguments import wrong_keys
 from ...builders.catalog import IMAGE_FOLDER
 from ...builders.splits import SPLITS
 from ...builders.untrusted import MAX_JSON, is_clutter, parse_json, read_plain
-from ...errors import InvalidArgument, MissingImagesError, UnreadableImagesError
+from ...errors import (
+    InvalidArgument,
+    MissingImagesError,
+    ModelZoosWarning,
+    UnreadableImagesError,
+)
 from ..augmentation import check_augmentation
 from ..torchvision import import_torchvision
 from .data import ImageData, Images
+from .readers import refuse_damage
 
 PREFIX = IMAGE_FOLDER
 SETTINGS = "images.json"
@@ -79,27 +86,27 @@ def load_folder(
             f'"mean": {settings["mean"]}, but the zoo has "channels": {channels}: give as many '
             "numbers in mean and std, or change the zoo's channels"
         )
+    listed = {split: _list(folder / split) for split in SPLITS if (folder / split).is_dir()}
+    _warn_of_skipped([path for listing in listed.values() for path in listing.skipped])
     if channels is None and "mean" not in settings:
-        channels = 1 if _are_grey(folder / "train") else 3
+        channels = 1 if _are_grey(listed["train"]) else 3
     usual = (0.5,) * (channels or 3)
     mean, std = (tuple(settings.get(key, usual)) for key in ("mean", "std"))
     read: dict[str, Images] = {}
-    classes: list[str] = []
-    for split in SPLITS:
-        if (folder / split).is_dir():
-            read[split], found = _read(folder / split, len(mean), settings.get("size"), progress)
-            height, width = read[split].pixels.shape[2:]
-            if read[split].pixels.shape[1:] != read["train"].pixels.shape[1:]:
-                raise UnreadableImagesError(
-                    f"{folder / split} has images of {height} x {width} pixels, other than "
-                    f"{folder / 'train'}: give a size in {SETTINGS}"
-                )
-            if split != "train" and found != classes:
-                raise UnreadableImagesError(
-                    f"{folder / split} has the classes {', '.join(found)}, "
-                    f"{folder / 'train'} has {', '.join(classes)}"
-                )
-            classes = found
+    classes = listed["train"].classes
+    for split, listing in listed.items():
+        read[split] = _read(split, listing, len(mean), settings.get("size"), progress)
+        height, width = read[split].pixels.shape[2:]
+        if read[split].pixels.shape[1:] != read["train"].pixels.shape[1:]:
+            raise UnreadableImagesError(
+                f"{folder / split} has images of {height} x {width} pixels, other than "
+                f"{folder / 'train'}: give a size in {SETTINGS}"
+            )
+        if listing.classes != classes:
+            raise UnreadableImagesError(
+                f"{folder / split} has the classes {', '.join(listing.classes)}, "
+                f"{folder / 'train'} has {', '.join(classes)}"
+            )
     crop = (f"random_crop_{height}_{height // 8}",) if height == width else ()
     augmentation = tuple(settings.get("augmentation", (*crop, "horizontal_flip")))
     try:
@@ -157,14 +164,16 @@ def _settings(path: Path) -> Mapping[str, Any]:
     return values
 
 
-_GREY = ("1", "L", "LA", "I", "I;16", "F")
+_SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
+"""Modes of PIL with one channel of 16 bits."""
+
+_GREY = ("1", "L", "LA", "I", *_SIXTEEN_BITS)
 """Modes of PIL with one channel of brightness."""
 
 
-def _are_grey(folder: Path) -> bool:
+def _are_grey(listing: _Listing) -> bool:
     """Whether all images of a split are grey files, by their headers."""
-    _, samples = _samples(folder)
-    for path, _ in samples:
+    for path, _ in listing.samples:
         with _opened(path) as file:
             if file.mode not in _GREY:
                 return False
@@ -176,43 +185,102 @@ def _opened(path: str) -> Iterator[Image.Image]:
     """Open an image file.
 
     Raises:
-        UnreadableImagesError: it cannot be read, also if that fails within the context.
+        UnreadableImagesError: it cannot be read, here or while it is open, or has 32-bit pixels.
     """
-    try:
-        with Image.open(path) as file:
-            yield file
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise UnreadableImagesError(f"{path}: no readable image ({error})") from error
+    with refuse_damage(path, published=False), Image.open(path) as file:
+        if file.mode == "F" or (file.mode == "I" and not _has_16_bits(file)):
+            kind = "floats" if file.mode == "F" else "32-bit integers"
+            raise UnreadableImagesError(
+                f"{path}: its pixels are {kind} (mode {file.mode} of Pillow), whose range is not "
+                "known; expected 8 or 16 bits a channel. Scale the pixels to 0..255 and save them "
+                "as an 8-bit PNG file"
+            )
+        yield file
 
 
-def _samples(folder: Path) -> tuple[list[str], list[tuple[str, int]]]:
-    """Return the classes of a split, and the path and class of each of its images."""
+def _has_16_bits(file: Image.Image) -> bool:
+    """Whether a file has one channel of 16 bits, which Pillow puts into 32 for some formats."""
+    return file.mode in _SIXTEEN_BITS or (file.mode == "I" and file.format in ("PNG", "PPM"))
+
+
+def _in_8_bits(file: Image.Image) -> Image.Image:
+    """Return an image with 8 bits a channel, of 16 the nearest: Pillow clips them at 255."""
+    if not _has_16_bits(file):
+        return file
+    return Image.fromarray(((np.asarray(file).astype(np.int64) + 128) // 257).astype(np.uint8))
+
+
+class _Listing(NamedTuple):
+    """The files of one split.
+
+    Attributes:
+        classes: the names of its classes.
+        samples: the path and the class of each image.
+        skipped: the paths of other files in the folders of the classes, without those that systems
+            leave there.
+    """
+
+    classes: list[str]
+    samples: list[tuple[str, int]]
+    skipped: list[str]
+
+
+def _list(folder: Path) -> _Listing:
+    """List the files of a split.
+
+    Raises:
+        UnreadableImagesError: there is no class, or one without images.
+    """
     vision = import_torchvision().datasets.folder
+    skipped: list[str] = []
 
     def is_image(path: str) -> bool:
-        inside = Path(path).relative_to(folder).as_posix()
-        return not is_clutter(inside) and vision.has_file_allowed_extension(
-            path, vision.IMG_EXTENSIONS
-        )
+        inside = Path(path).relative_to(folder)
+        if is_clutter(inside.as_posix()):
+            return False
+        if vision.has_file_allowed_extension(path, vision.IMG_EXTENSIONS):
+            return True
+        hidden = any(part.startswith(".") for part in inside.parts)
+        if not hidden and inside.name.lower() not in ("thumbs.db", "desktop.ini"):
+            skipped.append(path)
+        return False
 
     try:
         classes = [name for name in vision.find_classes(folder)[0] if not is_clutter(name)]
         numbers = {name: number for number, name in enumerate(classes)}
-        return classes, vision.make_dataset(folder, numbers, is_valid_file=is_image)
+        samples = vision.make_dataset(folder, numbers, is_valid_file=is_image)
     except (FileNotFoundError, ValueError) as error:  # there is no class, or one has no images
-        raise UnreadableImagesError(f"{folder}: {' '.join(str(error).split())}") from None
+        raise UnreadableImagesError(
+            f"{folder}: {' '.join(str(error).split())} Expected a folder for each class, with "
+            f"images in it ({', '.join(vision.IMG_EXTENSIONS)})"
+        ) from None
+    return _Listing(classes, samples, skipped)
+
+
+def _warn_of_skipped(paths: Sequence[str]) -> None:
+    """Warn of files in the folders of classes that are not read, if there are any."""
+    if not paths:
+        return
+    count = f"{len(paths):,} files are" if len(paths) > 1 else "1 file is"
+    formats = ", ".join(import_torchvision().datasets.folder.IMG_EXTENSIONS)
+    warnings.warn(
+        ModelZoosWarning(
+            f"{paths[0]}: {count} not read, of which this is the first. Images are read from "
+            f"{formats}; convert these files, or move them out of the folders of the classes"
+        ),
+        stacklevel=4,
+    )
 
 
 def _read(
-    folder: Path, channels: int, size: list[int] | None, progress: bool
-) -> tuple[Images, list[str]]:
-    """Read the images of one split, resized if a size is given, and the names of its classes."""
-    classes, samples = _samples(folder)
+    split: str, listing: _Listing, channels: int, size: list[int] | None, progress: bool
+) -> Images:
+    """Read the images of one split, resized if a size is given."""
     arrays: list[np.ndarray] = []
-    bar = tqdm(samples, folder.name, unit=" images", delay=3, disable=not progress)
+    bar = tqdm(listing.samples, split, unit=" images", delay=3, disable=not progress)
     for path, _ in bar:
         with _opened(path) as file:
-            image = file.convert("RGB" if channels == 3 else "L")
+            image = _in_8_bits(file).convert("RGB" if channels == 3 else "L")
         if size is not None and image.size != (size[1], size[0]):
             image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
         array = np.asarray(image).reshape(*image.size[::-1], channels)
@@ -223,4 +291,4 @@ def _read(
             )
         arrays.append(array)
     pixels = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
-    return Images(pixels, torch.tensor([label for _, label in samples])), classes
+    return Images(pixels, torch.tensor([label for _, label in listing.samples]))

@@ -17,7 +17,9 @@ import warnings
 from collections.abc import Callable, Sequence
 from functools import reduce
 from itertools import accumulate, pairwise
+from numbers import Integral
 from pathlib import Path
+from types import NoneType
 
 import numpy as np
 import torch
@@ -26,6 +28,7 @@ from tqdm import tqdm
 
 from ...builders.arguments import check_kind
 from ...builders.layout import Layout
+from ...builders.phrases import counted
 from ...errors import (
     InvalidArgument,
     MissingImagesError,
@@ -46,7 +49,7 @@ Step = Callable[[Image.Image], Image.Image]
 
 
 def load_images(
-    name: str | ImageSource,
+    name: str | os.PathLike[str] | ImageSource,
     images_dir: str | os.PathLike[str] | None = None,
     *,
     channels: int | None = None,
@@ -63,15 +66,15 @@ def load_images(
         name: key of `IMAGE_SOURCES` (hyphens may stand for underscores), your own `ImageSource`, or
             `folder/NAME` for a folder of image files (folder.py).
         images_dir: the images folder; by default MODEL_ZOOS_IMAGES, else "images".
-        channels: for a folder of image files, 1 to read them in grey or 3 in colour; None to use
-            those of its images.json, or else 1 if all training images are grey files and 3 if not.
-            Other sets have fixed channels.
-        download: download the set if it is missing. Existing files are kept.
-        allow_unverified: accept files that differ from the original ones, with a warning and
+        channels: of a folder of image files, 1 to read them in grey or 3 in colour; None for what
+            its images.json says, else 1 if all training images are grey files, else 3. Every other
+            set has its own number, and another one is refused.
+        download: download the set if it is missing. Files that are there stay.
+        allow_unverified: accept files that are not the published ones, with a warning and
             `verified=False`.
 
     Raises:
-        InvalidArgument: no such image data set.
+        InvalidArgument: no such image data set, or it does not have so many channels.
         MissingImagesError: files are missing, or the download failed.
         UnverifiedImagesError: an MD5 sum or an image count differs from that of the original files.
         UnreadableImagesError: a file is truncated or damaged.
@@ -80,10 +83,17 @@ def load_images(
         >>> load_images("cifar10/cnn_s", "images", download=True).normalized("test").shape
         torch.Size([10000, 3, 28, 28])
     """
+    if isinstance(name, os.PathLike):
+        name = os.fspath(name)
+    check_kind(name, (str, ImageSource), "the images must be named, such as 'mnist'")
+    check_kind(images_dir, (str, os.PathLike, NoneType), "images_dir must be the path of a folder")
     root = Path(images_dir or os.environ.get("MODEL_ZOOS_IMAGES") or "images").expanduser()
     if isinstance(name, str) and name.startswith(PREFIX):
+        _check_channels(channels, (1, 3), f"{name} can be read in grey (1) or in colour (3)")
         return load_folder(name, root, channels=channels, progress=progress)
     source = name if isinstance(name, ImageSource) else _source(name)
+    own = 1 if source.grey else source.shape[0]
+    _check_channels(channels, (own,), f"{source.name} has {counted(own, 'channel')}")
     files = source.files
     folder = _files_folder(files, root, download)
     verified, doubts = compare_checksums(files, folder)
@@ -156,6 +166,21 @@ def named_images(
         images = longer if longer in IMAGE_SOURCES else images
     return load_images(
         images, images_dir, channels=layout.channels, download=download, progress=False
+    )
+
+
+def _check_channels(channels: object, known: tuple[int, ...], reason: str) -> None:
+    """Refuse a number of channels that images cannot be read with; None stands for their own.
+
+    Raises:
+        InvalidArgument: it is another one.
+    """
+    whole = isinstance(channels, Integral) and not isinstance(channels, bool)
+    if channels is None or (whole and channels in known):
+        return
+    raise InvalidArgument(
+        f"channels must be {' or '.join(map(str, known))}, found {channels!r:.80}: {reason}. Leave "
+        'channels out, or name other images; a zoo\'s JSON has them as "channels" and "images"'
     )
 
 

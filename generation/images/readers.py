@@ -23,18 +23,28 @@ from .data import RawImages
 
 
 @contextmanager
-def refuse_damage(path: Path) -> Iterator[None]:
+def refuse_damage(path: str | Path, *, published: bool = True) -> Iterator[None]:
     """Name a file in the error, of whatever kind, that a parser raises because it is damaged.
+
+    Args:
+        path: the file.
+        published: whether it belongs to a set that can be downloaded again; a user's own images
+            cannot.
 
     Raises:
         UnreadableImagesError: in place of the parser's error.
     """
     try:
         yield
-    except ImportError:  # of scipy, say: not the file's fault
+    except (ImportError, UnreadableImagesError):  # scipy is missing, say; or the file is named
         raise
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
+        if not published:
+            raise UnreadableImagesError(
+                f"{path}: no readable image ({reason}). Replace the file, or move it out of the "
+                "folder"
+            ) from error
         raise UnreadableImagesError(
             f"{path} is truncated or damaged ({reason})",
             hint="delete the file and download it again with --download",

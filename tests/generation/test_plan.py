@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import model_zoos
@@ -21,7 +22,7 @@ from model_zoos.builders.specification import Zoo
 from model_zoos.builders.zoo_directory import ZooDirectory, create_zoo, open_zoo
 from model_zoos.errors import FaultyZoo, NotEnoughSpace
 from model_zoos.generation.generate import generate, plan
-from model_zoos.generation.images import IMAGE_SOURCES, load_images
+from model_zoos.generation.images import IMAGE_SOURCES, ImageData, Images, load_images
 from model_zoos.generation.measuring import measure_epoch
 from model_zoos.generation.options import TrainOptions
 from model_zoos.generation.plan import check_space
@@ -175,6 +176,23 @@ def test_a_plan_measures_models_that_train_side_by_side(tmp_path: Path) -> None:
     own = plan(Zoo.from_json(values), tmp_path, models=10, measure=True, images=images)
     assert own.source_of_seconds == "measured"
     assert (own.seconds or 0) > 0
+
+
+@pytest.mark.parametrize("loaded", [False, True])
+def test_a_plan_measures_networks_that_see_grey_images(tmp_path: Path, loaded: bool) -> None:
+    """Their pixels have three channels, and the networks see the mean of them."""
+    values = get_zoo("digits_cnn_s").to_json()
+    values |= {"name": "grey", "image_dataset": "cifar10", "images": "cifar10/grey"}
+    values |= {"architecture": "1x32x32 conv4k3s2 gap fc10", "seeds": 2, "epochs": 1}
+    images = None
+    if loaded:
+        pixels = np.random.default_rng(0).integers(0, 256, (20, 3, 32, 32), np.uint8)
+        part = Images(pixels, np.arange(20) % 10)
+        images = ImageData("mine", part, None, part, (0.5,) * 3, (0.5,) * 3, grey=True)
+        values |= {"images": "mine"}
+    found = plan(Zoo.from_json(values), tmp_path, measure=True, images=images)
+    assert found.source_of_seconds == "measured"
+    assert (found.seconds or 0) > 0
 
 
 def test_what_does_not_fit_on_the_disk_leaves_no_folder(tmp_path: Path) -> None:

@@ -25,12 +25,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from PIL import Image
 
 from model_zoos.errors import (
     ImageFilesError,
+    InvalidArgument,
     MissingImagesError,
     UnreadableImagesError,
     UnverifiedImagesError,
@@ -310,6 +311,27 @@ def test_hyphens_are_accepted_and_unknown_names_refused(tmp_path):
         load_images("mnits", tmp_path)
     with pytest.raises(ValueError, match=r"'xyz'; known: mnist, fashion_mnist.*digits\. Images"):
         load_images("xyz", tmp_path)
+
+
+def test_names_are_texts_or_paths_and_folders_are_paths():
+    assert load_images(Path("digits")).digest() == load_images("digits").digest()
+    for name in (None, 5, b"digits", ["digits"]):
+        with pytest.raises(InvalidArgument, match=r"named, such as 'mnist', found \w+"):
+            load_images(name)
+    with pytest.raises(InvalidArgument, match="images_dir must be the path of a folder, found int"):
+        load_images("digits", 5)
+
+
+def test_channels_that_a_set_does_not_have_are_refused_before_its_files_are_read(tmp_path):
+    assert load_images("digits", channels=1).shape == (1, 28, 28)
+    with pytest.raises(InvalidArgument, match=r"must be 1, found 3: digits has 1 channel\. Leave"):
+        load_images("digits", channels=3)
+    with pytest.raises(InvalidArgument, match="must be 3, found 1: cifar10/cnn_s has 3 channels"):
+        load_images("cifar10/cnn_s", tmp_path, channels=1)
+    with pytest.raises(InvalidArgument, match="must be 1, found 3: svhn/grey has 1 channel"):
+        load_images("svhn/grey", tmp_path, channels=3)
+    with pytest.raises(MissingImagesError):
+        load_images("svhn/grey", tmp_path, channels=1)
 
 
 # ----------------------------------------------------------------------------- real images
@@ -832,7 +854,7 @@ def test_digest_changes_with_every_pixel_label_and_scale(split, where, add):
     assert len({data.digest(), *(other.digest() for other in others)}) == 6
 
 
-@given(st.lists(st.integers(0, 5), max_size=10))
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=10))
 def test_subset_by_indices_slice_and_mask(indices):
     data = made()
     some = data.subset(train=indices, validation=slice(1, 4), test=data.test.labels > 4)
@@ -846,15 +868,17 @@ def test_subset_by_indices_slice_and_mask(indices):
 
 
 @pytest.mark.filterwarnings("ignore:Length of split")
-@given(n=st.integers(0, 60), sizes=st.lists(st.integers(0, 40), min_size=3, max_size=3))
+@given(n=st.none() | st.integers(1, 60), sizes=st.lists(st.integers(1, 40), min_size=3, max_size=3))
 def test_split_is_a_partition_and_random_split_at_full_size(n, sizes):
     """A set of one's own, that makes its images in memory: image i has label and pixel i."""
+
+    n = sum(sizes) if n is None else n
+    assume(n == sum(sizes) or n * min(sizes) > sum(sizes))  # every part gets images
 
     def read(part, paths):
         numbers = np.arange(n, dtype=np.uint8)
         return RawImages(numbers.reshape(-1, 1, 1), numbers)
 
-    sizes[0] += 1
     files = ImageFiles("numbers", read, train=(), test=None)
     source = ImageSource("numbers", files, 256, (1, 1, 1), tuple(sizes), (), (0.5,), (0.5,))
     if n != sum(sizes):
@@ -888,8 +912,13 @@ def test_wrong_arrays_are_refused():
     images = Images(pixels, labels)
     with pytest.raises(ValueError, match="each of 1 channels, found 3 means and 1 stds"):
         ImageData("a", images, None, images, (0.5,) * 3, (0.5,))
-    with pytest.raises(ValueError, match="std must not be 0"):
-        ImageData("a", images, None, images, (0.5,), (0.0,))
+    for std in ((0.0,), (-0.5,), (float("nan"),), (float("inf"),), (1e-60,), ("1",), 0.5, None):
+        with pytest.raises(InvalidArgument, match="std must have a finite number above 0 for each"):
+            ImageData("a", images, None, images, (0.5,), std)
+    for mean in ((float("nan"),), (-float("inf"),), (1e60,), ("1",), 0.5, None):
+        with pytest.raises(InvalidArgument, match="mean must have a finite number for each chan"):
+            ImageData("a", images, None, images, mean, (0.5,))
+    assert ImageData("a", images, None, images, np.array([-0.5]), np.array([0.5])).mean == -0.5
     with pytest.raises(ValueError, match="test images are"):
         ImageData("a", images, None, Images(pixels[..., 1:], labels), (0.5,), (0.5,))
     with pytest.raises(ValueError, match="test labels are not all from 0 to 9: found 1"):
@@ -899,6 +928,13 @@ def test_wrong_arrays_are_refused():
         data.normalized("validation")
     with pytest.raises(ValueError, match="no validation images"):
         data.subset(validation=slice(1))
+    with pytest.raises(InvalidArgument, match=r"a has no train images: expected at least one$"):
+        data.subset(train=slice(0))
+    with pytest.raises(InvalidArgument, match=r"a has no test images: expected at least one$"):
+        data.subset(test=[])
+    none = Images(pixels[:0], labels[:0])
+    with pytest.raises(InvalidArgument, match=r"no validation images: .* one, or validation=None"):
+        replace(data, validation=none)
 
 
 # ----------------------------------------------------------------------------- torchvision
