@@ -30,7 +30,7 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import ArrayLike, NDArray
 
-from ..errors import FaultyFile, FaultyZoo, ZooNotFound
+from ..errors import FaultyFile, FaultyZoo, UnreadableFile, ZooNotFound
 from .architecture import find_architecture
 from .atomic import json_bytes, write_atomically
 from .catalog import dense_name, refuse_union
@@ -48,6 +48,13 @@ there is a row for each state and not for each model, then the columns under the
 
 FINE_TUNING = "fine_tuning"
 """The engine in zoo.json of a zoo whose models began with given weights."""
+
+CHECKPOINT = "checkpoint.pt"
+"""Name of the file in the folder of a model with a file for each state from which it resumes."""
+
+REPLACING = ".replacing"
+"""Name of an empty file in the folder of a model with a file for each state: the model is trained
+anew, and the states that an earlier run has left are kept until they are replaced."""
 
 MAX_SOURCE_COLUMNS = 1 << 28
 """Limit of the size of `SOURCE_COLUMNS` in bytes."""
@@ -265,17 +272,35 @@ class ZooDirectory:
         write_ledger(self.path, published)
 
     def finished(self, model_id: str) -> bool:
-        """Whether all epochs of a model that this zoo keeps are readable here, or it was freed."""
+        """Whether all epochs of a model that this zoo keeps are readable here, or it was freed.
+
+        Raises:
+            UnreadableFile: as `complete`.
+        """
         return model_id in self.published().freed or self.complete(model_id)
 
     def complete(self, model_id: str) -> bool:
-        """Whether all epochs of a model that this zoo keeps are readable here."""
+        """Whether all epochs of a model that this zoo keeps are readable here, and of one run.
+
+        Raises:
+            UnreadableFile: the system cannot read a file, which may be in order.
+        """
         paths = dict.fromkeys(self.state_path(model_id, epoch) for epoch in self.kept_epochs)
+        per_state = self.zoo.layout.architecture.file_per_state
+        if per_state and (self.models_path / model_id / REPLACING).exists():
+            return False
         try:
             found = {int(epoch) for path in reversed(paths) for epoch in self.read(path).epochs}
+        except UnreadableFile:
+            raise
         except FaultyFile:
             return False
         return found.issuperset(self.kept_epochs)
+
+    def in_training(self, model_id: str) -> bool:
+        """Whether a model with a file for each state has been begun and is to be resumed."""
+        folder = self.models_path / model_id
+        return any((folder / name).exists() for name in (CHECKPOINT, REPLACING))
 
     def write_model(
         self,
