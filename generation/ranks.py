@@ -24,7 +24,7 @@ from .job import Summary
 T = TypeVar("T")
 
 SHARE = 16
-"""Models that a rank takes at a time: a full block of the widest lanes."""
+"""Models that a rank takes at a time, if there are enough: a full block of the widest lanes."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,11 @@ def join_summaries(summaries: list[Summary]) -> Summary:
 
 
 def share_models(zoo: Zoo, models: Sequence[Model], ranks: int) -> list[list[Model]]:
-    """The models of each rank: full blocks in turn; single models if their states have files."""
-    groups = group_models(models, 1 if zoo.layout.architecture.file_per_state else SHARE)
+    """The models of each rank: full blocks in turn; single models if their states have files.
+
+    Of fewer models than fill a block for each rank, the blocks are so small that no rank is idle:
+    a block of the lanes takes as long as any other, however few models it has.
+    """
+    most = 1 if zoo.layout.architecture.file_per_state else SHARE
+    groups = group_models(models, max(1, min(most, -(-len(models) // ranks))))
     return [[model for group in groups[rank::ranks] for model in group] for rank in range(ranks)]
