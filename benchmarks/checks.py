@@ -15,6 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ..builders.catalog import ZOOS, twin_name
+from ..builders.machine import counted
 from ..builders.manifest import MANIFEST
 from ..builders.model_file import ModelFile
 from ..builders.splits import SHARES, SPLITS, assign_splits
@@ -167,7 +168,7 @@ class ZooOnDisk:
         self.recorded = directory.scan()[0]
         architecture = directory.zoo.layout.architecture
         engine = directory.info.get("engine")
-        self.generated = bool(architecture.layers) and engine in architecture.engines
+        self.generated = engine in architecture.engines
         twins = directory.parent_zoo is not None
         self.penalised = twins and "sparsification" not in directory.info
 
@@ -249,13 +250,16 @@ def check_ids(zoo: ZooOnDisk, findings: Findings) -> None:
 
 
 def check_epochs(zoo: ZooOnDisk, findings: Findings) -> None:
-    """No model has an epoch that its zoo lacks, and a generated model has all epochs."""
+    """No model has an epoch that its zoo lacks, and a generated model has all that it keeps.
+
+    A model that is still in training, as its checkpoint says, may lack some.
+    """
     found = zoo.directory.zoo
     epochs: dict[str, set[int]] = defaultdict(set)
     for model, epoch in zip(zoo.states.model_id, zoo.states.epoch.tolist(), strict=True):
         epochs[model].add(epoch)
-    complete = set(range(0 if found.keeps_epoch_0 else 1, found.epochs + 1))
-    partial = 0
+    complete = set(zoo.directory.kept_epochs)
+    partial = training = 0
     for model, present in epochs.items():
         findings["epochs"].see()
         if outside := present - set(range(found.epochs + 1)):
@@ -263,12 +267,19 @@ def check_epochs(zoo: ZooOnDisk, findings: Findings) -> None:
                 f"{model}: has epoch {max(outside)}, the zoo has {found.epochs}"
             )
         elif missing := complete - present:
-            if zoo.generated:
+            if zoo.generated and zoo.directory.in_training(model):
+                training += 1
+            elif zoo.generated:
                 findings["epochs"].fail(f"{model}: lacks epoch {min(missing)}")
             else:
                 partial += 1
     if partial:  # import_report.json names what an import left out
         findings["epochs"].remark(f"{partial} models lack some, as their source may")
+    if training:
+        findings["epochs"].remark(
+            f"{counted(training, 'model')} still in training: the command that began the zoo "
+            "resumes it"
+        )
 
 
 def check_splits(zoo: ZooOnDisk, findings: Findings) -> None:
