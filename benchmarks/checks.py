@@ -334,7 +334,11 @@ def check_parents(zoo: ZooOnDisk, findings: Findings) -> None:
     try:
         dense_directory = open_zoo(zoo.directory.path.parent, dense)
     except ZooNotFound:
-        findings["parents"].remark(f"{dense} is not here: parents and their splits are not checked")
+        findings["parents"].remark(
+            f"{dense} is not here: parents and their splits are not checked. Move or link its "
+            f"folder into {zoo.directory.path.parent}, then verify again",
+            undone=True,
+        )
         dense_directory = None
     dense_splits: Mapping[str, str] = {}
     present: dict[str | None, ModelFile] = {}

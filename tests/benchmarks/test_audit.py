@@ -526,7 +526,10 @@ def test_twins(imported: Path, tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / SEED_ZOO)
     audit = audit_zoo(name, tmp_path, states=0)
     assert set(wrong(audit)) == {"sparsity"}
-    assert "is not here" in {c.name: c.note for c in audit.checks}["parents"]
+    [parents] = [check for check in audit.checks if check.name == "parents"]
+    assert parents.undone
+    assert "is not here" in parents.note
+    assert f"folder into {tmp_path}, then verify again" in parents.note
     assert c.exists()
 
 
