@@ -29,7 +29,7 @@ from model_zoos.builders.sources.importing import import_zoo
 from model_zoos.builders.specification import Model
 from model_zoos.builders.variational_dropout import kl_divergence, kl_weight, prune, sparsity
 from model_zoos.builders.zoo_directory import ZooDirectory, create_zoo, open_zoo
-from model_zoos.errors import FaultyZoo
+from model_zoos.errors import FaultyZoo, InvalidArgument
 from model_zoos.generation.engines.reference import State, evaluate, train
 from model_zoos.generation.engines.reference_twins import VariationalTwin
 from model_zoos.generation.generate import generate
@@ -507,6 +507,41 @@ def test_parents_that_cannot_have_twins_are_reported(tmp_path: Path, digits: Ima
         )
 
 
+# --- Options --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "levels", [np.array([0.5, 0.9]), iter([0.5, 0.9]), [np.float64(0.5), 0.9], (0.5, 0.9)]
+)
+def test_numbers_of_any_kind_are_options(levels: Any) -> None:
+    found = TwinOptions("magnitude", levels, epochs=np.int64(2), seed=np.int64(3))  # type: ignore[arg-type]
+    assert found == TwinOptions("magnitude", (0.5, 0.9), epochs=2, seed=3)
+    assert [type(v) for v in (*found.levels, found.epochs, found.seed)] == [float, float, int, int]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"levels": 0.5}, r"list of numbers .*found 0\.5"),
+        ({"levels": None}, "list of numbers .*found None"),
+        ({"levels": ("0.5",)}, "list of numbers"),
+        ({"levels": [True]}, "list of numbers"),
+        ({"levels": []}, "between 0 and 1"),
+        ({"levels": [float("nan")]}, "between 0 and 1"),
+        ({"levels": [0.5, 0.5]}, "must differ"),
+        ({"levels": [1 / 3]}, r"at most six digits.*write 0\.333333"),
+        ({"seed": True}, "seed must be"),
+        ({"seed": 2**63}, "seed must be"),
+        ({"seed": np.array([1, 2])}, "seed must be"),
+        ({"epochs": None}, "epochs"),
+        ({"method": ["magnitude"]}, "unknown method"),
+    ],
+)
+def test_options_that_twins_cannot_have(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidArgument, match=message):
+        TwinOptions(**{"method": "magnitude", **arguments})
+
+
 # --- Magnitude pruning ----------------------------------------------------------------------------
 
 
@@ -557,7 +592,7 @@ def test_bad_arguments(tmp_path: Path, digits: ImageData, dense: ZooDirectory) -
     refused("unknown engine 'fast'", engine="fast")
     refused("no magnitude pruning", method="magnitude", engine="lanes")
     refused(r"between 0 and 1, found \[1.5\]", method="magnitude", levels=[1.5])
-    refused("must differ in six digits", method="magnitude", levels=[0.9999991, 0.9999992])
+    refused("at most six digits", method="magnitude", levels=[0.1234567])
     refused("number of epochs must be a whole number from 1 on", epochs=0)
     refused("number of models must be a whole number from 1 on", models=0)
     refused("'first' or 'parent', found 'mine'", seed="mine")
