@@ -480,6 +480,11 @@ def _compare(
         old, new = found.get(key), info.get(key)
         if key == "zoo":  # its note says nothing about how models are made
             old, new = ({**values, "note": ""} for values in (found["zoo"], info["zoo"]))
+        if key == "sparsification" and old and new:
+            if "parents" not in old:  # an earlier version did not say how the parents were made
+                new = {name: value for name, value in new.items() if name != "parents"}
+            elif old["parents"] != new.get("parents"):
+                raise FaultyZoo(_other_parents(path, old["parents"], new.get("parents")))
         if key == "versions" or old == new or (key == "images" and same_images(old, new)):
             continue
         if key == "source" and old and new:
@@ -530,6 +535,18 @@ def _compare(
             f"{path} holds a zoo {how}: choose another output folder, or {same}",
             hint="--out names another folder" + f", {resuming} resumes this zoo" * bool(resuming),
         )
+
+
+def _other_parents(path: Path, old: object, new: object) -> str:
+    """Return what to say of twins in a folder whose dense zoo has been made anew since."""
+    before, now = (value if isinstance(value, dict) else {} for value in (old, new))
+    differ = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    listed = (", ".join(f"{k} = {v.get(k)!r:.20}" for k in differ) for v in (before, now))
+    return (
+        f"{path} holds twins of other parents: their zoo was made with {next(listed)}, and the one "
+        f"of this name has {next(listed)}. Choose another output folder for the twins of these "
+        f"parents, or delete {path}"
+    )
 
 
 def _resuming(key: str, value: object, engines: Sequence[str]) -> str:

@@ -108,7 +108,8 @@ def sparsify(
     Raises:
         InvalidArgument: a zoo that cannot have twins, options or images that do not fit it, or no
             parent that could have twins.
-        FaultyZoo: the folder holds a zoo of this name that was made otherwise.
+        FaultyZoo: the folder holds a zoo of this name that was made otherwise, or twins of parents
+            that were.
         TrainingFailed: a worker was killed or could not write.
     """
     check_sparsify(parents, models, twins, options)
@@ -140,7 +141,7 @@ def sparsify(
         engine,
         images,
         parent=parents.zoo.name,
-        sparsification={"method": twins.method, "seed": seed},
+        sparsification={"method": twins.method, "seed": seed, "parents": _how_made(parents)},
     )
     splits = parents.splits()
     directory.add_splits(
@@ -259,6 +260,16 @@ def magnitude_mask(weights: np.ndarray, layout: Layout, level: float) -> np.ndar
     mask = np.zeros(layout.size, bool)
     mask[entries[order[: round(level * len(entries))]]] = True
     return mask
+
+
+def _how_made(parents: ZooDirectory) -> dict[str, Any]:
+    """What tells a dense zoo from another one of the same name and models, in the twins' zoo.json.
+
+    Grid and images are compared already, as entries of the twins' own zoo.json.
+    """
+    source = parents.info.get("source") or {}
+    made = {name: parents.info.get(name) for name in ("engine", "stream")}
+    return {"epochs": parents.zoo.epochs, **made, "source": source.get("sha256")}
 
 
 def _twin(parent: ModelFile, zoo: Zoo, seed: int, level: float | None) -> Twin:

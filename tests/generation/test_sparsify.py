@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import os
 import random
 import shutil
@@ -11,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -221,7 +223,9 @@ def test_every_engine_trains_twins(
     assert directory.zoo.epochs == 2
     assert directory.info["engine"] == engine
     assert directory.info["parent"] == ZOO.name
-    assert directory.info["sparsification"] == {"method": "variational", "seed": 1}
+    made = {"epochs": 2, "engine": "batched", "stream": "philox", "source": None}
+    expected = {"method": "variational", "seed": 1, "parents": made}
+    assert directory.info["sparsification"] == expected
     twins, parents = states_of(directory), states_of(dense)
     splits, dense_splits = directory.splits(), dense.splits()
     assert len({states.hyperparameters["dropout"] for states in twins.values()}) == 2
@@ -505,6 +509,59 @@ def test_parents_that_cannot_have_twins_are_reported(tmp_path: Path, digits: Ima
             options=TrainOptions(engine="batched"),
             twins=TwinOptions(epochs=1),
         )
+
+
+# --- Parents that were made anew ------------------------------------------------------------------
+
+
+ONE = TwinOptions(epochs=1)
+ALONE = TrainOptions(engine="batched", threads=1)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory, digits: ImageData) -> Path:
+    """Two models of two epochs, and a twin of the first (never write to it)."""
+    root = tmp_path_factory.mktemp("tiny")
+    zoo = with_grid(ZOO, dropout=(0.0,))
+    generate(zoo, root, digits, models=2, options=ALONE)
+    sparsify(open_zoo(root, ZOO.name), root, digits, models=1, twins=ONE, options=ALONE)
+    return root
+
+
+@pytest.mark.parametrize(("key", "value"), [("epochs", 3), ("engine", "lanes")])
+def test_twins_of_parents_that_were_made_anew_are_refused(
+    key: str, value: object, tiny: Path, tmp_path: Path, digits: ImageData
+) -> None:
+    shutil.copytree(tiny, tmp_path, dirs_exist_ok=True)
+    parents = open_zoo(tmp_path, ZOO.name)
+    if key == "epochs":
+        shutil.rmtree(parents.path)
+        longer = dataclasses.replace(with_grid(ZOO, dropout=(0.0,)), epochs=3)
+        generate(longer, tmp_path, digits, models=2, options=ALONE)
+    else:  # the ids are the same
+        change_json(parents.path / "zoo.json", lambda info: info.update(engine=value))
+    before = contents(tmp_path, SPARSE)
+    with pytest.raises(FaultyZoo, match=rf"twins of other parents: .*{key} = .*{key} = '?{value}"):
+        sparsify(open_zoo(tmp_path, ZOO.name), tmp_path, digits, twins=ONE, options=ALONE)
+    assert contents(tmp_path, SPARSE) == before
+
+
+def change_json(path: Path, how: Callable[[dict[str, Any]], None]) -> None:
+    values = json.loads(path.read_text())
+    how(values)
+    path.write_text(json.dumps(values))
+
+
+def test_twins_of_an_earlier_version_are_resumed(
+    tiny: Path, tmp_path: Path, digits: ImageData
+) -> None:
+    shutil.copytree(tiny, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / SPARSE / "zoo.json"
+    change_json(path, lambda info: info["sparsification"].pop("parents"))
+    before = path.read_bytes()
+    summary = sparsify(open_zoo(tmp_path, ZOO.name), tmp_path, digits, twins=ONE, options=ALONE)
+    assert (summary.models, summary.present) == (1, 1)
+    assert path.read_bytes() == before
 
 
 # --- Options --------------------------------------------------------------------------------------
