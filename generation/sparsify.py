@@ -46,11 +46,12 @@ from ..builders.variational_dropout import LOG_SIGMA2_START, kl_weight, sparsity
 from ..builders.zoo_directory import ZooDirectory
 from ..errors import InvalidArgument
 from .engines import choose_engine
-from .generate import begin, check_images, run
+from .generate import begin, check_images, default_device, run
 from .images import IMAGE_SOURCES, ImageData
 from .images.folder import PREFIX
 from .job import Arrays, Job, Outcome, Progress, Summary, Tensors, Work
 from .options import TrainOptions, TwinOptions, check_count
+from .ranks import join_ranks
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,10 @@ def sparsify(
     check_images(zoo, images)
     kind = _VariationalTwins if twins.method == "variational" else _MagnitudeTwins
     seed = parents.zoo.models(1)[0].seed if twins.seed == "first" else twins.seed
-    good, left_out = usable_parents(parents, models)
+    # Rank 0 decides for all: of a zoo that is still growing, each would find other parents.
+    ranks = join_ranks(default_device(options))
+    found = usable_parents(parents, models) if ranks.index == 0 else ([], {})
+    good, left_out = ranks.gather(found)[0]
     if not good:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in [*left_out.items()][:3])
         raise InvalidArgument(

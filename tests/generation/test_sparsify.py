@@ -6,13 +6,14 @@ import dataclasses
 import itertools
 import json
 import os
+import pickle
 import random
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,12 +33,14 @@ from model_zoos.builders.specification import Model
 from model_zoos.builders.variational_dropout import kl_divergence, kl_weight, prune, sparsity
 from model_zoos.builders.zoo_directory import ZooDirectory, create_zoo, open_zoo
 from model_zoos.errors import FaultyZoo, InvalidArgument
+from model_zoos.generation import sparsify as sparsification
 from model_zoos.generation.engines.reference import State, evaluate, train
 from model_zoos.generation.engines.reference_twins import VariationalTwin
 from model_zoos.generation.generate import generate
 from model_zoos.generation.images import ImageData, Images, load_images
-from model_zoos.generation.job import Progress
+from model_zoos.generation.job import Progress, Work
 from model_zoos.generation.options import TrainOptions, TwinOptions
+from model_zoos.generation.ranks import Ranks
 from model_zoos.generation.sparsify import magnitude_mask, sparsify, usable_parents
 from tests.generation.test_generate import contents, with_grid
 from tests.shared import CNN_S, SAME_SUMS, SEED_ZOO, SHARED, grouped, needs_shared, raw_zoo_images
@@ -562,6 +565,35 @@ def test_twins_of_an_earlier_version_are_resumed(
     summary = sparsify(open_zoo(tmp_path, ZOO.name), tmp_path, digits, twins=ONE, options=ALONE)
     assert (summary.models, summary.present) == (1, 1)
     assert path.read_bytes() == before
+
+
+# --- Ranks and disk -------------------------------------------------------------------------------
+
+
+def test_rank_0_decides_which_parents_have_twins(
+    tiny: Path, tmp_path: Path, digits: ImageData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second rank may find other parents, if the zoo is still growing."""
+    parents = open_zoo(tiny, ZOO.name)
+    first = pickle.loads(pickle.dumps(usable_parents(parents)))  # as ranks send it
+    gone = first[0][0].model_id
+    looked = []
+
+    class Second(Ranks):
+        def gather(self, value: Any) -> list[Any]:
+            return [first, value]
+
+    def stop(work: Work, models: Sequence[Model], *_: object) -> None:
+        looked.extend(models)
+        raise InterruptedError
+
+    monkeypatch.setattr(sparsification, "join_ranks", lambda device: Second(1, 2, 2))
+    monkeypatch.setattr(sparsification, "usable_parents", lambda *_: pytest.fail("not asked"))
+    monkeypatch.setattr(sparsification, "run", stop)
+    with pytest.raises(InterruptedError):
+        sparsify(parents, tmp_path, digits, twins=ONE, options=ALONE)
+    assert [twin.parent for twin in looked] == [states.model_id for states in first[0]]
+    assert gone in [twin.parent for twin in looked]
 
 
 # --- Options --------------------------------------------------------------------------------------
