@@ -118,6 +118,7 @@ def make_plan(
     *,
     staging: int = 0,
     freeing: bool = False,
+    tensors: int = 1,
 ) -> Plan:
     """Plan a zoo, which need not exist yet; no model file is opened.
 
@@ -128,9 +129,10 @@ def make_plan(
         source_of_seconds: "stated" or "measured".
         staging: disk space that publishing needs, while models train; 0 if nothing is published.
         freeing: models are deleted here when they are published.
+        tensors: how many tensors of the weights' size a state has; 3 of variational twins.
     """
     kept = tuple(directory.kept_epochs)
-    size = state_bytes(directory.zoo)
+    size = tensors * state_bytes(directory.zoo)
     freed = directory.published().freed
     planned, most = [], []
     for rank, models in enumerate(shares):
@@ -180,13 +182,14 @@ def check_space(
     *,
     staging: int = 0,
     freeing: bool = False,
+    tensors: int = 1,
 ) -> None:
     """Refuse to begin what cannot be finished on this disk; arguments as of `make_plan`.
 
     Raises:
         NotEnoughSpace: less is free than the missing models need.
     """
-    plan = make_plan(directory, shares, staging=staging, freeing=freeing)
+    plan = make_plan(directory, shares, staging=staging, freeing=freeing, tensors=tensors)
     if plan.bytes_needed > plan.bytes_free:
         hint = "make room, choose another folder (--out) or fewer models (--models)"
         if directory.zoo.layout.architecture.file_per_state:

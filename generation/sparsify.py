@@ -32,6 +32,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -51,7 +52,8 @@ from .images import IMAGE_SOURCES, ImageData
 from .images.folder import PREFIX
 from .job import Arrays, Job, Outcome, Progress, Summary, Tensors, Work
 from .options import TrainOptions, TwinOptions, check_count
-from .ranks import join_ranks
+from .plan import check_space
+from .ranks import join_ranks, share_models
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,7 @@ def sparsify(
             parent that could have twins.
         FaultyZoo: the folder holds a zoo of this name that was made otherwise, or twins of parents
             that were.
+        NotEnoughSpace: the twins that are missing do not fit on the disk.
         TrainingFailed: a worker was killed or could not write.
     """
     check_sparsify(parents, models, twins, options)
@@ -139,6 +142,11 @@ def sparsify(
         for level in (map(float, twins.levels) if twins.method == "magnitude" else [None])
         for states in good
     ]
+    check_space(  # before there is a folder
+        ZooDirectory(Path(root).expanduser() / zoo.name, zoo, {}),
+        share_models(zoo, specifications, ranks.count),
+        tensors=kind.tensors_a_state,
+    )
     directory = begin(
         root,
         zoo,
@@ -318,9 +326,15 @@ def _compare_images(parents: ZooDirectory, images: ImageData) -> None:
 
 @dataclass(frozen=True)
 class _Twins(Job):
-    """Twins of one dense zoo."""
+    """Twins of one dense zoo.
+
+    Attributes:
+        parents: the dense zoo.
+        tensors_a_state: how many tensors [N] a state has on disk.
+    """
 
     parents: ZooDirectory
+    tensors_a_state: ClassVar[int] = 1
 
     def start(
         self, models: Sequence[Model], drawn: NDArray[np.float32]
@@ -360,6 +374,7 @@ class _Twins(Job):
 
 class _VariationalTwins(_Twins):
     method: ClassVar[str] = "variational"
+    tensors_a_state: ClassVar[int] = 3
 
     def start(
         self, models: Sequence[Model], drawn: NDArray[np.float32]

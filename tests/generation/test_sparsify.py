@@ -32,7 +32,8 @@ from model_zoos.builders.sources.importing import import_zoo
 from model_zoos.builders.specification import Model
 from model_zoos.builders.variational_dropout import kl_divergence, kl_weight, prune, sparsity
 from model_zoos.builders.zoo_directory import ZooDirectory, create_zoo, open_zoo
-from model_zoos.errors import FaultyZoo, InvalidArgument
+from model_zoos.errors import FaultyZoo, InvalidArgument, NotEnoughSpace
+from model_zoos.generation import plan
 from model_zoos.generation import sparsify as sparsification
 from model_zoos.generation.engines.reference import State, evaluate, train
 from model_zoos.generation.engines.reference_twins import VariationalTwin
@@ -594,6 +595,28 @@ def test_rank_0_decides_which_parents_have_twins(
         sparsify(parents, tmp_path, digits, twins=ONE, options=ALONE)
     assert [twin.parent for twin in looked] == [states.model_id for states in first[0]]
     assert gone in [twin.parent for twin in looked]
+
+
+@pytest.mark.parametrize(("method", "tensors"), [("variational", 3), ("magnitude", 1)])
+def test_twins_that_do_not_fit_on_the_disk_are_refused(
+    method: str,
+    tensors: int,
+    tiny: Path,
+    tmp_path: Path,
+    digits: ImageData,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    parents = open_zoo(tiny, ZOO.name)
+    needed = 2 * 2 * tensors * plan.state_bytes(parents.zoo)
+    twins = TwinOptions(method=method, levels=[0.5], epochs=1)
+    monkeypatch.setattr(plan, "free_bytes", lambda path: needed - 1)
+    with pytest.raises(NotEnoughSpace, match="2 models to train, 4 states"):
+        sparsify(parents, tmp_path, digits, twins=twins, options=ALONE)
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(plan, "free_bytes", lambda path: needed)
+    monkeypatch.setattr(sparsification, "run", lambda *_: pytest.skip("it fits"))
+    with pytest.raises(pytest.skip.Exception, match="it fits"):
+        sparsify(parents, tmp_path, digits, twins=twins, options=ALONE)
 
 
 # --- Options --------------------------------------------------------------------------------------
