@@ -82,6 +82,13 @@ class FaultyFile(ModelZoosError, ValueError):
     """A model file cannot be used. The message names the file and what is wrong with it."""
 
 
+class UnreadableFile(FaultyFile):
+    """The system cannot read a file that is there: an error of its disk, network or permissions.
+
+    Nothing is known of the file's content, so that it is not replaced.
+    """
+
+
 class FaultyFilesWarning(ModelZoosWarning):
     """Some model files of a zoo cannot be read and are left out. The message counts them."""
 

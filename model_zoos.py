@@ -152,7 +152,7 @@ def load_images(
 
 
 def generate(
-    zoo: Zoo | str,
+    zoo: Zoo | str | os.PathLike[str],
     root: str | os.PathLike[str],
     images: ImageData | ImageSource | str | None = None,
     *,
@@ -193,8 +193,9 @@ def generate(
     from model_zoos.generation.images import named_images
     from model_zoos.generation.options import TrainOptions
 
-    zoo = zoo_to_train(zoo, Path(root).expanduser()) if isinstance(zoo, str) else zoo
-    check_kind(zoo, Zoo, "zoo must be a name or a model_zoos.Zoo")
+    if isinstance(zoo, str | os.PathLike):
+        zoo = zoo_to_train(os.fsdecode(zoo), Path(root).expanduser())
+    check_kind(zoo, Zoo, "zoo must be a name, the path of a JSON file or a model_zoos.Zoo")
     options = options or TrainOptions()
     check_kind(options, TrainOptions, "options must be model_zoos.generation.options.TrainOptions")
     training.check_generate(zoo, root, models, options, publisher)  # before images are read

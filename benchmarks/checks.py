@@ -168,7 +168,7 @@ class ZooOnDisk:
         self.recorded = directory.scan()[0]
         architecture = directory.zoo.layout.architecture
         engine = directory.info.get("engine")
-        self.generated = bool(architecture.layers) and engine in architecture.engines
+        self.generated = engine in architecture.engines
         twins = directory.parent_zoo is not None
         self.penalised = twins and "sparsification" not in directory.info
 
@@ -251,13 +251,16 @@ def check_ids(zoo: ZooOnDisk, findings: Findings) -> None:
 
 
 def check_epochs(zoo: ZooOnDisk, findings: Findings) -> None:
-    """Check that no model has an epoch that its zoo lacks, and generated models have them all."""
+    """Check that no model has an epoch that its zoo lacks, and generated models have them all.
+
+    A model that is still in training, as its checkpoint shows, may lack some.
+    """
     found = zoo.directory.zoo
     epochs: dict[str, set[int]] = defaultdict(set)
     for model, epoch in zip(zoo.states.model_id, zoo.states.epoch.tolist(), strict=True):
         epochs[model].add(epoch)
-    complete = set(range(0 if found.keeps_epoch_0 else 1, found.epochs + 1))
-    partial = 0
+    complete = set(zoo.directory.kept_epochs)
+    partial = training = 0
     for model, present in epochs.items():
         findings["epochs"].see()
         if outside := present - set(range(found.epochs + 1)):
@@ -265,13 +268,20 @@ def check_epochs(zoo: ZooOnDisk, findings: Findings) -> None:
                 f"{model}: has epoch {max(outside)}, the zoo has {found.epochs}"
             )
         elif missing := complete - present:
-            if zoo.generated:
+            if zoo.generated and zoo.directory.in_training(model):
+                training += 1
+            elif zoo.generated:
                 findings["epochs"].fail(f"{model}: lacks epoch {min(missing)}")
             else:
                 partial += 1
     if partial:  # import_report.json names what an import left out
         models = counted(partial, "model")
         findings["epochs"].remark(f"{models} without all of them, as their source may have it")
+    if training:
+        findings["epochs"].remark(
+            f"{counted(training, 'model')} still in training: the command that began the zoo "
+            "resumes it"
+        )
 
 
 def check_splits(zoo: ZooOnDisk, findings: Findings) -> None:
@@ -326,7 +336,11 @@ def check_parents(zoo: ZooOnDisk, findings: Findings) -> None:
     try:
         dense_directory = open_zoo(zoo.directory.path.parent, dense)
     except ZooNotFound:
-        findings["parents"].remark(f"{dense} is not here: parents and their splits are not checked")
+        findings["parents"].remark(
+            f"{dense} is not here: parents and their splits are not checked. Move or link its "
+            f"folder into {zoo.directory.path.parent}, then verify again",
+            undone=True,
+        )
         dense_directory = None
     dense_splits: Mapping[str, str] = {}
     present: dict[str | None, ModelFile] = {}

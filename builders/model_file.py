@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..errors import FaultyFile, InvalidArgument
+from ..errors import FaultyFile, InvalidArgument, UnreadableFile
 from .layout import Layout
 from .schema import HYPERPARAMETERS, METRICS
 from .specification import Zoo
@@ -68,6 +68,9 @@ _JSON = json.JSONEncoder(separators=(",", ":"))
 _NOT_THE_FILES_FAULT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 """Errors of this process or machine, which say nothing about the file."""
 
+_OTHER_THAN_FILES = (errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
+"""Errors of a path at which no file lies."""
+
 
 @dataclass(frozen=True)
 class ModelFile:
@@ -104,7 +107,7 @@ class ModelFile:
             chosen: the tensors to read, chosen from the zoo's layout; None for all.
 
         Raises:
-            FaultyFile: the file is missing, unreadable or truncated.
+            FaultyFile: the file is missing, unreadable (`UnreadableFile`) or truncated.
         """
         with _open(self.path) as file:
             if self.zoo.layout.architecture.file_per_state:
@@ -133,7 +136,11 @@ Encoded = tuple[int, Pieces]
 
 @contextmanager
 def _open(path: Path) -> Iterator[TensorFile]:
-    """Open a file of tensors. Errors become `FaultyFile`, except those of the machine."""
+    """Open a file of tensors.
+
+    Errors become `FaultyFile`, except those of the machine; errors of the disk, the network or
+    permissions, which say nothing about the file's content, become `UnreadableFile`.
+    """
     try:
         with TensorFile(path) as file:
             yield file
@@ -142,8 +149,14 @@ def _open(path: Path) -> Iterator[TensorFile]:
     except FaultyFile:
         raise
     except (OSError, ValueError, KeyError) as error:
-        if getattr(error, "errno", None) in _NOT_THE_FILES_FAULT:
+        code = getattr(error, "errno", None)
+        if code in _NOT_THE_FILES_FAULT:
             raise
+        if code is not None and code not in _OTHER_THAN_FILES:
+            raise UnreadableFile(
+                f"{path}: the system cannot read it ({error}); it is kept as it is: see to its "
+                "disk, network or permissions, then try again"
+            ) from error
         raise FaultyFile(f"{path}: unreadable, truncated or not safetensors ({error})") from error
 
 
@@ -152,6 +165,7 @@ def read_model_file(path: Path, zoo: Zoo) -> ModelFile:
 
     Raises:
         FaultyFile: it is truncated, not a model of this zoo, or has wrong shapes or values.
+        UnreadableFile: the system cannot read it.
     """
     layout = zoo.layout
     with _open(path) as file:

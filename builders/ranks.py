@@ -47,13 +47,20 @@ def launched_rank() -> Rank:
     """Return the rank that torchrun or accelerate gave this process; `ALONE` without a launcher.
 
     Raises:
-        InvalidArgument: RANK and WORLD_SIZE do not name a rank.
+        InvalidArgument: RANK and WORLD_SIZE do not name a rank, or one of them is missing.
     """
     texts = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
     try:
         index, count = map(int, texts)
     except ValueError:
         raise InvalidArgument(f"RANK and WORLD_SIZE must be numbers, found {texts}") from None
+    absent = [name for name in ("RANK", "WORLD_SIZE") if name not in os.environ]
+    if len(absent) == 1 and (index, count) != (0, 1):  # this would do another rank's work, or none
+        found = f"WORLD_SIZE is {count}" if absent == ["RANK"] else f"RANK is {index}"
+        raise InvalidArgument(
+            f"{found}, but {absent[0]} is not set: set both of these variables, as torchrun and "
+            "accelerate launch do, or neither"
+        )
     return Rank(index, count) if count > 1 else ALONE
 
 

@@ -30,7 +30,7 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import ArrayLike, NDArray
 
-from ..errors import FaultyFile, FaultyZoo, ZooNotFound
+from ..errors import FaultyFile, FaultyZoo, UnreadableFile, ZooNotFound
 from .architecture import find_architecture
 from .atomic import json_bytes, write_atomically
 from .catalog import refuse_union
@@ -51,8 +51,13 @@ SOURCE_COLUMNS = "source.parquet"
 FINE_TUNING = "fine_tuning"
 """The engine in zoo.json of a zoo whose models started from given weights."""
 
+
 CHECKPOINT = "checkpoint.pt"
 """Name of the file in a model's folder from which its training is resumed."""
+
+REPLACING = ".replacing"
+"""Name of an empty file in a model's folder: the model is being trained again, and the states of an
+earlier run are kept until they are replaced."""
 
 MAX_SOURCE_COLUMNS = 1 << 28
 """Limit of the size of `SOURCE_COLUMNS` in bytes."""
@@ -276,17 +281,35 @@ class ZooDirectory:
         write_ledger(self.path, published)
 
     def finished(self, model_id: str) -> bool:
-        """Whether a model is complete here or was freed."""
+        """Whether a model is complete here or was freed.
+
+        Raises:
+            UnreadableFile: see `complete`.
+        """
         return model_id in self.published().freed or self.complete(model_id)
 
     def complete(self, model_id: str) -> bool:
-        """Whether all epochs of a model that this zoo keeps are readable here."""
+        """Whether all epochs of a model that this zoo keeps are readable here, and of one run.
+
+        Raises:
+            UnreadableFile: the system cannot read a file, which may be in order.
+        """
         paths = dict.fromkeys(self.state_path(model_id, epoch) for epoch in self.kept_epochs)
+        per_state = self.zoo.layout.architecture.file_per_state
+        if per_state and (self.models_path / model_id / REPLACING).exists():
+            return False
         try:
             found = {int(epoch) for path in reversed(paths) for epoch in self.read(path).epochs}
+        except UnreadableFile:
+            raise
         except FaultyFile:
             return False
         return found.issuperset(self.kept_epochs)
+
+    def in_training(self, model_id: str) -> bool:
+        """Whether a model with a file for each state has been begun and is to be resumed."""
+        folder = self.models_path / model_id
+        return any((folder / name).exists() for name in (CHECKPOINT, REPLACING))
 
     def write_model(
         self,
@@ -466,6 +489,11 @@ def _compare(
         old, new = found.get(key), info.get(key)
         if key == "zoo":  # the note does not say how models are made
             old, new = ({**values, "note": ""} for values in (found["zoo"], info["zoo"]))
+        if key == "sparsification" and old and new:
+            if "parents" not in old:  # an earlier version did not say how the parents were made
+                new = {name: value for name, value in new.items() if name != "parents"}
+            elif old["parents"] != new.get("parents"):
+                raise FaultyZoo(_other_parents(path, old["parents"], new.get("parents")))
         if key == "versions" or old == new or (key == "images" and same_images(old, new)):
             continue
         if key == "source" and old and new:
@@ -516,6 +544,18 @@ def _compare(
             f"{path} holds a zoo {how}: choose another output folder, or {same}",
             hint="--out names another folder" + f", {resuming} resumes this zoo" * bool(resuming),
         )
+
+
+def _other_parents(path: Path, old: object, new: object) -> str:
+    """Return the error message for twins whose dense zoo was made again in another way."""
+    before, now = (value if isinstance(value, dict) else {} for value in (old, new))
+    differ = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    listed = (", ".join(f"{k} = {v.get(k)!r:.20}" for k in differ) for v in (before, now))
+    return (
+        f"{path} holds twins of other parents: their zoo was made with {next(listed)}, and the one "
+        f"of this name has {next(listed)}. Choose another output folder for the twins of these "
+        f"parents, or delete {path}"
+    )
 
 
 def _resuming(key: str, value: object, engines: Sequence[str]) -> str:

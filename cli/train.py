@@ -33,6 +33,7 @@ from .options import (
 )
 
 if TYPE_CHECKING:
+    from ..generation.images import ImageData
     from ..generation.job import Summary
     from ..generation.plan import Plan
 
@@ -244,22 +245,25 @@ def sparsify(
     for parents in dense:
         sparsification.check_sparsify(parents, models, twins, options)
     summaries = []
+    loaded: dict[tuple[str, int], ImageData] = {}  # the parts of a union share their images
     for parents in dense:
         name = sparsification.twin_zoo(parents.zoo, method).name
+        seen = sparsification.image_name(parents), parents.zoo.channels
         with display.resumable():
-            images = load_images(
-                sparsification.image_name(parents),
-                images_dir,
-                channels=parents.zoo.channels,
-                download=download,
-                allow_unverified=allow_unverified,
-                progress=not hidden,
-            )
+            if seen not in loaded:
+                loaded[seen] = load_images(
+                    seen[0],
+                    images_dir,
+                    channels=seen[1],
+                    download=download,
+                    allow_unverified=allow_unverified,
+                    progress=not hidden,
+                )
             with display.training_progress(name, hidden) as show:
                 summary = sparsification.sparsify(
                     parents,
                     home if out is None else out,
-                    images,
+                    loaded[seen],
                     models=models,
                     twins=twins,
                     options=options,

@@ -187,7 +187,7 @@ def plan(
         seconds_per_epoch = measure_epoch(
             zoo,
             like,
-            device=_device(options),
+            device=default_device(options),
             precision=provenance["precision"],
             compile=provenance["compile"],
             threads=options.threads,
@@ -393,7 +393,7 @@ def _refuse_repeats(zoo: Zoo) -> None:
             )
 
 
-def _device(options: TrainOptions) -> str:
+def default_device(options: TrainOptions) -> str:
     """The device of a run."""
     return options.device or ("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -408,7 +408,7 @@ def _provenance(zoo: Zoo, begun: Mapping[str, Any], options: TrainOptions) -> di
     """
     if not zoo.layout.architecture.file_per_state:
         return {}
-    default = "bf16" if _device(options) == "cuda" else "fp32"
+    default = "bf16" if default_device(options) == "cuda" else "fp32"
     keep = options.keep_epochs if options.keep_epochs is not None else begun.get("keep_epochs")
     if keep is not None and list(keep) == list(range(1, zoo.epochs + 1)):
         keep = None

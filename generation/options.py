@@ -5,9 +5,9 @@ Optimizers, schedules and rates are the models' own: builders/hyperparameters.py
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from numbers import Integral
+from numbers import Integral, Real
 from typing import TypeGuard
 
 from ..builders.architecture import ARCHITECTURES
@@ -152,7 +152,8 @@ class TwinOptions:
 
     Attributes:
         method: one of `METHODS`.
-        levels: shares of weights that magnitude pruning prunes, each in (0, 1).
+        levels: shares of weights that magnitude pruning prunes, each in (0, 1) with at most six
+            digits. They are kept as a tuple of floats.
         epochs: number of epochs of every twin.
         seed: a number for all twins; "first" for that of the zoo's first model, as in the
             paper's code; or "parent" to give each twin its parent's.
@@ -169,19 +170,52 @@ class TwinOptions:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise InvalidArgument(f"unknown method {self.method!r}; known: {', '.join(METHODS)}")
-        if self.method == "magnitude" and not (
-            self.levels and all(0 < level < 1 for level in self.levels)
-        ):
-            raise InvalidArgument(f"sparsity must lie between 0 and 1, found {list(self.levels)}")
-        names = [f"{level:g}" for level in self.levels if self.method == "magnitude"]
-        if len(set(names)) < len(names):  # the names are part of the twins' ids
-            raise InvalidArgument(
-                f"levels of sparsity must differ in six digits, found {list(self.levels)}"
-            )
+        object.__setattr__(self, "levels", _numbers(self.levels))
+        if self.method == "magnitude":
+            _check_levels(self.levels)
         check_count("epochs", self.epochs)
-        if self.seed not in ("first", "parent") and not (
-            type(self.seed) is int and -(2**63) <= self.seed < 2**63
-        ):
+        if self.epochs is None:
+            raise InvalidArgument("the number of epochs of twins must be given, found None")
+        object.__setattr__(self, "epochs", int(self.epochs))
+        if _is_whole(self.seed) and -(2**63) <= self.seed < 2**63:
+            object.__setattr__(self, "seed", int(self.seed))
+        elif not (isinstance(self.seed, str) and self.seed in ("first", "parent")):
             raise InvalidArgument(
-                f"seed must be a number, 'first' or 'parent', found {self.seed!r}"
+                "seed must be a whole number of 64 bits, 'first' or 'parent', "
+                f"found {self.seed!r:.60}"
             )
+
+
+def _numbers(levels: object) -> tuple[float, ...]:
+    """Return levels of sparsity as floats.
+
+    Raises:
+        InvalidArgument: they are no numbers, or no list of them.
+    """
+    listed = list(levels) if isinstance(levels, Iterable) and not isinstance(levels, str) else None
+    if listed is None or not all(
+        isinstance(level, Real) and not isinstance(level, bool) for level in listed
+    ):
+        found = levels if listed is None else listed
+        raise InvalidArgument(
+            f"levels of sparsity must be a list of numbers such as [0.5, 0.8], found {found!r:.60}"
+        )
+    return tuple(map(float, listed))
+
+
+def _check_levels(levels: Sequence[float]) -> None:
+    """Refuse levels of sparsity that magnitude pruning cannot have.
+
+    Raises:
+        InvalidArgument: with the levels.
+    """
+    if not (levels and all(0 < level < 1 for level in levels)):
+        raise InvalidArgument(f"sparsity must lie between 0 and 1, found {list(levels)}")
+    # The ids of twins name the level so: two levels must never have one id, in any two runs.
+    if long := [level for level in levels if float(f"{level:g}") != level]:
+        raise InvalidArgument(
+            f"levels of sparsity have at most six digits, as the ids of twins do: found {long[0]}, "
+            f"write {long[0]:g}"
+        )
+    if len(set(levels)) < len(levels):
+        raise InvalidArgument(f"levels of sparsity must differ, found {list(levels)}")

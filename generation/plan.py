@@ -105,6 +105,7 @@ def make_plan(
     *,
     staging: int = 0,
     freeing: bool = False,
+    tensors: int = 1,
 ) -> Plan:
     """Plan a zoo, which may not exist yet; no model file is opened.
 
@@ -115,9 +116,10 @@ def make_plan(
         source_of_seconds: "stated" or "measured".
         staging: disk space that publishing needs during training; 0 if nothing is published.
         freeing: whether models are deleted here when they are published.
+        tensors: number of tensors of the weights' size in a state; 3 for variational twins.
     """
     kept = tuple(directory.kept_epochs)
-    size = state_bytes(directory.zoo)
+    size = tensors * state_bytes(directory.zoo)
     freed = directory.published().freed
     planned, most = [], []
     for rank, models in enumerate(shares):
@@ -167,13 +169,14 @@ def check_space(
     *,
     staging: int = 0,
     freeing: bool = False,
+    tensors: int = 1,
 ) -> None:
     """Refuse to begin a run that does not fit this disk; arguments: see `make_plan`.
 
     Raises:
         NotEnoughSpace: the missing models need more space than is free.
     """
-    plan = make_plan(directory, shares, staging=staging, freeing=freeing)
+    plan = make_plan(directory, shares, staging=staging, freeing=freeing, tensors=tensors)
     if plan.bytes_needed > plan.bytes_free:
         hint = "make room, choose another folder (--out) or fewer models (--models)"
         if directory.zoo.layout.architecture.file_per_state:

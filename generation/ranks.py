@@ -22,7 +22,7 @@ from .job import Summary
 T = TypeVar("T")
 
 SHARE = 16
-"""Number of models that a rank takes at a time: a full block of the widest lanes."""
+"""Maximum number of models that a rank takes at a time: a full block of the widest lanes."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,11 @@ def join_summaries(summaries: list[Summary]) -> Summary:
 
 
 def share_models(zoo: Zoo, models: Sequence[Model], ranks: int) -> list[list[Model]]:
-    """Return the models of each rank: full blocks in turn, or single models with state files."""
-    groups = group_models(models, 1 if zoo.layout.architecture.file_per_state else SHARE)
+    """Return the models of each rank: full blocks in turn, or single models with state files.
+
+    If the models do not fill a block for each rank, the blocks are smaller, so that no rank is
+    idle. A block of the lanes takes equally long however few models it has.
+    """
+    most = 1 if zoo.layout.architecture.file_per_state else SHARE
+    groups = group_models(models, max(1, min(most, -(-len(models) // ranks))))
     return [[model for group in groups[rank::ranks] for model in group] for rank in range(ranks)]

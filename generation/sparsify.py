@@ -33,6 +33,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -48,11 +49,13 @@ from ..builders.variational_dropout import LOG_SIGMA2_START, kl_weight, sparsity
 from ..builders.zoo_directory import ZooDirectory
 from ..errors import InvalidArgument
 from .engines import choose_engine
-from .generate import begin, check_images, run
+from .generate import begin, check_images, default_device, run
 from .images import IMAGE_SOURCES, ImageData
 from .images.folder import PREFIX
 from .job import Arrays, Job, Outcome, Progress, Summary, Tensors, Work
 from .options import TrainOptions, TwinOptions, check_count
+from .plan import check_space
+from .ranks import join_ranks, share_models
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,9 @@ def sparsify(
     Raises:
         InvalidArgument: the zoo cannot have twins, options or images do not fit it, or none of
             its models can have a twin.
-        FaultyZoo: the folder holds a zoo of this name that was made in another way.
+        FaultyZoo: the folder holds a zoo of this name that was made in another way, or twins of
+            parents that were.
+        NotEnoughSpace: the missing twins do not fit on the disk.
         TrainingFailed: a worker was killed or could not write.
     """
     check_sparsify(parents, models, twins, options)
@@ -120,7 +125,10 @@ def sparsify(
     check_images(zoo, images)
     kind = _VariationalTwins if twins.method == "variational" else _MagnitudeTwins
     seed = parents.zoo.models(1)[0].seed if twins.seed == "first" else twins.seed
-    good, left_out = usable_parents(parents, models)
+    # Rank 0 decides for all: of a zoo that is still growing, each would find other parents.
+    ranks = join_ranks(default_device(options))
+    found = usable_parents(parents, models) if ranks.index == 0 else ([], {})
+    good, left_out = ranks.gather(found)[0]
     if not good:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in [*left_out.items()][:3])
         raise InvalidArgument(
@@ -137,13 +145,18 @@ def sparsify(
         for level in (map(float, twins.levels) if twins.method == "magnitude" else [None])
         for states in good
     ]
+    check_space(  # before there is a folder
+        ZooDirectory(Path(root).expanduser() / zoo.name, zoo, {}),
+        share_models(zoo, specifications, ranks.count),
+        tensors=kind.tensors_a_state,
+    )
     directory = begin(
         root,
         zoo,
         engine,
         images,
         parent=parents.zoo.name,
-        sparsification={"method": twins.method, "seed": seed},
+        sparsification={"method": twins.method, "seed": seed, "parents": _how_made(parents)},
     )
     splits = parents.splits()
     directory.add_splits(
@@ -266,6 +279,16 @@ def magnitude_mask(weights: np.ndarray, layout: Layout, level: float) -> np.ndar
     return mask
 
 
+def _how_made(parents: ZooDirectory) -> dict[str, Any]:
+    """What tells a dense zoo from another one of the same name and models, in the twins' zoo.json.
+
+    Grid and images are compared already, as entries of the twins' own zoo.json.
+    """
+    source = parents.info.get("source") or {}
+    made = {name: parents.info.get(name) for name in ("engine", "stream")}
+    return {"epochs": parents.zoo.epochs, **made, "source": source.get("sha256")}
+
+
 def _twin(parent: ModelFile, zoo: Zoo, seed: int, level: float | None) -> Twin:
     names = [field.name for field in dataclasses.fields(Model)]
     values: dict[str, Any] = {name: parent.hyperparameters.get(name) for name in names}
@@ -308,9 +331,15 @@ def _compare_images(parents: ZooDirectory, images: ImageData) -> None:
 
 @dataclass(frozen=True)
 class _Twins(Job):
-    """Twins of one dense zoo."""
+    """Twins of one dense zoo.
+
+    Attributes:
+        parents: the dense zoo.
+        tensors_a_state: how many tensors [N] a state has on disk.
+    """
 
     parents: ZooDirectory
+    tensors_a_state: ClassVar[int] = 1
 
     def start(
         self, models: Sequence[Model], drawn: NDArray[np.float32]
@@ -350,6 +379,7 @@ class _Twins(Job):
 
 class _VariationalTwins(_Twins):
     method: ClassVar[str] = "variational"
+    tensors_a_state: ClassVar[int] = 3
 
     def start(
         self, models: Sequence[Model], drawn: NDArray[np.float32]

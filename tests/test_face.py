@@ -50,6 +50,7 @@ def test_generate_takes_a_zoo_of_ones_own_by_its_file_and_its_name(tmp_path: Pat
     path.write_text(json.dumps(values))
     root = tmp_path / "zoos"
     assert model_zoos.generate(str(path), root, "digits", models=1).models == 1
+    assert model_zoos.generate(path, root, "digits", models=1).present == 1
     grown = model_zoos.generate("mine", root, "digits", models=2)
     assert (grown.present, grown.models) == (1, 1)
     path.write_text("[1]")
@@ -61,7 +62,7 @@ def test_generate_takes_a_zoo_of_ones_own_by_its_file_and_its_name(tmp_path: Pat
     ("arguments", "message"),
     [
         ({"zoo": "digits_cnn_z"}, "did you mean digits_cnn_s"),
-        ({"zoo": 3}, "zoo must be a name .*, found int"),
+        ({"zoo": 3}, "zoo must be a name, the path .*, found int"),
         ({"images": "digitz"}, "no image data set 'digitz'"),
         ({"images": 5}, "images must be a name .*, found int"),
         ({"images": (np.zeros(3), np.zeros(3))}, "images must be a name .*, found tuple"),

@@ -40,7 +40,7 @@ from ..rows import read_rows, states_table
 from ..schema import row_schema
 from ..specification import Zoo
 from ..splits import SPLITS
-from ..zoo_directory import CHECKPOINT, ZooDirectory, same_images
+from ..zoo_directory import CHECKPOINT, REPLACING, ZooDirectory, same_images
 from .checked import Seen, naming, read_metrics
 from .licence import card_licence
 from .merge import merge_cards
@@ -680,7 +680,7 @@ def _may_go(
 def _delete(directory: ZooDirectory, model: str) -> None:
     """Delete the files of a model, but no other files in its folder."""
     folder = directory.models_path / model
-    for path in (folder / CHECKPOINT, *folder.glob(".*.partial")):
+    for path in (folder / CHECKPOINT, folder / REPLACING, *folder.glob(".*.partial")):
         path.unlink(missing_ok=True)
     for epoch in directory.kept_epochs:
         directory.state_path(model, epoch).unlink(missing_ok=True)

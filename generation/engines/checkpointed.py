@@ -5,6 +5,10 @@ is written in the background as soon as it exists. A checkpoint beside the state
 needed to resume training (`<model_id>/checkpoint.pt`, 90 MB). After an interruption, training
 resumes after the last epoch whose checkpoint was written, with the same bits (on a CPU, if the
 number of threads is the same). The checkpoint is deleted when the model is finished.
+
+A model that has some of its states but no checkpoint is trained again. Its good states are kept
+until each is replaced. Meanwhile a file marks the model as incomplete, so that states of two runs
+are never taken for one trajectory.
 """
 
 from __future__ import annotations
@@ -26,8 +30,8 @@ import torch
 from ...builders.atomic import write_atomically
 from ...builders.specification import Model
 from ...builders.splits import METRIC_OF_SPLIT
-from ...builders.zoo_directory import CHECKPOINT, ZooDirectory
-from ...errors import CheckpointWarning, FaultyFile
+from ...builders.zoo_directory import CHECKPOINT, REPLACING, ZooDirectory
+from ...errors import CheckpointWarning, FaultyFile, UnreadableFile
 from ..images import ImageData
 from ..job import Outcome, Work
 from .collect import Done, collect
@@ -62,6 +66,7 @@ def train_trajectory(
 
     Raises:
         Stopped: `on_step` returned False; the next call resumes after the last whole epoch.
+        UnreadableFile: the system cannot read the checkpoint or a state. Nothing is changed.
         OSError: a file could not be written.
     """
 
@@ -77,9 +82,7 @@ def train_trajectory(
     if path.exists() and not resume(training, directory, path):
         training = begin()
     kept = directory.kept_epochs
-    for epoch in reversed(kept):  # a restarted run must never mix with an earlier one's states
-        if epoch > training.epoch:
-            directory.state_path(model.model_id, epoch).unlink(missing_ok=True)
+    _keep_until_replaced(directory, model, training.epoch)
     on_state(sum(epoch <= training.epoch for epoch in kept))
     first, states = training.epoch, 0
     test_acc, weights = float("nan"), None
@@ -107,6 +110,7 @@ def train_trajectory(
             )
         if pending is not None:
             pending.result()
+    _replacing(directory, model).unlink(missing_ok=True)  # the last: all states are of this run
     remove_checkpoint(directory, model)
     diverged = weights is not None and not bool(np.isfinite(weights).all())
     return Outcome(test_acc, diverged, states, training.epoch - first)
@@ -119,6 +123,46 @@ def remove_checkpoint(directory: ZooDirectory, model: Model) -> None:
 
 def _checkpoint(directory: ZooDirectory, model: Model) -> Path:
     return directory.models_path / model.model_id / CHECKPOINT
+
+
+def _replacing(directory: ZooDirectory, model: Model) -> Path:
+    return directory.models_path / model.model_id / REPLACING
+
+
+def _keep_until_replaced(directory: ZooDirectory, model: Model, trained: int) -> None:
+    """Mark a model that has states of epochs which are still to be trained, and warn of a restart.
+
+    Args:
+        directory: of the zoo.
+        model: that is trained.
+        trained: the epoch from which training resumes; 0 if it starts again from the beginning.
+    """
+    paths = {epoch: directory.state_path(model.model_id, epoch) for epoch in directory.kept_epochs}
+    good, wrong = 0, []
+    for epoch, path in paths.items():
+        if epoch <= trained or not path.exists():
+            continue
+        try:
+            directory.read(path)
+        except UnreadableFile:
+            raise
+        except FaultyFile as error:
+            wrong.append(str(error))
+        else:
+            good += 1
+    if not good:
+        return
+    _replacing(directory, model).touch()
+    if trained == 0:
+        absent = [path.name for path in paths.values() if not path.exists()]
+        reasons = "; ".join([*wrong, *([f"{', '.join(absent)} missing"] if absent else [])])
+        warnings.warn(
+            f"{paths[directory.kept_epochs[0]].parent}: {good} of {len(paths)} states are good, "
+            f"but not all ({reasons:.300}), and no checkpoint can be resumed: the model is trained "
+            "again from the beginning, and each good state stays until its epoch is trained",
+            CheckpointWarning,
+            stacklevel=3,
+        )
 
 
 def _write(
@@ -149,7 +193,11 @@ def _write(
 
 
 def resume(training: ResNetTraining, directory: ZooDirectory, path: Path) -> bool:
-    """Resume from the checkpoint and return True if it and all states before it are intact."""
+    """Resume from the checkpoint and return True if it and all states before it are intact.
+
+    Raises:
+        UnreadableFile: the system cannot read one of them, which may be intact.
+    """
     try:
         # Like downloaded files, our own are never unpickled without restrictions.
         snapshot = torch.load(path, map_location="cpu", weights_only=True)
@@ -158,8 +206,15 @@ def resume(training: ResNetTraining, directory: ZooDirectory, path: Path) -> boo
             if kept <= epoch:
                 directory.read(directory.state_path(training.model.model_id, kept))
         training.restore(snapshot)
+    except UnreadableFile:
+        raise
+    except OSError as error:
+        raise UnreadableFile(
+            f"{path}: the system cannot read this checkpoint ({error}); it is kept as it is: see "
+            "to its disk, network or permissions, then run the same command again"
+        ) from error
     except (
-        *(FaultyFile, OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError),
+        *(FaultyFile, ValueError, KeyError, TypeError, EOFError, RuntimeError),
         *(pickle.UnpicklingError, zipfile.BadZipFile),
     ) as error:
         reason = " ".join(str(error).split())

@@ -18,13 +18,20 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from model_zoos.benchmarks.audit import Audit, audit_zoo, choose_states
-from model_zoos.benchmarks.checks import ZooOnDisk, first_equal
+from model_zoos.benchmarks.checks import (
+    Check,
+    Findings,
+    ZooOnDisk,
+    check_epochs,
+    check_ids,
+    first_equal,
+)
 from model_zoos.benchmarks.split_runs import assigned_in_runs
 from model_zoos.builders.catalog import get_zoo
 from model_zoos.builders.model_file import HEADER_KEY
 from model_zoos.builders.sources.importing import import_zoo
 from model_zoos.builders.splits import assign_splits
-from model_zoos.builders.zoo_directory import open_zoo
+from model_zoos.builders.zoo_directory import CHECKPOINT, create_zoo, open_zoo
 from model_zoos.errors import ZooNotFound
 from model_zoos.generation.engines import ENGINES, reference
 from model_zoos.generation.generate import begin, generate
@@ -181,6 +188,33 @@ def test_a_wrong_number_of_an_epoch(home: Path) -> None:
         ]
     )
     assert set(found) == {"epochs"}
+
+
+def test_epochs_of_a_zoo_with_a_file_for_each_state(tmp_path: Path) -> None:
+    zoo = dataclasses.replace(get_zoo("cifar10_resnet18"), name="resnets", epochs=3, seeds=2)
+    made = {"engine": "resnet", "keep_epochs": [1, 3], "precision": "fp32", "compile": False}
+    directory = create_zoo(tmp_path, zoo, **made)
+    first, second = zoo.models()
+    directory.add_splits(model.model_id for model in (first, second))
+    metrics = {name: np.full(2, 0.5) for name in ("test_loss", "test_acc")}
+    for model in (first, second):
+        zeros = np.zeros((2, zoo.layout.size), np.float32)
+        directory.write_model(model.model_id, model.hyperparameters(), [1, 3], zeros, metrics)
+
+    def epochs() -> Check:
+        findings = Findings()
+        check_epochs(ZooOnDisk(open_zoo(tmp_path, "resnets")), findings)
+        check_ids(ZooOnDisk(open_zoo(tmp_path, "resnets")), findings)
+        assert not findings["ids"].wrong
+        return findings["epochs"]
+
+    assert (epochs().wrong, epochs().note) == (0, "")
+    directory.state_path(second.model_id, 3).unlink()
+    assert epochs().offenders == (f"{second.model_id}: lacks epoch 3",)
+    (directory.models_path / second.model_id / CHECKPOINT).write_bytes(b"")
+    found = epochs()
+    assert found.wrong == 0
+    assert found.note.startswith("1 model still in training")
 
 
 def test_swapped_splits(home: Path) -> None:
@@ -492,7 +526,10 @@ def test_twins(imported: Path, tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / SEED_ZOO)
     audit = audit_zoo(name, tmp_path, states=0)
     assert set(wrong(audit)) == {"sparsity"}
-    assert "is not here" in {c.name: c.note for c in audit.checks}["parents"]
+    [parents] = [check for check in audit.checks if check.name == "parents"]
+    assert parents.undone
+    assert "is not here" in parents.note
+    assert f"folder into {tmp_path}, then verify again" in parents.note
     assert c.exists()
 
 

@@ -54,3 +54,25 @@ def test_a_launcher_tells_the_rank(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "x")
     with pytest.raises(InvalidArgument, match="must be numbers"):
         launched_rank()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [("WORLD_SIZE", "4", "WORLD_SIZE is 4, but RANK is not"), ("RANK", "2", "WORLD_SIZE is not")],
+)
+def test_half_of_a_launchers_variables_are_refused(
+    name: str, value: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for other in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(other, raising=False)
+    monkeypatch.setenv(name, value)
+    with pytest.raises(InvalidArgument, match=message):
+        launched_rank()
+
+
+@pytest.mark.parametrize(("name", "value"), [("WORLD_SIZE", "1"), ("RANK", "0")])
+def test_one_rank_needs_one_variable_alone(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert launched_rank() == ALONE

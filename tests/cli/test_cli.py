@@ -22,11 +22,13 @@ import pytest
 from typer.testing import CliRunner
 
 from model_zoos.benchmarks.property_prediction import Result
-from model_zoos.builders.catalog import get_zoo
+from model_zoos.builders.catalog import get_zoo, parts_of
 from model_zoos.builders.sources.report import LeftOut, Report
 from model_zoos.builders.specification import Zoo
+from model_zoos.builders.zoo_directory import ZooDirectory
 from model_zoos.cli import app, data, display, main, study
 from model_zoos.errors import InvalidArgument
+from model_zoos.generation.job import Summary
 from tests.benchmarks.zoos import write_odd_zoos
 from tests.documents import ROOT
 from tests.zoos import random_zoo
@@ -526,6 +528,32 @@ def test_expected_errors_are_one_line(tmp_path: Path) -> None:
     message = error("generate", "reserved.json", "--models", "2", cwd=tmp_path)
     assert "reserved.json: a zoo cannot be named 'default': datasets takes the config" in message
     assert not (tmp_path / "zoos").exists()
+
+
+def test_sparsify_reads_the_images_of_a_union_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = parts_of("mnist_cnn_s")
+    assert len(parts) > 1
+    for name in parts:
+        random_zoo(tmp_path, dataclasses.replace(get_zoo(name), epochs=1), 1)
+    summary = Summary("", "", "lanes", 1, 0, 1, 0, 0, None, 1.0, 0.0)
+    loaded: list[str] = []
+    trained: list[object] = []
+
+    def load(name: str, *_: object, **__: object) -> object:
+        loaded.append(name)
+        return "the images"
+
+    def train(parents: ZooDirectory, root: Path, images: object, **_: object) -> Summary:
+        trained.append((parents.zoo.name, images))
+        return summary
+
+    monkeypatch.setattr("model_zoos.generation.images.load_images", load)
+    monkeypatch.setattr("model_zoos.generation.sparsify.sparsify", train)
+    run("sparsify", "mnist_cnn_s", "--data-dir", str(tmp_path), "--json", cwd=tmp_path)
+    assert loaded == ["mnist"]
+    assert trained == [(name, "the images") for name in parts]
 
 
 def test_sparsify(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ from model_zoos.generation.generate import generate, plan
 from model_zoos.generation.images import ImageData, load_images
 from model_zoos.generation.job import Progress
 from model_zoos.generation.options import TrainOptions, TwinOptions
-from model_zoos.generation.ranks import SHARE
+from model_zoos.generation.ranks import SHARE, share_models
 from tests import documents
 from tests.shared import grouped
 
@@ -357,11 +357,20 @@ def test_two_ranks_give_the_same_bytes(tmp_path: Path, by_command: dict[str, byt
 
 def test_ranks_share_the_models_without_overlap() -> None:
     models = get_zoo("mnist_cnn_s_hyp_10_r").models(300)
-    groups = group_models(models, SHARE)
-    shares = [[m for g in groups[rank::3] for m in g] for rank in range(3)]
+    shares = share_models(get_zoo("mnist_cnn_s_hyp_10_r"), models, 3)
     ids = [model.model_id for share in shares for model in share]
     assert sorted(ids) == sorted(model.model_id for model in models)
     assert max(map(len, shares)) - min(map(len, shares)) <= SHARE
+
+
+@pytest.mark.parametrize(("models", "ranks"), [(16, 2), (3, 2), (20, 5), (2, 4), (0, 2), (7, 1)])
+def test_no_rank_of_a_small_zoo_is_idle(models: int, ranks: int) -> None:
+    zoo = get_zoo("mnist_cnn_s_seed")
+    chosen = zoo.models(models) if models else []
+    shares = share_models(zoo, chosen, ranks)
+    assert sorted(m.seed for share in shares for m in share) == sorted(m.seed for m in chosen)
+    assert sum(map(bool, shares)) == min(models, ranks)
+    assert max(map(len, shares)) == -(-models // ranks)
 
 
 @pytest.mark.slow

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import os
+import pickle
 import random
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,13 +32,16 @@ from model_zoos.builders.sources.importing import import_zoo
 from model_zoos.builders.specification import Model
 from model_zoos.builders.variational_dropout import kl_divergence, kl_weight, prune, sparsity
 from model_zoos.builders.zoo_directory import ZooDirectory, create_zoo, open_zoo
-from model_zoos.errors import FaultyZoo
+from model_zoos.errors import FaultyZoo, InvalidArgument, NotEnoughSpace
+from model_zoos.generation import plan
+from model_zoos.generation import sparsify as sparsification
 from model_zoos.generation.engines.reference import State, evaluate, train
 from model_zoos.generation.engines.reference_twins import VariationalTwin
 from model_zoos.generation.generate import generate
 from model_zoos.generation.images import ImageData, Images, load_images
-from model_zoos.generation.job import Progress
+from model_zoos.generation.job import Progress, Work
 from model_zoos.generation.options import TrainOptions, TwinOptions
+from model_zoos.generation.ranks import Ranks
 from model_zoos.generation.sparsify import magnitude_mask, sparsify, usable_parents
 from tests.generation.test_generate import contents, with_grid
 from tests.shared import CNN_S, SAME_SUMS, SEED_ZOO, SHARED, grouped, needs_shared, raw_zoo_images
@@ -221,7 +227,9 @@ def test_every_engine_trains_twins(
     assert directory.zoo.epochs == 2
     assert directory.info["engine"] == engine
     assert directory.info["parent"] == ZOO.name
-    assert directory.info["sparsification"] == {"method": "variational", "seed": 1}
+    made = {"epochs": 2, "engine": "batched", "stream": "philox", "source": None}
+    expected = {"method": "variational", "seed": 1, "parents": made}
+    assert directory.info["sparsification"] == expected
     twins, parents = states_of(directory), states_of(dense)
     splits, dense_splits = directory.splits(), dense.splits()
     assert len({states.hyperparameters["dropout"] for states in twins.values()}) == 2
@@ -507,6 +515,145 @@ def test_parents_that_cannot_have_twins_are_reported(tmp_path: Path, digits: Ima
         )
 
 
+# --- Parents that were made anew ------------------------------------------------------------------
+
+
+ONE = TwinOptions(epochs=1)
+ALONE = TrainOptions(engine="batched", threads=1)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory, digits: ImageData) -> Path:
+    """Two models of two epochs, and a twin of the first (never write to it)."""
+    root = tmp_path_factory.mktemp("tiny")
+    zoo = with_grid(ZOO, dropout=(0.0,))
+    generate(zoo, root, digits, models=2, options=ALONE)
+    sparsify(open_zoo(root, ZOO.name), root, digits, models=1, twins=ONE, options=ALONE)
+    return root
+
+
+@pytest.mark.parametrize(("key", "value"), [("epochs", 3), ("engine", "lanes")])
+def test_twins_of_parents_that_were_made_anew_are_refused(
+    key: str, value: object, tiny: Path, tmp_path: Path, digits: ImageData
+) -> None:
+    shutil.copytree(tiny, tmp_path, dirs_exist_ok=True)
+    parents = open_zoo(tmp_path, ZOO.name)
+    if key == "epochs":
+        shutil.rmtree(parents.path)
+        longer = dataclasses.replace(with_grid(ZOO, dropout=(0.0,)), epochs=3)
+        generate(longer, tmp_path, digits, models=2, options=ALONE)
+    else:  # the ids are the same
+        change_json(parents.path / "zoo.json", lambda info: info.update(engine=value))
+    before = contents(tmp_path, SPARSE)
+    with pytest.raises(FaultyZoo, match=rf"twins of other parents: .*{key} = .*{key} = '?{value}"):
+        sparsify(open_zoo(tmp_path, ZOO.name), tmp_path, digits, twins=ONE, options=ALONE)
+    assert contents(tmp_path, SPARSE) == before
+
+
+def change_json(path: Path, how: Callable[[dict[str, Any]], None]) -> None:
+    values = json.loads(path.read_text())
+    how(values)
+    path.write_text(json.dumps(values))
+
+
+def test_twins_of_an_earlier_version_are_resumed(
+    tiny: Path, tmp_path: Path, digits: ImageData
+) -> None:
+    shutil.copytree(tiny, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / SPARSE / "zoo.json"
+    change_json(path, lambda info: info["sparsification"].pop("parents"))
+    before = path.read_bytes()
+    summary = sparsify(open_zoo(tmp_path, ZOO.name), tmp_path, digits, twins=ONE, options=ALONE)
+    assert (summary.models, summary.present) == (1, 1)
+    assert path.read_bytes() == before
+
+
+# --- Ranks and disk -------------------------------------------------------------------------------
+
+
+def test_rank_0_decides_which_parents_have_twins(
+    tiny: Path, tmp_path: Path, digits: ImageData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second rank may find other parents, if the zoo is still growing."""
+    parents = open_zoo(tiny, ZOO.name)
+    first = pickle.loads(pickle.dumps(usable_parents(parents)))  # as ranks send it
+    gone = first[0][0].model_id
+    looked = []
+
+    class Second(Ranks):
+        def gather(self, value: Any) -> list[Any]:
+            return [first, value]
+
+    def stop(work: Work, models: Sequence[Model], *_: object) -> None:
+        looked.extend(models)
+        raise InterruptedError
+
+    monkeypatch.setattr(sparsification, "join_ranks", lambda device: Second(1, 2, 2))
+    monkeypatch.setattr(sparsification, "usable_parents", lambda *_: pytest.fail("not asked"))
+    monkeypatch.setattr(sparsification, "run", stop)
+    with pytest.raises(InterruptedError):
+        sparsify(parents, tmp_path, digits, twins=ONE, options=ALONE)
+    assert [twin.parent for twin in looked] == [states.model_id for states in first[0]]
+    assert gone in [twin.parent for twin in looked]
+
+
+@pytest.mark.parametrize(("method", "tensors"), [("variational", 3), ("magnitude", 1)])
+def test_twins_that_do_not_fit_on_the_disk_are_refused(
+    method: str,
+    tensors: int,
+    tiny: Path,
+    tmp_path: Path,
+    digits: ImageData,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    parents = open_zoo(tiny, ZOO.name)
+    needed = 2 * 2 * tensors * plan.state_bytes(parents.zoo)
+    twins = TwinOptions(method=method, levels=[0.5], epochs=1)
+    monkeypatch.setattr(plan, "free_bytes", lambda path: needed - 1)
+    with pytest.raises(NotEnoughSpace, match="2 models to train, 4 states"):
+        sparsify(parents, tmp_path, digits, twins=twins, options=ALONE)
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(plan, "free_bytes", lambda path: needed)
+    monkeypatch.setattr(sparsification, "run", lambda *_: pytest.skip("it fits"))
+    with pytest.raises(pytest.skip.Exception, match="it fits"):
+        sparsify(parents, tmp_path, digits, twins=twins, options=ALONE)
+
+
+# --- Options --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "levels", [np.array([0.5, 0.9]), iter([0.5, 0.9]), [np.float64(0.5), 0.9], (0.5, 0.9)]
+)
+def test_numbers_of_any_kind_are_options(levels: Any) -> None:
+    found = TwinOptions("magnitude", levels, epochs=np.int64(2), seed=np.int64(3))  # type: ignore[arg-type]
+    assert found == TwinOptions("magnitude", (0.5, 0.9), epochs=2, seed=3)
+    assert [type(v) for v in (*found.levels, found.epochs, found.seed)] == [float, float, int, int]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"levels": 0.5}, r"list of numbers .*found 0\.5"),
+        ({"levels": None}, "list of numbers .*found None"),
+        ({"levels": ("0.5",)}, "list of numbers"),
+        ({"levels": [True]}, "list of numbers"),
+        ({"levels": []}, "between 0 and 1"),
+        ({"levels": [float("nan")]}, "between 0 and 1"),
+        ({"levels": [0.5, 0.5]}, "must differ"),
+        ({"levels": [1 / 3]}, r"at most six digits.*write 0\.333333"),
+        ({"seed": True}, "seed must be"),
+        ({"seed": 2**63}, "seed must be"),
+        ({"seed": np.array([1, 2])}, "seed must be"),
+        ({"epochs": None}, "epochs"),
+        ({"method": ["magnitude"]}, "unknown method"),
+    ],
+)
+def test_options_that_twins_cannot_have(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidArgument, match=message):
+        TwinOptions(**{"method": "magnitude", **arguments})
+
+
 # --- Magnitude pruning ----------------------------------------------------------------------------
 
 
@@ -557,7 +704,7 @@ def test_bad_arguments(tmp_path: Path, digits: ImageData, dense: ZooDirectory) -
     refused("unknown engine 'fast'", engine="fast")
     refused("no magnitude pruning", method="magnitude", engine="lanes")
     refused(r"between 0 and 1, found \[1.5\]", method="magnitude", levels=[1.5])
-    refused("must differ in six digits", method="magnitude", levels=[0.9999991, 0.9999992])
+    refused("at most six digits", method="magnitude", levels=[0.1234567])
     refused("number of epochs must be a whole number from 1 on", epochs=0)
     refused("number of models must be a whole number from 1 on", models=0)
     refused("'first' or 'parent', found 'mine'", seed="mine")

@@ -6,6 +6,7 @@ The network is the real one; images are scikit-learn's digits at 14 x 14, so tha
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import shutil
@@ -41,9 +42,10 @@ from model_zoos.errors import (
     InvalidArgument,
     PublishingWarning,
     TrainingFailed,
+    UnreadableFile,
 )
 from model_zoos.generation.augmentation import augmentation_draws
-from model_zoos.generation.engines.checkpointed import resume
+from model_zoos.generation.engines.checkpointed import resume, train_trajectory
 from model_zoos.generation.engines.resnet import ResNetTraining, Stopped
 from model_zoos.generation.generate import generate
 from model_zoos.generation.images import ImageData, Images, load_images
@@ -299,9 +301,77 @@ def test_a_checkpoint_that_cannot_be_used(tmp_path: Path, home: Path, digits: Im
     with pytest.warns(CheckpointWarning, match="a snapshot of the model '000000000000'"):
         assert not resume(training, directory, path)
     os.truncate(path, 1_000_000)
-    with pytest.warns(CheckpointWarning, match="starts again from the beginning"):
+    with (
+        pytest.warns(CheckpointWarning, match="starts again from the beginning"),
+        pytest.warns(CheckpointWarning, match=r"2 of 3 states are good.*epoch_0002"),
+    ):
         generate(ZOO, tmp_path, digits, models=1, options=TrainOptions(threads=1))
     assert contents(tmp_path) == contents(home)
+
+
+@pytest.mark.parametrize("spoilt", [1, 3])
+def test_good_states_stay_until_their_epochs_are_trained_again(
+    spoilt: int, tmp_path: Path, home: Path, digits: ImageData
+) -> None:
+    """A finished model has no checkpoint: one damaged state must not cost the others."""
+    shutil.copytree(home, tmp_path, dirs_exist_ok=True)
+    directory, [model] = open_zoo(tmp_path, ZOO.name), ZOO.models(1)
+    os.truncate(directory.state_path(model.model_id, spoilt), 1000)
+    steps = []
+
+    def on_step(images: int) -> bool:
+        steps.append(images)
+        return sum(steps) <= 36 + 8
+
+    with (
+        pytest.warns(CheckpointWarning, match=rf"2 of 3 .*epoch_000{spoilt}") as caught,
+        pytest.raises(Stopped),
+    ):
+        train_trajectory(directory, model, digits, threads=1, on_step=on_step)
+    assert len(caught) == 1
+    assert len(directory.scan()[0]) == (3 if spoilt == 1 else 2)
+    assert not directory.complete(model.model_id)  # the others may be of a run that differs
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", CheckpointWarning)
+        summary = generate(ZOO, tmp_path, digits, models=1, options=TrainOptions(threads=1))
+    assert (summary.models, summary.present) == (1, 0)
+    assert contents(tmp_path) == contents(home)
+    assert [path.suffix for path in (directory.models_path / model.model_id).iterdir()] == [
+        ".safetensors"
+    ] * 3
+    assert directory.complete(model.model_id)
+
+
+@pytest.mark.parametrize("name", ["epoch_0002.safetensors", CHECKPOINT])
+def test_a_file_that_the_system_cannot_read_is_not_replaced(
+    name: str, tmp_path: Path, home: Path, digits: ImageData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(home, tmp_path, dirs_exist_ok=True)
+    directory, [model] = open_zoo(tmp_path, ZOO.name), ZOO.models(1)
+    if name == CHECKPOINT:
+        directory.state_path(model.model_id, 3).unlink()
+        (directory.models_path / model.model_id / CHECKPOINT).write_bytes(b"in order")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*_0*.safetensors")}
+    opened, loaded = os.open, torch.load
+
+    def fails(path: Any) -> None:
+        if str(path).endswith(name):
+            raise OSError(errno.EIO, "Input/output error", str(path))
+
+    def open_file(path: Any, *arguments: Any, **options: Any) -> int:
+        fails(path)
+        return opened(path, *arguments, **options)
+
+    def load(path: Any, *arguments: Any, **options: Any) -> Any:
+        fails(path)
+        return loaded(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", open_file)
+    monkeypatch.setattr(torch, "load", load)
+    with pytest.raises(UnreadableFile, match=rf"{name}: the system cannot read .*Input/output"):
+        generate(ZOO, tmp_path, digits, models=1, options=TrainOptions(threads=1))
+    monkeypatch.undo()
+    assert {path: path.read_bytes() for path in before} == before
 
 
 # --- What is kept ---------------------------------------------------------------------------------
