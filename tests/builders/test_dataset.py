@@ -632,6 +632,69 @@ def test_a_changed_zoo_is_read_again(tmp_path: Path) -> None:
     assert sum(map(len, load("digits_cnn_s", tmp_path).values())) == 24
 
 
+@pytest.mark.parametrize(
+    "arguments", [{}, {"filters": [("epoch", ">=", 0)]}, {"tensors": ["fc2.bias"]}]
+)
+@pytest.mark.parametrize("listed", ["from the files", "from the manifest"])
+def test_a_stream_never_pairs_epochs_with_the_weights_of_others(
+    tmp_path: Path, arguments: dict[str, Any], listed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file is replaced after it was listed, by one with as many states or fewer or more."""
+    zoo = dataclasses.replace(get_zoo("digits_cnn_s"), epochs=9)
+    directory = create_zoo(tmp_path, zoo)
+    directory.add_splits(["one"], {"one": "train"})
+    if listed == "from the manifest":
+        monkeypatch.setattr("model_zoos.builders.manifest._CLOCK_STEP", 0)
+
+    def write(epochs: list[int], accuracies: list[float]) -> None:
+        weights = np.repeat(np.array(epochs, np.float32)[:, None], zoo.layout.size, 1)
+        directory.write_model("one", {"seed": 1}, epochs, weights, {"test_acc": accuracies})
+
+    def pairs(stream: Any) -> list[tuple[int, float, float]]:
+        return [(row["epoch"], row["weights"][0], round(row["test_acc"], 3)) for row in stream]
+
+    wanted = ["epoch", "weights", "test_acc"]
+    for epochs, accuracies in (
+        ([4, 5], [0.1, 0.2]),
+        ([0, 1], [0.1, 0.3]),
+        ([1], [0.1]),
+        ([0], [0]),
+    ):
+        write([0, 1], [0.1, 0.2])
+        directory.scan()
+        stream = load(
+            zoo.name, tmp_path, split="train", streaming=True, columns=wanted, **arguments
+        )
+        assert pairs(stream) == [(0, 0, 0.1), (1, 1, 0.2)]
+        write([0, 1], [0.1, 0.2])  # the same states in another file
+        assert pairs(stream) == [(0, 0, 0.1), (1, 1, 0.2)]
+        write(epochs, accuracies)
+        with pytest.raises(
+            model_zoos.FaultyFile, match=r"one\.safetensors has changed since it was"
+        ):
+            pairs(stream)
+    directory.state_path("one", 0).unlink()
+    with pytest.raises(model_zoos.FaultyFile, match="no such file"):
+        pairs(stream)
+
+
+def test_a_file_that_is_replaced_while_it_is_mapped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    zoo = dataclasses.replace(get_zoo("digits_cnn_s"), epochs=1)
+    directory = random_zoo(tmp_path, zoo, 1)
+    [file], _ = directory.scan()
+    opened = pa.memory_map
+
+    def replaced(path: str) -> pa.MemoryMappedFile:
+        random_zoo(tmp_path, zoo, 1)
+        return opened(path)
+
+    monkeypatch.setattr(pa, "memory_map", replaced)
+    with pytest.raises(model_zoos.FaultyFile, match="replaced while it was read"):
+        file.mapped_weights()
+
+
 def test_faulty_files_are_left_out_and_counted_also_from_the_cache(tmp_path: Path) -> None:
     zoo = dataclasses.replace(get_zoo("digits_cnn_s"), epochs=1)
     directory = random_zoo(tmp_path, zoo, 12)
