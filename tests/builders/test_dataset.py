@@ -356,7 +356,7 @@ def test_states_with_large_weights_are_left_out(
     assert set(rows[0]) == set(columns or COLUMNS)
     with pytest.raises(NoRowsLeft, match="max_weight=1e-09 leaves no row"):
         load(zoo.name, tmp_path, max_weight=1e-9, cache_dir=str(tmp_path / "cache"))
-    with pytest.raises(NoRowsLeft, match=r"no row in any split; its epochs are 0 to 4"):
+    with pytest.raises(NoRowsLeft, match=r"no row in any split; its epochs are 0 to 5"):
         load(zoo.name, tmp_path, filters=[("epoch", "==", 25)], cache_dir=str(tmp_path / "cache"))
 
 
