@@ -112,6 +112,7 @@ class ModelZoosConfig(datasets.BuilderConfig):  # type: ignore[misc]  # datasets
             the error of the first.
     """
 
+    name: str = "default"
     repo: str | None = None
     revision: str | None = None
     columns: list[str] | None = None

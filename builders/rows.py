@@ -6,7 +6,7 @@ Their columns are listed in schema.py.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence, Set
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -135,7 +135,7 @@ def _as_stored(filters: list[Any]) -> list[Any]:
                     f" a value are found by filters=pyarrow.dataset.field({column!r}).is_null(), "
                     f"rows with one by filters=~pyarrow.dataset.field({column!r}).is_null()"
                 )
-            if isinstance(given, Integral) and not -(2**63) <= given < 2**63:
+            if isinstance(given, int) and not -(2**63) <= given < 2**63:
                 raise InvalidArgument(
                     f"filters={filters!r}: {given!r} is no whole number of 64 bits, and no column "
                     "holds it"

@@ -172,7 +172,7 @@ def info(
         if not found:
             raise next(iter(unusable.values()))
     if as_json:
-        faulty = [{"zoo": zoo, "error": str(error)} for zoo, error in unusable.items()]
+        faulty = [{"zoo": zoo, "error": str(reason)} for zoo, reason in unusable.items()]
         print(display.json_text([*map(dataclasses.asdict, found), *faulty]))
         return
     where = _option("--data-dir", data_dir)
@@ -183,8 +183,8 @@ def info(
             print(why)
             any_empty = True
         display.print_some(part.left_out, "--json lists them all")
-    for zoo, error in unusable.items():
-        print(f"{zoo}: {error}")
+    for zoo, reason in unusable.items():
+        print(f"{zoo}: {reason}")
     useful = ["verify", *(["benchmark"] if not any_empty else []), "report"]
     commands = [f"model-zoos {command} {name}{where}" for command in useful]
     for part in reversed(found if repo is None else []):
