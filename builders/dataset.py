@@ -7,8 +7,9 @@ import hashlib
 import itertools
 import json
 import os
+import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -24,14 +25,16 @@ from ..errors import (
     FaultyZoo,
     HubUnreachable,
     InvalidArgument,
+    ModelZoosWarning,
     NoRowsLeft,
     OfflineWarning,
+    UnknownZoo,
     ZooNotFound,
     did_you_mean,
 )
 from . import catalog
 from .catalog import zoo_spec
-from .homes import absent, has_zoo, open_all, zoos_home, zoos_of
+from .homes import absent, has_zoo, open_all, zoos_home, zoos_of, zoos_repository
 from .hub.checked import Seen, weights_type
 from .hub.names import whole_models
 from .hub.offline import CachedRows, recall, remember
@@ -48,9 +51,17 @@ from .hub.read import (
 from .layout import Layout
 from .model_file import ModelFile
 from .names import METRICS_NAME, dense_name, normalize_name
-from .rows import Filters, choose_tensors, filter_expression, read_rows
+from .phrases import few
+from .rows import (
+    Filters,
+    as_list,
+    choose_tensors,
+    filter_expression,
+    plain_filters,
+    read_rows,
+)
 from .schema import CHOICE, COLUMNS, row_features, row_schema
-from .splits import SPLITS
+from .splits import SPLITS, why_empty
 from .zoo_directory import ZooDirectory, open_zoo
 
 Piece = list[ModelFile] | Shard
@@ -62,6 +73,9 @@ _ROWS_PER_TABLE = 256
 _WRITER_BATCH_BYTES = 32 << 20
 """Weights in a record batch of the Arrow cache; with the default of datasets, 1000 rows, a batch of
 ResNet-18 would take 45 GB."""
+
+_NOT_THE_USERS = tuple(os.path.dirname(file) + os.sep for file in (__file__, datasets.__file__))
+"""The folders of the code that a warning of a load passes through."""
 
 _ROWS_VERSION = datasets.Version("1.0.0")
 """Version of the row format."""
@@ -92,10 +106,12 @@ class ModelZoosConfig(datasets.BuilderConfig):  # type: ignore[misc]  # datasets
         max_weight: leave out states with a NaN or a weight of larger magnitude. The value 5, used
             for the paper's data sets, leaves out unstable training. It does not change which state
             is the last of a model. All weights are read and count, also with `tensors`.
-        on_bad_files: what to do with model files that cannot be read: "warn" leaves them out with
-            a warning, "skip" leaves them out silently, "error" raises the error of the first.
+        on_bad_files: what to do with model files that cannot be read and, for `metrics`, with zoos
+            that cannot be used: "warn" leaves them out with a warning, "skip" leaves them out
+            silently, "error" raises the error of the first.
     """
 
+    name: str = "default"
     repo: str | None = None
     revision: str | None = None
     columns: list[str] | None = None
@@ -106,21 +122,38 @@ class ModelZoosConfig(datasets.BuilderConfig):  # type: ignore[misc]  # datasets
     on_bad_files: str = "warn"
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        for name, expected in (
+            ("name", "the name of a zoo"),
+            ("data_dir", "the path of a folder of zoo directories"),
+            ("repo", "ORG/NAME or the path of a folder that `model-zoos build` wrote"),
+            ("revision", "a branch, tag or commit"),
+        ):
+            if isinstance(given := getattr(self, name), os.PathLike):
+                setattr(self, name, given := os.fspath(given))
+            if not isinstance(given, str | None):
+                raise InvalidArgument(f"{name}= must be {expected}, found {given!r}")
+        self.name = normalize_name(self.name)
         if self.on_bad_files not in ("warn", "error", "skip"):
             raise InvalidArgument("on_bad_files must be 'warn', 'error' or 'skip'")
         for name in ("columns", "tensors"):
-            given = getattr(self, name)
-            if given is not None and (isinstance(given, str) or not given):
+            setattr(self, name, given := as_list(getattr(self, name)))
+            names = given if isinstance(given, list) else []
+            if given is not None and not (names and all(isinstance(n, str) for n in names)):
                 raise InvalidArgument(f"{name}= is a list of names, found {given!r}")
         if self.tensors is not None and "weights" not in (self.columns or ["weights"]):
             raise InvalidArgument("tensors= chooses among the weights, which columns= leaves out")
         limit = self.max_weight
-        if limit is not None and not (isinstance(limit, int | float) and limit > 0):
+        if isinstance(limit, np.generic):
+            self.max_weight = limit = limit.item()
+        if limit is not None and not (type(limit) in (int, float) and limit > 0):
             raise InvalidArgument(f"max_weight= must be a number above 0, found {limit!r}")
+        if isinstance(self.final, np.bool_):
+            self.final = bool(self.final)
         if not isinstance(self.final, bool):
             raise InvalidArgument(f"final= must be True or False, found {self.final!r}")
+        self.filters = plain_filters(self.filters)
         filter_expression(self.filters)
+        super().__post_init__()
 
 
 class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # type: ignore[misc]
@@ -168,18 +201,25 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
                 if argument in COLUMNS:
                     advice = f'filters=[("{argument}", "==", value)] chooses rows by this column'
                 raise InvalidArgument(f"load_dataset has no argument {argument!r}; {advice}")
-        if isinstance(path := arguments.get("repo"), os.PathLike):
-            arguments["repo"] = os.fspath(path)
-        name = normalize_name(config_name)
-        fields: dict[str, Any] = {**arguments, "name": name, "version": self.VERSION}
-        config = ModelZoosConfig(**fields)
-        repo = config.repo or os.environ.get("MODEL_ZOOS_REPO")
+        fields: dict[str, Any] = {**arguments, "name": config_name, "version": self.VERSION}
+        try:
+            config = ModelZoosConfig(**fields)
+        except datasets.builder.InvalidConfigName:  # such as a path
+            home = zoos_home(fields.get("data_dir"))
+            raise absent(os.fspath(config_name), [], home, None) from None
+        name = config.name
+        arguments = {argument: getattr(config, argument) for argument in arguments}
+        repo = zoos_repository(config.repo)
         if config.revision and not repo:
             raise InvalidArgument(
                 "revision= is for a repository: give repo= or set MODEL_ZOOS_REPO"
             )
-        root = zoos_home(config.data_dir)
-        parts = zoos_of(name, root)
+        self._root = root = zoos_home(config.data_dir)
+        parts, faulty = zoos_of(name, root)
+        if faulty and config.on_bad_files == "error":
+            raise faulty[0]
+        for left_out in faulty if config.on_bad_files == "warn" else ():
+            warn_user(f"a zoo is left out: {left_out}", FaultyFilesWarning)
         present = [part for part in parts if has_zoo(root, part)]
         if config.revision and present and len(present) == len(parts):
             raise InvalidArgument(
@@ -208,23 +248,22 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
                 if self._cached is None or config_id is not None:
                     raise
                 self._unreachable = error
-                warnings.warn(
+                warn_user(
                     f"{error}. Rows of {repo} at {self._cached.commit[:8]} are taken from the "
                     "cache",
                     OfflineWarning,
-                    stacklevel=2,
                 )
                 return config, self._cached.config_id
         published = self._repository.zoos() if self._repository else []
         if not present and name not in [*catalog.config_names(), *published]:
-            raise absent(config_name, [], root, self._repository)
+            raise absent(os.fspath(config_name), list(parts), root, self._repository)
         if config_id is None:
             repository = self._repository
             config_id = make_id(*([repository.repo_id, repository.commit] if repository else ()))
         return config, config_id
 
     def _info(self) -> datasets.DatasetInfo:
-        root, (first, *_) = zoos_home(self.config.data_dir), catalog.parts_of(self.config.name)
+        root, (first, *_) = self._root, catalog.parts_of(self.config.name)
         directory = open_zoo(root, first) if has_zoo(root, first) else None
         self._size = size = self._weights_size(first, directory)
         self._chosen: Layout | None = None
@@ -285,10 +324,10 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
     def _split_generators(self, dl_manager: object) -> list[datasets.SplitGenerator]:
         if self._unreachable is not None:  # the cached rows were not asked for, or are gone
             raise self._unreachable
-        root = zoos_home(self.config.data_dir)
         pieces: dict[str, list[Piece]] = {split: [] for split in SPLITS}
         faulty: list[FaultyFile] = []
-        for part in open_all(self.config.name, root, self._repository):
+        unusable: list[FaultyZoo | ZooNotFound] = []
+        for part in open_all(self.config.name, self._root, self._repository):
             if isinstance(part, ZooDirectory):
                 if self._chosen is not None and part.zoo.layout != self._chosen.whole:
                     raise FaultyZoo(
@@ -296,9 +335,10 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
                     )
                 try:
                     files, bad = part.by_split()
-                except ZooNotFound:  # an unfinished zoo does not stop the others
+                except (ZooNotFound, FaultyZoo) as error:  # costs the other zoos nothing
                     if self.config.name != METRICS_NAME:
                         raise
+                    unusable.append(error)
                     continue
                 faulty += bad
                 if self.config.final:
@@ -312,15 +352,17 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
             elif self._repository:
                 for split in SPLITS:
                     pieces[split] += self._repository.shards(part, split)
-        if faulty:
+        # A zoo that is only begun has nothing to leave out.
+        zoos = [error for error in unusable if isinstance(error, FaultyZoo)]
+        if unusable and not any(pieces.values()):
+            raise [*zoos, *unusable][0]
+        if faulty or zoos:
             if self.config.on_bad_files == "error":
-                raise faulty[0]
+                raise [*faulty, *zoos][0]
             # Kept with the cached data, so that a later load from the cache warns again.
             about, _, _ = self.info.description.partition("\n")
-            shown = "; ".join(str(error) for error in faulty[:3])
-            more = f"; and {len(faulty) - 3} more" if len(faulty) > 3 else ""
-            left_out = f"{len(faulty)} model file(s) left out: {shown}{more}"
-            self.info.description = f"{about}\n{left_out}"
+            said = [_left_out("model file", faulty), _left_out("zoo", zoos)]
+            self.info.description = f"{about}\n{'; '.join(filter(None, said))}"
         return [
             datasets.SplitGenerator(name=split, gen_kwargs={"files": found})
             for split, found in pieces.items()
@@ -353,6 +395,7 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
         try:
             return super().as_dataset(*args, **kwargs)
         except ValueError as error:
+            self._explain_split(error, *args, **kwargs)
             splits = (self.info.splits or {}).items()
             empty = [name for name, split in splits if not split.num_examples]
             chosen = self.config.filters is not None or self.config.max_weight is not None
@@ -375,24 +418,61 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
         return f"{' and '.join(given)} {'leave' if len(given) > 1 else 'leaves'}"
 
     def _there(self) -> str:
-        """Return the epochs of a zoo directory as a phrase if filters name epochs; else ""."""
-        root, name = zoos_home(self.config.data_dir), self.config.name
-        if "epoch" not in str(self.config.filters) or not has_zoo(root, name):
+        """Return the epochs of the zoo directories as a phrase if filters name epochs; else ""."""
+        if "epoch" not in str(self.config.filters):
             return ""
-        kept = open_zoo(root, name).kept_epochs
-        return f"; its epochs are {kept[0]} to {kept[-1]}"
+        files = itertools.chain.from_iterable(self._files().values())
+        there = sorted({epoch for file in files for epoch in file.epochs.tolist()})
+        if not there:
+            return ""
+        if len(there) > 2 and there[-1] - there[0] == len(there) - 1:
+            return f"; its epochs are {there[0]} to {there[-1]}"
+        return f"; its epochs are {few(list(map(str, there)), 10)}"
+
+    def _explain_split(
+        self, error: ValueError, split: object = None, *_: object, **__: object
+    ) -> None:
+        """Raise an error of datasets about a split again, with the reason why the split is empty.
+
+        Nothing is raised if the error has another reason.
+
+        Args:
+            error: the error.
+            split: the split that was asked for.
+        """
+        files = self._files() if str(error).startswith(("Unknown split", "Bad split")) else {}
+        counts = {name: len({file.model_id for file in files[name]}) for name in files}
+        if any(not count and name in str(split) for name, count in counts.items()):
+            raise InvalidArgument(f"{str(error).rstrip('.')}: {why_empty(counts)}") from None
+
+    def _files(self) -> dict[str, list[ModelFile]]:
+        """Return the model files of each split for an error; {} if some rows are elsewhere."""
+        files: dict[str, list[ModelFile]] = {split: [] for split in SPLITS}
+        try:
+            for part in open_all(self.config.name, self._root, None):
+                if not isinstance(part, ZooDirectory) or part.published().freed:
+                    return {}
+                for split, found in part.by_split()[0].items():
+                    files[split] += found
+        except (FaultyZoo, UnknownZoo, ZooNotFound):
+            return {}
+        return files
 
     def as_streaming_dataset(
         self, *args: object, **kwargs: object
     ) -> datasets.IterableDataset | datasets.IterableDatasetDict:
-        streaming = super().as_streaming_dataset(*args, **kwargs)
+        try:
+            streaming = super().as_streaming_dataset(*args, **kwargs)
+        except ValueError as error:
+            self._explain_split(error, *args, **kwargs)
+            raise
         self._warn_left_out()
         return streaming
 
     def _warn_left_out(self) -> None:
         _, _, left_out = (self.info.description or "").partition("\n")
         if left_out and self.config.on_bad_files == "warn":
-            warnings.warn(f"{self.config.name}: {left_out}", FaultyFilesWarning, stacklevel=3)
+            warn_user(f"{self.config.name}: {left_out}", FaultyFilesWarning)
 
     def _generate_tables(self, files: list[Piece]) -> Iterator[tuple[Key, pa.Table]]:
         """Yield Arrow tables of some hundred rows, several from a file of a repository."""
@@ -433,6 +513,23 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
         for key, table in self._generate_tables(files):
             for number, row in enumerate(table.to_pylist()):
                 yield Key(key.original_shard_id, number), row
+
+
+def warn_user(message: str, category: type[ModelZoosWarning]) -> None:
+    """Warn of the line of the user, the first one outside of this package and datasets."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_NOT_THE_USERS):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, category, stacklevel=level)
+
+
+def _left_out(what: str, errors: Sequence[Exception]) -> str:
+    """Return a sentence that counts what is left out and has the first errors; "" for none."""
+    if not errors:
+        return ""
+    shown = "; ".join(str(error) for error in errors[:3])
+    more = f"; and {len(errors) - 3} more" if len(errors) > 3 else ""
+    return f"{len(errors)} {what}(s) left out: {shown}{more}"
 
 
 def _bounded(weights: pa.ChunkedArray, largest: float) -> pa.Array:

@@ -11,8 +11,12 @@ Stamp: TypeAlias = tuple[int, int, int, int]
 """Size in bytes, times of the last change of content and of metadata in ns, and inode of a file."""
 
 
-def file_stamp(path: str | os.PathLike[str]) -> Stamp:
-    """Return the stamp of a file, which changes whenever the file is replaced."""
+def file_stamp(path: str | os.PathLike[str] | int) -> Stamp:
+    """Return the stamp of a file, which changes whenever the file is replaced.
+
+    Args:
+        path: path of the file, or the descriptor of an open one.
+    """
     found = os.stat(path)
     return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
 

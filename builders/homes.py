@@ -25,6 +25,14 @@ def zoos_home(data_dir: str | os.PathLike[str] | None = None) -> Path:
     return home.expanduser().absolute()  # a stream may be read after the working directory changes
 
 
+def zoos_repository(repo: str | None = None) -> str | None:
+    """Return the repository that zoos are read from: the argument, else MODEL_ZOOS_REPO, else none.
+
+    dataset.py asks here because datasets gives it a copy of `os`, whose environment can be old.
+    """
+    return repo or os.environ.get("MODEL_ZOOS_REPO") or None
+
+
 def open_parts(name: str, root: Path) -> list[ZooDirectory]:
     """Open the zoo directories that a name stands for.
 
@@ -33,6 +41,8 @@ def open_parts(name: str, root: Path) -> list[ZooDirectory]:
         UnknownZoo: no zoo has this name.
         FaultyZoo: the zoo.json of one of them cannot be used.
     """
+    for left_out in zoos_of(name, root)[1]:
+        warnings.warn(f"a zoo is left out: {left_out}", FaultyFilesWarning, stacklevel=2)
     return [part for part in open_all(name, root, None) if isinstance(part, ZooDirectory)]
 
 
@@ -42,7 +52,7 @@ def open_all(name: str, root: Path, repository: Snapshot | None) -> list[ZooDire
     Raises:
         ZooNotFound, UnknownZoo, FaultyZoo: see `open_parts`; both `root` and the repository count.
     """
-    parts = zoos_of(name, root)
+    parts, _ = zoos_of(name, root)
     published = repository.zoos() if repository else []
     if not parts and published:
         return [METRICS_NAME]
@@ -52,10 +62,16 @@ def open_all(name: str, root: Path, repository: Snapshot | None) -> list[ZooDire
     return [open_zoo(root, part) if has_zoo(root, part) else part for part in parts]
 
 
-def zoos_of(name: str, root: Path) -> tuple[str, ...]:
-    """Return the zoos that a name stands for; for `metrics`, the folder's usable zoos."""
+def zoos_of(name: str, root: Path) -> tuple[tuple[str, ...], list[FaultyZoo]]:
+    """Return the zoos that a name stands for, and the errors of those that `metrics` leaves out.
+
+    `metrics` stands for the zoos of the folder that can be used.
+
+    Raises:
+        FaultyZoo: none of them can be used.
+    """
     if name != METRICS_NAME:
-        return catalog.parts_of(name)
+        return catalog.parts_of(name), []
     usable, faulty = [], []
     for zoo in list_zoo_directories(root):
         try:
@@ -65,9 +81,7 @@ def zoos_of(name: str, root: Path) -> tuple[str, ...]:
             faulty.append(error)
     if faulty and not usable:
         raise faulty[0]
-    for left_out in faulty:
-        warnings.warn(f"a zoo is left out: {left_out}", FaultyFilesWarning, stacklevel=2)
-    return tuple(usable)
+    return tuple(usable), faulty
 
 
 def has_zoo(root: Path, name: str) -> bool:
@@ -199,7 +213,7 @@ def absent(
     lacks = ", ".join(missing)
     lacks = f"the zoo {name!r}" if lacks == name else f"{lacks} of {name!r}"
     hint = "; ".join(commands) if commands else None
-    if repo := os.environ.get("MODEL_ZOOS_REPO"):
+    if repo := zoos_repository():
         sources.append(f"MODEL_ZOOS_REPO={repo} is for load_dataset, `benchmark` and `plot`.")
     return ZooNotFound(" ".join([f"{lacks} is not in {folder}.", *sources]), hint=hint)
 

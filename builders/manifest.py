@@ -245,7 +245,9 @@ def _decode(rows: _Rows, models: Path, zoo: Zoo) -> dict[str, ModelFile]:
         raise ValueError("epochs do not increase, or accuracies do not lie in [0, 1]")
     metrics = dict(zip(METRICS, rows.metrics, strict=True))
     files, start = {}, 0
-    for line, text, end in zip(rows.names, rows.headers, ends.tolist(), strict=True):
+    stamps: list[Stamp] = [(size, m, c, inode) for size, m, c, inode in rows.stamps.tolist()]
+    places = zip(ends.tolist(), stamps, strict=True)
+    for line, text, (end, stamp) in zip(rows.names, rows.headers, places, strict=True):
         if len(text) > MAX_HEADER:
             raise ValueError("a text is too long")
         name, header = line.decode(), parse_json(text)
@@ -269,6 +271,7 @@ def _decode(rows: _Rows, models: Path, zoo: Zoo) -> dict[str, ModelFile]:
             epochs=epochs,
             metrics=values,
             zoo=zoo,
+            stamp=stamp,
             original_name=header.get("original_name"),
         )
         start = end

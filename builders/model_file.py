@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import FaultyFile, InvalidArgument, UnreadableFile
+from .files import Stamp
 from .layout import Layout
 from .schema import HYPERPARAMETERS, METRICS
 from .specification import Zoo
@@ -85,6 +86,7 @@ class ModelFile:
         metrics: name in schema.METRICS -> float64 [S]. Losses of a diverged model are NaN. A metric
             that was not measured at all states is a masked array.
         zoo: zoo of the model.
+        stamp: stamp of the file when its content was read, by which a later change is noticed.
         original_name: name of the model in the source of an import, where it could not be the id.
     """
 
@@ -95,6 +97,7 @@ class ModelFile:
     epochs: NDArray[np.int32]
     metrics: Mapping[str, NDArray[np.float64]]
     zoo: Zoo = field(repr=False)
+    stamp: Stamp = field(repr=False)
     original_name: str | None = None
 
     def weights(
@@ -107,9 +110,10 @@ class ModelFile:
             chosen: the tensors to read, chosen from the zoo's layout; None for all.
 
         Raises:
-            FaultyFile: the file is missing, unreadable (`UnreadableFile`) or truncated.
+            FaultyFile: the file is missing, unreadable or truncated, or its epochs or metrics have
+                changed since this was read.
         """
-        with _open(self.path) as file:
+        with self._open() as file:
             if self.zoo.layout.architecture.file_per_state:
                 return _read_vector(file, chosen or self.zoo.layout)[None]
             if chosen is not None:  # reads only the pages of these tensors
@@ -126,8 +130,35 @@ class ModelFile:
         """
         if self.zoo.layout.architecture.file_per_state:
             return self.weights()
-        with _open(self.path) as file:
+        with self._open() as file:
             return file.map("weights", whole=True)
+
+    @contextmanager
+    def _open(self) -> Iterator[TensorFile]:
+        """Open the file to read weights of it, which must be those of these epochs and metrics."""
+        with _open(self.path) as file:
+            if file.stamp != self.stamp and not self._same_states():
+                raise FaultyFile(f"{self.path} has changed since it was listed: load it again")
+            yield file
+
+    def _same_states(self) -> bool:
+        """Whether the file still holds these states: it may only have been copied or touched."""
+        now = read_model_file(self.path, self.zoo)
+        return (
+            np.array_equal(now.epochs, self.epochs)
+            and now.hyperparameters == self.hyperparameters
+            and now.parent_model_id == self.parent_model_id
+            and now.metrics.keys() == self.metrics.keys()
+            and all(_equal(now.metrics[name], self.metrics[name]) for name in self.metrics)
+        )
+
+
+def _equal(one: NDArray[np.float64], other: NDArray[np.float64]) -> bool:
+    """Whether two metrics have the same values, or NaN, and are masked at the same states."""
+    masks = np.ma.getmaskarray(one), np.ma.getmaskarray(other)
+    return np.array_equal(*masks) and np.array_equal(
+        np.ma.getdata(one), np.ma.getdata(other), equal_nan=True
+    )
 
 
 Encoded = tuple[int, Pieces]
@@ -219,6 +250,7 @@ def read_model_file(path: Path, zoo: Zoo) -> ModelFile:
             for column, name in enumerate(header["metrics"])
         },
         zoo=zoo,
+        stamp=file.stamp,
         original_name=header.get("original_name"),
     )
 

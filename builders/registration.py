@@ -10,14 +10,16 @@ import hashlib
 import importlib.abc
 import importlib.util
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from ..errors import HubFailed, OfflineWarning, ZooNotFound
 from .catalog import config_names
-from .homes import zoos_home
+from .homes import zoos_home, zoos_repository
 from .model_file import FORMAT
 from .schema import row_schema
 from .zoo_directory import list_zoo_directories
@@ -74,6 +76,34 @@ class _WhenImported(importlib.abc.MetaPathFinder):
         return spec
 
 
+def _there(
+    data_dir: str | os.PathLike[str] | None = None,
+    repo: str | os.PathLike[str] | None = None,
+    revision: str | None = None,
+    token: str | bool | None = None,
+) -> list[str]:
+    """Return the names of the zoos of a folder, then of a repository; arguments of load_dataset.
+
+    Raises:
+        HubFailed, ZooNotFound, InvalidArgument: the repository of the argument cannot be read. For
+            that of MODEL_ZOOS_REPO, there is a warning.
+    """
+    from .dataset import warn_user
+    from .hub.read import open_repository
+
+    names = list_zoo_directories(zoos_home(data_dir))
+    place = zoos_repository(None if repo is None else os.fspath(repo))
+    if place is None:
+        return names
+    try:
+        return [*names, *open_repository(place, revision, token).zoos()]
+    except (HubFailed, ZooNotFound) as error:
+        if repo is not None:
+            raise
+        warn_user(f"the zoos of MODEL_ZOOS_REPO={place} are left out: {error}", OfflineWarning)
+        return names
+
+
 def _register(version: str) -> None:
     """Make the factory of datasets return our builder for our name, and pass on all other names.
 
@@ -101,17 +131,16 @@ def _register(version: str) -> None:
 
     dataset_module_factory.knows_model_zoos = True  # type: ignore[attr-defined]
 
-    def listing_factory(
-        path: str, *args: object, data_dir: str | None = None, **kwargs: object
-    ) -> datasets.load.DatasetModule:
-        """Wrap the factory for `get_dataset_config_names`: a folder's own zoos come first."""
+    def listing_factory(path: str, *args: object, **kwargs: object) -> datasets.load.DatasetModule:
+        """Wrap the factory for `get_dataset_config_names`: zoos here and in the repository first."""
         from .dataset import ModelZoosConfig
 
         if path != "model_zoos":
-            data_dirs = {} if data_dir is None else {"data_dir": data_dir}
-            return original(path, *args, **data_dirs, **kwargs)
+            return original(path, *args, **kwargs)
         module = dataset_module_factory(path)
-        names = dict.fromkeys([*list_zoo_directories(zoos_home(data_dir)), *config_names()])
+        given: dict[str, Any] = kwargs
+        places = [given.get(name) for name in ("data_dir", "repo", "revision", "token")]
+        names = dict.fromkeys([*_there(*places), *config_names()])
         configs = [ModelZoosConfig(name=name) for name in names]
         module.builder_configs_parameters.builder_configs = configs
         return module

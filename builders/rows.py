@@ -5,7 +5,7 @@ Their columns are listed in schema.py.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence, Set
 from numbers import Real
 from typing import Any, TypeAlias
 
@@ -29,6 +29,39 @@ Filter: TypeAlias = tuple[str, str, object]
 Filters: TypeAlias = "list[Filter] | list[list[Filter]] | pads.Expression"
 """A list: all its filters must hold. A list of lists: at least one inner list must hold."""
 
+_SEVERAL = ("in", "not in")
+"""The operators that compare with several values."""
+
+
+def as_list(values: object) -> object:
+    """Return several values as a list, those of a set sorted; a text or a single value as it is.
+
+    An iterator can be read only once, and a set has another order in each process, while the same
+    arguments must find the same cached rows.
+    """
+    if isinstance(values, str | bytes):
+        return values
+    if isinstance(values, Set):
+        return sorted(values, key=repr)
+    if callable(tolist := getattr(values, "tolist", None)):  # of an array, a series or an index
+        return tolist()
+    return list(values) if isinstance(values, Iterable) else values
+
+
+def plain_filters(filters: Filters | None) -> Filters | None:
+    """Return filters whose several values are lists; malformed ones as they are."""
+    if not isinstance(filters, list):
+        return filters
+    plain: list[Any] = [
+        plain_filters(filter)
+        if isinstance(filter, list)
+        else (*filter[:2], as_list(filter[2]))
+        if isinstance(filter, tuple) and len(filter) == 3 and filter[1] in _SEVERAL
+        else filter
+        for filter in filters
+    ]
+    return plain
+
 
 def filter_expression(filters: Filters | None) -> pads.Expression | None:
     """Return filters as an Arrow expression.
@@ -39,9 +72,9 @@ def filter_expression(filters: Filters | None) -> pads.Expression | None:
     if filters is None:
         return None
     try:
-        found = filters
-        if isinstance(filters, list):
-            found = pq.filters_to_expression(_as_stored(filters))
+        found = plain_filters(filters)
+        if isinstance(found, list):
+            found = pq.filters_to_expression(_as_stored(found))
         elif not isinstance(filters, pads.Expression):
             raise TypeError(f"it is a {type(filters).__name__}")
         row_schema(None).empty_table().filter(found)
@@ -61,9 +94,13 @@ def _as_stored(filters: list[Any]) -> list[Any]:
 
     No float32 equals 0.05, but a test accuracy of 0.05 was stored as the nearest float32.
 
+    Args:
+        filters: as `plain_filters` returns them.
+
     Raises:
-        InvalidArgument: there is no such column or operator, or a text is compared with a column
-            of numbers, or a number with a column of texts.
+        InvalidArgument: there is no such column or operator, a text where a column holds numbers,
+            a number where it holds texts, one value where several are expected, None, or a whole
+            number of more than 64 bits.
     """
     if filters and isinstance(filters[0], list):
         return [_as_stored(some) for some in filters]
@@ -82,18 +119,43 @@ def _as_stored(filters: list[Any]) -> list[Any]:
             )
         kind = COLUMNS[column]
         of_texts = kind == pa.string()
-        several = isinstance(value, list | tuple | set)
-        values = list(value) if several else [value]
+        several = isinstance(value, list)
+        if operator in _SEVERAL and not several:
+            raise InvalidArgument(
+                f"filters={filters!r}: {operator!r} compares with a list of values, found {value!r}"
+            )
+        values = [
+            given.as_py() if isinstance(given, pa.Scalar) else given
+            for given in (value if several else [value])
+        ]
         for given in values:
+            if given is None and not several:
+                raise InvalidArgument(
+                    f"filters={filters!r}: no value is equal to None, less or greater. Rows without"
+                    f" a value are found by filters=pyarrow.dataset.field({column!r}).is_null(), "
+                    f"rows with one by filters=~pyarrow.dataset.field({column!r}).is_null()"
+                )
+            if isinstance(given, int) and not -(2**63) <= given < 2**63:
+                raise InvalidArgument(
+                    f"filters={filters!r}: {given!r} is no whole number of 64 bits, and no column "
+                    "holds it"
+                )
             if isinstance(given, Real if of_texts else str):
                 what = "texts" if of_texts else "numbers"
                 raise InvalidArgument(
                     f"filters={filters!r}: the column {column!r} holds {what}, found {given!r}"
                 )
         if kind == pa.float32():
-            values = [float(np.float32(v)) if isinstance(v, float) else v for v in values]
+            values = [_rounded(v) if isinstance(v, float) else v for v in values]
         rounded.append((column, operator, values if several else values[0]))
     return rounded
+
+
+def _rounded(value: float) -> float:
+    """Return the nearest float32; the value itself if it is finite and beyond all of them."""
+    with np.errstate(over="ignore"):
+        nearest = float(np.float32(value))
+    return value if np.isinf(nearest) else nearest
 
 
 def read_rows(

@@ -83,6 +83,8 @@ def row_schema(
         columns = columns and [*columns, *CHOICE]
     known = [name for name, kind in types.items() if kind is not None]
     for name in columns or ():
+        if not isinstance(name, str):
+            raise InvalidArgument(f"columns are given by their names, found {name!r}")
         if name == "weights" and not weights:
             raise InvalidArgument("`metrics` has no weights: name a zoo instead")
         if name not in known:

@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from .files import file_stamp
 from .untrusted import open_plain, parse_json
 
 DTYPES = {
@@ -72,6 +73,7 @@ class TensorFile:
     Attributes:
         metadata: texts of the header, by key.
         tensors: places of the tensors, by name.
+        stamp: stamp of the file that is open, whatever has its path by now.
 
     Raises:
         OSError: the file cannot be opened or read.
@@ -83,7 +85,8 @@ class TensorFile:
         self.path = os.fspath(path)
         self.file = io.BufferedReader(open_plain(self.path), _BUFFER)
         try:
-            self.metadata, self.tensors = _header(self.file)
+            self.stamp = file_stamp(self.file.fileno())
+            self.metadata, self.tensors = _header(self.file, self.stamp[0])
         except BaseException:
             self.file.close()
             raise
@@ -135,6 +138,8 @@ class TensorFile:
         with pa.memory_map(self.path) as pages:
             pages.seek(tensor.begin)
             buffer = pages.read_buffer(tensor.end - tensor.begin)
+        if os.stat(self.path).st_ino != self.stamp[-1]:
+            raise ValueError("it was replaced while it was read")
         if len(buffer) < tensor.end - tensor.begin:
             raise ValueError(f"{name} is not whole")
         return np.frombuffer(buffer, dtype).reshape(tensor.shape)
@@ -173,8 +178,8 @@ def widened(bfloat16: NDArray[np.uint16]) -> NDArray[np.float32]:
     return np.asarray(bfloat16.astype("<u4") << 16).view("<f4")
 
 
-def _header(file: BinaryIO) -> tuple[Mapping[str, str], Mapping[str, Tensor]]:
-    size = os.fstat(file.fileno()).st_size
+def _header(file: BinaryIO, size: int) -> tuple[Mapping[str, str], Mapping[str, Tensor]]:
+    """Read and check the header of a file of `size` bytes."""
     length = int.from_bytes(file.read(8), "little")
     start = 8 + length
     if length > MAX_HEADER or start > size:

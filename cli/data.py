@@ -160,9 +160,21 @@ def info(
 
     name = normalize_name(name)
     display.hide_dataset_bars(True)
-    found = overview(name, data_dir, repo)
+    unusable: dict[str, ZooNotFound | FaultyZoo] = {}
+    if repo is not None:
+        found = overview(name, repo=repo)
+    else:
+        found, root = [], zoos_home(data_dir)
+        for directory in open_parts(name, root):
+            try:
+                found += overview(directory.zoo.name, root)
+            except (ZooNotFound, FaultyZoo) as error:  # one that has no model yet, for example
+                unusable[directory.zoo.name] = error
+        if not found:
+            raise next(iter(unusable.values()))
     if as_json:
-        print(display.json_text([dataclasses.asdict(part) for part in found]))
+        faulty = [{"zoo": zoo, "error": str(reason)} for zoo, reason in unusable.items()]
+        print(display.json_text([*map(dataclasses.asdict, found), *faulty]))
         return
     where = _option("--data-dir", data_dir)
     any_empty = False
@@ -172,6 +184,8 @@ def info(
             print(why)
             any_empty = True
         display.print_some(part.left_out, "--json lists them all")
+    for zoo, reason in unusable.items():
+        print(f"{zoo}: {reason}")
     useful = ["verify", *(["benchmark"] if not any_empty else []), "report"]
     commands = [f"model-zoos {command} {name}{where}" for command in useful]
     for part in reversed(found if repo is None else []):

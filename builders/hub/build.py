@@ -387,12 +387,10 @@ def _plan(
 
 def _digest(directory: ZooDirectory, shard: PlannedShard) -> str:
     """Return a digest of all that decides a shard's bytes; model files by name, size and time."""
-    files = []
-    for group in shard.groups:
-        stats = ((file.path, file.path.stat()) for file in group)
-        files.append(
-            [(str(p.relative_to(directory.path)), s.st_size, s.st_mtime_ns) for p, s in stats]
-        )
+    files = [  # as they were scanned, since this is what the rows without weights hold
+        [(str(file.path.relative_to(directory.path)), *file.stamp[:2]) for file in group]
+        for group in shard.groups
+    ]
     form = [_FORMAT, ZSTD_LEVEL, pa.__version__, *shard.nan_columns]
     digest = hashlib.sha256(json.dumps([form, files]).encode())
     digest.update(shard.schema.serialize())

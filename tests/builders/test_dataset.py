@@ -8,11 +8,13 @@ import itertools
 import json
 import os
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -354,7 +356,7 @@ def test_states_with_large_weights_are_left_out(
     assert set(rows[0]) == set(columns or COLUMNS)
     with pytest.raises(NoRowsLeft, match="max_weight=1e-09 leaves no row"):
         load(zoo.name, tmp_path, max_weight=1e-9, cache_dir=str(tmp_path / "cache"))
-    with pytest.raises(NoRowsLeft, match=r"no row in any split; its epochs are 0 to 4"):
+    with pytest.raises(NoRowsLeft, match=r"no row in any split; its epochs are 0 to 5"):
         load(zoo.name, tmp_path, filters=[("epoch", "==", 25)], cache_dir=str(tmp_path / "cache"))
 
 
@@ -408,9 +410,29 @@ def test_a_zoo_that_cannot_be_used_costs_metrics_no_other(tmp_path: Path) -> Non
     for name, file in (("broken", "zoo.json"), ("torn", "splits.json")):
         directory = random_zoo(tmp_path, dataclasses.replace(zoo, name=name), 3)
         (directory.path / file).write_text("{")
-    with pytest.warns(FaultyFilesWarning, match="a zoo is left out"):
-        rows = load("metrics", tmp_path, split="train", cache_dir=str(tmp_path / "cache"))
-    assert set(rows["zoo"]) == {"digits_cnn_s"}
+    damaged = random_zoo(tmp_path, dataclasses.replace(zoo, name="damaged"), 3)
+    for path in damaged.files():
+        path.write_bytes(b"")
+    options: dict[str, Any] = {"cache_dir": str(tmp_path / "cache")}
+    for streaming in (False, False, True):  # the second time from the cache
+        with pytest.warns(FaultyFilesWarning) as said:
+            rows = load("metrics", tmp_path, split="train", streaming=streaming, **options)
+        assert set(rows["zoo"] if not streaming else (row["zoo"] for row in rows)) == {zoo.name}
+        messages = sorted(str(warning.message) for warning in said)
+        assert len(messages) == 3
+        for message, part in zip(messages, ("broken", "torn", "damaged"), strict=True):
+            assert str(tmp_path / part) in message
+        assert messages[2].startswith("metrics: 1 zoo(s) left out: ")
+        assert {warning.filename for warning in said} == {__file__}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FaultyFilesWarning)
+        load("metrics", tmp_path, on_bad_files="skip", **options)
+    with pytest.raises(model_zoos.FaultyZoo, match="broken"):
+        load("metrics", tmp_path, on_bad_files="error", **options)
+    for name in ("broken", "torn", zoo.name):
+        shutil.rmtree(tmp_path / name)
+    with pytest.raises(ValueError, match="none of its 3 model files"):
+        load("metrics", tmp_path, **options)
 
 
 def test_a_number_finds_the_float32_next_to_it(tmp_path: Path) -> None:
@@ -437,9 +459,71 @@ def test_a_number_finds_the_float32_next_to_it(tmp_path: Path) -> None:
         assert [row["epoch"] for row in found] == epochs
 
 
+def test_values_and_columns_of_any_kind(digits_home: Path, tmp_path: Path) -> None:
+    """What holds several values is taken as they are; numpy's and pyarrow's single ones, too."""
+    accuracy = 0.05
+    zoo = dataclasses.replace(get_zoo("digits_cnn_s"), epochs=3)
+    directory = create_zoo(tmp_path, zoo)
+    weights = np.zeros((4, zoo.layout.size), np.float32)
+    metrics = {"test_acc": np.array([accuracy, 0.1, 0.3, 0.7]), "test_loss": [1.0, 2, 3, np.inf]}
+    directory.write_model("model", {"activation": "tanh"}, range(4), weights, metrics)
+    options: dict[str, Any] = {"split": "train", "cache_dir": str(tmp_path / "cache")}
+
+    def epochs(*filters: tuple[str, str, object]) -> list[int]:
+        options["filters"] = list(filters)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", RuntimeWarning)
+            rows = list(load(zoo.name, tmp_path, streaming=True, **options))
+            assert rows == list(load(zoo.name, tmp_path, **options))
+        return [row["epoch"] for row in rows]
+
+    for several in (
+        np.array([accuracy, 0.7]),
+        pd.Series([accuracy, 0.7]),
+        pa.array([accuracy, 0.7]),
+        [pa.scalar(accuracy), pa.scalar(0.7)],
+        frozenset([accuracy, 0.7]),
+        {accuracy: 1, 0.7: 2}.keys(),
+    ):
+        assert epochs(("test_acc", "in", several)) == [0, 3]
+        assert epochs(("test_acc", "not in", several)) == [1, 2]
+    assert epochs(("epoch", "in", range(1, 3))) == [1, 2]
+    assert epochs(("activation", "in", np.array(["tanh"]))) == [0, 1, 2, 3]
+    for operator, found in (("==", [0]), ("<=", [0]), (">", [1, 2, 3]), ("!=", [1, 2, 3])):
+        assert epochs(("test_acc", operator, pa.scalar(accuracy))) == found
+    assert epochs(("test_loss", "<", 1e300)) == [0, 1, 2]
+    assert epochs(("test_loss", ">", 1e300)) == [3]
+    options["filters"] = pc.field("sparsity").is_null() & ~pc.field("test_acc").is_null()
+    assert len(load(zoo.name, tmp_path, **options)) == 4
+    options["filters"] = [("epoch", "in", (number for number in (1, 2)))]
+    stream = load(zoo.name, tmp_path, streaming=True, **options)
+    for _ in range(2):  # although a generator can be read only once
+        assert [row["epoch"] for row in stream] == [1, 2]
+    options["filters"] = None
+    for columns in (pd.Index(["epoch"]), np.array(["epoch"]), {"epoch"}, (c for c in ["epoch"])):
+        rows = load(zoo.name, tmp_path, columns=columns, **options)
+        assert rows.column_names == ["epoch"]
+    scalars = {"max_weight": np.float32(5), "final": np.True_}
+    assert load(zoo.name, tmp_path, **scalars, **options)["epoch"][:] == [3]
+    assert len(load_dataset("model_zoos", Path("digits_cnn_s"), data_dir=tmp_path, **options)) == 4
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"filters": [("activation", "in", "tanh")]}, "'in' compares with a list of values, found"),
+        ({"filters": [("activation", "not in", b"tanh")]}, "compares with a list of values, found"),
+        ({"filters": [("epoch", "in", 1)]}, "'in' compares with a list of values, found 1"),
+        ({"filters": [("epoch", "in", np.array(["1"]))]}, "holds numbers, found '1'"),
+        ({"filters": [("seed", ">", 10**30)]}, "is no whole number of 64 bits"),
+        ({"filters": [("seed", "in", [10**30])]}, "is no whole number of 64 bits"),
+        ({"filters": [("sparsity", "==", None)]}, "field('sparsity').is_null(), rows with one by"),
+        ({"filters": [(1, "==", 2)]}, "columns are given by their names, found 1"),
+        ({"columns": [1]}, "columns= is a list of names, found [1]"),
+        ({"columns": 5}, "columns= is a list of names, found 5"),
+        ({"tensors": [1]}, "tensors= is a list of names, found [1]"),
+        ({"repo": 5}, "repo= must be ORG/NAME or the path of a folder"),
+        ({"max_weight": True}, "max_weight= must be a number above 0, found True"),
         ({"columns": ["epoch", "test_accuracy"]}, "no column 'test_accuracy'; did you mean"),
         ({"columns": []}, "columns= is a list"),
         ({"columns": "weights"}, "columns= is a list"),
@@ -502,6 +586,15 @@ def test_unknown_name_lists_the_close_ones(digits_home: Path) -> None:
         load_dataset("model_zoos")
 
 
+def test_names_and_folders_that_are_none(digits_home: Path) -> None:
+    with pytest.raises(ValueError, match=r"name= must be the name of a zoo, found \["):
+        load_dataset("model_zoos", ["digits_cnn_s"])
+    with pytest.raises(ValueError, match=r"data_dir= must be the path of a folder.*, found \["):
+        load_dataset("model_zoos", "digits_cnn_s", data_dir=[str(digits_home)])
+    with pytest.raises(UnknownZoo, match="is the folder of a zoo: its name is digits_cnn_s"):
+        load_dataset("model_zoos", digits_home / "digits_cnn_s")
+
+
 def test_a_folder_that_does_not_exist(tmp_path: Path) -> None:
     nowhere = tmp_path / "nowhere"
     for name, error in (
@@ -530,6 +623,10 @@ def test_a_zoo_that_is_not_there_says_how_to_get_it(tmp_path: Path) -> None:
     assert "generate" not in f"{raised.value} {raised.value.hint}"
     assert "model-zoos sparsify mnist_cnn_s_seed" in str(raised.value.hint)
     assert "https://doi.org/10.5281/zenodo.7023335" in str(raised.value)
+    with pytest.raises(ZooNotFound, match="'digits_cnn_s_sparse_magnitude' is not in") as raised:
+        load("digits_cnn_s_sparse_magnitude", tmp_path)
+    assert "sparsify digits_cnn_s" in str(raised.value.hint)
+    assert "--method magnitude" in str(raised.value.hint)
     with pytest.raises(ZooNotFound, match="there is no zoo in"):
         load("metrics", tmp_path)
 
@@ -632,6 +729,69 @@ def test_a_changed_zoo_is_read_again(tmp_path: Path) -> None:
     assert sum(map(len, load("digits_cnn_s", tmp_path).values())) == 24
 
 
+@pytest.mark.parametrize(
+    "arguments", [{}, {"filters": [("epoch", ">=", 0)]}, {"tensors": ["fc2.bias"]}]
+)
+@pytest.mark.parametrize("listed", ["from the files", "from the manifest"])
+def test_a_stream_never_pairs_epochs_with_the_weights_of_others(
+    tmp_path: Path, arguments: dict[str, Any], listed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file is replaced after it was listed, by one with as many states or fewer or more."""
+    zoo = dataclasses.replace(get_zoo("digits_cnn_s"), epochs=9)
+    directory = create_zoo(tmp_path, zoo)
+    directory.add_splits(["one"], {"one": "train"})
+    if listed == "from the manifest":
+        monkeypatch.setattr("model_zoos.builders.manifest._CLOCK_STEP", 0)
+
+    def write(epochs: list[int], accuracies: list[float]) -> None:
+        weights = np.repeat(np.array(epochs, np.float32)[:, None], zoo.layout.size, 1)
+        directory.write_model("one", {"seed": 1}, epochs, weights, {"test_acc": accuracies})
+
+    def pairs(stream: Any) -> list[tuple[int, float, float]]:
+        return [(row["epoch"], row["weights"][0], round(row["test_acc"], 3)) for row in stream]
+
+    wanted = ["epoch", "weights", "test_acc"]
+    for epochs, accuracies in (
+        ([4, 5], [0.1, 0.2]),
+        ([0, 1], [0.1, 0.3]),
+        ([1], [0.1]),
+        ([0], [0]),
+    ):
+        write([0, 1], [0.1, 0.2])
+        directory.scan()
+        stream = load(
+            zoo.name, tmp_path, split="train", streaming=True, columns=wanted, **arguments
+        )
+        assert pairs(stream) == [(0, 0, 0.1), (1, 1, 0.2)]
+        write([0, 1], [0.1, 0.2])  # the same states in another file
+        assert pairs(stream) == [(0, 0, 0.1), (1, 1, 0.2)]
+        write(epochs, accuracies)
+        with pytest.raises(
+            model_zoos.FaultyFile, match=r"one\.safetensors has changed since it was"
+        ):
+            pairs(stream)
+    directory.state_path("one", 0).unlink()
+    with pytest.raises(model_zoos.FaultyFile, match="no such file"):
+        pairs(stream)
+
+
+def test_a_file_that_is_replaced_while_it_is_mapped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    zoo = dataclasses.replace(get_zoo("digits_cnn_s"), epochs=1)
+    directory = random_zoo(tmp_path, zoo, 1)
+    [file], _ = directory.scan()
+    opened = pa.memory_map
+
+    def replaced(path: str) -> pa.MemoryMappedFile:
+        random_zoo(tmp_path, zoo, 1)
+        return opened(path)
+
+    monkeypatch.setattr(pa, "memory_map", replaced)
+    with pytest.raises(model_zoos.FaultyFile, match="replaced while it was read"):
+        file.mapped_weights()
+
+
 def test_faulty_files_are_left_out_and_counted_also_from_the_cache(tmp_path: Path) -> None:
     zoo = dataclasses.replace(get_zoo("digits_cnn_s"), epochs=1)
     directory = random_zoo(tmp_path, zoo, 12)
@@ -713,6 +873,19 @@ def test_a_models_folder_that_cannot_be_read(tmp_path: Path, spoil: str) -> None
 def test_a_small_zoo_without_a_test_model_has_no_test_split(tmp_path: Path) -> None:
     random_zoo(tmp_path, dataclasses.replace(get_zoo("digits_cnn_s"), epochs=1), 1)
     assert list(load("digits_cnn_s", tmp_path)) == ["train"]
+    for streaming in (False, True):
+        with pytest.raises(ValueError, match=r"validation and test have no model: .*, here 1/0/0"):
+            load("digits_cnn_s", tmp_path, split="validation", streaming=streaming)
+        with pytest.raises(ValueError, match=r"\['train'\]\.?\Z"):
+            load("digits_cnn_s", tmp_path, split="exam", streaming=streaming)
+
+
+def test_epochs_of_an_error_are_those_that_are_there(tmp_path: Path) -> None:
+    zoo = get_zoo("digits_cnn_s")
+    directory = create_zoo(tmp_path, zoo)
+    directory.write_model("one", {}, [0, 2, 5], np.zeros((3, zoo.layout.size), np.float32), {})
+    with pytest.raises(NoRowsLeft, match=r"its epochs are 0, 2, 5\Z"):
+        load(zoo.name, tmp_path, filters=[("epoch", "==", 25)])
 
 
 # --- ResNet rows ----------------------------------------------------------------------------------

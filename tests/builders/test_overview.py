@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 
@@ -67,6 +68,22 @@ def test_twins_are_counted_beside_the_models_that_could_have_some(tmp_path: Path
     shutil.rmtree(tmp_path / "digits_cnn_s")
     [found] = overview(name, tmp_path)
     assert (found.models, found.specified) == (4, None)
+
+
+def test_a_zoo_that_is_only_begun_hides_no_other(tmp_path: Path) -> None:
+    zoo = dataclasses.replace(zoo_spec("digits_cnn_s"), epochs=1)
+    random_zoo(tmp_path, zoo, 6)
+    create_zoo(tmp_path, dataclasses.replace(zoo, name="begun"))
+    run = CliRunner().invoke(app, ["info", "metrics", "--data-dir", str(tmp_path)])
+    assert run.exit_code == 0
+    assert f"begun: {tmp_path / 'begun'} holds no finished model" in run.stdout
+    assert "6 of 320" in run.stdout
+    run = CliRunner().invoke(app, ["info", "metrics", "--data-dir", str(tmp_path), "--json"])
+    found, unusable = sorted(json.loads(run.stdout), key=lambda part: "error" in part)
+    assert (found["zoo"], found["models"]) == (zoo.name, 6)
+    assert unusable["zoo"] == "begun"
+    assert "no finished model" in unusable["error"]
+    assert CliRunner().invoke(app, ["info", "begun", "--data-dir", str(tmp_path)]).exit_code == 1
 
 
 def test_a_zoo_of_one_model_without_metrics(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ from model_zoos.builders.sources.importing import import_zoo
 from model_zoos.builders.specification import VARIANTS, Zoo
 from model_zoos.builders.splits import SPLITS
 from model_zoos.builders.zoo_directory import create_zoo, open_zoo
-from model_zoos.errors import FaultyZoo, InvalidArgument, ZooNotFound
+from model_zoos.errors import FaultyFile, FaultyZoo, InvalidArgument, ZooNotFound
 from tests.builders.hub.bits import digests
 from tests.builders.sources.raw import RAW
 from tests.shared import HYPERPARAMETER_ZOO, LARGE_ZOO, SEED_ZOO, contents, needs_shared
@@ -615,6 +615,34 @@ def test_after_an_error_no_other_shard_is_begun(
     with pytest.raises(OSError, match="No space left"):
         build_folder(["mnist_cnn_s_seed"], large[0], tmp_path, workers=1)
     assert len([name for name in begun if name.startswith("data/")]) <= 1
+
+
+def test_a_model_that_changes_during_a_build_is_built_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No row has the metrics of the scan and the weights of a later file, in any shard."""
+    zoo = dataclasses.replace(zoo_spec("digits_cnn_s"), epochs=2)
+    directory = random_zoo(tmp_path / "zoos", zoo, 6)
+    file = directory.scan()[0][0]
+    arranged = build._arranged
+
+    def changing(*arguments: Any) -> Any:
+        directory.write_model(
+            file.model_id,
+            file.hyperparameters,
+            file.epochs,
+            file.weights()[::-1],
+            {name: values[::-1] for name, values in file.metrics.items()},
+        )
+        return arranged(*arguments)
+
+    with monkeypatch.context() as during:
+        during.setattr(build, "_arranged", changing)
+        with pytest.raises(FaultyFile, match="has changed since it was listed"):
+            build_folder([zoo.name], tmp_path / "zoos", tmp_path / "one")
+    for folder in ("one", "two"):
+        build_folder([zoo.name], tmp_path / "zoos", tmp_path / folder)
+    assert files_of(tmp_path / "one") == files_of(tmp_path / "two")
 
 
 def test_bad_requests_are_refused(home: Path, tmp_path: Path) -> None:

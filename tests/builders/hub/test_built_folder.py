@@ -8,13 +8,14 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from datasets import load_dataset, load_dataset_builder
+from datasets import get_dataset_config_names, load_dataset, load_dataset_builder
 from datasets.exceptions import DatasetGenerationError
 
 from model_zoos.benchmarks.property_prediction import predict_properties
@@ -24,7 +25,13 @@ from model_zoos.builders.hub.publish import folder_files
 from model_zoos.builders.overview import overview
 from model_zoos.builders.splits import SPLITS
 from model_zoos.builders.zoo_directory import open_zoo
-from model_zoos.errors import FaultyZoo, InvalidArgument, NoRowsLeft, ZooNotFound
+from model_zoos.errors import (
+    FaultyZoo,
+    InvalidArgument,
+    NoRowsLeft,
+    OfflineWarning,
+    ZooNotFound,
+)
 from tests.builders.hub.folders import UNION, bits, write_folder
 from tests.builders.hub.test_read import QUESTIONS
 from tests.zoos import random_zoo
@@ -153,6 +160,41 @@ def test_everything_that_loads_rows_reads_it(
     assert predict_properties("digits_cnn_s", targets=["test_acc"]).scores == expected.scores
     (found,), (own,) = overview("digits_cnn_s", repo=str(folder)), overview("digits_cnn_s", home)
     assert (found.models, found.states, found.splits) == (own.models, own.states, own.splits)
+
+
+def test_the_variable_counts_although_datasets_has_replaced_os(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """datasets patches `os` in the builder's module, and map(num_proc=2) puts a copy of the
+    environment into the real one, of which the patched one knows nothing."""
+    patched = SimpleNamespace(**{**vars(os), "environ": dict(os.environ)})
+    monkeypatch.setattr("model_zoos.builders.dataset.os", patched)
+    monkeypatch.setenv("MODEL_ZOOS_REPO", str(folder))
+    given = {"split": "train", "data_dir": str(tmp_path), "columns": ["epoch"]}
+    assert len(load_dataset("model_zoos", "digits_cnn_s", **given)) == 84
+
+
+def test_its_zoos_are_configs(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = dataclasses.replace(zoo_spec("digits_cnn_s"), name="mine", epochs=1)
+    random_zoo(tmp_path / "zoos", mine, 1)
+    build_folder(["mine"], tmp_path / "zoos", tmp_path / "built")
+    known, own = get_dataset_config_names("model_zoos"), str(tmp_path / "zoos")
+    nowhere: dict[str, Any] = {"data_dir": str(tmp_path / "nowhere")}
+    for repo in (tmp_path / "built", str(tmp_path / "built")):
+        assert get_dataset_config_names("model_zoos", repo=repo, **nowhere) == ["mine", *known]
+    both = get_dataset_config_names("model_zoos", repo=str(folder), data_dir=own)
+    assert both[:2] == ["mine", "digits_cnn_s"]
+    assert sorted(both) == sorted(["mine", *known])
+    with pytest.raises(ZooNotFound, match="is no folder that"):
+        get_dataset_config_names("model_zoos", repo=str(tmp_path / "nothing"))
+    monkeypatch.setenv("MODEL_ZOOS_REPO", str(tmp_path / "built"))
+    assert get_dataset_config_names("model_zoos", **nowhere)[0] == "mine"
+    monkeypatch.setenv("MODEL_ZOOS_REPO", str(tmp_path / "nothing"))
+    with pytest.warns(OfflineWarning, match="the zoos of MODEL_ZOOS_REPO=.* are left out") as said:
+        assert get_dataset_config_names("model_zoos", **nowhere) == known
+    assert said[0].filename == __file__
 
 
 @pytest.fixture(params=["same", "other"])
