@@ -132,7 +132,7 @@ def _register(version: str) -> None:
     dataset_module_factory.knows_model_zoos = True  # type: ignore[attr-defined]
 
     def listing_factory(path: str, *args: object, **kwargs: object) -> datasets.load.DatasetModule:
-        """Wrap the factory for `get_dataset_config_names`: zoos here and in the repository first."""
+        """Wrap the factory for `get_dataset_config_names`: local and published zoos first."""
         from .dataset import ModelZoosConfig
 
         if path != "model_zoos":
