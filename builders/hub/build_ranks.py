@@ -34,11 +34,13 @@ class Mark(NamedTuple):
         size: of the file in bytes.
         loose: the same digest, in which a model file has only a size and a time of modification. A
             zoo that was copied with these times has the same one. Earlier versions wrote no other.
+        sha256: of the file as it was written; "" in a record of an earlier version.
     """
 
     digest: str
     size: int
     loose: str
+    sha256: str = ""
 
 
 @contextmanager
@@ -166,4 +168,4 @@ def _mark(value: object) -> Mark | None:
     kinds = [type(part) for part in value] if isinstance(value, list) else []
     if kinds == [str, int]:  # of an earlier version
         return Mark(value[0], value[1], value[0])
-    return Mark(*value) if kinds == [str, int, str] else None
+    return Mark(*value) if kinds == [str, int, str, str] else None
