@@ -29,8 +29,9 @@ class Record:
     """What was published for a model.
 
     Attributes:
-        source: digest of names, sizes and times of the model files that were published; None if
-            they were never here.
+        source: digest of names and stamps of the model files that were published; None if they
+            were never here. Earlier versions used only size and modification time, so their digests
+            differ from all current ones.
         shards: name of each Parquet file in the repository -> the Hub's entry for it.
     """
 

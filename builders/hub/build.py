@@ -29,6 +29,7 @@ import pyarrow as pa
 from ...errors import Cancelled, FaultyFile, InvalidArgument
 from ..atomic import move, write_atomically
 from ..catalog import parts_of
+from ..files import file_digest
 from ..model_file import ModelFile
 from ..names import METRICS_NAME, normalize_name, refuse_reserved
 from ..phrases import few
@@ -56,6 +57,7 @@ from .build_ranks import (
 from .card import render_card, unfinished_card
 from .contents import read_contents
 from .croissant import render_croissant
+from .digests import Digests
 from .history import (
     WAITING_FILE,
     Held,
@@ -193,7 +195,7 @@ def build_folder(
             summaries, marks = [], {}
             for summary, digests in written:
                 valid = marks[summary.zoo] = valid_marks(out, summary.zoo, digests)
-                file_bytes = sum(m[1] for shard, m in valid.items() if DATA_FILE.fullmatch(shard))
+                file_bytes = sum(m.size for shard, m in valid.items() if DATA_FILE.fullmatch(shard))
                 missing = len(digests) - len(valid)
                 summaries.append(replace(summary, file_bytes=file_bytes, missing=missing))
             if rank.count == 1 or not any(summary.missing for summary in summaries):
@@ -248,8 +250,10 @@ def _build_zoo(
     """Write this rank's shards of a zoo; return a summary and the digests of all shards."""
     start = time.monotonic()
     name, layout = directory.zoo.name, directory.zoo.layout
+    stored = Digests(out)
     with gate(out):
-        shards, digests, marks = _arranged(directory, files, out, work)
+        shards, digests, loose, marks = _arranged(directory, files, out, work, stored)
+        stored.save()
     with_weights = [shard for shard in shards if shard.has_weights]
     owners = deal([shard.rows * layout.size for shard in with_weights], loads)
     own = {s.name for s, owner in zip(with_weights, owners, strict=True) if owner == rank.index}
@@ -279,11 +283,14 @@ def _build_zoo(
             write_shard(shard, partial, cancelled, advance)
             if any(future.exception() for future in first):
                 raise Cancelled
+            sha256 = file_digest(partial, "sha256")
+            mark = Mark(digests[shard.name], partial.stat().st_size, loose[shard.name], sha256)
             with lock:  # recorded before it appears: a shard without a record is old
-                marks[shard.name] = (digests[shard.name], partial.stat().st_size)
+                marks[shard.name] = mark
                 write_record(out, name, marks, work)
             path.parent.mkdir(parents=True, exist_ok=True)
             move(partial, path)
+            stored.note(path, sha256)
         except BaseException:
             cancelled.set()  # here, before this thread takes the next shard
             raise
@@ -305,6 +312,8 @@ def _build_zoo(
         except BaseException:
             cancelled.set()
             raise
+    with gate(out):
+        stored.save()
     errors = [error for future in futures if (error := future.exception())]
     for error in sorted(errors, key=lambda error: isinstance(error, Cancelled)):
         raise error
@@ -312,6 +321,8 @@ def _build_zoo(
     _write(out, layout_file(layout), layout_bytes(layout), work)
     if (columns := directory.path / SOURCE_COLUMNS).exists():
         _write(out, source_file(name), read_plain(columns, MAX_SOURCE_COLUMNS), work)
+    else:
+        (out / source_file(name)).unlink(missing_ok=True)  # of an earlier form of the zoo
     states = sum(shard.rows for shard in with_weights)
     summary = BuildSummary(
         zoo=name,
@@ -328,21 +339,28 @@ def _build_zoo(
 
 
 def _arranged(
-    directory: ZooDirectory, files: Mapping[str, list[ModelFile]], out: Path, work: Path
-) -> tuple[list[PlannedShard], dict[str, str], dict[str, Mark]]:
+    directory: ZooDirectory,
+    files: Mapping[str, list[ModelFile]],
+    out: Path,
+    work: Path,
+    stored: Digests,
+) -> tuple[list[PlannedShard], dict[str, str], dict[str, str], dict[str, Mark]]:
     """Give finished shards their current names, and delete those of earlier builds.
 
     Returns:
-        All shards of the zoo, their digests by name, and the marks of those that are finished.
+        All shards of the zoo, their digests and their loose digests by name (see `Mark`), and the
+        marks of those that are finished.
     """
     name = directory.zoo.name
     # Those without weights go first: without them, a split is recognised as unfinished.
     present = (*out.glob(f"metrics/{name}-*.parquet"), *out.glob(f"data/{name}/*.parquet"))
     known = recorded(out, name)  # later, since other ranks write meanwhile
-    there = finished(out, known)
-    shards, digests = _plan(directory, files, read_held(out, name, known))
-    if not any(digests[shard.name] in there for shard in shards if shard.has_weights):
-        shards, digests = _plan(directory, files, {})  # all are written, as into a new folder
+    there = finished(out, known, stored)
+    shards, digests, loose = _plan(directory, files, read_held(out, name, known))
+    earlier = {known[file].loose for file in there.values()}
+    if not any(loose[shard.name] in earlier for shard in shards if shard.has_weights):
+        # All are written, as into a new folder.
+        shards, digests, loose = _plan(directory, files, {})
     marks = {shard: known[there[d]] for shard, d in digests.items() if d in there}
     names = {path.relative_to(out).as_posix() for path in present}
     changes = names - digests.keys() or any(there.get(d) != s for s, d in digests.items())
@@ -366,35 +384,47 @@ def _arranged(
     for shard in marks:
         if (path := out / waiting_file(digests[shard])).exists():
             move(path, out / shard)
+            stored.note(out / shard, marks[shard].sha256)
     for match in matches(WAITING_FILE, known):  # of an interrupted build of other models
         (out / match.string).unlink(missing_ok=True)
     write_record(out, name, marks)
     remove_records(out, name, work)
-    return shards, digests, marks
+    return shards, digests, loose, marks
 
 
 def _plan(
     directory: ZooDirectory, files: Mapping[str, list[ModelFile]], held: Held
-) -> tuple[list[PlannedShard], dict[str, str]]:
-    """Return all shards of a zoo, and their digests by name."""
+) -> tuple[list[PlannedShard], dict[str, str], dict[str, str]]:
+    """Return all shards of a zoo, their digests and their loose digests by name (see `Mark`)."""
     shards: list[PlannedShard] = []
     for split in SPLITS:
         if files[split]:
             shards += data_shards(directory, split, files[split], held.get(split, ()))
             shards.append(metrics_shard(directory, split, files[split]))
-    return shards, {shard.name: _digest(directory, shard) for shard in shards}
+    digests, loose = {}, {}
+    for shard in shards:
+        digests[shard.name], loose[shard.name] = _digests(directory, shard)
+    return shards, digests, loose
 
 
-def _digest(directory: ZooDirectory, shard: PlannedShard) -> str:
-    """Return a digest of all that decides a shard's bytes; model files by name, size and time."""
-    files = [  # as they were scanned, since this is what the rows without weights hold
-        [(str(file.path.relative_to(directory.path)), *file.stamp[:2]) for file in group]
+def _digests(directory: ZooDirectory, shard: PlannedShard) -> tuple[str, str]:
+    """Return the digest of a shard and its loose digest, as `Mark` describes them.
+
+    Model files of one architecture all have the same size, and copies can have the same time of
+    modification. The whole stamp also tells these apart.
+    """
+    stamped = [
+        [(str(file.path.relative_to(directory.path)), file.stamp) for file in group]
         for group in shard.groups
     ]
     form = [_FORMAT, ZSTD_LEVEL, pa.__version__, *shard.nan_columns]
-    digest = hashlib.sha256(json.dumps([form, files]).encode())
-    digest.update(shard.schema.serialize())
-    return digest.hexdigest()
+    found = []
+    for length in (4, 2):
+        files = [[(name, *stamp[:length]) for name, stamp in group] for group in stamped]
+        digest = hashlib.sha256(json.dumps([form, files]).encode())
+        digest.update(shard.schema.serialize())
+        found.append(digest.hexdigest())
+    return found[0], found[1]
 
 
 def _write(out: Path, name: str, content: bytes, work: Path) -> None:

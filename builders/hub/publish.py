@@ -29,6 +29,7 @@ from ...errors import FaultyZoo, InvalidArgument, ModelZoosWarning
 from ..files import files_below
 from ..phrases import counted, few, typed
 from ..zoo_directory import list_zoo_directories
+from .build_ranks import recorded
 from .card import published_card, render_card
 from .contents import describe_contents, read_contents
 from .digests import Digests
@@ -44,6 +45,7 @@ from .names import (
     matches,
     metrics_file,
     model_of,
+    source_file,
     zoo_of,
 )
 from .remote import (
@@ -122,9 +124,9 @@ def publish(
     Raises:
         InvalidArgument: `repo_id` is not ORG/NAME; the folder is not a built repository, or lacks
             models that the repository has, without `drop_models`; `private` for a repository that
-            is public; a branch together with a pull request; a licence that is not an id of the
-            Hub.
-        FaultyZoo: the build of the folder was interrupted.
+            is public; a branch together with a pull request; a licence that is not an id of
+            the Hub.
+        FaultyZoo: the build of the folder was interrupted, or a file was damaged after it.
         HubFailed: no token, not allowed, no such repository (for a pull request), out of reach, or
             changed by somebody else meanwhile. The message does not contain the token.
     """
@@ -133,7 +135,7 @@ def publish(
     check_repo_id(repo_id)
     folder = Path(folder).expanduser()
     files = folder_files(folder)
-    read_contents(folder)  # refuses the folder of an interrupted build
+    described = read_contents(folder)  # refuses the folder of an interrupted build
     zoos = tuple(sorted({zoo for zoo, _ in data_files(files)[0]}))
     token = write_token(token)
     branch = None if create_pr else revision or constants.DEFAULT_REVISION
@@ -141,13 +143,15 @@ def publish(
         api = HfApi(token=token)
         remote = Remote.at(api, repo_id, open_head(api, repo_id, branch, private))
         contents: dict[str, Content] = {path: folder / path for path in files}
-        stale = [p for p in sorted(remote.files) if p not in contents and zoo_of(p) in zoos]
+        own = {path for path in remote.files if zoo_of(path) in zoos}
+        own |= {source_file(zoo) for zoo in zoos} & remote.files.keys()
+        stale = sorted(own - contents.keys())
         digests = Digests(folder)
         if not drop_models:
             _check_models(remote, folder, stale, files, digests)
         theirs = remote.card()
         text = (folder / CARD).read_text("utf-8")
-        ours = published_card(text, repo_id)
+        ours = published_card(text, repo_id, described)
         if any(zoo_of(path) not in (None, *zoos) for path in remote.files):
             licence = _licence_of_all(repo_id, card_licence(text), theirs)
             sizes = {path: entry.size for path, entry in remote.files.items() if path not in stale}
@@ -159,11 +163,12 @@ def publish(
         contents[CARD] = card.encode()
         changed, unchanged = _compare(contents, remote, digests, on_progress)
         renamed = [path for path in changed if remote.knows(contents[path], digests.sha256)]
+        order = sorted(changed, key=lambda path: path == CARD)  # it comes last
+        additions = [CommitOperationAdd(path, contents[path]) for path in order]
+        _refuse_damaged(folder, zoos, additions, digests)
         digests.save()
         commit, url = remote.head, f"{constants.ENDPOINT}/datasets/{repo_id}/tree/{remote.head}"
         if changed or stale:
-            order = sorted(changed, key=lambda path: path == CARD)  # it comes last
-            additions = [CommitOperationAdd(path, contents[path]) for path in order]
             _upload(remote, additions, branch, on_progress)
             message = f"Publish {few(zoos, 3)}"
             commit, url = remote.commit(additions, stale, message, branch)
@@ -238,6 +243,37 @@ def folder_files(folder: Path) -> list[str]:
         if b"model_zoos" not in metadata:
             raise refused(f"{folder / path} was not written by a build of model_zoos: remove it")
     return paths
+
+
+def _refuse_damaged(
+    folder: Path, zoos: Iterable[str], additions: Iterable[CommitOperationAdd], digests: Digests
+) -> None:
+    """Refuse to upload files that are not what `build` has written.
+
+    Args:
+        folder: the built folder.
+        zoos: the zoos in it.
+        additions: the files that are to be uploaded, all of whose bytes were read.
+        digests: of the files of the folder, to which those of damaged ones are added, so that the
+            next build writes these files again.
+
+    Raises:
+        FaultyZoo: there are such files.
+    """
+    marks = {path: mark for zoo in zoos for path, mark in recorded(folder, zoo).items()}
+    damaged = []
+    for addition in additions:
+        path, found = addition.path_in_repo, addition.upload_info.sha256.hex()
+        if path in marks and marks[path].sha256 not in ("", found):
+            damaged.append(path)
+            digests.note(folder / path, found)
+    if damaged:
+        digests.save()
+        raise FaultyZoo(
+            f"{folder}: {few(damaged, 3)} {'was' if len(damaged) == 1 else 'were'} damaged or "
+            "changed after the build: build the zoo again, which writes such files anew",
+            hint=f"model-zoos build NAME --out {typed(folder)}",
+        )
 
 
 def _check_models(
