@@ -163,7 +163,7 @@ def _read_record(path: Path) -> dict[str, Mark]:
     return {shard: found for shard, value in marks if (found := _mark(value)) is not None}
 
 
-def _mark(value: Any) -> Mark | None:
+def _mark(value: Any) -> Mark | None:  # noqa: ANN401  # of JSON
     """Return the mark that a record holds; None for anything else."""
     kinds = [type(part) for part in value] if isinstance(value, list) else []
     if kinds == [str, int]:  # of an earlier version
