@@ -7,6 +7,8 @@ The engines that train zoos do it: thousands of small networks side by side.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from ..builders.hyperparameters import MOMENTUM_OPTIMIZERS
+from ..builders.hyperparameters import MOMENTUM_OPTIMIZERS, parse_scheduler
 from ..builders.specification import (
     GRID_KEYS,
     HYPERPARAMETER_CHECKS,
@@ -27,7 +29,7 @@ from ..builders.specification import (
     require,
 )
 from ..builders.splits import METRIC_OF_SPLIT
-from ..builders.zoo_directory import FINE_TUNING, create_zoo
+from ..builders.zoo_directory import FINE_TUNING, check_zoo_directory, create_zoo
 from ..errors import InvalidArgument
 from ..generation.fine_tuning import fine_tune
 from ..generation.images import ImageData
@@ -42,8 +44,23 @@ from .networks import (
     samples_of,
 )
 
-_FALL_BACK = {"weight_decay": 0.0, "dropout": 0.0, "momentum": 0.0, "init": None}
+_FALL_BACK = {
+    "weight_decay": 0.0,
+    "dropout": 0.0,
+    "momentum": 0.0,
+    "init": None,
+    "scheduler": None,
+}
 """Hyperparameters that `like` need not know."""
+
+AS_LIKE = "like"
+"""In place of a schedule: that of `like`, since None is a schedule too."""
+
+_INIT_NOT_KNOWN = (
+    "trained from given weights, whose initialisation is not known: the init of this grid only "
+    "fills a place, and no row has it"
+)
+"""Note of a zoo whose grid needs an initialisation that nobody knows."""
 
 
 class Training(NamedTuple):
@@ -76,7 +93,7 @@ def train(
     momentum: ArrayLike | None = None,
     dropout: ArrayLike | None = None,
     activation: str | Sequence[str] | None = None,
-    scheduler: str | None = None,
+    scheduler: str | None = AS_LIKE,
     seed: int | Sequence[int] = 0,
     images_dir: str | os.PathLike[str] | None = None,
     download: bool = False,
@@ -90,7 +107,8 @@ def train(
     """Train weight vectors as networks on images, and return all their states.
 
     Hyperparameters are one for all vectors or one for each. Those that are not given are those of
-    `like`; weight decay, momentum and dropout are 0 if it does not know them.
+    `like`; weight decay, momentum and dropout are 0 if it does not know them, and the learning rate
+    is constant if it knows no schedule.
 
     Args:
         weights: [P, N] or [N], numpy array, torch tensor or lists.
@@ -99,19 +117,22 @@ def train(
         epochs: passes over the training images.
         learning_rate, optimizer, batch_size, weight_decay, momentum, dropout, activation: as those
             of a zoo's models.
-        scheduler: learning rate schedule of all; None for a constant rate.
+        scheduler: learning rate schedule of all; None for a constant rate, "like" for that of
+            `like`.
         seed: in epoch e, the images come in the e-th permutation that a torch generator with this
             seed draws. It is also that of the dropout masks.
         images_dir, download: as for `model_zoos.load_images`.
         engine, device, threads: as for `evaluate`. ResNet-18 is trained one model a thread.
         on_progress: called with the epochs of models that are done and all of them.
-        out: folder of zoos, to which a zoo directory with all states is written too.
+        out: folder of zoos, to which a zoo directory with all states is written too. The same call
+            can be repeated; the result of another one is never overwritten.
         name: of that zoo.
 
     Raises:
         InvalidArgument: arguments that do not fit together, or a hyperparameter is not known.
         ImageFilesError: the images are missing, damaged, or not the original ones.
-        FaultyZoo: the folder holds another zoo of this name.
+        FaultyZoo: the folder holds another zoo of this name, such as the result of training from
+            other weights.
     """
     vectors = as_vectors(weights)
     if epochs < 1 or not len(vectors):
@@ -125,18 +146,30 @@ def train(
         "momentum": momentum,
         "dropout": dropout,
         "init": None,
+        "scheduler": None if scheduler == AS_LIKE else scheduler,
     }
-    networks = read_networks(like, tuple(vectors.shape), given, list(given))
-    models = _models(networks, len(vectors), epochs, scheduler, seed)
+    names = [key for key in given if key != "scheduler" or scheduler is not None]
+    networks = read_networks(like, tuple(vectors.shape), given, names)
+    models = _models(networks, len(vectors), epochs, seed)
     data = find_images(images, networks, images_dir, download)
     sets = {
         metric: samples_of(data, split, networks.layout)
         for split, metric in METRIC_OF_SPLIT.items()
         if getattr(data, split, None) is not None or split == "train"
     }
-    zoo = None if out is None else _zoo(normalize_name(name), networks, models, data)
+    block = as_block(vectors, np.arange(len(vectors)))
+    zoo, provenance = None, {}
+    if out is not None:
+        zoo = _zoo(normalize_name(name), networks, models, data)
+        assert isinstance(data, ImageData)  # `_zoo` has refused others
+        provenance = {
+            "engine": FINE_TUNING,
+            "source": _source(block, models),
+            "images": data.provenance(),
+        }
+        check_zoo_directory(out, zoo, **provenance)  # before hours of training
     states, metrics = fine_tune(
-        as_block(vectors, np.arange(len(vectors))),
+        block,
         networks.layout,
         models,
         sets,
@@ -147,20 +180,13 @@ def train(
     )
     if out is None or zoo is None:
         return Training(states, metrics, None)
-    assert isinstance(data, ImageData)  # `_zoo` has refused others
-    directory = create_zoo(
-        out,
-        zoo,
-        engine=FINE_TUNING,
-        source={"file": "given weights"},
-        images=data.provenance(),
-    )
+    directory = create_zoo(out, zoo, **provenance)
     first = 0 if zoo.keeps_epoch_0 else 1
-    names = [f"row_{row:06d}" for row in range(len(models))]
-    directory.add_splits(names)
+    ids = [f"row_{row:06d}" for row in range(len(models))]
+    directory.add_splits(ids)
     for row, model in enumerate(models):
         directory.write_model(
-            names[row],
+            ids[row],
             model.hyperparameters(),
             np.arange(first, epochs + 1),
             states[row, first:],
@@ -169,15 +195,13 @@ def train(
     return Training(states, metrics, directory.path)
 
 
-def _models(
-    networks: Networks, count: int, epochs: int, scheduler: str | None, seed: int | Sequence[int]
-) -> list[Model]:
+def _models(networks: Networks, count: int, epochs: int, seed: int | Sequence[int]) -> list[Model]:
     """Return the hyperparameters of each vector.
 
     Raises:
         InvalidArgument: one is not known.
     """
-    values = dict(networks.values)
+    values: dict[str, Any] = {"scheduler": np.array(None, object), **networks.values}
     values["seed"] = np.array(seed, object)
     columns: dict[str, list[Any]] = {}
     for name, value in values.items():
@@ -197,13 +221,15 @@ def _models(
             column = [int(one) if one == int(one) else one for one in column]
         for one in set(column) - {None} if name in HYPERPARAMETER_CHECKS else ():
             require(name, one, HYPERPARAMETER_CHECKS[name])
+        for one in set(column) - {None} if name == "scheduler" else ():
+            parse_scheduler(one)
         columns[name] = column
     columns["momentum"] = [
         value if optimizer in MOMENTUM_OPTIMIZERS else None
         for value, optimizer in zip(columns["momentum"], columns["optimizer"], strict=True)
     ]
     return [
-        Model(zoo="", epochs=epochs, scheduler=scheduler, **dict(zip(columns, row, strict=True)))
+        Model(zoo="", epochs=epochs, **dict(zip(columns, row, strict=True)))
         for row in zip(*columns.values(), strict=True)
     ]
 
@@ -212,6 +238,19 @@ def _plain(value: Any) -> Any:  # noqa: ANN401
     """Return a value of a row without numpy's types and NaN."""
     value = value.item() if isinstance(value, np.generic) else value
     return None if value != value else value
+
+
+def _source(weights: NDArray[np.float32], models: Sequence[Model]) -> dict[str, str]:
+    """Return the source in zoo.json: digests of what was trained, and with which hyperparameters.
+
+    Earlier versions wrote no digests.
+    """
+    settings = json.dumps([model.hyperparameters() for model in models], sort_keys=True)
+    return {
+        "file": "given weights",
+        "weights_sha256": hashlib.sha256(weights.astype("<f4", copy=False).data).hexdigest(),
+        "models_sha256": hashlib.sha256(settings.encode()).hexdigest(),
+    }
 
 
 def _zoo(name: str, networks: Networks, models: Sequence[Model], data: object) -> Zoo:
@@ -225,14 +264,17 @@ def _zoo(name: str, networks: Networks, models: Sequence[Model], data: object) -
     layout = networks.layout
     columns: dict[str, list[Any]] = {
         key: list(dict.fromkeys(getattr(model, key) for model in models))
-        for key in (*GRID_KEYS, "batch_size", "momentum")
+        for key in (*GRID_KEYS, "batch_size", "momentum", "scheduler")
     }
-    if None in columns["init"]:  # not known, but a grid has one
-        columns["init"] = ["uniform"]
+    inits = [value for value in columns["init"] if value is not None]
+    columns["init"] = inits or ["uniform"]  # a grid has one, known or not
     grid = make_grid(**{key: columns[key] for key in GRID_KEYS})
     momenta = [value for value in columns["momentum"] if value is not None]
-    if len(columns["batch_size"]) > 1 or len(momenta) > 1:
-        raise InvalidArgument("the models of a zoo have one batch_size and one momentum")
+    if len(columns["batch_size"]) > 1 or len(momenta) > 1 or len(columns["scheduler"]) > 1:
+        raise InvalidArgument(
+            "the models of a zoo have one batch_size, one momentum and one scheduler: give each of "
+            "these arguments a single value, or leave out `out`"
+        )
     try:
         return Zoo(
             name=name,
@@ -248,6 +290,7 @@ def _zoo(name: str, networks: Networks, models: Sequence[Model], data: object) -
             batch_size=columns["batch_size"][0],
             momentum=momenta[0] if momenta else None,
             scheduler=models[0].scheduler,
+            note="" if inits else _INIT_NOT_KNOWN,
         )
     except ValueError as error:
         raise InvalidArgument(str(error)) from None
