@@ -1,8 +1,9 @@
 """Signs and scales of hidden units: other weights, the same function.
 
 Where the activation is odd (tanh), a unit may change its sign if the weights that read it change
-theirs. Where it is homogeneous (relu), a unit may be multiplied by a positive factor if the weights
-that read it are divided by it. Batch-norm layers take the factor in their weight and bias.
+theirs. Where it is homogeneous (relu), a unit's incoming weights and bias may be multiplied by a
+positive factor if the weights that read it are divided by the same factor. Batch-norm layers take
+the factor in their weight and bias.
 
 Factors map the name of a group of `hidden_units` to a factor of each unit, [units], or [rows,
 units] for each row.
