@@ -81,8 +81,8 @@ styled = matplotlib.rc_context(_SETTINGS)
 
 
 HOW_TO_READ = (
-    "The wider a shape, the more models are there; lines are medians, and points, where they are "
-    "drawn, are models."
+    "Within a shape, it is widest where most models lie; widths of different shapes cannot be "
+    "compared. Lines are medians, and points, where they are drawn, are models."
 )
 
 

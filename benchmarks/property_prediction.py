@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from types import NoneType
@@ -58,12 +58,13 @@ from .rows import (
     WHY_LEFT_OUT,
     Rows,
     read_rows,
+    refuse_few_values,
     refuse_leakage,
     split_by_value,
     weights_length,
 )
 from .states import fingerprint, read_states
-from .stored import StoredMatrix, in_memory
+from .stored import Matrix, StoredMatrix, in_memory
 from .tables import Table, interval, number
 from .versions import matrix_threads, versions
 
@@ -88,6 +89,9 @@ PROBES = {"ridge", "logistic", "boosting"}
 
 FEW_MODELS = 30
 """With fewer test models, scores are too uncertain for comparison with those of papers."""
+
+FEW_VALUES = 10
+"""With fewer test values of the hyperparameter that splits were made by, a note says so."""
 
 NO_INTERVAL = f"There is no interval for fewer than {FEWEST_MODELS} test models that differ."
 
@@ -164,6 +168,8 @@ class Result:
         versions: package -> version, and the processor; empty in results that lack them.
         digest: SHA-256 of all states of the zoo without their weights (`fingerprint`), including
             unused ones; None in results that lack it.
+        values: number of values of the hyperparameter `split_by`, by split; empty without it and
+            in results that lack it.
     """
 
     zoo: str
@@ -176,6 +182,7 @@ class Result:
     settings: Mapping[str, object] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     digest: str | None = None
+    values: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Result:
@@ -196,7 +203,7 @@ class Result:
                 title += f". {counted(models, 'model')}: too few to compare with scores of papers"
             less = ("penalty", "R2 train", "train", "R2 validation", "validation")
             shown = tuple(name for name in less if name in columns)
-            notes = (NO_INTERVAL,) * unknown
+            notes = (NO_INTERVAL,) * unknown + self._few_values()
             tables.append(Table(title, columns, rows, notes, secondary=shown))
 
         if self.scores:
@@ -229,6 +236,16 @@ class Result:
             add("classes, accuracy", columns, rows)
         return [*tables, self._used()]
 
+    def _few_values(self) -> tuple[str, ...]:
+        """Return a note that the intervals are over models of a few values of `split_by`."""
+        count, by = self.values.get("test", FEW_VALUES), self.settings.get("split_by")
+        if count >= FEW_VALUES:
+            return ()
+        return (
+            f"The intervals are over models of {counted(count, 'value')} of {by} and say nothing "
+            "about others.",
+        )
+
     def _used(self) -> Table:
         left_out = [f"{count:,} states ({why})" for why, count in self.left_out.items() if count]
         not_scored = [f"{target} ({why})" for target, why in self.not_scored.items()]
@@ -240,6 +257,8 @@ class Result:
         ]
         counts = {"models": self.models, "states": self.states}
         by = self.settings.get("split_by")
+        if self.values:
+            counts = {f"values of {by}": self.values, **counts}
         return Table(
             f"{self.zoo}: rows that were used" + (f", split by {by}" if by else ""),
             ("number of", *SPLITS),
@@ -340,9 +359,18 @@ def predict_properties(
         raise InvalidArgument(f"epochs are a list of numbers or {LAST!r}, found {epochs!r}")
     final = epochs == LAST
     chosen = None if epochs is None or final else [int(epoch) for epoch in epochs]
+    states = read_states(name, data_dir, on_bad_files="skip")
+    if split_by is not None:  # before the weights are read
+        refuse_few_values(states[split_by], split_by, name)
+    digest = fingerprint(states)
+    del states
     splits = _load(name, data_dir, targets, chosen, final, split_by)
+    values_by_split: dict[str, int] = {}
+    if split_by is not None:
+        splits, values_by_split = split_by_value(splits, split_by, name)
+    if why := why_empty({split: len(rows.unique("model_id")) for split, rows in splits.items()}):
+        raise TooFewModels(f"{name} cannot be benchmarked: {why}")
     refuse_leakage(splits)
-    digest = fingerprint(read_states(name, data_dir, on_bad_files="skip"))
     not_scored: dict[str, str] = {}
     for target in targets:
         columns = {split: splits[split].with_format("arrow")[target] for split in SPLITS}
@@ -404,14 +432,11 @@ def predict_properties(
                 scores.append(_score(target, representation, "ridge", strength, rows, predicted))
         scaled = standardise(features) if classes or (own and standardised) else features
         on_disk = {s: x for s, x in scaled.items() if isinstance(x, StoredMatrix)}
-        seen: dict[str, Arrays] = {}
-        for methods, matrices in (
-            ([] if on_disk else ["logistic"], scaled),
+        seen = _seen_by(
+            (() if on_disk else ("logistic",), scaled),
             (trees, features),
             (own, scaled if standardised else features),
-        ):
-            whole = {split: in_memory(x) for split, x in matrices.items() if methods}
-            seen |= {method: whole for method in methods}  # noqa: C420
+        )
         for method, fit in (trees | own).items():
             for target in numbers:
                 say(f"{representation}: {target} by {method}")
@@ -450,7 +475,22 @@ def predict_properties(
         },
         versions=versions(),
         digest=digest,
+        values=values_by_split,
     )
+
+
+def _seen_by(*given: tuple[Iterable[str], Mapping[str, Matrix]]) -> dict[str, Arrays]:
+    """Return what each method sees by split, in memory.
+
+    Args:
+        given: names of methods, and what they see by split, which is read if there are any.
+    """
+    seen: dict[str, Arrays] = {}
+    for methods, matrices in given:
+        if names := list(methods):
+            whole = {split: in_memory(x) for split, x in matrices.items()}
+            seen |= dict.fromkeys(names, whole)
+    return seen
 
 
 def _load(
@@ -461,7 +501,7 @@ def _load(
     final: bool,
     split_by: str | None,
 ) -> DatasetDict:
-    """Load the splits of a zoo, or splits by a value; raise TooFewModels if one is empty."""
+    """Load the three splits of a zoo, with `split_by` among the columns, or raise TooFewModels."""
     columns = ("zoo", "model_id", "parent_model_id", "epoch", "architecture", "weights")
     try:
         splits = load_dataset(
@@ -481,11 +521,6 @@ def _load(
     found = set().union(*(split.unique("epoch") for split in splits.values()))
     if absent := sorted(set(epochs or ()) - found):
         raise TooFewModels(f"{name} has no state of epoch {', '.join(map(str, absent))}")
-    if split_by is not None:
-        splits = split_by_value(splits, split_by)
-    models = {split: len(rows.unique("model_id")) for split, rows in splits.items()}
-    if why := why_empty(models):
-        raise TooFewModels(f"{name} cannot be benchmarked: {why}")
     return splits
 
 

@@ -14,11 +14,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import jinja2
 
 from ..builders.homes import open_parts, zoos_home
 from ..builders.names import normalize_name
+from ..builders.schema import HYPERPARAMETERS
 from ..builders.sources.report import REPORT
 from ..builders.splits import SPLITS
 from ..builders.untrusted import read_json
@@ -29,6 +31,12 @@ from .property_prediction import Result, predict_properties
 from .states import StateTable, read_states, weights_size
 from .tables import Table
 from .versions import versions
+
+SHOWN_VALUES = 8
+"""Values of a hyperparameter that are listed; of more, their number and the ends are."""
+
+_NONE = ("scheduler", "momentum")
+"""Hyperparameters that a model may do without; the others it has, known or not."""
 
 
 @dataclass(frozen=True)
@@ -203,9 +211,40 @@ def _about(states: StateTable, size: int, directories: Sequence[ZooDirectory]) -
         "architecture": f"{zoo.layout.architecture.title}, {size:,} weights",
         "variant": ", ".join(dict.fromkeys(directory.zoo.variant for directory in directories)),
         "epochs": f"{states.epochs[0]} to {states.epochs[-1]}",
+        **_training(states),
         "made by": str(file or f"engine {info.get('engine', 'unknown')}"),
         "made with": ", ".join(f"{key} {value}" for key, value in made_with.items()) or "unknown",
     }
+
+
+def _training(states: StateTable) -> dict[str, str]:
+    """Return how the models were trained, as their rows say it."""
+    values = {name: list(dict.fromkeys(states[name].tolist())) for name in HYPERPARAMETERS}
+    seeds = len(set(values.pop("seed")) - {None})
+    del values["epochs"]  # those of the states are said
+    if values["momentum"] == [None]:  # no optimizer has one
+        del values["momentum"]
+    varied = {name: found for name, found in values.items() if len(found) > 1}
+    same = {name: found for name, found in values.items() if len(found) == 1}
+    return {
+        "varied": _listed(varied) or "nothing but the seed",
+        "same for all models": _listed(same) or "nothing",
+        "seeds": f"{seeds:,}" if seeds else "unknown",
+    }
+
+
+def _listed(values: Mapping[str, Sequence[object]]) -> str:
+    """Return hyperparameters with their values; of many only the ends."""
+    parts = []
+    for name, found in values.items():
+        known: list[Any] = [value for value in found if value is not None]
+        words = [f"{v:g}" if isinstance(v, float) else str(v) for v in sorted(known)]
+        if len(words) > SHOWN_VALUES:
+            words = [f"{len(words):,} values from {words[0]} to {words[-1]}"]
+        if None in found:
+            words.append("none" if name in _NONE else "unknown")
+        parts.append(f"{name.replace('_', ' ')} {' or '.join(words)}")
+    return "; ".join(parts)
 
 
 def _left_out(directories: Sequence[ZooDirectory]) -> dict[str, int]:

@@ -9,6 +9,7 @@ biases. A user's own is a function from weights and layout to features, named "m
 from __future__ import annotations
 
 import importlib
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -124,9 +125,10 @@ def find_representation(name: str) -> Representation:
         )
     try:
         module = importlib.import_module(module_name)
-    except (ImportError, ValueError) as error:
+    except Exception as error:  # whatever a user's module raises
         raise InvalidArgument(
-            f"representation {name!r}: the module {module_name!r} cannot be imported ({error})"
+            f"representation {name!r}: the module {module_name!r} cannot be imported "
+            f"({type(error).__name__}: {error}){_place(error)}"
         ) from error
     function = getattr(module, function_name, None)
     if not callable(function):
@@ -142,7 +144,7 @@ def represent(
     """Return the features of some rows, after checking that they can be used.
 
     The function gets weights on disk some rows at a time. The representation `weights` leaves them
-    on disk.
+    on disk. Other functions get read-only weights, and a result that is a view of them is copied.
 
     Args:
         name: name of the representation, for messages.
@@ -164,14 +166,35 @@ def represent(
     return _features(name, function, matrix, layout)
 
 
+def _place(error: BaseException) -> str:
+    """Return " at FILE:LINE", the last line that ran of the user's file; "" if none did."""
+    ran = [
+        (frame.f_code.co_filename, line)
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if frame.f_code.co_filename not in (__file__, importlib.__file__)
+        and not frame.f_code.co_filename.startswith("<")  # importlib's own
+    ]
+    lines = [line for file, line in ran if file == ran[0][0]]
+    return f" at {ran[0][0]}:{lines[-1]}" if ran else ""
+
+
 def _features(name: str, function: Representation, matrix: Matrix, layout: Layout) -> NDArray[Any]:
+    given = matrix
+    if function is not weights:
+        given = matrix.view()
+        given.flags.writeable = False  # other representations see the same weights
     try:
-        features = np.asarray(function(matrix, layout))
+        features = np.asarray(function(given, layout))
     except Exception as error:
+        advice = ""
+        if isinstance(error, ValueError) and "read-only" in str(error):  # numpy has no class for it
+            advice = ". A representation must not change the weights that it is given: copy them"
         raise InvalidArgument(
             f"representation {name!r} failed on weights float32 {list(matrix.shape)} with "
-            f"{type(error).__name__}: {error}"
+            f"{type(error).__name__}: {error}{_place(error)}{advice}"
         ) from error
+    if function is not weights and np.may_share_memory(features, matrix):
+        features = features.copy()  # the next rows may be read into the same memory
     if features.ndim != 2 or len(features) != len(matrix) or not features.shape[1]:
         raise InvalidArgument(
             f"representation {name!r} must return a matrix [{len(matrix)}, d], one row for each "

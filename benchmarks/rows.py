@@ -148,7 +148,24 @@ def refuse_leakage(splits: Mapping[str, Dataset]) -> None:
                 )
 
 
-def split_by_value(splits: Mapping[str, Dataset], column: str) -> DatasetDict:
+def refuse_few_values(values: Iterable[object], column: str, zoo: str) -> None:
+    """Refuse a split by a column with fewer values than splits need.
+
+    Raises:
+        TooFewModels: the message names the zoo.
+    """
+    count = len(set(map(str, values)))
+    if count < FEWEST_MODELS:
+        raise TooFewModels(
+            f"{zoo} cannot be split by {column}: its models have {counted(count, 'value')} of "
+            f"{column}, and such a split needs {FEWEST_MODELS} or more. Name another "
+            "hyperparameter, or use the splits of the zoo"
+        )
+
+
+def split_by_value(
+    splits: Mapping[str, Dataset], column: str, zoo: str
+) -> tuple[DatasetDict, dict[str, int]]:
     """Return the rows in new splits: all models with the same value of a column lie in one.
 
     Values are assigned like models (builders/splits.py): 70 % of the values are in train, however
@@ -157,17 +174,20 @@ def split_by_value(splits: Mapping[str, Dataset], column: str) -> DatasetDict:
     Args:
         splits: split -> rows with the column.
         column: name of a hyperparameter, such as "seed".
+        zoo: name of the zoo, for messages.
+
+    Returns:
+        The rows, and the number of values of the column, by split.
 
     Raises:
         TooFewModels: there are fewer values than splits need.
     """
     rows = concatenate_datasets([splits[split] for split in SPLITS])
     names = np.array([str(value) for value in objects(rows.with_format("arrow")[column])])
+    refuse_few_values(names.tolist(), column, zoo)
     found = assign_splits({}, names.tolist())
-    if len(found) < FEWEST_MODELS:
-        raise TooFewModels(
-            f"its models have {counted(len(found), 'value')} of {column}, and a split by {column} "
-            f"needs {FEWEST_MODELS} or more"
-        )
     splits_of_rows = np.array([found[name] for name in names])
-    return DatasetDict({s: rows.select(np.flatnonzero(splits_of_rows == s)) for s in SPLITS})
+    return (
+        DatasetDict({s: rows.select(np.flatnonzero(splits_of_rows == s)) for s in SPLITS}),
+        {split: list(found.values()).count(split) for split in SPLITS},
+    )

@@ -497,6 +497,11 @@ def _compare(
         if key == "versions" or old == new or (key == "images" and same_images(old, new)):
             continue
         if key == "source" and old and new:
+            if info.get("engine") == FINE_TUNING:
+                raise FaultyZoo(
+                    f"{path} holds the result of another training, {_other_training(old, new)}: "
+                    f"give another name or out, or delete {path} first"
+                )
             if old.get("sha256") == new.get("sha256"):
                 for term in ("licence", "cite"):  # given by a user for this source
                     if old.get(term) and new.get(term) not in (None, old[term]):
@@ -556,6 +561,15 @@ def _other_parents(path: Path, old: object, new: object) -> str:
         f"of this name has {next(listed)}. Choose another output folder for the twins of these "
         f"parents, or delete {path}"
     )
+
+
+def _other_training(old: Mapping[str, object], new: Mapping[str, object]) -> str:
+    """Return how the sources of two zoos differ whose models began with given weights."""
+    if "weights_sha256" not in old:
+        return "by an earlier version, which did not record from which weights"
+    if old["weights_sha256"] != new.get("weights_sha256"):
+        return "which began with other weights"
+    return "with other hyperparameters, epochs or seeds"
 
 
 def _resuming(key: str, value: object, engines: Sequence[str]) -> str:

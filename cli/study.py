@@ -436,7 +436,7 @@ def _zoo_like(name: str, data_dir: Path | None) -> Zoo:
 
 
 def plot(
-    name: Annotated[str, typer.Argument(help="Any name that load_dataset knows.")],
+    name: Annotated[str, typer.Argument(help="A zoo, union or twin zoo, or `metrics`.")],
     data_dir: DataDir = None,
     out: Annotated[
         Optional[Path], typer.Option(help="PNG to write; <name>-accuracy.png by default.")

@@ -70,9 +70,9 @@ class Graphs:
     def to_pyg(self) -> list[Any]:
         """Return a torch_geometric.data.Data for each row.
 
-        It has x, edge_index, edge_attr, node_type, edge_type, pos [V, 2] (group and unit),
-        node_mask and edge_mask; a DataLoader of torch_geometric makes batches of them. All rows
-        share the tensors that are equal for them: replace such a tensor instead of changing it.
+        It has x, edge_index, edge_attr, node_type, node_equal, edge_type, pos [V, 2] (group and
+        unit), node_mask and edge_mask; a DataLoader of torch_geometric makes batches of them. All
+        rows share the tensors that are equal for them: replace such a tensor, do not change it.
 
         Raises:
             InvalidArgument: torch_geometric is not installed.
@@ -85,9 +85,15 @@ class Graphs:
             ) from None
         import torch
 
-        index, nodes, edges, positions = (
+        index, nodes, equal, edges, positions = (
             torch.as_tensor(array)
-            for array in (self.edge_index, self.node_types, self.edge_types, self.node_positions)
+            for array in (
+                self.edge_index,
+                self.node_types,
+                self.node_equal,
+                self.edge_types,
+                self.node_positions,
+            )
         )
         masks = [torch.as_tensor(mask) for mask in (self.node_mask, self.edge_mask)]
         shape = self.nodes.shape
@@ -97,6 +103,7 @@ class Graphs:
                 edge_index=index,
                 edge_attr=attributes,
                 node_type=nodes,
+                node_equal=equal,
                 edge_type=edges,
                 pos=torch.stack([nodes, positions], dim=1),
                 node_mask=masks[0],

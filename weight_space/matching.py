@@ -95,7 +95,9 @@ def weight_matching(
 def canonical_order(weights: ArrayLike | torch.Tensor, layout: Layout) -> Permutation:
     """Return the order of the units of each group by the norm of their incoming weights.
 
-    Permuted copies of a model become equal, unless two units of a group have the same norm.
+    These are the weights from the images and from the groups that were ordered before, the biases,
+    and the weights and biases of batch-norm layers, without their statistics. Permuted copies of a
+    model become equal, unless two units of a group have the same norm.
 
     Args:
         weights: [rows, N] or [N].
@@ -116,7 +118,7 @@ def canonical_order(weights: ArrayLike | torch.Tensor, layout: Layout) -> Permut
                 if axis == 2:
                     continue
                 tensor = _tensor(net, wire, rows)
-                if wire.source in orders:
+                if wire.source in orders:  # so that copies have the same norm to the last bit
                     tensor = np.take_along_axis(tensor, orders[wire.source][:, None, :, None], 2)
                 norms += np.square(tensor).reshape(*norms.shape, -1).sum(axis=-1)
             orders[name] = np.argsort(norms, axis=-1, kind="stable")

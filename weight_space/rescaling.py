@@ -1,8 +1,9 @@
 """Signs and scales of hidden units: other weights for the same function.
 
 If the activation is odd (tanh), a unit may change its sign if the weights that read it change
-theirs. If it is homogeneous (relu), a unit may be multiplied by a positive factor if the weights
-that read it are divided by it. In batch-norm layers, weight and bias take the factor.
+theirs. If it is homogeneous (relu), a unit's incoming weights and bias may be multiplied by a
+positive factor if the weights that read it are divided by the same factor. In batch-norm layers,
+weight and bias take the factor.
 
 Factors map the name of a group of `hidden_units` to a factor of each unit, [units], or [rows,
 units] for each row.

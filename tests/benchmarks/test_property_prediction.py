@@ -70,25 +70,33 @@ def starts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_split_by_seed_takes_away_what_a_shared_start_tells(starts: Path) -> None:
-    [shared], [apart] = (
+    by_model, by_seed = (
         predict_properties(
             "digits_cnn_s",
             starts,
             representations=["weights"],
             targets=["test_acc", "sparsity"],  # which is absent
             split_by=by,
-        ).scores
+        )
         for by in (None, "seed")
     )
+    [shared], [apart] = by_model.scores, by_seed.scores
     assert shared.r2["test"] > 0.9
     assert apart.r2["test"] < 0.2
+    scores, used = by_seed.tables()
+    assert used.rows[0] == ("values of seed", "14", "3", "3")
+    few = "The intervals are over models of 3 values of seed and say nothing about others."
+    assert scores.notes == (few,)
+    many = dataclasses.replace(by_seed, values=dict.fromkeys(SPLITS, 10))
+    assert few not in by_model.tables()[0].notes + many.tables()[0].notes
+    assert [row[0] for row in by_model.tables()[-1].rows] == ["models", "states"]
 
 
 def test_all_rows_of_a_value_are_in_one_split(starts: Path) -> None:
     loaded = datasets.load_dataset("model_zoos", "digits_cnn_s", data_dir=str(starts))
-    found = split_by_value(loaded, "seed")
+    found, values = split_by_value(loaded, "seed", "digits_cnn_s")
     seeds = {split: set(found[split]["seed"]) for split in SPLITS}
-    assert [len(seeds[split]) for split in SPLITS] == [14, 3, 3]
+    assert [len(seeds[split]) for split in SPLITS] == [values[s] for s in SPLITS] == [14, 3, 3]
     assert not seeds["train"] & seeds["validation"]
     assert not (seeds["train"] | seeds["validation"]) & seeds["test"]
     rows = [(row["model_id"], row["weights"]) for s in SPLITS for row in found[s]]
@@ -109,8 +117,9 @@ def test_the_page_has_the_numbers_of_models_that_share_a_start() -> None:
                 assert f"| {split} | {score.representation} | {numbers} |" in page
 
 
-def test_a_split_that_cannot_be(starts: Path) -> None:
-    with pytest.raises(TooFewModels, match="1 value of activation"):
+def test_a_split_that_cannot_be(starts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(property_prediction, "load_dataset", None)  # weights are not read for it
+    with pytest.raises(TooFewModels, match=r"digits_cnn_s cannot be .* 1 value of activation, and"):
         predict_properties("digits_cnn_s", starts, targets=["test_acc"], split_by="activation")
     with pytest.raises(InvalidArgument, match="unknown hyperparameter 'test_acc'"):
         predict_properties("digits_cnn_s", starts, targets=["test_acc"], split_by="test_acc")

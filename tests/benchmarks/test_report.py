@@ -15,7 +15,14 @@ from PIL import Image
 
 from model_zoos.benchmarks import plots
 from model_zoos.benchmarks.plots import draw_all, plot_accuracy_by_epoch
-from model_zoos.benchmarks.report import ZooReport, make_report, render, write_figures, write_report
+from model_zoos.benchmarks.report import (
+    ZooReport,
+    _training,
+    make_report,
+    render,
+    write_figures,
+    write_report,
+)
 from model_zoos.benchmarks.states import read_states
 from model_zoos.builders.layout import find_layout
 from tests.benchmarks.zoos import write_odd_zoos
@@ -87,6 +94,33 @@ def test_the_figures_of_a_grid(made: ZooReport) -> None:
     # NaN weights are never read; the exploded model's two states are counted.
     assert "Left out: 2 states" in drawn["weight-histograms"].caption
     assert "(32 states)" in drawn["trajectories"].caption
+
+
+def test_the_page_says_how_the_models_were_trained(made: ZooReport, odd: Path) -> None:
+    assert {"varied", "same for all models", "seeds"} <= made.about.keys()
+    states = read_states("odd", odd)
+    given = {
+        "seed": states.model % 3,
+        "activation": np.array(["tanh", "relu"], object)[states.model % 2],
+        "init": np.array(["normal", None], object)[states.model % 2],
+        "dropout": states.model / 10,
+        "momentum": np.array([0.9, None], object)[states.model % 2],
+        "batch_size": np.full(len(states), 10),
+    }
+    for name in ("optimizer", "learning_rate", "weight_decay", "scheduler"):
+        given[name] = np.full(len(states), None)
+    changed = dataclasses.replace(states, columns={**states.columns, **given})
+    assert _training(changed) == {
+        "varied": "activation relu or tanh; init normal or unknown; dropout 12 values from 0 to "
+        "1.1; momentum 0.9 or none",
+        "same for all models": "optimizer unknown; learning rate unknown; weight decay unknown; "
+        "batch size 10; scheduler none",
+        "seeds": "3",
+    }
+    plain = dict.fromkeys(given, np.full(len(states), None))
+    same = dataclasses.replace(states, columns={**states.columns, **plain})
+    assert _training(same)["varied"] == "nothing but the seed"
+    assert _training(same)["seeds"] == "unknown"
 
 
 def test_diverged_states_do_not_change_a_figure(odd: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import datasets
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -17,6 +20,7 @@ from model_zoos.benchmarks.representations import (
     statistics_table,
     weights,
 )
+from model_zoos.benchmarks.stored import StoredMatrix
 from model_zoos.builders.layout import Layout, make_layout
 from model_zoos.errors import InvalidArgument
 from tests.shared import CNN_S, SEED_ZOO, SHARED, needs_shared
@@ -73,6 +77,53 @@ def test_ones_own_function_is_found() -> None:
     assert counts.dtype == np.float64
 
 
+def test_a_part_of_the_weights_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The memory of a block is used again for the next one."""
+    dataset = datasets.Dataset(rows_of(CNN_S, 7).select(["weights"]))
+    dataset.save_to_disk(str(tmp_path))
+    stored = StoredMatrix.of(datasets.load_from_disk(str(tmp_path)))
+    monkeypatch.setattr("model_zoos.benchmarks.stored.BLOCK_BYTES", 2 * 8 * CNN_S.size)
+    whole = stored.whole()
+    for cut in (slice(5, 9), slice(None)):
+        found = represent("x", lambda m, _, cut=cut: m[:, cut], stored, CNN_S)
+        assert (found == whole[:, cut]).all()
+
+
+def test_representations_cannot_change_the_weights() -> None:
+    matrix = np.ones((3, 2464), np.float32)
+
+    def centred(rows: np.ndarray, layout: object) -> np.ndarray:
+        rows -= rows.mean(axis=1, keepdims=True)
+        return rows
+
+    with pytest.raises(InvalidArgument, match=r"must not change the weights.*: copy them") as error:
+        represent("x", centred, matrix, CNN_S)
+    assert f"{__file__}:{centred.__code__.co_firstlineno + 1}" in str(error.value)
+    assert (matrix == 1).all()
+    part = represent("x", lambda m, _: m[:, :2], matrix, CNN_S)
+    part += 1
+    assert (matrix == 1).all()
+    assert represent("weights", weights, matrix, CNN_S) is matrix
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("def f(weights, layout)\n", r"SyntaxError: expected ':' \(broken_0.py, line 1\)"),
+        ("x = 1\nnumbers = nmupy\n", r"NameError: name 'nmupy' .*broken_1.py:2$"),
+        ("\n\nimport no_such_module\n", r"No module named 'no_such_module'\) at .*broken_2.py:3$"),
+    ],
+)
+def test_a_module_with_a_fault(
+    text: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    module = said.partition("broken_")[2][0]
+    (tmp_path / f"broken_{module}.py").write_text(text)
+    with pytest.raises(InvalidArgument, match=said):
+        find_representation(f"broken_{module}:f")
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -84,7 +135,7 @@ def test_ones_own_function_is_found() -> None:
         (f"{__name__}:wrong_rows", r"must return a matrix \[3, d\].*found \[1, 2464\]"),
         (f"{__name__}:not_finite", "returned NaN or infinite features"),
         (f"{__name__}:texts", "must return numbers"),
-        (f"{__name__}:fails", r"failed on weights float32 \[3, 2464\] with KeyError: 'conv9'"),
+        (f"{__name__}:fails", r"failed on weights float32 \[3, 2464\] with KeyError: 'conv9' at"),
     ],
 )
 def test_ones_own_function_that_cannot_be_used(name: str, message: str) -> None:

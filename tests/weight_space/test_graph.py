@@ -119,6 +119,8 @@ def test_torch_geometric() -> None:
         np.testing.assert_allclose(found[row], expected, atol=1e-5)
         edges = batch.edge_attr[batch.batch[batch.edge_index[0]] == row]
         np.testing.assert_array_equal(edges, graphs.edges[row])
+        equal = batch.node_equal[batch.batch == row]
+        np.testing.assert_array_equal(equal, graphs.node_equal)
 
 
 def test_without_torch_geometric(monkeypatch: pytest.MonkeyPatch) -> None:

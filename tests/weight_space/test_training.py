@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from datasets import load_dataset
 import model_zoos
 from model_zoos.benchmarks.audit import audit_zoo
 from model_zoos.builders.overview import overview
-from model_zoos.errors import InvalidArgument
+from model_zoos.builders.zoo_directory import open_zoo
+from model_zoos.errors import FaultyZoo, InvalidArgument
 from model_zoos.generation.images import ImageData, Images
 from model_zoos.generation.networks import instantiate
 from model_zoos.weight_space.training import train
@@ -149,12 +151,68 @@ def test_rows_of_a_zoo_are_trained_as_they_were(digits_home: Path, tmp_path: Pat
             assert (np.float32(row["weights"]) == states[number, row["epoch"]]).all()
 
 
-def test_a_vector_is_trained_alike_in_any_company() -> None:
-    layout, rng = PLAIN[0], np.random.default_rng(0)
-    weights = 0.1 * random_weights(layout, 40)
+def own_images() -> ImageData:
+    rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (30, 1, 28, 28), np.uint8)
     part = Images(torch.from_numpy(pixels), torch.from_numpy(rng.integers(0, 10, 30)))
-    images = ImageData("own", part, None, part, (0.5,), (0.5,))
+    return ImageData("own", part, None, part, (0.5,), (0.5,))
+
+
+def test_the_schedule_is_that_of_like() -> None:
+    weights = 0.1 * random_weights(PLAIN[0], 2)
+    row = {"architecture": "cnn_s", "activation": "tanh", "optimizer": "adam", "batch_size": 8}
+    row |= {"learning_rate": 1e-2}
+
+    def last(like: dict[str, Any], **schedule: Any) -> Any:
+        return train(weights, like, own_images(), epochs=2, **schedule).weights[:, -1]
+
+    cosine = last(row, scheduler="cosine")
+    constant = last(row)
+    assert (last(row | {"scheduler": "cosine"}) == cosine).all()
+    assert (last(row | {"scheduler": "cosine"}, scheduler=None) == constant).all()
+    assert not (cosine == constant).all()
+    with pytest.raises(InvalidArgument, match="unknown scheduler 'plateau'; known: OneCycleLR"):
+        last(row | {"scheduler": "plateau"})
+
+
+def test_a_result_is_not_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = 0.1 * random_weights(PLAIN[0], 2)
+    like = {"architecture": "cnn_s", "activation": "tanh", "optimizer": "adam", "batch_size": 8}
+    given: Any = {"epochs": 1, "learning_rate": 1e-3, "out": tmp_path, "name": "once"}
+    states, _, path = train(weights, like, own_images(), **given)
+    assert path is not None
+    zoo = open_zoo(tmp_path, "once").zoo
+    assert dict(zoo.grid)["init"] == ("uniform",)  # a grid has one
+    assert "whose initialisation is not known" in zoo.note
+    again = train(weights, like, own_images(), **given)
+    assert (again.weights == states).all()
+    named = train(weights, like | {"init": "normal"}, own_images(), **given | {"name": "named"})
+    assert named.path is not None
+    about = open_zoo(tmp_path, "named").zoo
+    assert (dict(about.grid)["init"], about.note) == (("normal",), "")
+
+    monkeypatch.setattr("model_zoos.weight_space.training.fine_tune", None)  # all is said before it
+    for vectors, change, message in (
+        (weights / 2, {}, "once holds the result of another training, which began with other w"),
+        (weights[:1], {}, "which began with other weights: give another name or out, or delete"),
+        (weights, {"seed": 1}, "with other hyperparameters, epochs or seeds"),
+        (weights, {"epochs": 2}, "with other hyperparameters, epochs or seeds"),
+    ):
+        with pytest.raises(FaultyZoo, match=message):
+            train(vectors, like, own_images(), **given | change)
+    info = json.loads((path / "zoo.json").read_text())
+    info["source"] = {"file": "given weights"}  # as earlier versions wrote it
+    (path / "zoo.json").write_text(json.dumps(info))
+    rows = load_dataset("model_zoos", "once", data_dir=str(tmp_path), split="train")
+    assert set(rows["init"]) == {None}
+    with pytest.raises(FaultyZoo, match="by an earlier version, which did not record from which"):
+        train(weights, like, own_images(), **given)
+
+
+def test_a_vector_is_trained_alike_in_any_company() -> None:
+    layout = PLAIN[0]
+    weights = 0.1 * random_weights(layout, 40)
+    images = own_images()
     like = {"architecture": "cnn_s", "activation": "tanh", "optimizer": "adam", "batch_size": 8}
     options: Any = {"epochs": 1, "learning_rate": 1e-3, "dropout": 0.3, "seed": 4}
     states, metrics, _ = train(weights, like, images, **options)
