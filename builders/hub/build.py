@@ -80,7 +80,7 @@ from .names import (
     source_file,
 )
 from .parquet import ZSTD_LEVEL, write_shard
-from .shards import PlannedShard, data_shards, layout_bytes, metrics_shard
+from .shards import PlannedShard, data_shards, layout_bytes, metrics_shard, sorted_json
 
 _FORMAT = 1
 """Version of what is written; a new one makes every existing shard invalid."""
@@ -356,11 +356,14 @@ def _arranged(
     present = (*out.glob(f"metrics/{name}-*.parquet"), *out.glob(f"data/{name}/*.parquet"))
     known = recorded(out, name)  # later, since other ranks write meanwhile
     there = finished(out, known, stored)
-    shards, digests, loose = _plan(directory, files, read_held(out, name, known))
+    held = read_held(out, name, known)
+    shards, digests, loose = _plan(directory, files, held)
     earlier = {known[file].loose for file in there.values()}
-    if not any(loose[shard.name] in earlier for shard in shards if shard.has_weights):
-        # All are written, as into a new folder.
-        shards, digests, loose = _plan(directory, files, {})
+    # The record may be that of this plan: of another rank, or before an interruption.
+    if sorted_json(held) != models_bytes(shards) and not any(
+        loose[shard.name] in earlier for shard in shards if shard.has_weights
+    ):
+        shards, digests, loose = _plan(directory, files, {})  # all are written, as if anew
     marks = {shard: known[there[d]] for shard, d in digests.items() if d in there}
     names = {path.relative_to(out).as_posix() for path in present}
     changes = names - digests.keys() or any(there.get(d) != s for s, d in digests.items())

@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from filelock import FileLock, Timeout
 
@@ -163,9 +163,10 @@ def _read_record(path: Path) -> dict[str, Mark]:
     return {shard: found for shard, value in marks if (found := _mark(value)) is not None}
 
 
-def _mark(value: Any) -> Mark | None:  # noqa: ANN401  # of JSON
+def _mark(value: object) -> Mark | None:
     """Return the mark that a record holds; None for anything else."""
-    kinds = [type(part) for part in value] if isinstance(value, list) else []
+    parts = value if isinstance(value, list) else []
+    kinds = [type(part) for part in parts]
     if kinds == [str, int]:  # of an earlier version
-        return Mark(value[0], value[1], value[0])
-    return Mark(*value) if kinds == [str, int, str, str] else None
+        return Mark(parts[0], parts[1], parts[0])
+    return Mark(*parts) if kinds == [str, int, str, str] else None

@@ -46,9 +46,10 @@ class Digests:
         stamp = list(file_stamp(path))
         name = self._name(path)
         known = self._found.get(name) or self._known.get(name)
-        if isinstance(known, list) and known[:-1] == stamp and isinstance(known[-1], str):
-            self._found[name] = known
-            return known[-1]
+        digest: object = known[-1] if isinstance(known, list) and known[:-1] == stamp else None
+        if isinstance(digest, str):
+            self._found[name] = [*stamp, digest]
+            return digest
         digest = file_digest(path, "sha256")
         _, modified, changed, _ = stamp
         settled = time.time() - max(modified, changed) / 1e9 > _SETTLED
