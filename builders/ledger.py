@@ -29,8 +29,9 @@ class Record:
     """What was published of a model.
 
     Attributes:
-        source: digest of names, sizes and times of the model files that were published; None if
-            they were never here.
+        source: digest of names and stamps of the model files that were published; None if they
+            were never here. Earlier versions took no more than size and time of modification of a
+            stamp: such a digest equals none of today.
         shards: name of each Parquet file in the repository -> what the Hub lists of it.
     """
 

@@ -29,7 +29,7 @@ import pyarrow as pa
 from ...errors import Cancelled, FaultyFile, InvalidArgument
 from ..atomic import move, write_atomically
 from ..catalog import METRICS_NAME, parts_of
-from ..machine import few
+from ..machine import few, file_stamp
 from ..model_file import ModelFile
 from ..ranks import ALONE, Rank, deal, rank_cores
 from ..specification import normalize_name, refuse_reserved
@@ -78,7 +78,7 @@ from .names import (
     source_file,
 )
 from .parquet import ZSTD_LEVEL, write_shard
-from .shards import PlannedShard, data_shards, layout_bytes, metrics_shard
+from .shards import PlannedShard, data_shards, layout_bytes, metrics_shard, sorted_json
 
 _FORMAT = 1
 """Version of what is written; a new one makes every existing shard invalid."""
@@ -192,7 +192,7 @@ def build_folder(
             summaries, marks = [], {}
             for summary, digests in written:
                 valid = marks[summary.zoo] = valid_marks(out, summary.zoo, digests)
-                file_bytes = sum(m[1] for shard, m in valid.items() if DATA_FILE.fullmatch(shard))
+                file_bytes = sum(m.size for shard, m in valid.items() if DATA_FILE.fullmatch(shard))
                 missing = len(digests) - len(valid)
                 summaries.append(replace(summary, file_bytes=file_bytes, missing=missing))
             if rank.count == 1 or not any(summary.missing for summary in summaries):
@@ -248,7 +248,7 @@ def _build_zoo(
     start = time.monotonic()
     name, layout = directory.zoo.name, directory.zoo.layout
     with gate(out):
-        shards, digests, marks = _arranged(directory, files, out, work)
+        shards, digests, loose, marks = _arranged(directory, files, out, work)
     with_weights = [shard for shard in shards if shard.has_weights]
     owners = deal([shard.rows * layout.size for shard in with_weights], loads)
     own = {s.name for s, owner in zip(with_weights, owners, strict=True) if owner == rank.index}
@@ -279,7 +279,8 @@ def _build_zoo(
             if any(future.exception() for future in first):
                 raise Cancelled
             with lock:  # recorded first: a shard without a record is of an earlier build
-                marks[shard.name] = (digests[shard.name], partial.stat().st_size)
+                size = partial.stat().st_size
+                marks[shard.name] = Mark(digests[shard.name], size, loose[shard.name])
                 write_record(out, name, marks, work)
             path.parent.mkdir(parents=True, exist_ok=True)
             move(partial, path)
@@ -328,20 +329,26 @@ def _build_zoo(
 
 def _arranged(
     directory: ZooDirectory, files: Mapping[str, list[ModelFile]], out: Path, work: Path
-) -> tuple[list[PlannedShard], dict[str, str], dict[str, Mark]]:
+) -> tuple[list[PlannedShard], dict[str, str], dict[str, str], dict[str, Mark]]:
     """Give finished shards the names that they have now, and delete those of earlier builds.
 
     Returns:
-        All shards of the zoo, their digests by name, and the marks of those that are finished.
+        All shards of the zoo, their digests and their loose digests by name (see `Mark`), and the
+        marks of those that are finished.
     """
     name = directory.zoo.name
     # Those without weights go first: without them, a split is seen to be unfinished.
     present = (*out.glob(f"metrics/{name}-*.parquet"), *out.glob(f"data/{name}/*.parquet"))
     known = recorded(out, name)  # later, since other ranks write meanwhile
     there = finished(out, known)
-    shards, digests = _plan(directory, files, read_held(out, name, known))
-    if not any(digests[shard.name] in there for shard in shards if shard.has_weights):
-        shards, digests = _plan(directory, files, {})  # all are written, as into a new folder
+    held = read_held(out, name, known)
+    shards, digests, loose = _plan(directory, files, held)
+    earlier = {known[file].loose for file in there.values()}
+    # The record may be that of this plan: of another rank, or before an interruption.
+    if sorted_json(held) != models_bytes(shards) and not any(
+        loose[shard.name] in earlier for shard in shards if shard.has_weights
+    ):
+        shards, digests, loose = _plan(directory, files, {})  # all are written, as if anew
     marks = {shard: known[there[d]] for shard, d in digests.items() if d in there}
     names = {path.relative_to(out).as_posix() for path in present}
     changes = names - digests.keys() or any(there.get(d) != s for s, d in digests.items())
@@ -369,33 +376,42 @@ def _arranged(
         (out / match.string).unlink(missing_ok=True)
     write_record(out, name, marks)
     remove_records(out, name, work)
-    return shards, digests, marks
+    return shards, digests, loose, marks
 
 
 def _plan(
     directory: ZooDirectory, files: Mapping[str, list[ModelFile]], held: Held
-) -> tuple[list[PlannedShard], dict[str, str]]:
-    """Return all shards of a zoo, and their digests by name."""
+) -> tuple[list[PlannedShard], dict[str, str], dict[str, str]]:
+    """Return all shards of a zoo, their digests and their loose digests by name (see `Mark`)."""
     shards: list[PlannedShard] = []
     for split in SPLITS:
         if files[split]:
             shards += data_shards(directory, split, files[split], held.get(split, ()))
             shards.append(metrics_shard(directory, split, files[split]))
-    return shards, {shard.name: _digest(directory, shard) for shard in shards}
+    digests, loose = {}, {}
+    for shard in shards:
+        digests[shard.name], loose[shard.name] = _digests(directory, shard)
+    return shards, digests, loose
 
 
-def _digest(directory: ZooDirectory, shard: PlannedShard) -> str:
-    """Return a digest of all that decides a shard's bytes; of a model file name, size and time."""
-    files = []
-    for group in shard.groups:
-        stats = ((file.path, file.path.stat()) for file in group)
-        files.append(
-            [(str(p.relative_to(directory.path)), s.st_size, s.st_mtime_ns) for p, s in stats]
-        )
+def _digests(directory: ZooDirectory, shard: PlannedShard) -> tuple[str, str]:
+    """Return the digest of a shard and its loose digest, as `Mark` describes them.
+
+    Model files of one architecture all have the same size, and copies can have the same time of
+    modification. The whole stamp also tells these apart.
+    """
+    stamped = [
+        [(str(file.path.relative_to(directory.path)), file_stamp(file.path)) for file in group]
+        for group in shard.groups
+    ]
     form = [_FORMAT, ZSTD_LEVEL, pa.__version__, *shard.nan_columns]
-    digest = hashlib.sha256(json.dumps([form, files]).encode())
-    digest.update(shard.schema.serialize())
-    return digest.hexdigest()
+    found = []
+    for length in (4, 2):
+        files = [[(name, *stamp[:length]) for name, stamp in group] for group in stamped]
+        digest = hashlib.sha256(json.dumps([form, files]).encode())
+        digest.update(shard.schema.serialize())
+        found.append(digest.hexdigest())
+    return found[0], found[1]
 
 
 def _write(out: Path, name: str, content: bytes, work: Path) -> None:

@@ -1,7 +1,7 @@
 """Several builds of one repository folder: which of them run, and what all of them have written.
 
 .build/lock                 held by a build of one process, from its beginning to its end
-.build/<zoo>.json           what it has written: shard -> its digest and its size
+.build/<zoo>.json           what it has written: shard -> its mark
 .build/rank-3-of-16/        the same of a rank, and its unfinished files, until all are finished
 .build/gate                 held by any of them, for a moment
 """
@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from filelock import FileLock, Timeout
 
@@ -24,8 +25,20 @@ from .shards import sorted_json
 
 _RANKS = "rank-*-of-*"
 
-Mark = tuple[str, int]
-"""What is recorded of a finished shard: its digest and the size of the file."""
+
+class Mark(NamedTuple):
+    """What is recorded of a finished shard.
+
+    Attributes:
+        digest: of all that decides its bytes, with the stamps of its model files.
+        size: of the file in bytes.
+        loose: the same digest, in which a model file has only a size and a time of modification. A
+            zoo that was copied with these times has the same one. Earlier versions wrote no other.
+    """
+
+    digest: str
+    size: int
+    loose: str
 
 
 @contextmanager
@@ -84,9 +97,10 @@ def valid_marks(out: Path, zoo: str, digests: Mapping[str, str]) -> dict[str, Ma
     """
     # Sizes before records: a shard is recorded before it appears.
     paths = {shard: out / shard for shard in digests}
-    marks = {s: (digests[s], p.stat().st_size) for s, p in paths.items() if p.exists()}
+    wanted = {s: (digests[s], p.stat().st_size) for s, p in paths.items() if p.exists()}
     records = [_read_record(path) for path in _records(out, zoo)]
-    return {s: mark for s, mark in marks.items() if any(r.get(s) == mark for r in records)}
+    found = ((s, mark) for record in records for s, mark in record.items())
+    return {s: mark for s, mark in found if (mark.digest, mark.size) == wanted.get(s)}
 
 
 def recorded(out: Path, zoo: str) -> dict[str, Mark]:
@@ -144,8 +158,12 @@ def _read_record(path: Path) -> dict[str, Mark]:
     except (OSError, ValueError):
         return {}
     marks = found.items() if isinstance(found, dict) else ()
-    return {shard: (mark[0], mark[1]) for shard, mark in marks if _is_mark(mark)}
+    return {shard: found for shard, value in marks if (found := _mark(value)) is not None}
 
 
-def _is_mark(value: object) -> bool:
-    return isinstance(value, list) and [type(part) for part in value] == [str, int]
+def _mark(value: object) -> Mark | None:
+    """Return the mark that a record holds; None for anything else."""
+    kinds = [type(part) for part in value] if isinstance(value, list) else []
+    if kinds == [str, int]:  # of an earlier version
+        return Mark(value[0], value[1], value[0])
+    return Mark(*value) if kinds == [str, int, str] else None

@@ -83,15 +83,11 @@ def _is_list_of_lists(value: object) -> bool:
 
 
 def finished(out: Path, known: Mapping[str, Mark]) -> dict[str, str]:
-    """Return digest -> name of each shard that is there as its mark says.
-
-    A mark is the digest of all that decides the bytes of a shard, and the size of the file.
-    """
+    """Return digest -> name of each shard that is there as its mark says."""
     found = {}
     for pattern in (DATA_FILE, METRICS_FILE, WAITING_FILE):
         for name in (match.string for match in matches(pattern, known)):
-            digest, size = known[name]
             with suppress(OSError):
-                if (out / name).stat().st_size == size:
-                    found[digest] = name
+                if (out / name).stat().st_size == known[name].size:
+                    found[known[name].digest] = name
     return found

@@ -34,6 +34,7 @@ from ...errors import AlreadyRunning, Cancelled, FaultyFile, FaultyZoo, HubFaile
 from ..architecture import ARCHITECTURES
 from ..atomic import json_bytes
 from ..ledger import Listed, Published, Record
+from ..machine import file_stamp
 from ..model_file import ModelFile
 from ..rows import read_rows, states_table
 from ..schema import row_schema
@@ -213,8 +214,9 @@ def prepare_push(directory: ZooDirectory, options: PublishOptions) -> None:
 def unpublished(directory: ZooDirectory) -> list[str]:
     """Return the ids of the finished models that wait to be published, sorted.
 
-    A published model waits again if its files have changed, or if it is in a ledger of an earlier
-    version, which does not say what they were.
+    A published model waits again if its files have changed or were copied, or if it is in a ledger
+    of an earlier version, which does not say what they were. Of what the repository has already,
+    nothing is sent then.
     """
     published = directory.published()
 
@@ -313,15 +315,13 @@ class _Candidate:
 
 
 def _source(directory: ZooDirectory, model: str) -> str | None:
-    """Return a digest of the names, sizes and times of a model's files; None if one is missing."""
+    """Return a digest of the names and stamps of a model's files; None if one is missing."""
     paths = [directory.state_path(model, epoch) for epoch in directory.kept_epochs]
     try:
-        stats = [
-            (path.name, stat.st_size, stat.st_mtime_ns) for path in paths if (stat := path.stat())
-        ]
+        stamps = [(path.name, *file_stamp(path)) for path in paths]
     except OSError:
         return None
-    return hashlib.sha256(json_bytes(stats)).hexdigest()
+    return hashlib.sha256(json_bytes(stamps)).hexdigest()
 
 
 def _batch(

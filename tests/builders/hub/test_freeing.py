@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import hashlib
 import io
 import json
+import os
 import random
 import shutil
 import signal
@@ -25,9 +27,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from model_zoos.builders.atomic import json_bytes
+from model_zoos.builders.hub.incremental import _source
 from model_zoos.builders.hub.names import DATA_FILE, matches
 from model_zoos.builders.ledger import Published
-from model_zoos.builders.zoo_directory import open_zoo
+from model_zoos.builders.zoo_directory import ZooDirectory, open_zoo
 from tests.builders.hub.small_states import (
     NAME,
     make,
@@ -169,7 +173,27 @@ def case(published: Case, tmp_path: Path) -> Case:
     hub.repos[made.repo_id] = copy.deepcopy(hub.repos[old])
     path = made.home / NAME / "published.json"
     path.write_text(path.read_text().replace(old, made.repo_id))
+    set_sources(made, _source)  # as if the copy had been published
     return made
+
+
+def set_sources(case: Case, source: Callable[[ZooDirectory, str], str | None]) -> None:
+    """Change what the ledger says of the model files that were published."""
+    directory = open_zoo(case.home, NAME)
+    published = directory.published()
+    records = {
+        model: dataclasses.replace(record, source=source(directory, model))
+        for model, record in published.records.items()
+    }
+    directory.write_published(dataclasses.replace(published, records=records))
+
+
+def source_of_an_earlier_version(directory: ZooDirectory, model: str) -> str:
+    stats = [
+        (path.name, path.stat().st_size, path.stat().st_mtime_ns)
+        for path in (directory.state_path(model, epoch) for epoch in directory.kept_epochs)
+    ]
+    return hashlib.sha256(json_bytes(stats)).hexdigest()
 
 
 def rewritten(content: bytes, change: Callable[[pa.Table], pa.Table]) -> bytes:
@@ -337,12 +361,32 @@ def test_trained_again_while_it_is_published(
     assert case.lost() == []
 
 
-def test_only_touched(case: Case) -> None:
+@pytest.mark.parametrize("keeps_time", [False, True])
+def test_only_touched_or_copied(case: Case, keeps_time: bool) -> None:
     for path in (case.home / NAME / "models").glob("*/*"):
-        path.touch()
+        now, modified = time.time_ns(), path.stat().st_mtime_ns
+        os.utime(path, ns=(now, modified if keeps_time else now))
     sent = sum(request.method == "PUT" for request in case.hub.requests)
     assert case.push()["freed"] == 3
     assert sum(request.method == "PUT" for request in case.hub.requests) == sent
+    assert case.lost() == []
+
+
+@pytest.mark.parametrize("ledger", ["new", "of an earlier version"])
+def test_trained_again_with_the_same_times(case: Case, ledger: str) -> None:
+    """As by `rsync -t` from another machine: sizes and times of modification stay."""
+    model = case.models[1]
+    if ledger != "new":
+        set_sources(case, source_of_an_earlier_version)
+    paths = sorted((case.home / NAME / "models" / model).glob("*.safetensors"))
+    before = [path.stat() for path in paths]
+    train_again(case.home, model)
+    for path, stat in zip(paths, before, strict=True):
+        assert path.stat().st_size == stat.st_size
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    case.expected[model] = weights_of(case.home, model)
+    assert case.push()["freed"] == 3
+    assert case.there(model) == case.expected[model]
     assert case.lost() == []
 
 

@@ -27,7 +27,7 @@ from model_zoos.builders.hub.contents import read_contents
 from model_zoos.builders.hub.names import DATA_FILE
 from model_zoos.builders.hub.publish import folder_files
 from model_zoos.builders.splits import SPLITS
-from model_zoos.builders.zoo_directory import ZooDirectory, create_zoo
+from model_zoos.builders.zoo_directory import ZooDirectory, create_zoo, open_zoo
 from model_zoos.errors import InvalidArgument
 from tests.builders.hub.folders import PUBLISH
 from tests.hub_server import Client, Hub
@@ -220,6 +220,44 @@ def test_shards_that_have_lost_most_of_their_models_are_joined(tmp_path: Path) -
     build(directory, out)
     assert len(shards(out)) == 2
     check_rows(out, directory, tmp_path / "fresh")
+
+
+def replace_keeping_times(directory: ZooDirectory, model: str, seed: int) -> None:
+    """Put other weights into a model file, which keeps its size and its time of modification."""
+    path = directory.state_path(model, 0)
+    before = path.stat()
+    add(directory, model, seed=seed)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    after = path.stat()
+    assert (after.st_size, after.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+
+
+def test_a_model_file_that_was_replaced_with_its_time_is_noticed(tmp_path: Path) -> None:
+    """Such as by `cp -p`, `rsync -t` and `tar`."""
+    directory, out, _ = grown(tmp_path)
+    replace_keeping_times(directory, "m04", seed=1)
+    assert build(directory, out).written == 1
+    check_rows(out, directory, tmp_path / "fresh")
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+def test_shards_stay_what_they_are_if_a_zoo_was_only_copied(tmp_path: Path, earlier: bool) -> None:
+    """They are written again, also those of an earlier version, and with the same models."""
+    directory, out, more = grown(tmp_path)
+    add(directory, *more)
+    build(directory, out)
+    before = shards(out)
+    shutil.copytree(directory.path, tmp_path / "copy" / ZOO.name)  # with all times
+    copy = open_zoo(tmp_path / "copy", ZOO.name)
+    if earlier:
+        path = out / f".build/{ZOO.name}.json"
+        marks = json.loads(path.read_text())
+        path.write_text(json.dumps({name: [mark[2], mark[1]] for name, mark in marks.items()}))
+    assert build(copy, out).written == len(before)
+    after = shards(out)
+    assert {n: e[:2] for n, e in after.items()} == {n: e[:2] for n, e in before.items()}
+    assert build(copy, out).written == 0
+    check_rows(out, copy, tmp_path / "fresh")
 
 
 def test_a_new_folder_is_as_it_was(tmp_path: Path) -> None:
