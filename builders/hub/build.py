@@ -29,7 +29,7 @@ import pyarrow as pa
 from ...errors import Cancelled, FaultyFile, InvalidArgument
 from ..atomic import move, write_atomically
 from ..catalog import METRICS_NAME, parts_of
-from ..machine import few, file_stamp
+from ..machine import few, file_digest, file_stamp
 from ..model_file import ModelFile
 from ..ranks import ALONE, Rank, deal, rank_cores
 from ..specification import normalize_name, refuse_reserved
@@ -56,6 +56,7 @@ from .build_ranks import (
 from .card import render_card, unfinished_card
 from .contents import read_contents
 from .croissant import render_croissant
+from .digests import Digests
 from .history import (
     WAITING_FILE,
     Held,
@@ -247,8 +248,10 @@ def _build_zoo(
     """Write the shards of a zoo that are this rank's; return a summary and the digests of all."""
     start = time.monotonic()
     name, layout = directory.zoo.name, directory.zoo.layout
+    stored = Digests(out)
     with gate(out):
-        shards, digests, loose, marks = _arranged(directory, files, out, work)
+        shards, digests, loose, marks = _arranged(directory, files, out, work, stored)
+        stored.save()
     with_weights = [shard for shard in shards if shard.has_weights]
     owners = deal([shard.rows * layout.size for shard in with_weights], loads)
     own = {s.name for s, owner in zip(with_weights, owners, strict=True) if owner == rank.index}
@@ -278,12 +281,14 @@ def _build_zoo(
             write_shard(shard, partial, cancelled, advance)
             if any(future.exception() for future in first):
                 raise Cancelled
+            sha256 = file_digest(partial, "sha256")
+            mark = Mark(digests[shard.name], partial.stat().st_size, loose[shard.name], sha256)
             with lock:  # recorded first: a shard without a record is of an earlier build
-                size = partial.stat().st_size
-                marks[shard.name] = Mark(digests[shard.name], size, loose[shard.name])
+                marks[shard.name] = mark
                 write_record(out, name, marks, work)
             path.parent.mkdir(parents=True, exist_ok=True)
             move(partial, path)
+            stored.note(path, sha256)
         except BaseException:
             cancelled.set()  # here, before this thread takes the next shard
             raise
@@ -305,6 +310,8 @@ def _build_zoo(
         except BaseException:
             cancelled.set()
             raise
+    with gate(out):
+        stored.save()
     errors = [error for future in futures if (error := future.exception())]
     for error in sorted(errors, key=lambda error: isinstance(error, Cancelled)):
         raise error
@@ -328,7 +335,11 @@ def _build_zoo(
 
 
 def _arranged(
-    directory: ZooDirectory, files: Mapping[str, list[ModelFile]], out: Path, work: Path
+    directory: ZooDirectory,
+    files: Mapping[str, list[ModelFile]],
+    out: Path,
+    work: Path,
+    stored: Digests,
 ) -> tuple[list[PlannedShard], dict[str, str], dict[str, str], dict[str, Mark]]:
     """Give finished shards the names that they have now, and delete those of earlier builds.
 
@@ -340,7 +351,7 @@ def _arranged(
     # Those without weights go first: without them, a split is seen to be unfinished.
     present = (*out.glob(f"metrics/{name}-*.parquet"), *out.glob(f"data/{name}/*.parquet"))
     known = recorded(out, name)  # later, since other ranks write meanwhile
-    there = finished(out, known)
+    there = finished(out, known, stored)
     held = read_held(out, name, known)
     shards, digests, loose = _plan(directory, files, held)
     earlier = {known[file].loose for file in there.values()}
@@ -372,6 +383,7 @@ def _arranged(
     for shard in marks:
         if (path := out / waiting_file(digests[shard])).exists():
             move(path, out / shard)
+            stored.note(out / shard, marks[shard].sha256)
     for match in matches(WAITING_FILE, known):  # of an interrupted build of other models
         (out / match.string).unlink(missing_ok=True)
     write_record(out, name, marks)

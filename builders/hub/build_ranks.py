@@ -34,11 +34,13 @@ class Mark(NamedTuple):
         size: of the file in bytes.
         loose: the same digest, in which a model file has only a size and a time of modification. A
             zoo that was copied with these times has the same one. Earlier versions wrote no other.
+        sha256: of the file as it was written; "" in a record of an earlier version.
     """
 
     digest: str
     size: int
     loose: str
+    sha256: str = ""
 
 
 @contextmanager
@@ -163,7 +165,8 @@ def _read_record(path: Path) -> dict[str, Mark]:
 
 def _mark(value: object) -> Mark | None:
     """Return the mark that a record holds; None for anything else."""
-    kinds = [type(part) for part in value] if isinstance(value, list) else []
+    parts = value if isinstance(value, list) else []
+    kinds = [type(part) for part in parts]
     if kinds == [str, int]:  # of an earlier version
-        return Mark(value[0], value[1], value[0])
-    return Mark(*value) if kinds == [str, int, str] else None
+        return Mark(parts[0], parts[1], parts[0])
+    return Mark(*parts) if kinds == [str, int, str, str] else None

@@ -13,14 +13,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeAlias
 
 from ...errors import FaultyZoo
+from ..machine import cores
 from ..untrusted import MAX_JSON, parse_json, read_plain
 from .build_ranks import Mark
 from .checked import naming, open_fragment
+from .digests import Digests
 from .names import BUILD_FOLDER, DATA_FILE, METRICS_FILE, matches
 from .shards import PlannedShard, sorted_json
 
@@ -82,12 +85,24 @@ def _is_list_of_lists(value: object) -> bool:
     )
 
 
-def finished(out: Path, known: Mapping[str, Mark]) -> dict[str, str]:
-    """Return digest -> name of each shard that is there as its mark says."""
-    found = {}
-    for pattern in (DATA_FILE, METRICS_FILE, WAITING_FILE):
-        for name in (match.string for match in matches(pattern, known)):
-            with suppress(OSError):
-                if (out / name).stat().st_size == known[name].size:
-                    found[known[name].digest] = name
-    return found
+def finished(out: Path, known: Mapping[str, Mark], stored: Digests) -> dict[str, str]:
+    """Return digest -> name of each shard that is there as its mark says.
+
+    Args:
+        out: the repository folder.
+        known: the marks by shard.
+        stored: digests of the files of the folder, which tell whether a file was damaged.
+    """
+    patterns = (DATA_FILE, METRICS_FILE, WAITING_FILE)
+    names = [match.string for pattern in patterns for match in matches(pattern, known)]
+    with ThreadPoolExecutor(cores()) as pool:  # hashing releases the interpreter's lock
+        intact = list(pool.map(lambda name: _is_intact(out / name, known[name], stored), names))
+    return {known[name].digest: name for name, is_so in zip(names, intact, strict=True) if is_so}
+
+
+def _is_intact(path: Path, mark: Mark, stored: Digests) -> bool:
+    """Whether a file is as its mark says: in its size and, if the mark has one, its SHA-256."""
+    with suppress(OSError):
+        if path.stat().st_size == mark.size:
+            return not mark.sha256 or stored.sha256(path) == mark.sha256
+    return False

@@ -27,6 +27,7 @@ from huggingface_hub import CommitOperationAdd, HfApi, constants
 from ...errors import FaultyZoo, InvalidArgument, ModelZoosWarning
 from ..machine import counted, few, files_below, typed
 from ..zoo_directory import list_zoo_directories
+from .build_ranks import recorded
 from .card import published_card, render_card
 from .contents import describe_contents, read_contents
 from .digests import Digests
@@ -121,7 +122,7 @@ def publish(
         InvalidArgument: `repo_id` is not ORG/NAME; the folder is not a built repository, or lacks
             models that the repository has, without `drop_models`; `private` for a repository that
             is public; a branch together with a pull request; a licence that is no id of the Hub.
-        FaultyZoo: the build of the folder was interrupted.
+        FaultyZoo: the build of the folder was interrupted, or a file was damaged after it.
         HubFailed: no token, not allowed, no such repository (for a pull request), out of reach, or
             changed by somebody else meanwhile. The message does not contain the token.
     """
@@ -156,11 +157,12 @@ def publish(
         contents[CARD] = card.encode()
         changed, unchanged = _compare(contents, remote, digests, on_progress)
         renamed = [path for path in changed if remote.knows(contents[path], digests.sha256)]
+        order = sorted(changed, key=lambda path: path == CARD)  # it comes last
+        additions = [CommitOperationAdd(path, contents[path]) for path in order]
+        _refuse_damaged(folder, zoos, additions, digests)
         digests.save()
         commit, url = remote.head, f"{constants.ENDPOINT}/datasets/{repo_id}/tree/{remote.head}"
         if changed or stale:
-            order = sorted(changed, key=lambda path: path == CARD)  # it comes last
-            additions = [CommitOperationAdd(path, contents[path]) for path in order]
             _upload(remote, additions, branch, on_progress)
             message = f"Publish {few(zoos, 3)}"
             commit, url = remote.commit(additions, stale, message, branch)
@@ -235,6 +237,37 @@ def folder_files(folder: Path) -> list[str]:
         if b"model_zoos" not in metadata:
             raise refused(f"{folder / path} was not written by a build of model_zoos: remove it")
     return paths
+
+
+def _refuse_damaged(
+    folder: Path, zoos: Iterable[str], additions: Iterable[CommitOperationAdd], digests: Digests
+) -> None:
+    """Refuse to upload files that are not what `build` has written.
+
+    Args:
+        folder: the built folder.
+        zoos: the zoos in it.
+        additions: the files that are to be uploaded, all of whose bytes were read.
+        digests: of the files of the folder, to which those of damaged ones are added, so that the
+            next build writes these files again.
+
+    Raises:
+        FaultyZoo: there are such files.
+    """
+    marks = {path: mark for zoo in zoos for path, mark in recorded(folder, zoo).items()}
+    damaged = []
+    for addition in additions:
+        path, found = addition.path_in_repo, addition.upload_info.sha256.hex()
+        if path in marks and marks[path].sha256 not in ("", found):
+            damaged.append(path)
+            digests.note(folder / path, found)
+    if damaged:
+        digests.save()
+        raise FaultyZoo(
+            f"{folder}: {few(damaged, 3)} {'was' if len(damaged) == 1 else 'were'} damaged or "
+            "changed after the build: build the zoo again, which writes such files anew",
+            hint=f"model-zoos build NAME --out {typed(folder)}",
+        )
 
 
 def _check_models(

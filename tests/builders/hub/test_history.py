@@ -22,15 +22,17 @@ from hypothesis import strategies as st
 
 from model_zoos.builders.architecture import ARCHITECTURES
 from model_zoos.builders.catalog import zoo_spec
+from model_zoos.builders.hub import digests
 from model_zoos.builders.hub.build import BuildSummary, build_folder
 from model_zoos.builders.hub.contents import read_contents
 from model_zoos.builders.hub.names import DATA_FILE
 from model_zoos.builders.hub.publish import folder_files
+from model_zoos.builders.machine import file_digest, file_stamp
 from model_zoos.builders.splits import SPLITS
 from model_zoos.builders.zoo_directory import ZooDirectory, create_zoo, open_zoo
 from model_zoos.errors import InvalidArgument
 from tests.builders.hub.folders import PUBLISH
-from tests.hub_server import Client, Hub
+from tests.hub_server import Client, ClientError, Hub
 
 ZOO = dataclasses.replace(zoo_spec("digits_cnn_s"), epochs=2)
 
@@ -258,6 +260,68 @@ def test_shards_stay_what_they_are_if_a_zoo_was_only_copied(tmp_path: Path, earl
     assert {n: e[:2] for n, e in after.items()} == {n: e[:2] for n, e in before.items()}
     assert build(copy, out).written == 0
     check_rows(out, copy, tmp_path / "fresh")
+
+
+def flip(path: Path) -> None:
+    """Change one byte of a file, which keeps its size and its time of modification."""
+    stat, content = path.stat(), bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 255
+    path.write_bytes(content)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+@pytest.mark.parametrize("file", ["data/*/train-00002-of-*", "metrics/*-train.parquet"])
+def test_a_damaged_shard_is_written_again(tmp_path: Path, file: str) -> None:
+    directory, out, _ = grown(tmp_path)
+    before = {path: path.read_bytes() for path in out.rglob("*-*.parquet")}
+    [path] = out.glob(file)
+    flip(path)
+    assert build(directory, out).written == file.startswith("data")
+    assert {path: path.read_bytes() for path in out.rglob("*-*.parquet")} == before
+
+
+def test_files_are_read_once_to_find_out_whether_they_are_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory, out, more = grown(tmp_path)
+    read: list[Path] = []
+
+    def counted(path: Path, algorithm: str) -> str:
+        read.append(path)
+        return file_digest(path, algorithm)
+
+    monkeypatch.setattr(digests, "file_digest", counted)
+    build(directory, out)
+    for model in more:  # which give all shards new names
+        add(directory, model)
+        build(directory, out)
+    assert read == []  # the build itself has written them
+    first = min(out.glob("data/*/*"))
+    os.utime(first)
+    build(directory, out)
+    assert read == [first]
+
+
+def test_a_damage_that_no_time_tells_is_found_by_a_publication(
+    writer: Client, tmp_path: Path
+) -> None:
+    """As by a disk that returns other bytes than were written."""
+    directory, out, _ = grown(tmp_path)
+    before = shards(out)
+    path = out / min(before)
+    flip(path)
+    record = out / ".build/files.digests.json"
+    stamps = json.loads(record.read_text())
+    name = path.relative_to(out).as_posix()
+    stamps[name] = [*file_stamp(path), stamps[name][-1]]
+    record.write_text(json.dumps(stamps))
+    assert build(directory, out).written == 0
+    arguments: dict[str, Any] = {"folder": str(out), "repo_id": "me/damaged", "arguments": {}}
+    with pytest.raises(ClientError, match=f"{name} was damaged or changed after the build"):
+        writer.run(PUBLISH, **arguments)
+    assert build(directory, out).written == 1
+    assert {n: e[:2] for n, e in shards(out).items()} == {n: e[:2] for n, e in before.items()}
+    writer.run(PUBLISH, **arguments)
 
 
 def test_a_new_folder_is_as_it_was(tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ def test_digests_of_unchanged_files_are_kept(
     hub: Hub, writer: Client, home: Path, tmp_path: Path
 ) -> None:
     folder = write_folder(tmp_path / "one", home, ["digits_cnn_s"], shards=2)
-    record = folder / ".build" / "digests.json"
+    record = folder / ".build" / "files.digests.json"
     arguments: dict[str, Any] = {"folder": str(folder), "repo_id": "me/kept", "arguments": {}}
 
     def uploaded() -> int:
@@ -141,7 +141,7 @@ def test_digests_of_unchanged_files_are_kept(
     for damage in ("[]", '{"%s": 5}' % data[0], "\0"):  # noqa: UP031
         record.write_text(damage)
         assert uploaded() == 0
-    assert ".build/digests.json" not in hub.content("me/kept")
+    assert ".build/files.digests.json" not in hub.content("me/kept")
 
 
 def test_a_change_by_somebody_else_meanwhile_is_not_overwritten(
