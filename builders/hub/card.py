@@ -32,7 +32,7 @@ from ..splits import SPLITS
 from ..untrusted import printable
 from .contents import Contents, ZooEntry
 from .licence import LICENCE, licence_text
-from .merge import parse_card, patterns_of
+from .merge import END, parse_card, patterns_of
 from .names import layout_file
 
 if TYPE_CHECKING:
@@ -200,10 +200,28 @@ def render_card(contents: Contents, repo_id: str = PLACEHOLDER, *, licence: str 
     return str(card).rstrip() + "\n"
 
 
-def published_card(text: str, repo_id: str) -> str:
-    """Return the card of a folder as that of a repository: with its name, and without digests."""
-    text = re.sub(r"\n  description: [0-9a-f]{64}(?=\n)", "", text)
-    return text.replace(PLACEHOLDER, repo_id)
+def published_card(text: str, repo_id: str, contents: Contents) -> str:
+    """Return the card of a folder as that of a repository: with its name, and without digests.
+
+    What people have written stays as it is: the text below the end of ours, the notes of zoos,
+    what their sources ask for, and names in the tables.
+
+    Args:
+        text: the card of the folder.
+        repo_id: name of the repository.
+        contents: what the folder holds.
+    """
+    before, end, below = text.partition(END)
+    before = re.sub(r"\n  description: [0-9a-f]{64}(?=\n)", "", before)
+    notes = [f"`{zoo.name}`: {zoo.zoo.note}." for zoo in contents.zoos]
+    terms = [f"- `{zoo.name}`: {'; '.join(zoo.terms)}" for zoo in contents.zoos]
+    own = [re.escape(line) for line in (*notes, *terms) if PLACEHOLDER in line]
+    pattern = "|".join([r"^\|.*$", *own, re.escape(PLACEHOLDER)])
+
+    def named(match: re.Match[str]) -> str:
+        return repo_id if match[0] == PLACEHOLDER else match[0]
+
+    return re.sub(pattern, named, before, flags=re.MULTILINE) + end + below
 
 
 def _zoo_table(zoos: Sequence[ZooEntry]) -> str:

@@ -11,7 +11,7 @@ from huggingface_hub import DatasetCardData
 
 from ...errors import InvalidArgument
 
-_END = "<!-- end of the card made by model_zoos -->"
+END = "<!-- end of the card made by model_zoos -->"
 """Ends our text in a README; what follows is somebody else's, and stays."""
 
 _LISTS = ("tags", "task_categories", "language")
@@ -54,7 +54,7 @@ def merge_cards(ours: str, theirs: str) -> tuple[str, tuple[str, ...]]:
                 "datasets loads all configs of a repository in one format, so that either it or "
                 "ours could not be loaded: publish to another repository"
             )
-    before, end, after = their_text.partition(_END)
+    before, end, after = their_text.partition(END)
     below = _below((after if end else before).strip(), own)
     if not kept:
         return ours + below, ()
@@ -90,14 +90,14 @@ def with_text_of(card: str, earlier: str) -> str:
 
 def _cut(ours: str) -> tuple[str, str]:
     """Return a README that we made, and what somebody has written below the end of our text."""
-    before, _, below = ours.partition(_END)
+    before, _, below = ours.partition(END)
     return before.rstrip(), below.strip()
 
 
 def _below(theirs: str, ours: str) -> str:
     """Return the end of a card: texts of somebody else, the same one once."""
     texts = [theirs] if ours in theirs else [ours] if theirs in ours else [theirs, ours]
-    return "".join([f"\n\n{_END}\n", *(f"\n{text}\n" for text in texts if text)])
+    return "".join([f"\n\n{END}\n", *(f"\n{text}\n" for text in texts if text)])
 
 
 def patterns_of(config: dict[str, Any]) -> list[str]:

@@ -131,7 +131,7 @@ def publish(
     check_repo_id(repo_id)
     folder = Path(folder).expanduser()
     files = folder_files(folder)
-    read_contents(folder)  # refuses the folder of an interrupted build
+    described = read_contents(folder)  # refuses the folder of an interrupted build
     zoos = tuple(sorted({zoo for zoo, _ in data_files(files)[0]}))
     token = write_token(token)
     branch = None if create_pr else revision or constants.DEFAULT_REVISION
@@ -145,7 +145,7 @@ def publish(
             _check_models(remote, folder, stale, files, digests)
         theirs = remote.card()
         text = (folder / CARD).read_text("utf-8")
-        ours = published_card(text, repo_id)
+        ours = published_card(text, repo_id, described)
         if any(zoo_of(path) not in (None, *zoos) for path in remote.files):
             licence = _licence_of_all(repo_id, card_licence(text), theirs)
             sizes = {path: entry.size for path, entry in remote.files.items() if path not in stale}

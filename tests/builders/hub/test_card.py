@@ -32,6 +32,7 @@ import model_zoos
 from model_zoos.builders.catalog import IMAGE_SETS, zoo_spec
 from model_zoos.builders.hub.build import build_folder
 from model_zoos.builders.hub.card import (
+    PLACEHOLDER,
     TEMPLATE,
     card_data,
     published_card,
@@ -234,8 +235,26 @@ def test_the_same_files_elsewhere_give_the_same_card(folder: Path) -> None:
     assert found.figures == there.figures
     local = (folder / "README.md").read_text()
     assert re.search(r"\n  description: [0-9a-f]{64}\n", local)
-    assert with_text_of(render_card(found, "me/zoos"), "") == published_card(local, "me/zoos")
-    assert "description: " not in published_card(local, "me/zoos").partition("---\n#")[0]
+    published = published_card(local, "me/zoos", there)
+    assert with_text_of(render_card(found, "me/zoos"), "") == published
+    assert "description: " not in published.partition("---\n#")[0]
+
+
+def test_what_people_have_written_keeps_the_name_of_our_template(folder: Path) -> None:
+    found = read_contents(folder)
+    first, *others = found.zoos
+    source = {"file": f"{PLACEHOLDER}.zip", "licence": PLACEHOLDER, "cite": f"us, {PLACEHOLDER}"}
+    provenance = {**first.provenance, "engine": "original", "source": source}
+    note = f"as {PLACEHOLDER}, and\nagain {PLACEHOLDER}"
+    zoo = dataclasses.replace(first.zoo, note=note)
+    first = dataclasses.replace(first, zoo=zoo, provenance=provenance)
+    found = dataclasses.replace(found, zoos=(first, *others))
+    below = f"The template says {PLACEHOLDER}.\n"
+    local = with_text_of(render_card(found), "") + below
+    text = published_card(local, "me/zoos", found)
+    assert text == with_text_of(render_card(found, "me/zoos"), "") + below
+    assert text.count(PLACEHOLDER) == 6
+    assert 'load_dataset("me/zoos", ' in text
 
 
 def test_others_files_are_passed_over_and_missing_ones_are_not(
