@@ -20,7 +20,7 @@ from typing import IO, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as pads
-from huggingface_hub import HfApi, HfFileSystem
+from huggingface_hub import HfApi, HfFileSystem, constants
 
 from ...errors import FaultyZoo, InvalidArgument, ZooNotFound
 from ..catalog import METRICS_NAME
@@ -29,7 +29,7 @@ from ..machine import file_stamp, files_below
 from ..schema import row_schema
 from ..specification import Zoo, is_zoo_name
 from ..untrusted import open_plain
-from ..zoo_directory import built_zoos
+from ..zoo_directory import built_zoos, list_zoo_directories
 from .checked import (
     Fault,
     RowCheck,
@@ -133,13 +133,15 @@ def open_repository(
     """List the files of a repository on the Hub, or of a built folder.
 
     Args:
-        repo: `ORG/NAME` on the Hub, or the path of a folder that `model-zoos build` wrote. What can
+        repo: `ORG/NAME` on the Hub, also as its address (https://huggingface.co/datasets/ORG/NAME,
+            hf://datasets/ORG/NAME), or the path of a folder that `model-zoos build` wrote. What can
             be either is the folder if there is one, as for datasets.
         revision, token: as of `open_snapshot`. A folder has no revisions.
 
     Raises:
         HubUnreachable, HubFailed: see `open_snapshot`.
-        InvalidArgument: a revision of a folder is asked for.
+        InvalidArgument: a revision of a folder is asked for, or the path is that of a zoo directory
+            or of a folder of zoo directories.
         ZooNotFound: a path is that of no built folder.
     """
     folder = Path(repo).expanduser().absolute()
@@ -147,12 +149,23 @@ def open_repository(
         if revision is not None:
             raise InvalidArgument(f"{repo} is a folder here, which has no revision {revision}")
         return _built_folder(folder)
-    if repo.count("/") != 1 or repo.startswith(("/", ".", "~")):
+    if (folder / "zoo.json").exists() or list_zoo_directories(folder):
+        root = folder.parent if (folder / "zoo.json").exists() else folder
+        raise InvalidArgument(
+            f"{repo} holds zoo directories: give data_dir={str(root)!r}. repo= is a repository on "
+            "the Hub, ORG/NAME, or a folder that `model-zoos build` wrote"
+        )
+    repo_id = repo.removesuffix("/")
+    for prefix in ("hf://", "https://huggingface.co/", f"{constants.ENDPOINT}/"):
+        if repo_id.startswith(f"{prefix}datasets/"):
+            repo_id = repo_id.removeprefix(f"{prefix}datasets/")
+            break
+    if repo_id.count("/") != 1 or repo_id.startswith(("/", ".", "~")):
         raise ZooNotFound(
             f"{repo} is no folder that `model-zoos build` wrote, and no repository on the Hub, "
             "which is ORG/NAME"
         )
-    return open_snapshot(repo, revision, token)
+    return open_snapshot(repo_id, revision, token)
 
 
 def open_snapshot(

@@ -199,7 +199,7 @@ def test_a_folder_that_was_built_again_gives_its_new_rows(
         zoos("digits_cnn_s")
 
 
-def test_what_it_cannot_give(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_it_cannot_give(folder: Path, digits_home: Path, tmp_path: Path) -> None:
     def load(repo: object, **arguments: Any) -> None:
         load_dataset("model_zoos", "digits_cnn_s", repo=str(repo), data_dir=home, **arguments)
 
@@ -208,6 +208,11 @@ def test_what_it_cannot_give(folder: Path, tmp_path: Path, monkeypatch: pytest.M
         load(folder, revision="main")
     with pytest.raises(ZooNotFound, match="is no folder that `model-zoos build` wrote, and no rep"):
         load(tmp_path)
+    (tmp_path / "zoos").mkdir()
+    (tmp_path / "zoos" / "digits_cnn_s").symlink_to(digits_home / "digits_cnn_s")
+    for taken in (tmp_path / "zoos", tmp_path / "zoos" / "digits_cnn_s"):
+        with pytest.raises(InvalidArgument, match=f"give data_dir='{tmp_path / 'zoos'}'"):
+            load(taken)
     shutil.copytree(folder, tmp_path / "copy")
     lost = next((tmp_path / "copy" / "data" / "digits_cnn_s").glob("test-00000-*"))
     content = lost.read_bytes()

@@ -93,6 +93,21 @@ def test_columns_and_filters_mean_the_same(
         assert bits(got) == bits(ours.with_format("arrow")[:])
 
 
+@pytest.mark.parametrize(
+    "address",
+    ["{}/", "hf://datasets/{}", "https://huggingface.co/datasets/{}", "{hub}/datasets/{}/"],
+)
+def test_a_repository_can_be_given_by_its_address(
+    hub: Hub, published: str, writer: Client, address: str
+) -> None:
+    rows = writer.run(
+        LOAD + "rows = load_dataset('model_zoos', 'digits_cnn_s', split='test', repo=repo,\n"
+        "                    columns=['epoch'])\nresult = len(rows)",
+        repo=address.format(published, hub=hub.endpoint),
+    )
+    assert rows > 0
+
+
 def test_zoo_directories_come_first(
     hub: Hub, published: str, writer: Client, home: Path, tmp_path: Path
 ) -> None:
