@@ -319,6 +319,8 @@ def _build_zoo(
     _write(out, layout_file(layout), layout_bytes(layout), work)
     if (columns := directory.path / SOURCE_COLUMNS).exists():
         _write(out, source_file(name), read_plain(columns, MAX_SOURCE_COLUMNS), work)
+    else:
+        (out / source_file(name)).unlink(missing_ok=True)  # of an earlier form of the zoo
     states = sum(shard.rows for shard in with_weights)
     summary = BuildSummary(
         zoo=name,

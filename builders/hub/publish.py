@@ -43,6 +43,7 @@ from .names import (
     matches,
     metrics_file,
     model_of,
+    source_file,
     zoo_of,
 )
 from .remote import (
@@ -139,7 +140,9 @@ def publish(
         api = HfApi(token=token)
         remote = Remote.at(api, repo_id, open_head(api, repo_id, branch, private))
         contents: dict[str, Content] = {path: folder / path for path in files}
-        stale = [p for p in sorted(remote.files) if p not in contents and zoo_of(p) in zoos]
+        own = {path for path in remote.files if zoo_of(path) in zoos}
+        own |= {source_file(zoo) for zoo in zoos} & remote.files.keys()
+        stale = sorted(own - contents.keys())
         digests = Digests(folder)
         if not drop_models:
             _check_models(remote, folder, stale, files, digests)

@@ -6,6 +6,7 @@ are.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -27,6 +28,7 @@ import pytest
 import yaml
 from datasets import load_dataset
 
+from model_zoos.builders.catalog import zoo_spec
 from model_zoos.builders.hub.build import build_folder
 from model_zoos.builders.hub.names import DATA_FILE
 from model_zoos.builders.hub.publish import folder_files, publish
@@ -34,6 +36,7 @@ from model_zoos.builders.zoo_directory import open_zoo
 from model_zoos.errors import InvalidArgument
 from tests.builders.hub.folders import ME, PUBLISH, bits, write_folder
 from tests.hub_server import READER, WRITER, Client, ClientError, Hub, Request
+from tests.zoos import random_zoo
 
 
 @pytest.fixture(scope="module")
@@ -581,3 +584,43 @@ def test_a_folder_that_is_no_repository(
     spoil(copied)
     with pytest.raises(ValueError, match=re.escape(message)):
         folder_files(copied)
+
+
+# --- Removing -------------------------------------------------------------------------------------
+
+DELETE = """
+from huggingface_hub import HfApi
+HfApi().delete_files(repo_id, patterns, repo_type="dataset")
+result = None
+"""
+
+
+def test_what_a_source_says_goes_when_the_zoo_has_it_no_longer(
+    hub: Hub, writer: Client, tmp_path: Path
+) -> None:
+    out, root = tmp_path / "out", tmp_path / "zoos"
+    zoo = dataclasses.replace(zoo_spec("digits_cnn_s"), epochs=1)
+    other = dataclasses.replace(zoo, name="other_digits")
+    for spec in (zoo, other):
+        directory = random_zoo(root, spec, 3)
+        pq.write_table(pa.table({"model_id": ["a"]}), directory.path / "source.parquet")
+    arguments: dict[str, Any] = {"folder": str(out), "repo_id": "me/sources", "arguments": {}}
+    build_folder([zoo.name, other.name], root, out)
+    writer.run(PUBLISH, **arguments)
+    source = f"sources/{zoo.name}.parquet"
+    assert source in hub.content("me/sources")
+    (root / zoo.name / "source.parquet").unlink()
+    build_folder([zoo.name], root, out)
+    assert [path.name for path in (out / "sources").iterdir()] == [f"{other.name}.parquet"]
+    assert list(writer.run(PUBLISH, **arguments)["deleted"]) == [source]
+    # The whole zoo, as docs/publish.md says.
+    shutil.rmtree(out / "data" / other.name)
+    for path in out.glob(f"metrics/{other.name}-*.parquet"):
+        path.unlink()
+    (out / "sources" / f"{other.name}.parquet").unlink()
+    build_folder([zoo.name], root, out)
+    patterns = ["data/{}/*", "metrics/{}-*.parquet", "sources/{}.parquet", "README.md"]
+    writer.run(DELETE, repo_id="me/sources", patterns=[p.format(other.name) for p in patterns])
+    assert list(writer.run(PUBLISH, **arguments)["zoos"]) == [zoo.name]
+    assert set(hub.content("me/sources")) == {".gitattributes", *folder_files(out)}
+    assert other.name not in hub.read("me/sources", "README.md").decode()
