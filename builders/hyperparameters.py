@@ -1,11 +1,15 @@
 """The activations, initialisations, optimizers and schedules of models, by name.
 
-A new activation is one more entry here, and, where speed matters, one struct in
-generation/engines/kernels/elementwise.hpp. A new schedule is one more entry here, and one in
-generation/schedules.py with its values. What torch calls each of them is found by
-generation/networks.py. The engines have their own step of each optimizer, in generation/engines:
-reference.py, batched.py, kernels/arguments.py (its number), kernels/elementwise.hpp and the
-switches in lanes/network.hpp and cuda/kernel.cu; tests compare the tables and the steps.
+Each is added by one more entry here. generation/networks.py finds what torch calls an activation or
+an initialisation. What else there is to add:
+
+    activation    where speed matters: a struct in generation/engines/kernels/elementwise.hpp
+    schedule      an entry in generation/schedules.py, its values
+    optimizer     its step in the engines that step by themselves, in generation/engines: an entry
+                  in batched.py; for the kernels its number in kernels/arguments.py, and a struct
+                  and a line of `with_optimizer` in kernels/elementwise.hpp
+
+Tests compare the tables, and what each entry does with torch.
 
 Initialisations and schedules may carry numbers, as in `normal(std=0.1, bias=0)`: so a row describes
 itself without a column for each of them.
@@ -16,6 +20,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
 
 from ..errors import InvalidArgument
 
@@ -71,10 +77,32 @@ INITS: dict[str, tuple[str, ...]] = {
 """Initialisation, a function of torch.nn.init -> the numbers that it can have. Those of torch have
 torch's defaults; trunc_normal is cut at two deviations. `bias` is where biases start."""
 
-OPTIMIZERS = ("adam", "sgd", "adamw", "nesterov", "rmsprop")
-"""torch's Adam, SGD, AdamW, SGD with Nesterov's momentum, and RMSprop."""
 
-MOMENTUM_OPTIMIZERS = ("sgd", "nesterov")
+@dataclass(frozen=True)
+class Optimizer:
+    """An optimizer of torch. Its weight decay is that of its class: an L2 term, except in adamw.
+
+    Attributes:
+        torch_class: its class in torch.optim.
+        arguments: what this class takes beside the model's rates; torch's defaults otherwise.
+        momentum: the momentum that it has.
+    """
+
+    torch_class: str
+    arguments: Mapping[str, object] = field(default_factory=dict)
+    momentum: Literal["none", "any", "above 0"] = "none"
+
+
+OPTIMIZERS: Mapping[str, Optimizer] = {
+    "adam": Optimizer("Adam"),
+    "sgd": Optimizer("SGD", momentum="any"),
+    "adamw": Optimizer("AdamW"),
+    "nesterov": Optimizer("SGD", {"nesterov": True}, momentum="above 0"),
+    "rmsprop": Optimizer("RMSprop"),
+}
+"""Every optimizer by name."""
+
+MOMENTUM_OPTIMIZERS = tuple(name for name, one in OPTIMIZERS.items() if one.momentum != "none")
 """The optimizers that have a momentum."""
 
 SCHEDULE_NUMBERS: dict[str, tuple[str, ...]] = {

@@ -288,8 +288,8 @@ class Zoo:
         for optimizer in grid["optimizer"]:
             if optimizer in MOMENTUM_OPTIMIZERS and self.momentum is None:
                 raise ValueError(f'{optimizer} needs a "momentum" beside the grid (0 for none)')
-            if optimizer == "nesterov" and not self.momentum:
-                raise ValueError("nesterov needs a momentum above 0")
+            if OPTIMIZERS[optimizer].momentum == "above 0" and not self.momentum:
+                raise ValueError(f"{optimizer} needs a momentum above 0")
 
     def __repr__(self) -> str:
         return (

@@ -279,7 +279,8 @@ def specify_drawn(models: Sequence[Mapping[str, Any]], fields: Mapping[str, Any]
         found = [model[key] for model in models if model.get(key) is not None]
         return float(np.median(found)) if found else default
 
-    optimizer = usual("optimizer", OPTIMIZERS.__contains__, "adam")
+    optimizer = str(usual("optimizer", OPTIMIZERS.__contains__, "adam"))
+    momentum = 0.9 if OPTIMIZERS[optimizer].momentum == "above 0" else 0.0
     grid = {
         "activation": [usual("activation", ACTIVATIONS.__contains__, "relu")],
         "init": [usual("init", INITS.__contains__, "normal")],
@@ -295,7 +296,7 @@ def specify_drawn(models: Sequence[Mapping[str, Any]], fields: Mapping[str, Any]
             "seeds": min(len(models), 100_000),
             "random_seeds": True,
             "batch_size": usual("batch_size", lambda value: value is not None, 10),
-            "momentum": usual("momentum", _is_share, 0.9 if optimizer == "nesterov" else 0.0),
+            "momentum": usual("momentum", _is_share, momentum),
             "scheduler": usual("scheduler", (None, *SCHEDULE_NUMBERS).__contains__, None),
             **fields,
             "grid": {**grid, **fields.get("grid", {})},

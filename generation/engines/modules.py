@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from ...builders.hyperparameters import OPTIMIZERS
 from ...builders.layout import Layout
 from ...builders.machine import cores
 from ...builders.specification import Model
@@ -52,7 +53,7 @@ class ModulesPopulation:
             raise InvalidArgument(
                 f"weights must be [{len(models)}, {layout.size}], found {list(vectors.shape)}"
             )
-        check_models(models, len(vectors), list(reference.OPTIMIZERS))
+        check_models(models, len(vectors), list(OPTIMIZERS))
         self.layout, self.models, self.epoch = layout, models, 0
         self.device, self.threads = torch.device(device or "cpu"), threads or cores()
         self._networks = [

@@ -12,15 +12,15 @@ take its dropout masks from the counter generator that they use (streams.py).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import torch
 from torch import nn
 from torch.nn import functional
 
+from ...builders.hyperparameters import OPTIMIZERS
 from ...builders.layout import Layout
 from ...builders.specification import Model
 from ...builders.splits import METRIC_OF_SPLIT
@@ -213,34 +213,6 @@ def evaluate(
     return total / len(y), correct / len(y)
 
 
-def _sgd(
-    parameters: Iterable[nn.Parameter], model: Model, *, nesterov: bool = False
-) -> torch.optim.Optimizer:
-    return torch.optim.SGD(
-        parameters,
-        lr=model.learning_rate,
-        momentum=model.momentum or 0.0,
-        weight_decay=model.weight_decay,
-        nesterov=nesterov,
-    )
-
-
-OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter], Model], torch.optim.Optimizer]] = {
-    "adam": lambda parameters, model: torch.optim.Adam(
-        parameters, lr=model.learning_rate, weight_decay=model.weight_decay
-    ),
-    "sgd": _sgd,
-    "adamw": lambda parameters, model: torch.optim.AdamW(
-        parameters, lr=model.learning_rate, weight_decay=model.weight_decay
-    ),
-    "nesterov": partial(_sgd, nesterov=True),
-    "rmsprop": lambda parameters, model: torch.optim.RMSprop(
-        parameters, lr=model.learning_rate, weight_decay=model.weight_decay
-    ),
-}
-"""torch's optimizers, with weight decay as an L2 term of the gradient (adamw: as torch has it)."""
-
-
 def make_optimizer(model: Model, module: nn.Module) -> torch.optim.Optimizer:
     """The optimizer of a model's module.
 
@@ -251,7 +223,12 @@ def make_optimizer(model: Model, module: nn.Module) -> torch.optim.Optimizer:
         raise InvalidArgument(
             f"unknown optimizer {model.optimizer!r}; known: {', '.join(OPTIMIZERS)}"
         )
-    return OPTIMIZERS[model.optimizer](module.parameters(), model)
+    kind = OPTIMIZERS[model.optimizer]
+    make: Callable[..., torch.optim.Optimizer] = getattr(torch.optim, kind.torch_class)
+    rates = {"lr": model.learning_rate, "weight_decay": model.weight_decay}
+    if kind.momentum != "none":
+        rates["momentum"] = model.momentum or 0.0
+    return make(module.parameters(), **rates, **kind.arguments)
 
 
 class _GivenDropout:

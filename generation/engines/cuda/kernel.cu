@@ -762,14 +762,6 @@ inline Block make_block(const Arguments& with, float* parameters) {
   return block;
 }
 
-template <class Optimizer>
-inline void optimize(const Block& block, float* parameters, const Pace& pace) {
-  const Optimizer optimizer(pace);
-  share(kSpan, [&](int w) {
-    optimizer(block.weights[w], block.gradients[w], parameters[kSpan + w], parameters[2 * kSpan + w]);
-  });
-}
-
 // One step of the optimizer.
 inline void optimize(const Block& block, float* parameters, const Arguments& with,
                      const Rates& rates, const Step& step) {
@@ -779,13 +771,13 @@ inline void optimize(const Block& block, float* parameters, const Arguments& wit
                   step.root_correction,
                   rates.weight_decay,
                   with.momenta ? float(step.momentum) : rates.momentum};
-  switch (with.optimizer) {
-    case 0: return optimize<Sgd>(block, parameters, pace);
-    case 1: return optimize<Adam>(block, parameters, pace);
-    case 2: return optimize<AdamW>(block, parameters, pace);
-    case 3: return optimize<Nesterov>(block, parameters, pace);
-    default: return optimize<RmsProp>(block, parameters, pace);
-  }
+  const bool known = with_optimizer(with.optimizer, pace, [&](const auto& optimizer) {
+    share(kSpan, [&](int w) {
+      optimizer(block.weights[w], block.gradients[w], parameters[kSpan + w],
+                parameters[2 * kSpan + w]);
+    });
+  });
+  if (!known) __trap();
 }
 
 }  // namespace networks

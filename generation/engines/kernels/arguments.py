@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
 
 OPTIMIZERS = {"sgd": 0, "adam": 1, "adamw": 2, "nesterov": 3, "rmsprop": 4}
-"""The kernels' number of each optimizer."""
+"""The kernels' number of each optimizer, by which `with_optimizer` in elementwise.hpp knows it."""
 
 RATES = np.dtype(
     [

@@ -213,4 +213,18 @@ struct RmsProp : Sgd {
   }
 };
 
+// Calls function(optimizer) with the optimizer of this number, which is that of kernels/arguments.py;
+// returns false where there is none.
+template <class Function>
+[[nodiscard]] inline bool with_optimizer(int number, const Pace& pace, Function function) {
+  switch (number) {
+    case 0: return function(Sgd(pace)), true;
+    case 1: return function(Adam(pace)), true;
+    case 2: return function(AdamW(pace)), true;
+    case 3: return function(Nesterov(pace)), true;
+    case 4: return function(RmsProp(pace)), true;
+    default: return false;
+  }
+}
+
 }  // namespace networks

@@ -23,7 +23,6 @@ from numpy.typing import ArrayLike
 
 from ....builders.layout import Layout
 from ....errors import LanesUnavailable
-from ..kernels import OPTIMIZERS
 from ..population import Scores
 from .blocks import Blocks, LanesWeights
 from .library import ISAS, LANES, chosen_isa, is_faster, load
@@ -31,7 +30,6 @@ from .twins import LanesTwins
 
 __all__ = [
     "ISAS",
-    "OPTIMIZERS",
     "LanesPopulation",
     "LanesTwins",
     "LanesUnavailable",

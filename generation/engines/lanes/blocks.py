@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from ....builders.layout import Layout
 from ....builders.machine import cores
 from ....builders.specification import Model
+from ....errors import InvalidArgument
 from ..kernels import (
     OPTIMIZERS,
     check_orders,
@@ -136,6 +137,8 @@ class LanesWeights:
             with ThreadPoolExecutor(self.threads) as pool:
                 failed = list(pool.map(run, numbers))
         self._samples_seen = np.zeros(1, np.int64)
+        if 2 in failed:
+            raise InvalidArgument("the kernel has no optimizer of this number")
         if any(failed):
             raise MemoryError("no memory for the kernel's workspace")
         loss = totals["loss"].reshape(-1)[: self.models] / samples

@@ -20,7 +20,8 @@
 
 extern "C" {
 
-// One epoch; `steps` have been made before. Returns 0, or 1 where memory ran out.
+// One epoch; `steps` have been made before. Returns 0, 1 where memory ran out, or 2 for an unknown
+// optimizer.
 int32_t train(Parameters* weights, const Rates* rates, int32_t optimizer, int32_t dropout,
               const float* images, const int64_t* labels, const int32_t* orders, int64_t n,
               int64_t batch_size, int64_t steps, const double* factors, const double* momenta,
@@ -34,9 +35,11 @@ int32_t train(Parameters* weights, const Rates* rates, int32_t optimizer, int32_
     std::fill_n(work.weight_gradients, kWeights, all(0.0f));
     add_batch(weights->values, work, {images, labels, orders, n}, start,
               std::min(batch_size, n - start), steps, *rates, dropout, *totals);
-    optimize(*rates, optimizer, steps, {factors, momenta}, start / batch_size, [&](auto update) {
+    const auto update_all = [&](auto update) {
       for (int w = 0; w < kWeights; w++) update(*weights, w, work.weight_gradients[w]);
-    });
+    };
+    if (!optimize(*rates, optimizer, steps, {factors, momenta}, start / batch_size, update_all))
+      return 2;
   }
   return 0;
 }

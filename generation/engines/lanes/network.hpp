@@ -440,11 +440,11 @@ struct Schedule {
 };
 
 // Calls body(update), where update(parameters, w, gradient) is the optimizer's step of one of them.
-// `steps` have been made before, `number` of them in this epoch. The numbers of the optimizers are
-// those of kernels/arguments.py.
+// `steps` have been made before, `number` of them in this epoch. Returns false for an unknown
+// optimizer.
 template <class Body>
-inline void optimize(const Rates& rates, int32_t optimizer, int64_t steps, const Schedule& schedule,
-                     int64_t number, Body body) {
+[[nodiscard]] inline bool optimize(const Rates& rates, int32_t optimizer, int64_t steps,
+                                   const Schedule& schedule, int64_t number, Body body) {
   const double beta1 = schedule.momenta ? schedule.momenta[number] : 0.9, step = double(steps + 1);
   Pace pace{{},
             beta1,
@@ -455,18 +455,11 @@ inline void optimize(const Rates& rates, int32_t optimizer, int64_t steps, const
   for (int lane = 0; lane < kLanes; lane++)
     pace.learning_rates[lane] =
         rates.learning_rate[lane] * (schedule.factors ? schedule.factors[number] : 1);
-  const auto with = [&](const auto& step) {
+  return with_optimizer(optimizer, pace, [&](const auto& step) {
     body([&](Parameters& at, int w, Float gradient) {
       step(at.values[w], gradient, at.moments[0][w], at.moments[1][w]);
     });
-  };
-  switch (optimizer) {
-    case 0: return with(Sgd(pace));
-    case 1: return with(Adam(pace));
-    case 2: return with(AdamW(pace));
-    case 3: return with(Nesterov(pace));
-    default: return with(RmsProp(pace));
-  }
+  });
 }
 
 // One image for all lanes, from [channel][row][column] to [row][column][channel], padded.

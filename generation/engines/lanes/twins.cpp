@@ -61,7 +61,7 @@ struct Twins {
 };
 
 // One epoch of the loss cross entropy + kl_weight * divergence; `steps` have been made before. The
-// totals are those of the cross entropy. Returns 0, or 1 where memory ran out.
+// totals are those of the cross entropy. Returns as in dense.cpp.
 int32_t train(Twins* twins, const Rates* rates, int32_t optimizer, int32_t dropout,
               const float* images, const int64_t* labels, const int32_t* orders, int64_t n,
               int64_t batch_size, int64_t steps, const double* factors, const double* momenta,
@@ -89,7 +89,7 @@ int32_t train(Twins* twins, const Rates* rates, int32_t optimizer, int32_t dropo
     add_batch(means.values, work, {images, labels, orders, n}, start,
               std::min(batch_size, n - start), steps, *rates, dropout, *totals);
 
-    optimize(*rates, optimizer, steps, {factors, momenta}, start / batch_size, [&](auto update) {
+    const auto update_all = [&](auto update) {
       for_each_weight(
           [&](int w, float bound) {
             const Float mean = means.values[w];
@@ -109,7 +109,9 @@ int32_t train(Twins* twins, const Rates* rates, int32_t optimizer, int32_t dropo
             update(log_sigma2, w, log_sigma2_gradient);
           },
           [&](int w) { update(means, w, work.weight_gradients[w]); });
-    });
+    };
+    if (!optimize(*rates, optimizer, steps, {factors, momenta}, start / batch_size, update_all))
+      return 2;
   }
   return 0;
 }

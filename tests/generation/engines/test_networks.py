@@ -50,7 +50,7 @@ CASES = [
 
 
 def test_each_pair_of_values_is_there() -> None:
-    names = (NETWORKS, tuple(ACTIVATIONS), OPTIMIZERS, SCHEDULERS)
+    names = (NETWORKS, tuple(ACTIVATIONS), tuple(OPTIMIZERS), SCHEDULERS)
     for (i, first), (j, second) in itertools.combinations(enumerate(names), 2):
         found = {(case[i], case[j]) for case in CASES}
         assert found == set(itertools.product(first, second)), (i, j)
@@ -136,7 +136,7 @@ def _check_any(text: str, engine: str) -> None:
         text,
         engine,
         list(ACTIVATIONS)[number % 10],
-        OPTIMIZERS[number % 5],
+        list(OPTIMIZERS)[number % 5],
         SCHEDULERS[number % 4],
         0.5 * (number % 3 == 0),
         steps=20,

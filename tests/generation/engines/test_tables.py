@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -14,10 +15,9 @@ from model_zoos.builders.catalog import ZOOS, zoo_spec
 from model_zoos.builders.hyperparameters import ACTIVATIONS, INITS, OPTIMIZERS
 from model_zoos.builders.specification import Model
 from model_zoos.generation import networks
-from model_zoos.generation.engines import ENGINES, batched, reference
+from model_zoos.generation.engines import ENGINES, batched, kernels, reference
 from model_zoos.generation.engines.cuda import CudaPopulation
 from model_zoos.generation.engines.lanes import LanesPopulation, LanesUnavailable, lanes_count
-from model_zoos.generation.engines.lanes import blocks as lanes
 from model_zoos.generation.images import IMAGE_SOURCES, ImageData, load_images
 from model_zoos.generation.schedules import SCHEDULES
 from model_zoos.generation.streams import SampleOrders, initial_weights, sample_orders
@@ -32,9 +32,29 @@ def images() -> ImageData:
 
 
 def test_every_engine_knows_every_optimizer() -> None:
-    for table in (batched.OPTIMIZERS, lanes.OPTIMIZERS, reference.OPTIMIZERS):
+    for table in (batched.OPTIMIZERS, kernels.OPTIMIZERS):
         assert set(table) == set(OPTIMIZERS)
-    assert set(hyperparameters.MOMENTUM_OPTIMIZERS) <= set(OPTIMIZERS)
+
+
+def test_the_kernels_know_each_optimizer_by_its_number() -> None:
+    source = (kernels.FOLDER / "elementwise.hpp").read_text()
+    cases = re.findall(r"case (\d+): return function\((\w+)\(pace\)\)", source)
+    assert {name.lower(): int(number) for number, name in cases} == kernels.OPTIMIZERS
+
+
+def test_a_kernel_refuses_an_unknown_number(
+    images: ImageData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    try:
+        lanes_count(LAYOUT)
+    except LanesUnavailable as reason:
+        pytest.skip(str(reason))
+    weights = initial_weights(LAYOUT, MODEL.init, MODEL.seed)[0][None]
+    population = LanesPopulation(LAYOUT, [MODEL], weights)
+    monkeypatch.setitem(kernels.OPTIMIZERS, MODEL.optimizer, len(OPTIMIZERS))
+    with pytest.raises(ValueError, match="no optimizer of this number"):
+        population.train_epoch(images.normalized("train"), images.train.labels, [[0, 1]])
+    np.testing.assert_array_equal(population.weights, weights)
 
 
 def test_every_schedule_has_its_values() -> None:
@@ -50,7 +70,7 @@ def test_the_tables_of_architectures_engines_and_images_fit() -> None:
 
 @pytest.mark.parametrize(
     ("activation", "optimizer"),
-    [*((name, "adam") for name in ACTIVATIONS), *(("tanh", name) for name in OPTIMIZERS[1:])],
+    [*((name, "adam") for name in ACTIVATIONS), *(("tanh", name) for name in list(OPTIMIZERS)[1:])],
 )
 def test_the_engines_train_the_same_model(
     activation: str, optimizer: str, images: ImageData

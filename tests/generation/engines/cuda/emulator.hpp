@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 
 #define __global__
@@ -19,6 +20,7 @@ extern thread_local Index threadIdx, blockIdx;
 extern Index gridDim;
 
 void __syncthreads();
+inline void __trap() { std::abort(); }
 int __syncthreads_or(int mine);  // whether any thread of the block has passed true
 unsigned char* shared_memory();
 

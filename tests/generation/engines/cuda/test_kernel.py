@@ -132,7 +132,11 @@ ANY = settings(deadline=None, derandomize=True, suppress_health_check=list(Healt
 def test_bits_of_any_network_are_those_of_the_lanes(text: str) -> None:
     number = sum(map(ord, text))
     check_the_lanes(
-        text, list(ACTIVATIONS)[number % 10], OPTIMIZERS[number % 5], None, 0.5 * (number % 2)
+        text,
+        list(ACTIVATIONS)[number % 10],
+        list(OPTIMIZERS)[number % 5],
+        None,
+        0.5 * (number % 2),
     )
 
 
