@@ -488,7 +488,7 @@ def _seen_by(*given: tuple[Iterable[str], Mapping[str, Matrix]]) -> dict[str, Ar
     seen: dict[str, Arrays] = {}
     for methods, matrices in given:
         if names := list(methods):
-            whole = {split: in_memory(x) for split, x in matrices.items()}
+            whole: Arrays = {split: in_memory(x) for split, x in matrices.items()}
             seen |= dict.fromkeys(names, whole)
     return seen
 

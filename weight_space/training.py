@@ -153,7 +153,8 @@ def train(
         if getattr(data, split, None) is not None or split == "train"
     }
     block = as_block(vectors, np.arange(len(vectors)))
-    zoo, provenance = None, {}
+    zoo: Zoo | None = None
+    provenance: dict[str, Any] = {}
     if out is not None:
         zoo = _zoo(normalize_name(name), networks, models, data)
         assert isinstance(data, ImageData)  # `_zoo` has refused others
