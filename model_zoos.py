@@ -22,10 +22,11 @@ if (
         and sys.orig_argv[-len(sys.argv) :][:1] in (["model_zoos"], ["model_zoos.cli"])
     )
 ):
-    # Ctrl-C while the command imports what follows: a line, as later (cli.display).
+    # Ctrl-C while the command imports what follows: a line, as later (cli.display). Up to Python
+    # 3.11, an interrupted `__set_name__` raises a RuntimeError that Ctrl-C caused.
     sys.excepthook = lambda kind, error, trace: (
         print("interrupted", file=sys.stderr)
-        if issubclass(kind, KeyboardInterrupt)
+        if KeyboardInterrupt in (kind, type(error.__cause__))
         else sys.__excepthook__(kind, error, trace)
     )
 

@@ -227,7 +227,7 @@ def test_rows_that_contradict_themselves(digits_home: Path) -> None:
         ({"tensors": ["conv1.bias", STEM]}, f"no tensor '{STEM}'; did you mean"),
         ({"tensors": "conv1.weight"}, "tensors= is a list of names, found 'conv1.weight'"),
         ({"tensors": []}, "tensors= is a list of names, found []"),
-        ({"tensors": [3]}, "a tensor is named by a text, such as 'conv1.weight', found 3"),
+        ({"tensors": [3]}, "tensors= is a list of names, found [3]"),
         ({"tensors": ["fc1.bias"], "columns": ["epoch"]}, "which columns= leaves out"),
         ({"tensors": ["fc1.bias"], "name": "metrics"}, "`metrics` has no weights for tensors="),
         ({"columns": ["tensors"]}, "there is no column 'tensors'"),

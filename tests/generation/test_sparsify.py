@@ -588,7 +588,7 @@ def test_rank_0_decides_which_parents_have_twins(
         looked.extend(models)
         raise InterruptedError
 
-    monkeypatch.setattr(sparsification, "join_ranks", lambda device: Second(1, 2, 2))
+    monkeypatch.setattr(sparsification, "join_ranks", lambda device: Second(1, 2))
     monkeypatch.setattr(sparsification, "usable_parents", lambda *_: pytest.fail("not asked"))
     monkeypatch.setattr(sparsification, "run", stop)
     with pytest.raises(InterruptedError):

@@ -22,12 +22,12 @@ from hypothesis import strategies as st
 
 from model_zoos.builders.architecture import ARCHITECTURES
 from model_zoos.builders.catalog import zoo_spec
+from model_zoos.builders.files import file_digest, file_stamp
 from model_zoos.builders.hub import digests
 from model_zoos.builders.hub.build import BuildSummary, build_folder
 from model_zoos.builders.hub.contents import read_contents
 from model_zoos.builders.hub.names import DATA_FILE
 from model_zoos.builders.hub.publish import folder_files
-from model_zoos.builders.machine import file_digest, file_stamp
 from model_zoos.builders.splits import SPLITS
 from model_zoos.builders.zoo_directory import ZooDirectory, create_zoo, open_zoo
 from model_zoos.errors import InvalidArgument
