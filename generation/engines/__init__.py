@@ -59,19 +59,19 @@ class Engine:
     """A way to train and evaluate networks.
 
     Attributes:
-        name: as in zoo.json and in the options.
-        stream: where dropout masks and augmentation come from (streams.py, augmentation.py).
-        train: trains models and writes them, yielding each when it is finished.
-        methods: what it can train, by `Job.method`.
-        weights: makes weight vectors ready for evaluation, from a layout, an activation, float32
-            [P, N] and the `arguments`.
-        population: puts dense models in training, from a layout, the models, float32 [P, N] and the
-            `arguments`.
-        arguments: the arguments of both by name, from a device (None for the usual one of the
-            engine) and a number of threads (None for one on each core).
-        side_by_side: how many models a block has on a device.
-        block_a_thread: whether each thread trains a block, instead of all threads the same.
-        check: refuses networks of some layout and activations, or a device, that it cannot train.
+        name: name in zoo.json and in the options.
+        stream: source of dropout masks and augmentation (streams.py, augmentation.py).
+        train: trains models and writes them, and yields each when it is finished.
+        methods: values of `Job.method` that it can train.
+        weights: class of weight vectors to be evaluated. It takes a layout, an activation, float32
+            [P, N] and `arguments`.
+        population: class of dense models in training. It takes a layout, the models, float32 [P, N]
+            and `arguments`.
+        arguments: keyword arguments of both classes for a device (None for the engine's default)
+            and a number of threads (None for one per core).
+        side_by_side: number of models in a block on a device.
+        block_a_thread: whether each thread trains a block of its own, or all threads share one.
+        check: raises an error for a layout, activations or a device that it cannot train.
     """
 
     name: str
@@ -96,29 +96,29 @@ BATCHED: Mapping[str, Callable[..., Population]] = {
     "magnitude": BatchedPopulation,
 }
 BATCHED_BLOCK = {"cpu": 64, "cuda": 1024}
-"""Models that the batched engine stacks."""
+"""Number of models that the batched engine stacks, by device."""
 CUDA_BLOCK, CUDA_BYTES = 1056, 4 << 30
-"""Models that the engine cuda trains together, and bytes of their states until they are written. An
-H100 or H200 has 132 multiprocessors, each of which trains two CNN-s at a time: four rounds."""
+"""Maximum number of models that the engine cuda trains together, and of the bytes of their states.
+An H100 or H200 has 132 multiprocessors, each of which trains two CNN-s at a time: four rounds."""
 
 
 def _lanes(zoo: Zoo, device: str) -> int:
-    """How many models one vector holds."""
+    """Return the number of models in one SIMD vector."""
     return block_size()
 
 
 def _batch(zoo: Zoo, device: str) -> int:
-    """How many models the batched engine stacks."""
+    """Return the number of models that the batched engine stacks."""
     return BATCHED_BLOCK[torch.device(device).type]
 
 
 def _cuda_block(zoo: Zoo, device: str) -> int:
-    """How many models the engine cuda trains together."""
+    """Return the number of models that the engine cuda trains together."""
     return max(1, min(CUDA_BLOCK, CUDA_BYTES // (4 * zoo.layout.size * (zoo.epochs + 1))))
 
 
 def _train_lanes(work: Work, models: Sequence[Model]) -> Iterator[Outcome]:
-    """A thread for each core, a block of one model a lane in each: the kernel releases the GIL."""
+    """Train one block of models per thread; the kernel releases the GIL."""
     zoo = work.job.directory.zoo
     lanes = _lanes(zoo, work.device)
     blocks = group_models(models, lanes)
@@ -132,7 +132,7 @@ def _train_lanes(work: Work, models: Sequence[Model]) -> Iterator[Outcome]:
 def _lanes_remark(
     job: Job, models: Sequence[Model], blocks: Sequence[Sequence[Model]], lanes: int
 ) -> str:
-    """Say how full the lanes are, and how many models of the zoo take as long; "" if over half."""
+    """Return how full the lanes are and how many models take as long; "" if over half full."""
     room = len(blocks) * lanes
     if not 0 < len(models) <= room / 2:
         return ""
@@ -151,14 +151,14 @@ def _lanes_remark(
 
 
 def _train_batched(work: Work, models: Sequence[Model]) -> Iterator[Outcome]:
-    """One block of stacked models after the other, with torch's own threads."""
+    """Train one block of stacked models after the other, with torch's own threads."""
     blocks = group_models(models, _batch(work.job.directory.zoo, work.device))
     populate = partial(BATCHED[work.job.method], device=work.device, threads=work.threads)
     yield from train_blocks(work, blocks, populate, threads=1, device=work.device)
 
 
 def _train_cuda(work: Work, models: Sequence[Model]) -> Iterator[Outcome]:
-    """A block of threads for each model: the GPU takes the next model when one is done."""
+    """Train one model per block of GPU threads; the GPU takes the next model when one is done."""
     blocks = group_models(models, _cuda_block(work.job.directory.zoo, work.device))
     populate = partial(CudaPopulation, device=work.device)
     yield from train_blocks(work, blocks, populate, threads=1, device=work.device)
@@ -233,25 +233,23 @@ def choose_engine(
 ) -> tuple[Engine, str]:
     """Return the engine and the device that train a zoo.
 
-    The engine is the one that is asked for; else that of a zoo that has been begun in `root`; else
-    cuda on a GPU, or batched where cuda cannot train it; else the first of the architecture's that
-    can run here; but batched where convolutions are so wide that lanes gain nothing
+    The first of these that applies: the engine in `options`; the engine of a zoo begun in `root`;
+    on a GPU, cuda, or batched if cuda cannot train the zoo; on a CPU, the first engine of the
+    architecture that can run here, or batched if convolutions are so wide that lanes gain nothing
     (`lanes.library.is_faster`).
 
     Args:
         zoo: specification of the zoo.
         root: folder of all zoos.
-        options: the engine and device that are asked for.
-        activations: those of its models, each once. Kernels must have all of them; that of the
-            first is built.
-        method: what is trained (`Job.method`).
+        options: the requested engine and device.
+        activations: the activations of its models, without repetition. Kernels must have all of
+            them; the kernel of the first is built.
+        method: method of training (`Job.method`).
 
     Raises:
-        InvalidArgument: the engine that is asked for cannot train it.
-        LanesUnavailable, CudaUnavailable: the engine that is asked for has no kernel for one of the
-            activations.
-        CudaUnavailable: the engine cuda is asked for, or has begun the zoo, and the device of this
-            run is not a GPU.
+        InvalidArgument: the requested engine cannot train the zoo.
+        LanesUnavailable, CudaUnavailable: the engine that was requested, or that began the zoo, has
+            no kernel for one of the activations, or is cuda and this run has no GPU.
     """
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     able = [name for name in zoo.layout.architecture.engines if method in ENGINES[name].methods]
