@@ -95,9 +95,9 @@ class ModelZoosConfig(datasets.BuilderConfig):  # type: ignore[misc]  # datasets
             where all rows come from zoo directories.
         columns: columns to read, None for all. Weights that are not among them are not read.
         tensors: names of the tensors to read, as `layer` takes them; None for all. The weights of a
-                row are then these tensors in the order of the layout, whatever the order of the
-                list. The columns `tensors` and `layout_size` at the end name them. Only these parts
-                of zoo directories are read; Parquet files are read row group by row group.
+            row are then these tensors in the order of the layout, whatever the order of the list.
+            The columns `tensors` and `layout_size` at the end name them. Only these parts of zoo
+            directories are read; Parquet files are read row group by row group.
         filters: condition on the rows, in the form of datasets' Parquet loader: a list of
             ("column", "==", value), a list of such lists, or a pyarrow expression. In lists,
             numbers are rounded to float32 where the column is.
