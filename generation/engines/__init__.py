@@ -80,7 +80,10 @@ class Engine:
     methods: tuple[str, ...]
     weights: Callable[..., Evaluable]
     population: Callable[..., Population]
-    arguments: Callable[[str | None, int | None], Mapping[str, Any]]
+    arguments: Callable[[str | None, int | None], Mapping[str, Any]] = lambda device, threads: {
+        "device": device,
+        "threads": threads,
+    }
     side_by_side: Callable[[Zoo, str], int] = lambda zoo, device: 1
     block_a_thread: bool = True
     check: Callable[[Layout, Sequence[str], str], None] = lambda layout, activations, device: None
@@ -208,7 +211,6 @@ ENGINES: dict[str, Engine] = {
             tuple(NETWORKS),
             ModulesWeights,
             ModulesPopulation,
-            lambda device, threads: {"device": device, "threads": threads},
         ),
         Engine(
             "resnet",
@@ -217,7 +219,6 @@ ENGINES: dict[str, Engine] = {
             ("dense",),
             ModulesWeights,
             ModulesPopulation,
-            lambda device, threads: {"device": device, "threads": threads},
         ),
     )
 }

@@ -25,7 +25,7 @@ class Evaluable(Protocol):
         """Score every vector in evaluation mode. Arguments as in `Population.train_epoch`."""
 
 
-class Population(Protocol):
+class Population(Evaluable, Protocol):
     """Models that train together. Arrays have one entry or row for each model."""
 
     @property
@@ -53,9 +53,6 @@ class Population(Protocol):
         Returns:
             Means over the samples during training.
         """
-
-    def evaluate(self, images: ArrayLike, labels: ArrayLike) -> Scores:
-        """Score every model in evaluation mode. Arguments: see `train_epoch`."""
 
 
 @dataclass(frozen=True, eq=False)
