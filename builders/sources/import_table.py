@@ -26,12 +26,13 @@ from ..catalog import IMAGE_FOLDER, ZOOS
 from ..files import file_digest
 from ..names import normalize_name
 from ..zoo_directory import SOURCE_COLUMNS, open_zoo
-from . import run_table
 from .found import Description
 from .given_splits import splits_of_file
 from .import_job import ImportJob, Outcome
 from .processes import Part, in_parts, mapped
+from .read_run_table import read_run_table
 from .report import Report
+from .run_table import FORM, RunTable, check_name
 from .write_model import write_model
 
 
@@ -115,8 +116,8 @@ def import_table(job: ImportJob, table: TableOptions) -> Report:
         raise InvalidArgument(
             f"{job.path.resolve().name} cannot be a zoo's name: give another", hint="--zoo NAME"
         )
-    name = run_table.check_name(name)
-    data = run_table.read_run_table(table.path, job.path, table.rename, table.constants)
+    name = check_name(name)
+    data = read_run_table(table.path, job.path, table.rename, table.constants)
     layout = data.layout(table.architecture)
     sizes = data.sizes()
     columns = [sorted(table.rename.items()), sorted(table.constants.items())]
@@ -126,7 +127,7 @@ def import_table(job: ImportJob, table: TableOptions) -> Report:
         "file": job.path.resolve().name,
         "bytes": sum(size or 0 for _, size in sizes),
         "sha256": hashlib.sha256(of_source.encode()).hexdigest(),
-        "form": run_table.FORM,
+        "form": FORM,
         **facts,
         **table.facts,
     }
@@ -148,7 +149,7 @@ def import_table(job: ImportJob, table: TableOptions) -> Report:
     return job.report(directory, about, outcomes, expected, data.count, data.left_out, remarks)
 
 
-def _import_part(part: Part[run_table.RunTable]) -> Outcome:
+def _import_part(part: Part[RunTable]) -> Outcome:
     directory, data, zoo = part.directory, part.data, part.directory.zoo
     shape = (zoo.architecture, zoo.channels, zoo.classes)
     outcomes = [
