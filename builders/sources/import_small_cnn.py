@@ -17,6 +17,7 @@ from .given_splits import splits_of_file
 from .import_job import ImportJob, Outcome
 from .processes import BYTES_FOR_PROCESSES, Part, in_parts, started
 from .report import Report
+from .small_cnn_files import FILES
 from .tarball import unpacked
 from .write_model import write_model
 
@@ -35,7 +36,7 @@ def import_tarball(job: ImportJob) -> list[Report]:
     Raises:
         Unreadable: the archive cannot be read or lacks a file; see also `import_small_cnn_zoo`.
     """
-    with unpacked(job.path, small_cnn_zoo.FILES, job.root) as folder:
+    with unpacked(job.path, FILES, job.root) as folder:
         return [_import_folder(job, folder)]
 
 
@@ -68,7 +69,7 @@ def _import_models(
     remarks += data.remarks
     about = {
         "file": job.path.resolve().name,
-        "bytes": sum((folder / name).stat().st_size for name in small_cnn_zoo.FILES),
+        "bytes": sum((folder / name).stat().st_size for name in FILES),
         "sha256": digest.hexdigest(),
         "form": small_cnn_zoo.FORM,
         **facts,

@@ -16,12 +16,8 @@ images, are kept in source.parquet beside zoo.json: one row for each model, with
 
 from __future__ import annotations
 
-import csv
-import gzip
 import hashlib
 import io
-import math
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,50 +26,40 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.lib.format as npy
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ...errors import Unreadable
-from ..architecture import find_architecture
 from ..model_file import SHARES_OF_1
 from ..phrases import counted
 from ..specification import MAX_EPOCHS, Zoo
-from ..untrusted import open_plain, read_plain
+from ..untrusted import open_plain
 from ..zoo_directory import SOURCE_COLUMNS
 from .archive import blamed_on_the_file, printable, shown
-from .cells import cell_number
 from .found import State
 from .identify import specify_drawn
 from .names import model_id_of
 from .report import LeftOut, weights_fault
 from .small_cnn_config import Config
+from .small_cnn_files import (
+    FILES,
+    metric_of,
+    npy_header,
+    numbers_of,
+    read_layout,
+    read_table,
+    weights_offset,
+)
 
 FORM = "small_cnn_zoo"
 """The source format in zoo.json."""
 
-_MAX_TABLE = 1 << 28
-"""Limit of the unpacked table in bytes; 270,000 rows take 70 MB."""
-
-_MAX_LAYOUT = 1 << 16
-
-_BLANK_LINES = 1000
-
-FILES = {"weights.npy": 1 << 35, "metrics.csv.gz": _MAX_TABLE, "layout.csv": _MAX_LAYOUT}
-"""The files -> limit of their bytes; weights of 270,000 rows take 5.4 GB."""
-
 IMAGE_SIDES = {"mnist": 28, "fashion_mnist": 28, "cifar10": 32, "svhn_cropped": 32}
 """Image data set of the source -> side of its images."""
 
-_NULLS = ("", "NA", "N/A", "#NA", "#N/A", "#N/A N/A", "n/a", "NULL", "null")
-"""Texts of an empty cell. NaN is not among them: the loss of a diverged model was measured."""
-
 _WRONG_STEP = "wrong epoch: its step is no whole number"
-
-_LAYOUT_COLUMNS = ("varname", "start_idx", "end_idx", "shape")
 
 METRIC_COLUMNS = {
     "train_loss": "train_loss",
@@ -247,12 +233,12 @@ def read_small_cnn_zoo(folder: Path) -> SmallCnnZoo:
         Unreadable: a file is malformed, or the files contradict each other.
     """
     with blamed_on_the_file("layout.csv"):
-        text, order = _layout(folder / "layout.csv")
+        text, order = read_layout(folder / "layout.csv")
     with blamed_on_the_file("weights.npy"), open_plain(folder / "weights.npy") as file:
-        shape, *_ = _npy_header(file)
+        shape, *_ = npy_header(file)
     with blamed_on_the_file("metrics.csv.gz"):
-        table = _table(folder / "metrics.csv.gz", shape[0] if shape else 0)
-    offset = _offset(folder / "weights.npy", (len(table), len(order)))
+        table = read_table(folder / "metrics.csv.gz", shape[0] if shape else 0)
+    offset = weights_offset(folder / "weights.npy", (len(table), len(order)))
     accuracies = [theirs for theirs, ours in METRIC_COLUMNS.items() if ours in SHARES_OF_1]
     needed = ["step", "config.dataset", *accuracies]
     if missing := [name for name in needed if name not in table.column_names]:
@@ -266,14 +252,14 @@ def read_small_cnn_zoo(folder: Path) -> SmallCnnZoo:
         )
     dataset = datasets[0]
     numbers, names = _models(table, config)
-    steps = _numbers(table, "step")
+    steps = numbers_of(table, "step")
     good = np.isfinite(steps) & (steps >= 0) & (steps == np.rint(steps)) & (steps < 2**31)
     epochs = np.where(good, steps, -1).astype(np.int64)
     faults = dict.fromkeys(np.flatnonzero(~good).tolist(), _WRONG_STEP)
     metrics = {}
     for theirs, ours in METRIC_COLUMNS.items():
         if theirs in table.column_names:
-            metrics[ours] = _metric(table[theirs], ours, faults)
+            metrics[ours] = metric_of(table[theirs], ours, faults)
     of_rows = Config(config, numbers)
     for row, reason in of_rows.faults():
         faults.setdefault(row, reason)
@@ -318,139 +304,6 @@ def read_small_cnn_zoo(folder: Path) -> SmallCnnZoo:
         left_out=left_out,
         remarks=remarks + _null_metrics(metrics, kept),
     )
-
-
-def _layout(path: Path) -> tuple[str, NDArray[np.int64]]:
-    """Return the text of the network without its input, and the order of the weights."""
-    rows = csv.DictReader(io.StringIO(read_plain(path, _MAX_LAYOUT).decode()))
-    for column in _LAYOUT_COLUMNS:
-        if column not in (rows.fieldnames or ()):
-            raise Unreadable(
-                f"layout.csv has no column {column}, expected {', '.join(_LAYOUT_COLUMNS)}"
-            )
-    layers: dict[str, dict[str, NDArray[np.int64]]] = {}
-    end = 0
-    for row in rows:
-        layer, _, kind = row["varname"].removesuffix(":0").rpartition("/")
-        shape = tuple(map(int, re.findall(r"\d+", row["shape"])))
-        start, stop = int(row["start_idx"]), int(row["end_idx"])
-        if start != end or math.prod(shape) != stop - start or not 0 < stop <= 1 << 24:
-            raise Unreadable(f"layout.csv: {row['varname']:.100} is not where its shape says")
-        end = stop
-        layers.setdefault(layer, {})[kind] = np.arange(start, stop).reshape(shape)
-    words, order = [], []
-    for name, tensors in layers.items():
-        kernel, bias = tensors.get("kernel"), tensors.get("bias")
-        if kernel is None or bias is None or bias.shape != kernel.shape[-1:]:
-            raise Unreadable(f"layout.csv: {name:.100} has not one kernel and one bias")
-        if kernel.ndim == 4 and kernel.shape[0] == kernel.shape[1] and "gap" not in words:
-            words.append(f"conv{kernel.shape[3]}k{kernel.shape[0]}s2")
-            order.append(kernel.transpose(3, 2, 0, 1).reshape(-1))
-        elif kernel.ndim == 2:
-            words += [*([] if "gap" in words else ["gap"]), f"fc{kernel.shape[1]}"]
-            order.append(kernel.T.reshape(-1))
-        else:
-            raise Unreadable(f"layout.csv: {name:.100} is no convolution or linear layer")
-        order.append(bias)
-    text = " ".join(words)
-    find_architecture(f"1x28x28 {text}")  # raises ValueError if there is no such network
-    return text, np.concatenate(order)
-
-
-def _offset(path: Path, shape: tuple[int, int]) -> int:
-    """Return where the weights begin, after checking the file's type, shape and size."""
-    with open_plain(path) as file:
-        found, fortran, dtype = _npy_header(file)
-        offset, size = file.tell(), file.seek(0, io.SEEK_END)
-    if (found, fortran, dtype) == (shape, True, np.dtype("<f4")):
-        raise Unreadable(
-            "weights.npy is in Fortran's order, column by column, expected row by row: load it, "
-            "and save numpy.ascontiguousarray of it"
-        )
-    if (found, fortran, dtype) != (shape, False, np.dtype("<f4")):
-        raise Unreadable(
-            f"weights.npy has {printable(str(dtype))} {printable(str(found))}, expected float32 "
-            f"{shape}, a row for each of metrics.csv.gz"
-        )
-    if size != offset + 4 * math.prod(shape):
-        raise Unreadable(f"truncated: weights.npy has {size:,} bytes")
-    return offset
-
-
-def _npy_header(file: io.FileIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Read shape, order and type of an array up to its first value."""
-    version = npy.read_magic(file)
-    return (npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0)(file)
-
-
-def _table(path: Path, rows: int) -> pa.Table:
-    """Read the metrics of `rows` rows, with all columns as texts."""
-    with open_plain(path) as file, gzip.GzipFile(fileobj=file) as unpacked:
-        content = unpacked.read(_MAX_TABLE + 1)
-    if len(content) > _MAX_TABLE:
-        raise Unreadable(f"too large: metrics.csv.gz has more than {_MAX_TABLE:,} bytes unpacked")
-    if content.count(b"\n") > rows + _BLANK_LINES:  # checked before lines become rows
-        raise Unreadable(f"metrics.csv.gz has more lines than weights.npy has rows, {rows:,}")
-    names = next(csv.reader(io.StringIO(content[: 1 << 16].decode(errors="replace"))), [])
-    if len(names) != len(set(names)) or len(names) > 1000:
-        raise Unreadable("metrics.csv.gz repeats the name of a column, or has too many")
-    return pacsv.read_csv(
-        pa.BufferReader(content),
-        # Threads of Arrow would not be faster, and could abort a process that ends with an error.
-        read_options=pacsv.ReadOptions(use_threads=False),
-        convert_options=pacsv.ConvertOptions(
-            column_types=dict.fromkeys(names, pa.string()),
-            strings_can_be_null=True,
-            null_values=_NULLS,
-        ),
-    )
-
-
-def _numbers(table: pa.Table, name: str) -> NDArray[np.float64]:
-    """Return a column as float64; NaN for cells without a number."""
-    if name not in table.column_names:
-        return np.full(len(table), np.nan)
-    try:
-        column = pc.cast(table[name], pa.float64())
-    except pa.ArrowInvalid:  # some value is not a number
-
-        def number(text: str | None) -> float:
-            try:
-                return float(text or "nan")
-            except ValueError:
-                return math.nan
-
-        return np.array([number(text) for text in table[name].to_pylist()])
-    return column.to_numpy(zero_copy_only=False).astype(np.float64)
-
-
-def _metric(column: pa.ChunkedArray, name: str, faults: dict[int, str]) -> NDArray[np.float64]:
-    """Return a metric of all rows as float64, masked where a loss is absent.
-
-    Args:
-        column: texts of the rows.
-        name: the metric, under our name.
-        faults: receives the rows whose cell cannot be used, and the reasons.
-    """
-    try:
-        values = pc.cast(column, pa.float64()).to_numpy().astype(np.float64)
-        absent = pc.is_null(column).to_numpy()
-    except pa.ArrowInvalid:  # some value is not a number, or not one that Arrow can read
-        found: list[float | None] = []
-        for row, text in enumerate(column.to_pylist()):
-            try:
-                found.append(cell_number(name, text, "metrics"))
-            except Unreadable as error:
-                faults.setdefault(row, str(error))
-                found.append(math.nan)
-        values = np.array(found, np.float64)
-        absent = np.array([value is None for value in found])
-    if name in SHARES_OF_1:
-        for row in np.flatnonzero(~((values >= 0) & (values <= 1))).tolist():
-            wrong = f"wrong metrics: {name} is {values[row]}, not a share of 1"
-            faults.setdefault(row, f"missing metrics: {name}" if absent[row] else wrong)
-        return values
-    return np.ma.array(values, mask=absent) if absent.any() else values
 
 
 def _null_metrics(metrics: Mapping[str, NDArray[np.float64]], kept: NDArray[np.int64]) -> list[str]:
@@ -510,7 +363,7 @@ def l2_factors(folder: Path) -> dict[str, float]:
     try:
         table = pq.read_table(folder / SOURCE_COLUMNS, columns=names)
         return dict(
-            zip(table[names[0]].to_pylist(), _numbers(table, names[1]).tolist(), strict=True)
+            zip(table[names[0]].to_pylist(), numbers_of(table, names[1]).tolist(), strict=True)
         )
     except (OSError, pa.ArrowException, KeyError):  # no such file, or another program's
         return {}

@@ -35,7 +35,8 @@ from model_zoos.builders.phrases import counted
 from model_zoos.builders.sources import import_small_cnn
 from model_zoos.builders.sources.importing import import_zoo
 from model_zoos.builders.sources.report import REPORT, LeftOut
-from model_zoos.builders.sources.small_cnn_zoo import FILES, read_small_cnn_zoo
+from model_zoos.builders.sources.small_cnn_files import FILES
+from model_zoos.builders.sources.small_cnn_zoo import read_small_cnn_zoo
 from model_zoos.builders.zoo_directory import SOURCE_COLUMNS, open_zoo
 from model_zoos.errors import UnknownZoo, Unreadable
 from model_zoos.generation.images import ImageData, Images, load_images

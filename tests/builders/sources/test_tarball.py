@@ -16,7 +16,7 @@ import pytest
 from model_zoos.benchmarks.checks import Findings, ZooOnDisk, check_splits
 from model_zoos.builders.sources import tarball
 from model_zoos.builders.sources.importing import import_zoo
-from model_zoos.builders.sources.small_cnn_zoo import FILES
+from model_zoos.builders.sources.small_cnn_files import FILES
 from model_zoos.builders.zoo_directory import open_zoo
 from model_zoos.errors import FaultyZoo, InvalidArgument, SourceNotFound, Unreadable
 from tests.builders.sources.test_small_cnn_zoo import STEPS, files_of, rows_of, some_weights, write
