@@ -43,6 +43,10 @@ __all__ = [
     "find_architecture",
 ]
 
+OPEN_CHANNELS = (1, 3)
+"""Channels of the images of an architecture whose name leaves them open. A row does not say which:
+the length of its weights does."""
+
 Shapes = list[tuple[str, Shape]]
 """Named tensors with their shapes, in the order of the flat weight vector."""
 
@@ -295,15 +299,21 @@ def check_image_facts(
     """Refuse channels or classes that an architecture contradicts.
 
     Raises:
-        ValueError: it is for other channels or classes; also everything that `find_architecture`
-            raises.
+        ValueError: it is for other channels or classes, or leaves the channels open and they are
+            not among `OPEN_CHANNELS`; also everything that `find_architecture` raises.
     """
     found = {"channels": channels, "classes": classes}
-    for what, said in image_facts(architecture).items():
+    facts = image_facts(architecture)
+    for what, said in facts.items():
         if said not in (None, found[what]):
             raise InvalidArgument(
                 f"the network {_text_of(architecture):.200} has {said} {what}, not {found[what]}"
             )
+    if facts["channels"] is None and channels not in OPEN_CHANNELS:
+        raise InvalidArgument(
+            f"{_text_of(architecture)} is for images of 1 or 3 channels, not {channels}: write the "
+            f"network as a text that begins with {channels}x, such as '{channels}x28x28 fc64 fc10'"
+        )
 
 
 def _text_of(architecture: str | Architecture | Sequence[object]) -> str:
@@ -321,7 +331,7 @@ def _text_of(architecture: str | Architecture | Sequence[object]) -> str:
 @lru_cache(maxsize=256)
 def _of_layers(found: Sequential) -> Architecture:
     for known in _ALL:
-        if known.layers and known.image_size and found.channels in (1, 3):
+        if known.layers and known.image_size and found.channels in OPEN_CHANNELS:
             shape = (found.channels, known.image_size, found.classes)
             if found.text == format_text(known.layers, *shape):
                 return known

@@ -37,7 +37,7 @@ ACTIVATIONS = {
     "softplus": "Softplus",
     "identity": "Identity",
 }
-"""Activation -> its class in torch.nn, with torch's defaults."""
+"""Activation -> its class in torch.nn, with torch's defaults, or a user's own, "module:Class"."""
 
 
 def check_activation(name: object) -> None:
@@ -49,8 +49,9 @@ def check_activation(name: object) -> None:
     if not isinstance(name, str) or name not in ACTIVATIONS:
         raise InvalidArgument(
             f"unknown activation {name!r:.60}; known: {', '.join(ACTIVATIONS)}. Another one is "
-            "added to model_zoos.builders.hyperparameters.ACTIVATIONS: name -> class in torch.nn. "
-            "Commands import the modules that MODEL_ZOOS_EXTENSIONS names, which can do so"
+            "added to model_zoos.builders.hyperparameters.ACTIVATIONS: name -> class in torch.nn, "
+            "or 'module:Class'. Commands import the modules that MODEL_ZOOS_EXTENSIONS names, "
+            "which can do so"
         )
 
 

@@ -17,7 +17,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import InvalidArgument, did_you_mean
-from .architecture import Architecture, Shape, check_image_facts, find_architecture
+from .architecture import (
+    OPEN_CHANNELS,
+    Architecture,
+    Shape,
+    check_image_facts,
+    find_architecture,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -285,8 +291,8 @@ def _layout(architecture: Architecture, channels: int, classes: int) -> Layout:
 def find_layout(architecture: str, size: int) -> Layout:
     """Return the layout of an architecture whose flat vector has `size` elements.
 
-    A row does not name its channels and classes. Its length determines them, assuming that images
-    have 1 or 3 channels.
+    A row does not name its channels and classes. The text of a network has them. For a name such as
+    cnn_s, the length determines them, as the channels are 1 or 3.
 
     Raises:
         ValueError: unknown architecture, or none of its layouts has this size.
@@ -297,13 +303,13 @@ def find_layout(architecture: str, size: int) -> Layout:
         if layout.size != size:
             raise ValueError(f"{known} has {layout.size:,} weights, found {size:,}")
         return layout
-    for channels in (1, 3):
+    for channels in OPEN_CHANNELS:
         # Each further class adds the same number of elements to a vector.
         one, two = (_layout(known, channels, classes).size for classes in (1, 2))
         classes, rest = divmod(size - one, two - one)
         if rest == 0 and classes >= 0:
             return _layout(known, channels, classes + 1)
-    usual = (_layout(known, channels, 10).size for channels in (1, 3))
+    usual = (_layout(known, channels, 10).size for channels in OPEN_CHANNELS)
     grey, colour = (f"{size:,}" for size in usual)
     raise ValueError(
         f"no {known.title} has {size:,} weights: for 10 classes of grey images it has {grey}, of "

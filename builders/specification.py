@@ -32,6 +32,7 @@ from .hyperparameters import (
     parse_init,
     parse_scheduler,
 )
+from .layers import MAX_SIDE
 from .layout import Layout, make_layout
 from .names import is_zoo_name
 from .untrusted import is_text
@@ -121,7 +122,7 @@ _FIELD_CHECKS: dict[str, Check] = {
         (lambda value: is_text(value, 64) and is_zoo_name(value)),
         f"small letters, digits and underscores, such as {', '.join(VARIANTS)}",
     ),
-    "channels": ((lambda value: type(value) is int and value in (1, 3)), "1 or 3"),
+    "channels": _count(MAX_SIDE),
     "momentum": _or_null(_SHARE),
     "scheduler": _or_null((_is_scheduler, " or ".join(SCHEDULE_NUMBERS))),
 }
@@ -203,7 +204,7 @@ class Zoo:
         architecture: key of architecture.ARCHITECTURES, or the text form of a network (layers.py);
             a given text or list of layers becomes the canonical text.
         variant: one of `VARIANTS`, or any other word.
-        channels: channels of the images, 1 or 3.
+        channels: channels of the images; 1 or 3 for an architecture with a name, such as cnn_s.
         classes: classes of the images.
         grid: the values of each hyperparameter; a fixed one has a single value.
         seeds: number of seeds at each grid point.

@@ -7,6 +7,7 @@ ResNet-18 is torchvision's with a 3x3 stem and no max-pool. Layers have readable
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import warnings
 from collections import OrderedDict
@@ -127,28 +128,35 @@ def make_activation(name: str) -> nn.Module:
     """Make the module of an activation of hyperparameters.ACTIVATIONS.
 
     Raises:
-        InvalidArgument: an unknown activation, or its entry does not name a class of torch.nn that
-            maps each number separately, always in the same way.
+        InvalidArgument: an unknown activation, or its entry does not name a class that maps each
+            number separately, always in the same way.
     """
     hyperparameters.check_activation(name)
     kind = hyperparameters.ACTIVATIONS[name]
     if not _maps_numbers(kind):
         raise InvalidArgument(
             f"ACTIVATIONS[{name!r}] is {kind!r}, expected the name of a class of torch.nn, such as "
-            "'Softsign', that maps each number by itself, without parameters and without chance"
+            "'Softsign', or 'module:Class' for your own, that maps each number by itself, without "
+            "parameters and without chance"
         )
-    module: nn.Module = getattr(nn, kind)()
+    return _module_of(kind)
+
+
+def _module_of(kind: str) -> nn.Module:
+    """Make the module of a value of `ACTIVATIONS`: "Tanh" of torch.nn, or "module:Class"."""
+    source, _, name = kind.rpartition(":")
+    module: nn.Module = getattr(importlib.import_module(source or "torch.nn"), name)()
     return module
 
 
 @lru_cache
 def _maps_numbers(kind: str) -> bool:
-    """Whether a class of torch.nn maps each number separately, in both modes equally."""
+    """Whether there is such a class, and it maps each number separately, in both modes equally."""
     numbers = torch.linspace(-3, 3, 24)
     with torch.random.fork_rng(devices=[]), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            module: nn.Module = getattr(nn, kind)()
+            module = _module_of(kind)
             results = [
                 module.train(training)(numbers.reshape(shape)).flatten()
                 for training in (True, True, False)

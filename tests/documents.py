@@ -150,6 +150,7 @@ def _inside(folder: Path) -> Iterator[None]:
     """The working directory, arguments and module path of a process of its own."""
     before = Path.cwd(), sys.argv, list(sys.path)
     os.chdir(folder)
+    sys.path.insert(0, str(folder))
     try:
         yield
     finally:

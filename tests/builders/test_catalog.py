@@ -196,7 +196,11 @@ def test_specification_survives_json(name: str) -> None:
         ({"colour": 1}, "unknown"),
         ({"name": "../up"}, "letters, digits"),
         ({"name": "Up_Case"}, "small letters, digits"),
-        ({"channels": 2}, "channels must be 1 or 3"),
+        (
+            {"channels": 2},
+            "cnn_s is for images of 1 or 3 channels, not 2: write the network as a text",
+        ),
+        ({"channels": 0}, "channels must be a whole number from 1 to 1,024"),
         ({"scheduler": "warmup"}, "scheduler must be null"),
         ({"variant": "My variant"}, "variant must be small letters"),
         ({"images": 5}, "images must be a text"),

@@ -237,6 +237,8 @@ def test_a_zoo_takes_channels_and_classes_from_the_text() -> None:
     text = "3x28x28 conv8k5 pool drop conv6k5 pool drop conv4k2 fc20 drop fc10"  # that of CNN-s
     colour = Zoo.from_json({**ZOO, "architecture": text})
     assert (colour.architecture, colour.channels, colour.classes) == ("cnn_s", 3, 10)
+    bands = Zoo.from_json({**ZOO, "architecture": text.replace("3x28", "13x28")})
+    assert (bands.architecture, bands.channels) == (text.replace("3x28", "13x28"), 13)
     with pytest.raises(ValueError, match="drop fc10 has 3 channels, not 1"):
         Zoo.from_json({**ZOO, "architecture": text, "channels": 1})
     with pytest.raises(ValueError, match="drop fc10 has 3 channels, not 1"):

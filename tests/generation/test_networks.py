@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional
@@ -9,7 +12,13 @@ from torch.nn import functional
 from model_zoos.builders.hyperparameters import ACTIVATIONS
 from model_zoos.builders.layout import make_layout
 from model_zoos.errors import InvalidArgument
-from model_zoos.generation.networks import INIT_FUNCTIONS, build, initialise, make_activation
+from model_zoos.generation.networks import (
+    INIT_FUNCTIONS,
+    build,
+    initialise,
+    instantiate,
+    make_activation,
+)
 
 FUNCTIONS = {
     "tanh": torch.tanh,
@@ -96,6 +105,28 @@ def test_a_class_that_is_no_function_of_each_number(
     monkeypatch.setitem(ACTIVATIONS, "own", kind)
     with pytest.raises(InvalidArgument, match="maps each number by itself"):
         make_activation("own")
+
+
+def test_a_class_of_a_module_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_functions.py").write_text(
+        "import torch\n"
+        "class Sine(torch.nn.Module):\n    def forward(self, x): return torch.sin(30 * x)\n"
+        "class Noise(torch.nn.Module):\n    def forward(self, x): return torch.rand_like(x)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(ACTIVATIONS, "sine", "my_functions:Sine")
+    layout = make_layout("2x1x1 fc16 fc1", 2, 1)
+    weights = np.linspace(-1, 1, layout.size, dtype=np.float32)
+    points = torch.linspace(-1, 1, 10).reshape(5, 2, 1, 1)
+    first, bias, last, offset = (
+        torch.as_tensor(tensor) for tensor in layout.to_state_dict(weights).values()
+    )
+    expected = torch.sin(30 * (points.flatten(1) @ first.T + bias)) @ last.T + offset
+    assert torch.allclose(instantiate(layout, "sine", weights)(points), expected, atol=1e-5)
+    for kind in ("my_functions:Noise", "my_functions:Absent", "no_such_module:Sine"):
+        monkeypatch.setitem(ACTIVATIONS, "own", kind)
+        with pytest.raises(InvalidArgument, match="or 'module:Class' for your own, that maps each"):
+            make_activation("own")
 
 
 @pytest.mark.parametrize("kind", ["Softsign", "Mish", "Hardswish", "LogSigmoid", "CELU", "ReLU6"])

@@ -130,6 +130,11 @@ def test_networks_are_torchs(engine: str, case: tuple[str, str, str, str | None,
     check(text, engine, *more)
 
 
+@pytest.mark.parametrize("engine", ["batched", "lanes"])
+def test_images_can_have_any_number_of_channels(engine: str) -> None:
+    check("4x12x12 conv6k3s2 drop fc8 fc3", engine, "gelu", "adam", None, 0.5)
+
+
 def _check_any(text: str, engine: str) -> None:
     number = sum(map(ord, text))
     check(
