@@ -41,7 +41,7 @@ from .literature import (
     refuse_without_results,
 )
 from .plots import Plot
-from .property_prediction import Result
+from .property_result import Result
 from .suite import Part, SuiteResult
 from .suite.tuning import FRESH
 from .tables import Table, interval, number, rewrite_part

@@ -29,7 +29,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .property_prediction import Result
+from .property_result import Result
 from .tables import Table, number, rewrite_part
 
 HERE = Path(__file__).resolve().parent

@@ -27,7 +27,8 @@ from ..builders.untrusted import read_json
 from ..builders.zoo_directory import ZooDirectory
 from .diversity import Diversity, diversity
 from .plots import Plot, draw_all
-from .property_prediction import Result, predict_properties
+from .property_prediction import predict_properties
+from .property_result import Result
 from .states import StateTable, read_states, weights_size
 from .tables import Table
 from .versions import versions

@@ -8,8 +8,6 @@ biases. A user's own is a function from weights and layout to features, named "m
 
 from __future__ import annotations
 
-import importlib
-import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +19,7 @@ from numpy.typing import NDArray
 from ..builders.layout import Layout, find_layout
 from ..errors import InvalidArgument
 from . import stored
+from .functions import find_function, place_of
 
 PERCENTILES = (1, 25, 50, 75, 99)
 """Percentiles among the statistics."""
@@ -117,25 +116,12 @@ def find_representation(name: str) -> Representation:
     """
     if name in REPRESENTATIONS:
         return REPRESENTATIONS[name]
-    module_name, colon, function_name = name.partition(":")
-    if not colon:
+    if ":" not in name:
         raise InvalidArgument(
             f"unknown representation {name!r}; known: {', '.join(REPRESENTATIONS)}, or your own "
             "as module:function"
         )
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:  # whatever a user's module raises
-        raise InvalidArgument(
-            f"representation {name!r}: the module {module_name!r} cannot be imported "
-            f"({type(error).__name__}: {error}){_place(error)}"
-        ) from error
-    function = getattr(module, function_name, None)
-    if not callable(function):
-        raise InvalidArgument(
-            f"representation {name!r}: {module_name} has no function {function_name!r}"
-        )
-    return function
+    return find_function("representation", name)
 
 
 def represent(
@@ -166,18 +152,6 @@ def represent(
     return _features(name, function, matrix, layout)
 
 
-def _place(error: BaseException) -> str:
-    """Return " at FILE:LINE", the last line that ran of the user's file; "" if none did."""
-    ran = [
-        (frame.f_code.co_filename, line)
-        for frame, line in traceback.walk_tb(error.__traceback__)
-        if frame.f_code.co_filename not in (__file__, importlib.__file__)
-        and not frame.f_code.co_filename.startswith("<")  # importlib's own
-    ]
-    lines = [line for file, line in ran if file == ran[0][0]]
-    return f" at {ran[0][0]}:{lines[-1]}" if ran else ""
-
-
 def _features(name: str, function: Representation, matrix: Matrix, layout: Layout) -> NDArray[Any]:
     given = matrix
     if function is not weights:
@@ -191,7 +165,7 @@ def _features(name: str, function: Representation, matrix: Matrix, layout: Layou
             advice = ". A representation must not change the weights that it is given: copy them"
         raise InvalidArgument(
             f"representation {name!r} failed on weights float32 {list(matrix.shape)} with "
-            f"{type(error).__name__}: {error}{_place(error)}{advice}"
+            f"{type(error).__name__}: {error}{place_of(error)}{advice}"
         ) from error
     if function is not weights and np.may_share_memory(features, matrix):
         features = features.copy()  # the next rows may be read into the same memory

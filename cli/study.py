@@ -52,6 +52,13 @@ def benchmark(
             "a layout to a matrix. Can be repeated; both by default."
         ),
     ] = None,
+    target: Annotated[
+        Optional[list[str]],
+        typer.Option(
+            help="What to predict: a column, where needed as NAME=number or NAME=class, or "
+            "module:function for your own. Can be repeated; those of the paper by default."
+        ),
+    ] = None,
     epochs: Annotated[
         Optional[str], typer.Option(help="Use only these, as 10,25,50, or `last`.")
     ] = None,
@@ -99,11 +106,13 @@ def benchmark(
     """
     from ..benchmarks.property_prediction import LAST, predict_properties
     from ..benchmarks.representations import REPRESENTATIONS
+    from ..benchmarks.targets import TARGETS
 
     of_suite: dict[str, object] = {"--against": against, "--part": part, "--images-dir": images_dir}
     of_suite["--download"] = download
-    of_prediction: dict[str, object] = {"--representation": representation, "--epochs": epochs}
-    of_prediction |= {"--max-weight": max_weight != 5, "--offset": offset != "free"}
+    of_prediction: dict[str, object] = {"--representation": representation, "--target": target}
+    of_prediction |= {"--epochs": epochs, "--max-weight": max_weight != 5}
+    of_prediction["--offset"] = offset != "free"
     of_prediction |= {"--split-by": split_by, "--boosting": boosting}
     if compare is not None:
         given = {"a zoo": name, "--suite": suite, "--out": out, **of_suite, **of_prediction}
@@ -131,7 +140,7 @@ def benchmark(
     chosen = epochs if epochs == LAST else parse_epochs("--epochs", epochs)
     path = out or (None if as_json else Path(f"{name}-benchmark.json"))
     _prepare(path)  # before the work, so that an error comes early
-    if any(":" in entry for entry in representation or ()):
+    if any(":" in entry for entry in (*(representation or ()), *(target or ()))):
         sys.path.insert(0, os.getcwd())  # may hold a user's own module
     display.hide_dataset_bars(True)
     with display.progress_bars(quiet or as_json) as bars:
@@ -144,6 +153,7 @@ def benchmark(
             name,
             data_dir,
             representations=representation or tuple(REPRESENTATIONS),
+            targets=target or tuple(TARGETS),
             epochs=chosen,
             max_weight=max_weight,
             offset=offset,

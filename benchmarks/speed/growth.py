@@ -30,7 +30,8 @@ from ...builders.catalog import zoo_spec
 from ...builders.hub.build import build_folder
 from ...builders.zoo_directory import open_zoo
 from ..audit import audit_zoo
-from ..property_prediction import NUMBERS, predict_properties
+from ..property_prediction import predict_properties
+from ..targets import NUMBERS
 from .measure import markdown
 
 _opened = 0

@@ -28,7 +28,8 @@ from tests.zoos import random_zoo
 from ...builders.access import weights
 from ...builders.catalog import zoo_spec
 from ..probes import STRENGTHS
-from ..property_prediction import NUMBERS, predict_properties
+from ..property_prediction import predict_properties
+from ..targets import NUMBERS
 from .measure import Models, Rounds, interleave, peak_memory
 
 ZOO = "mnist_cnn_s_hyp_10_r"

@@ -20,10 +20,10 @@ from ...builders.zoo_directory import open_zoo as open_directory
 from ...errors import InvalidArgument, TooFewModels
 from ...generation.images import ImageData
 from ..evaluation import zoo_images
-from ..property_prediction import NUMBERS
 from ..representations import statistics
 from ..rows import LARGE_WEIGHT, MAX_WEIGHT, largest_weights, refuse_leakage
 from ..states import StateTable, read_states, read_weights, weights_size
+from ..targets import NUMBERS
 
 _BLOCK_BYTES = 256 << 20
 """Number of weights that are read at a time."""

@@ -20,7 +20,8 @@ from model_zoos.benchmarks.literature import (
     twins_table,
     zoo_tables,
 )
-from model_zoos.benchmarks.property_prediction import Result, predict_properties
+from model_zoos.benchmarks.property_prediction import predict_properties
+from model_zoos.benchmarks.property_result import Result
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
 from model_zoos.benchmarks import logistic, probes, stored
-from model_zoos.benchmarks.property_prediction import Result, predict_properties
+from model_zoos.benchmarks.property_prediction import predict_properties
+from model_zoos.benchmarks.property_result import Result
 from model_zoos.benchmarks.stored import StoredMatrix
 from model_zoos.builders.catalog import zoo_spec
 from model_zoos.errors import InvalidArgument

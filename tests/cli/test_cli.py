@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from model_zoos.benchmarks.property_prediction import Result
+from model_zoos.benchmarks.property_result import Result
 from model_zoos.builders.catalog import get_zoo, parts_of
 from model_zoos.builders.sources.report import LeftOut, Report
 from model_zoos.builders.specification import Zoo
