@@ -187,7 +187,7 @@ def plan(
         seconds_per_epoch = measure_epoch(
             zoo,
             like,
-            device=default_device(options),
+            device=options.chosen_device,
             precision=provenance["precision"],
             compile=provenance["compile"],
             threads=options.threads,
@@ -393,11 +393,6 @@ def _refuse_repeats(zoo: Zoo) -> None:
             )
 
 
-def default_device(options: TrainOptions) -> str:
-    """The device of a run."""
-    return options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def _provenance(zoo: Zoo, begun: Mapping[str, Any], options: TrainOptions) -> dict[str, Any]:
     """Return zoo.json's entries about training for files per state: as asked for, or as begun.
 
@@ -408,7 +403,7 @@ def _provenance(zoo: Zoo, begun: Mapping[str, Any], options: TrainOptions) -> di
     """
     if not zoo.layout.architecture.file_per_state:
         return {}
-    default = "bf16" if default_device(options) == "cuda" else "fp32"
+    default = "bf16" if options.chosen_device == "cuda" else "fp32"
     keep = options.keep_epochs if options.keep_epochs is not None else begun.get("keep_epochs")
     if keep is not None and list(keep) == list(range(1, zoo.epochs + 1)):
         keep = None

@@ -116,6 +116,15 @@ class TrainOptions:
                 f"found {_listed(self.keep_epochs)}"
             )
 
+    @property
+    def chosen_device(self) -> str:
+        """The device of a run: the one asked for, else CUDA if there is one."""
+        if self.device is not None:
+            return self.device
+        import torch
+
+        return "cuda" if torch.cuda.is_available() else "cpu"
+
     def check(self, zoo: Zoo) -> None:
         """Check that the options fit a zoo.
 

@@ -49,7 +49,7 @@ from ..builders.variational_dropout import LOG_SIGMA2_START, kl_weight, sparsity
 from ..builders.zoo_directory import ZooDirectory
 from ..errors import InvalidArgument
 from .engines import choose_engine
-from .generate import begin, check_images, default_device, run
+from .generate import begin, check_images, run
 from .images import IMAGE_SOURCES, ImageData
 from .images.folder import PREFIX
 from .job import Arrays, Job, Outcome, Progress, Summary, Tensors, Work
@@ -126,7 +126,7 @@ def sparsify(
     kind = _VariationalTwins if twins.method == "variational" else _MagnitudeTwins
     seed = parents.zoo.models(1)[0].seed if twins.seed == "first" else twins.seed
     # Rank 0 decides for all: of a zoo that is still growing, each would find other parents.
-    ranks = join_ranks(default_device(options))
+    ranks = join_ranks(options.chosen_device)
     found = usable_parents(parents, models) if ranks.index == 0 else ([], {})
     good, left_out = ranks.gather(found)[0]
     if not good:

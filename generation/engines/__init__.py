@@ -252,7 +252,7 @@ def choose_engine(
         LanesUnavailable, CudaUnavailable: the engine that was requested, or that began the zoo, has
             no kernel for one of the activations, or is cuda and this run has no GPU.
     """
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = options.chosen_device
     able = [name for name in zoo.layout.architecture.engines if method in ENGINES[name].methods]
     wanted: str | None = options.engine
     if wanted == "auto":
