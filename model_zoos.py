@@ -47,6 +47,7 @@ from model_zoos.builders.catalog import list_zoos, zoo_spec
 from model_zoos.builders.homes import zoo_to_train
 from model_zoos.builders.homes import zoos_home as zoos_home
 from model_zoos.builders.registration import register
+from model_zoos.builders.source_columns import source_columns
 from model_zoos.builders.specification import Zoo
 from model_zoos.builders.zoo_directory import create_zoo, open_zoo
 
@@ -83,6 +84,7 @@ __all__ = [
     "list_zoos",
     "load_images",
     "open_zoo",
+    "source_columns",
     "sparsify",
     "weights",
     "zoo_spec",

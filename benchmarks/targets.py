@@ -14,13 +14,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from datasets import Dataset, DatasetDict
 
-from ..builders.catalog import parts_of
-from ..builders.homes import zoos_home
 from ..builders.schema import COLUMNS, HYPERPARAMETERS, METRICS
-from ..builders.zoo_directory import SOURCE_COLUMNS
+from ..builders.source_columns import source_columns
 from ..errors import InvalidArgument, did_you_mean
 from .functions import find_function, place_of
 
@@ -156,7 +153,7 @@ def add_values(
     source = None
     for target in targets:
         if target.of_source and source is None:
-            source = _source(zoo, data_dir)
+            source = source_columns(zoo, data_dir)
         found = {}
         for split, rows in splits.items():
             if target.function is not None:
@@ -202,26 +199,6 @@ def _called(target: Target, table: pa.Table) -> pa.Array:
             f"found {len(array)}"
         )
     return array
-
-
-def _source(zoo: str, data_dir: str | os.PathLike[str] | None) -> pa.Table:
-    """Return the columns of the source of a zoo, of all its parts with their zoo's name.
-
-    Raises:
-        InvalidArgument: it has none.
-    """
-    root, tables = zoos_home(data_dir), []
-    for part in parts_of(zoo):
-        path = root / part / SOURCE_COLUMNS
-        if path.exists():
-            table = pq.read_table(path)
-            tables.append(table.add_column(0, "zoo", pa.array([part] * len(table), pa.string())))
-    if not tables:
-        raise InvalidArgument(
-            f"{zoo} has no columns of a source: there is no {SOURCE_COLUMNS} in its directory in "
-            f"{root}, which the import of a table or of the Small CNN Zoo writes"
-        )
-    return pa.concat_tables(tables, promote_options="default")
 
 
 def _looked_up(target: Target, rows: Dataset, source: pa.Table, zoo: str) -> pa.Array:

@@ -41,7 +41,16 @@ from .checked import (
     weights_type,
 )
 from .merge import parse_card
-from .names import CARD, DATA_FILE, METRICS_FILE, faults, matches, metrics_file, zoo_of
+from .names import (
+    CARD,
+    DATA_FILE,
+    METRICS_FILE,
+    faults,
+    matches,
+    metrics_file,
+    source_file,
+    zoo_of,
+)
 from .remote import explained
 from .statistics import nan_can_pass
 
@@ -343,6 +352,31 @@ class LastStates:
             ]
             self._known[path] = reduce(or_, conditions)
         return self._known[path]
+
+
+def read_source_file(
+    snapshot: Snapshot, zoo: str, limit: int, token: str | bool | None = None
+) -> bytes | None:
+    """Return the file with the columns of a zoo's source that no row has; None if there is none.
+
+    Args:
+        snapshot: the repository.
+        zoo: name of the zoo.
+        limit: of the file in bytes.
+        token: of the Hub.
+
+    Raises:
+        FaultyZoo: the file is larger.
+        HubFailed: see `open_snapshot`.
+    """
+    if (path := source_file(zoo)) not in snapshot.paths:
+        return None
+    shard = Shard(snapshot.repo_id, snapshot.commit, path)
+    with explained(shard.repo_id, token), _opened(shard, token, None) as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise FaultyZoo(f"{shard}: larger than {limit:,} bytes")
+    return content
 
 
 @contextmanager
