@@ -34,7 +34,7 @@ from ..errors import (
 )
 from . import catalog
 from .catalog import zoo_spec
-from .homes import absent, has_zoo, open_all, zoos_home, zoos_of, zoos_repository
+from .homes import FoundZoos, absent, find_zoos, zoos_home, zoos_repository
 from .hub.checked import Seen, weights_type
 from .hub.names import whole_models
 from .hub.offline import CachedRows, recall, remember
@@ -62,7 +62,7 @@ from .rows import (
 )
 from .schema import CHOICE, COLUMNS, row_features, row_schema
 from .splits import SPLITS, why_empty
-from .zoo_directory import ZooDirectory, open_zoo
+from .zoo_directory import ZooDirectory
 
 Piece = list[ModelFile] | Shard
 """A unit of reading: model files that make one table, or a Parquet file of a repository."""
@@ -185,6 +185,62 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
         config_id: str | None = None,
         **arguments: object,  # of load_dataset
     ) -> tuple[ModelZoosConfig, str]:
+        config = self._checked_config(config_name, arguments)
+        arguments = {argument: getattr(config, argument) for argument in arguments}
+        self._found = found = find_zoos(config.name, zoos_home(config.data_dir))
+        if found.left_out and config.on_bad_files == "error":
+            raise found.left_out[0]
+        for left_out in found.left_out if config.on_bad_files == "warn" else ():
+            warn_user(f"a zoo is left out: {left_out}", FaultyFilesWarning)
+        repo = zoos_repository(config.repo)
+        _check_revision(config, repo, found)
+        # datasets finds its cache by an id, which must therefore change whenever the zoo does.
+        state: list[object] = [
+            (part, directory.fingerprint()) for part, directory in found.directories.items()
+        ]
+
+        def make_id(*more: object) -> str:
+            root = str(found.root.resolve())
+            digest = hashlib.sha256(json.dumps([root, [*state, *more]]).encode())
+            fingerprint = digest.hexdigest()[:16]
+            made: str = config.create_config_id(
+                {**arguments, "fingerprint": fingerprint}, custom_features
+            )
+            return made
+
+        self._repository: Snapshot | None = None
+        if repo and not found.complete:
+            self._question = make_id("offline", repo)
+            try:
+                self._repository = open_repository(repo, config.revision, self.token)
+            except HubUnreachable as error:
+                self._cached = recall(self._cache_home / self.dataset_name, self._question)
+                if self._cached is None or config_id is not None:
+                    raise
+                self._unreachable = error
+                warn_user(
+                    f"{error}. Rows of {repo} at {self._cached.commit[:8]} are taken from the "
+                    "cache",
+                    OfflineWarning,
+                )
+                return config, self._cached.config_id
+        repository = self._repository
+        known = [*catalog.config_names(), *(repository.zoos() if repository else ())]
+        if not found.directories and config.name not in known:
+            raise absent(os.fspath(config_name or ""), [*found.parts], found.root, repository)
+        if config_id is None:
+            config_id = make_id(*([repository.repo_id, repository.commit] if repository else ()))
+        return config, config_id
+
+    def _checked_config(
+        self, config_name: str | None, arguments: dict[str, object]
+    ) -> ModelZoosConfig:
+        """Return the configuration that arguments of load_dataset make.
+
+        Raises:
+            InvalidArgument: an unknown argument, or an impossible value.
+            UnknownZoo, ZooNotFound: the name is a path.
+        """
         if config_name is None:
             raise InvalidArgument(
                 'name a zoo: load_dataset("model_zoos", "digits_cnn_s"). model_zoos.list_zoos() '
@@ -203,68 +259,14 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
                 raise InvalidArgument(f"load_dataset has no argument {argument!r}; {advice}")
         fields: dict[str, Any] = {**arguments, "name": config_name, "version": self.VERSION}
         try:
-            config = ModelZoosConfig(**fields)
+            return ModelZoosConfig(**fields)
         except datasets.builder.InvalidConfigName:  # such as a path
             home = zoos_home(fields.get("data_dir"))
             raise absent(os.fspath(config_name), [], home, None) from None
-        name = config.name
-        arguments = {argument: getattr(config, argument) for argument in arguments}
-        repo = zoos_repository(config.repo)
-        if config.revision and not repo:
-            raise InvalidArgument(
-                "revision= is for a repository: give repo= or set MODEL_ZOOS_REPO"
-            )
-        self._root = root = zoos_home(config.data_dir)
-        parts, faulty = zoos_of(name, root)
-        if faulty and config.on_bad_files == "error":
-            raise faulty[0]
-        for left_out in faulty if config.on_bad_files == "warn" else ():
-            warn_user(f"a zoo is left out: {left_out}", FaultyFilesWarning)
-        present = [part for part in parts if has_zoo(root, part)]
-        if config.revision and present and len(present) == len(parts):
-            raise InvalidArgument(
-                f"revision={config.revision!r}: the rows of {name} come from the folder of zoos "
-                f"{root}, which has no revisions and takes precedence over the repository {repo}. "
-                "Give data_dir= of a folder without this zoo, or leave revision= out"
-            )
-        # datasets finds its cache by an id, which must therefore change whenever the zoo does.
-        state: list[object] = [(part, open_zoo(root, part).fingerprint()) for part in present]
-
-        def make_id(*more: object) -> str:
-            digest = hashlib.sha256(json.dumps([str(root.resolve()), [*state, *more]]).encode())
-            fingerprint = digest.hexdigest()[:16]
-            made: str = config.create_config_id(
-                {**arguments, "fingerprint": fingerprint}, custom_features
-            )
-            return made
-
-        self._repository: Snapshot | None = None
-        if repo and (not present or len(present) < len(parts)):
-            self._question = make_id("offline", repo)
-            try:
-                self._repository = open_repository(repo, config.revision, self.token)
-            except HubUnreachable as error:
-                self._cached = recall(self._cache_home / self.dataset_name, self._question)
-                if self._cached is None or config_id is not None:
-                    raise
-                self._unreachable = error
-                warn_user(
-                    f"{error}. Rows of {repo} at {self._cached.commit[:8]} are taken from the "
-                    "cache",
-                    OfflineWarning,
-                )
-                return config, self._cached.config_id
-        published = self._repository.zoos() if self._repository else []
-        if not present and name not in [*catalog.config_names(), *published]:
-            raise absent(os.fspath(config_name), list(parts), root, self._repository)
-        if config_id is None:
-            repository = self._repository
-            config_id = make_id(*([repository.repo_id, repository.commit] if repository else ()))
-        return config, config_id
 
     def _info(self) -> datasets.DatasetInfo:
-        root, (first, *_) = self._root, catalog.parts_of(self.config.name)
-        directory = open_zoo(root, first) if has_zoo(root, first) else None
+        first, *_ = catalog.parts_of(self.config.name)
+        directory = self._found.directories.get(first)
         self._size = size = self._weights_size(first, directory)
         self._chosen: Layout | None = None
         for name in ("max_weight", "tensors"):
@@ -327,7 +329,7 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
         pieces: dict[str, list[Piece]] = {split: [] for split in SPLITS}
         faulty: list[FaultyFile] = []
         unusable: list[FaultyZoo | ZooNotFound] = []
-        for part in open_all(self.config.name, self._root, self._repository):
+        for part in self._found.require(self._repository):
             if isinstance(part, ZooDirectory):
                 if self._chosen is not None and part.zoo.layout != self._chosen.whole:
                     raise FaultyZoo(
@@ -449,7 +451,7 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
         """Return the model files of each split for an error; {} if some rows are elsewhere."""
         files: dict[str, list[ModelFile]] = {split: [] for split in SPLITS}
         try:
-            for part in open_all(self.config.name, self._root, None):
+            for part in self._found.require():
                 if not isinstance(part, ZooDirectory) or part.published().freed:
                     return {}
                 for split, found in part.by_split()[0].items():
@@ -513,6 +515,24 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
         for key, table in self._generate_tables(files):
             for number, row in enumerate(table.to_pylist()):
                 yield Key(key.original_shard_id, number), row
+
+
+def _check_revision(config: ModelZoosConfig, repo: str | None, found: FoundZoos) -> None:
+    """Refuse a revision where no row comes from a repository.
+
+    Raises:
+        InvalidArgument: with the reason.
+    """
+    if not config.revision:
+        return
+    if not repo:
+        raise InvalidArgument("revision= is for a repository: give repo= or set MODEL_ZOOS_REPO")
+    if found.complete:
+        raise InvalidArgument(
+            f"revision={config.revision!r}: the rows of {config.name} come from the folder of zoos "
+            f"{found.root}, which has no revisions and takes precedence over the repository "
+            f"{repo}. Give data_dir= of a folder without this zoo, or leave revision= out"
+        )
 
 
 def warn_user(message: str, category: type[ModelZoosWarning]) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +35,69 @@ def zoos_repository(repo: str | None = None) -> str | None:
     return repo or os.environ.get("MODEL_ZOOS_REPO") or None
 
 
+@dataclass(frozen=True)
+class FoundZoos:
+    """The zoos that a name stands for, and those of them that a folder holds.
+
+    Attributes:
+        name: the name.
+        root: folder of zoo directories.
+        parts: names of the zoos; for `metrics`, those of the folder that can be used.
+        directories: zoo -> its directory, for those that the folder holds.
+        left_out: errors of the zoos that `metrics` leaves out.
+    """
+
+    name: str
+    root: Path
+    parts: tuple[str, ...]
+    directories: Mapping[str, ZooDirectory]
+    left_out: Sequence[FaultyZoo] = ()
+
+    @property
+    def complete(self) -> bool:
+        """Whether the folder holds every zoo, and at least one."""
+        return bool(self.parts) and len(self.directories) == len(self.parts)
+
+    def require(self, repository: Snapshot | None = None) -> list[ZooDirectory | str]:
+        """Return the directory of each zoo, or its name if the repository has it.
+
+        Raises:
+            ZooNotFound, UnknownZoo: a zoo is in neither.
+        """
+        published = repository.zoos() if repository else []
+        if not self.parts and published:
+            return [METRICS_NAME]
+        missing = [p for p in self.parts if p not in self.directories and p not in published]
+        if missing or not self.parts:
+            raise absent(self.name, missing, self.root, repository)
+        return [self.directories.get(part, part) for part in self.parts]
+
+
+def find_zoos(name: str, root: Path) -> FoundZoos:
+    """Find the zoos that a name stands for, and open those that a folder holds.
+
+    `metrics` stands for the zoos of the folder that can be used.
+
+    Raises:
+        FaultyZoo: the zoo.json of one cannot be used; for `metrics`, those of all.
+    """
+    if name != METRICS_NAME:
+        parts = catalog.parts_of(name)
+        held = {part: open_zoo(root, part) for part in parts if has_zoo(root, part)}
+        return FoundZoos(name, root, parts, held)
+    usable, faulty = {}, []
+    for zoo in list_zoo_directories(root):
+        try:
+            directory = open_zoo(root, zoo)
+            directory.splits()
+            usable[zoo] = directory
+        except FaultyZoo as error:
+            faulty.append(error)
+    if faulty and not usable:
+        raise faulty[0]
+    return FoundZoos(name, root, tuple(usable), usable, faulty)
+
+
 def open_parts(name: str, root: Path) -> list[ZooDirectory]:
     """Open the zoo directories that a name stands for.
 
@@ -41,47 +106,10 @@ def open_parts(name: str, root: Path) -> list[ZooDirectory]:
         UnknownZoo: no zoo has this name.
         FaultyZoo: the zoo.json of one of them cannot be used.
     """
-    for left_out in zoos_of(name, root)[1]:
+    found = find_zoos(name, root)
+    for left_out in found.left_out:
         warnings.warn(f"a zoo is left out: {left_out}", FaultyFilesWarning, stacklevel=2)
-    return [part for part in open_all(name, root, None) if isinstance(part, ZooDirectory)]
-
-
-def open_all(name: str, root: Path, repository: Snapshot | None) -> list[ZooDirectory | str]:
-    """Return what a name stands for: zoo directories, and names of zoos in the repository.
-
-    Raises:
-        ZooNotFound, UnknownZoo, FaultyZoo: see `open_parts`; both `root` and the repository count.
-    """
-    parts, _ = zoos_of(name, root)
-    published = repository.zoos() if repository else []
-    if not parts and published:
-        return [METRICS_NAME]
-    missing = [part for part in parts if not has_zoo(root, part) and part not in published]
-    if missing or not parts:
-        raise absent(name, missing, root, repository)
-    return [open_zoo(root, part) if has_zoo(root, part) else part for part in parts]
-
-
-def zoos_of(name: str, root: Path) -> tuple[tuple[str, ...], list[FaultyZoo]]:
-    """Return the zoos that a name stands for, and the errors of those that `metrics` leaves out.
-
-    `metrics` stands for the zoos of the folder that can be used.
-
-    Raises:
-        FaultyZoo: none of them can be used.
-    """
-    if name != METRICS_NAME:
-        return catalog.parts_of(name), []
-    usable, faulty = [], []
-    for zoo in list_zoo_directories(root):
-        try:
-            open_zoo(root, zoo).splits()
-            usable.append(zoo)
-        except FaultyZoo as error:
-            faulty.append(error)
-    if faulty and not usable:
-        raise faulty[0]
-    return tuple(usable), faulty
+    return [part for part in found.require() if isinstance(part, ZooDirectory)]
 
 
 def has_zoo(root: Path, name: str) -> bool:

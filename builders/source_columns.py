@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import InvalidArgument
-from .homes import has_zoo, open_all, zoos_home, zoos_of, zoos_repository
+from .homes import find_zoos, zoos_home, zoos_repository
 from .names import normalize_name
 from .untrusted import read_plain
 from .zoo_directory import MAX_SOURCE_COLUMNS, SOURCE_COLUMNS, ZooDirectory
@@ -43,12 +43,13 @@ def source_columns(
     from .hub.names import source_file
     from .hub.read import open_repository, read_source_file
 
-    name, root, repository = normalize_name(name), zoos_home(data_dir), None
+    found = find_zoos(normalize_name(name), zoos_home(data_dir))
     repo = zoos_repository(None if repo is None else os.fspath(repo))
-    if repo and not all(has_zoo(root, part) for part in zoos_of(name, root)[0]):
+    repository = None
+    if repo and not found.complete:
         repository = open_repository(repo, revision, token)
     tables = []
-    for part in open_all(name, root, repository):
+    for part in found.require(repository):
         content = None
         if isinstance(part, ZooDirectory):
             zoo, place = part.zoo.name, str(part.path / SOURCE_COLUMNS)
