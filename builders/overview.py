@@ -8,12 +8,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from .homes import has_zoo, open_parts, zoos_home
 from .names import normalize_name
-from .phrases import byte_size
+from .phrases import byte_size, few
 from .splits import SPLITS
-from .zoo_directory import ZooDirectory, open_zoo
+from .untrusted import open_plain
+from .zoo_directory import SOURCE_COLUMNS, ZooDirectory, open_zoo
 
 _QUANTILES = (0, 0.25, 0.5, 0.75, 1)
 
@@ -38,6 +41,8 @@ class Overview:
         size: bytes of its files here; None for a repository.
         engine: the engine that trained it, or the file that it was imported from.
         left_out: reasons of the model files that cannot be read.
+        more_columns: names of the columns of its source that no row has (source_columns.py); () for
+            a repository.
     """
 
     zoo: str
@@ -52,6 +57,7 @@ class Overview:
     size: int | None = None
     engine: str | None = None
     left_out: tuple[str, ...] = ()
+    more_columns: tuple[str, ...] = ()
 
     def facts(self) -> dict[str, str]:
         """Return the attributes in words, for a table."""
@@ -72,6 +78,8 @@ class Overview:
             facts["files"] = byte_size(self.size)
         if self.engine:
             facts["made by"] = self.engine
+        if self.more_columns:
+            facts["columns beside the rows"] = few(self.more_columns, 5)
         if self.left_out:
             facts["model files left out"] = f"{len(self.left_out):,}"
         return facts
@@ -136,7 +144,21 @@ def _of_directory(directory: ZooDirectory) -> Overview:
         size=sum(stamp[0] for stamp in directory.stamps().values() if stamp),
         engine=f"import of {source['file']}" if "file" in source else info.get("engine"),
         left_out=tuple(map(str, faulty)),
+        more_columns=_more_columns(directory),
     )
+
+
+def _more_columns(directory: ZooDirectory) -> tuple[str, ...]:
+    """Return the names of the columns of a zoo's source; () if there are none or no readable file.
+
+    A damaged file costs only these names here; whoever reads the columns gets the error.
+    """
+    try:
+        with open_plain(directory.path / SOURCE_COLUMNS) as file:
+            names = pq.read_schema(file).names
+    except (OSError, pa.ArrowException):
+        return ()
+    return tuple(name for name in names if name not in ("model_id", "epoch"))
 
 
 def _specified(directory: ZooDirectory) -> int | None:

@@ -8,6 +8,8 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from datasets import load_dataset
 from typer.testing import CliRunner
@@ -15,7 +17,7 @@ from typer.testing import CliRunner
 import model_zoos
 from model_zoos.builders.catalog import zoo_spec
 from model_zoos.builders.overview import overview, twin_levels
-from model_zoos.builders.zoo_directory import create_zoo, open_zoo
+from model_zoos.builders.zoo_directory import SOURCE_COLUMNS, create_zoo, open_zoo
 from model_zoos.cli import app
 from model_zoos.errors import ZooNotFound
 from model_zoos.generation.options import TwinOptions
@@ -38,6 +40,20 @@ def test_a_directory(digits_home: Path) -> None:
     facts = found.facts()
     assert facts["models"] == "20 of 320"
     assert "models that lack epochs" not in facts
+
+
+def test_the_columns_beside_the_rows_are_named(tmp_path: Path) -> None:
+    directory = random_zoo(tmp_path, zoo_spec("digits_cnn_s"), 1)
+    names = [f"config.{number}" for number in range(7)]
+    table = pa.table({name: ["1"] for name in ("model_id", "epoch", *names)})
+    pq.write_table(table, path := directory.path / SOURCE_COLUMNS)
+    [found] = overview("digits_cnn_s", tmp_path)
+    assert found.more_columns == tuple(names)
+    five = "config.0, config.1, config.2, config.3, config.4 and 2 more"
+    assert found.facts()["columns beside the rows"] == five
+    path.write_bytes(path.read_bytes()[:-9])
+    [damaged] = overview("digits_cnn_s", tmp_path)
+    assert (damaged.models, damaged.more_columns) == (1, ())
 
 
 def test_what_is_missing_or_damaged_is_counted(tmp_path: Path) -> None:
