@@ -6,6 +6,7 @@ a user's own function of the rows. Numbers are predicted by regression, classes 
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -51,8 +52,11 @@ NO_TARGETS = ("weights", "architecture", "model_id", "parent_model_id")
 """Columns that cannot be predicted: what is predicted from, and what differs from model to model
 or is the same for all."""
 
+ROW_COLUMNS = tuple(name for name in COLUMNS if name != "weights")
+"""The columns that a user's function gets."""
+
 Function = Callable[[pa.Table], Any]
-"""A user's own target: from rows without weights to one value for each row."""
+"""A user's own target: from the rows of a split, without weights, to one value for each row."""
 
 
 @dataclass(frozen=True)
@@ -79,10 +83,6 @@ class Target:
         return (self.name,) if self.function is None else ROW_COLUMNS
 
 
-ROW_COLUMNS = tuple(name for name in COLUMNS if name != "weights")
-"""The columns that a user's function gets."""
-
-
 def find_targets(given: Iterable[str] | Mapping[str, str | Function]) -> list[Target]:
     """Return targets by their names.
 
@@ -103,6 +103,10 @@ def find_targets(given: Iterable[str] | Mapping[str, str | Function]) -> list[Ta
 
 def _target(name: str, stated: str | Function | None) -> Target:
     if callable(stated):
+        if name in COLUMNS:
+            raise InvalidArgument(
+                f"the target {name!r} is a function and has the name of a column: rename it"
+            )
         return Target(name, None, stated)
     if stated not in (None, NUMBER, CLASS):
         raise InvalidArgument(f"the target {name} is {stated!r}, expected {NUMBER!r} or {CLASS!r}")
@@ -148,41 +152,32 @@ def add_values(
         InvalidArgument: a function failed or did not return one value for each row, or the source
             of the zoo has no such column or something else than numbers in it.
     """
+    of_source = any(target.of_source for target in targets)
+    source = source_columns(zoo, data_dir) if of_source else None
     kinds: dict[str, str] = {}
-    added: dict[str, dict[str, pa.Array]] = {split: {} for split in splits}
-    source = None
     for target in targets:
-        if target.of_source and source is None:
-            source = source_columns(zoo, data_dir)
-        found = {}
-        for split, rows in splits.items():
-            if target.function is not None:
-                table = rows.select_columns(list(ROW_COLUMNS)).with_format("arrow")[:]
-                found[split] = _called(target, table)
-            elif target.of_source and source is not None:
-                found[split] = _looked_up(target, rows, source, zoo)
         kinds[target.name] = target.kind or CLASS
-        if target.function is not None and target.kind is None:
+        if target.function is not None:
+            found = {split: _called(target, rows) for split, rows in splits.items()}
             types = {values.type for values in found.values()} - {pa.null()}
-            kinds[target.name] = NUMBER if all(map(pa.types.is_floating, types)) else CLASS
-        for split, values in found.items():
-            number = kinds[target.name] == NUMBER
-            added[split][target.name] = _numbers(target, values) if number else values
-    return DatasetDict({s: _with(rows, added[s]) for s, rows in splits.items()}), kinds
+            if target.kind is None and all(map(pa.types.is_floating, types)):
+                kinds[target.name] = NUMBER
+        elif source is not None and target.of_source:
+            found = {s: _looked_up(target, rows, source, zoo) for s, rows in splits.items()}
+        else:  # a column of the rows
+            continue
+        if kinds[target.name] == NUMBER:
+            found = {split: _numbers(target, values) for split, values in found.items()}
+        splits = DatasetDict(
+            {split: rows.add_column(target.name, found[split]) for split, rows in splits.items()}
+        )
+    return splits, kinds
 
 
-def _with(rows: Dataset, values: Mapping[str, pa.Array]) -> Dataset:
-    """Return rows with more columns, which replace those of the same names."""
-    for name, column in values.items():
-        if name in rows.column_names:
-            rows = rows.remove_columns(name)
-        rows = rows.add_column(name, column)
-    return rows
-
-
-def _called(target: Target, table: pa.Table) -> pa.Array:
+def _called(target: Target, rows: Dataset) -> pa.Array:
     """Return the values of a user's function, null for NaN and None."""
     assert target.function is not None
+    table = rows.select_columns(list(ROW_COLUMNS)).with_format("arrow")[:]
     try:
         values = target.function(table)
         if isinstance(values, pa.ChunkedArray | pa.Array):
@@ -193,33 +188,36 @@ def _called(target: Target, table: pa.Table) -> pa.Array:
             f"target {target.name!r} failed on {len(table)} rows with {type(error).__name__}: "
             f"{error}{place_of(error)}"
         ) from error
-    if len(array) != len(table):
+    if len(array) != len(table) or pa.types.is_nested(array.type):
         raise InvalidArgument(
             f"target {target.name!r} must return one value for each of {len(table)} rows, "
-            f"found {len(array)}"
+            f"found {len(array)} of type {array.type}"
         )
     return array
 
 
 def _looked_up(target: Target, rows: Dataset, source: pa.Table, zoo: str) -> pa.Array:
-    """Return a column of the source for each row, by zoo, model and, if it has epochs, epoch."""
+    """Return a column of the source for each row: by zoo and model, and by epoch if it has one."""
     if target.name not in source.column_names:
         known = [name for name in source.column_names if name not in ("zoo", "model_id", "epoch")]
         raise InvalidArgument(
             f"neither a row nor the source of {zoo} has a column {target.name!r}; "
             f"{did_you_mean(target.name, known) or 'the source has ' + ', '.join(known[:20])}"
         )
-    keys = [name for name in ("zoo", "model_id", "epoch") if name in source.column_names]
-    values = dict(
-        zip(
-            zip(*(source[key].to_pylist() for key in keys), strict=True),
-            source[target.name].to_pylist(),
-            strict=True,
-        )
+    keys = zip(
+        source["zoo"].to_pylist(),
+        source["model_id"].to_pylist(),
+        # A source with a row for each model has no epoch.
+        source["epoch"].to_pylist() if "epoch" in source.column_names else itertools.repeat(None),
+        strict=False,
     )
-    table = rows.select_columns(keys).with_format("arrow")[:]
-    wanted = zip(*(table[key].to_pylist() for key in keys), strict=True)
-    return pa.array([values.get(key) for key in wanted], pa.string())
+    values = dict(zip(keys, source[target.name].to_pylist(), strict=False))
+    table = rows.select_columns(["zoo", "model_id", "epoch"]).with_format("arrow")[:]
+    wanted = zip(*(column.to_pylist() for column in table.columns), strict=True)
+    return pa.array(
+        [values.get((*model, epoch), values.get((*model, None))) for *model, epoch in wanted],
+        pa.string(),
+    )
 
 
 def _numbers(target: Target, values: pa.Array) -> pa.Array:

@@ -93,6 +93,34 @@ def test_a_number_can_be_taken_for_a_class(root: Path) -> None:
     assert result.class_scores[0].unknown == 2  # of the model that the source lacks
 
 
+def test_a_union_of_a_source_by_model_and_one_by_state(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    for name in ("mnist_cnn_s_seed", "mnist_cnn_s_hyp_10_r", "mnist_cnn_s_hyp_10_f"):
+        zoo = zoo_spec(name)
+        directory = create_zoo(tmp_path, zoo, engine="made")
+        weights = generator.standard_normal((20, 2, zoo.layout.size)).astype(np.float32)
+        for number in range(20):
+            directory.write_model(f"m{number}", {}, [1, 2], weights[number], {})
+        models = [f"m{number}" for number in range(20)]
+        if name.endswith("seed"):
+            table = {"model_id": models, "first": [str(w[0, 0]) for w in weights]}
+        else:
+            epochs = [1, 2] * 20
+            firsts = [str(first) for w in weights for first in w[:, 0]]
+            table = {"model_id": np.repeat(models, 2), "epoch": epochs, "first": firsts}
+        pq.write_table(pa.table(table), directory.path / SOURCE_COLUMNS)
+    result = predict_properties(
+        "mnist_cnn_s",
+        tmp_path,
+        representations=[f"{__name__}:first_two"],
+        targets=["first=number"],
+        epochs=[1],
+    )
+    [score] = result.scores
+    assert result.left_out["target absent"] == 0
+    assert score.r2["test"] > 0.99
+
+
 def test_functions_of_the_rows(root: Path) -> None:
     seen: list[pa.Table] = []
 
@@ -132,6 +160,8 @@ def test_functions_of_the_rows(root: Path) -> None:
         (["odd=number"], "the target odd has a value that is no number"),
         ("test_acc", r"targets is a list of names: targets=\['test_acc'\]"),
         ({"mine": lambda rows: [1]}, "target 'mine' must return one value for each of .*, found 1"),
+        ({"mine": lambda rows: np.zeros((len(rows), 1))}, "one value .* of type list<"),
+        ({"epoch": lambda rows: 1}, "the target 'epoch' is a function and has the name of a col"),
         ({"mine": lambda rows: 1 / 0}, "target 'mine' failed on .* with ZeroDivisionError"),
         (["no_such_module_of_mine:f"], "target .*: the module .* cannot be imported"),
         (["json:absent"], "json has no function 'absent'"),
