@@ -6,8 +6,8 @@ an initialisation. What else there is to add:
     activation    where speed matters: a struct in generation/engines/kernels/elementwise.hpp
     schedule      an entry in generation/schedules.py, its values
     optimizer     its step in the engines that step by themselves, in generation/engines: an entry
-                  in batched.py; for the kernels its number in kernels/arguments.py, and a struct
-                  and a line of `with_optimizer` in kernels/elementwise.hpp
+                  in batched/blocks.py; for the kernels its number in kernels/arguments.py, and a
+                  struct and a line of `with_optimizer` in kernels/elementwise.hpp
 
 Tests compare the tables, and what each entry does with torch.
 

@@ -1,6 +1,6 @@
 """The formulas of sparse twins: variational dropout as the paper's code uses it, in numpy.
 
-The engines implement the loss in reference_twins.py, batched_twins.py and lanes/twins.cpp; tests
+The engines implement the loss in reference_twins.py, batched/twins.py and lanes/twins.cpp; tests
 compare them with these functions.
 
 Variational dropout (Molchanov, Ashukha and Vetrov, "Variational Dropout Sparsifies Deep Neural

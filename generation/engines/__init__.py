@@ -35,8 +35,7 @@ from ...errors import (
 from ..job import Job, Outcome, Work
 from ..options import TrainOptions
 from . import checkpointed
-from .batched import BatchedPopulation, BatchedWeights
-from .batched_twins import BatchedTwins
+from .batched import BatchedPopulation, BatchedTwins, BatchedWeights
 from .cuda import CudaPopulation, CudaWeights, check_cuda, load_cuda
 from .epoch_loop import TOGETHER, group_models, train_blocks
 from .lanes import (

@@ -6,8 +6,9 @@ import torch
 
 from model_zoos.builders.catalog import get_zoo
 from model_zoos.builders.layout import make_layout
-from model_zoos.generation.engines import batched, reference
-from model_zoos.generation.engines.batched import BatchedPopulation
+from model_zoos.generation.engines import reference
+from model_zoos.generation.engines.batched import BatchedPopulation, random_numbers
+from model_zoos.generation.engines.batched import population as population_module
 from model_zoos.generation.images import load_images
 from model_zoos.generation.streams import (
     SampleOrders,
@@ -81,7 +82,7 @@ def test_neighbours_and_blocks_change_no_more_than_rounding(layout, optimizer, d
     together = train(layout, np.arange(7), optimizer)
     alone = train(layout, [5], optimizer, device=device)
     assert_close(alone, [part[5:6] for part in together])
-    monkeypatch.setattr(batched, "_capacity", lambda layout, device: 25)
+    monkeypatch.setattr(population_module, "_capacity", lambda layout, device: 25)
     assert_close(train(layout, np.arange(7), optimizer, device=device), together)
 
 
@@ -139,7 +140,9 @@ def test_masks_are_those_of_the_streams(layout, device):
     (block,) = population._blocks
     np.testing.assert_array_equal(block.rates.key.cpu().numpy(), split_seed(seeds))
     for step in (0, 1, 2**32 - 1, 2**40 + 3):
-        found = batched.dropout_masks(layout, block.rates, torch.tensor(step, device=device), 3)
+        found = random_numbers.dropout_masks(
+            layout, block.rates, torch.tensor(step, device=device), 3
+        )
         expected = dropout_masks(layout, seeds, rates, step, batch_size=3)
         for one, other in zip(found, expected, strict=True):
             assert one.dtype == torch.float32
@@ -181,7 +184,7 @@ def test_repeats_the_reference_engine(device):
 @pytest.mark.parametrize("device", ON_CUDA)
 def test_graph_and_single_steps(device, monkeypatch):
     """Whole batches replay a graph, the last does not; blocks share the graphs' memory."""
-    monkeypatch.setattr(batched, "_capacity", lambda layout, device: 40)
+    monkeypatch.setattr(population_module, "_capacity", lambda layout, device: 40)
     found = train(CNN_S, np.arange(7), samples=97, device=device)
     assert_close(found, train(CNN_S, np.arange(7), samples=97))
 

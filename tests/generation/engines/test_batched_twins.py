@@ -10,9 +10,10 @@ import torch
 from model_zoos.builders.catalog import get_zoo
 from model_zoos.builders.layout import make_layout
 from model_zoos.builders.variational_dropout import kl_weight, prune
-from model_zoos.generation.engines import batched, reference
-from model_zoos.generation.engines.batched import BatchedPopulation, BlockRates
-from model_zoos.generation.engines.batched_twins import BatchedTwins, gaussian_noise
+from model_zoos.generation.engines import reference
+from model_zoos.generation.engines.batched import BatchedPopulation, population
+from model_zoos.generation.engines.batched.rates import BlockRates
+from model_zoos.generation.engines.batched.twins import BatchedTwins, gaussian_noise
 from model_zoos.generation.engines.reference_twins import PrunedTwin, VariationalTwin
 from model_zoos.generation.images import load_images
 from model_zoos.generation.streams import SampleOrders, initial_weights, sample_orders, split_seed
@@ -145,7 +146,7 @@ def test_blocks_and_diverged_neighbours_do_not_disturb(monkeypatch):
         return twins
 
     together = trained([0, 1, 2, 3, 4])
-    monkeypatch.setattr(batched, "_capacity", lambda layout, device: 20)  # blocks of one
+    monkeypatch.setattr(population, "_capacity", lambda layout, device: 20)  # blocks of one
     for number in (0, 1, 3, 4):
         alone = trained([number])
         np.testing.assert_allclose(together.mean[number], alone.mean[0], atol=1e-5)

@@ -17,6 +17,7 @@ from model_zoos.builders.layout import make_layout
 from model_zoos.builders.specification import Model
 from model_zoos.generation import networks
 from model_zoos.generation.engines import ENGINES, batched, kernels, reference
+from model_zoos.generation.engines.batched import blocks
 from model_zoos.generation.engines.cuda import CudaPopulation
 from model_zoos.generation.engines.kernels import without_kernel
 from model_zoos.generation.engines.lanes import LanesPopulation, LanesUnavailable, lanes_count
@@ -34,7 +35,7 @@ def images() -> ImageData:
 
 
 def test_every_engine_knows_every_optimizer() -> None:
-    for table in (batched.OPTIMIZERS, kernels.OPTIMIZERS):
+    for table in (blocks.OPTIMIZERS, kernels.OPTIMIZERS):
         assert set(table) == set(OPTIMIZERS)
 
 

@@ -1,4 +1,4 @@
-"""Sparse twins, stacked in torch: variational dropout for the batched engine (batched.py).
+"""Sparse twins, stacked in torch: variational dropout for the batched engine.
 
 The formulas and their sources are in builders/variational_dropout.py; the normal numbers are those
 of streams.gaussian_noise, computed in torch. To the optimizer, means and log_sigma2 of a model are
@@ -17,30 +17,24 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from ...builders.architecture import Layer
-from ...builders.layout import Layout
-from ...builders.specification import Model
-from ...builders.variational_dropout import (
+from ....builders.architecture import Layer
+from ....builders.layout import Layout
+from ....builders.specification import Model
+from ....builders.variational_dropout import (
     KL_CONSTANTS,
     LOG_SIGMA2_START,
     PRUNE_LOG_ALPHA,
     TINY,
     noise_bounds,
 )
-from ...errors import InvalidArgument
-from ..streams import NOISE
-from .batched import (
-    BatchedPopulation,
-    BlockRates,
-    TrainingBlock,
-    average,
-    fold,
-    pool,
-    random_words,
-    unfold,
-    unpool,
-)
-from .population import Scores
+from ....errors import InvalidArgument
+from ...streams import NOISE
+from ..population import Scores
+from .blocks import TrainingBlock
+from .layers import average, fold, pool, unfold, unpool
+from .population import BatchedPopulation
+from .random_numbers import random_words
+from .rates import BlockRates
 
 
 class BatchedTwins(BatchedPopulation):
