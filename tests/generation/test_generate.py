@@ -378,6 +378,9 @@ def test_killed_at_20_random_moments_and_resumed(
     tmp_path: Path, by_command: dict[str, bytes]
 ) -> None:
     chance = random.Random(0)
+    start = time.monotonic()
+    subprocess.run([sys.executable, "-m", "model_zoos", *_command(tmp_path / "whole")], check=True)
+    whole = time.monotonic() - start  # importing torch is most of it
     begun = 0
     for number in range(20):
         threads = ("--threads", str(1 + number % 2))
@@ -385,7 +388,7 @@ def test_killed_at_20_random_moments_and_resumed(
             [sys.executable, "-m", "model_zoos", *_command(tmp_path, *threads)],
             start_new_session=True,
         )
-        time.sleep(chance.uniform(2.5, 7))
+        time.sleep(chance.uniform(0.5, 1) * whole)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         if (tmp_path / "digits_cnn_s" / "zoo.json").exists():
