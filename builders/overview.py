@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .homes import has_zoo, open_parts, zoos_home
+from .homes import open_parts, zoos_home
 from .names import normalize_name
 from .phrases import byte_size
 from .splits import SPLITS
-from .zoo_directory import ZooDirectory, open_zoo
+from .zoo_directory import ZooDirectory, has_zoo, open_zoo
 
 _QUANTILES = (0, 0.25, 0.5, 0.75, 1)
 
