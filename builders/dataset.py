@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -28,23 +28,23 @@ from ..errors import (
     ModelZoosWarning,
     NoRowsLeft,
     OfflineWarning,
-    UnknownZoo,
     ZooNotFound,
     did_you_mean,
 )
 from . import catalog
+from .absent import absent
 from .catalog import zoo_spec
-from .homes import FoundZoos, absent, find_zoos, zoos_home, zoos_repository
+from .homes import FoundZoos, find_zoos, zoos_home, zoos_repository
 from .hub.checked import Seen, weights_type
 from .hub.names import whole_models
 from .hub.offline import CachedRows, recall, remember
 from .hub.read import (
     LastStates,
     Shard,
-    Snapshot,
     open_repository,
     open_snapshot,
     read_tables,
+    row_groups,
     shard_layout,
     weights_size,
 )
@@ -65,7 +65,7 @@ from .splits import SPLITS, why_empty
 from .zoo_directory import ZooDirectory
 
 Piece = list[ModelFile] | Shard
-"""A unit of reading: model files that make one table, or a Parquet file of a repository."""
+"""A unit of reading: model files that make one table, or a Parquet file or a row group of one."""
 
 _ROWS_PER_TABLE = 256
 """Limit of the rows in a table: 2.5 MB of CNN-s, while a table costs about 1 ms."""
@@ -76,6 +76,8 @@ ResNet-18 would take 45 GB."""
 
 _NOT_THE_USERS = tuple(os.path.dirname(file) + os.sep for file in (__file__, datasets.__file__))
 """The folders of the code that a warning of a load passes through."""
+
+_PAPERS_LICENCE = "CC-BY-4.0"
 
 _ROWS_VERSION = datasets.Version("1.0.0")
 """Version of the row format."""
@@ -177,6 +179,7 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
         self._unreachable: HubUnreachable | None = None
         self._seen: Seen = {}
         super().__init__(cache_dir, **arguments)
+        self._last = LastStates(self.token, self.storage_options.get("hf"))
 
     def _create_builder_config(
         self,
@@ -185,95 +188,57 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
         config_id: str | None = None,
         **arguments: object,  # of load_dataset
     ) -> tuple[ModelZoosConfig, str]:
-        config = self._checked_config(config_name, arguments)
-        arguments = {argument: getattr(config, argument) for argument in arguments}
-        self._found = found = find_zoos(config.name, zoos_home(config.data_dir))
-        if found.left_out and config.on_bad_files == "error":
-            raise found.left_out[0]
-        for left_out in found.left_out if config.on_bad_files == "warn" else ():
-            warn_user(f"a zoo is left out: {left_out}", FaultyFilesWarning)
+        config = _checked_config(config_name, arguments)
+        zoos = find_zoos(config.name, zoos_home(config.data_dir))
+        if zoos.left_out and config.on_bad_files == "error":
+            raise zoos.left_out[0]
+        for error in zoos.left_out if config.on_bad_files == "warn" else ():
+            warn_user(f"a zoo is left out: {error}", FaultyFilesWarning)
         repo = zoos_repository(config.repo)
-        _check_revision(config, repo, found)
+        _check_revision(config, zoos, repo)
         # datasets finds its cache by an id, which must therefore change whenever the zoo does.
-        state: list[object] = [
-            (part, directory.fingerprint()) for part, directory in found.directories.items()
-        ]
+        given = {name: getattr(config, name) for name in arguments if name != "data_files"}
+        here = [(name, zoo.fingerprint()) for name, zoo in zoos.directories.items()]
 
         def make_id(*more: object) -> str:
-            root = str(found.root.resolve())
-            digest = hashlib.sha256(json.dumps([root, [*state, *more]]).encode())
-            fingerprint = digest.hexdigest()[:16]
+            state = json.dumps([str(zoos.root.resolve()), [*here, *more]])
+            fingerprint = hashlib.sha256(state.encode()).hexdigest()[:16]
             made: str = config.create_config_id(
-                {**arguments, "fingerprint": fingerprint}, custom_features
+                {**given, "fingerprint": fingerprint}, custom_features
             )
             return made
 
-        self._repository: Snapshot | None = None
-        if repo and not found.complete:
+        self._zoos = zoos
+        version: tuple[str, ...] = ()
+        if repo and not zoos.all_here:
             self._question = make_id("offline", repo)
             try:
-                self._repository = open_repository(repo, config.revision, self.token)
+                repository = open_repository(repo, config.revision, self.token)
             except HubUnreachable as error:
                 self._cached = recall(self._cache_home / self.dataset_name, self._question)
                 if self._cached is None or config_id is not None:
                     raise
                 self._unreachable = error
+                commit = self._cached.commit[:8]
                 warn_user(
-                    f"{error}. Rows of {repo} at {self._cached.commit[:8]} are taken from the "
-                    "cache",
-                    OfflineWarning,
+                    f"{error}. Rows of {repo} at {commit} are taken from the cache", OfflineWarning
                 )
                 return config, self._cached.config_id
-        repository = self._repository
-        known = [*catalog.config_names(), *(repository.zoos() if repository else ())]
-        if not found.directories and config.name not in known:
-            raise absent(os.fspath(config_name or ""), [*found.parts], found.root, repository)
-        if config_id is None:
-            config_id = make_id(*([repository.repo_id, repository.commit] if repository else ()))
-        return config, config_id
-
-    def _checked_config(
-        self, config_name: str | None, arguments: dict[str, object]
-    ) -> ModelZoosConfig:
-        """Return the configuration that arguments of load_dataset make.
-
-        Raises:
-            InvalidArgument: an unknown argument, or an impossible value.
-            UnknownZoo, ZooNotFound: the name is a path.
-        """
-        if config_name is None:
-            raise InvalidArgument(
-                'name a zoo: load_dataset("model_zoos", "digits_cnn_s"). model_zoos.list_zoos() '
-                "returns them all; MODEL_ZOOS_HOME or data_dir= says where they are"
-            )
-        if arguments.pop("data_files", None) is not None:
-            raise InvalidArgument(
-                "model_zoos reads zoo directories: give data_dir=, not data_files="
-            )
-        known = [field.name for field in dataclasses.fields(ModelZoosConfig)]
-        for argument in arguments:
-            if argument not in known:
-                advice = did_you_mean(argument, known) or f"known: {', '.join(known)}"
-                if argument in COLUMNS:
-                    advice = f'filters=[("{argument}", "==", value)] chooses rows by this column'
-                raise InvalidArgument(f"load_dataset has no argument {argument!r}; {advice}")
-        fields: dict[str, Any] = {**arguments, "name": config_name, "version": self.VERSION}
-        try:
-            return ModelZoosConfig(**fields)
-        except datasets.builder.InvalidConfigName:  # such as a path
-            home = zoos_home(fields.get("data_dir"))
-            raise absent(os.fspath(config_name), [], home, None) from None
+            self._zoos = zoos = dataclasses.replace(zoos, repository=repository)
+            version = repository.repo_id, repository.commit
+        published = zoos.repository.zoos() if zoos.repository else []
+        if not zoos.directories and config.name not in [*catalog.config_names(), *published]:
+            raise absent(str(config_name), zoos.parts, zoos.root, zoos.repository)
+        return config, make_id(*version) if config_id is None else config_id
 
     def _info(self) -> datasets.DatasetInfo:
-        first, *_ = catalog.parts_of(self.config.name)
-        directory = self._found.directories.get(first)
-        self._size = size = self._weights_size(first, directory)
+        self._size = size = self._weights_size()
         self._chosen: Layout | None = None
         for name in ("max_weight", "tensors"):
             if getattr(self.config, name) is not None and size is None:
                 raise InvalidArgument(f"`metrics` has no weights for {name}=: name a zoo instead")
         if self.config.tensors is not None and self._cached is None:
-            self._chosen = self._layout(first, directory).choose(self.config.tensors)
+            self._chosen = self._layout().choose(self.config.tensors)
             size = self._chosen.size
         if size:
             self._writer_batch_size = max(1, _WRITER_BATCH_BYTES // (4 * size))
@@ -283,80 +248,81 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
                 size, self.config.columns, chosen=self.config.tensors is not None
             ),
             homepage="https://arxiv.org/abs/2209.14764",
-            license=_licence(directory, self._repository),
+            license=_licence(self._zoos),
+            # None: not known yet. The functions of datasets that describe all configs meet zoos of
+            # the catalog that are nowhere.
+            splits=None if self._cached is not None or self._zoos.are_found else {},
         )
 
-    def _weights_size(self, first: str, directory: ZooDirectory | None) -> int | None:
-        """Return the length of a row's weights; None for `metrics`.
-
-        Args:
-            first: the first zoo that the name stands for.
-            directory: its directory, if there is one.
-        """
+    def _weights_size(self) -> int | None:
+        """Return the length of a row's weights; None for `metrics`."""
         if self._cached is not None:
             return self._cached.weights
         if self.config.name == METRICS_NAME:
             return None
-        if directory is not None:
-            return directory.zoo.layout.size
-        if shard := self._first_shard(first):
-            return weights_size(shard, self.token, self.storage_options.get("hf"))
-        return zoo_spec(dense_name(first)).layout.size
+        shard = self._first_shard()
+        if shard is None:
+            return self._layout().size
+        return weights_size(shard, self.token, self.storage_options.get("hf"))
 
-    def _layout(self, first: str, directory: ZooDirectory | None) -> Layout:
-        """Return where each tensor lies in the whole weights; arguments: see `_weights_size`."""
-        if directory is not None:
+    def _layout(self) -> Layout:
+        """Return where each tensor lies in the whole weights."""
+        first = self._zoos.parts[0]
+        if (directory := self._zoos.directories.get(first)) is not None:
             return directory.zoo.layout
-        if shard := self._first_shard(first):
+        if (shard := self._first_shard()) is not None:
             return shard_layout(shard, self.token, self.storage_options.get("hf"))
         return zoo_spec(dense_name(first)).layout
 
-    def _first_shard(self, zoo: str) -> Shard | None:
-        repository = self._repository
-        shards = (repository.shards(zoo, split) for split in SPLITS) if repository else ()
+    def _first_shard(self) -> Shard | None:
+        """Return the first file of the first zoo; None if that zoo has a directory, or no file."""
+        first = self._zoos.parts[0]
+        if first in self._zoos.directories:
+            return None
+        shards = (self._zoos.shards(first, split) for split in SPLITS)
         return next(itertools.chain.from_iterable(shards), None)
 
     def download_and_prepare(self, *args: object, **kwargs: object) -> None:
         super().download_and_prepare(*args, **kwargs)
-        if self._repository is not None and self._question is not None:
+        repository = self._zoos.repository
+        if repository is not None and self._question is not None:
             kind = weights_type(self.info.features.arrow_schema)
-            rows = CachedRows(self.config_id, self._repository.commit, kind and kind.list_size)
+            rows = CachedRows(self.config_id, repository.commit, kind and kind.list_size)
             remember(self._cache_home / self.dataset_name, self._question, rows)
 
     def _split_generators(self, dl_manager: object) -> list[datasets.SplitGenerator]:
         if self._unreachable is not None:  # the cached rows were not asked for, or are gone
             raise self._unreachable
-        pieces: dict[str, list[Piece]] = {split: [] for split in SPLITS}
+        found: dict[str, list[ModelFile | Shard]] = {split: [] for split in SPLITS}
         faulty: list[FaultyFile] = []
         unusable: list[FaultyZoo | ZooNotFound] = []
-        for part in self._found.require(self._repository):
-            if isinstance(part, ZooDirectory):
-                if self._chosen is not None and part.zoo.layout != self._chosen.whole:
-                    raise FaultyZoo(
-                        f"{part.path} has networks {part.zoo.layout}, expected {self._chosen.whole}"
-                    )
-                try:
-                    files, bad = part.by_split()
-                except (ZooNotFound, FaultyZoo) as error:  # costs the other zoos nothing
-                    if self.config.name != METRICS_NAME:
-                        raise
-                    unusable.append(error)
-                    continue
-                faulty += bad
-                if self.config.final:
-                    files = {split: _last_files(found) for split, found in files.items()}
-                here = {file.model_id for found in files.values() for file in found}
-                freed = self._freed(part, here)
+        for source in self._zoos.sources():
+            if not isinstance(source, ZooDirectory):
                 for split in SPLITS:
-                    found: list[Piece] = [*_grouped(files[split]), *freed[split]]
-                    # Only a zoo with freed models has its files in another order than its rows.
-                    pieces[split] += sorted(found, key=_model_id) if freed[split] else found
-            elif self._repository:
-                for split in SPLITS:
-                    pieces[split] += self._repository.shards(part, split)
+                    found[split] += self._zoos.shards(source, split)
+                continue
+            if self._chosen is not None and source.zoo.layout != self._chosen.whole:
+                raise FaultyZoo(
+                    f"{source.path} has networks {source.zoo.layout}, expected {self._chosen.whole}"
+                )
+            try:
+                files, bad = source.by_split()
+            except (ZooNotFound, FaultyZoo) as error:  # costs the other zoos nothing
+                if self.config.name != METRICS_NAME:
+                    raise
+                unusable.append(error)
+                continue
+            faulty += bad
+            if self.config.final:
+                files = {split: _last_files(own) for split, own in files.items()}
+            freed = self._freed(source, {file.model_id for own in files.values() for file in own})
+            for split in SPLITS:
+                rows: list[ModelFile | Shard] = [*files[split], *freed[split]]
+                # Only a zoo with freed models has its files in another order than its rows.
+                found[split] += sorted(rows, key=_model_id) if freed[split] else rows
         # A zoo that is only begun has nothing to leave out.
         zoos = [error for error in unusable if isinstance(error, FaultyZoo)]
-        if unusable and not any(pieces.values()):
+        if unusable and not any(found.values()):
             raise [*zoos, *unusable][0]
         if faulty or zoos:
             if self.config.on_bad_files == "error":
@@ -365,10 +331,12 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
             about, _, _ = self.info.description.partition("\n")
             said = [_left_out("model file", faulty), _left_out("zoo", zoos)]
             self.info.description = f"{about}\n{'; '.join(filter(None, said))}"
+        reads_weights = "weights" in self.info.features or self.config.max_weight is not None
+        size = self._size if reads_weights else None
         return [
-            datasets.SplitGenerator(name=split, gen_kwargs={"files": found})
-            for split, found in pieces.items()
-            if found
+            datasets.SplitGenerator(name=split, gen_kwargs={"files": _pieces(files, size or 0)})
+            for split, files in found.items()
+            if files
         ]
 
     def _freed(self, directory: ZooDirectory, here: set[str]) -> dict[str, list[Shard]]:
@@ -450,15 +418,16 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
     def _files(self) -> dict[str, list[ModelFile]]:
         """Return the model files of each split for an error; {} if some rows are elsewhere."""
         files: dict[str, list[ModelFile]] = {split: [] for split in SPLITS}
+        directories = self._zoos.directories.values() if self._zoos.all_here else ()
         try:
-            for part in self._found.require():
-                if not isinstance(part, ZooDirectory) or part.published().freed:
+            for directory in directories:
+                if directory.published().freed:
                     return {}
-                for split, found in part.by_split()[0].items():
+                for split, found in directory.by_split()[0].items():
                     files[split] += found
-        except (FaultyZoo, UnknownZoo, ZooNotFound):
+        except (FaultyZoo, ZooNotFound):
             return {}
-        return files
+        return files if directories else {}
 
     def as_streaming_dataset(
         self, *args: object, **kwargs: object
@@ -485,14 +454,14 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
             stored = row_schema(self._size, [*plain, "weights"])
         direct = chosen if largest is None else None  # read from model files without other tensors
         filters = filter_expression(self.config.filters)
-        last = LastStates(self.token, self.storage_options.get("hf"))
         number = 0  # without gaps, which datasets below 5.1 does not accept
         for piece in files:
             if isinstance(piece, Shard):
                 options = self.storage_options.get("hf")
                 wanted = filters
                 if self.config.final:
-                    wanted = last.of(piece) if filters is None else filters & last.of(piece)
+                    last = self._last.of(piece)
+                    wanted = last if filters is None else filters & last
                 tables = read_tables(piece, stored, wanted, self.token, options, self._seen)
             else:
                 kind, final = stored if direct is None else schema, self.config.final
@@ -510,29 +479,20 @@ class ModelZoos(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):  # 
                 del table  # 45 MB of ResNet-18, freed before the next is read
             number += index > 0
 
+    def _generate_more_gen_kwargs(self, files: list[Piece]) -> Iterator[dict[str, list[Piece]]]:
+        """Divide Parquet files into their row groups: datasets calls this for `.reshard()`."""
+        options = self.storage_options.get("hf")
+        for piece in files:
+            if isinstance(piece, Shard):
+                yield {"files": [*row_groups(piece, self.token, options)]}
+            else:
+                yield {"files": [piece]}
+
     def _generate_examples(self, files: list[Piece]) -> Iterator[tuple[Key, dict[str, object]]]:
         """Yield the same rows one by one, as a plain GeneratorBasedBuilder does."""
         for key, table in self._generate_tables(files):
             for number, row in enumerate(table.to_pylist()):
                 yield Key(key.original_shard_id, number), row
-
-
-def _check_revision(config: ModelZoosConfig, repo: str | None, found: FoundZoos) -> None:
-    """Refuse a revision where no row comes from a repository.
-
-    Raises:
-        InvalidArgument: with the reason.
-    """
-    if not config.revision:
-        return
-    if not repo:
-        raise InvalidArgument("revision= is for a repository: give repo= or set MODEL_ZOOS_REPO")
-    if found.complete:
-        raise InvalidArgument(
-            f"revision={config.revision!r}: the rows of {config.name} come from the folder of zoos "
-            f"{found.root}, which has no revisions and takes precedence over the repository "
-            f"{repo}. Give data_dir= of a folder without this zoo, or leave revision= out"
-        )
 
 
 def warn_user(message: str, category: type[ModelZoosWarning]) -> None:
@@ -571,41 +531,89 @@ def _last_files(files: list[ModelFile]) -> list[ModelFile]:
     return [file for file in files if file is last[file.model_id]]
 
 
-def _licence(directory: ZooDirectory | None, repository: Snapshot | None) -> str:
-    """Return the licence of rows; "" if it is not known.
+def _licence(zoos: FoundZoos) -> str:
+    """Return the licence of rows; "" if it is not known, or if zoos have several.
 
     It is the licence that came with an imported zoo, else that of the repository's card, else that
     of the paper's zoos.
+    """
+    found = {zoos.repository.licence} if zoos.repository else set()
+    for directory in zoos.directories.values():
+        given = (directory.info.get("source") or {}).get("licence")
+        named = given if isinstance(given, str) else None
+        found.add(named or (_PAPERS_LICENCE if directory.zoo.doi else ""))
+    return found.pop() if len(found) == 1 else "" if found else _PAPERS_LICENCE
+
+
+def _model_id(file: ModelFile | Shard) -> str:
+    """Return the id of the model of the first rows."""
+    return str(file.model_id)
+
+
+def _pieces(files: Sequence[ModelFile | Shard], size: int) -> list[Piece]:
+    """Group neighbouring model files into tables small enough for several processes to share.
 
     Args:
-        directory: that of the first zoo, if there is one.
-        repository: source of zoos without a directory.
+        files: model files and Parquet files, in the order of the rows.
+        size: number of weights that are read of each row.
     """
-    if directory is None and repository is not None:
-        return repository.licence
-    source = directory.info.get("source") if directory is not None else None
-    given = (source or {}).get("licence")
-    if isinstance(given, str):
-        return given
-    return "CC-BY-4.0" if directory is None or directory.zoo.doi else ""
-
-
-def _model_id(piece: Piece) -> str:
-    """Return the id of the model of the first rows."""
-    return str(piece.model_id) if isinstance(piece, Shard) else piece[0].model_id
-
-
-def _grouped(files: list[ModelFile]) -> list[list[ModelFile]]:
-    """Group files into tables that are small enough for several processes to share."""
-    total = sum(len(file.epochs) for file in files)
-    size = files[0].zoo.layout.size if files else 1
-    limit = min(_ROWS_PER_TABLE, max(1, total // 16), max(1, _WRITER_BATCH_BYTES // (4 * size)))
-    groups: list[list[ModelFile]] = []
-    rows = limit
+    rows = sum(len(file.epochs) for file in files if isinstance(file, ModelFile))
+    most = min(_ROWS_PER_TABLE, rows // 16, _WRITER_BATCH_BYTES // (4 * max(1, size)))
+    pieces: list[Piece] = []
+    group: list[ModelFile] = []
+    filled = 0
     for file in files:
-        if rows >= limit:
-            groups.append([])
-            rows = 0
-        groups[-1].append(file)
-        rows += len(file.epochs)
-    return groups
+        if isinstance(file, Shard):
+            pieces.append(file)
+            group = []
+            continue
+        if not group or filled >= most:
+            pieces.append(group := [])
+            filled = 0
+        group.append(file)
+        filled += len(file.epochs)
+    return pieces
+
+
+def _checked_config(name: str | None, arguments: Mapping[str, object]) -> ModelZoosConfig:
+    """Return the configuration that arguments of load_dataset describe.
+
+    Raises:
+        InvalidArgument: no name, or an unknown or unusable argument.
+        UnknownZoo: the name is a path.
+    """
+    if name is None:
+        raise InvalidArgument(
+            'name a zoo: load_dataset("model_zoos", "digits_cnn_s"). model_zoos.list_zoos() '
+            "returns them all; MODEL_ZOOS_HOME or data_dir= says where they are"
+        )
+    if arguments.get("data_files") is not None:
+        raise InvalidArgument("model_zoos reads zoo directories: give data_dir=, not data_files=")
+    known = [field.name for field in dataclasses.fields(ModelZoosConfig)]
+    for argument in arguments:
+        if argument not in known:
+            advice = did_you_mean(argument, known) or f"known: {', '.join(known)}"
+            if argument in COLUMNS:
+                advice = f'filters=[("{argument}", "==", value)] chooses rows by this column'
+            raise InvalidArgument(f"load_dataset has no argument {argument!r}; {advice}")
+    fields: dict[str, Any] = {**arguments, "name": name, "version": _ROWS_VERSION}
+    try:
+        return ModelZoosConfig(**fields)
+    except datasets.builder.InvalidConfigName:  # such as a path
+        raise absent(os.fspath(name), [], zoos_home(fields.get("data_dir")), None) from None
+
+
+def _check_revision(config: ModelZoosConfig, zoos: FoundZoos, repo: str | None) -> None:
+    """Refuse a revision where no row comes from a repository.
+
+    Raises:
+        InvalidArgument: there is no repository, or it is not read.
+    """
+    if config.revision and not repo:
+        raise InvalidArgument("revision= is for a repository: give repo= or set MODEL_ZOOS_REPO")
+    if config.revision and zoos.all_here:
+        raise InvalidArgument(
+            f"revision={config.revision!r}: the rows of {config.name} come from the folder of zoos "
+            f"{zoos.root}, which has no revisions and takes precedence over the repository {repo}. "
+            "Give data_dir= of a folder without this zoo, or leave revision= out"
+        )

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import FaultyFilesWarning, FaultyZoo, InvalidArgument, UnknownZoo, ZooNotFound
 from . import catalog
-from .names import METRICS_NAME, dense_name, normalize_name, refuse_reserved, twin_name
-from .phrases import typed
+from .absent import absent
+from .names import METRICS_NAME, normalize_name, refuse_reserved
 from .specification import Zoo
 from .untrusted import MAX_JSON, parse_json, read_plain
-from .zoo_directory import ZooDirectory, list_zoo_directories, open_zoo, refuse_zoo_as_root
+from .zoo_directory import ZooDirectory, has_zoo, list_zoo_directories, open_zoo
 
 if TYPE_CHECKING:
-    from .hub.read import Snapshot
+    from .hub.read import Shard, Snapshot
 
 
 def zoos_home(data_dir: str | os.PathLike[str] | None = None) -> Path:
@@ -37,84 +37,96 @@ def zoos_repository(repo: str | None = None) -> str | None:
 
 @dataclass(frozen=True)
 class FoundZoos:
-    """The zoos that a name stands for, and those of them that a folder holds.
+    """The zoos that a name stands for, and where each of them is.
 
     Attributes:
-        name: the name.
-        root: folder of zoo directories.
-        parts: names of the zoos; for `metrics`, those of the folder that can be used.
-        directories: zoo -> its directory, for those that the folder holds.
-        left_out: errors of the zoos that `metrics` leaves out.
+        name: a zoo, a union, twins or `metrics`.
+        root: the folder of zoo directories that was searched.
+        parts: the names of the zoos. Those of `metrics` are all zoos of the folder that can be
+            used.
+        directories: the zoo directories among them.
+        left_out: the errors of the zoos that `metrics` leaves out.
+        repository: where the other zoos are searched for; None if there is no repository, or not
+            yet.
     """
 
     name: str
     root: Path
     parts: tuple[str, ...]
     directories: Mapping[str, ZooDirectory]
-    left_out: Sequence[FaultyZoo] = ()
+    left_out: tuple[FaultyZoo, ...] = ()
+    repository: Snapshot | None = None
 
     @property
-    def complete(self) -> bool:
-        """Whether the folder holds every zoo, and at least one."""
+    def all_here(self) -> bool:
+        """Whether all zoos, and at least one, have a directory."""
         return bool(self.parts) and len(self.directories) == len(self.parts)
 
-    def require(self, repository: Snapshot | None = None) -> list[ZooDirectory | str]:
-        """Return the directory of each zoo, or its name if the repository has it.
+    @property
+    def are_found(self) -> bool:
+        """Whether each zoo is in the folder or the repository, and there is at least one."""
+        try:
+            return bool(self.sources())
+        except (ZooNotFound, UnknownZoo):
+            return False
+
+    def shards(self, zoo: str, split: str) -> list[Shard]:
+        """Return the files of one split of a zoo in the repository; see `Snapshot.shards`."""
+        return self.repository.shards(zoo, split) if self.repository else []
+
+    def sources(self) -> list[ZooDirectory | str]:
+        """Return the directory of each zoo, or the name of what is read from the repository.
 
         Raises:
-            ZooNotFound, UnknownZoo: a zoo is in neither.
+            ZooNotFound, UnknownZoo: one of them is in neither.
         """
-        published = repository.zoos() if repository else []
+        published = self.repository.zoos() if self.repository else []
         if not self.parts and published:
             return [METRICS_NAME]
-        missing = [p for p in self.parts if p not in self.directories and p not in published]
+        missing = [
+            part for part in self.parts if part not in self.directories and part not in published
+        ]
         if missing or not self.parts:
-            raise absent(self.name, missing, self.root, repository)
+            raise absent(self.name, missing, self.root, self.repository)
         return [self.directories.get(part, part) for part in self.parts]
 
 
 def find_zoos(name: str, root: Path) -> FoundZoos:
-    """Find the zoos that a name stands for, and open those that a folder holds.
-
-    `metrics` stands for the zoos of the folder that can be used.
+    """Find the zoos that a name stands for in a folder, and open their directories.
 
     Raises:
-        FaultyZoo: the zoo.json of one cannot be used; for `metrics`, those of all.
+        FaultyZoo: the zoo.json of a zoo cannot be used or, for `metrics`, no zoo of the folder can.
     """
     if name != METRICS_NAME:
         parts = catalog.parts_of(name)
-        held = {part: open_zoo(root, part) for part in parts if has_zoo(root, part)}
-        return FoundZoos(name, root, parts, held)
-    usable, faulty = {}, []
+        return FoundZoos(
+            name, root, parts, {part: open_zoo(root, part) for part in parts if has_zoo(root, part)}
+        )
+    directories, faulty = {}, []
     for zoo in list_zoo_directories(root):
         try:
             directory = open_zoo(root, zoo)
             directory.splits()
-            usable[zoo] = directory
+            directories[zoo] = directory
         except FaultyZoo as error:
             faulty.append(error)
-    if faulty and not usable:
+    if faulty and not directories:
         raise faulty[0]
-    return FoundZoos(name, root, tuple(usable), usable, faulty)
+    return FoundZoos(name, root, tuple(directories), directories, tuple(faulty))
 
 
 def open_parts(name: str, root: Path) -> list[ZooDirectory]:
-    """Open the zoo directories that a name stands for.
+    """Open the zoo directories that a name stands for, with a warning for each one left out.
 
     Raises:
         ZooNotFound: one of them is not in `root`.
         UnknownZoo: no zoo has this name.
-        FaultyZoo: the zoo.json of one of them cannot be used.
+        FaultyZoo: see `find_zoos`.
     """
-    found = find_zoos(name, root)
-    for left_out in found.left_out:
-        warnings.warn(f"a zoo is left out: {left_out}", FaultyFilesWarning, stacklevel=2)
-    return [part for part in found.require() if isinstance(part, ZooDirectory)]
-
-
-def has_zoo(root: Path, name: str) -> bool:
-    """Whether a folder holds a zoo directory of this name; False for a path."""
-    return Path(name).name == name and (root / name / "zoo.json").exists()
+    zoos = find_zoos(name, root)
+    for error in zoos.left_out:
+        warnings.warn(f"a zoo is left out: {error}", FaultyFilesWarning, stacklevel=2)
+    return [source for source in zoos.sources() if isinstance(source, ZooDirectory)]
 
 
 def zoo_named(name: str, root: Path) -> Zoo:
@@ -169,87 +181,3 @@ def zoo_to_train(name: str, root: Path) -> Zoo:
             f"{path}: the catalog has a zoo named {zoo.name!r}: choose another name"
         )
     return zoo
-
-
-def absent(
-    name: str, missing: list[str], root: Path, repository: Snapshot | None
-) -> UnknownZoo | ZooNotFound:
-    """Return the error for a name whose zoos are not found, with the ways to get them.
-
-    Args:
-        name: as the user wrote it.
-        missing: the zoos that are missing; [] for an unknown name, or for `metrics`.
-        root: folder of zoo directories.
-        repository: the repository that was also searched.
-    """
-    published = repository.zoos() if repository else []
-    own = list_zoo_directories(root)
-    path = Path(name)
-    if path.name != name and has_zoo(path.parent, path.name):
-        return UnknownZoo(
-            f"{name} is the folder of a zoo: its name is {path.name}, and {path.parent} is the "
-            "folder of zoo directories (data_dir=)",
-            hint=f"the name {path.name} with --data-dir {typed(path.parent)}",
-        )
-    folder = f"{root} (data_dir=, else MODEL_ZOOS_HOME, else ./zoos)"
-    below = _folder_below(root, missing[0] if missing else normalize_name(name))
-    if below is not None:
-        message = f"{name} is not in {folder}, but in {below}"
-        return ZooNotFound(message, hint=f"--data-dir {typed(below)}")
-    there = ", ".join(own) or "no zoo"
-    if not root.exists():
-        folder, there = f"{folder}, a folder that does not exist", ""
-    known = [*catalog.config_names(), *own, *published]
-    if not own:
-        refuse_zoo_as_root(root)
-    if name != METRICS_NAME and not any(
-        n in known for part in missing for n in (part, dense_name(part))
-    ):
-        searched = f". In {folder}: {there}" if there else f". It was looked for in {folder}"
-        if repository:
-            searched += f"; in {repository.repo_id}: {', '.join(published) or 'no zoo'}"
-        return catalog.unknown_zoo(name, known, searched)
-    if repository:
-        lacks = ", ".join(missing) or name
-        here = "" if str(root) == os.devnull else f"in {folder}, nor "
-        return ZooNotFound(
-            f"{lacks} is not {here}in the repository {repository.repo_id}, which has "
-            f"{', '.join(published) or 'no zoo'}"
-        )
-    if not missing:
-        return ZooNotFound(f"there is no zoo in {folder}")
-    refuse_zoo_as_root(root)
-    sources, commands = [], []
-    for part in missing:
-        dense = dense_name(part)
-        zoo = catalog.ZOOS.get(dense)
-        if part == dense and zoo:
-            commands.append(f"model-zoos generate {part} --out {typed(root)}")
-        elif part != dense and (zoo is None or zoo.layout.architecture.layers):
-            method = " --method magnitude" if part.endswith("_magnitude") else ""
-            commands.append(f"model-zoos sparsify {dense} --data-dir {typed(root)}{method}")
-        if other := catalog.ELSEWHERE.get(part):
-            sources.append(f"The {other.title} has it: {other.url}.")
-            file = other.url.rpartition("/")[2]
-            commands.append(f"model-zoos import {file} --out {typed(root)}")
-        doi = zoo.doi if zoo and part == dense else None
-        if zoo and part == twin_name(dense):
-            doi = catalog.TWIN_DOIS.get(dense)
-        if doi:
-            sources.append(f"Original files of {part}: https://doi.org/{doi}.")
-            commands.append(f"model-zoos download {part} --out {typed(root)}")
-    lacks = ", ".join(missing)
-    lacks = f"the zoo {name!r}" if lacks == name else f"{lacks} of {name!r}"
-    hint = "; ".join(commands) if commands else None
-    if repo := zoos_repository():
-        sources.append(f"MODEL_ZOOS_REPO={repo} is for load_dataset, `benchmark` and `plot`.")
-    return ZooNotFound(" ".join([f"{lacks} is not in {folder}.", *sources]), hint=hint)
-
-
-def _folder_below(root: Path, name: str) -> Path | None:
-    """Return the folder below a folder that holds this zoo directory; None if there is none."""
-    if not root.is_dir() or Path(name).name != name:
-        return None
-    # Path.exists raises an error for a folder without permission; os.path.exists returns False.
-    found = (f for f in sorted(root.iterdir()) if os.path.exists(f / name / "zoo.json"))
-    return next(found, None)

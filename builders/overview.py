@@ -11,12 +11,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .homes import has_zoo, open_parts, zoos_home
+from .homes import open_parts, zoos_home
 from .names import normalize_name
 from .phrases import byte_size, few
 from .splits import SPLITS
 from .untrusted import open_plain
-from .zoo_directory import SOURCE_COLUMNS, ZooDirectory, open_zoo
+from .zoo_directory import SOURCE_COLUMNS, ZooDirectory, has_zoo, open_zoo
 
 _QUANTILES = (0, 0.25, 0.5, 0.75, 1)
 

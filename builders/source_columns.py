@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -45,20 +46,19 @@ def source_columns(
 
     found = find_zoos(normalize_name(name), zoos_home(data_dir))
     repo = zoos_repository(None if repo is None else os.fspath(repo))
-    repository = None
-    if repo and not found.complete:
-        repository = open_repository(repo, revision, token)
+    if repo and not found.all_here:
+        found = replace(found, repository=open_repository(repo, revision, token))
     tables = []
-    for part in found.require(repository):
+    for source in found.sources():
         content = None
-        if isinstance(part, ZooDirectory):
-            zoo, place = part.zoo.name, str(part.path / SOURCE_COLUMNS)
+        if isinstance(source, ZooDirectory):
+            zoo, place = source.zoo.name, str(source.path / SOURCE_COLUMNS)
             if os.path.exists(place):
                 with naming(place):
                     content = read_plain(place, MAX_SOURCE_COLUMNS)
-        elif repository is not None:
-            zoo, place = part, f"{repository}/{source_file(part)}"
-            content = read_source_file(repository, part, MAX_SOURCE_COLUMNS, token)
+        elif found.repository is not None:
+            zoo, place = source, f"{found.repository}/{source_file(source)}"
+            content = read_source_file(found.repository, source, MAX_SOURCE_COLUMNS, token)
         if content is not None:
             with naming(place):
                 tables.append(_of_zoo(zoo, pq.read_table(pa.BufferReader(content))))

@@ -245,9 +245,9 @@ class ZooDirectory:
             ZooNotFound: there is no model file, and none was freed.
             FaultyZoo: all files are unusable.
         """
-        splits = self.splits()
         files: dict[str, list[ModelFile]] = {split: [] for split in SPLITS}
         good, faulty = self.scan()
+        splits = self.splits()  # read later, as a model's split is recorded before its file appears
         for file in good:
             if file.model_id in splits:
                 files[splits[file.model_id]].append(file)
@@ -702,6 +702,11 @@ def _check_info(info: Mapping[str, Any]) -> Zoo:
     ):
         raise ValueError(f"keep_epochs must be epochs up to {zoo.epochs}, found {kept!r:.60}")
     return zoo
+
+
+def has_zoo(root: Path, name: str) -> bool:
+    """Whether a folder holds a zoo directory of this name; False for a path."""
+    return Path(name).name == name and (root / name / "zoo.json").exists()
 
 
 def list_zoo_directories(root: str | os.PathLike[str]) -> list[str]:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from ..builders.catalog import IMAGE_FOLDER, TWIN_EPOCHS, ZOOS, parts_of
-from ..builders.homes import has_zoo, open_parts, zoo_to_train, zoos_home
+from ..builders.homes import open_parts, zoo_to_train, zoos_home
 from ..builders.names import normalize_name
 from ..builders.phrases import byte_size, counted
+from ..builders.zoo_directory import has_zoo
 from ..errors import InvalidArgument
 from . import display
 from .options import (

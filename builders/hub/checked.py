@@ -137,54 +137,45 @@ def check_columns(schema: pa.Schema, size: int | None) -> None:
         raise Fault("it does not have the columns of a zoo: was it built with model_zoos?")
 
 
-Seen = dict[tuple[str | None, str], dict[str, NDArray[np.int32]]]
-"""(zoo, model) -> name of a file -> epochs of the model in it."""
+Place = tuple[str, int]
+"""Name of a file, and the number of a row group in it."""
+
+Seen = dict[tuple[str | None, str], dict[Place, NDArray[np.int32]]]
+"""(zoo, model) -> where rows of the model were read -> their epochs."""
 
 
-class RowCheck:
-    """Checks the rows of one file table by table, as far as the columns read allow it.
+def check_rows(table: pa.Table, zoo: str | None, place: Place, seen: Seen) -> None:
+    """Check the rows of a row group, as far as the columns read allow it.
 
     Args:
-        file: name of the file.
-        seen: the rows read from all files of the data set; this object adds to it.
+        table: the rows.
+        zoo: their zoo.
+        place: the row group. It may be read a second time.
+        seen: the rows read from all files of the data set; these rows are added.
+
+    Raises:
+        Fault: null weights, models or epochs, or two rows with the same model and epoch.
     """
-
-    def __init__(self, file: str = "", seen: Seen | None = None) -> None:
-        self._file = file
-        self._own: dict[tuple[str | None, str], NDArray[np.int32]] = {}
-        self._seen: Seen = {} if seen is None else seen
-
-    def check(self, zoo: str | None, table: pa.Table) -> None:
-        """Check further rows of a zoo.
-
-        Raises:
-            Fault: null weights, models or epochs, or two rows with the same model and epoch.
-        """
-        for name in {"weights", "model_id", "epoch"} & set(table.column_names):
-            column = table[name]
-            nulls = column.null_count
-            if name == "weights" and not nulls:
-                nulls = sum(chunk.flatten().null_count for chunk in column.chunks)
-            if nulls:
-                raise Fault(f"{nulls} of its values in the column {name} are null")
-        if not {"model_id", "epoch"} <= set(table.column_names) or not len(table):
-            return
-        models, codes, order, ends = _runs(table)
-        epochs = table["epoch"].to_numpy()
-        for code, found in zip(
-            codes[order][[0, *ends]], np.split(epochs[order], ends), strict=True
-        ):
-            key = (zoo, models.dictionary[int(code)].as_py())
-            if key in self._own:
-                found = np.sort(np.concatenate([self._own[key], found]))
-            twice = found[:-1][np.diff(found) == 0].tolist()
-            files = self._seen.setdefault(key, {})
-            for file, others in files.items():
-                if file != self._file:  # a file may be read a second time
-                    twice += np.intersect1d(found, others).tolist()
-            if twice:
-                raise Fault(f"it repeats the model {key[1]:.100} at epoch {twice[0]}")
-            self._own[key] = files[self._file] = found.copy()
+    for name in {"weights", "model_id", "epoch"} & set(table.column_names):
+        column = table[name]
+        nulls = column.null_count
+        if name == "weights" and not nulls:
+            nulls = sum(chunk.flatten().null_count for chunk in column.chunks)
+        if nulls:
+            raise Fault(f"{nulls} of its values in the column {name} are null")
+    if not {"model_id", "epoch"} <= set(table.column_names) or not len(table):
+        return
+    models, codes, order, ends = _runs(table)
+    epochs = table["epoch"].to_numpy()
+    for code, found in zip(codes[order][[0, *ends]], np.split(epochs[order], ends), strict=True):
+        model = models.dictionary[int(code)].as_py()
+        places = seen.setdefault((zoo, model), {})
+        twice = found[:-1][np.diff(found) == 0]
+        if others := [epochs for other, epochs in places.items() if other != place]:
+            twice = np.append(twice, found[np.isin(found, np.concatenate(others))])
+        if len(twice):
+            raise Fault(f"it repeats the model {model:.100} at epoch {twice[0]}")
+        places[place] = found.copy()
 
 
 def _runs(
@@ -229,5 +220,6 @@ def read_metrics(
     if not 0 <= rows <= MAX_METRICS_ROWS:
         raise Fault(f"it has {rows:,} rows, more than {MAX_METRICS_ROWS:,}")
     bounded.limit = MAX_GROUP_BYTES
-    RowCheck().check(None, table := parquet.read(columns and list(columns), use_threads=False))
+    table = parquet.read(columns and list(columns), use_threads=False)
+    check_rows(table, None, ("", 0), {})
     return table, about

@@ -11,7 +11,7 @@ import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import or_
 from pathlib import Path
@@ -32,9 +32,9 @@ from ..untrusted import open_plain
 from ..zoo_directory import built_zoos, list_zoo_directories
 from .checked import (
     Fault,
-    RowCheck,
     Seen,
     check_columns,
+    check_rows,
     description,
     naming,
     open_fragment,
@@ -57,17 +57,19 @@ from .statistics import nan_can_pass
 
 @dataclass(frozen=True)
 class Shard:
-    """One Parquet file of a repository at a commit.
+    """One Parquet file of a repository at a commit, or a row group of it.
 
     Attributes:
         repo_id, commit, path: its place; see `Snapshot`.
         model_id: the model whose rows it holds; None if it holds rows of several models.
+        group: the number of the row group; None for the whole file.
     """
 
     repo_id: str
     commit: str
     path: str
     model_id: str | None = None
+    group: int | None = None
 
     def __str__(self) -> str:
         if is_folder(self.repo_id):
@@ -253,6 +255,16 @@ def shard_layout(
     return layout
 
 
+def row_groups(
+    shard: Shard, token: str | bool | None = None, options: Mapping[str, object] | None = None
+) -> list[Shard]:
+    """Return the row groups of a file, as its footer lists them; arguments: see `weights_size`."""
+    if shard.group is not None:
+        return [shard]
+    with _fragment(shard, token, options) as fragment:
+        return [replace(shard, group=group.id) for group in fragment.row_groups]
+
+
 def read_tables(
     shard: Shard,
     schema: pa.Schema,
@@ -264,7 +276,7 @@ def read_tables(
     """Yield the rows of a file, row group by row group, in their order.
 
     Args:
-        shard: the file.
+        shard: the file, or the row group.
         schema: wanted columns; nothing else is read.
         filters: keep only matching rows. Row groups without any are not read, or, if NaN can pass
             the filter, read without weights.
@@ -277,10 +289,12 @@ def read_tables(
             than the schema, null or repeated rows.
         HubFailed: see `open_snapshot`.
     """
-    rows = RowCheck(shard.path, seen)
+    seen = {} if seen is None else seen
     with _fragment(shard, token, options) as fragment:
         kind = weights_type(schema) or weights_type(fragment.physical_schema)
         check_columns(fragment.physical_schema, kind and kind.list_size)
+        if shard.group is not None:
+            fragment = fragment.subset(row_group_ids=[shard.group])
         trusted = filters is None or not nan_can_pass(filters)
         if filters is not None and trusted:
             fragment = fragment.subset(filter=filters)
@@ -292,7 +306,7 @@ def read_tables(
                 table = _matching(part, schema.names, filters)
             if len(table):
                 table = table.cast(schema)
-                rows.check(zoo_of(shard.path), table)
+                check_rows(table, zoo_of(shard.path), (shard.path, group.id), seen)
                 yield table
             del table  # 45 MB of ResNet-18, freed before the next is read
 

@@ -574,6 +574,39 @@ def test_the_zoos_of_a_folder_are_configs(tmp_path: Path) -> None:
     assert set(names[1:]) == set(get_dataset_config_names("model_zoos"))
 
 
+def test_datasets_describes_zoos_that_are_here_and_those_that_are_not(tmp_path: Path) -> None:
+    mine = dataclasses.replace(get_zoo("digits_cnn_s"), name="mine", doi=None, epochs=1)
+    random_zoo(tmp_path, mine, 8)
+    where: dict[str, Any] = {"data_dir": str(tmp_path), "cache_dir": str(tmp_path / "cache")}
+    infos = datasets.get_dataset_infos("model_zoos", **where)
+    assert list(infos["metrics"].splits) == list(SPLITS)
+    assert infos["mnist_cnn_s_seed"].splits == {}
+    assert infos["mnist_cnn_s_seed"].features["weights"].length == 2464
+    info = datasets.get_dataset_config_info("model_zoos", "mine", **where)
+    assert (list(info.splits), info.license) == (list(SPLITS), "")
+    assert datasets.get_dataset_split_names("model_zoos", "metrics", **where) == list(SPLITS)
+    with pytest.raises(ZooNotFound, match="the zoo 'mnist_cnn_s_seed' is not in"):
+        load_dataset("model_zoos", "mnist_cnn_s_seed", **where)
+
+
+def test_a_load_opens_each_zoo_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from model_zoos.builders import zoo_directory
+
+    for name in ("one", "two"):
+        random_zoo(tmp_path, dataclasses.replace(get_zoo("digits_cnn_s"), name=name, epochs=1), 8)
+    opened: list[str] = []
+    read = zoo_directory._read_info
+    monkeypatch.setattr(
+        zoo_directory, "_read_info", lambda path: opened.append(path.name) or read(path)
+    )
+    for name, zoos in (("one", ["one"]), ("metrics", ["one", "two"])):
+        for streaming in (True, False):
+            opened.clear()
+            rows = load(name, tmp_path, streaming=streaming, cache_dir=str(tmp_path / "cache"))
+            assert len({row["zoo"] for row in rows["train"]}) == len(zoos)
+            assert opened == zoos
+
+
 @pytest.mark.parametrize("name", ["digits-cnn-s", "Digits_CNN_s"])
 def test_hyphens_and_capitals_are_accepted(digits_home: Path, name: str) -> None:
     assert len(load(name, digits_home, split="test")) == 18
@@ -660,6 +693,10 @@ def test_metrics_are_every_state_without_weights(union_home: Path, tmp_path: Pat
     assert set(metrics["train"].column_names) == set(COLUMNS) - {"weights"}
     total = sum(len(split) for split in metrics.values())
     assert total == (9 + 8 + 7) * 3 + 10 * 2
+    # Tables go over the ends of zoos: small ones do not cost a table for each model.
+    stream = load("metrics", tmp_path / "zoos", split="train", streaming=True)
+    assert stream.num_shards <= 17
+    assert list(stream) == list(metrics["train"])
     zoos = {zoo for split in metrics.values() for zoo in split["zoo"]}
     assert zoos == {
         "mnist_cnn_s_seed",

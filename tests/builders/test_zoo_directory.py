@@ -553,6 +553,22 @@ def test_bad_splits_are_named(directory: ZooDirectory) -> None:
         directory.splits()
 
 
+def test_a_model_that_appears_while_files_are_listed(
+    directory: ZooDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan = ZooDirectory.scan
+
+    def scan_later(self: ZooDirectory) -> Any:
+        weights = np.zeros((1, self.zoo.layout.size), np.float32)
+        self.write_model("new", {}, [0], weights, {})
+        return scan(self)
+
+    monkeypatch.setattr(ZooDirectory, "scan", scan_later)
+    files, faulty = directory.by_split()
+    assert "new" in {file.model_id for found in files.values() for file in found}
+    assert faulty == []
+
+
 def test_concurrent_planning_agrees(tmp_path: Path) -> None:
     directory = create_zoo(tmp_path, DIGITS)
     ids = [f"{i:012x}" for i in range(200)]
