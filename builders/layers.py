@@ -225,24 +225,10 @@ def parse_text(text: str) -> Sequential:
     layers: list[Layer] = []
     words_of_layers: list[int] = []
     for number, (_, word) in enumerate(words[1:], start=1):
-        if word in ("pool", "drop", "gap"):
-            if not layers:
-                raise fail(number, f"{word} follows a layer with weights")
-            before = layers[-1]
-            if (word != "gap" and before.gap) or (word == "pool" and before.dropout):
-                raise fail(number, "after a layer the order is pool, drop, gap")
-            if {"pool": before.pool, "drop": before.dropout, "gap": before.gap}[word]:
-                raise fail(number, f"a layer has at most one {word}")
-            if word != "drop" and before.kernel is None:
-                raise fail(number, f"{word} follows a convolution")
-            layers[-1] = replace(
-                before,
-                pool=before.pool or word == "pool",
-                dropout=before.dropout or word == "drop",
-                gap=before.gap or word == "gap",
-            )
-            continue
         try:
+            if word in _AFTER_A_LAYER:
+                layers[-1:] = [_followed(word, layers[-1] if layers else None)]
+                continue
             layers.append(_parse_layer(word, layers))
         except InvalidArgument as error:
             raise fail(number, str(error)) from None
@@ -267,6 +253,27 @@ def parse_text(text: str) -> Sequential:
         if features > MAX_VALUES:
             raise fail(place, f"the layer has more than {MAX_VALUES:,} outputs for one image")
     return Sequential(channels, side, classes, tuple(layers))
+
+
+_AFTER_A_LAYER = {"pool": "pool", "drop": "dropout", "gap": "gap"}
+"""The words that change the layer before them, and the field of `Layer` that each one sets."""
+
+
+def _followed(word: str, before: Layer | None) -> Layer:
+    """Return the layer before a word of `_AFTER_A_LAYER` as the word changes it.
+
+    Raises:
+        InvalidArgument: the word cannot follow it.
+    """
+    if before is None:
+        raise InvalidArgument(f"{word} follows a layer with weights")
+    if (word != "gap" and before.gap) or (word == "pool" and before.dropout):
+        raise InvalidArgument("after a layer the order is pool, drop, gap")
+    if getattr(before, _AFTER_A_LAYER[word]):
+        raise InvalidArgument(f"a layer has at most one {word}")
+    if word != "drop" and before.kernel is None:
+        raise InvalidArgument(f"{word} follows a convolution")
+    return replace(before, **{_AFTER_A_LAYER[word]: True})
 
 
 def _parse_layer(word: str, before: Sequence[Layer]) -> Layer:

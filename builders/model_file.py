@@ -15,6 +15,7 @@ accuracy can be NaN only there. A file of one state leaves out what was not meas
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import math
 import re
@@ -201,37 +202,12 @@ def read_model_file(path: Path, zoo: Zoo) -> ModelFile:
     layout = zoo.layout
     with _open(path) as file:
         tensors, header = file.tensors, _read_header(path, file)
-        if not layout.architecture.file_per_state:
-            if missing := {"weights", "epoch", "metrics"} - tensors.keys():
-                raise FaultyFile(f"{path}: there is no tensor {min(missing)!r}")
-            shape, kinds = tensors["weights"].shape, {tensors["weights"].dtype}
-            for name in ("epoch", "metrics"):
-                if tensors[name].end - tensors[name].begin > _MAX_METRICS:
-                    raise FaultyFile(f"{path}: {name} has more than {_MAX_METRICS:,} bytes")
-            # Metrics follow the header within the bytes already read; epochs follow the weights.
-            table, epochs = file.read("metrics"), file.read("epoch")
-        else:
-            for slot in layout.slots:
-                if slot.name not in tensors:
-                    raise FaultyFile(f"{path}: there is no tensor {slot.name!r}")
-                if tensors[slot.name].shape != slot.shape:
-                    raise FaultyFile(
-                        f"{path}: {slot.name} has shape {tensors[slot.name].shape}, "
-                        f"expected {slot.shape}"
-                    )
+        if layout.architecture.file_per_state:
+            epochs, table = _read_state(path, file, header, layout)
             shape, kinds = (1, layout.size), {tensors[slot.name].dtype for slot in layout.slots}
-            values, epoch = header.get("values"), header.get("epoch")
-            if (
-                not isinstance(values, list)
-                or not all(type(value) in (float, int, NoneType) for value in values)
-                or type(epoch) is not int
-                or not 0 <= epoch < 2**31
-            ):
-                raise FaultyFile(f"{path}: its header lacks the state's epoch or metrics")
-            if path.stem != f"epoch_{epoch:04d}":
-                raise FaultyFile(f"{path}: holds epoch {epoch}: file and header disagree")
-            epochs = np.array([epoch], np.int32)
-            table = np.array([[math.nan if v is None else v for v in values]], np.float64)
+        else:
+            epochs, table = _read_states(path, file)
+            shape, kinds = tensors["weights"].shape, {tensors["weights"].dtype}
     if kinds != {"F32"}:
         raise FaultyFile(f"{path}: weights are {'/'.join(sorted(kinds))}, expected F32")
     if problem := _problem(header, epochs, table, shape, zoo):
@@ -253,6 +229,42 @@ def read_model_file(path: Path, zoo: Zoo) -> ModelFile:
         stamp=file.stamp,
         original_name=header.get("original_name"),
     )
+
+
+def _read_states(path: Path, file: TensorFile) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+    """Return the epochs and metrics of a file of several states."""
+    tensors = file.tensors
+    if missing := {"weights", "epoch", "metrics"} - tensors.keys():
+        raise FaultyFile(f"{path}: there is no tensor {min(missing)!r}")
+    for name in ("epoch", "metrics"):
+        if tensors[name].end - tensors[name].begin > _MAX_METRICS:
+            raise FaultyFile(f"{path}: {name} has more than {_MAX_METRICS:,} bytes")
+    # Metrics follow the header within the bytes already read; epochs follow the weights.
+    table, epochs = file.read("metrics"), file.read("epoch")
+    return epochs, table
+
+
+def _read_state(
+    path: Path, file: TensorFile, header: Mapping[str, Any], layout: Layout
+) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+    """Return the epoch and metrics of a file of one state, whose tensors are those of a layout."""
+    for slot in layout.slots:
+        if slot.name not in file.tensors:
+            raise FaultyFile(f"{path}: there is no tensor {slot.name!r}")
+        if (shape := file.tensors[slot.name].shape) != slot.shape:
+            raise FaultyFile(f"{path}: {slot.name} has shape {shape}, expected {slot.shape}")
+    values, epoch = header.get("values"), header.get("epoch")
+    if (
+        not isinstance(values, list)
+        or not all(type(value) in (float, int, NoneType) for value in values)
+        or type(epoch) is not int
+        or not 0 <= epoch < 2**31
+    ):
+        raise FaultyFile(f"{path}: its header lacks the state's epoch or metrics")
+    if path.stem != f"epoch_{epoch:04d}":
+        raise FaultyFile(f"{path}: holds epoch {epoch}: file and header disagree")
+    table = np.array([[math.nan if v is None else v for v in values]], np.float64)
+    return np.array([epoch], np.int32), table
 
 
 def _read_header(path: Path, file: TensorFile) -> dict[str, Any]:
@@ -302,26 +314,7 @@ def encode_model(
     """
     epochs = np.ascontiguousarray(epochs, np.int32)
     weights = np.ascontiguousarray(weights, np.float32)
-    if unknown := set(metrics).difference(METRICS):
-        raise InvalidArgument(f"unknown metrics {sorted(unknown)}; known: {', '.join(METRICS)}")
-    columns: dict[str, ArrayLike] = {}
-    absent: dict[str, NDArray[np.bool_]] = {}
-    for name in filter(metrics.__contains__, METRICS):
-        values = metrics[name]
-        if np.shape(values) != epochs.shape:
-            raise InvalidArgument(f"{name} of {model_id} must have one value for each epoch")
-        if isinstance(values, np.ma.MaskedArray):
-            mask = np.ma.getmaskarray(values)
-            if mask.all():  # never measured
-                continue
-            if mask.any():
-                absent[name] = mask
-            values = np.ma.array(values, np.float64).filled(math.nan)
-        columns[name] = values
-    names = list(columns)
-    table = np.empty((len(epochs), len(names)), np.float64)
-    for column, values in enumerate(columns.values()):
-        table[:, column] = values
+    names, table, absent = _metric_table(model_id, metrics, epochs)
     header: dict[str, Any] = {
         "format": FORMAT,
         "zoo": zoo.name,
@@ -347,20 +340,48 @@ def encode_model(
     if not zoo.layout.architecture.file_per_state:
         tensors |= {"weights": weights, "epoch": epochs, "metrics": table}
         return iter([(int(epochs[0]), _encode(tensors, header))])
+    header.pop("not_measured", None)
 
-    def encode_states() -> Iterator[Encoded]:
-        header.pop("not_measured", None)
-        for row, (epoch, vector) in enumerate(zip(epochs.tolist(), weights, strict=True)):
-            found = dict(zip(names, table[row].tolist(), strict=True))
-            for name in [name for name, mask in absent.items() if mask[row]]:
-                del found[name]
-            values = [None if math.isnan(value) else value for value in found.values()]
-            header["metrics"] = list(found)
-            state = {**header, "epoch": epoch, "values": values}
-            named = zoo.layout.to_state_dict(vector)
-            yield epoch, _encode({n: np.ascontiguousarray(v) for n, v in named.items()}, state)
+    def encode_state(row: int, epoch: int) -> Encoded:
+        found = dict(zip(names, table[row].tolist(), strict=True))
+        for name in [name for name, mask in absent.items() if mask[row]]:
+            del found[name]
+        values = [None if math.isnan(value) else value for value in found.values()]
+        state = {**header, "metrics": list(found), "epoch": epoch, "values": values}
+        named = zoo.layout.to_state_dict(weights[row])
+        return epoch, _encode({n: np.ascontiguousarray(v) for n, v in named.items()}, state)
 
-    return encode_states()
+    return itertools.starmap(encode_state, enumerate(epochs.tolist()))
+
+
+def _metric_table(
+    model_id: str, metrics: Mapping[str, ArrayLike], epochs: NDArray[np.int32]
+) -> tuple[list[str], NDArray[np.float64], dict[str, NDArray[np.bool_]]]:
+    """Return the measured metrics: names, values [S, M], and where some were not measured.
+
+    Raises:
+        InvalidArgument: unknown metrics, or another number of values than of epochs.
+    """
+    if unknown := set(metrics).difference(METRICS):
+        raise InvalidArgument(f"unknown metrics {sorted(unknown)}; known: {', '.join(METRICS)}")
+    columns: dict[str, ArrayLike] = {}
+    absent: dict[str, NDArray[np.bool_]] = {}
+    for name in filter(metrics.__contains__, METRICS):
+        values = metrics[name]
+        if np.shape(values) != epochs.shape:
+            raise InvalidArgument(f"{name} of {model_id} must have one value for each epoch")
+        if isinstance(values, np.ma.MaskedArray):
+            mask = np.ma.getmaskarray(values)
+            if mask.all():  # never measured
+                continue
+            if mask.any():
+                absent[name] = mask
+            values = np.ma.array(values, np.float64).filled(math.nan)
+        columns[name] = values
+    table = np.empty((len(epochs), len(columns)), np.float64)
+    for column, values in enumerate(columns.values()):
+        table[:, column] = values
+    return list(columns), table, absent
 
 
 def _encode(tensors: Mapping[str, NDArray[Any]], header: Mapping[str, object]) -> Pieces:

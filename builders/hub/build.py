@@ -21,7 +21,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -155,7 +155,6 @@ def build_folder(
             usable metadata.
         AlreadyRunning: another build is running in the folder that is not a rank of the same number
             of ranks.
-            number of ranks.
     """
     if workers is not None and workers < 1:
         raise InvalidArgument(f"the number of workers must be at least 1, found {workers}")
@@ -263,61 +262,20 @@ def _build_zoo(
     states = sum(shard.rows for shard in mine if shard.has_weights)
     total = sum(shard.rows for shard in mine)
     done = total - sum(shard.rows for shard in missing)
-    lock = threading.Lock()
-    cancelled = threading.Event()
 
     def advance(rows: int) -> None:
         nonlocal done
-        with lock:
-            done += rows
-            if on_progress is not None:
-                on_progress(name, done * states // total, states)
-
-    def write(shard: PlannedShard, first: Sequence[Future[None]] = ()) -> None:
-        """Write a shard, which appears only after those of `first` were written."""
-        if cancelled.is_set():
-            raise Cancelled
-        path = out / shard.name
-        partial = work / f"{name}@{path.name}.partial"
-        try:
-            write_shard(shard, partial, cancelled, advance)
-            if any(future.exception() for future in first):
-                raise Cancelled
-            sha256 = file_digest(partial, "sha256")
-            mark = Mark(digests[shard.name], partial.stat().st_size, loose[shard.name], sha256)
-            with lock:  # recorded before it appears: a shard without a record is old
-                marks[shard.name] = mark
-                write_record(out, name, marks, work)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            move(partial, path)
-            stored.note(path, sha256)
-        except BaseException:
-            cancelled.set()  # here, before this thread takes the next shard
-            raise
-        finally:
-            partial.unlink(missing_ok=True)
+        done += rows
+        if on_progress is not None:
+            on_progress(name, done * states // total, states)
 
     advance(0)
-    # The shards without weights come first: a zoo that has only these is recognised as unfinished.
-    heavy = [shard for shard in missing if shard.has_weights]
-    # Threads suffice: reading, encoding and compressing release the interpreter's lock.
-    with (
-        ThreadPoolExecutor(max(1, min(workers, len(heavy)))) as pool,
-        ThreadPoolExecutor(1) as beside,  # little work, done while the first weights are encoded
-    ):
-        try:
-            light = [beside.submit(write, shard) for shard in missing if not shard.has_weights]
-            futures = [*light, *(pool.submit(write, shard, light) for shard in heavy)]
-            wait(futures, return_when=FIRST_EXCEPTION)
-        except BaseException:
-            cancelled.set()
-            raise
-    with gate(out):
-        stored.save()
-    errors = [error for future in futures if (error := future.exception())]
-    for error in sorted(errors, key=lambda error: isinstance(error, Cancelled)):
-        raise error
-
+    writer = _Writer(name, out, work, digests, loose, marks, stored, advance)
+    try:
+        writer.write_all(missing, workers)
+    finally:
+        with gate(out):
+            stored.save()
     _write(out, layout_file(layout), layout_bytes(layout), work)
     if (columns := directory.path / SOURCE_COLUMNS).exists():
         _write(out, source_file(name), read_plain(columns, MAX_SOURCE_COLUMNS), work)
@@ -329,13 +287,88 @@ def _build_zoo(
         models=len({file.model_id for group in files.values() for file in group}),
         states=states,
         shards=len(with_weights),
-        written=len(heavy),
+        written=sum(shard.has_weights for shard in missing),
         weights_bytes=4 * states * layout.size,
         file_bytes=0,  # counted when this rank has ended
         left_out=tuple(str(error) for error in left_out),
         seconds=round(time.monotonic() - start, 3),
     )
     return summary, digests
+
+
+@dataclass
+class _Writer:
+    """Writes shards of a zoo on several threads, and records each of them.
+
+    Attributes:
+        name: of the zoo.
+        out, work: the repository folder, and the folder for unfinished files.
+        digests, loose: see `Mark`, by shard.
+        marks: those of the finished shards; written shards are added.
+        stored: digests of the files of the folder.
+        advance: called with the number of rows of each row group that is written.
+    """
+
+    name: str
+    out: Path
+    work: Path
+    digests: Mapping[str, str]
+    loose: Mapping[str, str]
+    marks: dict[str, Mark]
+    stored: Digests
+    advance: Callable[[int], None]
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _cancelled: threading.Event = field(default_factory=threading.Event)
+
+    def write_all(self, shards: Sequence[PlannedShard], workers: int) -> None:
+        """Write shards; an error of one stops all others."""
+        # Those without weights come first: a zoo that has only these is recognised as unfinished.
+        heavy = [shard for shard in shards if shard.has_weights]
+        # Threads suffice: reading, encoding and compressing release the interpreter's lock.
+        with (
+            ThreadPoolExecutor(max(1, min(workers, len(heavy)))) as pool,
+            ThreadPoolExecutor(
+                1
+            ) as beside,  # little work, done while the first weights are encoded
+        ):
+            try:
+                light = [beside.submit(self._write, s) for s in shards if not s.has_weights]
+                futures = [*light, *(pool.submit(self._write, shard, light) for shard in heavy)]
+                wait(futures, return_when=FIRST_EXCEPTION)
+            except BaseException:
+                self._cancelled.set()
+                raise
+        errors = [error for future in futures if (error := future.exception())]
+        for error in sorted(errors, key=lambda error: isinstance(error, Cancelled)):
+            raise error
+
+    def _write(self, shard: PlannedShard, first: Sequence[Future[None]] = ()) -> None:
+        """Write a shard, which appears only after those of `first` were written."""
+        if self._cancelled.is_set():
+            raise Cancelled
+        path = self.out / shard.name
+        partial = self.work / f"{self.name}@{path.name}.partial"
+        try:
+            write_shard(shard, partial, self._cancelled, self._advance)
+            if any(future.exception() for future in first):
+                raise Cancelled
+            sha256 = file_digest(partial, "sha256")
+            digest, size = self.digests[shard.name], partial.stat().st_size
+            with self._lock:  # recorded before it appears: a shard without a record is old
+                self.marks[shard.name] = Mark(digest, size, self.loose[shard.name], sha256)
+                write_record(self.out, self.name, self.marks, self.work)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            move(partial, path)
+            self.stored.note(path, sha256)
+        except BaseException:
+            self._cancelled.set()  # here, before this thread takes the next shard
+            raise
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def _advance(self, rows: int) -> None:
+        with self._lock:
+            self.advance(rows)
 
 
 def _arranged(

@@ -17,32 +17,26 @@ id is never replaced.
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from filelock import FileLock, Timeout
 from huggingface_hub import CommitOperationAdd, HfApi, constants
 
-from ...errors import AlreadyRunning, Cancelled, FaultyFile, FaultyZoo, HubFailed, InvalidArgument
+from ...errors import AlreadyRunning, Cancelled, FaultyFile, FaultyZoo, InvalidArgument
 from ..architecture import ARCHITECTURES
-from ..atomic import json_bytes
-from ..files import file_stamp
 from ..ledger import Listed, Published, Record
 from ..model_file import ModelFile
-from ..rows import read_rows, states_table
-from ..schema import row_schema
+from ..rows import states_table
 from ..specification import Zoo
 from ..splits import SPLITS
-from ..zoo_directory import CHECKPOINT, REPLACING, ZooDirectory, same_images
-from .checked import Seen, naming, read_metrics
+from ..zoo_directory import ZooDirectory
+from .freeing import free_published, left_epochs, source_digest
 from .licence import card_licence
 from .merge import merge_cards
 from .names import (
@@ -50,14 +44,12 @@ from .names import (
     DATA_FILE,
     layout_file,
     matches,
-    metrics_file,
     model_of,
     whole_models,
     zoo_of,
 )
 from .parquet import metrics_bytes, write_shard
 from .publish import future_card
-from .read import Shard, read_tables
 from .remote import (
     FILES_PER_COMMIT,
     Content,
@@ -68,6 +60,14 @@ from .remote import (
     size_of,
     write_token,
 )
+from .remote_zoo import (
+    RemoteZoo,
+    check_orphans,
+    read_remote,
+    refuse_lost,
+    same_rows,
+    verified,
+)
 from .shards import data_shards, layout_bytes, metrics_shard
 
 STAGING_BYTES = max(a.shard_bytes for a in ARCHITECTURES.values() if a.file_per_state)
@@ -75,9 +75,6 @@ STAGING_BYTES = max(a.shard_bytes for a in ARCHITECTURES.values() if a.file_per_
 
 _FOLDER = ".push"
 """Folder in a zoo directory for the Parquet file being uploaded."""
-
-_MAY_DIFFER = ("format", "layout", "versions")
-"""Keys of zoo.json that may differ between parts of a zoo made on several machines."""
 
 
 @dataclass(frozen=True)
@@ -181,8 +178,8 @@ def prepare_push(directory: ZooDirectory, options: PublishOptions) -> None:
             if published.repo_id == repo_id:  # it existed; a new one would be empty
                 api.repo_info(repo_id, repo_type="dataset")
             head = open_head(api, repo_id, constants.DEFAULT_REVISION, options.private)
-            repo = _read_remote(directory, Remote.at(api, repo_id, head))
-            _check_orphans(directory, repo, ())
+            repo = read_remote(directory, Remote.at(api, repo_id, head))
+            check_orphans(directory, repo, ())
             theirs = repo.remote.card()
             merge_cards("", theirs)
             card_licence(theirs)
@@ -198,9 +195,9 @@ def prepare_push(directory: ZooDirectory, options: PublishOptions) -> None:
             ours = published.freed if published.repo_id == repo_id else frozenset()
             absent = {model for model in repo.models if not directory.complete(model)}
             unknown = sorted(((ours & repo.models.keys()) | absent) - records.keys())
-            records |= _verified(directory, repo, unknown)
+            records |= verified(directory, repo, unknown)
             freed = (ours | absent) & records.keys()
-            _refuse_lost(directory, repo_id, ours - freed)
+            refuse_lost(directory, repo_id, ours - freed)
         splits = {model: split for model, split in repo.models.items() if model in records}
         # A model that is here in another split is left out and named when its turn comes.
         directory.add_splits(repo.models, splits, moved=freed)
@@ -224,7 +221,7 @@ def unpublished(directory: ZooDirectory) -> list[str]:
     def waits(model: str) -> bool:
         place, record = published.models.get(model), published.records.get(model)
         if place == "here":
-            return record is None or record.source != _source(directory, model)
+            return record is None or record.source != source_digest(directory, model)
         return place is None
 
     found = sorted(path.name for path in directory.models_path.iterdir() if path.is_dir())
@@ -262,6 +259,10 @@ def push_models(
         total += step
         on_published(step)
 
+    def free() -> None:
+        freed, left_out = free_published(directory, Remote.at(api, repo_id))
+        done(PushSummary(freed=freed, left_out=left_out))
+
     with _locked(directory), explained(repo_id, token):
         published = directory.published()
         check_push(directory.zoo, options, published)
@@ -269,8 +270,10 @@ def push_models(
             directory.write_published(Published(repo_id, {}))
         # Models that were published and kept earlier, and those left by an interrupted run.
         places = published.models.items()
-        if options.free and any(_left(directory, m) for m, place in places if place != "damaged"):
-            done(_free(directory, Remote.at(api, repo_id)))
+        if options.free and any(
+            left_epochs(directory, model) for model, place in places if place != "damaged"
+        ):
+            free()
         waiting = unpublished(directory)
         while waiting:
             batch, waiting, faulty = _batch(directory, waiting)
@@ -284,7 +287,7 @@ def push_models(
             directory.write_published(Published(repo_id, known, records=records))
             done(pushed + PushSummary(left_out=faulty))
             if options.free and pushed.models:
-                done(_free(directory, Remote.at(api, repo_id)))
+                free()
     return total
 
 
@@ -315,16 +318,6 @@ class _Candidate:
     source: str | None
 
 
-def _source(directory: ZooDirectory, model: str) -> str | None:
-    """Return a digest of the names and stamps of a model's files; None if one is missing."""
-    paths = [directory.state_path(model, epoch) for epoch in directory.kept_epochs]
-    try:
-        stamps = [(path.name, *file_stamp(path)) for path in paths]
-    except OSError:
-        return None
-    return hashlib.sha256(json_bytes(stamps)).hexdigest()
-
-
 def _batch(
     directory: ZooDirectory, models: Sequence[str]
 ) -> tuple[dict[str, _Candidate], list[str], dict[str, str]]:
@@ -334,7 +327,7 @@ def _batch(
     count = 10  # metrics, the layout, the card
     for number, model in enumerate(models):
         paths = [directory.state_path(model, epoch) for epoch in directory.kept_epochs]
-        source = _source(directory, model)
+        source = source_digest(directory, model)
         try:
             states = [directory.read(path) for path in paths]
         except FaultyFile as error:
@@ -345,6 +338,23 @@ def _batch(
             return batch, list(models[number:]), faulty
         batch[model] = _Candidate(states, source)
     return batch, [], faulty
+
+
+@dataclass(frozen=True)
+class _Uploaded:
+    """Models whose files are uploaded and wait for a commit.
+
+    Attributes:
+        states: split -> their model files.
+        records: their records.
+        additions: the files that the commit must add.
+        left_out: models that could not be uploaded, with the reason.
+    """
+
+    states: Mapping[str, list[ModelFile]]
+    records: dict[str, Record]
+    additions: list[CommitOperationAdd]
+    left_out: dict[str, str]
 
 
 def _push(
@@ -358,43 +368,15 @@ def _push(
     Returns:
         The summary, and the record of each model published.
     """
-    zoo, splits = directory.zoo, directory.splits()
-    repo = _read_remote(directory, remote)
-    _check_orphans(directory, repo, batch)
-    there = dict(repo.models)
-    additions: list[CommitOperationAdd] = []
-    by_split: dict[str, list[ModelFile]] = {split: [] for split in SPLITS}
-    left_out: dict[str, str] = {}
-    records: dict[str, Record] = {}
-    for model, candidate in sorted(batch.items()):
-        split = splits.get(model)
-        if split is None:
-            left_out[model] = "splits.json has no split for it"
-        elif there.get(model, split) != split:
-            left_out[model] = f"it is in the split {split} here, {there[model]} in {remote.repo_id}"
-        else:
-            try:
-                shards, new = _upload(directory, split, model, candidate, repo, cancelled)
-            except FaultyFile as error:
-                left_out[model] = str(error)
-                continue
-            if shards is None:
-                left_out[model] = (
-                    f"{remote.repo_id} has another model of this id, which is not replaced: "
-                    "publish to another repository, or delete one of the two"
-                )
-                continue
-            by_split[split] += candidate.states
-            there[model] = split
-            additions += new
-            records[model] = Record(candidate.source, shards)
-    pushed = records.keys()
+    repo = read_remote(directory, remote)
+    check_orphans(directory, repo, batch)
+    new = _upload_models(directory, batch, repo, cancelled)
+    pushed = new.records.keys()
     if not pushed:
-        return PushSummary(left_out=left_out), {}
-    sent = sum(addition.upload_info.size for addition in additions)
-
+        return PushSummary(left_out=new.left_out), {}
+    zoo = directory.zoo
     contents: dict[str, Content] = {layout_file(zoo.layout): layout_bytes(zoo.layout)}
-    new_files = {path: listed[0] for r in records.values() for path, listed in r.shards.items()}
+    new_files = {path: listed[0] for r in new.records.values() for path, listed in r.shards.items()}
     # Files of these models from an earlier build, and of incomplete models, are deleted.
     whole = whole_models(remote.files, zoo.name)
     stale = {
@@ -404,8 +386,8 @@ def _push(
         and match.string not in new_files
         and (match["model_id"] in pushed or match["model_id"] not in whole)
     }
-    for split, states in by_split.items():
-        kept = {m for m, where in there.items() if where == split and m not in pushed}
+    for split, states in new.states.items():
+        kept = {m for m, where in repo.models.items() if where == split and m not in pushed}
         shard = metrics_shard(directory, split, states)
         if not states and not kept:
             stale |= {shard.name} & remote.files.keys()
@@ -415,6 +397,36 @@ def _push(
             )
     sizes = {path: entry.size for path, entry in remote.files.items() if path not in stale}
     sizes |= new_files | {path: size_of(content) for path, content in contents.items()}
+    # The card comes last.
+    contents[CARD] = _card(zoo, remote, sizes, contents, repo.models.keys() | pushed).encode()
+    additions = new.additions + [
+        CommitOperationAdd(path, content)
+        for path, content in contents.items()
+        if not remote.has(path, content)
+    ]
+    if additions or stale:
+        count = f"{len(pushed)} models" if len(pushed) > 1 else f"the model {min(pushed)}"
+        remote.commit(additions, sorted(stale), f"Publish {count} of {zoo.name}")
+    sent = sum(addition.upload_info.size for addition in new.additions)
+    return PushSummary(len(pushed), sent, 0, new.left_out), new.records
+
+
+def _card(
+    zoo: Zoo,
+    remote: Remote,
+    sizes: Mapping[str, int],
+    contents: Mapping[str, Content],
+    models: Collection[str],
+) -> str:
+    """Return the card of the repository after a commit, with the texts that it has now.
+
+    Args:
+        zoo: the zoo that is published.
+        remote: the repository before the commit.
+        sizes: name -> bytes of all files after it.
+        contents: what the commit adds besides the files with weights.
+        models: all models of the zoo that are there after it.
+    """
     theirs = remote.card()
     licence = card_licence(theirs)  # no folder has another one
     try:
@@ -423,20 +435,45 @@ def _push(
         own = {
             path: size
             for path, size in sizes.items()
-            if zoo_of(path) in (None, zoo.name) and model_of(path) in (None, *there)
+            if zoo_of(path) in (None, zoo.name) and model_of(path) in (None, *models)
         }
         ours = future_card(remote, own, contents, licence)
     card, _ = merge_cards(ours, theirs)
-    contents[CARD] = card.encode()  # comes last
-    additions += [
-        CommitOperationAdd(path, content)
-        for path, content in contents.items()
-        if not remote.has(path, content)
-    ]
-    if additions or stale:
-        count = f"{len(pushed)} models" if len(pushed) > 1 else f"the model {min(pushed)}"
-        remote.commit(additions, sorted(stale), f"Publish {count} of {zoo.name}")
-    return PushSummary(len(pushed), sent, 0, left_out), records
+    return card
+
+
+def _upload_models(
+    directory: ZooDirectory,
+    batch: Mapping[str, _Candidate],
+    repo: RemoteZoo,
+    cancelled: threading.Event,
+) -> _Uploaded:
+    """Upload the files of some models, except of those that are in the repository otherwise."""
+    splits, repo_id = directory.splits(), repo.remote.repo_id
+    done = _Uploaded({split: [] for split in SPLITS}, {}, [], {})
+    for model, candidate in sorted(batch.items()):
+        split = splits.get(model)
+        if split is None:
+            done.left_out[model] = "splits.json has no split for it"
+            continue
+        if (theirs := repo.models.get(model, split)) != split:
+            done.left_out[model] = f"it is in the split {split} here, {theirs} in {repo_id}"
+            continue
+        try:
+            shards, additions = _upload(directory, split, model, candidate, repo, cancelled)
+        except FaultyFile as error:
+            done.left_out[model] = str(error)
+            continue
+        if shards is None:
+            done.left_out[model] = (
+                f"{repo_id} has another model of this id, which is not replaced: "
+                "publish to another repository, or delete one of the two"
+            )
+            continue
+        done.states[split].extend(candidate.states)
+        done.additions.extend(additions)
+        done.records[model] = Record(candidate.source, shards)
+    return done
 
 
 def _upload(
@@ -444,7 +481,7 @@ def _upload(
     split: str,
     model: str,
     candidate: _Candidate,
-    repo: _RemoteZoo,
+    repo: RemoteZoo,
     cancelled: threading.Event,
 ) -> tuple[Mapping[str, Listed] | None, list[CommitOperationAdd]]:
     """Write and upload the Parquet files of one model, one after the other.
@@ -471,7 +508,7 @@ def _upload(
             ours = (addition.upload_info.size, addition.upload_info.sha256.hex())
             if remote.listed(shard.name) != ours:
                 if not replaceable:
-                    same = _same_rows(directory, repo, model, candidate.states)
+                    same = same_rows(directory, repo, model, candidate.states)
                     if same is not None:
                         return (theirs if same else None), []
                     replaceable = True
@@ -501,259 +538,3 @@ def _metrics(
     others = before.filter(pc.is_in(before["model_id"], pa.array(sorted(kept), pa.string())))
     order = [("model_id", "ascending"), ("epoch", "ascending")]
     return pa.concat_tables([others.cast(schema), table]).sort_by(order)
-
-
-@dataclass(frozen=True)
-class _RemoteZoo:
-    """A repository's content of a zoo.
-
-    Attributes:
-        remote: the repository.
-        metrics: split -> rows without weights.
-        models: model id -> split, of the models that are complete there, with their metrics.
-        shards: model id -> name of each of its files -> what the Hub lists of it.
-    """
-
-    remote: Remote
-    metrics: Mapping[str, pa.Table]
-    models: Mapping[str, str]
-    shards: Mapping[str, Mapping[str, Listed]]
-
-
-def _read_remote(directory: ZooDirectory, remote: Remote) -> _RemoteZoo:
-    """Read a repository's content of a zoo.
-
-    Raises:
-        InvalidArgument: models share files there, freed models are missing, or it is a different
-            zoo of this name.
-    """
-    zoo, repo_id = directory.zoo.name, remote.repo_id
-    for path in remote.files:
-        if zoo_of(path) == zoo and DATA_FILE.fullmatch(path) and model_of(path) is None:
-            raise InvalidArgument(
-                f"{repo_id} has {zoo} in files that models share ({path}): publish to another "
-                "repository, or rebuild that zoo and publish it first"
-            )
-    metrics, provenance = {}, []
-    for split in SPLITS:
-        if (name := metrics_file(zoo, split)) in remote.files:
-            with naming(f"{repo_id}: {name}"), remote.open(name) as file:
-                metrics[split], about = read_metrics(file)
-            provenance.append(about)
-    rows = {split: set(table["model_id"].to_pylist()) for split, table in metrics.items()}
-    models = {
-        model: split
-        for model, split in whole_models(remote.files, zoo).items()
-        if model in rows.get(split, ())
-    }
-    shards: dict[str, dict[str, Listed]] = {}
-    for match in matches(DATA_FILE, remote.files):
-        if match["zoo"] == zoo:
-            # A small file is listed without a SHA-256, and so matches no record.
-            listed = remote.listed(match.string) or (-1, "")
-            shards.setdefault(match["model_id"], {})[match.string] = listed
-    published = directory.published()
-    if published.repo_id == repo_id:
-        _refuse_lost(directory, repo_id, published.freed - models.keys())
-    _check_provenance(directory, repo_id, provenance)
-    return _RemoteZoo(remote, metrics, models, shards)
-
-
-def _refuse_lost(directory: ZooDirectory, repo_id: str, lost: Collection[str]) -> None:
-    """Refuse a repository that lacks freed models that have no files here either.
-
-    Raises:
-        InvalidArgument: it does.
-    """
-    if lost := [model for model in lost if not directory.complete(model)]:
-        raise InvalidArgument(
-            f"{len(lost)} models of {directory.path} were published to {repo_id} and freed here, "
-            f"but are not there any more, first {min(lost)}: restore that repository, or delete "
-            f"{directory.path / 'published.json'} to train them again"
-        )
-
-
-def _check_provenance(
-    directory: ZooDirectory, repo_id: str, provenance: Iterable[Mapping[str, Any]]
-) -> None:
-    """Refuse a different zoo of the same name.
-
-    Raises:
-        InvalidArgument: it differs.
-    """
-    for about in provenance:
-        for key in sorted((directory.info.keys() | about.keys()) - set(_MAY_DIFFER)):
-            here, there = directory.info.get(key), about.get(key)
-            if here != there and not (key == "images" and same_images(here, there)):
-                raise InvalidArgument(
-                    f"{repo_id} has a zoo {directory.zoo.name} that was made with {key} = "
-                    f"{there!r:.100}, not {here!r:.100}: publish to another repository"
-                )
-
-
-def _check_orphans(directory: ZooDirectory, repo: _RemoteZoo, own: Collection[str]) -> None:
-    """Refuse to continue if the repository has complete models without metrics.
-
-    Models without metrics belong to another publication; continuing would delete them.
-
-    Args:
-        directory: the zoo.
-        repo: what the repository has.
-        own: models of this directory that are to be published now.
-
-    Raises:
-        HubFailed: there are such models other than those of `own`.
-    """
-    without = whole_models(repo.remote.files, directory.zoo.name).keys() - repo.models - set(own)
-    if orphans := sorted(model for model in without if not directory.finished(model)):
-        raise HubFailed(
-            f"{repo.remote.repo_id} has {len(orphans)} models of {directory.zoo.name} without "
-            f"their metrics, first {orphans[0]}: another publication is under way and will add "
-            "them, or its metrics/ were deleted: restore them, or delete the files of these models"
-        )
-
-
-# --- Deleting what is published -------------------------------------------------------------------
-
-
-def _left(directory: ZooDirectory, model: str) -> list[int]:
-    """Return the epochs of a model whose files are here."""
-    return [epoch for epoch in directory.kept_epochs if directory.state_path(model, epoch).exists()]
-
-
-def _free(directory: ZooDirectory, remote: Remote) -> PushSummary:
-    """Delete the files of all published models that the repository now lists.
-
-    A model that the repository no longer lists as published waits to be published again.
-
-    Returns:
-        Number of freed models, and those whose files differ from the repository's and are kept.
-    """
-    repo = _read_remote(directory, remote)
-    published = directory.published()
-    models, records = dict(published.models), dict(published.records)
-    freed = 0
-    for model, place in published.models.items():
-        record = records.get(model)
-        if place != "here":
-            continue
-        if record is None or model not in repo.models or repo.shards[model] != record.shards:
-            del models[model]
-            records.pop(model, None)
-        elif record.source == _source(directory, model):
-            models[model] = "freed"
-            freed += 1
-    # This comes first: a model whose files are not complete must not be trained again.
-    directory.write_published(Published(remote.repo_id, models, records=records))
-    left_out = {}
-    for model, place in models.items():
-        # Also deletes what an interrupted run has left.
-        if place == "freed" and model in repo.models and (left := _left(directory, model)):
-            if _may_go(directory, repo, model, left, records.get(model)):
-                _delete(directory, model)
-            else:
-                left_out[model] = (
-                    f"it was freed, but its files here differ from those in {remote.repo_id}: "
-                    "delete one of the two"
-                )
-    return PushSummary(freed=freed, left_out=left_out)
-
-
-def _may_go(
-    directory: ZooDirectory,
-    repo: _RemoteZoo,
-    model: str,
-    left: Sequence[int],
-    record: Record | None,
-) -> bool:
-    """Whether the repository has the model's remaining files, by the ledger or by reading it."""
-    known = record is not None and record.source is not None
-    if known and record == Record(_source(directory, model), repo.shards[model]):
-        return True
-    try:
-        states = [directory.read(directory.state_path(model, epoch)) for epoch in left]
-        return _same_rows(directory, repo, model, states) is True
-    except FaultyFile:
-        return False
-
-
-def _delete(directory: ZooDirectory, model: str) -> None:
-    """Delete the files of a model, but no other files in its folder."""
-    folder = directory.models_path / model
-    for path in (folder / CHECKPOINT, folder / REPLACING, *folder.glob(".*.partial")):
-        path.unlink(missing_ok=True)
-    for epoch in directory.kept_epochs:
-        directory.state_path(model, epoch).unlink(missing_ok=True)
-    with suppress(OSError):  # the folder holds something else
-        folder.rmdir()
-
-
-# --- What the repository's files hold -------------------------------------------------------------
-
-
-def _verified(
-    directory: ZooDirectory, repo: _RemoteZoo, models: Sequence[str]
-) -> dict[str, Record]:
-    """Return records of those models whose files in the repository hold all their rows.
-
-    Only the footer and two columns of each file are read.
-    """
-    with ThreadPoolExecutor(8) as pool:
-        whole = pool.map(lambda model: _is_whole(directory, repo, model), models)
-        found = [model for model, is_whole in zip(models, whole, strict=True) if is_whole]
-    return {model: Record(None, repo.shards[model]) for model in found}
-
-
-def _shards(repo: _RemoteZoo, model: str) -> list[Shard]:
-    remote = repo.remote
-    return [Shard(remote.repo_id, remote.head, path, model) for path in sorted(repo.shards[model])]
-
-
-def _is_whole(directory: ZooDirectory, repo: _RemoteZoo, model: str) -> bool:
-    """Whether the files of a model in the repository can be read, and hold all kept epochs once."""
-    if any(size <= 0 for size, _ in repo.shards[model].values()):
-        return False
-    size, epochs = directory.zoo.layout.size, set()
-    seen: Seen = {}
-    try:
-        for shard in _shards(repo, model):
-            wanted = row_schema(size, ["model_id", "epoch"])
-            for table in read_tables(shard, wanted, None, repo.remote.api.token, None, seen):
-                if set(table["model_id"].to_pylist()) != {model}:
-                    return False
-                epochs |= set(table["epoch"].to_pylist())
-    except FaultyZoo:
-        return False
-    return epochs == set(directory.kept_epochs)
-
-
-def _same_rows(
-    directory: ZooDirectory, repo: _RemoteZoo, model: str, states: Sequence[ModelFile]
-) -> bool | None:
-    """Whether the repository has exactly the same rows for some states of a model.
-
-    Returns:
-        None if its files of this model are damaged or incomplete.
-    """
-    if not _is_whole(directory, repo, model):
-        return None
-    schema = row_schema(directory.zoo.layout.size)
-    by_epoch = {int(epoch): file for file in states for epoch in file.epochs}
-    filters = pc.field("epoch").isin(sorted(by_epoch))
-    try:
-        for shard in _shards(repo, model):
-            for table in read_tables(shard, schema, filters, repo.remote.api.token):
-                for row in range(len(table)):
-                    theirs = table.slice(row, 1)
-                    ours = read_rows([by_epoch[theirs["epoch"][0].as_py()]], schema)
-                    if _bits(theirs) != _bits(ours):
-                        return False
-    except FaultyZoo:
-        return None
-    return True
-
-
-def _bits(row: pa.Table) -> tuple[bytes, str]:
-    """Return the values of one row as bytes and text, so that NaN equals NaN."""
-    weights = row["weights"].combine_chunks().flatten().to_numpy()
-    return weights.tobytes(), repr(row.drop_columns(["weights"]).to_pylist())

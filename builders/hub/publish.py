@@ -205,7 +205,7 @@ def folder_files(folder: Path) -> list[str]:
         )
 
     if not folder.is_dir():
-        raise refused(f"{folder}: there is no such folder; `model-zoos build` makes one")
+        raise refused(f"{folder}: there is no such folder")
     paths = sorted(name for name, path in files_below(folder).items() if path.is_file())
     paths = [path for path in paths if not path.startswith(".") and "/." not in path]
     paths = [path for path in paths if path != CROISSANT]

@@ -80,10 +80,11 @@ def _import_trials(job: ImportJob) -> list[Report]:
                     [
                         "holds no trial of ray tune (a folder with params.json and checkpoint_*): "
                         "expected the zip of a zoo, a folder of trials or a preprocessed "
-                        "dataset_*.pt; a folder of checkpoints needs their table (--table, table=)",
+                        "dataset_*.pt; a folder of checkpoints needs their table (table=)",
                         *remarks,
                     ]
-                )
+                ),
+                hint="--table names the table of a folder of checkpoints",
             )
         described: dict[str, Description | str] = {}
         for trial in trials:

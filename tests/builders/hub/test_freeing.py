@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from model_zoos.builders.atomic import json_bytes
-from model_zoos.builders.hub.incremental import _source
+from model_zoos.builders.hub.freeing import source_digest
 from model_zoos.builders.hub.names import DATA_FILE, matches
 from model_zoos.builders.ledger import Published
 from model_zoos.builders.zoo_directory import ZooDirectory, open_zoo
@@ -173,7 +173,7 @@ def case(published: Case, tmp_path: Path) -> Case:
     hub.repos[made.repo_id] = copy.deepcopy(hub.repos[old])
     path = made.home / NAME / "published.json"
     path.write_text(path.read_text().replace(old, made.repo_id))
-    set_sources(made, _source)  # as if the copy had been published
+    set_sources(made, source_digest)  # as if the copy had been published
     return made
 
 

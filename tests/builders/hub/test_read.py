@@ -241,6 +241,21 @@ def test_ranks_workers_and_a_resumed_stream_see_every_row_once(
     assert resharded[0] == 8  # row groups, of two files
 
 
+def test_cached_rows_have_the_licence_that_the_repository_has_now(
+    hub: Hub, folder: Path, writer: Client
+) -> None:
+    repo = "me/licences"
+    card = (folder / "README.md").read_bytes()
+    paths = [path for path in folder.rglob("*.parquet") if "digits" in path.as_posix()]
+    hub.put(repo, {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths})
+    found = []
+    for licence in (b"cc-by-4.0", b"mit"):
+        hub.put(repo, {"README.md": card.replace(b"license: cc-by-4.0", b"license: " + licence)})
+        code = "result = load_dataset('model_zoos', 'digits_cnn_s', repo=repo, split='test')"
+        found.append(writer.run(LOAD + code + ".info.license", repo=repo))
+    assert found == ["cc-by-4.0", "mit"]
+
+
 def test_a_connection_that_breaks_off_while_reading(
     hub: Hub, published: str, writer: Client
 ) -> None:
