@@ -324,12 +324,11 @@ class _Writer:
         """Write shards; an error of one stops all others."""
         # Those without weights come first: a zoo that has only these is recognised as unfinished.
         heavy = [shard for shard in shards if shard.has_weights]
-        # Threads suffice: reading, encoding and compressing release the interpreter's lock.
+        # Threads suffice: reading, encoding and compressing release the interpreter's lock. The
+        # thread of `beside` has little work, done while the first weights are encoded.
         with (
             ThreadPoolExecutor(max(1, min(workers, len(heavy)))) as pool,
-            ThreadPoolExecutor(
-                1
-            ) as beside,  # little work, done while the first weights are encoded
+            ThreadPoolExecutor(1) as beside,
         ):
             try:
                 light = [beside.submit(self._write, s) for s in shards if not s.has_weights]
