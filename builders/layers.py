@@ -23,6 +23,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 from ..errors import InvalidArgument
 from .hyperparameters import check_activation
@@ -273,7 +274,8 @@ def _followed(word: str, before: Layer | None) -> Layer:
         raise InvalidArgument(f"a layer has at most one {word}")
     if word != "drop" and before.kernel is None:
         raise InvalidArgument(f"{word} follows a convolution")
-    return replace(before, **{_AFTER_A_LAYER[word]: True})
+    changed: dict[str, Any] = {_AFTER_A_LAYER[word]: True}
+    return replace(before, **changed)
 
 
 def _parse_layer(word: str, before: Sequence[Layer]) -> Layer:

@@ -204,7 +204,8 @@ def read_model_file(path: Path, zoo: Zoo) -> ModelFile:
         tensors, header = file.tensors, _read_header(path, file)
         if layout.architecture.file_per_state:
             epochs, table = _read_state(path, file, header, layout)
-            shape, kinds = (1, layout.size), {tensors[slot.name].dtype for slot in layout.slots}
+            kinds = {tensors[slot.name].dtype for slot in layout.slots}
+            shape: tuple[int, ...] = (1, layout.size)
         else:
             epochs, table = _read_states(path, file)
             shape, kinds = tensors["weights"].shape, {tensors["weights"].dtype}
