@@ -412,7 +412,7 @@ def test_links_within_the_source(tmp_path: Path) -> None:
     only = tmp_path / "only"
     only.mkdir()
     (only / "a").symlink_to(root / "store" / "a")
-    with pytest.raises(Unreadable, match=r"holds no trial .*; 1 links or folders were not .*: a$"):
+    with pytest.raises(Unreadable, match=r"holds no trial .*; 1 links or folders were not .*: a\n"):
         import_zoo(only, tmp_path, "own")
 
 
