@@ -101,6 +101,8 @@ def test_some_models_are_repeated_bit_for_bit(zoo: str) -> None:
 @needs_shared
 @pytest.mark.parametrize("zoo", ZOOS)
 def test_all_models_are_repeated_bit_for_bit(zoo: str) -> None:
+    if not SAME_SUMS:
+        pytest.skip("torch sums in another order here, and differences grow within an epoch")
     layout, _, _, models, states = ZOOS[zoo]
     trials = raw_zoo(zoo, layout)
     assert len(trials) == models
